@@ -1,0 +1,93 @@
+"""Settings of the data plane: what a recipe may say about images and their views."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """Base of every settings model: unknown keys are refused, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ViewSettings(Settings):
+    """One augmented view. Rates are probabilities; strengths follow torchvision's ColorJitter."""
+
+    size: int = Field(224, ge=8, le=1024)
+    """Side of the square view, pixels."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop as a share of the image, lowest and highest."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of the random crop, lowest and highest (drawn on a log scale)."""
+    flip: Probability = 0.5
+    """Rate of horizontal flips."""
+    jitter: Probability = 0.8
+    """Rate of colour jitter."""
+    brightness: Strength = 0.4
+    """Brightness factor is drawn from [1 - b, 1 + b]."""
+    contrast: Strength = 0.4
+    """Contrast factor is drawn from [1 - c, 1 + c]."""
+    saturation: Strength = 0.2
+    """Saturation factor is drawn from [1 - s, 1 + s]."""
+    hue: float = Field(0.1, ge=0, le=0.5)
+    """Hue shift is drawn from [-h, h], in turns of the colour circle."""
+    grey: Probability = 0.2
+    """Rate of conversion to grey."""
+    blur: Probability = 0.0
+    """Rate of Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur, pixels of the view, lowest and highest."""
+    solarise: Probability = 0.0
+    """Rate of solarisation: x becomes min(x, 255 - x)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ViewSettings":
+        for name, floor in (("crop_scale", 0.0), ("crop_ratio", 0.0), ("blur_sigma", 0.0)):
+            low, high = getattr(self, name)
+            if not floor < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, the lower first, not {low}, {high}")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must not exceed 1, not {self.crop_scale[1]}")
+        return self
+
+
+class DataSettings(Settings):
+    """Where images come from and how they become batches."""
+
+    train: Path = Path("data/train")
+    """Folder of shards with their index, to learn from."""
+    validation: Path | None = None
+    """Folder of labelled shards for kNN and probes; none: no evaluation during training."""
+    executor: Literal["auto", "dali", "opencv"] = "auto"
+    """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
+    threads: int = Field(0, ge=0, le=256)
+    """Decoding threads of each process; 0: this process's share of the machine's cores."""
+    prefetch: int = Field(3, ge=1, le=64)
+    """Batches that are made ready ahead of the step."""
+    shuffle_block: int = Field(100_000, ge=1)
+    """Samples that are shuffled together, at least; a block is made of whole shards that were permuted first."""
+    max_bad_fraction: float = Field(0.001, ge=0, le=1)
+    """Share of the samples that may turn out unreadable during a run before it stops."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of red, green, blue in [0, 1] that normalisation subtracts."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of red, green, blue in [0, 1] that normalisation divides by."""
+    views: tuple[ViewSettings, ...] = (ViewSettings(), ViewSettings(solarise=0.2))
+    """The views of each image, in order."""
+    eval_resize: int = Field(256, ge=8, le=2048)
+    """Shorter side of an image for evaluation, pixels, before the centre crop of the first view's size."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "DataSettings":
+        if len(self.views) < 2:
+            raise ValueError(f"views must list at least two views, not {len(self.views)}")
+        if self.eval_resize < self.views[0].size:
+            raise ValueError(f"eval_resize ({self.eval_resize}) must not be below the view's size ({self.views[0].size})")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, not {self.std}")
+        return self
