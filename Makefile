@@ -1,0 +1,53 @@
+# Everything runs from a virtual environment inside the checkout; PYTHON names the interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+SOURCES := data_pipelines trainer launch benchmarks tests
+
+.PHONY: help setup demo test test-fast lint format bench gpu-check clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the environment; again: a moment
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup  ## from bundled images to an evaluated backbone, in a few minutes
+	$(BIN)/all4one data build digits data/digits
+	rm -rf runs/digits_demo
+	$(BIN)/all4one train digits_demo
+	$(BIN)/all4one eval runs/digits_demo
+
+test: setup lint  ## everything that this machine can test
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## unit tests only
+	$(BIN)/python -m pytest tests/unit
+
+lint: setup  ## style and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: setup  ## mend the style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: setup  ## the figures of the README
+	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
+	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
+	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/world_size.py
+	$(BIN)/python benchmarks/cifar10_short.py
+
+gpu-check: setup  ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+clean:  ## remove the environment and caches; data and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Where training runs: this machine's processes, or a cluster's."""

@@ -1,0 +1,31 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = HERE.parent.parent / "benchmarks" / "golden.py"
+FILES = sorted(HERE.glob("*.npz"))
+
+
+def golden(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_losses_gradients_and_queue_are_the_published_ones(nproc: int) -> None:
+    result = golden(*FILES, "--nproc", nproc)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("grad/") >= 2 * 60
+
+
+def test_a_wrong_number_fails(tmp_path: Path) -> None:
+    values = dict(np.load(FILES[0]))
+    values["grad/predictor.0.weight"] = values["grad/predictor.0.weight"] + 2e-6
+    np.savez(tmp_path / "wrong.npz", **values)
+    (tmp_path / "wrong.json").write_text(FILES[0].with_suffix(".json").read_text())
+    result = golden(tmp_path / "wrong.npz")
+    assert result.returncode == 1
+    assert "above tolerance" in result.stdout

@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.heads import CentroidTransformer, positional_encoding
+
+
+def test_feature_axis_encoding_is_the_published_formula() -> None:
+    k, size = 5, 16
+    table = positional_encoding(k, size, "feature_axis")
+    assert table.shape == (k, size)
+    for c in range(k):
+        frequency = 10000 ** (-2 * (c // 2) / 6)
+        for d in range(size):
+            expected = math.sin(d * frequency) if c % 2 == 0 else math.cos(d * frequency)
+            assert math.isclose(table[c, d], expected, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(("k", "size"), [(5, 16), (2, 8), (7, 9)])
+def test_sequence_axis_encoding_counts_along_the_neighbours(k: int, size: int) -> None:
+    table = positional_encoding(k, size, "sequence_axis")
+    assert table.shape == (k, size)
+    assert table[0, 0] == 0
+    assert math.isclose(table[1, 0], math.sin(1))
+    assert math.isclose(table[k - 1, 1], math.cos(k - 1))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_reading_one_token_equals_the_whole_encoder(depth: int) -> None:
+    torch.manual_seed(0)
+    ours = CentroidTransformer(16, length=5, depth=depth, heads=8, dropout=0, encoding="sequence_axis").double()
+    whole = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 8, 32, 0.0, batch_first=True), depth, enable_nested_tensor=False
+    ).double()
+    whole.load_state_dict(ours.state_dict())
+    x = torch.randn(6, 5, 16, dtype=torch.float64, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    left, right = ours(x), whole(y + ours.encoding)[:, 0]
+    torch.testing.assert_close(left, right)
+    left.square().sum().backward()
+    right.square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole.get_parameter(name).grad)

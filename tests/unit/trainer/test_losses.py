@@ -1,0 +1,98 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.losses import barlow_twins, feature_contrast, nce, symmetric
+from trainer.parallel import all_sum, rank, world_size
+
+
+def straight_nce(queries: Tensor, keys: Tensor, t: float) -> Tensor:
+    q, k = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+    total = torch.zeros((), dtype=q.dtype)
+    for i in range(len(q)):
+        scores = torch.stack([q[i] @ k[j] / t for j in range(len(k))])
+        total = total - (scores[i] - scores.exp().sum().log())
+    return total / len(q)
+
+
+def straight_features(m: list[Tensor], z: list[Tensor]) -> Tensor:
+    size = m[0].shape[1]
+    on, off = [], []
+    for i, j in ((0, 1), (1, 0)):
+        for a in range(size):
+            for b in range(size):
+                x, y = m[i][:, a], z[j][:, b]
+                c = (x @ y) / (x.norm() * y.norm())
+                (on if a == b else off).append((c - 1) ** 2 if a == b else c**2)
+    return 10 * (0.5 * torch.stack(on).mean().sqrt() + 0.5 * torch.stack(off).mean().sqrt())
+
+
+def straight_barlow(z1: Tensor, z2: Tensor, redundancy: float) -> Tensor:
+    a = (z1 - z1.mean(0)) / z1.std(0, correction=0)
+    b = (z2 - z2.mean(0)) / z2.std(0, correction=0)
+    c = a.T @ b / len(a)
+    eye = torch.eye(len(c), dtype=c.dtype)
+    weight = eye + redundancy * (1 - eye)
+    return ((c - eye) ** 2 * weight).sum()
+
+
+def double(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def test_nce_is_cross_entropy_against_the_own_row() -> None:
+    q, k = double(6, 4), double(6, 4)
+    torch.testing.assert_close(nce(q, k, temperature=0.2), straight_nce(q, k, 0.2))
+
+
+def test_feature_contrast_and_barlow_twins_follow_their_formulas() -> None:
+    m, z = [double(9, 5), double(9, 5)], [double(9, 5), double(9, 5)]
+    torch.testing.assert_close(feature_contrast(m, z), straight_features(m, z))
+    torch.testing.assert_close(barlow_twins(*z, redundancy=0.0051), straight_barlow(*z, 0.0051))
+
+
+def test_symmetric_is_the_mean_over_ordered_pairs() -> None:
+    left, right = [torch.tensor(1.0), torch.tensor(2.0)], [torch.tensor(10.0), torch.tensor(20.0)]
+    assert symmetric(torch.mul, left, right) == (1 * 20 + 2 * 10) / 2
+
+
+def test_feature_contrast_of_equal_orthogonal_columns_has_a_finite_gradient() -> None:
+    z = torch.eye(4, dtype=torch.float64, requires_grad=True)
+    loss = feature_contrast([z.detach(), z.detach()], [z, z])
+    loss.backward()
+    assert loss == 0
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_losses_stay_in_full_precision_under_autocast() -> None:
+    q, k = torch.randn(8, 16), torch.randn(8, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nce(q, k, temperature=0.1), nce(q, k, temperature=0.1))
+        assert nce(q.bfloat16(), k.bfloat16(), temperature=0.1).dtype == torch.float32
+        inside = nce(q, k, temperature=0.1)
+    assert torch.equal(inside, nce(q, k, temperature=0.1))
+
+
+def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    rows = slice(rank() * len(a) // world_size(), (rank() + 1) * len(a) // world_size())
+    own_a, own_b = a[rows].clone(), b[rows].clone().requires_grad_()
+    loss = {
+        "nce": lambda: nce(own_a, own_b, temperature=0.2),
+        "feature": lambda: feature_contrast([own_a, own_a], [own_b, own_b], scope="global"),
+        "barlow": lambda: barlow_twins(own_b, own_a, redundancy=0.01),
+    }[name]()
+    loss.backward()
+    assert own_b.grad is not None
+    return all_sum(loss.detach()) / world_size(), own_b.grad / world_size()
+
+
+@pytest.mark.parametrize("name", ["nce", "feature", "barlow"])
+def test_ranks_together_compute_the_loss_and_gradient_of_the_whole_batch(run_ranks, name: str) -> None:  # type: ignore[no-untyped-def]
+    a, b = double(8, 5), double(8, 5)
+    loss, gradient = losses_of_rows(name, a, b)
+    results = run_ranks(losses_of_rows, 2, name, a, b)
+    for part, _ in results:
+        torch.testing.assert_close(part, loss)
+    torch.testing.assert_close(torch.cat([g for _, g in results]), gradient)

@@ -1,0 +1,82 @@
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.parallel import rank
+from trainer.queue import NeighbourQueue, QueueSettings
+
+
+def make(length: int, size: int = 4, score_bytes: int = 2**20) -> NeighbourQueue:
+    return NeighbourQueue(QueueSettings(length=length, score_bytes=score_bytes), size)
+
+
+@settings(deadline=None, max_examples=60)
+@given(length=st.integers(1, 40), batches=st.lists(st.integers(1, 70), max_size=8))
+def test_the_ring_holds_the_last_rows_of_any_batches(length: int, batches: list[int]) -> None:
+    queue = make(length)
+    start = [(-1, tuple(row.tolist())) for row in queue.rows]
+    pushed: list[tuple[int, tuple[float, ...]]] = []
+    for size in batches:
+        ids = torch.arange(len(pushed), len(pushed) + size)
+        keys = torch.randn(size, 4)
+        queue.start_push(keys, ids % 3, ids)
+        queue.finish_push()
+        pushed += [(int(i), tuple(k.tolist())) for i, k in zip(ids, keys, strict=True)]
+    held = [(int(i), tuple(row.tolist())) for i, row in zip(queue.ids, queue.rows, strict=True)]
+    # row r of the ring is the last of the pushed numbers that is r modulo the length, else the random start
+    for place, row in enumerate(held):
+        numbers = range(place, len(pushed), length)
+        assert row == (pushed[numbers[-1]] if numbers else start[place])
+    known = queue.ids >= 0
+    assert torch.equal(queue.labels[known], queue.ids[known] % 3)
+    assert int(queue.head) == len(pushed) % length
+
+
+def test_it_starts_as_unit_rows_without_labels() -> None:
+    queue = make(50)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(50))
+    assert (queue.labels == -1).all()
+    assert (queue.ids == -1).all()
+
+
+def test_nearest_is_best_first_and_the_same_in_chunks() -> None:
+    torch.manual_seed(0)
+    queue, chunked = make(300, 8), make(300, 8, score_bytes=1024)
+    chunked.load_state_dict(queue.state_dict())
+    keys = [F.normalize(torch.randn(7, 8), dim=1) for _ in range(2)]
+    for found, also, key in zip(queue.nearest(keys, 5), chunked.nearest(keys, 5), keys, strict=True):
+        scores = key @ queue.rows.T
+        expected = scores.argsort(dim=1, descending=True)[:, :5]
+        assert torch.equal(found.places, expected)
+        assert torch.equal(found.rows, queue.rows[expected])
+        assert torch.equal(also.places, expected)
+
+
+def test_a_push_without_start_changes_nothing() -> None:
+    queue = make(5)
+    before = queue.rows.clone()
+    queue.finish_push()
+    assert torch.equal(queue.rows, before)
+
+
+def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
+    torch.manual_seed(0)
+    queue = make(10)
+    ids = torch.arange(3) + 3 * rank()
+    queue.start_push(keys[ids], ids + 100, ids)
+    queue.finish_push()
+    same = queue.same_everywhere()
+    if rank() == 1:
+        queue.rows[4, 0] += 1e-7
+    return queue.rows, queue.labels, same, queue.same_everywhere()
+
+
+def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_ranks) -> None:  # type: ignore[no-untyped-def]
+    keys = torch.randn(6, 4)
+    for rows, labels, same, same_after_change in run_ranks(push_from_ranks, 2, keys):
+        assert torch.equal(rows[:4], keys[:4])
+        assert labels.tolist() == [100, 101, 102, 103, 104, 105, -1, -1, -1, -1]
+        assert same
+        assert not same_after_change

@@ -1,0 +1,1 @@
+"""What is learned, and how a step of it runs."""

@@ -1,0 +1,23 @@
+"""Momentum copies: networks that follow others as an exponential moving average."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def momentum_at(step: int, total_steps: int, start: float) -> float:
+    """Cosine from `start` at step 0 to 1.0 at the last step (Grill et al. 2020, appendix)."""
+    return 1 - (1 - start) * (math.cos(math.pi * min(step, total_steps) / total_steps) + 1) / 2
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy that takes no gradient. It stays in training mode with its parent: its batch norm uses batch moments."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def update(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * source, parameters only: batch-norm buffers run their own."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - momentum)

@@ -1,0 +1,110 @@
+"""The losses of the methods, each over the global batch and in full precision.
+
+Shapes: B is the number of rows on this rank, D the embedding size. Sources: All4One (Estepa et al., ICCV 2023),
+InfoNCE (van den Oord et al. 2018), Barlow Twins (Zbontar et al., ICML 2021).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.parallel import all_sum, gather, rank
+
+Scope = Literal["rank", "global"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+    """Run a loss outside autocast on at least float32: bf16 logits would cost more accuracy than they save time."""
+
+    @wraps(loss)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(_device(args), enabled=False):
+            return loss(*(_widen(a) for a in args), **kwargs)  # type: ignore[arg-type]
+
+    return run
+
+
+def _widen(value: object) -> object:
+    if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
+        return value.float()
+    return [_widen(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _device(args: Sequence[object]) -> str:
+    first = args[0]
+    while isinstance(first, list | tuple):
+        first = first[0]
+    return first.device.type if isinstance(first, Tensor) else "cpu"
+
+
+@full_precision
+def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE of rows against the same rows of `keys`, all ranks' other keys being the negatives.
+
+    Both [B, D], normalised here. Keys are gathered with gradient. Returns a scalar, the mean over this rank's rows.
+    """
+    queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+    logits = queries @ gather(keys).T / temperature  # [B, world * B]
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    return F.cross_entropy(logits, own)
+
+
+def symmetric(
+    loss: Callable[[Tensor, Tensor], Tensor], left: Sequence[Tensor], right: Sequence[Tensor]
+) -> Tensor:
+    """Mean of `loss(left[i], right[j])` over the ordered pairs of different views."""
+    pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if i != j]
+    return torch.stack([loss(left[i], right[j]) for i, j in pairs]).mean()
+
+
+def _correlation(a: Tensor, b: Tensor, scope: Scope) -> Tensor:
+    """Cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
+    reduce = all_sum if scope == "global" else lambda x: x
+    norms = reduce(torch.stack([a.square().sum(0), b.square().sum(0)])).sqrt().clamp_min(1e-12)  # [2, D]
+    return reduce((a / norms[0]).T @ (b / norms[1]))
+
+
+def _root_mean_square(errors: Sequence[Tensor]) -> Tensor:
+    """Square root of the mean of several tensors' mean squares; its gradient is 0, not NaN, where all are 0."""
+    mean = torch.stack([e.square().mean() for e in errors]).mean()
+    return torch.where(mean > 0, mean.clamp_min(torch.finfo(mean.dtype).tiny).sqrt(), mean)
+
+
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    size = len(matrix)
+    return matrix.flatten()[:-1].view(size - 1, size + 1)[:, 1:]
+
+
+@full_precision
+def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scope = "rank") -> Tensor:
+    """Contrast along the feature axis (All4One section 3.4): D x D correlations drawn to the identity.
+
+    Args:
+        keys: momentum embeddings of two views, [B, D] each.
+        z: online embeddings of the same views, [B, D] each.
+        scope: `rank` correlates this rank's rows (the published code), `global` those of all ranks.
+    """
+    correlations = [_correlation(keys[0], z[1], scope), _correlation(keys[1], z[0], scope)]
+    on = _root_mean_square([c.diagonal() - 1 for c in correlations])
+    off = _root_mean_square([_off_diagonal(c) for c in correlations])
+    return 10 * (0.5 * on + 0.5 * off)
+
+
+@full_precision
+def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
+    """Barlow Twins over the global batch (its equation 1): invariance plus `redundancy` (λ) times off-diagonals.
+
+    z1, z2: embeddings [B, D]; every column is centred and divided by its standard deviation over all ranks' rows.
+    """
+    rows = all_sum(z1.new_tensor(float(len(z1))))
+    sums = all_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
+    z1, z2 = z1 - sums[0], z2 - sums[1]
+    correlation = _correlation(z1, z2, "global")
+    on = (correlation.diagonal() - 1).square().sum()
+    return on + redundancy * _off_diagonal(correlation).square().sum()

@@ -1,0 +1,52 @@
+"""Barlow Twins (Zbontar et al., ICML 2021): make the views' cross-correlation the identity."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.backbones import Backbone
+from trainer.losses import barlow_twins
+from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
+
+
+class BarlowTwinsSettings(MethodSettings):
+    """Settings of Barlow Twins; the defaults are the paper's."""
+
+    name: Literal["barlow_twins"] = "barlow_twins"
+    """The method."""
+    projector_hidden: int = Field(8192, ge=1)
+    """Width of the projector's hidden layers."""
+    embedding: int = Field(8192, ge=2)
+    """Size of the embedding, D."""
+    redundancy: float = Field(0.0051, ge=0)
+    """Weight of the off-diagonal terms, λ."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "BarlowTwins":
+        """Make the module; see the base class."""
+        return BarlowTwins(self, backbone, num_classes)
+
+
+class BarlowTwins(Method):
+    """The method: no momentum copy, no queue. The projector's last layer has neither bias nor batch norm."""
+
+    def __init__(self, settings: BarlowTwinsSettings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.feature_dim, s.projector_hidden, bias=False),
+            nn.BatchNorm1d(s.projector_hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(s.projector_hidden, s.projector_hidden, bias=False),
+            nn.BatchNorm1d(s.projector_hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(s.projector_hidden, s.embedding, bias=False),
+        )
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Two views of [B, 3, S, S]: equation 1 of the paper over the global batch."""
+        features = [self.backbone(x) for x in views]  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
+        return Representation(loss, {"z_std": embedding_spread(z)}, features[0])

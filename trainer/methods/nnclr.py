@@ -1,0 +1,66 @@
+"""NNCLR (Dwibedi et al., ICCV 2021): contrast each view's nearest neighbour with the other view's prediction."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from trainer.backbones import Backbone
+from trainer.heads import predictor, projector
+from trainer.losses import nce, symmetric
+from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
+from trainer.queue import NeighbourQueue, QueueSettings
+
+
+class NNCLRSettings(MethodSettings):
+    """Settings of NNCLR; the defaults are the paper's."""
+
+    name: Literal["nnclr"] = "nnclr"
+    """The method."""
+    projector_hidden: int = Field(2048, ge=1)
+    """Width of the projector."""
+    predictor_hidden: int = Field(4096, ge=1)
+    """Width of the predictor."""
+    embedding: int = Field(256, ge=2)
+    """Size of the embedding, D."""
+    temperature: float = Field(0.1, gt=0)
+    """Temperature of the contrast."""
+    queue: QueueSettings = QueueSettings()
+    """The support set (98,304 in the paper)."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "NNCLR":
+        """Make the module; see the base class."""
+        return NNCLR(self, backbone, num_classes)
+
+
+class NNCLR(Method):
+    """The method: no momentum copy, the queue holds the online embeddings of the first view."""
+
+    queue: NeighbourQueue
+
+    def __init__(self, settings: NNCLRSettings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding)
+        self.predictor = predictor(s.embedding, s.predictor_hidden)
+        self.queue = NeighbourQueue(s.queue, s.embedding)
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Views of [B, 3, S, S]: the symmetric neighbour loss of equation 3."""
+        features = [self.backbone(x) for x in views]  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        keys = [F.normalize(v.detach().to(self.queue.rows.dtype), dim=1) for v in z]
+        found = self.queue.nearest(keys, k=1)
+        loss = symmetric(
+            partial(nce, temperature=self.settings.temperature),
+            [n.rows[:, 0] for n in found],
+            [self.predictor(v) for v in z],
+        )
+        self.queue.start_push(keys[0], labels, ids)
+        agreement = (self.queue.labels[found[0].places[:, 0]] == labels).float().mean()
+        return Representation(
+            loss, {"neighbour_agreement": agreement, "z_std": embedding_spread(z)}, features[0]
+        )

@@ -1,0 +1,197 @@
+"""Collectives that a contrastive step needs, and batch norm across ranks.
+
+Every function is the identity where there is one process, so that methods are written once.
+Gradients follow data-parallel averaging: the engine divides the summed gradient by the number of ranks,
+so the backward of a gather or a sum adds up what every rank's loss says of this rank's rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        dist.all_gather_single(out, x.contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # gloo has no reduce-scatter for every type; the sum of all followed by a slice is the same number
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, differentiable: [b, …] -> [world * b, …]. Every rank has the same b."""
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over the ranks, differentiable; the same shape."""
+    return _Sum.apply(x) if world_size() > 1 else x
+
+
+@dataclass
+class PendingGather:
+    """A gather under way. `result` waits for it; there is no gradient."""
+
+    out: Tensor  # [world * b, …]
+    work: dist.Work | None
+
+    def result(self) -> Tensor:
+        """The gathered rows [world * b, …]."""
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+        return self.out
+
+
+@torch.no_grad()
+def start_gather(x: Tensor) -> PendingGather:
+    """Begin to gather rows of all ranks [b, …], to overlap it with computation. Every rank calls in the same order."""
+    x = x.detach().contiguous()
+    if world_size() == 1:
+        return PendingGather(x, None)
+    out = x.new_empty((world_size() * len(x), *x.shape[1:]))
+    return PendingGather(out, dist.all_gather_single(out, x, async_op=True))
+
+
+class _CrossRankNorm(torch.autograd.Function):
+    """Batch norm by the moments of the global batch; one message forward, one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps, ctx.count = eps, count
+        return torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var = ctx.saved_tensors
+        # The inference-mode kernel yields w * invstd * dy and both local sums in one pass. What training mode
+        # adds is affine in x per channel (Ioffe & Szegedy 2015, section 3), with the sums taken over all ranks.
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            grad.contiguous(memory_format=_format(x)),
+            x,
+            weight,
+            mean,
+            var,
+            None,
+            None,
+            False,
+            ctx.eps,
+            [True, True, True],
+        )
+        sums = torch.stack([dbias, dweight]).to(mean.dtype)  # [2, C]
+        dist.all_reduce(sums)
+        invstd = (var + ctx.eps).rsqrt()
+        slope = -weight * invstd.square() * sums[1] / ctx.count  # [C]
+        offset = -weight * invstd * sums[0] / ctx.count - slope * mean  # [C]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        dx = dx + torch.addcmul(offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype))
+        return dx, dweight, dbias, None, None, None, None
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all ranks, on any device ([B, C] or [B, C, H, W]).
+
+    `torch.nn.SyncBatchNorm` refuses CPU tensors; this one equals batch norm over the whole batch up to rounding,
+    forward and backward. Evaluation mode is the ordinary one.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected [B, C] or [B, C, H, W], got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [B, C, …]; the same shape."""
+        self._check_input_dim(input)
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        mean, var, count = self._global_moments(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum)
+        return _CrossRankNorm.apply(input, self.weight, self.bias, mean, var, self.eps, count)
+
+    @torch.no_grad()
+    def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        dims = [d for d in range(x.dim()) if d != 1]
+        var, mean = torch.var_mean(x.to(self.running_mean.dtype), dims, correction=0)  # type: ignore[union-attr]
+        count = mean.new_full((1,), x.numel() / x.shape[1])
+        parts = start_gather(torch.cat([mean, var, count])[None]).result()  # [world, 2C + 1]
+        means, variances, counts = parts.split([len(mean), len(var), 1], dim=1)
+        total = counts.sum()
+        weights = counts / total
+        # Chan et al. 1979: combining centred moments does not cancel as a difference of sums would
+        mean = (weights * means).sum(0)
+        var = (weights * (variances + (means - mean).square())).sum(0)
+        return mean, var, float(total)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch norm by one across ranks: torch's own on CUDA, the portable one elsewhere."""
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return _convert(module)
+
+
+def _convert(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        like = module.weight
+        norm = CrossRankBatchNorm(
+            module.num_features, module.eps, module.momentum, device=like.device, dtype=like.dtype
+        )
+        norm.load_state_dict(module.state_dict())
+        norm.train(module.training)
+        for name, parameter in module.named_parameters(recurse=False):
+            getattr(norm, name).requires_grad_(parameter.requires_grad)
+        return norm
+    for name, child in module.named_children():
+        setattr(module, name, _convert(child))
+    return module

@@ -1,0 +1,95 @@
+"""The queue of past keys that neighbours are looked up in."""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from data_pipelines.settings import Settings
+from trainer.parallel import PendingGather, start_gather, world_size
+
+
+class QueueSettings(Settings):
+    """Settings of the neighbour queue."""
+
+    length: int = Field(98304, ge=1)
+    """Keys held. Need not be a multiple of the batch."""
+    score_bytes: int = Field(256 * 2**20, ge=2**10)
+    """Memory that similarity scores may take at once, bytes; larger products are done in chunks of rows."""
+    check_every: int = Field(500, ge=0)
+    """Steps between comparisons of the queue across ranks; 0: never."""
+
+
+class Neighbours(NamedTuple):
+    """The best rows of the queue for each key, best first."""
+
+    rows: Tensor  # [B, k, D]
+    places: Tensor  # [B, k] int64, where they stand in the queue
+
+
+class NeighbourQueue(nn.Module):
+    """A ring of N normalised keys with their labels and sample ids, the same on every rank.
+
+    It starts as random directions with label and id -1. It is never cast by mixed precision: keys come in float32.
+    """
+
+    rows: Tensor  # [N, D]
+    labels: Tensor  # [N]
+    ids: Tensor  # [N]
+    head: Tensor  # [] where the next key goes
+
+    def __init__(self, settings: QueueSettings, size: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("rows", F.normalize(torch.randn(settings.length, size), dim=1))
+        self.register_buffer("labels", torch.full((settings.length,), -1))
+        self.register_buffer("ids", torch.full((settings.length,), -1))
+        self.register_buffer("head", torch.zeros((), dtype=torch.int64))
+        self._pending: tuple[PendingGather, PendingGather] | None = None
+
+    @torch.no_grad()
+    def nearest(self, keys: list[Tensor], k: int) -> list[Neighbours]:
+        """The k rows with the largest dot product with each key, for several views of [B, D] at once."""
+        stacked = torch.cat(keys)  # [V * B, D]
+        chunk = max(1, self.settings.score_bytes // (self.rows.element_size() * len(self.rows)))
+        index = torch.cat([(part @ self.rows.T).topk(k, dim=1).indices for part in stacked.split(chunk)])
+        return [Neighbours(self.rows[i], i) for i in index.chunk(len(keys))]
+
+    def start_push(self, keys: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Begin to gather this rank's keys [B, D], labels [B] and ids [B]; `finish_push` enters them in the ring."""
+        self._pending = start_gather(keys), start_gather(torch.stack([labels, ids], dim=1))
+
+    @torch.no_grad()
+    def finish_push(self) -> None:
+        """Enter what `start_push` gathered, in rank order, over the oldest rows. Without one it does nothing."""
+        if self._pending is None:
+            return
+        keys, marks = (pending.result() for pending in self._pending)
+        self._pending = None
+        surplus = max(
+            0, len(keys) - len(self.rows)
+        )  # a batch beyond the ring: its last rows are what remains
+        place = (
+            torch.arange(surplus, len(keys), device=keys.device).add_(self.head).remainder_(len(self.rows))
+        )
+        self.rows[place] = keys[surplus:]
+        self.labels[place], self.ids[place] = marks[surplus:].unbind(1)
+        self.head.add_(len(keys)).remainder_(len(self.rows))
+
+    @torch.no_grad()
+    def same_everywhere(self) -> bool:
+        """Whether all ranks hold the same queue, bit for bit (by a checksum of integers)."""
+        if world_size() == 1:
+            return True
+        words = self.rows.view(torch.int32).to(torch.int64)
+        weight = torch.arange(1, words.shape[0] + 1, device=words.device)[:, None]
+        digest = torch.stack(
+            [(words * weight).sum(), (self.labels * weight[:, 0]).sum(), self.ids.sum(), self.head]
+        )
+        low, high = digest.clone(), digest.clone()
+        dist.all_reduce(low, op=dist.ReduceOp.MIN)
+        dist.all_reduce(high, op=dist.ReduceOp.MAX)
+        return bool((low == high).all())
