@@ -87,7 +87,9 @@ class DataSettings(Settings):
         if len(self.views) < 2:
             raise ValueError(f"views must list at least two views, not {len(self.views)}")
         if self.eval_resize < self.views[0].size:
-            raise ValueError(f"eval_resize ({self.eval_resize}) must not be below the view's size ({self.views[0].size})")
+            raise ValueError(
+                f"eval_resize ({self.eval_resize}) must not be below the view's size ({self.views[0].size})"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")
         return self

@@ -1,0 +1,224 @@
+"""The executor for GPUs: a DALI graph without random operators, fed with images and numbers. Runs on CPUs too.
+
+Every batch is one `feed` and one `run`; the graph keeps no position, so any batch can follow any other.
+Images that are not plain JPEGs are decoded by `images.decode_rgb` and fed as PPM files, so both executors see
+the same pixels of a CMYK JPEG or a 16-bit PNG.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor as Pool
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn, math, pipeline_def, types
+
+from data_pipelines.augment import ViewNumbers
+from data_pipelines.errors import UserError
+from data_pipelines.executor import RefusedImages
+from data_pipelines.images import UnusableImage, check, decode_rgb
+
+
+class ViewGraph(NamedTuple):
+    """What the graph must be able to do for one view; what no image needs is left out of it."""
+
+    size: int
+    colour: bool
+    blur: bool
+    solarise: bool
+
+
+class DaliExecutor:
+    """Makes the views of a batch with DALI.
+
+    Args:
+        views: the graph of each view.
+        pool: threads for what DALI does not decode.
+        batch: images of a batch, at most.
+        threads: DALI's own threads.
+        mean: of red, green, blue in [0, 1].
+        std: of red, green, blue in [0, 1].
+        device: where the views are made; JPEGs are decoded there too.
+        dtype: of the views.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[ViewGraph],
+        pool: Pool,
+        *,
+        batch: int,
+        threads: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._views, self._pool, self._device, self._dtype = views, pool, device, dtype
+        gpu = device.type == "cuda"
+        build: Callable[..., Any] = pipeline_def(enable_conditionals=True)(_graph)
+        self._build = lambda: build(
+            views,
+            gpu,
+            [255 * m for m in mean],
+            [255 * s for s in std],
+            types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
+            batch_size=batch,
+            num_threads=threads,
+            device_id=(device.index if device.index is not None else torch.cuda.current_device())
+            if gpu
+            else None,
+            prefetch_queue_depth=1,
+            seed=0,
+        )
+        self._refused_before: set[bytes] = set()
+        self._pipeline = self._start()
+
+    def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
+        """See `Executor.run`."""
+        numbers = self._numbers(views)
+        try:
+            return self._run(self._prepare(images), numbers)
+        except RuntimeError:
+            self._find_refused(images)
+        return self._run(self._prepare(images), numbers)
+
+    def _start(self) -> Any:
+        pipeline = self._build()
+        try:
+            pipeline.build()
+        except RuntimeError as error:
+            raise UserError(
+                f"DALI cannot start: {str(error).splitlines()[0]}",
+                where=f"device {self._device}",
+                fix="set data.executor=opencv, or mend the CUDA driver that DALI asks for",
+            ) from error
+        return pipeline
+
+    def _prepare(self, images: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+        """What DALI is fed for each image: its own bytes where it is a plain JPEG, else a PPM file.
+
+        Headers and end markers are looked at first, since one bad image costs DALI the whole batch.
+        """
+        refused: dict[int, str] = {}
+
+        def prepare(row: int) -> NDArray[np.uint8]:
+            data = images[row]
+            try:
+                if check(data, decode=False).plain_jpeg and not self._was_refused(data):
+                    return np.frombuffer(data, np.uint8)
+                return _ppm(decode_rgb(data))
+            except UnusableImage as error:
+                refused[row] = str(error)
+                return np.empty(0, np.uint8)
+
+        prepared = list(self._pool.map(prepare, range(len(images))))
+        if refused:
+            raise RefusedImages(refused)
+        return prepared
+
+    def _was_refused(self, data: bytes) -> bool:
+        return bool(self._refused_before) and data in self._refused_before
+
+    def _find_refused(self, images: Sequence[bytes]) -> None:
+        """Say which images made DALI refuse the batch.
+
+        Those that decode elsewhere are remembered and will be fed decoded; the others are refused.
+        """
+        refused: dict[int, str] = {}
+        same = [ViewNumbers(v.size, *_whole()) for v in self._views]
+        for row, prepared in enumerate(self._prepare(images)):
+            self._pipeline = self._start()
+            try:
+                self._run([prepared], self._numbers(same))
+            except RuntimeError:
+                try:
+                    decode_rgb(images[row])
+                    self._refused_before.add(images[row])
+                except UnusableImage as error:
+                    refused[row] = str(error)
+        self._pipeline = self._start()
+        if refused:
+            raise RefusedImages(refused)
+
+    def _numbers(self, views: Sequence[ViewNumbers]) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        for i, (view, graph) in enumerate(zip(views, self._views, strict=True)):
+            box = view.box.astype(np.float32)
+            arrays |= {f"start{i}": box[:, :2], f"end{i}": box[:, :2] + box[:, 2:]}
+            arrays[f"flip{i}"] = view.flip.astype(np.int32)
+            if graph.colour:
+                arrays |= {f"brightness{i}": view.brightness, f"contrast{i}": view.contrast}
+                arrays |= {f"saturation{i}": view.saturation, f"hue{i}": 360 * view.hue}
+            if graph.blur:
+                blurred = view.blur_sigma > 0
+                arrays |= {
+                    f"blurred{i}": blurred,
+                    f"sigma{i}": np.where(blurred, view.blur_sigma, np.float32(1)),
+                }
+            if graph.solarise:
+                arrays[f"solarise{i}"] = view.solarise
+        return arrays
+
+    def _run(self, images: list[NDArray[np.uint8]], numbers: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
+        self._pipeline.feed_input("images", images)
+        for name, array in numbers.items():
+            self._pipeline.feed_input(name, np.ascontiguousarray(array))
+        # DALI makes the next batch in the same memory, hence the copies.
+        outputs = [
+            torch.from_dlpack(out.as_tensor()).clone() for out in self._pipeline.run()
+        ]  # V x [B, S, S, 3]
+        return [out.permute(0, 3, 1, 2).to(self._dtype) for out in outputs]
+
+
+def _graph(
+    views: Sequence[ViewGraph], gpu: bool, mean: list[float], std: list[float], dtype: Any
+) -> tuple[Any, ...]:
+    """Decode each image once, then make every view of it: V x `[S, S, 3]`."""
+    encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+    image = fn.decoders.image(
+        encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, adjust_orientation=False
+    )
+    return tuple(_view_graph(image, i, view, mean, std, dtype) for i, view in enumerate(views))
+
+
+def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: list[float], dtype: Any) -> Any:
+    def number(name: str, kind: Any = types.FLOAT, ndim: int = 0) -> Any:
+        return fn.external_source(name=f"{name}{i}", dtype=kind, ndim=ndim)
+
+    out = fn.resize(
+        image,
+        size=(view.size, view.size),
+        roi_start=number("start", ndim=1),
+        roi_end=number("end", ndim=1),
+        interp_type=types.INTERP_CUBIC,
+    )
+    if view.colour:
+        out = fn.color_twist(
+            out,
+            brightness=number("brightness"),
+            contrast=number("contrast"),
+            saturation=number("saturation"),
+            hue=number("hue"),
+        )
+    if view.blur:
+        sigma = number("sigma")
+        if number("blurred", types.BOOL):
+            out = fn.gaussian_blur(out, sigma=sigma)
+    if view.solarise and number("solarise", types.BOOL):
+        out = math.min(out, types.Constant(255, dtype=types.UINT8) - out)
+    flip = number("flip", types.INT32)
+    return fn.crop_mirror_normalize(out, mirror=flip, mean=mean, std=std, dtype=dtype, output_layout="HWC")
+
+
+def _whole() -> tuple[NDArray[Any], ...]:
+    """Numbers of one view that every image has: its first pixels, unchanged."""
+    one, zero, no = np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.bool_)
+    return np.array([[0, 0, 1, 1]]), one, one, one, zero, zero, no, no
+
+
+def _ppm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A PPM file of pixels `[H, W, 3]`: lossless, and nothing to compute."""
+    height, width, _ = pixels.shape
+    return np.frombuffer(b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes(), np.uint8)

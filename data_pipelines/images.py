@@ -1,0 +1,166 @@
+"""What an encoded image is: its format and size by its header, its faults, and its pixels as RGB.
+
+One definition of the pixels serves every executor. Plain JPEGs (8 bit, grey or three components) are decoded
+by libjpeg-turbo. Everything else follows Pillow's `convert("RGB")`: CMYK JPEGs by its inversion convention,
+palettes expanded, alpha dropped; of 16-bit samples the high byte is kept. EXIF orientation is ignored, and of
+animations the first frame is taken.
+"""
+
+import io
+import struct
+from collections.abc import Callable
+from enum import StrEnum
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+MIN_SIDE = 8
+"""Shortest side of a usable image, pixels: below, there is no picture to crop from."""
+MAX_ASPECT = 20
+"""Longer side over shorter side of a usable image, at most."""
+MAX_PIXELS = 178_956_970
+"""Size beyond which an image is taken for a decompression bomb: Pillow's limit for an error."""
+
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class Format(StrEnum):
+    """Accepted image formats; the value is the extension that shards use."""
+
+    JPEG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+
+
+# Opened by class, past Image.open, whose warning about large images has its own, lower limit.
+_PILLOW: dict[Format, Callable[[BinaryIO], ImageFile]] = {
+    Format.JPEG: JpegImageFile,
+    Format.PNG: PngImageFile,
+    Format.WEBP: WebPImageFile,
+}
+
+
+class UnusableImage(Exception):
+    """An image that cannot be trained on; the message is the reason, in a few words."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image say."""
+
+    format: Format
+    width: int
+    height: int
+    plain_jpeg: bool
+    """A JPEG of 8 bits with one component or three: every decoder agrees on it."""
+
+
+def read_header(data: bytes) -> Header:
+    """Format and size of an encoded image, by its content and not its name.
+
+    Raises:
+        UnusableImage: it is no JPEG, PNG or WebP, its header is broken, or it is a decompression bomb.
+    """
+    if not data:
+        raise UnusableImage("empty file")
+    try:
+        header = _parse(data)
+    except (KeyError, ValueError, struct.error) as error:
+        raise UnusableImage("broken header") from error
+    if header is None:
+        raise UnusableImage("not a JPEG, PNG or WebP image")
+    if header.width * header.height > MAX_PIXELS:
+        raise UnusableImage(f"more than {MAX_PIXELS} pixels")
+    return header
+
+
+def check(data: bytes, *, decode: bool) -> Header:
+    """Header of an image that can be trained on.
+
+    Args:
+        data: the encoded image.
+        decode: decode it wholly; otherwise only header and end marker are looked at.
+
+    Raises:
+        UnusableImage: with the reason: no image, truncated, too small, too long, too large, undecodable.
+    """
+    header = read_header(data)
+    shorter, longer = sorted((header.width, header.height))
+    if shorter < MIN_SIDE:
+        raise UnusableImage(f"shorter side below {MIN_SIDE} pixels")
+    if longer > MAX_ASPECT * shorter:
+        raise UnusableImage(f"aspect ratio above {MAX_ASPECT}")
+    if not _is_complete(data, header.format):
+        raise UnusableImage("truncated")
+    if decode:
+        decode_rgb(data, header)
+    return header
+
+
+def decode_rgb(data: bytes, header: Header | None = None) -> NDArray[np.uint8]:
+    """Pixels of an encoded image: `[H, W, 3]` uint8, red first.
+
+    Raises:
+        UnusableImage: it cannot be decoded.
+    """
+    header = header or read_header(data)
+    if header.plain_jpeg:
+        try:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError:
+            pass  # libjpeg's warnings end up here too: whether such an image is good is Pillow's call
+    try:
+        return _pillow_rgb(data, header.format)
+    except Exception as error:  # Pillow's plugins raise SyntaxError, struct.error and more on broken files
+        raise UnusableImage("cannot be decoded") from error
+
+
+def _pillow_rgb(data: bytes, form: Format) -> NDArray[np.uint8]:
+    image = _PILLOW[form](io.BytesIO(data))
+    if image.mode.startswith("I"):
+        high = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)  # [H, W]
+        return np.repeat(high[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _parse(data: bytes) -> Header | None:
+    if data[:3] == b"\xff\xd8\xff":
+        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        return Header(Format.JPEG, width, height, plain_jpeg=colourspace in ("Gray", "YCbCr", "RGB"))
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        width, height = struct.unpack_from(">II", data, 16)
+        return Header(Format.PNG, width, height, plain_jpeg=False)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        width, height = _webp_size(data)
+        return Header(Format.WEBP, width, height, plain_jpeg=False)
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        if len(data) < 30:
+            raise ValueError("header is cut")
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    raise ValueError("unknown chunk")
+
+
+def _is_complete(data: bytes, form: Format) -> bool:
+    if form is Format.JPEG:
+        # Coded pixels hold neither marker, so an end after the last start of scan is the image's own,
+        # while the end of an embedded thumbnail comes before it.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
+    if form is Format.PNG:
+        return _PNG_END in data
+    return len(data) >= 8 + int.from_bytes(data[4:8], "little")

@@ -1,0 +1,196 @@
+"""The index of a set of shards on disk: `index.npy` with one row a sample, `dataset.json` about the whole.
+
+Both are written under a temporary name, flushed to the disk and renamed, `dataset.json` last: a set without it
+is not whole and does not open.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_pipelines.errors import UserError
+
+VERSION = 1
+INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
+BUILDING = ".building"
+"""Folder of notes that a build keeps in its output until the set is whole."""
+ROW = np.dtype(
+    [
+        ("shard", "<i4"),
+        ("offset", "<i8"),
+        ("size", "<u4"),
+        ("label", "<i4"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("crc32", "<u4"),
+    ]
+)
+"""One sample: number of its shard, place and length of the encoded image in it, label (-1: none), size in
+pixels as stored, CRC-32 of the encoded image. Rows are sorted by shard and offset."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ShardRecord(_Record):
+    """One shard as `dataset.json` knows it."""
+
+    name: str
+    size: int
+    """Length of the file, bytes."""
+    samples: int
+
+
+class DatasetRecord(_Record):
+    """What `dataset.json` says."""
+
+    version: int
+    fingerprint: str
+    """SHA-256 of the index."""
+    samples: int
+    quarantined: int
+    classes: tuple[str, ...]
+    shards: tuple[ShardRecord, ...]
+
+
+def mend(folder: Path) -> str:
+    """The command that rebuilds the index of a folder."""
+    return f"run: all4one data index {folder}"
+
+
+def write_index(
+    folder: Path,
+    rows: NDArray[np.void],
+    *,
+    classes: Sequence[str],
+    shards: Sequence[tuple[str, int]],
+    quarantined: Sequence[dict[str, str]],
+) -> DatasetRecord:
+    """Write the index of a set; afterwards the set is whole.
+
+    Args:
+        folder: where the shards lie.
+        rows: `[N]` of `ROW`, sorted by shard and offset.
+        classes: names of the classes in the order of the labels.
+        shards: name and length in bytes of each shard.
+        quarantined: what was left out: key, shard and reason of each.
+    """
+    (folder / DATASET).unlink(missing_ok=True)
+    counts = np.bincount(rows["shard"], minlength=len(shards))
+    record = DatasetRecord(
+        version=VERSION,
+        fingerprint=fingerprint(rows),
+        samples=len(rows),
+        quarantined=len(quarantined),
+        classes=tuple(classes),
+        shards=tuple(
+            ShardRecord(name=name, size=size, samples=int(count))
+            for (name, size), count in zip(shards, counts, strict=True)
+        ),
+    )
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
+    write_whole(folder / QUARANTINE, lines.encode())
+    if classes:
+        write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+    temporary = folder / f".{INDEX}.tmp"
+    with temporary.open("wb") as file:
+        np.save(file, rows)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / INDEX)
+    write_whole(folder / DATASET, record.model_dump_json(indent=1).encode())
+    return record
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is seen either as before or with all of its new content."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(rows: NDArray[np.void]) -> str:
+    """Hash of an index's content."""
+    return hashlib.sha256(rows.tobytes()).hexdigest()
+
+
+def read_record(folder: Path) -> DatasetRecord:
+    """What `dataset.json` of a folder says.
+
+    Raises:
+        UserError: the folder is missing or has no index, or one of another version.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "there is no such folder of shards",
+            where=folder,
+            fix="name the folder that holds the .tar files, or make one: all4one data build SOURCE OUT",
+        )
+    try:
+        record = DatasetRecord.model_validate_json((folder / DATASET).read_bytes())
+    except FileNotFoundError:
+        if (folder / BUILDING).exists():
+            raise UserError(
+                "the build of these shards was interrupted",
+                where=folder,
+                fix="run the same build command again",
+            ) from None
+        if any(folder.glob("*.tar")):
+            raise UserError("the shards have no index", where=folder, fix=mend(folder)) from None
+        raise UserError(
+            "the folder holds no shards", where=folder, fix="make some: all4one data build SOURCE OUT"
+        ) from None
+    except ValidationError as error:
+        raise UserError(
+            "the file is not an index of ours", where=folder / DATASET, fix=mend(folder)
+        ) from error
+    if record.version != VERSION:
+        raise UserError(
+            f"the index is of version {record.version}, this program reads version {VERSION}",
+            where=folder / DATASET,
+            fix=mend(folder),
+        )
+    return record
+
+
+def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
+    """The index `[N]` of a folder, memory-mapped.
+
+    Raises:
+        UserError: it is missing, or does not belong to `record`.
+    """
+    path = folder / INDEX
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError("the index is missing", where=path, fix=mend(folder)) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError("the index cannot be read", where=path, fix=mend(folder)) from error
+    if rows.dtype != ROW or rows.shape != (record.samples,):
+        raise UserError("the index belongs to another set of shards", where=path, fix=mend(folder))
+    return rows
+
+
+def read_quarantine(folder: Path) -> list[dict[str, str]]:
+    """Key, shard and reason of each sample that was left out of a set."""
+    return [json.loads(line) for line in (folder / QUARANTINE).read_text().splitlines()]

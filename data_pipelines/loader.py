@@ -1,0 +1,247 @@
+"""Batches for training and evaluation: which samples a rank reads, and that they arrive in time.
+
+A global batch of G samples is positions [step G, (step + 1) G) of its epoch, cut into `accumulation` contiguous
+micro-batches of which each rank takes a contiguous share. Nothing depends on the number of ranks or threads, on
+how far ahead batches are made, or on where the run was started.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.errors import UserError
+from data_pipelines.order import Order
+from data_pipelines.prefetch import Prefetch
+from data_pipelines.quarantine import Quarantine
+from data_pipelines.reader import ReadBatch, Reader
+from data_pipelines.settings import DataSettings, ViewSettings
+from data_pipelines.shards import ShardSet
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one rank."""
+
+    views: list[Tensor]
+    """V x `[b, 3, S, S]`, channels-last memory, normalised."""
+    labels: Tensor
+    """`[b]` int64, -1 where unlabelled."""
+    ids: Tensor
+    """`[b]` int64 sample ids: rows of the index."""
+
+
+class EvalBatch(NamedTuple):
+    """One batch of an evaluation."""
+
+    images: Tensor
+    """`[b, 3, S, S]`, channels-last memory, normalised."""
+    labels: Tensor
+    """`[b]` int64, -1 where unlabelled."""
+    ids: Tensor
+    """`[b]` int64 sample ids: rows of the index."""
+
+
+class _Made(NamedTuple):
+    batch: Batch
+    bad: dict[str, str]
+    epoch: int
+    step: int
+
+
+class TrainLoader:
+    """Endless batches of augmented views for one rank.
+
+    Args:
+        shards: the set to learn from.
+        settings: views, executor, threads, prefetch, shuffling.
+        seed: seed of the run.
+        rank: this process among `world_size`.
+        world_size: processes that share each global batch.
+        global_batch: samples of one optimiser step over all ranks.
+        accumulation: micro-batches of one optimiser step.
+        device: where the batches go.
+        dtype: of the views.
+        quarantine: file to which samples that turned bad are appended; none: they are only counted.
+
+    Raises:
+        UserError: the global batch does not divide by `accumulation * world_size`, or exceeds the set.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        settings: DataSettings,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        global_batch: int,
+        accumulation: int = 1,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        quarantine: Path | None = None,
+    ) -> None:
+        _check_divides(global_batch, world_size, accumulation)
+        self._order = Order(
+            shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
+        )
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self._shards, self._settings, self._seed = shards, settings, seed
+        self._rank, self._accumulation = rank, accumulation
+        self._global_batch, self._micro_batch = global_batch, global_batch // accumulation
+        self._batch = self._micro_batch // world_size
+        self._reader = Reader(shards, settings, settings.views, batch=self._batch, device=device, dtype=dtype)
+        self._quarantine = Quarantine(settings.max_bad_fraction, quarantine)
+        self._prefetch: Prefetch[_Made] | None = None
+        self._waited = 0.0
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time that the consumer has waited for data in all."""
+        return self._waited + (self._prefetch.wait_seconds if self._prefetch else 0.0)
+
+    @property
+    def bad_samples(self) -> int:
+        """Samples replaced so far."""
+        return self._quarantine.bad
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
+
+        A new call stops what an earlier one began.
+
+        Raises:
+            TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
+            UserError: no sample of a micro-batch can be used.
+        """
+        self._stop()
+        self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._settings.prefetch)
+        try:
+            for made in prefetch:
+                self._quarantine.note(len(made.batch.ids), made.bad, epoch=made.epoch, step=made.step)
+                yield made.batch
+        finally:
+            if self._prefetch is prefetch:
+                self._stop()
+
+    def close(self) -> None:
+        """Stop the threads. Idempotent."""
+        self._stop()
+        self._reader.close()
+
+    def __enter__(self) -> "TrainLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._waited += self._prefetch.wait_seconds
+            self._prefetch = None
+
+    def _make(self, step: int) -> Iterator[_Made]:
+        while True:
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            for micro in range(self._accumulation):
+                start = inside * self._global_batch + micro * self._micro_batch + self._rank * self._batch
+                samples = self._order.samples(epoch, start, start + self._batch)
+                read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
+                yield _Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
+            step += 1
+
+    def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[ViewNumbers]:
+        sizes = self._shards.sizes(samples)
+        return [
+            view_numbers(view, sizes, seed=self._seed, epoch=epoch, samples=samples, view=number)
+            for number, view in enumerate(self._settings.views)
+        ]
+
+
+class EvalLoader:
+    """Each sample of a set once over all ranks, in the order of the index, nothing random.
+
+    The shorter side of an image goes to `settings.eval_resize`, its centre to a square of the first view's size.
+    Rank r takes samples r, r + world_size, …; its last batch may be short. Samples that cannot be used are left
+    out and counted.
+
+    Args:
+        shards: the set to evaluate on.
+        settings: executor, threads, prefetch, sizes.
+        rank: this process among `world_size`.
+        world_size: processes that share the set.
+        batch: samples of a batch of this rank, at most.
+        device: where the batches go.
+        dtype: of the images.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        settings: DataSettings,
+        *,
+        rank: int,
+        world_size: int,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._shards, self._settings, self._batch = shards, settings, batch
+        self._samples = np.arange(rank, len(shards), world_size)
+        self._size = settings.views[0].size
+        plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
+        self._reader = Reader(shards, settings, [plain], batch=batch, device=device, dtype=dtype)
+        self.bad_samples = 0
+        """Samples left out so far."""
+
+    def __len__(self) -> int:
+        return -(-len(self._samples) // self._batch)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        prefetch = Prefetch(self._make, self._settings.prefetch)
+        try:
+            for read in prefetch:
+                self.bad_samples += len(read.bad)
+                if read.views:
+                    yield EvalBatch(read.views[0], read.labels, read.ids)
+        finally:
+            prefetch.close()
+
+    def close(self) -> None:
+        """Stop the threads. Idempotent."""
+        self._reader.close()
+
+    def __enter__(self) -> "EvalLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make(self) -> Iterator[ReadBatch]:
+        for start in range(0, len(self._samples), self._batch):
+            yield self._reader.read(self._samples[start : start + self._batch], self._numbers, replace=False)
+
+    def _numbers(self, samples: NDArray[np.int64]) -> list[ViewNumbers]:
+        return [
+            centre_numbers(self._shards.sizes(samples), resize=self._settings.eval_resize, crop=self._size)
+        ]
+
+
+def _check_divides(global_batch: int, world_size: int, accumulation: int) -> None:
+    parts = world_size * accumulation
+    if global_batch >= 1 and global_batch % parts == 0:
+        return
+    below = global_batch // parts * parts
+    near = " or ".join(str(size) for size in (below, below + parts) if size > 0)
+    raise UserError(
+        f"a global batch of {global_batch} does not divide over {world_size} processes with {accumulation} "
+        "micro-batches each",
+        fix=f"set a global batch of {near}",
+    )

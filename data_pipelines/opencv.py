@@ -1,0 +1,101 @@
+"""The executor for CPUs: libjpeg-turbo and OpenCV on a thread pool, one image a task."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor as Pool
+from math import ceil
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipelines.augment import ViewNumbers
+from data_pipelines.executor import RefusedImages
+from data_pipelines.images import UnusableImage, decode_rgb
+
+# The pool is the parallelism: OpenCV's own threads would only contend with it.
+cv2.setNumThreads(0)
+
+
+class OpenCVExecutor:
+    """Makes the views of a batch on the CPU.
+
+    Args:
+        pool: threads that work on images side by side.
+        threads: number of those threads.
+        mean: of red, green, blue in [0, 1].
+        std: of red, green, blue in [0, 1].
+        device: where the views go.
+        dtype: of the views.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        threads: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
+        level = np.arange(256)[:, None]
+        self._normal = _table(level, mean, std)
+        self._solar = _table(np.minimum(level, 255 - level), mean, std)
+
+    def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
+        """See `Executor.run`."""
+        pinned = self._device.type == "cuda"
+        batch = [
+            torch.empty(len(images), v.size, v.size, 3, pin_memory=pinned) for v in views
+        ]  # [B, S, S, 3]
+        out = [tensor.numpy() for tensor in batch]
+        colours = [view.colour_matrix() for view in views]  # V x [B, 3, 4]
+        refused: dict[int, str] = {}
+
+        def make(rows: range) -> None:
+            for row in rows:
+                try:
+                    image = decode_rgb(images[row])
+                except UnusableImage as error:
+                    refused[row] = str(error)
+                    continue
+                for view, colour, target in zip(views, colours, out, strict=True):
+                    self._make_view(image, view, row, colour[row], target[row])
+
+        # A few tasks a thread even out large and small images; one task an image would cost more than a 32 px view.
+        step = max(1, ceil(len(images) / (4 * self._threads)))
+        chunks = [range(start, min(start + step, len(images))) for start in range(0, len(images), step)]
+        list(self._pool.map(make, chunks))
+        if refused:
+            raise RefusedImages(refused)
+        return [t.permute(0, 3, 1, 2).to(self._device, self._dtype, non_blocking=True) for t in batch]
+
+    def _make_view(
+        self,
+        image: NDArray[np.uint8],
+        view: ViewNumbers,
+        row: int,
+        colour: NDArray[np.float64],
+        target: NDArray[np.float32],
+    ) -> None:
+        """Fill `target` `[S, S, 3]` with one view of `image` `[H, W, 3]`."""
+        y, x, h, w = view.box[row]
+        # INTER_AREA averages what a shrunk pixel covers, but is crude where either side grows.
+        method = cv2.INTER_AREA if h >= view.size and w >= view.size else cv2.INTER_CUBIC
+        pixels = cv2.resize(image[y : y + h, x : x + w], (view.size, view.size), interpolation=method)
+        if view.colour_changes()[row]:
+            pixels = cv2.transform(pixels, colour)
+        sigma = float(view.blur_sigma[row])
+        if sigma > 0:
+            side = 2 * ceil(3 * sigma) + 1
+            pixels = cv2.GaussianBlur(pixels, (side, side), sigma)
+        if view.flip[row]:
+            pixels = cv2.flip(pixels, 1)
+        cv2.LUT(pixels, self._solar if view.solarise[row] else self._normal, dst=target)
+
+
+def _table(level: NDArray[np.int64], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """What each of the 256 levels becomes in each channel: `[1, 256, 3]`."""
+    return ((level / 255 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)[None]

@@ -1,0 +1,102 @@
+"""Which sample stands at which position of an epoch.
+
+Shards are permuted each epoch and taken in blocks of whole shards; the samples of a block are permuted among
+each other. So a run reads a few shards at a time, shuffles fully where a block covers the set, and finds any
+position by looking at one block.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipelines.errors import UserError
+from data_pipelines.philox import Stream, permutation
+
+
+class _Block(NamedTuple):
+    start: int
+    shards: NDArray[np.int64]
+
+
+class Order:
+    """The order of all samples in every epoch, the same for any number of ranks.
+
+    Sample ids count through the shards: shard 0 holds `[0, shard_sizes[0])`, and so on.
+
+    Args:
+        shard_sizes: samples of each shard.
+        seed: seed of the run.
+        global_batch: samples of one optimiser step over all ranks.
+        shuffle_block: samples that are shuffled together, at least. A block ends with the shard that reaches
+            it, and what is left at the end joins the last block.
+
+    Raises:
+        UserError: the set holds fewer samples than one global batch.
+    """
+
+    def __init__(
+        self, shard_sizes: Sequence[int], *, seed: int, global_batch: int, shuffle_block: int
+    ) -> None:
+        self._sizes = np.asarray(shard_sizes, np.int64)
+        self._first = np.concatenate([[0], np.cumsum(self._sizes)])
+        self.num_samples = int(self._first[-1])
+        if self.num_samples < global_batch:
+            raise UserError(
+                f"the data set has {self.num_samples} samples, fewer than one global batch of {global_batch}",
+                fix=f"set a global batch of at most {self.num_samples}, or add data",
+            )
+        self.seed = seed
+        self.steps_per_epoch = self.num_samples // global_batch
+        self._shuffle_block = shuffle_block
+        self._layout: tuple[int, list[_Block]] | None = None
+        self._cached: tuple[int, int, NDArray[np.int64]] | None = None
+
+    def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Sample ids `[stop - start]` at positions `[start, stop)` of an epoch.
+
+        Work and memory are those of the blocks touched, wherever they lie. What lies past the last full global
+        batch belongs to no step; it is another remainder each epoch.
+        """
+        if not 0 <= start <= stop <= self.num_samples:
+            raise IndexError(f"positions [{start}, {stop}) of an epoch of {self.num_samples} samples")
+        parts = []
+        blocks = self._blocks(epoch)
+        number = bisect_right(blocks, start, key=lambda block: block.start) - 1
+        while start < stop:
+            ids = self._permuted(epoch, number, blocks[number])
+            inside = ids[start - blocks[number].start : stop - blocks[number].start]
+            parts.append(inside)
+            start, number = start + len(inside), number + 1
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _blocks(self, epoch: int) -> list[_Block]:
+        if self._layout is not None and self._layout[0] == epoch:
+            return self._layout[1]
+        filled = np.flatnonzero(self._sizes)
+        shards = permutation(self.seed, Stream.SHARDS, epoch=epoch, items=filled)
+        ends = np.cumsum(self._sizes[shards])
+        cuts, reached = [0], 0
+        for position, end in enumerate(ends):
+            if end - reached >= self._shuffle_block:
+                cuts.append(position + 1)
+                reached = int(end)
+        if len(cuts) == 1:
+            cuts.append(len(shards))
+        cuts[-1] = len(shards)
+        blocks = [
+            _Block(int(ends[first - 1]) if first else 0, shards[first:last]) for first, last in pairwise(cuts)
+        ]
+        self._layout = (epoch, blocks)
+        return blocks
+
+    def _permuted(self, epoch: int, number: int, block: _Block) -> NDArray[np.int64]:
+        if self._cached is None or self._cached[:2] != (epoch, number):
+            ids = np.concatenate(
+                [np.arange(self._first[s], self._first[s + 1]) for s in np.sort(block.shards)]
+            )
+            self._cached = (epoch, number, permutation(self.seed, Stream.SAMPLES, epoch=epoch, items=ids))
+        return self._cached[2]

@@ -1,0 +1,76 @@
+"""Makes items ahead of their consumer in one background thread."""
+
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+_POLL_SECONDS = 0.1
+
+
+class _End:
+    """Marks that nothing follows, or that making the next item raised."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Prefetch(Generic[Item]):
+    """Iterates over items that a thread makes ahead; what the thread raises is raised where the item is due.
+
+    Args:
+        make: called in the thread; gives the iterator of items.
+        depth: items that wait ready, at most.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Item]], depth: int) -> None:
+        self.wait_seconds = 0.0
+        """Time that the consumer has waited."""
+        self._ready: Queue[Item | _End] = Queue(depth)
+        self._stop = Event()
+        self._thread = Thread(target=self._work, args=(make,), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Item]:
+        while not self._stop.is_set():
+            began = time.perf_counter()
+            item = self._take()
+            self.wait_seconds += time.perf_counter() - began
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
+    def close(self) -> None:
+        """Stop the thread and wait for it. Idempotent."""
+        self._stop.set()
+        self._thread.join()
+
+    def _take(self) -> Item | _End:
+        while not self._stop.is_set():
+            try:
+                return self._ready.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+        return _End(None)
+
+    def _work(self, make: Callable[[], Iterator[Item]]) -> None:
+        try:
+            for item in make():
+                if not self._offer(item):
+                    return
+            self._offer(_End(None))
+        except BaseException as error:
+            self._offer(_End(error))
+
+    def _offer(self, item: Item | _End) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=_POLL_SECONDS)
+                return True
+            except Full:
+                continue
+        return False

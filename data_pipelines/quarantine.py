@@ -1,0 +1,63 @@
+"""Keeps count of samples that turned bad during a run, and says when there are too many."""
+
+import json
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+
+_TOLERATED = 8
+"""Bad samples that no run stops for, where any are allowed: early in a run one is a large share of those seen."""
+
+
+class TooManyBadSamples(UserError):
+    """More samples turned bad than `data.max_bad_fraction` allows."""
+
+
+class Quarantine:
+    """Counts bad samples of one rank.
+
+    Args:
+        max_fraction: share of the samples seen that may be bad; 0 allows none at all.
+        path: JSON-lines file to which each bad sample is appended once; none: no file.
+    """
+
+    def __init__(self, max_fraction: float, path: Path | None) -> None:
+        self._max_fraction, self._path = max_fraction, path
+        self.seen = 0
+        """Samples asked for so far."""
+        self.bad = 0
+        """Samples that were replaced so far; one that is bad in two epochs counts twice."""
+        self._named: set[str] = set()
+
+    def note(self, seen: int, bad: dict[str, str], *, epoch: int, step: int) -> None:
+        """Account for one batch.
+
+        Args:
+            seen: samples of the batch.
+            bad: reason for each bad one, by `SHARD.tar/KEY`.
+            epoch: where in the run it happened.
+            step: global step at which it happened.
+
+        Raises:
+            TooManyBadSamples: the share of bad samples is above the limit.
+        """
+        self.seen += seen
+        self.bad += len(bad)
+        for name, reason in bad.items():
+            if name in self._named:
+                continue
+            self._named.add(name)
+            if self._path is not None:
+                shard, _, key = name.partition("/")
+                entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+        limit = max(self._max_fraction * self.seen, _TOLERATED if self._max_fraction > 0 else 0)
+        if bad and self.bad > limit:
+            name, reason = next(iter(bad.items()))
+            raise TooManyBadSamples(
+                f"{self.bad} of {self.seen} samples could not be used, the last of them: {reason}",
+                where=name,
+                fix="look at the shards: all4one data verify FOLDER --decode, or raise data.max_bad_fraction",
+            )

@@ -1,0 +1,237 @@
+"""Where raw images come from. A source is a function that lists images; a new one is one function more.
+
+Listing looks at names and tar headers only. The images are read later, by the workers that write the shards,
+each by its place.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from data_pipelines.errors import UserError
+from data_pipelines.tars import inner_members, members
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_MAX_KEY = 90
+
+
+class Place(NamedTuple):
+    """Bytes of a file."""
+
+    file: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; fewer where the file has become shorter."""
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Item(NamedTuple):
+    """One image of a source."""
+
+    key: str
+    """Unique in the source; letters, digits, `-` and `_`."""
+    content: Place | bytes
+    """The encoded image, or where it lies."""
+    label: int
+    """Index into the source's classes; -1 without one."""
+
+    def read(self) -> bytes:
+        """The encoded image."""
+        return self.content if isinstance(self.content, bytes) else self.content.read()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded image."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+
+class Source(NamedTuple):
+    """All images of a source with the names of their classes."""
+
+    items: list[Item]
+    classes: tuple[str, ...]
+
+
+class _Named(NamedTuple):
+    class_name: str | None
+    path: PurePosixPath
+    place: Place
+
+
+def open_source(path: Path, labels: Path | None = None) -> Source:
+    """List a folder or a tar, whichever kind of those below it is.
+
+    A class is a folder (or, in a tar of tars, an inner tar); classes are numbered in the order of their names.
+    Images without class folders get their classes from `labels`, or none.
+
+    Args:
+        path: folder of class folders, tar of class folders, tar of one tar a class, or folder or tar of images.
+        labels: text file with a line `FILE CLASS` for each image; only for images without class folders.
+
+    Raises:
+        UserError: the source is missing, empty or mixed, or its tar is refused (see `tars.members`).
+    """
+    if path.is_dir():
+        named = _from_folder(path)
+    elif path.is_file():
+        named = _from_tar(path)
+    else:
+        raise UserError(
+            "there is no such file or folder", where=path, fix="name a folder, a tar, or `digits`"
+        )
+    if not named:
+        raise UserError(
+            "the source holds no images", where=path, fix="name the folder or tar that holds them"
+        )
+    bare = [entry for entry in named if entry.class_name is None]
+    if 0 < len(bare) < len(named):
+        raise UserError(
+            f"some images lie in class folders and {len(bare)} do not, such as {str(bare[0].path)!r}",
+            where=path,
+            fix="move every image into the folder of its class",
+        )
+    if labels is not None:
+        if not bare:
+            raise UserError("the images have class folders already", where=path, fix="leave out --labels")
+        named = _with_labels(bare, labels)
+    return _number(named)
+
+
+def digits() -> Mapping[str, Source]:
+    """The 1,797 handwritten digits that come with scikit-learn, as `train` and `validation`.
+
+    Each 8 x 8 image becomes a grey 32 x 32 JPEG. Of every class each sixth image is for validation.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    seen: Counter[int] = Counter()
+    items: dict[str, list[Item]] = {"train": [], "validation": []}
+    for number, (pixels, target) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        label = int(target)
+        part = "validation" if seen[label] % 6 == 5 else "train"
+        seen[label] += 1
+        grey = Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).resize(
+            (32, 32), Image.Resampling.BICUBIC
+        )
+        jpeg = BytesIO()
+        grey.save(jpeg, "JPEG", quality=95)
+        items[part].append(Item(f"digit-{label}-{number:04d}", jpeg.getvalue(), label))
+    classes = tuple(str(name) for name in bunch.target_names)
+    return {part: Source(listed, classes) for part, listed in items.items()}
+
+
+def _from_folder(root: Path) -> list[_Named]:
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
+        ) from error
+
+    named = []
+    # Subsets of large sets are often folders of links to class folders, so links are followed.
+    for folder, _, files in os.walk(root, onerror=refuse, followlinks=True):
+        for name in files:
+            path = Path(folder, name)
+            inner = path.relative_to(root)
+            if _is_wanted(inner) and path.is_file():
+                class_name = inner.parts[0] if len(inner.parts) > 1 else None
+                named.append(_Named(class_name, PurePosixPath(inner), Place(path, 0, path.stat().st_size)))
+    return named
+
+
+def _from_tar(path: Path) -> list[_Named]:
+    named = []
+    for member in members(path):
+        inner = PurePosixPath(member.name)
+        if inner.suffix == ".tar":
+            for image in inner_members(path, member):
+                if _is_wanted(PurePosixPath(image.name)):
+                    place = Place(path, image.offset, image.size)
+                    named.append(_Named(inner.stem, PurePosixPath(image.name), place))
+        elif _is_wanted(inner):
+            class_name = inner.parts[0] if len(inner.parts) > 1 else None
+            named.append(_Named(class_name, inner, Place(path, member.offset, member.size)))
+    return _without_common_root(named)
+
+
+def _without_common_root(named: list[_Named]) -> list[_Named]:
+    """Where a tar packs `train/CLASS/FILE`, the class is the second folder."""
+    roots = {entry.class_name for entry in named}
+    nested = all(len(entry.path.parts) > 2 for entry in named)
+    if len(roots) != 1 or not nested:
+        return named
+    return [
+        entry._replace(class_name=entry.path.parts[1], path=PurePosixPath(*entry.path.parts[1:]))
+        for entry in named
+    ]
+
+
+def _is_wanted(path: PurePosixPath | Path) -> bool:
+    """Whether a file counts as an image: not hidden; beside the class folders, only by its suffix.
+
+    Inside a class folder every file counts, so that what is no image is reported and not passed over.
+    """
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return False
+    return len(path.parts) > 1 or path.suffix.lower() in _IMAGE_SUFFIXES
+
+
+def _with_labels(named: Iterable[_Named], labels: Path) -> list[_Named]:
+    try:
+        lines = labels.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the file of labels cannot be read", where=labels, fix="name a text file with lines FILE CLASS"
+        ) from error
+    classes: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if len(words) != 2 and words:
+            raise UserError(
+                f"not a file and a class: {line!r}", where=f"{labels}:{number}", fix="write lines FILE CLASS"
+            )
+        if words:
+            classes[words[0]] = words[1]
+    missing = [entry.path.name for entry in named if entry.path.name not in classes]
+    if missing:
+        raise UserError(
+            f"{len(missing)} images have no label, such as {missing[0]!r}",
+            where=labels,
+            fix="add their lines",
+        )
+    return [entry._replace(class_name=classes[entry.path.name]) for entry in named]
+
+
+def _number(named: list[_Named]) -> Source:
+    classes = sorted({entry.class_name for entry in named if entry.class_name is not None})
+    labels: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    keys: set[str] = set()
+    items = []
+    for entry in sorted(named, key=lambda e: (e.class_name or "", e.path.as_posix())):
+        first = key = _key(entry)
+        copy = 1
+        while key in keys:
+            copy += 1
+            key = f"{first}-{copy}"
+        keys.add(key)
+        items.append(Item(key, entry.place, labels.get(entry.class_name, -1)))
+    return Source(items, tuple(classes))
+
+
+def _key(entry: _Named) -> str:
+    """A short key from class and file name: WebDataset ends a key at its first dot, tar a name at 100 bytes."""
+    folders = [part for part in entry.path.parts[:-1] if part != entry.class_name]
+    stem = "-".join([*folders, entry.path.stem])
+    if entry.class_name and not stem.startswith(entry.class_name):
+        stem = f"{entry.class_name}-{stem}"
+    return re.sub(r"[^A-Za-z0-9_-]", "_", stem)[-_MAX_KEY:]

@@ -1,0 +1,73 @@
+"""Looks at every byte of a set of shards: does it still hold what was indexed?"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.images import UnusableImage, check
+from data_pipelines.index import INDEX, fingerprint, mend, read_record
+from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.workers import spread
+
+
+class ShardReport(NamedTuple):
+    """What was found in one shard."""
+
+    name: str
+    samples: int
+    bad: list[tuple[str, str]]
+    """Key and reason of each bad sample."""
+
+
+class _Task(NamedTuple):
+    folder: Path
+    name: str
+    first: int
+    last: int
+    decode: bool
+
+
+def verify(
+    folder: Path, *, decode: bool = False, workers: int = 1, report: Callable[[int], object] = lambda _: None
+) -> list[ShardReport]:
+    """Read every sample of a set, compare its CRC and look at its header and end marker.
+
+    Args:
+        folder: where the shards lie.
+        decode: decode each image wholly as well.
+        workers: processes that read side by side.
+        report: told how many shards are done.
+
+    Raises:
+        UserError: the set does not open, or its index is not the one that was written with it.
+    """
+    shards = ShardSet.open(folder)
+    if fingerprint(np.asarray(shards.index)) != shards.fingerprint:
+        raise UserError("the index was changed after it was written", where=folder / INDEX, fix=mend(folder))
+    names = [shard.name for shard in read_record(folder).shards]
+    ends = np.cumsum(shards.shard_sizes).tolist()
+    tasks = [
+        _Task(folder, name, end - size, end, decode)
+        for name, size, end in zip(names, shards.shard_sizes, ends, strict=True)
+    ]
+    reports = []
+    for found in spread(_verify_shard, tasks, workers=workers):
+        reports.append(found)
+        report(len(reports))
+    return reports
+
+
+def _verify_shard(task: _Task) -> ShardReport:
+    shards = ShardSet.open(task.folder)
+    bad = []
+    for sample in range(task.first, task.last):
+        try:
+            check(shards.read(sample), decode=task.decode)
+        except BadSample as error:
+            bad.append((shards.key(sample), error.reason))
+        except UnusableImage as error:
+            bad.append((shards.key(sample), str(error)))
+    return ShardReport(task.name, task.last - task.first, bad)

@@ -1,0 +1,140 @@
+"""`all4one data`: raw images to indexed shards, and looks at them."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from data_pipelines.index import DatasetRecord
+
+app = typer.Typer(help="Make, index and verify shards of images.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
+Workers = Annotated[int, typer.Option(min=0, help="Processes side by side; 0: one a core.")]
+
+
+@app.command()
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, or `digits`.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards, new or empty.", show_default=False)],
+    shard_bytes: Annotated[int, typer.Option(min=1_000, help="Bytes of a shard, at most.")] = 256_000_000,
+    shard_samples: Annotated[int, typer.Option(min=1, help="Samples of a shard, at most.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that spreads the images over the shards.")] = 0,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file of lines FILE CLASS, for images without class folders.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option(help="Decode each image; otherwise only header and end marker are looked at.")
+    ] = True,
+    workers: Workers = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace a set of ours that is there.")] = False,
+) -> None:
+    """Write images as WebDataset shards with their index. Interrupted, the same command goes on."""
+    from data_pipelines.build import BuildOptions
+    from data_pipelines.build import build as build_shards
+    from data_pipelines.sources import digits, open_source
+
+    parts = (
+        {out / name: part for name, part in digits().items()}
+        if source == "digits"
+        else {out: open_source(Path(source), labels)}
+    )
+    options = BuildOptions(shard_bytes, shard_samples, seed, decode)
+    for folder, part in parts.items():
+        with _progress(f"images to {folder}", len(part.items)) as report:
+            record = build_shards(
+                part, folder, options, workers=workers or _cores(), overwrite=overwrite, report=report
+            )
+        _summary(folder, record)
+
+
+@app.command()
+def index(
+    folder: Folder,
+    decode: Annotated[
+        bool, typer.Option(help="Decode each image; otherwise only header and end marker are looked at.")
+    ] = False,
+    workers: Workers = 0,
+) -> None:
+    """Index shards that somebody else made, or index ours again."""
+    from data_pipelines.foreign import index_folder
+
+    with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+        record = index_folder(folder, decode=decode, workers=workers or _cores(), report=report)
+    _summary(folder, record)
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    decode: Annotated[bool, typer.Option(help="Decode each image as well.")] = False,
+    workers: Workers = 0,
+) -> None:
+    """Read every sample and compare it with the index; exit code 1 where one differs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_pipelines.verify import verify as verify_shards
+
+    with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+        shards = verify_shards(folder, decode=decode, workers=workers or _cores(), report=report)
+    table = Table("shard", "samples", "bad")
+    for shard in shards:
+        table.add_row(shard.name, f"{shard.samples:,}", str(len(shard.bad)))
+    bad = [entry for shard in shards for entry in shard.bad]
+    console = Console()
+    console.print(table)
+    for key, reason in bad:
+        console.print(f"{key}: {reason}", markup=False, highlight=False)
+    console.print(f"{sum(shard.samples for shard in shards):,} samples, {len(bad)} bad", highlight=False)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _summary(folder: Path, record: "DatasetRecord") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_pipelines.index import read_quarantine
+
+    table = Table(show_header=False, title=str(folder), title_justify="left")
+    rows: Iterable[tuple[str, str]] = (
+        ("samples", f"{record.samples:,}"),
+        ("classes", f"{len(record.classes):,}"),
+        ("shards", f"{len(record.shards):,}"),
+        ("bytes", f"{sum(shard.size for shard in record.shards):,}"),
+        ("quarantined", f"{record.quarantined:,}"),
+    )
+    for row in rows:
+        table.add_row(*row)
+    for reason, count in Counter(entry["reason"] for entry in read_quarantine(folder)).most_common():
+        table.add_row(f"  {reason}", f"{count:,}")
+    Console().print(table)
