@@ -1,0 +1,388 @@
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.errors import UserError
+from trainer.checkpoint import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    BackgroundWriter,
+    CheckpointSettings,
+    CheckpointStore,
+    Snapshot,
+    clone_to_host,
+)
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+
+
+def snapshot(step, *, size=4):
+    model = {"backbone.weight": torch.full((size, 3), float(step)), "queue.head": torch.tensor(step)}
+    optimizer = {"momentum/backbone.weight": torch.full((size, 3), -float(step))}
+    return Snapshot(step, model, optimizer, {"step": step, "epoch": step / 7, "seed": 1})
+
+
+def is_whole(loaded):
+    wanted = snapshot(loaded.step, size=len(loaded.model["backbone.weight"]))
+    assert loaded.state == wanted.state
+    for name in ("model", "optimizer"):
+        same_tensors(getattr(loaded, name), getattr(wanted, name))
+
+
+def same_tensors(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
+        raw = [t.contiguous().reshape(-1).view(torch.uint8) for t in (found[name], tensor)]
+        assert torch.equal(*raw), name
+
+
+def store_at(folder, *, attempt=1, keep_last=3, keep_every=0):
+    return CheckpointStore(folder, attempt=attempt, keep_last=keep_last, keep_every=keep_every)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@st.composite
+def tensors(draw):
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(0, 3), max_size=4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    if dtype is torch.bool:
+        tensor = torch.rand(shape, generator=generator) < 0.5
+    else:  # any bits at all, NaN payloads and denormals among them
+        size = max(1, torch.tensor(shape).prod().item()) * dtype.itemsize
+        raw = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator).view(dtype)
+        tensor = raw[: torch.Size(shape).numel()].reshape(shape)
+    return tensor.transpose(0, -1) if shape and draw(st.booleans()) else tensor
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    step=st.integers(0, 10**9),
+    model=st.dictionaries(
+        st.text(min_size=1, max_size=20).filter("__metadata__".__ne__), tensors(), max_size=5
+    ),
+    optimizer=st.dictionaries(st.text("abc./", min_size=1), tensors(), max_size=3),
+    state=st.dictionaries(st.text(), JSON, max_size=4),
+)
+def test_everything_comes_back_bit_by_bit(tmp_path_factory, step, model, optimizer, state):
+    store = store_at(tmp_path_factory.mktemp("checkpoints"))
+    path = store.write(Snapshot(step, model, optimizer, state))
+    loaded = store.load_newest()
+    assert (loaded.path, loaded.passed_over, loaded.snapshot.step) == (path, [], step)
+    assert loaded.snapshot.state == state
+    same_tensors(loaded.snapshot.model, model)
+    same_tensors(loaded.snapshot.optimizer, optimizer)
+
+
+def test_tensors_that_share_memory_come_back(tmp_path):
+    base = torch.arange(12.0)
+    model = {"a": base, "b": base, "row": base[3:6], "matrix": base.view(3, 4).t(), "empty": base[:0]}
+    store = store_at(tmp_path)
+    store.write(Snapshot(1, model, {}, {}))
+    same_tensors(store.load_newest().snapshot.model, model)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text("ab", min_size=1), tensors(), max_size=4))
+def test_host_copies_are_equal_contiguous_and_share_nothing(source):
+    source = {**source, "twin": torch.ones(2, requires_grad=True)}
+    source["other twin"] = source["twin"]
+    copies = clone_to_host(source)
+    same_tensors(copies, {name: tensor.detach() for name, tensor in source.items()})
+    assert all(copy.is_contiguous() and not copy.requires_grad for copy in copies.values())
+    own = [copy.untyped_storage().data_ptr() for copy in copies.values() if copy.numel()]
+    assert len(own) == len(set(own))
+    assert not set(own) & {tensor.untyped_storage().data_ptr() for tensor in source.values()}
+    copies["twin"].zero_()
+    assert bool((source["twin"] == 1).all())
+    assert bool((copies["other twin"] == 1).all())
+
+
+def test_layout_on_disk(tmp_path):
+    store_at(tmp_path).write(snapshot(1200))
+    assert names(tmp_path) == ["latest", "step_00001200"]
+    assert (tmp_path / "latest").read_text() == "step_00001200\n"
+    assert names(tmp_path / "step_00001200") == sorted([MODEL, OPTIMIZER, STATE, MANIFEST])
+    assert json.loads((tmp_path / "step_00001200" / STATE).read_text())["step"] == 1200
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    increments=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    keep_last=st.integers(1, 3),
+    keep_every=st.sampled_from([0, 2, 3]),
+)
+def test_keep_rules(tmp_path_factory, increments, keep_last, keep_every):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    store = store_at(folder, keep_last=keep_last, keep_every=keep_every)
+    steps = [sum(increments[: i + 1]) for i in range(len(increments))]
+    for step in steps:
+        store.write(snapshot(step, size=1))
+    milestones = [step for step in steps if keep_every and step % keep_every == 0]
+    kept = sorted({*steps[-keep_last:], *milestones})
+    assert names(folder) == ["latest", *(f"step_{step:08d}" for step in kept)]
+    assert store.load_newest().snapshot.step == steps[-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.integers(0, 4), min_size=1, max_size=10), keep_last=st.integers(1, 3))
+def test_going_back_and_writing_again_makes_the_last_write_the_newest(tmp_path_factory, steps, keep_last):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for attempt, step in enumerate(steps):
+        written = Snapshot(step, {"x": torch.tensor(attempt)}, {}, {})
+        path = store_at(folder, attempt=attempt, keep_last=keep_last).write(written)
+        assert (folder / "latest").read_text().strip() == path.name
+        loaded = store_at(folder, attempt=attempt).load_newest()
+        assert (loaded.path, loaded.snapshot.model["x"].item()) == (path, attempt)
+        on_disk = [name.split(".")[0] for name in names(folder) if name != "latest"]
+        assert len(on_disk) == len(set(on_disk)) <= keep_last
+
+
+@pytest.mark.parametrize("file", [MODEL, OPTIMIZER, STATE, MANIFEST])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_broken_checkpoint_is_passed_over_and_the_reason_is_said(tmp_path, file, damage):
+    store = store_at(tmp_path, keep_last=2)
+    store.write(snapshot(1))
+    newest = store.write(snapshot(2))
+    content = bytearray((newest / file).read_bytes())
+    if damage == "remove":
+        (newest / file).unlink()
+    elif damage == "cut":
+        (newest / file).write_bytes(content[:-10])
+    else:
+        content[content.index(b"2") if file == MANIFEST else len(content) // 2] ^= 1
+        (newest / file).write_bytes(content)
+    loaded = store.load_newest()
+    assert loaded.snapshot.step == 1
+    [(path, reason)] = loaded.passed_over
+    assert path == newest
+    assert file in reason
+    with pytest.raises(UserError) as caught:
+        store.load(newest)
+    assert str(newest) in str(caught.value)
+    store.write(snapshot(3))
+    store.write(snapshot(4))
+    assert names(tmp_path) == ["latest", "step_00000003", "step_00000004"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    file=st.sampled_from([MODEL, OPTIMIZER, STATE, MANIFEST]), where=st.floats(0, 1), bit=st.integers(0, 7)
+)
+def test_no_flipped_bit_changes_what_is_loaded(tmp_path_factory, file, where, bit):
+    store = store_at(tmp_path_factory.mktemp("checkpoints"))
+    store.write(snapshot(1))
+    newest = store.write(snapshot(2))
+    content = bytearray((newest / file).read_bytes())
+    content[int(where * (len(content) - 1))] ^= 1 << bit
+    (newest / file).write_bytes(content)
+    loaded = store.load_newest()
+    is_whole(loaded.snapshot)
+    white_space_only = file == MANIFEST and loaded.passed_over == []
+    assert loaded.snapshot.step == (2 if white_space_only else 1)
+
+
+def test_a_broken_one_does_not_take_the_place_of_a_good_one(tmp_path):
+    store = store_at(tmp_path, keep_last=2)
+    store.write(snapshot(1))
+    newest = store.write(snapshot(2))
+    (newest / MODEL).write_bytes(b"x" * (newest / MODEL).stat().st_size)
+    assert store.load_newest().snapshot.step == 1
+    store.write(snapshot(2))
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002.1"]
+
+
+def test_when_none_is_whole_the_run_does_not_start_anew_in_silence(tmp_path):
+    store = store_at(tmp_path)
+    assert store.load_newest() is None
+    path = store.write(snapshot(1))
+    (path / STATE).unlink()
+    with pytest.raises(UserError, match=r"no checkpoint is whole: .*state.json: cannot be read"):
+        store.load_newest()
+
+
+def test_a_manifest_of_a_later_format_is_refused(tmp_path):
+    path = store_at(tmp_path).write(snapshot(1))
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(UserError, match="is of format 99"):
+        store_at(tmp_path).load(path)
+
+
+def test_left_overs_go_with_the_next_attempt_and_those_of_a_later_one_stay(tmp_path):
+    (tmp_path / ".tmp-1-4711-step_00000007").mkdir()
+    (tmp_path / ".tmp-1-4711-step_00000007" / MODEL).write_bytes(b"half")
+    (tmp_path / ".tmp-1-4711-latest").write_text("half")
+    (tmp_path / ".tmp-9-4711-step_00000007").mkdir()
+    CheckpointStore(tmp_path)
+    assert len(names(tmp_path)) == 3
+    store_at(tmp_path, attempt=2)
+    assert names(tmp_path) == [".tmp-9-4711-step_00000007"]
+
+
+def test_a_store_to_read_makes_nothing(tmp_path):
+    store = CheckpointStore(tmp_path / "absent")
+    assert store.load_newest() is None
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="read only"):
+        store.write(snapshot(1))
+
+
+def test_loaded_tensors_outlive_their_file(tmp_path):
+    store = store_at(tmp_path)
+    loaded = store.load(store.write(snapshot(1, size=100_000)))
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    is_whole(loaded)
+
+
+def write_until_killed(folder, first, started):
+    store = store_at(folder, attempt=first, keep_last=2, keep_every=5)
+    for step in range(first, first + 10_000):
+        store.write(snapshot(step, size=2000))
+        store.write(snapshot(step, size=3000))
+        started.set()
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    moments = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.checkpoint"])
+    step = 0
+    for _ in range(12):
+        started = context.Event()
+        writer = context.Process(target=write_until_killed, args=(tmp_path, step, started))
+        writer.start()
+        assert started.wait(60)
+        time.sleep(moments.uniform(0, 0.08))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        latest = CheckpointStore(tmp_path).load(tmp_path / (tmp_path / "latest").read_text().strip())
+        is_whole(latest)
+        loaded = CheckpointStore(tmp_path).load_newest()
+        is_whole(loaded.snapshot)
+        assert loaded.passed_over == []
+        assert loaded.snapshot.step >= latest.step >= step
+        step = loaded.snapshot.step
+    store_at(tmp_path, attempt=10**6)
+    assert not [name for name in names(tmp_path) if name.startswith(".tmp")]
+
+
+@contextmanager
+def small_disk(folder, size):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
+    with small_disk(tmp_path, "4m"):
+        store = store_at(tmp_path)
+        writer = BackgroundWriter(store)
+        writer.submit(snapshot(1))
+        writer.submit(snapshot(2, size=1_000_000))
+        writer.wait()
+        [warning] = writer.warnings()
+        assert "checkpoint of step 2 could not be written" in warning
+        assert "No space left" in warning
+        assert str(tmp_path) in warning
+        assert "fix: free space" in warning
+        assert writer.warnings() == []
+        assert names(tmp_path) == ["latest", "step_00000001"]
+        is_whole(store.load_newest().snapshot)
+        writer.submit(snapshot(3))
+        writer.close()
+        assert writer.warnings() == []
+        assert store.load_newest().snapshot.step == 3
+
+
+def write_beyond_the_size_limit(folder, answer):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    writer = BackgroundWriter(store_at(folder))
+    for step, size in ((1, 10), (2, 10_000), (3, 10)):
+        writer.submit(snapshot(step, size=size))
+    writer.close()
+    answer.put(writer.warnings())
+
+
+def test_a_quota_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    answer = context.Queue()
+    process = context.Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
+    process.start()
+    [warning] = answer.get(timeout=60)
+    process.join()
+    assert "checkpoint of step 2 could not be written" in warning
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000003"]
+    is_whole(store_at(tmp_path).load_newest().snapshot)
+
+
+def test_a_folder_that_vanishes_is_a_warning(tmp_path):
+    writer = BackgroundWriter(store_at(tmp_path / "checkpoints"))
+    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").write_text("in the way")
+    writer.submit(snapshot(1))
+    writer.close()
+    assert len(writer.warnings()) == 1
+    with pytest.raises(UserError, match="cannot be opened"):
+        store_at(tmp_path / "checkpoints")
+
+
+def test_submit_returns_while_the_write_goes_on_and_waits_for_the_one_before(tmp_path):
+    let_go, written = threading.Event(), []
+
+    class SlowStore(CheckpointStore):
+        def write(self, snapshot):
+            assert let_go.wait(60)
+            written.append(snapshot.step)
+            return super().write(snapshot)
+
+    writer = BackgroundWriter(SlowStore(tmp_path, attempt=1, keep_last=5, keep_every=0))
+    writer.submit(snapshot(1))
+    assert written == []
+    let_go.set()
+    writer.submit(snapshot(2))
+    assert written[0] == 1
+    writer.close()
+    assert written == [1, 2]
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
+
+
+def test_interval():
+    assert CheckpointSettings(every_steps=7).interval(100) == 7
+    assert CheckpointSettings(every_epochs=0.5).interval(101) == 50
+    assert CheckpointSettings(every_epochs=0.001).interval(100) == 1
+    assert CheckpointSettings(every_epochs=0).interval(100) == 0

@@ -1,0 +1,388 @@
+"""The on-disk format of a checkpoint: named full tensors, checksums, no pickle, whole or not there.
+
+checkpoints/latest                   the name of the folder that was written last
+checkpoints/step_00001200/           model.safetensors, optimizer.safetensors, state.json, manifest.json
+checkpoints/step_00001200.1/         the same step written again: a folder cannot be replaced atomically,
+                                     so a rewrite gets the next revision and the old one goes once it is named
+checkpoints/.tmp-ATTEMPT-PID-NAME/   being written or being removed; left over if the process was killed
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from data_pipelines.settings import Settings
+
+FORMAT = 1
+MODEL, OPTIMIZER, STATE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+LATEST = "latest"
+_FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
+_TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
+_HASH_CHUNK = 8 * 2**20  # bytes: large, since each chunk takes the interpreter's lock once
+
+
+class CheckpointSettings(Settings):
+    """When checkpoints are written and which are kept."""
+
+    every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints; 0: `every_epochs` decides."""
+    every_epochs: float = Field(1.0, ge=0)
+    """Epochs between checkpoints where `every_steps` is 0; 0: only when the run ends or is interrupted."""
+    keep_last: int = Field(3, ge=1)
+    """Newest checkpoints that are kept."""
+    keep_every: int = Field(0, ge=0)
+    """Checkpoints at multiples of this many steps are kept for good; 0: none is."""
+
+    def interval(self, steps_per_epoch: int) -> int:
+        """Steps between checkpoints; 0: none on the way."""
+        if self.every_steps or not self.every_epochs:
+            return self.every_steps
+        return max(1, round(self.every_epochs * steps_per_epoch))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on: tensors by full name, and what else there is as JSON."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was read, and the ones tried before it that are broken, each with the reason."""
+
+    snapshot: Snapshot
+    path: Path
+    passed_over: list[tuple[Path, str]]
+
+
+class _File(Settings):
+    size: int
+    sha256: str
+
+
+class _Manifest(Settings):
+    format: int
+    step: int
+    sequence: int  # rises with every write, whatever the step
+    files: dict[str, _File]
+    check: str = ""
+
+    def own_check(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"check"}).encode()).hexdigest()
+
+
+def clone_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One contiguous copy of each tensor in host memory, of the same type and bits, sharing nothing.
+
+    Copies from CUDA go to pinned memory, all in flight together.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        source = tensor.detach()
+        copies[name] = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
+        copies[name].copy_(source, non_blocking=True)
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.synchronize()
+    return copies
+
+
+class CheckpointStore:
+    """The checkpoints of one run. One process writes; any may load."""
+
+    def __init__(
+        self, folder: Path, *, attempt: int | None = None, keep_last: int = 3, keep_every: int = 0
+    ) -> None:
+        """Open the folder; for writing, make it and remove what killed attempts up to `attempt` left half written.
+
+        Args:
+            folder: where the checkpoints are.
+            attempt: number of this attempt at the run, rising with each; None: to read only.
+            keep_last: newest checkpoints that are kept, at least 1.
+            keep_every: checkpoints at multiples of this many steps are kept too; 0: none is.
+
+        Raises:
+            UserError: the folder cannot be made or read.
+        """
+        self.folder, self.attempt = folder, attempt
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self._broken: set[Path] = set()
+        if attempt is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                left = _TEMPORARY.fullmatch(path.name)
+                if left and int(left[1]) <= attempt:
+                    _remove(path)
+        except OSError as error:
+            raise _failed("the checkpoint folder cannot be opened", folder, error) from error
+
+    def write(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint, name it in `latest`, and remove those that the keep rules no longer hold.
+
+        The bytes are on the disk before the folder gets its name, and the folder has its name before `latest`
+        says so: a process killed at any moment leaves every named checkpoint whole.
+
+        Raises:
+            UserError: the disk is full, over quota, not writable; the checkpoints before stay as they are.
+        """
+        if self.attempt is None:
+            raise ValueError("this store was opened to read only")
+        name = self._free_name(snapshot.step)
+        temporary, path = self._temporary(name), self.folder / name
+        try:
+            earlier = self._by_age()
+            _remove(temporary)
+            temporary.mkdir()
+            save_file(_separate(snapshot.model), temporary / MODEL)
+            save_file(_separate(snapshot.optimizer), temporary / OPTIMIZER)
+            (temporary / STATE).write_text(json.dumps(snapshot.state, indent=1))
+            manifest = _Manifest(
+                format=FORMAT,
+                step=snapshot.step,
+                sequence=1 + max((sequence for sequence, _ in earlier), default=0),
+                files={file: _digest(temporary / file) for file in (MODEL, OPTIMIZER, STATE)},
+            )
+            sealed = manifest.model_copy(update={"check": manifest.own_check()})
+            (temporary / MANIFEST).write_text(sealed.model_dump_json(indent=1))
+            for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
+                _fsync(temporary / file)
+            _fsync(temporary)
+            temporary.rename(path)
+            _fsync(self.folder)
+            self._name_latest(path)
+        except (OSError, SafetensorError) as error:
+            raise _failed(
+                f"the checkpoint of step {snapshot.step} could not be written", path, error
+            ) from error
+        finally:
+            _remove(temporary)
+        self._prune(path, [older for _, older in earlier])
+        return path
+
+    def load_newest(self) -> Loaded | None:
+        """The checkpoint written last whose files all match its manifest; None where there is no checkpoint.
+
+        Raises:
+            UserError: there are checkpoints and none of them is whole.
+        """
+        passed_over: list[tuple[Path, str]] = []
+        aged = {path: sequence for sequence, path in self._by_age()}
+        unaged = [path for path in sorted(self._folders(), key=_key, reverse=True) if path not in aged]
+        for path in [*unaged, *sorted(aged, key=lambda path: aged[path], reverse=True)]:
+            try:
+                return Loaded(self.load(path), path, passed_over)
+            except UserError as error:
+                passed_over.append((path, f"{error.where}: {error.what}"))
+                self._broken.add(path)
+        if passed_over:
+            raise UserError(
+                "no checkpoint is whole: " + "; ".join(reason for _, reason in passed_over),
+                where=self.folder,
+                fix="restore one from a backup, or remove the folder to start from the beginning",
+            )
+        return None
+
+    def load(self, path: Path) -> Snapshot:
+        """Read one checkpoint after checking every byte of it. Its tensors are in host memory.
+
+        Raises:
+            UserError: a file is missing, cut short or changed; it is named.
+        """
+        manifest = _read_manifest(path)
+        for name in (MODEL, OPTIMIZER, STATE):
+            wanted = manifest.files.get(name)
+            try:
+                found = _digest(path / name)
+            except OSError as error:
+                raise _broken(path / name, f"cannot be read ({error.strerror or error})") from error
+            if wanted is not None and found.size != wanted.size:
+                raise _broken(path / name, f"has {found.size} bytes instead of {wanted.size}")
+            if found != wanted:
+                raise _broken(path / name, "differs from its checksum in the manifest")
+        # Loaded tensors can be views of the mapped file, which pruning may remove: copies are safe from that.
+        model, optimizer = (
+            {key: value.clone() for key, value in load_file(path / name).items()}
+            for name in (MODEL, OPTIMIZER)
+        )
+        return Snapshot(manifest.step, model, optimizer, json.loads((path / STATE).read_text()))
+
+    def _folders(self) -> list[Path]:
+        paths = self.folder.iterdir() if self.folder.is_dir() else []
+        return [path for path in paths if _FOLDER.fullmatch(path.name) and path.is_dir()]
+
+    def _free_name(self, step: int) -> str:
+        revisions = [_key(path)[1] for path in self._folders() if _key(path)[0] == step]
+        return f"step_{step:08d}" + (f".{max(revisions) + 1}" if revisions else "")
+
+    def _by_age(self) -> list[tuple[int, Path]]:
+        """(sequence, path) of every checkpoint that is not known to be broken, oldest first."""
+        aged = []
+        for path in set(self._folders()) - self._broken:
+            with suppress(UserError, OSError):
+                manifest = _read_manifest(path)
+                if all((path / name).stat().st_size == f.size for name, f in manifest.files.items()):
+                    aged.append((manifest.sequence, path))
+        return sorted(aged)
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f".tmp-{self.attempt}-{os.getpid()}-{name}"
+
+    def _name_latest(self, path: Path) -> None:
+        temporary = self._temporary(LATEST)
+        temporary.write_text(path.name + "\n")
+        _fsync(temporary)
+        temporary.replace(self.folder / LATEST)
+        _fsync(self.folder)
+
+    def _prune(self, newest: Path, earlier: list[Path]) -> None:
+        """Remove what the keep rules do not hold. `newest` has just been written; `earlier` is oldest first."""
+        older = [path for path in earlier if _key(path)[0] != _key(newest)[0]]
+        kept = {newest, *older[len(older) - min(len(older), self.keep_last - 1) :]}
+        if self.keep_every:
+            kept |= {path for path in older if _key(path)[0] % self.keep_every == 0}
+        for path in self._folders():
+            if path not in kept:
+                grave = self._temporary(path.name)
+                try:
+                    path.rename(grave)
+                except OSError as error:
+                    raise _failed("an old checkpoint could not be removed", path, error) from error
+                _remove(grave)
+
+
+class BackgroundWriter:
+    """Writes snapshots in one thread while training goes on. A failed write is a warning, never an exception."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._in_flight: Future[None] | None = None
+        self._warnings: list[str] = []
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Begin to write a snapshot, whose tensors must not change any more; waits for a write in flight first."""
+        self.wait()
+        self._in_flight = self._thread.submit(self._write, snapshot)
+
+    def wait(self) -> None:
+        """Return once nothing is being written."""
+        if self._in_flight is not None:
+            in_flight, self._in_flight = self._in_flight, None
+            in_flight.result()
+
+    def warnings(self) -> list[str]:
+        """What went wrong since this was last asked, as messages for the user."""
+        taken, self._warnings = self._warnings, []
+        return taken
+
+    def close(self) -> None:
+        """Finish the write in flight and end the thread."""
+        self.wait()
+        self._thread.shutdown()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._store.write(snapshot)
+        except UserError as error:
+            self._warnings.append(str(error))
+
+
+def _key(path: Path) -> tuple[int, int]:
+    """(step, revision) that a checkpoint's folder name states."""
+    match = _FOLDER.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors wants them: contiguous, on the host, none sharing memory with another."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        usable = tensor.device.type == "cpu" and tensor.is_contiguous() and storage not in seen
+        separate[name] = tensor.detach() if usable else clone_to_host({name: tensor})[name]
+        seen.add(storage)
+    return separate
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    file = path / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] > FORMAT:
+            raise _broken(file, f"is of format {content['format']}, this version reads up to {FORMAT}")
+        manifest = _Manifest.model_validate(content)
+    except OSError as error:
+        raise _broken(file, f"cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(file, "is not a manifest") from error
+    if manifest.check != manifest.own_check():
+        raise _broken(file, "differs from its own checksum")
+    return manifest
+
+
+def _digest(file: Path) -> _File:
+    digest, buffer = hashlib.sha256(), bytearray(_HASH_CHUNK)
+    size = 0
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            size += count
+    return _File(size=size, sha256=digest.hexdigest())
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if it can be; what stays has a temporary name and goes with the next attempt."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _broken(file: Path, what: str) -> UserError:
+    return UserError(what, where=file, fix="choose another checkpoint, or restore this file from a backup")
+
+
+def _failed(what: str, path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(
+        f"{what}: {reason}",
+        where=path,
+        fix="free space or quota there and make it writable; checkpoints written before are unharmed, "
+        "and the next one is tried again",
+    )
