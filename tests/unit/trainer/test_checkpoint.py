@@ -27,6 +27,8 @@ from trainer.checkpoint import (
     clone_to_host,
 )
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "trainer.checkpoint"])
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
 
@@ -273,12 +275,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
     seed = random.randrange(2**32)
     print("seed", seed)
     moments = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.checkpoint"])
     step = 0
     for _ in range(12):
-        started = context.Event()
-        writer = context.Process(target=write_until_killed, args=(tmp_path, step, started))
+        started = CONTEXT.Event()
+        writer = CONTEXT.Process(target=write_until_killed, args=(tmp_path, step, started))
         writer.start()
         assert started.wait(60)
         time.sleep(moments.uniform(0, 0.08))
@@ -339,9 +339,8 @@ def write_beyond_the_size_limit(folder, answer):
 
 
 def test_a_quota_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    answer = context.Queue()
-    process = context.Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
+    answer = CONTEXT.Queue()
+    process = CONTEXT.Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
     process.start()
     [warning] = answer.get(timeout=60)
     process.join()
