@@ -1,0 +1,200 @@
+"""Both executors make the same views of the same numbers."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.dali import DaliExecutor, ViewGraph
+from data_pipelines.executor import Executor, RefusedImages
+from data_pipelines.images import decode_rgb, read_header
+from data_pipelines.opencv import OpenCVExecutor
+from data_pipelines.settings import ViewSettings
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = 32
+VIEWS = (ViewSettings(size=SIZE, blur=1.0), ViewSettings(size=SIZE, blur=0.1, solarise=0.2))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def options(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    return {"threads": 2, "mean": MEAN, "std": STD, "device": torch.device("cpu"), "dtype": dtype}
+
+
+@pytest.fixture(scope="module")
+def executors(pool: ThreadPoolExecutor) -> dict[str, Executor]:
+    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    return {
+        "opencv": OpenCVExecutor(pool, **options()),
+        "dali": DaliExecutor([full, full], pool, batch=32, **options()),
+    }
+
+
+@pytest.fixture(scope="module")
+def jpegs(picture: Callable[..., np.ndarray], encode: Callable[..., bytes]) -> list[bytes]:
+    return [encode(picture(i, 40 + 5 * i, 100 - 4 * i), "JPEG", quality=95) for i in range(8)]
+
+
+def sizes(images: list[bytes]) -> np.ndarray:
+    return np.array([[h.height, h.width] for h in map(read_header, images)])
+
+
+def unit(images: list[bytes], **changes: Any) -> list[ViewNumbers]:
+    """The top left corner of each image at its own scale, with some changes."""
+    count = len(images)
+    numbers = centre_numbers(sizes(images), resize=SIZE, crop=SIZE)
+    numbers = numbers._replace(box=np.tile([0, 0, SIZE, SIZE], (count, 1)))
+    changes = {name: np.full(count, value) if np.isscalar(value) else value for name, value in changes.items()}
+    return [numbers._replace(**changes)] * 2
+
+
+def chain(images: list[bytes], epoch: int = 0) -> list[ViewNumbers]:
+    ids = np.arange(len(images))
+    return [
+        view_numbers(view, sizes(images), seed=3, epoch=epoch, samples=ids, view=number)
+        for number, view in enumerate(VIEWS)
+    ]
+
+
+def levels(view: torch.Tensor) -> torch.Tensor:
+    """Normalised views as levels in [0, 255]."""
+    mean, std = (torch.tensor(x)[None, :, None, None] for x in (MEAN, STD))
+    return (view * std + mean) * 255
+
+
+def difference(executors: dict[str, Executor], images: list[bytes], numbers: list[ViewNumbers]) -> torch.Tensor:
+    """Mean absolute difference of each image's first view, in levels."""
+    one, other = (levels(executor.run(images, numbers)[0]) for executor in executors.values())
+    return (one - other).abs().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"brightness": np.float32(1.4)},
+        {"contrast": np.float32(0.6)},
+        {"saturation": np.float32(1.2)},
+        {"saturation": np.float32(0)},
+        {"hue": np.float32(0.1)},
+        {"hue": np.float32(-0.1), "contrast": np.float32(1.3), "brightness": np.float32(0.7)},
+        {"flip": True},
+        {"solarise": True},
+        {"blur_sigma": np.float32(0.1)},
+        {"blur_sigma": np.float32(0.9)},
+        {"blur_sigma": np.float32(2)},
+    ],
+    ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "none",
+)
+def test_each_operation_agrees(
+    executors: dict[str, Executor], jpegs: list[bytes], changes: dict[str, Any]
+) -> None:
+    assert difference(executors, jpegs, unit(jpegs, **changes)).max() <= 1
+
+
+@pytest.mark.parametrize("side", [14, 24, 40, 47, 64, 90])
+def test_resize_agrees(
+    executors: dict[str, Executor],
+    picture: Callable[..., np.ndarray],
+    encode: Callable[..., bytes],
+    side: int,
+) -> None:
+    images = [encode(picture(i, 100, 100), "JPEG", quality=95) for i in range(4)]
+    box = np.tile([3, 5, side, side], (4, 1))
+    assert difference(executors, images, unit(images, box=box)).max() <= 3
+
+
+def test_the_whole_chain_agrees(executors: dict[str, Executor], jpegs: list[bytes]) -> None:
+    for epoch in range(3):
+        assert difference(executors, jpegs, chain(jpegs, epoch)).mean() <= 2
+
+
+def test_odd_images_have_the_same_pixels(executors: dict[str, Executor], odd_images: dict[str, bytes]) -> None:
+    images = list(odd_images.values())
+    for name, executor in executors.items():
+        views = levels(executor.run(images, unit(images))[0])
+        for kind, data, view in zip(odd_images, images, views, strict=True):
+            expected = decode_rgb(data)[:SIZE, :SIZE].transpose(2, 0, 1)
+            np.testing.assert_allclose(view.numpy(), expected, atol=1e-3, err_msg=f"{name} {kind}")
+
+
+@pytest.mark.parametrize("name", ["opencv", "dali"])
+def test_an_image_looks_the_same_in_any_batch(
+    executors: dict[str, Executor], jpegs: list[bytes], name: str
+) -> None:
+    numbers = chain(jpegs)
+    together = executors[name].run(jpegs, numbers)
+    for rows in ([3], [5, 3], [7, 0, 3, 1, 2]):
+        some = [n._replace(**{k: v[rows] for k, v in n._asdict().items() if k != "size"}) for n in numbers]
+        for view, part in zip(together, executors[name].run([jpegs[r] for r in rows], some), strict=True):
+            assert torch.equal(view[rows], part)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_matter(executors: dict[str, Executor], jpegs: list[bytes], threads: int) -> None:
+    numbers = chain(jpegs)
+    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    with ThreadPoolExecutor(threads) as pool:
+        others = {
+            "opencv": OpenCVExecutor(pool, **options() | {"threads": threads}),
+            "dali": DaliExecutor([full, full], pool, batch=8, **options() | {"threads": threads}),
+        }
+        for name, other in others.items():
+            for one, two in zip(executors[name].run(jpegs, numbers), other.run(jpegs, numbers), strict=True):
+                assert torch.equal(one, two), name
+
+
+def test_a_graph_without_colour_is_the_full_graph_with_neutral_numbers(
+    executors: dict[str, Executor], pool: ThreadPoolExecutor, jpegs: list[bytes]
+) -> None:
+    bare = DaliExecutor([ViewGraph(SIZE, colour=False, blur=False, solarise=False)], pool, batch=8, **options())
+    numbers = unit(jpegs)
+    assert torch.equal(bare.run(jpegs, numbers[:1])[0], executors["dali"].run(jpegs, numbers)[0])
+
+
+@pytest.mark.parametrize("name", ["opencv", "dali"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_layout_and_dtype(pool: ThreadPoolExecutor, jpegs: list[bytes], name: str, dtype: torch.dtype) -> None:
+    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    executor: Executor = (
+        OpenCVExecutor(pool, **options(dtype))
+        if name == "opencv"
+        else DaliExecutor([full, full], pool, batch=8, **options(dtype))
+    )
+    for view in executor.run(jpegs, chain(jpegs)):
+        assert view.shape == (8, 3, SIZE, SIZE)
+        assert view.dtype == dtype
+        assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["opencv", "dali"])
+def test_refused_rows_are_named_and_the_executor_goes_on(
+    executors: dict[str, Executor], jpegs: list[bytes], odd_images: dict[str, bytes], name: str
+) -> None:
+    hurt = bytearray(odd_images["png"])
+    hurt[len(hurt) // 2 : len(hurt) // 2 + 50] = bytes(50)
+    images = [jpegs[0], b"no image", jpegs[1], bytes(hurt)]
+    with pytest.raises(RefusedImages) as refused:
+        executors[name].run(images, unit(images[:1] * 4))
+    assert set(refused.value.rows) == {1, 3}
+    assert executors[name].run(jpegs, chain(jpegs))[0].isfinite().all()
+
+
+def test_what_only_dali_refuses_is_fed_decoded(executors: dict[str, Executor], jpegs: list[bytes]) -> None:
+    end_of_app0 = 4 + int.from_bytes(jpegs[2][4:6], "big") - 2 + 2
+    # Stray bytes between two segments: libjpeg passes over them, DALI's parser does not.
+    stray = jpegs[2][:end_of_app0] + bytes(3) + jpegs[2][end_of_app0:]
+    for _ in range(2):
+        views = levels(executors["dali"].run([jpegs[0], stray, jpegs[1]], unit(jpegs[:3]))[0])
+        for view, data in zip(views, [jpegs[0], stray, jpegs[1]], strict=True):
+            expected = decode_rgb(data)[:SIZE, :SIZE].transpose(2, 0, 1)
+            np.testing.assert_allclose(view.numpy(), expected, atol=1e-3)

@@ -1,0 +1,101 @@
+import io
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.images import MAX_PIXELS, Format, UnusableImage, check, decode_rgb, read_header
+
+
+def test_odd_images_are_good_and_follow_pillow(odd_images: dict[str, bytes]) -> None:
+    for name, data in odd_images.items():
+        header = check(data, decode=True)
+        assert (header.width, header.height) == (60, 48), name
+        if "16-bit" not in name:
+            expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            np.testing.assert_array_equal(decode_rgb(data), expected, err_msg=name)
+
+
+def test_of_16_bits_the_high_byte_is_kept(odd_images: dict[str, bytes]) -> None:
+    np.testing.assert_array_equal(decode_rgb(odd_images["16-bit png"]), decode_rgb(odd_images["png"]))
+    grey = decode_rgb(odd_images["16-bit grey png"])
+    np.testing.assert_array_equal(grey, np.repeat(decode_rgb(odd_images["png"])[:, :, 2:], 3, axis=2))
+
+
+def test_orientation_is_ignored(odd_images: dict[str, bytes]) -> None:
+    assert decode_rgb(odd_images["turned jpeg"]).shape == (48, 60, 3)
+
+
+def test_formats_are_told_by_content(odd_images: dict[str, bytes]) -> None:
+    assert read_header(odd_images["palette png"]).format is Format.PNG
+    assert read_header(odd_images["alpha webp"]).format is Format.WEBP
+    assert read_header(odd_images["cmyk jpeg"]).format is Format.JPEG
+    assert not read_header(odd_images["cmyk jpeg"]).plain_jpeg
+    assert read_header(odd_images["grey jpeg"]).plain_jpeg
+
+
+@pytest.mark.parametrize("name", ["progressive jpeg", "png", "webp", "lossless webp", "alpha webp"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_images_are_found_without_decoding(
+    odd_images: dict[str, bytes], name: str, share: float
+) -> None:
+    data = odd_images[name]
+    with pytest.raises(UnusableImage, match="truncated|broken header"):
+        check(data[: int(share * len(data))], decode=False)
+
+
+def test_a_thumbnails_end_marker_does_not_hide_truncation(odd_images: dict[str, bytes]) -> None:
+    thumbnail = odd_images["progressive jpeg"]
+    whole = odd_images["grey jpeg"]
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = whole[:2] + segment + whole[2:]
+    check(data, decode=True)
+    with pytest.raises(UnusableImage, match="truncated"):
+        check(data[:-40], decode=False)
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(UnusableImage, match=f"more than {MAX_PIXELS} pixels"):
+        check(png_header(20_000, 20_000), decode=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, world", "not a JPEG, PNG or WebP image"),
+        (b"GIF89a" + bytes(100), "not a JPEG, PNG or WebP image"),
+        (b"\xff\xd8\xff" + bytes(100), "broken header"),
+        (b"RIFF\0\0\0\0WEBPVP8X", "broken header"),
+        (b"RIFF\0\0\0\0WEBPNONE", "broken header"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0", "broken header"),
+    ],
+)
+def test_what_is_no_image_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(UnusableImage, match=reason):
+        check(data, decode=False)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "reason"), [(1, 1, "below 8"), (7, 60, "below 8"), (10, 201, "aspect ratio")]
+)
+def test_shapes_without_a_picture_are_refused(
+    encode: Callable[..., bytes], height: int, width: int, reason: str
+) -> None:
+    with pytest.raises(UnusableImage, match=reason):
+        check(encode(np.zeros((height, width, 3), np.uint8), "PNG"), decode=False)
+
+
+def test_only_decoding_finds_damage_inside(odd_images: dict[str, bytes]) -> None:
+    data = bytearray(odd_images["png"])
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    check(bytes(data), decode=False)
+    with pytest.raises(UnusableImage, match="cannot be decoded"):
+        check(bytes(data), decode=True)

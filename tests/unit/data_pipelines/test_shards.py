@@ -1,0 +1,136 @@
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.index import ROW, write_index
+from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.sources import Source
+
+
+@pytest.fixture
+def folder(whole_set: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole_set, tmp_path / "set")
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as error:
+        ShardSet.open(folder)
+    return str(error.value)
+
+
+def test_an_opened_set_gives_what_was_written(shards: ShardSet, source: Source) -> None:
+    assert (len(shards), shards.num_classes, shards.classes) == (90, 3, ("ant", "bee", "cat"))
+    assert shards.shard_sizes == [25, 25, 25, 15]
+    by_key = {item.key: item for item in source.items}
+    for sample in range(90):
+        name, _, key = shards.key(sample).partition("/")
+        item = by_key.pop(key)
+        assert shards.read(sample) == item.content
+        assert shards.index["label"][sample] == item.label
+        assert name == f"shard-{shards.index['shard'][sample]:06d}.tar"
+    assert not by_key
+    assert np.ptp(shards.index["label"][:25]) > 0, "classes must be spread over the shards"
+
+
+def test_reads_from_many_threads(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipelines.shards._MAX_OPEN", 1)
+    expected = [shards.read(sample) for sample in range(90)]
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for sample in np.random.default_rng(seed).integers(0, 90, 300):
+            if shards.read(int(sample)) != expected[sample]:
+                wrong.append(int(sample))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_flipped_byte_is_a_bad_sample(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    path = folder / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[int(shards.index["offset"][30]) + 100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadSample, match="CRC differs"):
+        ShardSet.open(folder).read(30)
+
+
+def test_a_shard_that_shrinks_while_open_gives_bad_samples(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    path = folder / "shard-000003.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(BadSample, match="cut short"):
+        shards.read(89)
+    assert shards.key(89).startswith("shard-000003.tar")
+
+
+def test_a_shard_that_vanishes_while_open_gives_bad_samples(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    (folder / "shard-000003.tar").unlink()
+    with pytest.raises(BadSample, match="cannot be read"):
+        shards.read(89)
+    assert shards.key(89).startswith("shard-000003.tar@")
+
+
+def test_missing_folder_and_empty_folder(tmp_path: Path) -> None:
+    assert "no such folder" in refused(tmp_path / "none")
+    assert "holds no shards" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.npy"])
+def test_a_missing_index_names_the_command_that_mends_it(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert f"all4one data index {folder}" in refused(folder)
+
+
+def test_a_changed_shard_is_named(folder: Path) -> None:
+    with (folder / "shard-000002.tar").open("ab") as file:
+        file.write(bytes(512))
+    message = refused(folder)
+    assert "shard-000002.tar" in message
+    assert f"all4one data index {folder}" in message
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "shard-000001.tar").unlink()
+    assert "shard-000001.tar: the shard is missing" in refused(folder)
+
+
+def test_an_index_of_another_set_is_refused(folder: Path) -> None:
+    rows = np.load(folder / "index.npy")
+    np.save(folder / "index.npy", rows[:-1])
+    assert "another set" in refused(folder)
+    rows["shard"][40] = 0
+    rows = np.sort(rows, order=["shard", "offset"])
+    np.save(folder / "index.npy", rows)
+    assert "belongs to other shards" in refused(folder)
+
+
+def test_rubbish_and_other_versions_are_refused(folder: Path) -> None:
+    (folder / "index.npy").write_bytes(b"rubbish")
+    assert "cannot be read" in refused(folder)
+    record = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(record | {"version": 99}))
+    assert "version 99" in refused(folder)
+    (folder / "dataset.json").write_text("{}")
+    assert "not an index of ours" in refused(folder)
+
+
+def test_fingerprints_tell_sets_apart(folder: Path, whole_set: Path) -> None:
+    assert ShardSet.open(folder).fingerprint == ShardSet.open(whole_set).fingerprint
+    rows = np.load(folder / "index.npy")
+    rows["label"][0] = 2 - rows["label"][0] // 2
+    assert rows.dtype == ROW
+    shards = [(path.name, path.stat().st_size) for path in sorted(folder.glob("*.tar"))]
+    write_index(folder, rows, classes=("ant", "bee", "cat"), shards=shards, quarantined=[])
+    assert ShardSet.open(folder).fingerprint != ShardSet.open(whole_set).fingerprint

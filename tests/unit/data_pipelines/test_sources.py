@@ -1,0 +1,135 @@
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.images import check
+from data_pipelines.sources import Source, digits, open_source
+
+FILES = {"bee/1.jpg": b"bee one", "bee/2.JPEG": b"bee two", "ant/1.jpg": b"ant one", "ant/sub/1.jpg": b"ant sub"}
+
+
+def folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as out:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return path
+
+
+def content(source: Source) -> list[tuple[str, bytes]]:
+    return sorted((source.classes[item.label] if item.label >= 0 else "", item.read()) for item in source.items)
+
+
+EXPECTED = sorted((name.split("/")[0], data) for name, data in FILES.items())
+
+
+def test_folder_and_tars_of_the_same_files_are_the_same_source(tmp_path: Path) -> None:
+    inner = {
+        f"{name}.tar": tar(
+            tmp_path / f"{name}.tar", {k[4:]: v for k, v in FILES.items() if k.startswith(name)}
+        ).read_bytes()
+        for name in ("ant", "bee")
+    }
+    sources = [
+        open_source(folder(tmp_path / "folder", FILES)),
+        open_source(tar(tmp_path / "flat.tar", FILES)),
+        open_source(tar(tmp_path / "rooted.tar", {f"train/{k}": v for k, v in FILES.items()})),
+        open_source(tar(tmp_path / "nested.tar", inner)),
+    ]
+    for source in sources:
+        assert source.classes == ("ant", "bee")
+        assert content(source) == EXPECTED
+
+
+def test_keys_are_unique_short_and_without_dots(tmp_path: Path) -> None:
+    names = ["a.b.c.jpg", "a.b.d.jpg", "é.jpg", "è.jpg", "x/y.jpg", "x-y.jpg", "1.png", "1.jpg", "z" * 200 + ".jpg"]
+    source = open_source(folder(tmp_path, {f"class.one/{name}": b"x" for name in names}))
+    keys = [item.key for item in source.items]
+    assert len(set(keys)) == len(names)
+    for key in keys:
+        assert key.replace("-", "").replace("_", "").isalnum()
+        assert key.isascii()
+        assert len(key) < 96
+
+
+def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
+    folder(tmp_path / "all", FILES)
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset" / "bee").symlink_to(tmp_path / "all" / "bee")
+    assert open_source(tmp_path / "subset").classes == ("bee",)
+
+
+def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
+    source = open_source(folder(tmp_path, {"1.jpg": b"1", "2.png": b"2", "README.md": b"", ".hidden.jpg": b""}))
+    assert source.classes == ()
+    assert [item.label for item in source.items] == [-1, -1]
+
+
+def test_labels_from_a_file(tmp_path: Path) -> None:
+    path = tar(tmp_path / "val.tar", {"1.JPEG": b"1", "2.JPEG": b"2", "3.JPEG": b"3"})
+    labels = tmp_path / "labels.txt"
+    labels.write_text("1.JPEG bee\n2.JPEG ant\n3.JPEG bee\n\n")
+    source = open_source(path, labels)
+    assert content(source) == [("ant", b"2"), ("bee", b"1"), ("bee", b"3")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("1.JPEG bee", "1 images have no label, such as '2.JPEG'"), ("1.JPEG a b", "labels.txt:1: not a file and a class")],
+)
+def test_wrong_label_files_are_refused(tmp_path: Path, lines: str, message: str) -> None:
+    path = tar(tmp_path / "val.tar", {"1.JPEG": b"1", "2.JPEG": b"2"})
+    labels = tmp_path / "labels.txt"
+    labels.write_text(lines)
+    with pytest.raises(UserError, match=message):
+        open_source(path, labels)
+
+
+def test_missing_labels_and_unneeded_labels_are_refused(tmp_path: Path) -> None:
+    bare = folder(tmp_path / "bare", {"1.jpg": b"1"})
+    with pytest.raises(UserError, match="labels cannot be read"):
+        open_source(bare, tmp_path / "none.txt")
+    with pytest.raises(UserError, match="have class folders already"):
+        open_source(folder(tmp_path / "classes", FILES), tmp_path / "none.txt")
+
+
+def test_a_mixed_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1 do not, such as 'stray\.jpg'"):
+        open_source(folder(tmp_path, FILES | {"stray.jpg": b""}))
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: tar(path, {})])
+def test_an_empty_source_is_refused(tmp_path: Path, make: object) -> None:
+    make(tmp_path / "empty")  # type: ignore[operator]
+    with pytest.raises(UserError, match="holds no images"):
+        open_source(tmp_path / "empty")
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        open_source(tmp_path / "none")
+
+
+def test_digits_are_a_stratified_split() -> None:
+    parts = digits()
+    assert {name: len(part.items) for name, part in parts.items()} == {"train": 1501, "validation": 296}
+    for part in parts.values():
+        counts = Counter(item.label for item in part.items)
+        assert len(counts) == 10
+        assert max(counts.values()) - min(counts.values()) <= 0.1 * max(counts.values())
+        header = check(part.items[0].read(), decode=True)
+        assert (header.width, header.height) == (32, 32)
+    assert not {i.key for i in parts["train"].items} & {i.key for i in parts["validation"].items}
