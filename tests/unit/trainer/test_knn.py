@@ -1,0 +1,126 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from data_pipelines.errors import UserError
+from trainer.evaluation.knn import KNNResult, knn_accuracy
+
+
+def straight_knn(train, train_labels, test, test_labels, k, temperature, num_classes):
+    """One test sample, one neighbour, one vote at a time, in float64."""
+    train = [
+        (row / max(np.linalg.norm(row), 1e-12), y)
+        for row, y in zip(train, train_labels, strict=True)
+        if y >= 0
+    ]
+    hits = {1: 0, 5: 0}
+    tested = [
+        (row / max(np.linalg.norm(row), 1e-12), y) for row, y in zip(test, test_labels, strict=True) if y >= 0
+    ]
+    for row, label in tested:
+        nearest = sorted(((float(other @ row), y) for other, y in train), key=lambda pair: -pair[0])[:k]
+        votes = {}
+        for similarity, y in nearest:
+            votes[y] = votes.get(y, 0.0) + math.exp((similarity - nearest[0][0]) / temperature)
+        ranking = sorted(votes, key=lambda y: (-votes[y], y))
+        for n in hits:
+            hits[n] += label in ranking[:n]
+    return KNNResult(hits[1] / len(tested), hits[5] / len(tested))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 40),
+    m=st.integers(1, 12),
+    k=st.integers(1, 30),
+    temperature=st.sampled_from([0.001, 0.07, 1.0]),
+    num_classes=st.integers(1, 12),
+    chunk=st.integers(1, 5),
+)
+def test_accuracy_is_the_straight_formula(seed, n, m, k, temperature, num_classes, chunk):
+    rng = np.random.default_rng(seed)
+    train, test = rng.standard_normal((n, 6)), rng.standard_normal((m, 6))
+    labels, test_labels = rng.integers(-1, num_classes, n), rng.integers(-1, num_classes, m)
+    labels[0], test_labels[0] = 0, num_classes - 1
+    found = knn_accuracy(
+        *map(torch.from_numpy, (train, labels, test, test_labels)),
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+        chunk=chunk,
+    )
+    assert found == straight_knn(train, labels, test, test_labels, k, temperature, num_classes)
+
+
+def digits():
+    features, labels = load_digits(return_X_y=True)
+    features, labels = torch.from_numpy(features), torch.from_numpy(labels)
+    return features[:1200], labels[:1200], features[1200:], labels[1200:]
+
+
+def test_accuracy_on_digits_is_scikit_learn_s():
+    train, labels, test, test_labels = digits()
+    found = knn_accuracy(train, labels, test, test_labels, k=20, temperature=0.07, num_classes=10)
+    classifier = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    ).fit(train.numpy(), labels.numpy())
+    ranking = classifier.predict_proba(test.numpy()).argsort(axis=1)[:, ::-1]
+    assert (
+        found.top1
+        == classifier.score(test.numpy(), test_labels.numpy())
+        == (pytest.approx((ranking[:, 0] == test_labels.numpy()).mean()))
+    )
+    assert 0.95 < found.top1 <= found.top5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_gives_nearly_the_same(dtype):
+    train, labels, test, test_labels = digits()
+    exact = knn_accuracy(train, labels, test, test_labels, num_classes=10)
+    found = knn_accuracy(train.to(dtype), labels, test.to(dtype), test_labels, num_classes=10)
+    assert found.top1 == pytest.approx(exact.top1, abs=0.005)
+
+
+def test_equal_votes_go_to_the_lower_class_and_unseen_classes_are_never_guessed():
+    train = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    guess = {"k": 2, "num_classes": 4}
+    for label, top1, top5 in ((1, 1, 1), (2, 0, 1), (0, 0, 0), (3, 0, 0)):
+        found = knn_accuracy(train, torch.tensor([2, 1]), train[:1], torch.tensor([label]), **guess)
+        assert found == KNNResult(top1, top5)
+
+
+def test_k_beyond_the_training_set_means_all_of_it():
+    train, labels, test, test_labels = digits()
+    small = train[:7], labels[:7], test, test_labels
+    assert knn_accuracy(*small, k=1000, num_classes=10) == knn_accuracy(*small, k=7, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_labels": torch.tensor([-1, -1, -1])}, "no training sample has a label"),
+        ({"test_labels": torch.tensor([-1, -1])}, "no test sample has a label"),
+        ({"train_labels": torch.tensor([0, 1])}, r"\[3, 2\] and labels \[2\]"),
+        ({"test_features": torch.ones(2)}, r"\[2\] and labels \[2\]"),
+        ({"test_features": torch.ones(2, 5)}, "have 2 numbers, test features 5"),
+        ({"test_labels": torch.tensor([0, 2])}, "from 0 to 2, outside the 2 classes"),
+        ({"train_labels": torch.tensor([0, -2, 1])}, "outside the 2 classes"),
+        ({"train_features": torch.full((3, 2), math.nan)}, "training features are not finite"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    usual = {
+        "train_features": torch.ones(3, 2),
+        "train_labels": torch.tensor([0, 1, 1]),
+        "test_features": torch.ones(2, 2),
+        "test_labels": torch.tensor([0, 1]),
+    }
+    with pytest.raises(UserError, match=message):
+        knn_accuracy(**{**usual, **change}, num_classes=2)
