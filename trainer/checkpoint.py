@@ -231,6 +231,14 @@ class CheckpointStore:
         )
         return Snapshot(manifest.step, model, optimizer, json.loads((path / STATE).read_text()))
 
+    def latest_step(self) -> int | None:
+        """Step of the checkpoint that `latest` names; None where there is none."""
+        try:
+            match = _FOLDER.fullmatch((self.folder / LATEST).read_text().strip())
+        except OSError:
+            return None
+        return int(match[1]) if match else None
+
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []
         return [path for path in paths if _FOLDER.fullmatch(path.name) and path.is_dir()]

@@ -89,6 +89,7 @@ class MethodSettings(Settings):
     """Base of a method's settings. A subclass gives `name` a Literal default and builds its module."""
 
     name: str
+    """The method."""
 
     def build(self, backbone: Backbone, num_classes: int) -> Method:
         """Make the method around a backbone, with weights drawn from torch's global generator."""

@@ -1,0 +1,153 @@
+"""The `all4one` command: parses, calls, prints. Torch and DeepSpeed load only in the commands that need them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipelines.errors import UserError
+from launch import data_commands
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Self-supervised pretraining of image backbones with All4One.",
+)  # fmt: skip
+config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
+app.add_typer(data_commands.app, name="data", help="Build, index and verify sets of shards.")
+app.add_typer(config_app, name="config")
+
+Recipe = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+]
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine; the global batch stays the same.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.command()
+def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) -> None:
+    """Train a new run; without CONFIG, list the shipped recipes."""
+    if recipe is None:
+        _list_recipes()
+        raise typer.Exit(2)
+    from launch.jobs import start_run
+
+    raise typer.Exit(start_run(recipe, overrides or [], nproc))
+
+
+@app.command()
+def resume(run: Run, overrides: Overrides = None, nproc: Nproc = 1) -> None:
+    """Go on with a run from its newest whole checkpoint, on any number of processes."""
+    from launch.jobs import resume_run
+
+    raise typer.Exit(resume_run(run, overrides or [], nproc))
+
+
+@app.command(name="eval")
+def evaluate(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, or a file that `export` wrote.")
+    ],
+    knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
+    linear: Annotated[bool, typer.Option("--linear", help="Linear probe on frozen features.")] = False,
+    train_set: Annotated[
+        Path | None,
+        typer.Option("--train", help="Labelled shards to learn from; the run's own if not given."),
+    ] = None,
+    validation_set: Annotated[
+        Path | None, typer.Option("--validation", help="Labelled shards to judge on.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go; eval.json in the run's folder if not given.")
+    ] = None,
+) -> None:
+    """Judge a frozen backbone by kNN and a linear probe; neither option means both."""
+    from launch.evaluate import evaluate_backbone
+
+    both = not (knn or linear)
+    evaluate_backbone(
+        source, knn=knn or both, linear=linear or both, train=train_set, validation=validation_set, out=out
+    )
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("backbone.safetensors"),
+    momentum: Annotated[
+        bool, typer.Option("--momentum", help="The averaged copy instead of the trained network.")
+    ] = False,
+) -> None:
+    """Write a run's backbone to one safetensors file, with torchvision's or timm's weight names."""
+    from trainer.export import export_backbone
+
+    export_backbone(run, out, momentum=momentum)
+    typer.echo(f"wrote {out}")
+
+
+@app.command(name="verify-resume")
+def verify_resume(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs at random moments.")] = 5,
+    nproc: Nproc = 2,
+    seed: Annotated[int | None, typer.Option(help="Of the moments; drawn and printed if not given.")] = None,
+) -> None:
+    """Train twice, once straight and once killed and resumed, and compare every tensor and metric bit for bit."""
+    if recipe is None:
+        _list_recipes()
+        raise typer.Exit(2)
+    from launch.verify_resume import verify
+
+    raise typer.Exit(verify(recipe, overrides or [], kills=kills, nproc=nproc, seed=seed))
+
+
+@config_app.command(name="show")
+def show_config(recipe: Recipe = None, overrides: Overrides = None) -> None:
+    """Print a recipe resolved: every setting with its value and where it comes from."""
+    if recipe is None:
+        _list_recipes()
+        raise typer.Exit(2)
+    from launch.show_config import show
+
+    show(recipe, overrides or [])
+
+
+def _list_recipes() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.recipes import shipped_recipes
+
+    table = Table("recipe", "description", title="shipped recipes", title_justify="left")
+    for name, description in shipped_recipes().items():
+        table.add_row(name, description)
+    console = Console(stderr=True)
+    console.print(table)
+    console.print("Name one, or give the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        app()
+    except UserError as error:
+        from rich.console import Console
+        from rich.markup import escape
+
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

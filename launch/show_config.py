@@ -1,0 +1,35 @@
+"""`all4one config show`: a resolved recipe with where each value comes from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.config import dump, flat, load_config
+from trainer.recipes import read_chain
+
+
+def show(recipe: str, overrides: Sequence[str]) -> None:
+    """Print every setting, its value, and its source: a file, the command line, or the default."""
+    values = dict(flat(dump(load_config(recipe, overrides))))
+    sources = {key: path.name for path, own in read_chain(recipe) for key, _ in flat(own)}
+    sources |= {override.partition("=")[0]: "command line" for override in overrides}
+    table = Table("setting", "value", "from")
+    for key, value in values.items():
+        table.add_row(key, _shown(value), _source(key, sources))
+    Console().print(table)
+
+
+def _source(key: str, sources: dict[str, str]) -> str:
+    """The last file that set the key, or a part of it (an item of a list)."""
+    matching = [name for name in sources if name == key or name.startswith(f"{key}.")]
+    if any(sources[name] == "command line" for name in matching):
+        return "command line"
+    return sources[matching[-1]] if matching else "default"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(", ".join(f"{k}={v}" for k, v in item.items()) for item in value)
+    return str(value)

@@ -1,0 +1,150 @@
+"""`all4one verify-resume`: is a run that was killed the same, bit for bit, as one that was not?"""
+
+import contextlib
+import random
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from trainer.checkpoint import CheckpointStore, Snapshot
+
+from data_pipelines.errors import UserError
+from trainer.config import load_config
+from trainer.run import RunFolder, read_records
+
+STARTUP_LIMIT = 600.0  # seconds without a new step after which an attempt counts as stuck
+
+
+def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, seed: int | None) -> int:
+    """Train a recipe twice on `nproc` processes, the second time killed `kills` times by SIGKILL and resumed.
+
+    Kills fall at random steps plus a random part of a second, start-up, evaluation and checkpoint writes included.
+    Compares weights, momentum copies, buffers, queue, optimiser state and all metrics that do not depend on the clock.
+
+    Returns 0 where all are equal, else 1.
+    """
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="all4one-verify-") as folder:
+        common = [*overrides, f"run.folder={folder}", "metrics.log_every=1"]
+        load_config(recipe, common)
+        console.print(f"seed of the kills: {seed}")
+        straight = _Job(RunFolder(Path(folder) / "straight"), recipe, common, nproc)
+        straight.start()
+        straight.finish()
+        total = straight.steps()
+        killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc)
+        moments = random.Random(seed)
+        for step in sorted(moments.randrange(total) for _ in range(kills)):
+            killed.start()
+            killed.wait_for_step(step)
+            time.sleep(moments.random())
+            if killed.ended():
+                break
+            killed.kill()
+            console.print(f"killed after step {killed.steps()} of {total}")
+        killed.start()
+        killed.finish()
+        return _compare(straight.run, killed.run, console)
+
+
+@dataclass
+class _Job:
+    run: RunFolder
+    recipe: str
+    overrides: list[str]
+    nproc: int
+    process: psutil.Popen | None = None
+
+    def start(self) -> None:
+        if self.run.config.is_file():
+            arguments = ["resume", str(self.run.path)]
+        else:
+            arguments = ["train", self.recipe, *self.overrides, f"run.name={self.run.path.name}"]
+        command = [sys.executable, "-m", "launch.cli", *arguments, "--nproc", str(self.nproc)]
+        self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def steps(self) -> int:
+        return max((r["step"] for r in read_records(self.run.metrics) if r["kind"] == "train"), default=0)
+
+    def ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + STARTUP_LIMIT
+        while self.steps() < step and not self.ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise UserError(f"step {step} was not reached in {STARTUP_LIMIT:.0f} s", where=self.run.path)
+            time.sleep(0.01)
+        if self.ended() and self.steps() < step:
+            self.finish()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        family = [self.process, *self.process.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=30)
+
+    def finish(self) -> None:
+        assert self.process is not None
+        _, errors = self.process.communicate()
+        if self.process.returncode != 0:
+            raise UserError(
+                f"training ended with code {self.process.returncode}:\n{errors[-2000:]}", where=self.run.path
+            )
+
+
+def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
+    before, after = _newest(straight), _newest(killed)
+    table = Table("what", "tensors or records", "different")
+    differences = 0
+    for name, left, right in (
+        ("weights, momentum copies, buffers, queue", before.model, after.model),
+        ("optimiser", before.optimizer, after.optimizer),
+    ):
+        different = [key for key in {*left, *right} if not _same(left.get(key), right.get(key))]
+        differences += len(different)
+        table.add_row(name, str(len(left)), ", ".join(sorted(different)[:5]) or "none")
+    left_records, right_records = _records(straight), _records(killed)
+    different_records = sum(a != b for a, b in zip(left_records, right_records, strict=False))
+    different_records += abs(len(left_records) - len(right_records))
+    differences += different_records
+    table.add_row("metrics", str(len(left_records)), str(different_records or "none"))
+    console.print(table)
+    attempts = RunFolder(killed.path).attempts()
+    console.print(
+        f"step {after.step}, {attempts} attempts: "
+        + ("bitwise equal" if not differences else "[red]NOT equal[/]")
+    )
+    return int(differences > 0)
+
+
+def _newest(run: RunFolder) -> Snapshot:
+    loaded = CheckpointStore(run.checkpoints, attempt=0, keep_last=1, keep_every=0).load_newest()
+    if loaded is None:
+        raise UserError("has no whole checkpoint", where=run.checkpoints)
+    return loaded.snapshot
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    if a is None or b is None or a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
+
+
+def _records(run: RunFolder) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "time"} for record in read_records(run.metrics)]

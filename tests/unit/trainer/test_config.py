@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_pipelines.errors import UserError
+from trainer.config import (
+    dump,
+    fingerprint,
+    load_config,
+    parse,
+    refuse_changed_meaning,
+    set_value,
+)
+from trainer.methods import available
+from trainer.recipes import SHIPPED, merge, read_chain, shipped_recipes
+
+RECIPES = sorted(shipped_recipes())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_are_valid_described_and_round_trip(name: str) -> None:
+    config = load_config(name)
+    assert config.description
+    assert config == parse(yaml.safe_load(yaml.safe_dump(dump(config))), where="a copy")
+    assert shipped_recipes()[name] == config.description
+
+
+def test_the_recipes_that_are_promised_are_there() -> None:
+    expected = {"digits_demo", "cifar10", "cifar100", "imagenet100_resnet18", "imagenet_resnet50"}
+    assert expected <= set(RECIPES)
+
+
+def test_published_numbers_of_the_cifar_and_imagenet100_recipes() -> None:
+    for name, epochs, size in (("cifar10", 1000, 32), ("cifar100", 1000, 32), ("imagenet100_resnet18", 400, 224)):
+        config = load_config(name)
+        assert (config.train.epochs, config.train.global_batch, config.data.views[0].size) == (epochs, 256, size)
+        optim = config.optim
+        assert (optim.name, optim.lr, optim.momentum, optim.eta, optim.clip_lr) == ("lars", 1.0, 0.9, 0.02, True)
+        assert (optim.weight_decay, optim.transformer_lr, optim.classifier_lr) == (1e-5, 0.1, 0.1)
+        assert (optim.warmup_epochs, optim.warmup_start_lr, optim.reference_batch) == (10, 3e-5, 256)
+        method = config.method.model_dump()
+        assert (method["projector_hidden"], method["predictor_hidden"], method["embedding"]) == (2048, 4096, 256)
+        assert (method["queue"]["length"], method["neighbours"]) == (98304, 5)
+        assert (method["temperature"], method["centroid_temperature"], method["momentum"]) == (0.2, 0.1, 0.99)
+        assert [v.solarise for v in config.data.views] == [0.0, 0.2]
+        blur = [1.0, 0.1] if size == 224 else [0.0, 0.0]
+        assert [v.blur for v in config.data.views] == blur
+
+
+def test_imagenet_scales_by_the_linear_rule() -> None:
+    config = load_config("imagenet_resnet50")
+    assert config.train.global_batch == 4096
+    assert config.train.epochs == 100
+    assert config.optim.lr * config.train.global_batch / config.optim.reference_batch == 16.0
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.learning_rate=1", "optim.learning_rate: there is no such key"),
+        ("optim.lrr=1", "did you mean optim.lr?"),
+        ("method.projector_hiden=1", "did you mean method.projector_hidden?"),
+        ("global_batch=1", "did you mean train.global_batch?"),
+        ("data.views.0.sise=32", "did you mean data.views.0.size?"),
+        ("train.epochs=many", "train.epochs"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("method.name=byoll", "there is no method 'byoll'; there are all4one, barlow_twins, nnclr"),
+        ("method.queue.length=3", "neighbours (5) must not exceed queue.length (3)"),
+        ("method.transformer_heads=7", "must divide embedding"),
+        ("train.accumulation=3", "nearest: 255 and 258"),
+        ("data.views.5.size=32", "not a position in a list of 2"),
+        ("train.precision=fp8", "'fp32' or 'bf16'"),
+        ("optim.lr=.nan", "finite"),
+        ("optim.lr", "not of the form key=value"),
+    ],
+)
+def test_wrong_settings_are_named_with_what_was_meant(override: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("imagenet100_resnet18", [override])
+    assert said in str(error.value)
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        load_config("cifar10", ["optim.lrr=1", "train.epochs=0"])
+    assert "optim.lrr" in str(error.value)
+    assert "train.epochs" in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean cifar10"):
+        load_config("cifar11")
+
+
+def test_overrides_reach_nested_values_lists_and_numbers() -> None:
+    config = load_config("cifar10", ["optim.lr=1e-3", "data.views.1.size=24", "method.queue.length=77"])
+    assert config.optim.lr == 1e-3
+    assert [v.size for v in config.data.views] == [32, 24]
+    assert config.method.model_dump()["queue"]["length"] == 77
+
+
+def test_a_component_named_anew_starts_from_its_own_defaults() -> None:
+    below = {"method": {"name": "all4one", "neighbours": 3}, "optim": {"name": "lars", "eta": 1}}
+    above = {"method": {"name": "nnclr"}, "optim": {"eta": 2}}
+    assert merge(below, above) == {"method": {"name": "nnclr"}, "optim": {"name": "lars", "eta": 2}}
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_method_can_be_chosen_by_name(name: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"base: cifar10\nmethod: {{name: {name}}}\n")
+    assert load_config(recipe).method.name == name
+
+
+def test_bases_in_a_circle_and_broken_files_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b\n")
+    (tmp_path / "b.yaml").write_text("base: a\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    with pytest.raises(UserError, match="each other's base"):
+        read_chain(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match="keys with values"):
+        read_chain(tmp_path / "list.yaml")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        read_chain(tmp_path / "broken.yaml")
+
+
+def test_meaning_is_what_resume_may_not_change() -> None:
+    before = load_config("cifar10")
+    free = load_config("cifar10", ["data.threads=7", "checkpoint.keep_last=9", "eval.every_epochs=1", "run.name=other"])
+    refuse_changed_meaning(before, free)
+    assert fingerprint(before) == fingerprint(free)
+    changed = load_config("cifar10", ["optim.lr=0.5", "data.views.0.blur=0.3"])
+    assert fingerprint(before) != fingerprint(changed)
+    with pytest.raises(UserError) as error:
+        refuse_changed_meaning(before, changed)
+    assert "optim.lr: 1.0 -> 0.5" in str(error.value)
+    assert "data.views" in str(error.value)
+
+
+def test_every_setting_has_a_description() -> None:
+    from pydantic import BaseModel
+
+    from trainer.config import Config
+
+    seen: set[type[BaseModel]] = set()
+
+    def check(model: type[BaseModel]) -> None:
+        seen.add(model)
+        for name, field in model.model_fields.items():
+            annotation = field.annotation
+            nested = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            assert nested or field.description, f"{model.__name__}.{name} has no docstring"
+            if nested and annotation not in seen:
+                check(annotation)
+
+    check(Config)
+    for settings in available().values():
+        check(settings)
+
+
+def test_base_is_not_offered_as_a_recipe() -> None:
+    assert (SHIPPED / "base.yaml").is_file()
+    assert "base" not in RECIPES
+
+
+def test_set_value_does_not_lose_siblings() -> None:
+    values = {"a": {"b": 1, "c": 2}}
+    set_value(values, "a.b=3")
+    set_value(values, "d.e=4")
+    assert values == {"a": {"b": 3, "c": 2}, "d": {"e": 4}}

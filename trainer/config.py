@@ -1,0 +1,276 @@
+"""The one schema of every setting, and how a recipe, its base and overrides become one.
+
+A recipe is YAML. Its `base:` names another recipe that it starts from; `key=value` overrides come last.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from data_pipelines.errors import UserError
+from data_pipelines.settings import DataSettings, Settings
+from trainer.backbones import BackboneSettings
+from trainer.checkpoint import CheckpointSettings
+from trainer.methods import MethodSettings, available
+from trainer.methods.all4one import All4OneSettings
+from trainer.optim import OptimSettings
+from trainer.recipes import read_recipe
+
+
+class RunSettings(Settings):
+    """The run as a whole."""
+
+    name: str = Field("", pattern=r"^[\w.-]*$")
+    """Name of the run's folder; empty: the recipe's name."""
+    folder: Path = Path("runs")
+    """Folder that holds the run folders."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the weights, the order of samples, the views and dropout."""
+
+
+class TrainSettings(Settings):
+    """How long and in what batches."""
+
+    epochs: int = Field(100, ge=1)
+    """Passes over the training set."""
+    max_steps: int = Field(0, ge=0)
+    """Optimiser steps after which training ends, before all epochs are done; 0: no such limit."""
+    global_batch: int = Field(256, ge=2)
+    """Images in one optimiser step, over all processes and accumulation."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches of one optimiser step; each contrasts within itself."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32."""
+
+
+class ParallelSettings(Settings):
+    """How processes work together."""
+
+    batch_norm: Literal["global", "rank"] = "global"
+    """Whose rows batch norm takes its moments from."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of torch in each process; 0: this process's share of the machine's cores."""
+
+
+class EvalSettings(Settings):
+    """Evaluation during training."""
+
+    every_epochs: int = Field(10, ge=0)
+    """Epochs between kNN evaluations; 0: none. The untrained and the final backbone are judged in any other case."""
+    knn_k: int = Field(20, ge=1)
+    """Neighbours that vote."""
+    knn_temperature: float = Field(0.07, gt=0)
+    """Temperature of the votes."""
+    batch: int = Field(256, ge=1)
+    """Images in one batch of feature extraction, per process."""
+
+
+class MetricsSettings(Settings):
+    """What is written down, and how often."""
+
+    log_every: int = Field(10, ge=1)
+    """Steps between records in metrics.jsonl and TensorBoard."""
+    tensorboard: bool = True
+    """Whether TensorBoard files are written."""
+
+
+class Config(Settings):
+    """Every setting of a run."""
+
+    description: str = ""
+    """One line that the list of recipes shows."""
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    method: SerializeAsAny[MethodSettings] = All4OneSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    parallel: ParallelSettings = ParallelSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    eval: EvalSettings = EvalSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        if isinstance(value, MethodSettings):
+            return value
+        name = value.get("name", "all4one") if isinstance(value, Mapping) else value
+        methods = available()
+        if name not in methods:
+            raise ValueError(f"there is no method {name!r}; there are {', '.join(sorted(methods))}")
+        return methods[name].model_validate(value)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Config":
+        batch, parts = self.train.global_batch, self.train.accumulation
+        if batch % parts:
+            raise ValueError(
+                f"train.global_batch ({batch}) must divide by train.accumulation ({parts}); "
+                f"nearest: {batch // parts * parts or parts} and {(batch // parts + 1) * parts}"
+            )
+        return self
+
+
+MAY_CHANGE_ON_RESUME = (
+    "description", "run.name", "run.folder", "data.train", "data.validation", "data.threads", "data.prefetch",
+    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "checkpoint", "eval", "metrics",
+)  # fmt: skip
+"""Settings that do not change what is learned. All others must be the same on resume; the sets that
+`data.train` and `data.validation` name are compared by content."""
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The resolved configuration of a recipe (a path, or a shipped recipe's name) with `key=value` overrides.
+
+    Raises:
+        UserError: everything that is wrong with it, at once, each with the nearest valid name where one is close.
+    """
+    values = read_recipe(recipe)
+    for override in overrides:
+        set_value(values, override)
+    return parse(values, where=str(recipe))
+
+
+def parse(values: Mapping[str, Any], where: str) -> Config:
+    """Validate nested values; `where` names their source in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = sorted({_explain(e) for e in error.errors()})
+        raise UserError(
+            "the configuration is not valid:\n" + "\n".join(f"  - {p}" for p in problems),
+            where=where,
+            fix="`all4one config show RECIPE` prints every key with its value",
+        ) from None
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Plain nested values, as YAML and JSON take them; `parse` is the inverse."""
+    return config.model_dump(mode="json")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def meaning(config: Config) -> dict[str, Any]:
+    """The settings that decide what is learned, by dotted key."""
+    free = tuple(f"{key}." for key in MAY_CHANGE_ON_RESUME)
+    return {key: value for key, value in flat(dump(config)) if not f"{key}.".startswith(free)}
+
+
+def fingerprint(config: Config) -> str:
+    """Hash of the settings that decide what is learned."""
+    return hashlib.sha256(json.dumps(meaning(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_changed_meaning(before: Config, after: Config) -> None:
+    """Raise a UserError with the differences where a resumed run would learn something else."""
+    old, new = meaning(before), meaning(after)
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed)
+        raise UserError(
+            f"these settings would change what the run learns:\n{lines}",
+            fix="resume without them, or start a new run with `all4one train`",
+        )
+
+
+def set_value(values: dict[str, Any], override: str) -> None:
+    """Set a `key=value` override in nested values; positions in lists count from 0 (`data.views.0.size=32`)."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"{override!r} is not of the form key=value", fix="for example optim.lr=0.5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of {override!r} is not YAML: {error}") from None
+    if isinstance(value, str):
+        value = _number(value)
+    *parents, leaf = key.split(".")
+    place: Any = values
+    for parent in parents:
+        place = _child(place, parent, key)
+    if isinstance(place, list):
+        place[_position(place, leaf, key)] = value
+    else:
+        place[leaf] = value
+
+
+def _child(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, key)]
+    if not isinstance(place.get(part), dict | list):
+        place[part] = {}
+    return place[part]
+
+
+def _position(items: list[Any], part: str, key: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise UserError(f"{key}: {part!r} is not a position in a list of {len(items)}", fix="count from 0")
+
+
+def _number(text: str) -> float | str:
+    """YAML 1.1 takes 1e-3 for a string."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path) or "configuration"
+    if error["type"] == "extra_forbidden":
+        siblings = [*_fields(path[:-1])]
+        near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
+        elsewhere = [k for k in _all_keys() if k.rsplit(".")[-1] == path[-1]]
+        hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
+        return f"{key}: there is no such key" + (
+            f"; did you mean {hint}?" if hint else f"; there are {', '.join(siblings)}"
+        )
+    message = error["msg"].removeprefix("Value error, ")
+    shown = error.get("input")
+    return f"{key}: {message}" + (f", not {shown!r}" if isinstance(shown, str | int | float | bool) else "")
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType, typing.Annotated):
+        return next((m for a in typing.get_args(annotation) if (m := _model_of(a))), None)
+    return None
+
+
+def _fields(path: Sequence[str]) -> dict[str, Any]:
+    models: list[type[BaseModel]] = [Config]
+    for part in path:
+        if part.isdigit():
+            continue
+        found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        models = [model for annotation in found if (model := _model_of(annotation))]
+        if models == [MethodSettings]:
+            models = [*available().values()]
+    return {name: field for model in models for name, field in model.model_fields.items()}
+
+
+def _all_keys(path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, field in _fields(path).items():
+        yield ".".join([*path, name])
+        if len(path) < 3 and (_model_of(field.annotation) is not None):
+            yield from _all_keys((*path, name))

@@ -1,0 +1,67 @@
+"""The process group of a run, and the facts that its ranks must agree on."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that train together."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes files and talks to the user."""
+        return self.rank == 0
+
+    def share_of_cores(self) -> int:
+        """CPU cores that belong to this process, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+
+def initialise() -> Process:
+    """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    local_rank = int(os.environ["LOCAL_RANK"])
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed would compile a shared-memory collective for half a minute before the first step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed.ops
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo")
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return Process(
+        rank=dist.get_rank(),
+        local_rank=local_rank,
+        world_size=dist.get_world_size(),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])),
+        device=torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
+    )
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's value of a small Python object, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def agree(flag: int) -> int:
+    """The largest of all ranks' flags, on every rank; on the CPU, so that no device has to be waited for."""
+    tensor = torch.tensor(flag)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)

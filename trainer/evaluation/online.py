@@ -1,0 +1,66 @@
+"""kNN during training: how well the frozen backbones separate the classes of the validation set."""
+
+from data_pipelines.loader import EvalLoader
+from trainer.evaluation.knn import knn_accuracy
+
+from data_pipelines.shards import ShardSet
+from trainer.config import Config
+from trainer.distributed import Process
+from trainer.evaluation.features import extract
+from trainer.progress import TrainingProgress
+from trainer.setup import AUTOCAST, Parts
+from trainer.signals import StopRequest
+
+
+class OnlineEvaluation:
+    """kNN of every backbone that the method offers, with the training set as the bank. All ranks make features."""
+
+    def __init__(
+        self, config: Config, process: Process, parts: Parts, progress: TrainingProgress, stop: StopRequest
+    ) -> None:
+        self._config, self._process, self._parts, self._progress, self._stop = (
+            config,
+            process,
+            parts,
+            progress,
+            stop,
+        )
+
+    def due(self, step: int) -> bool:
+        """Whether the schedule names this step: the untrained backbone, every so many epochs, and the final one."""
+        every, per_epoch = self._config.eval.every_epochs, self._parts.loader.steps_per_epoch
+        if not every or self._parts.validation_set is None or self._parts.train_set.num_classes == 0:
+            return False
+        return step in (0, self._parts.total_steps) or step % (every * per_epoch) == 0
+
+    def run(self) -> dict[str, float]:
+        """Top-1 by backbone, `knn_online` and `knn_momentum`; empty on ranks other than 0.
+
+        Raises:
+            Stopped: when a signal asks to stop.
+        """
+        assert self._parts.validation_set is not None
+        method, settings = self._parts.engine.method, self._config.eval
+        backbones = method.evaluation_backbones()
+        features = []
+        for shards in (self._parts.train_set, self._parts.validation_set):
+            autocast = AUTOCAST[self._config.train.precision]
+            features.append(
+                extract(backbones, self._loader(shards), autocast=autocast, stop=self._stop.agreed)
+            )
+        (bank, bank_labels), (queries, labels) = features
+        if not self._process.is_first:
+            return {}
+        return {
+            f"knn_{name}": knn_accuracy(
+                bank[name], bank_labels, queries[name], labels, k=settings.knn_k,
+                temperature=settings.knn_temperature, num_classes=self._parts.train_set.num_classes,
+            ).top1
+            for name in backbones
+        }  # fmt: skip
+
+    def _loader(self, shards: ShardSet) -> EvalLoader:
+        return EvalLoader(
+            shards, self._config.data, rank=self._process.rank, world_size=self._process.world_size,
+            batch=self._config.eval.batch, device=self._process.device,
+        )  # fmt: skip

@@ -1,0 +1,107 @@
+"""A backbone on its own: read from a run's checkpoint or from an exported file, and written to one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from data_pipelines.settings import DataSettings, Settings
+from trainer.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.checkpoint import CheckpointStore
+from trainer.engine import load_model
+from trainer.run import open_run
+
+ONLINE, MOMENTUM = "backbone.", "momentum.backbone."
+METADATA_KEY = "all4one"
+
+
+class Recipe(Settings):
+    """What a backbone needs to be built and fed: kept in the metadata of an exported file, as JSON."""
+
+    backbone: BackboneSettings
+    """How it is built."""
+    data: DataSettings
+    """How images are sized and normalised for it."""
+    source: str
+    """The checkpoint that it comes from."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Backbones of a run or a file."""
+
+    backbones: dict[str, Backbone]  # by name: online, momentum
+    recipe: Recipe
+
+
+def load_backbones(source: Path) -> Trained:
+    """Backbones from a run's newest whole checkpoint (all that it has) or from an exported file (its one).
+
+    Raises:
+        UserError: no such run, no checkpoint, or a file that `all4one export` did not write.
+    """
+    if source.is_file():
+        tensors, recipe = _read_exported(source)
+        return Trained({"exported": _build(recipe, tensors)}, recipe)
+    run = open_run(source)
+    config = run.read_config()
+    loaded = CheckpointStore(run.checkpoints, attempt=0, keep_last=1, keep_every=0).load_newest()
+    if loaded is None:
+        raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
+    recipe = Recipe(backbone=config.backbone, data=config.data, source=str(loaded.path))
+    parts = {
+        "online": _under(loaded.snapshot.model, ONLINE),
+        "momentum": _under(loaded.snapshot.model, MOMENTUM),
+    }
+    return Trained({name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}, recipe)
+
+
+def export_backbone(run: Path, out: Path, *, momentum: bool) -> None:
+    """Write one backbone of a run to a safetensors file with its library's own weight names."""
+    trained = load_backbones(run)
+    name = "momentum" if momentum else "online"
+    if name not in trained.backbones:
+        raise UserError("this method has no averaged copy", where=run, fix="leave --momentum out")
+    tensors = {k: v.contiguous() for k, v in trained.backbones[name].state_dict().items()}
+    metadata = {METADATA_KEY: trained.recipe.model_dump_json()}
+    temporary = out.with_name(f"{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.replace(out)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot be written: {error}", where=out, fix="choose another place with --out"
+        ) from None
+
+
+def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: Any = json.loads((file.metadata() or {})[METADATA_KEY])
+            return {name: file.get_tensor(name) for name in file.keys()}, Recipe.model_validate(metadata)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, ValidationError):
+        raise UserError(
+            "is not a file that `all4one export` wrote", where=path, fix="give a run's folder, or export one"
+        ) from None
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _build(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Backbone:
+    settings = recipe.backbone.model_copy(update={"pretrained": False})
+    backbone = build_backbone(settings, recipe.data.views[0].size)
+    load_model(backbone, tensors)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.to(device).to(memory_format=torch.channels_last).eval()

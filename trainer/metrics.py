@@ -1,0 +1,69 @@
+"""What a run writes down: JSON lines always, TensorBoard if asked.
+
+Values that depend on the clock stand under `time`, so that all else of a record is the same in a run that was
+interrupted and in one that was not.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.parallel import world_size
+from trainer.run import append_record, read_records
+
+
+def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
+    """Mean of each scalar over all ranks, in one message; every rank calls it with the same names."""
+    packed = torch.stack([v.detach().double() for v in values.values()])  # [values]
+    if world_size() > 1:
+        dist.all_reduce(packed)
+        packed /= world_size()
+    return dict(zip(values, packed.tolist(), strict=True))
+
+
+class MetricsWriter:
+    """Rank 0's writer. Records of steps beyond `resume_step` are dropped: they are about to be done again."""
+
+    def __init__(self, path: Path, tensorboard: Path | None, resume_step: int) -> None:
+        self.path = path
+        self.records = [r for r in read_records(path) if r["step"] <= resume_step]
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records))
+        temporary.replace(path)
+        self._tensorboard = _summary_writer(tensorboard, resume_step) if tensorboard else None
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation at a step is on record."""
+        return any(r["kind"] == "eval" and r["step"] == step for r in self.records)
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: dict[str, float],
+        time: dict[str, float] | None = None,
+        **facts: Any,
+    ) -> None:
+        """Record named values of a step: `kind` is `train` or `eval`."""
+        record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
+        self.records.append(record)
+        append_record(self.path, record)
+        if self._tensorboard is not None:
+            for name, value in {**values, **(time or {})}.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def _summary_writer(folder: Path, resume_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)

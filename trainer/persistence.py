@@ -1,0 +1,126 @@
+"""A run's checkpoints, lock and ledger, as the loop sees them: resume, due, save, finish."""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import UserError
+from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
+from trainer.config import Config, fingerprint
+from trainer.distributed import Process, from_first
+from trainer.run import RunFolder
+from trainer.setup import Parts
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "deepspeed",
+    "nvidia-dali-cuda130",
+    "opencv-python-headless",
+    "webdataset",
+)
+
+
+class Persistence:
+    """What is saved and found again. Only rank 0 writes; its state is every rank's (ZeRO stage 0)."""
+
+    def __init__(self, config: Config, run: RunFolder, process: Process, attempt: int, parts: Parts) -> None:
+        self._config, self._run, self._process, self._parts = config, run, process, parts
+        self._attempt, self._last_saved, self._messages = attempt, -1, list[str]()
+        self._store = CheckpointStore(
+            run.checkpoints,
+            attempt=attempt,
+            keep_last=config.checkpoint.keep_last,
+            keep_every=config.checkpoint.keep_every,
+        )
+        self._writer = BackgroundWriter(self._store) if process.is_first else None
+
+    def resume(self) -> int:
+        """Load the newest whole checkpoint, if there is one, on every rank. Returns the step to go on from."""
+        path: Path | None = None
+        if self._process.is_first:
+            loaded = self._store.load_newest()
+            if loaded is not None:
+                path = loaded.path
+                self._messages += [f"passed over {p.name}: {why}" for p, why in loaded.passed_over]
+                self._messages.append(f"going on from {path.name}")
+        path = from_first(path)
+        if path is None:
+            return 0
+        snapshot = self._store.load(path)
+        self._refuse_other(snapshot.state)
+        self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
+        self._last_saved = snapshot.step
+        return snapshot.step
+
+    def _refuse_other(self, state: dict[str, Any]) -> None:
+        if state["config"] != fingerprint(self._config):
+            raise UserError(
+                "the checkpoints were made with other settings", where=self._run.checkpoints,
+                fix=f"put {self._run.config} back as it was, or start a new run",
+            )  # fmt: skip
+        if state["data"] != self._parts.train_set.fingerprint:
+            raise UserError(
+                "the training set is not the one that the checkpoint was made with", where=self._config.data.train,
+                fix="set data.train to the same set, or start a new run",
+            )  # fmt: skip
+
+    def due(self, step: int) -> bool:
+        """Whether the settings name this step."""
+        interval = self._config.checkpoint.interval(self._parts.loader.steps_per_epoch)
+        return interval > 0 and step % interval == 0
+
+    def save(self, step: int) -> None:
+        """Copy the state to host memory and write it behind the training's back."""
+        if step == self._last_saved:
+            return
+        self._last_saved = step
+        if self._writer is None:
+            return
+        model, optimizer = self._parts.engine.state()
+        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
+
+    def _state(self, step: int) -> dict[str, Any]:
+        per_epoch = self._parts.loader.steps_per_epoch
+        return {
+            "epoch": step // per_epoch,
+            "position": step % per_epoch * self._config.train.global_batch,
+            "seed": self._config.run.seed,
+            "config": fingerprint(self._config),
+            "data": self._parts.train_set.fingerprint,
+            "classes": self._parts.train_set.num_classes,
+            "attempt": self._attempt,
+            "world_size": self._process.world_size,
+            "saved": time.time(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        }
+
+    def finish(self) -> None:
+        """Wait for the last write.
+
+        Raises:
+            UserError: where it failed, so that a run never ends as done without its weights on disk.
+        """
+        failed = None
+        if self._writer is not None:
+            self._writer.wait()
+            if self._store.latest_step() != self._last_saved:
+                failed = "; ".join(self._writer.warnings()) or "it is not there"
+        failed = from_first(failed)
+        if failed:
+            raise UserError(
+                f"the last checkpoint could not be saved: {failed}",
+                fix=f"then all4one resume {self._run.path}",
+            )
+
+    def take_messages(self) -> list[str]:
+        """What the user should read, once."""
+        messages, self._messages = self._messages, []
+        return messages + ([f"warning: {w}" for w in self._writer.warnings()] if self._writer else [])
+
+    def close(self) -> None:
+        """Wait for a write in flight and stop the writer."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,69 @@
+"""What the user sees while a run trains: a bar on a terminal, plain lines elsewhere, from rank 0 only."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Step, epoch, loss, images/s, share of time waiting for data, and time left.
+
+    Args:
+        total_steps: steps of the run.
+        done: steps that earlier attempts did.
+        visible: whether this process shows anything.
+    """
+
+    _LINE_EVERY = 10.0  # seconds between plain lines, so that a log file stays readable
+
+    def __init__(self, total_steps: int, done: int, visible: bool) -> None:
+        self.console = Console(stderr=True, quiet=not visible, highlight=False)
+        self._total, self._first, self._start, self._last_line = total_steps, done, time.monotonic(), 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            disable=not (visible and self.console.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task("training", total=total_steps, completed=done, status="")
+        self._bar.start()
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(message, soft_wrap=True)
+
+    def update(
+        self, step: int, epoch: float, loss: float | None, images_per_second: float, data_wait: float
+    ) -> None:
+        """Show the state after `step` steps."""
+        status = f"epoch {epoch:.2f}"
+        if loss is not None:
+            status += (
+                f" · loss {loss:.4f} · {images_per_second:.0f} images/s · data wait {100 * data_wait:.1f} %"
+            )
+        self._bar.update(self._task, completed=step, status=status)
+        if (
+            not self.console.is_terminal
+            and loss is not None
+            and time.monotonic() - self._last_line > self._LINE_EVERY
+        ):
+            self._last_line = time.monotonic()
+            done = max(step - self._first, 1)
+            left = (self._total - step) * (time.monotonic() - self._start) / done
+            self.say(f"step {step}/{self._total} · {status} · {_duration(left)} left")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min {seconds:02d} s"
+        if minutes
+        else f"{seconds} s"
+    )

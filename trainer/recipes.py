@@ -1,0 +1,105 @@
+"""Recipes on disk: found by name, and merged with their bases. Light to import: the command line lists them."""
+
+import copy
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipelines.errors import UserError
+
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Description of every shipped recipe by its name."""
+    return {
+        path.stem: str(_read(path).get("description", ""))
+        for path in sorted(SHIPPED.glob("*.yaml"))
+        if path.stem != "base"
+    }
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe: a path that exists, or the name of a shipped one.
+
+    Raises:
+        UserError: naming the nearest shipped recipe.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{recipe}.yaml"
+    if shipped.is_file():
+        return shipped
+    names = [p.stem for p in sorted(SHIPPED.glob("*.yaml"))]
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    raise UserError(
+        f"there is no recipe {str(recipe)!r}" + (f"; did you mean {near[0]}?" if near else ""),
+        fix=f"give the path of a YAML file, or one of {', '.join(names)}",
+    )
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """A recipe's nested values over those of its chain of bases."""
+    values: dict[str, Any] = {}
+    for _, own in read_chain(recipe):
+        values = merge(values, own)
+    return values
+
+
+def read_chain(recipe: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that make a recipe with what each says, the lowest base first.
+
+    Raises:
+        UserError: a file that is missing or not a recipe, or bases that go in a circle.
+    """
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    path: Path | None = find_recipe(recipe)
+    while path is not None:
+        if path in [p for p, _ in chain]:
+            raise UserError("recipes are each other's base", where=path, fix="take one `base:` out")
+        values = _read(path)
+        base = values.pop("base", None)
+        chain.append((path, values))
+        path = _base(path, str(base)) if base is not None else None
+    return chain[::-1]
+
+
+def _base(path: Path, base: str) -> Path:
+    beside = path.parent / (base if base.endswith(".yaml") else f"{base}.yaml")
+    return beside if beside.is_file() else find_recipe(base)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="mend the file") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError("must hold keys with values", where=path, fix="see configs/base.yaml")
+    return values
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values of `above` over those of `below`; lists are replaced whole.
+
+    A component's settings go with its name: a recipe that names another method, optimiser or backbone starts from
+    that one's defaults, not from those of the base.
+    """
+    merged = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and not _another_component(old, value):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _another_component(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "name" in new and new["name"] != old.get("name", new["name"])

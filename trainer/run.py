@@ -1,0 +1,140 @@
+"""A run's folder: what is in it, and who may write to it.
+
+config.yaml      the resolved configuration
+metrics.jsonl    one record for each logged step and evaluation
+ledger.jsonl     one record for each attempt's start and end
+quarantine.jsonl samples that turned out unreadable
+checkpoints/     see trainer/checkpoint.py
+tensorboard/     event files
+logs/            output of each attempt's processes
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipelines.errors import UserError
+from trainer.config import Config, dump, parse
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Records of steps and evaluations."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """Records of attempts."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        """Samples that turned out unreadable."""
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the processes' output."""
+        return self.path / "logs"
+
+    def read_config(self) -> Config:
+        """The configuration that the run was made with."""
+        return parse(yaml.safe_load(self.config.read_text()), where=str(self.config))
+
+    def write_config(self, config: Config) -> None:
+        """Replace the configuration atomically."""
+        temporary = self.config.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(yaml.safe_dump(dump(config), sort_keys=False))
+        temporary.replace(self.config)
+
+    def attempts(self) -> int:
+        """Attempts that have begun."""
+        return sum(record["event"] == "start" for record in read_records(self.ledger))
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append to the ledger."""
+        append_record(self.ledger, {"event": event, "time": round(time.time(), 3), **facts})
+
+
+def create_run(config: Config, recipe_name: str) -> RunFolder:
+    """Make the folder of a new run with its configuration.
+
+    Raises:
+        UserError: where the folder holds anything already.
+    """
+    run = RunFolder(config.run.folder / (config.run.name or recipe_name))
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise UserError(
+            "the run's folder is not empty",
+            where=run.path,
+            fix=f"go on with it by `all4one resume {run.path}`, or choose another with run.name=NAME",
+        )
+    try:
+        run.logs.mkdir(parents=True)
+        run.write_config(config)
+    except OSError as error:
+        raise UserError(
+            f"cannot be made: {error.strerror}", where=run.path, fix="choose another with run.folder=FOLDER"
+        ) from None
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run's folder.
+
+    Raises:
+        UserError: where it is none.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise UserError(
+            "this is not the folder of a run: it has no config.yaml",
+            where=path,
+            fix="give the folder that `all4one train` printed",
+        )
+    return run
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON-lines file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Append one line, whole even where several processes append."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

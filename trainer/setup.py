@@ -1,0 +1,72 @@
+"""Makes the parts of a run from its configuration: data, method, optimiser, engine."""
+
+from dataclasses import dataclass
+
+import torch
+from data_pipelines.loader import TrainLoader
+
+from data_pipelines.errors import UserError
+from data_pipelines.shards import ShardSet
+from trainer.backbones import build_backbone
+from trainer.config import Config
+from trainer.distributed import Process
+from trainer.engine import Engine
+from trainer.methods import Method
+from trainer.optim import Schedule, build_optimizer, parameter_groups
+from trainer.parallel import synchronise_batch_norm
+from trainer.run import RunFolder
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Parts:
+    """What the loop drives."""
+
+    train_set: ShardSet
+    validation_set: ShardSet | None
+    loader: TrainLoader
+    engine: Engine
+    total_steps: int
+
+
+def build_method(config: Config, num_classes: int, device: torch.device) -> Method:
+    """The method with freshly drawn weights, a function of the seed alone, on its device."""
+    torch.manual_seed(config.run.seed)
+    backbone = build_backbone(config.backbone, config.data.views[0].size)
+    method = config.method.build(backbone, num_classes)
+    method.autocast_dtype = AUTOCAST[config.train.precision]
+    if config.parallel.batch_norm == "global":
+        synchronise_batch_norm(method, device)
+    return method.to(device)
+
+
+def build(config: Config, run: RunFolder, process: Process) -> Parts:
+    """Open the data and make everything that trains. Raises UserError for what the user can mend."""
+    torch.set_num_threads(config.parallel.threads or process.share_of_cores())
+    train_set = ShardSet.open(config.data.train)
+    validation_set = ShardSet.open(config.data.validation) if config.data.validation else None
+    if validation_set is not None and validation_set.num_classes == 0:
+        raise UserError(
+            "the validation set has no labels",
+            where=config.data.validation,
+            fix="set data.validation to null",
+        )
+    loader = TrainLoader(
+        train_set, config.data, seed=config.run.seed, rank=process.rank, world_size=process.world_size,
+        global_batch=config.train.global_batch, accumulation=config.train.accumulation, device=process.device,
+        quarantine=run.quarantine,
+    )  # fmt: skip
+    total_steps = config.train.epochs * loader.steps_per_epoch
+    if config.train.max_steps:
+        total_steps = min(total_steps, config.train.max_steps)
+    method = build_method(config, train_set.num_classes, process.device)
+    groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
+    optimizer = build_optimizer(groups, config.optim)
+    engine = Engine(
+        method, optimizer, Schedule.from_settings(config.optim, loader.steps_per_epoch, total_steps),
+        micro_batch=config.train.global_batch // (config.train.accumulation * process.world_size),
+        accumulation=config.train.accumulation, clip_gradients=config.optim.clip_gradients, seed=config.run.seed,
+        total_steps=total_steps,
+    )  # fmt: skip
+    return Parts(train_set, validation_set, loader, engine, total_steps)

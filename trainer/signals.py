@@ -1,0 +1,38 @@
+"""Requests to stop: a signal only sets a flag, and all ranks act on it together at a step boundary."""
+
+import signal
+from types import FrameType, TracebackType
+
+from trainer.distributed import agree
+
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopRequest:
+    """Catches SIGINT and SIGTERM while it is entered.
+
+    No work is done in the handler: it may run in the middle of a collective or a write.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in _EXIT_CODES:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = max(self._received, number)
+
+    def agreed(self) -> int:
+        """Exit code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point."""
+        number = agree(self._received)
+        return _EXIT_CODES[signal.Signals(number)] if number else 0
