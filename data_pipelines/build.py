@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ class BuildOptions(NamedTuple):
     """What decides the content of the shards."""
 
     shard_bytes: int = 256_000_000
-    """Bytes of a shard, at most."""
+    """Bytes of a shard, at most; a larger image has a shard of its own."""
     shard_samples: int = 10_000
     """Samples of a shard, at most."""
     seed: int = 0
@@ -96,7 +97,7 @@ def build(
             can be used.
     """
     plan = _plan(source.items, options)
-    needed = sum(_shard_size(items) for items in plan)
+    needed = sum(_shard_size(sum(map(_content, items))) for items in plan)
     _make_way(out, overwrite, _fingerprint(source, options))
     with _locked(out):
         write_whole(out / BUILDING / "plan", _fingerprint(source, options).encode())
@@ -120,28 +121,30 @@ def _plan(items: list[Item], options: BuildOptions) -> list[list[Item]]:
     """The items of each shard: spread evenly, since sources are sorted by class."""
     order = permutation(options.seed, Stream.BUILD, epoch=0, items=np.arange(len(items)))
     plan: list[list[Item]] = []
-    size = 0
+    content = 0
     for number in order:
         item = items[number]
-        if (
-            not plan
-            or len(plan[-1]) >= options.shard_samples
-            or size + _shard_size([item]) > options.shard_bytes
-        ):
+        grown = content + _content(item)
+        if not plan or len(plan[-1]) >= options.shard_samples or _shard_size(grown) > options.shard_bytes:
             plan.append([])
-            size = 0
+            grown = _content(item)
         plan[-1].append(item)
-        size += _shard_size([item])
+        content = grown
     return plan
 
 
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+def _padded(size: int, unit: int = _BLOCK) -> int:
+    return -(-size // unit) * unit
 
 
-def _shard_size(items: list[Item]) -> int:
-    """Bytes of a shard: each member has a header and is padded, and a label is a member of its own."""
-    return sum(_BLOCK + _padded(item.size) + (2 * _BLOCK if item.label >= 0 else 0) for item in items)
+def _content(item: Item) -> int:
+    """Bytes of a sample in a shard: each member has a header and is padded, and a label is a member of its own."""
+    return _BLOCK + _padded(item.size) + (2 * _BLOCK if item.label >= 0 else 0)
+
+
+def _shard_size(content: int) -> int:
+    """Bytes of a shard: two empty blocks end it, and its whole is padded to a record."""
+    return _padded(content + 2 * _BLOCK, tarfile.RECORDSIZE)
 
 
 def _fingerprint(source: Source, options: BuildOptions) -> str:

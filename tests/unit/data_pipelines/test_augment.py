@@ -16,7 +16,9 @@ def draw(
     settings: ViewSettings, sizes: list[tuple[int, int]], samples: list[int] | None = None, **kwargs: int
 ) -> ViewNumbers:
     ids = np.arange(len(sizes)) if samples is None else np.array(samples)
-    return view_numbers(settings, np.array(sizes), **({"seed": 1, "epoch": 0, "view": 0} | kwargs), samples=ids)
+    return view_numbers(
+        settings, np.array(sizes), **({"seed": 1, "epoch": 0, "view": 0} | kwargs), samples=ids
+    )
 
 
 @given(

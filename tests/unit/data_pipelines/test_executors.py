@@ -53,7 +53,9 @@ def unit(images: list[bytes], **changes: Any) -> list[ViewNumbers]:
     count = len(images)
     numbers = centre_numbers(sizes(images), resize=SIZE, crop=SIZE)
     numbers = numbers._replace(box=np.tile([0, 0, SIZE, SIZE], (count, 1)))
-    changes = {name: np.full(count, value) if np.isscalar(value) else value for name, value in changes.items()}
+    changes = {
+        name: np.full(count, value) if np.isscalar(value) else value for name, value in changes.items()
+    }
     return [numbers._replace(**changes)] * 2
 
 
@@ -71,7 +73,9 @@ def levels(view: torch.Tensor) -> torch.Tensor:
     return (view * std + mean) * 255
 
 
-def difference(executors: dict[str, Executor], images: list[bytes], numbers: list[ViewNumbers]) -> torch.Tensor:
+def difference(
+    executors: dict[str, Executor], images: list[bytes], numbers: list[ViewNumbers]
+) -> torch.Tensor:
     """Mean absolute difference of each image's first view, in levels."""
     one, other = (levels(executor.run(images, numbers)[0]) for executor in executors.values())
     return (one - other).abs().mean(dim=(1, 2, 3))
@@ -118,7 +122,9 @@ def test_the_whole_chain_agrees(executors: dict[str, Executor], jpegs: list[byte
         assert difference(executors, jpegs, chain(jpegs, epoch)).mean() <= 2
 
 
-def test_odd_images_have_the_same_pixels(executors: dict[str, Executor], odd_images: dict[str, bytes]) -> None:
+def test_odd_images_have_the_same_pixels(
+    executors: dict[str, Executor], odd_images: dict[str, bytes]
+) -> None:
     images = list(odd_images.values())
     for name, executor in executors.items():
         views = levels(executor.run(images, unit(images))[0])
@@ -156,14 +162,18 @@ def test_threads_do_not_matter(executors: dict[str, Executor], jpegs: list[bytes
 def test_a_graph_without_colour_is_the_full_graph_with_neutral_numbers(
     executors: dict[str, Executor], pool: ThreadPoolExecutor, jpegs: list[bytes]
 ) -> None:
-    bare = DaliExecutor([ViewGraph(SIZE, colour=False, blur=False, solarise=False)], pool, batch=8, **options())
+    bare = DaliExecutor(
+        [ViewGraph(SIZE, colour=False, blur=False, solarise=False)], pool, batch=8, **options()
+    )
     numbers = unit(jpegs)
     assert torch.equal(bare.run(jpegs, numbers[:1])[0], executors["dali"].run(jpegs, numbers)[0])
 
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_layout_and_dtype(pool: ThreadPoolExecutor, jpegs: list[bytes], name: str, dtype: torch.dtype) -> None:
+def test_layout_and_dtype(
+    pool: ThreadPoolExecutor, jpegs: list[bytes], name: str, dtype: torch.dtype
+) -> None:
     full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
     executor: Executor = (
         OpenCVExecutor(pool, **options(dtype))

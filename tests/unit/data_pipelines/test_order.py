@@ -27,7 +27,9 @@ def test_any_cut_reads_the_same_order(shard_sizes: list[int], block: int, data: 
     straight = make(shard_sizes, block=block).samples(3, 0, total)
     start = data.draw(st.integers(0, total))
     stop = data.draw(st.integers(start, total))
-    np.testing.assert_array_equal(make(shard_sizes, block=block).samples(3, start, stop), straight[start:stop])
+    np.testing.assert_array_equal(
+        make(shard_sizes, block=block).samples(3, start, stop), straight[start:stop]
+    )
 
 
 @given(shard_sizes=sizes, block=blocks)

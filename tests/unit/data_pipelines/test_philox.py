@@ -24,7 +24,12 @@ def test_known_answers(key: tuple[int, int], counter: tuple[int, ...], words: tu
     assert tuple(philox(key, counter)) == words
 
 
-@given(seed=seeds, epoch=st.integers(0, 2**32 - 1), item=st.integers(0, 2**32 - 1), lane=st.integers(0, 2**16 - 1))
+@given(
+    seed=seeds,
+    epoch=st.integers(0, 2**32 - 1),
+    item=st.integers(0, 2**32 - 1),
+    lane=st.integers(0, 2**16 - 1),
+)
 def test_a_row_does_not_depend_on_the_others(seed: int, epoch: int, item: int, lane: int) -> None:
     def draw(items: list[int], count: int) -> np.ndarray:
         return uniforms(seed, Stream.VIEWS, epoch=epoch, items=items, lane=lane, count=count)

@@ -9,7 +9,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.images import check
 from data_pipelines.sources import Source, digits, open_source
 
-FILES = {"bee/1.jpg": b"bee one", "bee/2.JPEG": b"bee two", "ant/1.jpg": b"ant one", "ant/sub/1.jpg": b"ant sub"}
+FILES = {
+    "bee/1.jpg": b"bee one",
+    "bee/2.JPEG": b"bee two",
+    "ant/1.jpg": b"ant one",
+    "ant/sub/1.jpg": b"ant sub",
+}
 
 
 def folder(root: Path, files: dict[str, bytes]) -> Path:
@@ -30,7 +35,9 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def content(source: Source) -> list[tuple[str, bytes]]:
-    return sorted((source.classes[item.label] if item.label >= 0 else "", item.read()) for item in source.items)
+    return sorted(
+        (source.classes[item.label] if item.label >= 0 else "", item.read()) for item in source.items
+    )
 
 
 EXPECTED = sorted((name.split("/")[0], data) for name, data in FILES.items())
@@ -55,7 +62,17 @@ def test_folder_and_tars_of_the_same_files_are_the_same_source(tmp_path: Path) -
 
 
 def test_keys_are_unique_short_and_without_dots(tmp_path: Path) -> None:
-    names = ["a.b.c.jpg", "a.b.d.jpg", "é.jpg", "è.jpg", "x/y.jpg", "x-y.jpg", "1.png", "1.jpg", "z" * 200 + ".jpg"]
+    names = [
+        "a.b.c.jpg",
+        "a.b.d.jpg",
+        "é.jpg",
+        "è.jpg",
+        "x/y.jpg",
+        "x-y.jpg",
+        "1.png",
+        "1.jpg",
+        "z" * 200 + ".jpg",
+    ]
     source = open_source(folder(tmp_path, {f"class.one/{name}": b"x" for name in names}))
     keys = [item.key for item in source.items]
     assert len(set(keys)) == len(names)
@@ -73,7 +90,9 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
 
 
 def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
-    source = open_source(folder(tmp_path, {"1.jpg": b"1", "2.png": b"2", "README.md": b"", ".hidden.jpg": b""}))
+    source = open_source(
+        folder(tmp_path, {"1.jpg": b"1", "2.png": b"2", "README.md": b"", ".hidden.jpg": b""})
+    )
     assert source.classes == ()
     assert [item.label for item in source.items] == [-1, -1]
 
@@ -88,7 +107,10 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [("1.JPEG bee", "1 images have no label, such as '2.JPEG'"), ("1.JPEG a b", "labels.txt:1: not a file and a class")],
+    [
+        ("1.JPEG bee", "1 images have no label, such as '2.JPEG'"),
+        ("1.JPEG a b", "labels.txt:1: not a file and a class"),
+    ],
 )
 def test_wrong_label_files_are_refused(tmp_path: Path, lines: str, message: str) -> None:
     path = tar(tmp_path / "val.tar", {"1.JPEG": b"1", "2.JPEG": b"2"})

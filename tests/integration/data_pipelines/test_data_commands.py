@@ -1,0 +1,201 @@
+"""The commands as their users run them, in processes of their own; some of those are killed."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from data_pipelines.errors import UserError
+from data_pipelines.shards import ShardSet
+from launch.data_commands import app
+
+ROOT = Path(__file__).resolve().parents[3]
+RUN = """
+import sys
+from data_pipelines.errors import UserError
+from launch.data_commands import app
+try:
+    app()
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-c", RUN, *map(str, words)]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 noisy images of four classes, about 9 MB."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(400):
+        path = folder / f"class{number % 4}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), random.integers(0, 256, (120, 100, 3), dtype=np.uint8))
+    return folder
+
+
+def build_words(images: Path, out: Path) -> tuple[object, ...]:
+    return ("build", images, out, "--shard-samples", 10, "--workers", 2)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_build_index_verify(images: Path, tmp_path: Path) -> None:
+    (images / "class0" / "broken.jpg").write_bytes(b"no image")
+    try:
+        built = CliRunner().invoke(app, [str(word) for word in build_words(images, tmp_path / "out")])
+    finally:
+        (images / "class0" / "broken.jpg").unlink()
+    assert built.exit_code == 0
+    for words in (
+        "samples 400",
+        "classes 4",
+        "shards 41",
+        "quarantined 1",
+        "not a JPEG, PNG or WebP image 1",
+    ):
+        assert words in " ".join(built.output.replace("│", " ").split())
+    assert CliRunner().invoke(app, ["index", str(tmp_path / "out"), "--decode"]).exit_code == 0
+    verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--decode"])
+    assert verified.exit_code == 0
+    assert "400 samples, 0 bad" in verified.output
+
+
+def test_verify_exits_with_1_and_names_what_is_wrong(images: Path, tmp_path: Path) -> None:
+    run(*build_words(images, tmp_path / "out"))
+    shards = ShardSet.open(tmp_path / "out")
+    path = tmp_path / "out" / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[int(shards.index["offset"][12]) + 9] ^= 1
+    path.write_bytes(data)
+    verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out")])
+    assert verified.exit_code == 1
+    assert f"{shards.key(12)}: CRC differs from the index" in verified.output
+
+
+def test_errors_pass_through(tmp_path: Path) -> None:
+    for words in (
+        ["build", str(tmp_path / "none"), str(tmp_path / "out")],
+        ["verify", str(tmp_path / "none")],
+    ):
+        assert isinstance(CliRunner().invoke(app, words).exception, UserError)
+
+
+def test_digits(tmp_path: Path) -> None:
+    result = run("build", "digits", tmp_path / "digits")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "no progress bar where there is no terminal"
+    for part, count in (("train", 1501), ("validation", 296)):
+        shards = ShardSet.open(tmp_path / "digits" / part)
+        assert (len(shards), shards.num_classes) == (count, 10)
+
+
+@pytest.mark.parametrize("kill_at", [1, 17, 39])
+def test_a_killed_build_does_not_open_and_goes_on(images: Path, tmp_path: Path, kill_at: int) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(*build_words(images, out)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("shard-*.tar"))) < kill_at and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if process.returncode == 0:
+        pytest.fail("the build ended before it was killed")
+    with pytest.raises(UserError, match="run the same build command again"):
+        ShardSet.open(out)
+    assert run("index", out).returncode == 2, "half a build must not be indexed"
+    again = run(*build_words(images, out))
+    assert again.returncode == 0, again.stderr
+    assert run(*build_words(images, tmp_path / "straight")).returncode == 0
+    assert files(out) == files(tmp_path / "straight")
+
+
+def test_ctrl_c_ends_a_build_and_its_workers(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(*build_words(images, out)),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("shard-*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert run(*build_words(images, out)).returncode == 0
+
+
+def limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_file_system_that_takes_no_more_is_told(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("build", images, out, "--shard-samples", 100, "--workers", 2)
+    result = subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: limit_files(1_000_000),
+    )
+    assert result.returncode == 2
+    assert "the disk is full: the shards need" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(out.glob("*shard*")), "no temporary file is left"
+    assert run(*words).returncode == 0
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk can only be mounted by root"
+)
+def test_a_full_disk_is_told(images: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        result = run(*build_words(images, disk / "out"))
+        assert result.returncode == 2
+        assert "the disk is full: the shards need" in result.stderr
+        with pytest.raises(UserError):
+            ShardSet.open(disk / "out")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_the_module_is_light() -> None:
+    code = "import sys, launch.data_commands; print([m for m in ('numpy', 'torch', 'rich', 'cv2') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() in ("[]", "['rich']"), "typer itself may load rich"

@@ -1,0 +1,202 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_pipelines import build as module
+from data_pipelines.build import BuildOptions, build
+from data_pipelines.errors import UserError
+from data_pipelines.index import read_quarantine
+from data_pipelines.shards import ShardSet
+from data_pipelines.sources import Item, Place, Source
+
+OPTIONS = BuildOptions(shard_samples=25)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_do_not_matter(source: Source, whole_set: Path, tmp_path: Path, workers: int) -> None:
+    done: list[int] = []
+    build(source, tmp_path / "out", OPTIONS, workers=workers, report=done.append)
+    assert files(tmp_path / "out") == files(whole_set)
+    assert done == [25, 50, 75, 90]
+
+
+@pytest.mark.parametrize("limit", [5_000, 20_480, 100_000])
+def test_shards_keep_to_their_size(source: Source, tmp_path: Path, limit: int) -> None:
+    record = build(source, tmp_path, BuildOptions(shard_bytes=limit))
+    assert sum(shard.samples for shard in record.shards) == 90
+    for shard in record.shards:
+        assert shard.size <= limit or shard.samples == 1
+        assert (tmp_path / shard.name).stat().st_size == shard.size
+
+
+def test_other_seeds_spread_otherwise(source: Source, whole_set: Path, tmp_path: Path) -> None:
+    build(source, tmp_path, OPTIONS._replace(seed=1))
+    ours, theirs = (ShardSet.open(folder).index["label"].tolist() for folder in (tmp_path, whole_set))
+    assert ours != theirs
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_bad_images_are_quarantined_with_their_reasons(
+    source: Source, encode: Callable[..., bytes], tmp_path: Path
+) -> None:
+    whole = source.items[0].content
+    assert isinstance(whole, bytes)
+    hurt = bytearray(encode(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8), "PNG"))
+    hurt[900:1000] = bytes(100)
+    bad = {
+        "cut": (whole[:-30], "truncated"),
+        "text": (b"hello", "not a JPEG, PNG or WebP image"),
+        "dot": (encode(np.zeros((1, 1, 3), np.uint8), "PNG"), "shorter side below 8 pixels"),
+        "rope": (encode(np.zeros((8, 300, 3), np.uint8), "PNG"), "aspect ratio above 20"),
+        "hurt": (bytes(hurt), "cannot be decoded"),
+        "gone": (Place(tmp_path / "none.jpg", 0, 10), "file has gone"),
+    }
+    items = source.items + [Item(key, content, 0) for key, (content, _) in bad.items()]
+    record = build(Source(items, source.classes), tmp_path / "out", OPTIONS)
+    assert (record.samples, record.quarantined) == (90, len(bad))
+    found = {entry["key"]: entry for entry in read_quarantine(tmp_path / "out")}
+    assert {key: entry["reason"] for key, entry in found.items()} == {
+        k: reason for k, (_, reason) in bad.items()
+    }
+    assert all((tmp_path / "out" / entry["shard"]).exists() for entry in found.values())
+
+
+def test_a_shard_of_bad_images_only_is_left_out(source: Source, tmp_path: Path) -> None:
+    items = [source.items[0], Item("bad", b"no image", 0), source.items[1]]
+    record = build(Source(items, source.classes), tmp_path, BuildOptions(shard_samples=1))
+    assert record.samples == len(record.shards) == 2
+    shards = ShardSet.open(tmp_path)
+    assert {shards.read(0), shards.read(1)} == {items[0].content, items[2].content}
+
+
+def test_a_source_without_a_usable_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no image of the source can be used: empty file, not a JPEG"):
+        build(Source([Item("a", b"", 0), Item("b", b"text", 0)], ("x",)), tmp_path)
+    with pytest.raises(UserError, match="interrupted"):
+        ShardSet.open(tmp_path)
+
+
+def test_unlabelled_images(source: Source, tmp_path: Path) -> None:
+    build(Source([item._replace(label=-1) for item in source.items], ()), tmp_path, OPTIONS)
+    shards = ShardSet.open(tmp_path)
+    assert shards.num_classes == 0
+    assert set(shards.index["label"]) == {-1}
+
+
+def interrupt(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Begin a build that breaks off when it begins the shard of that number."""
+    real = module._write_tar
+
+    def breaking(temporary: Path, task: module._Task, name: str) -> module._Note:
+        if task.number == after:
+            temporary.write_bytes(b"half a shard")
+            raise KeyboardInterrupt
+        return real(temporary, task, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write_tar", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            build(source, out, OPTIONS)
+
+
+@pytest.mark.parametrize("after", [0, 2, 3])
+def test_an_interrupted_build_does_not_open_and_goes_on(
+    source: Source, whole_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    interrupt(source, tmp_path, monkeypatch, after)
+    with pytest.raises(UserError, match="run the same build command again"):
+        ShardSet.open(tmp_path)
+    before = {path.name: path.stat().st_ino for path in tmp_path.glob("shard-*.tar")}
+    assert len(before) == after
+    build(source, tmp_path, OPTIONS)
+    assert files(tmp_path) == files(whole_set)
+    assert {name: (tmp_path / name).stat().st_ino for name in before} == before, "finished shards are kept"
+
+
+def test_a_shard_that_changed_since_the_interruption_is_written_again(
+    source: Source, whole_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(source, tmp_path, monkeypatch, 2)
+    (tmp_path / "shard-000001.tar").write_bytes(b"")
+    build(source, tmp_path, OPTIONS)
+    assert files(tmp_path) == files(whole_set)
+
+
+def test_another_build_does_not_go_on_from_these_shards(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(source, tmp_path, monkeypatch, 2)
+    with pytest.raises(UserError, match=r"interrupted build of another source[\s\S]*--overwrite"):
+        build(source, tmp_path, OPTIONS._replace(seed=1))
+    build(source, tmp_path, OPTIONS._replace(seed=1), overwrite=True)
+    assert len(ShardSet.open(tmp_path)) == 90
+
+
+def test_a_finished_set_is_only_overwritten_if_asked(source: Source, tmp_path: Path) -> None:
+    build(source, tmp_path, OPTIONS)
+    with pytest.raises(UserError, match=r"holds a finished set[\s\S]*--overwrite"):
+        build(source, tmp_path, OPTIONS)
+    fewer = Source(source.items[:30], source.classes)
+    build(fewer, tmp_path, BuildOptions(), overwrite=True)
+    assert len(ShardSet.open(tmp_path)) == 30
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["shard-000000.tar"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["thesis.tex", "other.tar", "classes.txt"])
+def test_what_is_not_ours_is_never_touched(
+    source: Source, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"the output folder is not empty: it holds '{name}'"):
+        build(source, tmp_path, OPTIONS, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_beside_a_set_of_ours_is_never_touched(source: Source, tmp_path: Path) -> None:
+    build(source, tmp_path, OPTIONS)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"it holds 'notes\.txt'"):
+        build(source, tmp_path, OPTIONS, overwrite=True)
+    assert files(tmp_path) == before
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with pytest.raises(UserError, match=r"the disk is full: the shards need 0\.\d MB and 0\.0 MB are free"):
+        build(source, tmp_path, OPTIONS)
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_an_output_that_cannot_be_made_is_refused(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the output folder cannot be made"):
+        build(source, tmp_path / "file" / "out", OPTIONS)
+
+
+def test_two_builds_cannot_write_into_one_folder(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    tmp_path.joinpath("out").mkdir()
+    with module._locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
+        build(source, tmp_path / "out", OPTIONS)
+
+
+def test_the_record_says_what_the_set_holds(whole_set: Path) -> None:
+    record = json.loads((whole_set / "dataset.json").read_text())
+    assert record["samples"] == 90
+    assert record["classes"] == ["ant", "bee", "cat"]
+    assert (whole_set / "classes.txt").read_text() == "ant\nbee\ncat\n"
+    assert not (whole_set / ".building").exists()

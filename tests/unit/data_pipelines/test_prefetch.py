@@ -1,0 +1,65 @@
+import threading
+from collections.abc import Iterator
+from itertools import count, islice
+
+import pytest
+
+from data_pipelines.prefetch import Prefetch
+
+
+def test_items_come_in_order_and_end() -> None:
+    prefetch = Prefetch(lambda: iter(range(50)), 3)
+    assert list(prefetch) == list(range(50))
+    assert prefetch.wait_seconds > 0
+    prefetch.close()
+
+
+def test_no_more_than_depth_items_wait() -> None:
+    made: list[int] = []
+    started = threading.Event()
+
+    def make() -> Iterator[int]:
+        for item in count():
+            made.append(item)
+            if len(made) > 3:
+                started.set()
+            yield item
+
+    prefetch = Prefetch(make, 3)
+    started.wait(10)
+    assert list(islice(prefetch, 5)) == [0, 1, 2, 3, 4]
+    prefetch.close()
+    assert len(made) <= 5 + 3 + 1, "five taken, three waiting, one in hand"
+
+
+def test_an_error_is_raised_where_the_item_is_due() -> None:
+    def make() -> Iterator[int]:
+        yield 1
+        raise ValueError("no second item")
+
+    prefetch = Prefetch(make, 3)
+    items = iter(prefetch)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="no second item"):
+        next(items)
+    prefetch.close()
+
+
+def test_close_stops_a_full_and_a_waiting_queue() -> None:
+    full = Prefetch(lambda: count(), 1)
+    full.close()
+    full.close()
+    release = threading.Event()
+
+    def make() -> Iterator[int]:
+        release.wait(10)
+        yield 1
+
+    slow = Prefetch(make, 1)
+    taken: list[int] = []
+    consumer = threading.Thread(target=lambda: taken.extend(slow))
+    consumer.start()
+    threading.Timer(0.05, release.set).start()
+    slow.close()
+    consumer.join(10)
+    assert not consumer.is_alive()
