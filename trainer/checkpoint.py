@@ -116,7 +116,7 @@ class CheckpointStore:
     def __init__(
         self, folder: Path, *, attempt: int | None = None, keep_last: int = 3, keep_every: int = 0
     ) -> None:
-        """Open the folder; for writing, make it and remove what killed attempts up to `attempt` left half written.
+        """Open the folder; for writing, make it and remove what killed attempts before it left.
 
         Args:
             folder: where the checkpoints are.
@@ -136,7 +136,7 @@ class CheckpointStore:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
                 left = _TEMPORARY.fullmatch(path.name)
-                if left and int(left[1]) <= attempt:
+                if left and int(left[1]) < attempt:
                     _remove(path)
         except OSError as error:
             raise _failed("the checkpoint folder cannot be opened", folder, error) from error

@@ -242,6 +242,7 @@ def test_left_overs_go_with_the_next_attempt_and_those_of_a_later_one_stay(tmp_p
     (tmp_path / ".tmp-1-4711-latest").write_text("half")
     (tmp_path / ".tmp-9-4711-step_00000007").mkdir()
     CheckpointStore(tmp_path)
+    store_at(tmp_path, attempt=1)  # another rank of the attempt that is writing
     assert len(names(tmp_path)) == 3
     store_at(tmp_path, attempt=2)
     assert names(tmp_path) == [".tmp-9-4711-step_00000007"]

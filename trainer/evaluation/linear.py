@@ -1,0 +1,202 @@
+"""Linear probe: multinomial logistic regression on frozen features."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from trainer.evaluation.knn import labelled
+
+L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
+"""Strengths that are tried, strongest first: 10 to 1e-6, two a decade."""
+
+_CHUNK = 8192  # samples whose logits exist at once
+_MAX_ITERATIONS = 1000
+_SWEEP_TOLERANCE = 1e-4  # of the gradient: weak penalties take several times as long to meet a tighter one
+_PATIENCE = 4  # strengths in a row that do no better on the held-out part, after which the sweep ends
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """How a linear classifier does on the test samples; accuracies are shares in [0, 1]."""
+
+    top1: float
+    top5: float
+    interval: tuple[float, float]
+    """Wilson score interval of `top1` at 95 %."""
+    l2: float
+    """Strength of the penalty `l2 / 2 |W|²` beside the mean cross-entropy."""
+    held_out_top1: float
+    """Accuracy at that strength on the part of the training data that chose it."""
+    train_top1: float
+    converged: bool
+    """Whether the last fit reached its optimum."""
+
+
+@torch.no_grad()
+def linear_probe(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    num_classes: int,
+    seed: int,
+    validation_share: float = 0.1,
+) -> LinearResult:
+    """Fit a linear classifier by L-BFGS and test it; the test set chooses nothing.
+
+    Features are standardised with the training set's mean and standard deviation, which L-BFGS needs to arrive
+    in tens of iterations instead of hundreds. The L2 strength is the one of `L2_SWEEP` with the best accuracy on
+    a stratified, held-out part of the training set (of equals, the one with the lowest cross-entropy there);
+    then all of the training set is fitted. Samples with label -1 are left out. The same input and seed
+    give the same result on the same machine.
+
+    Args:
+        train_features: `[N, F]`; float64 is computed in float64, all else in float32.
+        train_labels: `[N]` integers below `num_classes`.
+        test_features: `[M, F]`.
+        test_labels: `[M]`.
+        num_classes: number of classes.
+        seed: of the held-out part.
+        validation_share: share of each class that is held out, in (0, 1); at least one sample where it has two.
+
+    Raises:
+        UserError: shapes or labels do not fit, features are not finite, the training set has fewer than two
+            classes, or no class has two samples.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
+    train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
+    test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
+    if train_features.shape[1] != test_features.shape[1]:
+        raise UserError(
+            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
+            where="evaluation",
+            fix="compute both with the same backbone",
+        )
+    held_out = _stratified(train_labels, num_classes, validation_share, seed)  # [N] bool
+    l2, held_out_top1, weights = _choose_l2(train_features, train_labels, held_out, num_classes)
+    mean, std = _moments(train_features)
+    train_features = (train_features - mean) / std
+    weights, converged = fit(train_features, train_labels, l2, weights)
+    top1, top5 = _accuracy(weights, (test_features - mean) / std, test_labels)
+    train_top1, _ = _accuracy(weights, train_features, train_labels)
+    interval = wilson_interval(top1, len(test_labels))
+    return LinearResult(top1, top5, interval, l2, held_out_top1, train_top1, converged)
+
+
+def fit(
+    features: Tensor, labels: Tensor, l2: float, start: Tensor, *, tolerance: float | None = None
+) -> tuple[Tensor, bool]:
+    """Minimise `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`; the bias, last, is not penalised.
+
+    It ends when no entry of the gradient exceeds `tolerance`, by default 1e-7 in float64 and 1e-5 in float32.
+    Returns the weights and whether it came within ten times that.
+    """
+    weights = start.clone()
+    if tolerance is None:
+        tolerance = 1e-7 if features.dtype == torch.float64 else 1e-5
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=_MAX_ITERATIONS,
+        history_size=20,
+        tolerance_grad=tolerance,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        loss, weights.grad = _objective(weights, features, labels, l2)
+        return loss
+
+    optimizer.step(closure)
+    _, gradient = _objective(weights, features, labels, l2)
+    return weights, bool(gradient.abs().max() <= 10 * tolerance)
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a rate that was seen as `share` of `samples` (Wilson 1927, score interval)."""
+    z = 1.959963984540054
+    centre = share + z * z / (2 * samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def _choose_l2(
+    features: Tensor, labels: Tensor, held_out: Tensor, num_classes: int
+) -> tuple[float, float, Tensor]:
+    """The strength that does best on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
+    mean, std = _moments(features[~held_out])
+    fitted, tested = (features[~held_out] - mean) / std, (features[held_out] - mean) / std
+    weights = features.new_zeros(num_classes, features.shape[1] + 1)
+    best_score, best_l2, best_weights = (-1.0, 0.0), L2_SWEEP[0], weights
+    without_gain = 0
+    for l2 in L2_SWEEP:
+        weights, _ = fit(fitted, labels[~held_out], l2, weights, tolerance=_SWEEP_TOLERANCE)
+        top1, _ = _accuracy(weights, tested, labels[held_out])
+        cross_entropy, _ = _objective(weights, tested, labels[held_out], l2=0)
+        score = (top1, -cross_entropy.item())
+        if score > best_score:
+            best_score, best_l2, best_weights, without_gain = score, l2, weights, 0
+        else:
+            without_gain += 1
+        if without_gain == _PATIENCE:
+            break
+    return best_l2, best_score[0], best_weights
+
+
+def _objective(weights: Tensor, features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    """Value `[]` and gradient `[C, F + 1]`, in closed form so that only one chunk's logits exist at a time."""
+    matrix, bias = weights[:, :-1], weights[:, -1]
+    # The line search compares losses closer than float32 resolves: they are summed in float64.
+    loss = l2 / 2 * matrix.double().square().sum()
+    gradient = torch.zeros_like(weights)
+    for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        log_p = torch.addmm(bias, rows, matrix.T).log_softmax(1)  # [B, C]
+        loss -= log_p.gather(1, wanted[:, None]).double().sum() / len(features)
+        error = log_p.exp_().scatter_add_(1, wanted[:, None], log_p.new_full((len(rows), 1), -1))
+        gradient[:, :-1].addmm_(error.T, rows)
+        gradient[:, -1] += error.sum(0)
+    gradient /= len(features)
+    gradient[:, :-1].add_(matrix, alpha=l2)
+    return loss, gradient
+
+
+def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
+    top1 = top5 = 0
+    for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        logits = torch.addmm(weights[:, -1], rows, weights[:, :-1].T)
+        rank = (logits > logits.gather(1, wanted[:, None])).sum(1)
+        top1 += int((rank < 1).sum())
+        top5 += int((rank < 5).sum())
+    return top1 / len(labels), top5 / len(labels)
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[F]`; features that never change are left at their scale."""
+    std, mean = torch.std_mean(features, dim=0, correction=0)
+    return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, torch.ones_like(std))
+
+
+def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
+    """Mask `[N]` of the held-out samples: the share of each class, at least one and never its last."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        raise UserError(
+            "a linear probe needs labelled training samples of two classes, two of one of them at least",
+            where="evaluation",
+            fix="evaluate on a training set with more classes and samples",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
+    shuffled = shuffled[labels[shuffled].argsort(stable=True)]  # by class, in random order inside each
+    first_of_class = counts.cumsum(0) - counts
+    place = torch.arange(len(labels), device=labels.device) - first_of_class[labels[shuffled]]
+    wanted = torch.minimum((share * counts).round().clamp(min=1).long(), counts - 1)
+    held_out = torch.zeros_like(labels, dtype=torch.bool)
+    held_out[shuffled] = place < wanted[labels[shuffled]]
+    return held_out
