@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch import data_commands
+from launch.data_commands import app as data_app
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Self-supervised pretraining of image backbones with All4One.",
 )  # fmt: skip
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
-app.add_typer(data_commands.app, name="data", help="Build, index and verify sets of shards.")
+app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
 
 Recipe = Annotated[

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_pipelines.loader import EvalLoader
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from trainer.evaluation.knn import knn_accuracy
-from trainer.evaluation.linear import linear_probe
 
 from data_pipelines.errors import UserError
+from data_pipelines.loader import EvalLoader
 from data_pipelines.shards import ShardSet
 from trainer.evaluation.features import extract
+from trainer.evaluation.knn import knn_accuracy
+from trainer.evaluation.linear import linear_probe
 from trainer.export import Trained, load_backbones
 
 

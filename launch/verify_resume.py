@@ -16,9 +16,9 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
-from trainer.checkpoint import CheckpointStore, Snapshot
 
 from data_pipelines.errors import UserError
+from trainer.checkpoint import CheckpointStore, Snapshot
 from trainer.config import load_config
 from trainer.run import RunFolder, read_records
 

@@ -24,21 +24,21 @@ def end_with_parent() -> None:
 
 def train_run(folder: Path) -> int:
     """Train the run in a folder as one rank. Returns the exit code."""
-    from trainer.run_lock import RunLock
-
     from trainer.distributed import from_first, initialise
     from trainer.loop import Trainer
     from trainer.run import open_run
+    from trainer.run_lock import RunLock
     from trainer.signals import StopRequest
 
     run = open_run(folder)
     with StopRequest() as stop:
         process = initialise()
-        with RunLock(run.path) if process.is_first else nullcontext():
+        lock = RunLock(run.path, attempt=run.attempts() + 1) if process.is_first else None
+        with lock or nullcontext():
             attempt = from_first(run.attempts() + 1 if process.is_first else None)
             if process.is_first:
                 run.note("start", attempt=attempt, world_size=process.world_size, host=os.uname().nodename)
-            trainer = Trainer(run.read_config(), run, process, attempt, stop)
+            trainer = Trainer(run.read_config(), run, process, attempt, stop, lock)
             code = trainer.train()
             if process.is_first:
                 reason = {0: "finished", 130: "interrupted", 143: "terminated"}[code]

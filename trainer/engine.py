@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from data_pipelines.loader import Batch
 from torch import Tensor, nn
 
+from data_pipelines.loader import Batch
 from trainer.methods import Method
 from trainer.optim import Schedule, load_optimizer_tensors, optimizer_tensors
 from trainer.parallel import rank, world_size

@@ -17,6 +17,7 @@ from trainer.metrics import MetricsWriter, mean_over_ranks
 from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
 from trainer.run import RunFolder
+from trainer.run_lock import RunLock
 from trainer.setup import build
 from trainer.signals import StopRequest
 
@@ -29,15 +30,23 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, run: RunFolder, process: Process, attempt: int, stop: StopRequest
+        self,
+        config: Config,
+        run: RunFolder,
+        process: Process,
+        attempt: int,
+        stop: StopRequest,
+        lock: RunLock | None,
     ) -> None:
         self.config, self.process, self.stop = config, process, stop
         self._cleanup = ExitStack()
         self.parts = build(config, run, process)
         self._cleanup.enter_context(self.parts.loader)
-        self.persistence = Persistence(config, run, process, attempt, self.parts)
+        self.persistence = Persistence(config, run, process, attempt, self.parts, lock)
         self.step = self.persistence.resume()
-        self.progress = TrainingProgress(self.parts.total_steps, self.step, process.is_first)
+        self.progress = TrainingProgress(
+            self.parts.total_steps, self.step, config.train.global_batch, process.is_first
+        )
         self._cleanup.callback(self.progress.close)
         self.metrics: MetricsWriter | None = None
         if process.is_first:

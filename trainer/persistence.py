@@ -11,6 +11,7 @@ from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clon
 from trainer.config import Config, fingerprint
 from trainer.distributed import Process, from_first
 from trainer.run import RunFolder
+from trainer.run_lock import RunLock
 from trainer.setup import Parts
 
 PACKAGES = (
@@ -26,8 +27,17 @@ PACKAGES = (
 class Persistence:
     """What is saved and found again. Only rank 0 writes; its state is every rank's (ZeRO stage 0)."""
 
-    def __init__(self, config: Config, run: RunFolder, process: Process, attempt: int, parts: Parts) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        process: Process,
+        attempt: int,
+        parts: Parts,
+        lock: RunLock | None,
+    ) -> None:
         self._config, self._run, self._process, self._parts = config, run, process, parts
+        self._lock = lock
         self._attempt, self._last_saved, self._messages = attempt, -1, list[str]()
         self._store = CheckpointStore(
             run.checkpoints,
@@ -79,6 +89,11 @@ class Persistence:
         self._last_saved = step
         if self._writer is None:
             return
+        if self._lock is not None and self._lock.lost:
+            raise UserError(
+                "another process has taken this run over, since this one gave no sign of life for too long",
+                where=self._run.path, fix="nothing: it goes on there from the last checkpoint",
+            )  # fmt: skip
         model, optimizer = self._parts.engine.state()
         self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
 

@@ -12,14 +12,15 @@ class TrainingProgress:
     Args:
         total_steps: steps of the run.
         done: steps that earlier attempts did.
+        batch: images of a step.
         visible: whether this process shows anything.
     """
 
     _LINE_EVERY = 10.0  # seconds between plain lines, so that a log file stays readable
 
-    def __init__(self, total_steps: int, done: int, visible: bool) -> None:
+    def __init__(self, total_steps: int, done: int, batch: int, visible: bool) -> None:
         self.console = Console(stderr=True, quiet=not visible, highlight=False)
-        self._total, self._first, self._start, self._last_line = total_steps, done, time.monotonic(), 0.0
+        self._total, self._batch, self._last_line = total_steps, batch, 0.0
         self._bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self.console,
@@ -48,8 +49,7 @@ class TrainingProgress:
             and time.monotonic() - self._last_line > self._LINE_EVERY
         ):
             self._last_line = time.monotonic()
-            done = max(step - self._first, 1)
-            left = (self._total - step) * (time.monotonic() - self._start) / done
+            left = (self._total - step) * self._batch / max(images_per_second, 1e-9)
             self.say(f"step {step}/{self._total} · {status} · {_duration(left)} left")
 
     def close(self) -> None:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from data_pipelines.loader import TrainLoader
 
 from data_pipelines.errors import UserError
+from data_pipelines.loader import TrainLoader
 from data_pipelines.shards import ShardSet
 from trainer.backbones import build_backbone
 from trainer.config import Config

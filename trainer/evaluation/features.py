@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from data_pipelines.loader import EvalLoader
 from torch import Tensor, nn
 
+from data_pipelines.loader import EvalLoader
 from trainer.parallel import gather, rank, world_size
 
 

@@ -1,12 +1,11 @@
 """kNN during training: how well the frozen backbones separate the classes of the validation set."""
 
 from data_pipelines.loader import EvalLoader
-from trainer.evaluation.knn import knn_accuracy
-
 from data_pipelines.shards import ShardSet
 from trainer.config import Config
 from trainer.distributed import Process
 from trainer.evaluation.features import extract
+from trainer.evaluation.knn import knn_accuracy
 from trainer.progress import TrainingProgress
 from trainer.setup import AUTOCAST, Parts
 from trainer.signals import StopRequest

@@ -32,15 +32,33 @@ def test_the_recipes_that_are_promised_are_there() -> None:
 
 
 def test_published_numbers_of_the_cifar_and_imagenet100_recipes() -> None:
-    for name, epochs, size in (("cifar10", 1000, 32), ("cifar100", 1000, 32), ("imagenet100_resnet18", 400, 224)):
+    for name, epochs, size in (
+        ("cifar10", 1000, 32),
+        ("cifar100", 1000, 32),
+        ("imagenet100_resnet18", 400, 224),
+    ):
         config = load_config(name)
-        assert (config.train.epochs, config.train.global_batch, config.data.views[0].size) == (epochs, 256, size)
+        assert (config.train.epochs, config.train.global_batch, config.data.views[0].size) == (
+            epochs,
+            256,
+            size,
+        )
         optim = config.optim
-        assert (optim.name, optim.lr, optim.momentum, optim.eta, optim.clip_lr) == ("lars", 1.0, 0.9, 0.02, True)
+        assert (optim.name, optim.lr, optim.momentum, optim.eta, optim.clip_lr) == (
+            "lars",
+            1.0,
+            0.9,
+            0.02,
+            True,
+        )
         assert (optim.weight_decay, optim.transformer_lr, optim.classifier_lr) == (1e-5, 0.1, 0.1)
         assert (optim.warmup_epochs, optim.warmup_start_lr, optim.reference_batch) == (10, 3e-5, 256)
         method = config.method.model_dump()
-        assert (method["projector_hidden"], method["predictor_hidden"], method["embedding"]) == (2048, 4096, 256)
+        assert (method["projector_hidden"], method["predictor_hidden"], method["embedding"]) == (
+            2048,
+            4096,
+            256,
+        )
         assert (method["queue"]["length"], method["neighbours"]) == (98304, 5)
         assert (method["temperature"], method["centroid_temperature"], method["momentum"]) == (0.2, 0.1, 0.99)
         assert [v.solarise for v in config.data.views] == [0.0, 0.2]
@@ -128,7 +146,9 @@ def test_bases_in_a_circle_and_broken_files_are_said(tmp_path: Path) -> None:
 
 def test_meaning_is_what_resume_may_not_change() -> None:
     before = load_config("cifar10")
-    free = load_config("cifar10", ["data.threads=7", "checkpoint.keep_last=9", "eval.every_epochs=1", "run.name=other"])
+    free = load_config(
+        "cifar10", ["data.threads=7", "checkpoint.keep_last=9", "eval.every_epochs=1", "run.name=other"]
+    )
     refuse_changed_meaning(before, free)
     assert fingerprint(before) == fingerprint(free)
     changed = load_config("cifar10", ["optim.lr=0.5", "data.views.0.blur=0.3"])

@@ -30,7 +30,9 @@ def test_sequence_axis_encoding_counts_along_the_neighbours(k: int, size: int) -
 @pytest.mark.parametrize("depth", [1, 3])
 def test_reading_one_token_equals_the_whole_encoder(depth: int) -> None:
     torch.manual_seed(0)
-    ours = CentroidTransformer(16, length=5, depth=depth, heads=8, dropout=0, encoding="sequence_axis").double()
+    ours = CentroidTransformer(
+        16, length=5, depth=depth, heads=8, dropout=0, encoding="sequence_axis"
+    ).double()
     whole = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(16, 8, 32, 0.0, batch_first=True), depth, enable_nested_tensor=False
     ).double()

@@ -57,7 +57,9 @@ def normalise(module: nn.Module, x: Tensor, target: Tensor, sizes: list[int]) ->
     return {"out": out.detach(), "input": own.grad, **gradients, **dict(module.named_buffers())}
 
 
-def check_against_the_whole_batch(run_ranks, module: nn.Module, x: Tensor, sizes: list[int], tolerance: float) -> None:  # type: ignore[no-untyped-def]
+def check_against_the_whole_batch(
+    run_ranks, module: nn.Module, x: Tensor, sizes: list[int], tolerance: float
+) -> None:  # type: ignore[no-untyped-def]
     target = torch.randn_like(module(x))
     results = run_ranks(normalise, len(sizes), module, x, target, sizes)
     whole, inputs = copy.deepcopy(module), x.clone().requires_grad_()
@@ -74,7 +76,9 @@ def check_against_the_whole_batch(run_ranks, module: nn.Module, x: Tensor, sizes
 
 
 def test_batch_norm_across_ranks_is_that_of_the_whole_batch(run_ranks) -> None:  # type: ignore[no-untyped-def]
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).double()
     x = torch.randn(10, 3, 5, 5, dtype=torch.float64) * 2 + 5
     check_against_the_whole_batch(run_ranks, module, x, [5, 5], 1e-9)
 

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.backbones import BackboneSettings, build_backbone
+from trainer.ema import momentum_at
+from trainer.methods import Method, available
+from trainer.methods.all4one import All4OneSettings
+from trainer.methods.barlow_twins import BarlowTwinsSettings
+from trainer.methods.nnclr import NNCLRSettings
+from trainer.queue import QueueSettings
+
+QUEUE = QueueSettings(length=50)
+SMALL = {
+    "all4one": All4OneSettings(projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE),
+    "nnclr": NNCLRSettings(projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE),
+    "barlow_twins": BarlowTwinsSettings(projector_hidden=16, embedding=8),
+}
+
+
+def make(name: str, num_classes: int = 3) -> Method:
+    torch.manual_seed(0)
+    return SMALL[name].build(build_backbone(BackboneSettings(width=8), 16), num_classes)
+
+
+def batch() -> tuple[list[Tensor], Tensor, Tensor]:
+    return [torch.randn(6, 3, 16, 16) for _ in range(2)], torch.tensor([0, 1, 2, 0, 1, -1]), torch.arange(6)
+
+
+def test_every_method_is_tested_here() -> None:
+    assert set(SMALL) == set(available())
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_every_trainable_weight_learns_and_every_frozen_one_does_not(name: str) -> None:
+    method = make(name)
+    method(*batch()).loss.backward()
+    for weight, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, weight
+            assert parameter.grad.isfinite().all(), weight
+        else:
+            assert weight.startswith("momentum."), weight
+            assert parameter.grad is None, weight
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_the_classifier_learns_from_detached_features_only(name: str) -> None:
+    with_classifier, without = make(name), make(name, num_classes=0)
+    without.load_state_dict(
+        {k: v for k, v in with_classifier.state_dict().items() if not k.startswith("classifier")}
+    )
+    data = batch()
+    torch.manual_seed(1)
+    with_classifier(*data).loss.backward()
+    torch.manual_seed(1)
+    out = without(*data)
+    out.loss.backward()
+    assert "online_loss" not in out.parts
+    for (_, a), (_, b) in zip(
+        with_classifier.backbone.named_parameters(), without.backbone.named_parameters(), strict=True
+    ):
+        assert torch.equal(a.grad, b.grad)
+    assert with_classifier.classifier is not None
+    assert with_classifier.classifier.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_unlabelled_batches_train(name: str) -> None:
+    method = make(name)
+    views, _, ids = batch()
+    out = method(views, torch.full((6,), -1), ids)
+    out.loss.backward()
+    assert out.parts["online_loss"] == 0
+    assert out.loss.isfinite()
+
+
+@pytest.mark.parametrize("name", ["all4one", "nnclr"])
+def test_the_queue_takes_the_first_views_keys_after_backward(name: str) -> None:
+    method = make(name)
+    queue = method.queue
+    assert queue is not None
+    before = queue.rows.clone()
+    views, labels, ids = batch()
+    method(views, labels, ids).loss.backward()
+    assert torch.equal(queue.rows, before)
+    method.after_backward()
+    assert torch.equal(queue.ids[:6], ids)
+    assert torch.equal(queue.labels[:6], labels)
+    assert torch.equal(queue.rows[6:], before[6:])
+    torch.testing.assert_close(queue.rows[:6].norm(dim=1), torch.ones(6))
+
+
+def test_autocast_computes_in_bf16_and_keeps_weights_and_queue_in_fp32() -> None:
+    method = make("all4one")
+    method.autocast_dtype = torch.bfloat16
+    seen: list[torch.dtype] = []
+    method.backbone.layer1.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    method(*batch()).loss.backward()
+    method.after_backward()
+    assert set(seen) == {torch.bfloat16}
+    assert method.queue is not None
+    assert method.queue.rows.dtype == torch.float32
+    assert {p.dtype for p in method.parameters()} == {torch.float32}
+
+
+def test_the_averaged_copy_moves_with_the_published_momentum() -> None:
+    method = make("all4one")
+    copy: nn.Module = method.momentum
+    before = {k: v.clone() for k, v in copy.named_parameters()}
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(1.0)
+    for parameter, old in zip(copy.parameters(), before.values(), strict=True):
+        parameter.data.copy_(old)
+    method.after_step(step=1, total_steps=10)
+    online = dict(method.named_parameters())
+    tau = momentum_at(0, 10, 0.99)
+    for name, parameter in copy.named_parameters():
+        torch.testing.assert_close(parameter, tau * before[name] + (1 - tau) * online[name])
+    assert set(method.evaluation_backbones()) == {"online", "momentum"}
+
+
+def test_the_paper_encoding_is_a_choice() -> None:
+    settings = All4OneSettings(
+        projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE, neighbours=3,
+        positional_encoding="sequence_axis",
+    )  # fmt: skip
+    method = settings.build(build_backbone(BackboneSettings(width=8), 16), 0)
+    assert method.transformer.encoding.shape == (3, 8)
+    method(*batch()).loss.backward()
