@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
+from functools import partial
 from math import ceil
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipelines.augment import ViewNumbers
+from data_pipelines.buffers import Buffers
 from data_pipelines.executor import RefusedImages
 from data_pipelines.images import UnusableImage, decode_rgb
 
@@ -40,18 +42,17 @@ class OpenCVExecutor:
         dtype: torch.dtype,
     ) -> None:
         self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
+        # For the copy to a GPU, memory is pinned; PyTorch itself uses that again.
+        self._memory = partial(torch.empty, pin_memory=True) if device.type == "cuda" else Buffers().take
         level = np.arange(256)[:, None]
         self._normal = _table(level, mean, std)
         self._solar = _table(np.minimum(level, 255 - level), mean, std)
 
     def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
         """See `Executor.run`."""
-        pinned = self._device.type == "cuda"
-        batch = [
-            torch.empty(len(images), v.size, v.size, 3, pin_memory=pinned) for v in views
-        ]  # [B, S, S, 3]
+        batch = [self._memory(len(images), view.size, view.size, 3) for view in views]  # V x [B, S, S, 3]
         out = [tensor.numpy() for tensor in batch]
-        colours = [view.colour_matrix() for view in views]  # V x [B, 3, 4]
+        colours = [_colours(view) for view in views]
         refused: dict[int, str] = {}
 
         def make(rows: range) -> None:
@@ -77,15 +78,13 @@ class OpenCVExecutor:
         image: NDArray[np.uint8],
         view: ViewNumbers,
         row: int,
-        colour: NDArray[np.float64],
+        colour: NDArray[np.float64] | None,
         target: NDArray[np.float32],
     ) -> None:
         """Fill `target` `[S, S, 3]` with one view of `image` `[H, W, 3]`."""
         y, x, h, w = view.box[row]
-        # INTER_AREA averages what a shrunk pixel covers, but is crude where either side grows.
-        method = cv2.INTER_AREA if h >= view.size and w >= view.size else cv2.INTER_CUBIC
-        pixels = cv2.resize(image[y : y + h, x : x + w], (view.size, view.size), interpolation=method)
-        if view.colour_changes()[row]:
+        pixels = _resize(image[y : y + h, x : x + w], view.size)
+        if colour is not None:
             pixels = cv2.transform(pixels, colour)
         sigma = float(view.blur_sigma[row])
         if sigma > 0:
@@ -94,6 +93,30 @@ class OpenCVExecutor:
         if view.flip[row]:
             pixels = cv2.flip(pixels, 1)
         cv2.LUT(pixels, self._solar if view.solarise[row] else self._normal, dst=target)
+
+
+def _colours(view: ViewNumbers) -> list[NDArray[np.float64] | None]:
+    """The colour matrix `[3, 4]` of each image; none where nothing changes."""
+    changes = view.colour_changes()
+    return [
+        matrix if changed else None for matrix, changed in zip(view.colour_matrix(), changes, strict=True)
+    ]
+
+
+def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scale a crop `[h, w, 3]` to `[size, size, 3]`, close to an antialiased bicubic filter.
+
+    OpenCV has no such filter. Up to threefold shrinking goes through twice the size, whose halves are averaged:
+    nearer to the filter than INTER_AREA over the odd ratios of crops, at half its time. Of the ways to the double
+    size, cubic is the nearer while it enlarges most, linear where it begins to shrink.
+    """
+    shrinking = max(crop.shape[:2]) / size
+    if shrinking <= 1:
+        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
+    if shrinking <= 3:
+        method = cv2.INTER_CUBIC if shrinking <= 1.6 else cv2.INTER_LINEAR
+        crop = cv2.resize(crop, (2 * size, 2 * size), interpolation=method)
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def _table(level: NDArray[np.int64], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
