@@ -8,7 +8,9 @@ from pathlib import Path
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
 from launch.local import launch
+from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, dump, load_config, parse, refuse_changed_meaning, set_value
+from trainer.persistence import refuse_other_set
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, read_records
 
@@ -32,6 +34,8 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int) -> int:
     after = parse(values, where=f"{run.config} with {' '.join(overrides)}")
     refuse_changed_meaning(before, after)
     check_data(after, nproc)
+    if state := CheckpointStore(run.checkpoints).latest_state():
+        refuse_other_set(state, ShardSet.open(after.data.train))
     if any(r["event"] == "end" and r["reason"] == "finished" for r in read_records(run.ledger)):
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return 0

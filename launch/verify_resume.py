@@ -134,7 +134,7 @@ def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
 
 
 def _newest(run: RunFolder) -> Snapshot:
-    loaded = CheckpointStore(run.checkpoints, attempt=0, keep_last=1, keep_every=0).load_newest()
+    loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
         raise UserError("has no whole checkpoint", where=run.checkpoints)
     return loaded.snapshot

@@ -231,13 +231,15 @@ class CheckpointStore:
         )
         return Snapshot(manifest.step, model, optimizer, json.loads((path / STATE).read_text()))
 
-    def latest_step(self) -> int | None:
-        """Step of the checkpoint that `latest` names; None where there is none."""
+    def latest_state(self) -> dict[str, Any] | None:
+        """The JSON part of the checkpoint that `latest` names, unchecked; None where there is none."""
         try:
-            match = _FOLDER.fullmatch((self.folder / LATEST).read_text().strip())
-        except OSError:
+            state: dict[str, Any] = json.loads(
+                (self.folder / (self.folder / LATEST).read_text().strip() / STATE).read_text()
+            )
+        except (OSError, ValueError):
             return None
-        return int(match[1]) if match else None
+        return state
 
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []

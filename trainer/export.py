@@ -53,7 +53,7 @@ def load_backbones(source: Path) -> Trained:
         return Trained({"exported": _build(recipe, tensors)}, recipe)
     run = open_run(source)
     config = run.read_config()
-    loaded = CheckpointStore(run.checkpoints, attempt=0, keep_last=1, keep_every=0).load_newest()
+    loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
         raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
     recipe = Recipe(backbone=config.backbone, data=config.data, source=str(loaded.path))

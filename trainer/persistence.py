@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.shards import ShardSet
 from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
 from trainer.config import Config, fingerprint
 from trainer.distributed import Process, from_first
@@ -22,6 +23,15 @@ PACKAGES = (
     "opencv-python-headless",
     "webdataset",
 )
+
+
+def refuse_other_set(state: dict[str, Any], train_set: ShardSet) -> None:
+    """Raise a UserError where a checkpoint's state is of another training set than the one that is opened."""
+    if state["data"] != train_set.fingerprint:
+        raise UserError(
+            "the training set is not the one that the checkpoint was made with", where=train_set.folder,
+            fix="set data.train to the same set, or start a new run",
+        )  # fmt: skip
 
 
 class Persistence:
@@ -60,22 +70,15 @@ class Persistence:
         if path is None:
             return 0
         snapshot = self._store.load(path)
-        self._refuse_other(snapshot.state)
-        self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
-        self._last_saved = snapshot.step
-        return snapshot.step
-
-    def _refuse_other(self, state: dict[str, Any]) -> None:
-        if state["config"] != fingerprint(self._config):
+        if snapshot.state["config"] != fingerprint(self._config):
             raise UserError(
                 "the checkpoints were made with other settings", where=self._run.checkpoints,
                 fix=f"put {self._run.config} back as it was, or start a new run",
             )  # fmt: skip
-        if state["data"] != self._parts.train_set.fingerprint:
-            raise UserError(
-                "the training set is not the one that the checkpoint was made with", where=self._config.data.train,
-                fix="set data.train to the same set, or start a new run",
-            )  # fmt: skip
+        refuse_other_set(snapshot.state, self._parts.train_set)
+        self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
+        self._last_saved = snapshot.step
+        return snapshot.step
 
     def due(self, step: int) -> bool:
         """Whether the settings name this step."""
@@ -100,6 +103,7 @@ class Persistence:
     def _state(self, step: int) -> dict[str, Any]:
         per_epoch = self._parts.loader.steps_per_epoch
         return {
+            "step": step,
             "epoch": step // per_epoch,
             "position": step % per_epoch * self._config.train.global_batch,
             "seed": self._config.run.seed,
@@ -121,7 +125,7 @@ class Persistence:
         failed = None
         if self._writer is not None:
             self._writer.wait()
-            if self._store.latest_step() != self._last_saved:
+            if (self._store.latest_state() or {}).get("step") != self._last_saved:
                 failed = "; ".join(self._writer.warnings()) or "it is not there"
         failed = from_first(failed)
         if failed:

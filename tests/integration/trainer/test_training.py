@@ -1,0 +1,221 @@
+"""The main job on real input: two DeepSpeed processes, real shards, real checkpoints."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+
+def test_a_run_learns_records_and_finishes(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    records = runs.metrics(straight)
+    train = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, 15))
+    assert {
+        "loss",
+        "neighbour",
+        "centroid",
+        "feature",
+        "z_std",
+        "gradient_norm",
+        "lr",
+        "online_top1",
+    } <= train[0].keys()
+    assert all(math.isfinite(r["loss"]) for r in train)
+    assert train[-1]["online_loss"] < train[0]["online_loss"]
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 14]
+    assert all(
+        0.1 < r["knn_online"] <= 1 and 0.1 < r["knn_momentum"] <= 1 for r in records if r["kind"] == "eval"
+    )
+    start, end = runs.ledger(straight)
+    assert (start["event"], start["world_size"]) == ("start", 2)
+    assert (end["event"], end["reason"], end["step"]) == ("end", "finished", 14)
+
+
+def test_checkpoints_hold_named_tensors_and_are_kept_by_the_rule(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    folders = sorted(p.name for p in runs.path(straight).checkpoints.glob("step_*"))
+    assert folders == ["step_00000008", "step_00000012", "step_00000014"]
+    tensors = runs.tensors(straight)
+    for name in (
+        "backbone.layer1.0.conv1.weight", "momentum.backbone.layer1.0.conv1.weight", "queue.rows", "queue.head",
+        "optimizer/exp_avg/backbone.layer1.0.conv1.weight", "backbone.bn1.running_mean", "classifier.weight",
+    ):  # fmt: skip
+        assert name in tensors, name
+    state = json.loads((runs.path(straight).checkpoints / "step_00000014" / "state.json").read_text())
+    assert (state["epoch"], state["seed"], state["world_size"]) == (0, 0, 2)
+    assert state["position"] == 14 * 64
+
+
+def test_a_finished_run_is_not_trained_again(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    result = runs.resume(straight)
+    assert result.code == 0
+    assert "is finished" in result.words
+
+
+def test_ctrl_c_saves_the_step_and_resume_ends_bitwise_where_an_undisturbed_run_does(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    process = runs.start(*runs.arguments("interrupted"), "--nproc", 2)
+    runs.wait_for_step("interrupted", 5, process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "all4one resume" in out
+    end = runs.ledger("interrupted")[-1]
+    assert end["reason"] == "interrupted"
+    assert f"checkpoint of step {end['step']} is saved" in " ".join(out.split())
+    assert (runs.path("interrupted").checkpoints / f"step_{end['step']:08d}").is_dir()
+    result = runs.resume("interrupted")
+    assert result.code == 0, result.out
+    runs.assert_same("interrupted", straight)
+
+
+def test_sigterm_saves_too(runs) -> None:  # type: ignore[no-untyped-def]
+    process = runs.start(*runs.arguments("terminated"), "--nproc", 1)
+    runs.wait_for_step("terminated", 3, process)
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert runs.ledger("terminated")[-1]["reason"] == "terminated"
+
+
+@pytest.mark.parametrize(
+    ("executor", "accumulation", "precision"), [("dali", 1, "bf16"), ("opencv", 2, "fp32")]
+)
+def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
+    runs, command, executor: str, accumulation: int, precision: str
+) -> None:  # type: ignore[no-untyped-def]
+    overrides = [
+        f"data.executor={executor}",
+        f"train.accumulation={accumulation}",
+        f"train.precision={precision}",
+    ]
+    common = [argument for argument in runs.common if not argument.startswith("run.folder")]
+    result = command("verify-resume", *common, *overrides, "--kills", 2)
+    assert result.code == 0, result.out
+    assert "bitwise equal" in result.words, result.out
+
+
+def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(runs.path(straight).path, runs.path("flipped").path)
+    (runs.path("flipped").path / "ledger.jsonl").unlink()
+    file = runs.path("flipped").checkpoints / "step_00000014" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    result = runs.resume("flipped", "checkpoint.keep_last=5")
+    assert result.code == 0, result.out
+    assert "passed over step_00000014" in result.words
+    assert "going on from step_00000012" in result.words
+    runs.assert_same("flipped", straight)
+
+
+def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs, straight, digits) -> None:  # type: ignore[no-untyped-def]
+    name = "elastic"
+    shutil.copytree(runs.path(straight).path, runs.path(name).path)
+    (runs.path(name).path / "ledger.jsonl").unlink()
+    shutil.rmtree(runs.path(name).checkpoints / "step_00000014")
+    (runs.path(name).checkpoints / "latest").write_text("step_00000012\n")
+    refused = runs.resume(name, "optim.lr=0.1")
+    assert refused.code == 2
+    assert "optim.lr: 0.002 -> 0.1" in refused.words
+    other = runs.resume(name, f"data.train={digits}/validation")
+    assert other.code == 2
+    assert "not the one that the checkpoint was made with" in other.words
+    back = runs.resume(name, f"data.train={digits}/train", nproc=1)
+    assert back.code == 0, back.out
+    losses = [[r["loss"] for r in runs.metrics(n) if r["kind"] == "train"] for n in (name, straight)]
+    assert losses[0] == pytest.approx(losses[1], rel=5e-2)  # dropout is drawn for each rank
+
+
+def test_two_processes_cannot_train_one_run(runs) -> None:  # type: ignore[no-untyped-def]
+    process = runs.start(*runs.arguments("held"), "--nproc", 1)
+    try:
+        runs.wait_for_step("held", 1, process)
+        result = runs.resume("held", nproc=1)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert result.code == 2
+    assert "is being trained by" in result.words
+    assert "Traceback" not in result.out
+
+
+def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:  # type: ignore[no-untyped-def]
+    process = runs.start(*runs.arguments("orphans"), "--nproc", 2)
+    runs.wait_for_step("orphans", 1, process)
+    process.kill()
+    process.communicate(timeout=30)
+    assert not ranks_of(runs.path("orphans").path)
+
+
+def ranks_of(run: Path) -> list[str]:
+    found = subprocess.run(
+        ["pgrep", "-f", f"launch.worker {run}"], capture_output=True, text=True, check=False
+    )
+    return [pid for pid in found.stdout.split() if not is_zombie(int(pid))]
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_ends_with_an_error(runs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", mount], check=True)
+    try:
+        filler = mount / "filler"
+        process = runs.start(*runs.arguments("full", f"run.folder={mount}"), "--nproc", 1)
+        runs_there = type(runs)(mount, Path("unused"))
+        runs_there.wait_for_step("full", 6, process)
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            except OSError:
+                pass
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode not in (0, None), out
+        assert "No space left on device" in out
+        assert "Traceback" not in out
+        assert list((mount / "full" / "checkpoints").glob("step_*")), out
+        filler.unlink()
+        result = runs_there.resume("full", nproc=1)
+        assert result.code == 0, result.out
+    finally:
+        subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = runs.path(straight).path
+    judged = command("eval", folder, "--knn", "--linear")
+    assert judged.code == 0, judged.out
+    results = json.loads((folder / "eval.json").read_text())["backbones"]
+    assert set(results) == {"online", "momentum"}
+    recorded = [r for r in runs.metrics(straight) if r["kind"] == "eval"][-1]
+    assert results["online"]["knn"]["top1"] == pytest.approx(recorded["knn_online"], abs=1e-6)
+    assert results["online"]["linear"]["top1"] > 0.5
+
+    file = tmp_path / "backbone.safetensors"
+    assert command("export", folder, "--out", file).code == 0
+    with safe_open(str(file), framework="pt") as opened:
+        assert "layer1.0.conv1.weight" in opened.keys()  # noqa: SIM118
+    again = command("eval", file, "--knn", "--out", tmp_path / "eval.json")
+    assert again.code == 0, again.out
+    exported = json.loads((tmp_path / "eval.json").read_text())["backbones"]["exported"]
+    assert exported["knn"] == results["online"]["knn"]
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(file.read_bytes()[:1000])
+    refused = command("eval", broken)
+    assert refused.code == 2
+    assert "not a file that `all4one export` wrote" in refused.words

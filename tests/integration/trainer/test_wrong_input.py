@@ -1,0 +1,63 @@
+"""What a user gets wrong is said in one message with its mend, and ends with a code other than 0."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.train=/nowhere"], "/nowhere"),
+        (["train.global_batch=65"], "nearest that does: 64 and 66"),
+        (["train.global_batch=1600"], "fewer than one batch of 1600"),
+        (["backbone.name=resnet19"], "resnet18"),
+        (["optim.warmup_epochs=50"], "warm-up"),
+        (["optim.lr=fast"], "optim.lr"),
+        (["method.name=simsiam"], "there is no method 'simsiam'"),
+    ],
+)
+def test_wrong_settings(runs, overrides: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+    result = runs.train("wrong", *overrides)
+    assert result.code == 2, result.out
+    assert said in result.words
+    assert "Traceback" not in result.out
+    if runs.path("wrong").path.exists():  # what only shows in the ranks leaves a folder that can be removed
+        assert not list(runs.path("wrong").path.glob("checkpoints/step_*"))
+        shutil.rmtree(runs.path("wrong").path)
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    result = runs.train(straight)
+    assert result.code == 2
+    assert "not empty" in result.words
+    assert "all4one resume" in result.words
+
+
+def test_resume_and_eval_of_what_is_no_run(command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for verb in ("resume", "eval", "export"):
+        result = command(verb, tmp_path)
+        assert result.code == 2
+        assert "not the folder of a run" in result.words
+
+
+def test_train_without_a_recipe_lists_them_and_a_wrong_name_names_the_nearest(command) -> None:  # type: ignore[no-untyped-def]
+    listed = command("train")
+    assert listed.code == 2
+    assert "imagenet_resnet50" in listed.words
+    assert "ImageNet-1k, ResNet-50" in listed.words
+    near = command("train", "cifr10")
+    assert near.code == 2
+    assert "did you mean cifar10" in near.words
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoints(runs) -> None:  # type: ignore[no-untyped-def]
+    result = runs.train(
+        "diverged", "optim.name=sgd", "optim.lr=1e30", "checkpoint.every_steps=1", "eval.every_epochs=0",
+        "optim.warmup_epochs=0", nproc=2,
+    )  # fmt: skip
+    assert result.code == 2, result.out
+    assert "lower optim.lr" in result.words
+    assert "Traceback" not in result.out
+    assert "optim.lr" in result.words
