@@ -208,3 +208,28 @@ def test_what_only_dali_refuses_is_fed_decoded(executors: dict[str, Executor], j
         for view, data in zip(views, [jpegs[0], stray, jpegs[1]], strict=True):
             expected = decode_rgb(data)[:SIZE, :SIZE].transpose(2, 0, 1)
             np.testing.assert_allclose(view.numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_agrees_with_the_cpu(
+    executors: dict[str, Executor],
+    pool: ThreadPoolExecutor,
+    jpegs: list[bytes],
+    odd_images: dict[str, bytes],
+) -> None:
+    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    given = options() | {"device": torch.device("cuda", 0)}
+    on_gpu = {
+        "opencv": OpenCVExecutor(pool, **given),
+        "dali": DaliExecutor([full, full], pool, batch=32, **given),
+    }
+    images = [*jpegs, *odd_images.values()]
+    numbers = chain(images)
+    for name, executor in on_gpu.items():
+        for one, other in zip(
+            executors[name].run(images, numbers), executor.run(images, numbers), strict=True
+        ):
+            assert other.is_cuda
+            assert other.is_contiguous(memory_format=torch.channels_last)
+            assert (levels(one) - levels(other.cpu())).abs().mean() <= 2, name

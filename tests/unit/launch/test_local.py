@@ -1,0 +1,73 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch.local import launch
+
+JOB = """
+import os, pathlib, signal, sys, time
+rank = int(os.environ["RANK"])
+folder = pathlib.Path(sys.argv[1])
+mode = sys.argv[2]
+keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+(folder / f"rank{rank}").write_text(" ".join(os.environ[k] for k in keys))
+if mode == "fail" and rank == 1:
+    print("the reason", file=sys.stderr)
+    sys.exit(7)
+if mode == "signal":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if mode in ("fail", "signal"):
+    (folder / f"waiting{rank}").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "the_job.py").write_text(JOB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_every_rank_gets_its_place_in_one_group(job: Path) -> None:
+    assert launch("the_job", [str(job), "end"], nproc=3, logs=job / "logs") == 0
+    seen = [(job / f"rank{r}").read_text().split() for r in range(3)]
+    assert [s[0] for s in seen] == ["0", "1", "2"]
+    assert [s[1] for s in seen] == ["0", "1", "2"]
+    assert {tuple(s[2:]) for s in seen} == {("3", "3", "127.0.0.1", seen[0][5])}
+
+
+def test_a_failed_rank_ends_the_others_and_its_log_is_shown(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.local.GRACE_SECONDS", 0.2)
+    start = time.monotonic()
+    assert launch("the_job", [str(job), "fail"], nproc=2, logs=job / "logs") == 7
+    assert time.monotonic() - start < 30
+    shown = capsys.readouterr().err
+    assert "rank 1 failed" in shown
+    assert "the reason" in shown
+
+
+def test_a_signal_is_handed_to_every_rank(job: Path) -> None:
+    code = (
+        "import pathlib, sys; from launch.local import launch; folder = sys.argv[1]; "
+        "sys.exit(launch('the_job', [folder, 'signal'], nproc=2, logs=pathlib.Path(folder)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(job)])
+    while not all((job / f"waiting{r}").exists() for r in range(2)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+
+
+def test_no_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        launch("the_job", [], nproc=0, logs=tmp_path)

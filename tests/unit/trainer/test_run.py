@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipelines.errors import UserError
+from trainer.config import load_config
+from trainer.metrics import MetricsWriter, mean_over_ranks
+from trainer.run import RunFolder, append_record, create_run, open_run, read_records
+
+
+def test_a_run_is_made_once_and_keeps_its_configuration(tmp_path: Path) -> None:
+    config = load_config("digits_demo", [f"run.folder={tmp_path}", "optim.lr=0.25"])
+    run = create_run(config, "digits_demo")
+    assert run.path == tmp_path / "digits_demo"
+    assert open_run(run.path).read_config() == config
+    with pytest.raises(UserError, match="not empty"):
+        create_run(config, "digits_demo")
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = load_config("digits_demo", [f"run.folder={tmp_path}/file"])
+    with pytest.raises(UserError, match=r"run\.folder"):
+        create_run(config, "digits_demo")
+
+
+def test_records_end_where_a_kill_cut_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    assert read_records(path) == []
+    append_record(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2')
+    assert read_records(path) == [{"step": 1}]
+
+
+def test_attempts_are_counted(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.attempts() == 0
+    run.note("start", attempt=1)
+    run.note("end", attempt=1, reason="interrupted")
+    run.note("start", attempt=2)
+    assert run.attempts() == 2
+
+
+def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path, None, resume_step=0)
+    for step in (1, 2, 3):
+        writer.write("train", step, {"loss": 1.0 / step}, {"images_per_second": 5.0}, epoch=step / 10)
+    writer.write("eval", 2, {"knn_online": 0.5})
+    assert writer.evaluated(2)
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"cut sho')
+    again = MetricsWriter(path, tmp_path / "tensorboard", resume_step=2)
+    assert again.evaluated(2)
+    assert not again.evaluated(3)
+    again.write("train", 3, {"loss": 9.0})
+    again.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["kind"], r["step"]) for r in records] == [
+        ("train", 1),
+        ("train", 2),
+        ("eval", 2),
+        ("train", 3),
+    ]
+    assert records[0] == {
+        "kind": "train",
+        "step": 1,
+        "epoch": 0.1,
+        "loss": 1.0,
+        "time": {"images_per_second": 5.0},
+    }
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_mean_over_one_rank_is_the_value() -> None:
+    assert mean_over_ranks({"a": torch.tensor(2.0), "b": torch.tensor(3)}) == {"a": 2.0, "b": 3.0}
