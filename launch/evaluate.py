@@ -17,7 +17,7 @@ from data_pipelines.loader import EvalLoader
 from data_pipelines.shards import ShardSet
 from trainer.evaluation.features import extract
 from trainer.evaluation.knn import knn_accuracy
-from trainer.evaluation.linear import linear_probe
+from trainer.evaluation.linear import linear_probe, wilson_interval
 from trainer.export import Trained, load_backbones
 
 
@@ -89,9 +89,9 @@ def _features(trained: Trained, shards: ShardSet) -> tuple[dict[str, Tensor], Te
     device = next(next(iter(trained.backbones.values())).parameters()).device
     loader = EvalLoader(shards, trained.recipe.data, rank=0, world_size=1, batch=256, device=device)
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"features of {shards.folder}", total=len(shards))
-        return extract(trained.backbones, loader, advance=lambda n: bar.advance(task, n))
+    with loader, Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"features of {shards.folder}", total=len(loader))
+        return extract(trained.backbones, loader, advance=lambda: bar.advance(task))
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:
@@ -106,10 +106,14 @@ def _write(path: Path, results: dict[str, Any]) -> None:
 
 
 def _print_table(results: dict[str, Any]) -> None:
-    table = Table(
-        "backbone", "judge", "top-1 %", "top-5 %", title=f"{results['source']} on {results['validation']}"
-    )
+    table = Table("backbone", "judge", "top-1 %", "95 % interval", "top-5 %", title=_title(results))
     for name, judged in results["backbones"].items():
         for judge, result in judged.items():
-            table.add_row(name, judge, f"{100 * result['top1']:.2f}", f"{100 * result['top5']:.2f}")
+            low, high = wilson_interval(result["top1"], results["images"])
+            interval = f"{100 * low:.2f} to {100 * high:.2f}"
+            table.add_row(name, judge, f"{100 * result['top1']:.2f}", interval, f"{100 * result['top5']:.2f}")
     Console().print(table)
+
+
+def _title(results: dict[str, Any]) -> str:
+    return f"{results['source']} on {results['images']} images of {results['validation']}"

@@ -1,6 +1,8 @@
 """What the user sees while a run trains: a bar on a terminal, plain lines elsewhere, from rank 0 only."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,6 +53,15 @@ class TrainingProgress:
             self._last_line = time.monotonic()
             left = (self._total - step) * self._batch / max(images_per_second, 1e-9)
             self.say(f"step {step}/{self._total} · {status} · {_duration(left)} left")
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show a second bar while something else is done; gives the function that advances it by one."""
+        task = self._bar.add_task(name, total=total, status="")
+        try:
+            yield lambda: self._bar.advance(task)
+        finally:
+            self._bar.remove_task(task)
 
     def close(self) -> None:
         """Take the bar away."""

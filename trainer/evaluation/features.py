@@ -20,7 +20,7 @@ class Stopped(Exception):
 @torch.no_grad()
 def extract(
     backbones: Mapping[str, nn.Module], loader: EvalLoader, *, autocast: torch.dtype | None = None,
-    stop: Callable[[], int] = lambda: 0, advance: Callable[[int], None] = lambda n: None,
+    stop: Callable[[], int] = lambda: 0, advance: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
     """Features of several backbones in evaluation mode, in one pass over the images.
 
@@ -29,7 +29,7 @@ def extract(
         loader: this rank's share of the set; every rank calls with its own.
         autocast: precision of the forward pass, None for full.
         stop: polled after each batch by all ranks together; other than 0 raises `Stopped`.
-        advance: told the number of images after each batch, for a progress bar.
+        advance: called after each batch, for a progress bar.
 
     Returns:
         Features [N, F] by backbone's name, float32 on the CPU, and labels [N], in the set's order, on rank 0.
@@ -51,7 +51,7 @@ def extract(
                         features[name].append(backbone(batch.images).float().cpu())
                 labels.append(batch.labels.cpu())
                 ids.append(batch.ids.cpu())
-                advance(len(batch.ids))
+                advance()
             if code := stop():
                 raise Stopped(code)
     finally:

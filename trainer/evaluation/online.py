@@ -41,12 +41,13 @@ class OnlineEvaluation:
         assert self._parts.validation_set is not None
         method, settings = self._parts.engine.method, self._config.eval
         backbones = method.evaluation_backbones()
+        autocast = AUTOCAST[self._config.train.precision]
         features = []
         for shards in (self._parts.train_set, self._parts.validation_set):
-            autocast = AUTOCAST[self._config.train.precision]
-            features.append(
-                extract(backbones, self._loader(shards), autocast=autocast, stop=self._stop.agreed)
-            )
+            with self._loader(shards) as loader, self._progress.task("features", len(loader)) as advance:
+                features.append(
+                    extract(backbones, loader, autocast=autocast, stop=self._stop.agreed, advance=advance)
+                )
         (bank, bank_labels), (queries, labels) = features
         if not self._process.is_first:
             return {}
