@@ -39,7 +39,7 @@ class DaliExecutor:
         threads: DALI's own threads.
         mean: of red, green, blue in [0, 1].
         std: of red, green, blue in [0, 1].
-        device: where the views are made; JPEGs are decoded there too.
+        device: where the views are made; JPEGs are decoded there too. A CUDA device has its index.
         dtype: of the views.
     """
 
@@ -66,12 +66,11 @@ class DaliExecutor:
             types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
             batch_size=batch,
             num_threads=threads,
-            device_id=(device.index if device.index is not None else torch.cuda.current_device())
-            if gpu
-            else None,
+            device_id=device.index,
             prefetch_queue_depth=1,
             seed=0,
         )
+        self._stream = torch.cuda.Stream(device) if gpu else None
         self._refused_before: set[bytes] = set()
         self._pipeline = self._start()
 
@@ -165,11 +164,16 @@ class DaliExecutor:
         self._pipeline.feed_input("images", images)
         for name, array in numbers.items():
             self._pipeline.feed_input(name, np.ascontiguousarray(array))
-        # DALI makes the next batch in the same memory, hence the copies.
-        outputs = [
-            torch.from_dlpack(out.as_tensor()).clone() for out in self._pipeline.run()
-        ]  # V x [B, S, S, 3]
-        return [out.permute(0, 3, 1, 2).to(self._dtype) for out in outputs]
+        outputs = self._pipeline.run()
+        # DALI makes the next batch in the same memory, hence the copies. They have a stream of their own, since
+        # waiting for them on the default one would wait for the training step.
+        with torch.cuda.stream(self._stream):
+            copies = [torch.from_dlpack(out.as_tensor()).to(self._dtype, copy=True) for out in outputs]
+        if self._stream is not None:
+            self._stream.synchronize()
+            for copy in copies:
+                copy.record_stream(torch.cuda.default_stream(self._device))
+        return [copy.permute(0, 3, 1, 2) for copy in copies]  # V x [B, 3, S, S]
 
 
 def _graph(
@@ -178,7 +182,11 @@ def _graph(
     """Decode each image once, then make every view of it: V x `[S, S, 3]`."""
     encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
     image = fn.decoders.image(
-        encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, adjust_orientation=False
+        encoded,
+        device="mixed" if gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
     )
     return tuple(_view_graph(image, i, view, mean, std, dtype) for i, view in enumerate(views))
 

@@ -54,6 +54,8 @@ class Reader:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self._shards, self._device = shards, device
         threads = settings.threads or _share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
@@ -73,6 +75,8 @@ class Reader:
         Raises:
             UserError: bad samples are to be replaced and none of the batch is good.
         """
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a thread starts on device 0, whatever its process uses
         bad: dict[int, str] = {}  # by row
         contents = list(self._pool.map(self._content, samples.tolist()))
         for row, content in enumerate(contents):
