@@ -51,7 +51,10 @@ def resume(run: Run, overrides: Overrides = None, nproc: Nproc = 1) -> None:
 @app.command(name="eval")
 def evaluate(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a run, or a file that `export` wrote.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run or of one checkpoint, or a file that `export` wrote."
+        ),
     ],
     knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Linear probe on frozen features.")] = False,

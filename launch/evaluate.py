@@ -68,7 +68,7 @@ def evaluate_backbone(
                 )
             )
         results["backbones"][name] = result
-    path = out or (source / "eval.json" if source.is_dir() else source.with_suffix(".eval.json"))
+    path = out or _place(source)
     _write(path, results)
     _print_table(results)
     print(f"wrote {path}")
@@ -92,6 +92,10 @@ def _features(trained: Trained, shards: ShardSet) -> tuple[dict[str, Tensor], Te
     with loader, Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"features of {shards.folder}", total=len(loader))
         return extract(trained.backbones, loader, advance=lambda: bar.advance(task))
+
+
+def _place(source: Path) -> Path:
+    return source / "eval.json" if (source / "config.yaml").is_file() else source.with_suffix(".eval.json")
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:

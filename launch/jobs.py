@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
 from launch.local import launch
@@ -50,6 +52,11 @@ def check_data(config: Config, nproc: int) -> None:
     Raises:
         UserError: a missing, foreign or stale index; too few samples; a batch that does not divide.
     """
+    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
+            fix=f"--nproc {torch.cuda.device_count()} or fewer",
+        )
     train_set = ShardSet.open(config.data.train)
     batch, parts = config.train.global_batch, config.train.accumulation
     unit = nproc * parts

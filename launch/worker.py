@@ -22,6 +22,12 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stop_at_once() -> None:
+    """Until the trainer catches signals there is nothing to save: end quietly with the shell's code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
 def train_run(folder: Path) -> int:
     """Train the run in a folder as one rank. Returns the exit code."""
     from trainer.distributed import from_first, initialise
@@ -50,6 +56,7 @@ def train_run(folder: Path) -> int:
 def main() -> int:
     """Run one rank; a user's mistake is one message and exit code 2."""
     end_with_parent()
+    stop_at_once()
     try:
         return train_run(Path(sys.argv[1]))
     except UserError as error:

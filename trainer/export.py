@@ -15,7 +15,8 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import Backbone, BackboneSettings, build_backbone
-from trainer.checkpoint import CheckpointStore
+from trainer.checkpoint import MANIFEST, CheckpointStore
+from trainer.config import Config
 from trainer.engine import load_model
 from trainer.run import open_run
 
@@ -43,7 +44,7 @@ class Trained:
 
 
 def load_backbones(source: Path) -> Trained:
-    """Backbones from a run's newest whole checkpoint (all that it has) or from an exported file (its one).
+    """Backbones of a run's newest whole checkpoint, of one checkpoint's folder, or of an exported file.
 
     Raises:
         UserError: no such run, no checkpoint, or a file that `all4one export` did not write.
@@ -51,16 +52,9 @@ def load_backbones(source: Path) -> Trained:
     if source.is_file():
         tensors, recipe = _read_exported(source)
         return Trained({"exported": _build(recipe, tensors)}, recipe)
-    run = open_run(source)
-    config = run.read_config()
-    loaded = CheckpointStore(run.checkpoints).load_newest()
-    if loaded is None:
-        raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
-    recipe = Recipe(backbone=config.backbone, data=config.data, source=str(loaded.path))
-    parts = {
-        "online": _under(loaded.snapshot.model, ONLINE),
-        "momentum": _under(loaded.snapshot.model, MOMENTUM),
-    }
+    model, config, path = _read_checkpoint(source)
+    recipe = Recipe(backbone=config.backbone, data=config.data, source=str(path))
+    parts = {"online": _under(model, ONLINE), "momentum": _under(model, MOMENTUM)}
     return Trained({name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}, recipe)
 
 
@@ -82,6 +76,18 @@ def export_backbone(run: Path, out: Path, *, momentum: bool) -> None:
         raise UserError(
             f"cannot be written: {error}", where=out, fix="choose another place with --out"
         ) from None
+
+
+def _read_checkpoint(source: Path) -> tuple[dict[str, Tensor], Config, Path]:
+    """Model tensors of one checkpoint's folder, or of the newest whole one of a run, and the run's configuration."""
+    if (source / MANIFEST).is_file():
+        run = open_run(source.parent.parent)
+        return CheckpointStore(run.checkpoints).load(source).model, run.read_config(), source
+    run = open_run(source)
+    loaded = CheckpointStore(run.checkpoints).load_newest()
+    if loaded is None:
+        raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
+    return loaded.snapshot.model, run.read_config(), loaded.path
 
 
 def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:

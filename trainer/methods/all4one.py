@@ -33,7 +33,7 @@ class All4OneSettings(MethodSettings):
     """Temperature of the neighbour contrast."""
     centroid_temperature: float = Field(0.1, gt=0)
     """Temperature of the centroid contrast."""
-    neighbours: int = Field(5, ge=2)
+    neighbours: int = Field(5, ge=1)
     """Neighbours that make a centroid, k."""
     transformer_depth: int = Field(3, ge=1)
     """Layers of the transformer."""
