@@ -195,8 +195,14 @@ def _make_way(out: Path, overwrite: bool, plan: str) -> None:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep other builds out; workers inherit the lock, so it lasts as long as anybody writes."""
-    (out / BUILDING).mkdir(exist_ok=True)
-    with (out / BUILDING / "lock").open("w") as lock:
+    try:
+        (out / BUILDING).mkdir(exist_ok=True)
+        lock = (out / BUILDING / "lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"the output folder cannot be written to: {error.strerror}", where=out, fix="name another folder"
+        ) from error
+    with lock:
         for waited in range(50):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,13 +255,10 @@ def _write_tar(temporary: Path, task: _Task, name: str) -> _Note:
         with TarWriter(file, encoder=False, mtime=0) as tar:
             for item in task.items:
                 try:
-                    data = item.read()
+                    data = _read(item)
                     header = check(data, decode=task.decode)
                 except UnusableImage as error:
                     quarantined.append({"key": item.key, "shard": name, "reason": str(error)})
-                    continue
-                except FileNotFoundError:
-                    quarantined.append({"key": item.key, "shard": name, "reason": "file has gone"})
                     continue
                 sample: dict[str, Any] = {"__key__": item.key, header.format.value: data}
                 if item.label >= 0:
@@ -266,6 +269,13 @@ def _write_tar(temporary: Path, task: _Task, name: str) -> _Note:
         file.flush()
         os.fsync(file.fileno())
         return _Note(file.tell(), rows, quarantined)
+
+
+def _read(item: Item) -> bytes:
+    try:
+        return item.read()
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error.strerror}") from error
 
 
 def _finish(out: Path, notes: list[_Note], classes: tuple[str, ...]) -> DatasetRecord:

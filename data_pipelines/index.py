@@ -81,8 +81,10 @@ def write_index(
         classes: names of the classes in the order of the labels.
         shards: name and length in bytes of each shard.
         quarantined: what was left out: key, shard and reason of each.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
     """
-    (folder / DATASET).unlink(missing_ok=True)
     counts = np.bincount(rows["shard"], minlength=len(shards))
     record = DatasetRecord(
         version=VERSION,
@@ -95,17 +97,25 @@ def write_index(
             for (name, size), count in zip(shards, counts, strict=True)
         ),
     )
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-    write_whole(folder / QUARANTINE, lines.encode())
-    if classes:
-        write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
-    temporary = folder / f".{INDEX}.tmp"
-    with temporary.open("wb") as file:
-        np.save(file, rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / INDEX)
-    write_whole(folder / DATASET, record.model_dump_json(indent=1).encode())
+    try:
+        (folder / DATASET).unlink(missing_ok=True)
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
+        write_whole(folder / QUARANTINE, lines.encode())
+        if classes:
+            write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+        temporary = folder / f".{INDEX}.tmp"
+        with temporary.open("wb") as file:
+            np.save(file, rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / INDEX)
+        write_whole(folder / DATASET, record.model_dump_json(indent=1).encode())
+    except OSError as error:
+        raise UserError(
+            f"the index cannot be written: {error.strerror}",
+            where=folder,
+            fix="make room or mend its permissions",
+        ) from error
     return record
 
 
@@ -160,6 +170,10 @@ def read_record(folder: Path) -> DatasetRecord:
         raise UserError(
             "the folder holds no shards", where=folder, fix="make some: all4one data build SOURCE OUT"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"the file cannot be read: {error.strerror}", where=folder / DATASET, fix="mend its permissions"
+        ) from error
     except ValidationError as error:
         raise UserError(
             "the file is not an index of ours", where=folder / DATASET, fix=mend(folder)

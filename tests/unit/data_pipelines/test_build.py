@@ -57,7 +57,7 @@ def test_bad_images_are_quarantined_with_their_reasons(
         "dot": (encode(np.zeros((1, 1, 3), np.uint8), "PNG"), "shorter side below 8 pixels"),
         "rope": (encode(np.zeros((8, 300, 3), np.uint8), "PNG"), "aspect ratio above 20"),
         "hurt": (bytes(hurt), "cannot be decoded"),
-        "gone": (Place(tmp_path / "none.jpg", 0, 10), "file has gone"),
+        "gone": (Place(tmp_path / "none.jpg", 0, 10), "cannot be read: No such file or directory"),
     }
     items = source.items + [Item(key, content, 0) for key, (content, _) in bad.items()]
     record = build(Source(items, source.classes), tmp_path / "out", OPTIONS)

@@ -134,3 +134,17 @@ def test_fingerprints_tell_sets_apart(folder: Path, whole_set: Path) -> None:
     shards = [(path.name, path.stat().st_size) for path in sorted(folder.glob("*.tar"))]
     write_index(folder, rows, classes=("ant", "bee", "cat"), shards=shards, quarantined=[])
     assert ShardSet.open(folder).fingerprint != ShardSet.open(whole_set).fingerprint
+
+
+def test_an_index_that_cannot_be_written_is_told(folder: Path) -> None:
+    rows = np.load(folder / "index.npy")
+    (folder / ".index.npy.tmp").mkdir()
+    with pytest.raises(UserError, match="the index cannot be written: Is a directory"):
+        write_index(folder, rows, classes=("a",), shards=[("x.tar", 1)] * 4, quarantined=[])
+    assert "no index" in refused(folder), "half an index must not open"
+
+
+def test_a_record_that_cannot_be_read_is_told(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    (folder / "dataset.json").mkdir()
+    assert "cannot be read: Is a directory" in refused(folder)
