@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: setup  ## from bundled images to an evaluated backbone, in a few minutes
-	$(BIN)/all4one data build digits data/digits
+	test -f data/digits/validation/dataset.json || $(BIN)/all4one data build digits data/digits
 	rm -rf runs/digits_demo
 	$(BIN)/all4one train digits_demo
 	$(BIN)/all4one eval runs/digits_demo

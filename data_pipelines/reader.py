@@ -57,7 +57,7 @@ class Reader:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         self._shards, self._device = shards, device
-        threads = settings.threads or _share_of_cores()
+        threads = settings.threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._executor = _make_executor(
             self._pool, settings, views, batch=batch, threads=threads, device=device, dtype=dtype
@@ -127,7 +127,7 @@ def _substitute(count: int, bad: dict[int, str]) -> list[int]:
     return [next(r % count for r in range(row, row + count) if r % count not in bad) for row in range(count)]
 
 
-def _share_of_cores() -> int:
+def share_of_cores() -> int:
     """Cores that this process may use, where several share the machine."""
     if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
         return int(bound)

@@ -8,6 +8,7 @@ import typer
 
 from data_pipelines.errors import UserError
 from launch.data_commands import app as data_app
+from launch.messages import of_the_disk, print_error
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -41,8 +42,14 @@ def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) 
 
 
 @app.command()
-def resume(run: Run, overrides: Overrides = None, nproc: Nproc = 1) -> None:
-    """Go on with a run from its newest whole checkpoint, on any number of processes."""
+def resume(
+    run: Run,
+    overrides: Overrides = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes; as many as before if not given.")
+    ] = None,
+) -> None:
+    """Go on with a run from its newest whole checkpoint, on the same or another number of processes."""
     from launch.jobs import resume_run
 
     raise typer.Exit(resume_run(run, overrides or [], nproc))
@@ -140,12 +147,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from rich.console import Console
-        from rich.markup import escape
-
-        Console(stderr=True, highlight=False).print(
-            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True
-        )
+        print_error(error)
+        sys.exit(2)
+    except OSError as error:
+        if (message := of_the_disk(error)) is None:
+            raise
+        print_error(message)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -27,12 +27,12 @@ def evaluate_backbone(
     """Judge every backbone of a run, or the one of an exported file.
 
     Args:
-        source: a run's folder or an exported file.
+        source: a run's folder, a checkpoint's folder or an exported file.
         knn: whether to vote by nearest neighbours.
         linear: whether to fit a linear probe.
         train: labelled shards to learn from; None: those that the backbone was trained on.
         validation: labelled shards to judge on; None: those of the backbone's recipe.
-        out: file for the results; None: `eval.json` beside the backbone.
+        out: file for the results; None: `eval.json` in a run's folder, `NAME.eval.json` beside a file or checkpoint.
 
     Raises:
         UserError: no such source, or sets that are missing, unlabelled or of different classes.
@@ -95,7 +95,11 @@ def _features(trained: Trained, shards: ShardSet) -> tuple[dict[str, Tensor], Te
 
 
 def _place(source: Path) -> Path:
-    return source / "eval.json" if (source / "config.yaml").is_file() else source.with_suffix(".eval.json")
+    if (source / "config.yaml").is_file():
+        return source / "eval.json"
+    # the full name: step_00000014.1 is another checkpoint than step_00000014
+    path = source.resolve()
+    return path.with_name(f"{path.name}.eval.json")
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Starting and resuming runs on this machine."""
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,47 +11,67 @@ import torch
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
 from launch.local import launch
+from trainer.backbones import build_backbone
 from trainer.checkpoint import CheckpointStore
-from trainer.config import Config, dump, load_config, parse, refuse_changed_meaning, set_value
+from trainer.config import Config, load_config, override, refuse_changed_meaning
+from trainer.optim import Schedule
 from trainer.persistence import refuse_other_set
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, read_records
+from trainer.run_lock import RunLock
 
 
 def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
     """Make a run's folder and train it with N processes. Returns the exit code."""
     config = load_config(recipe, overrides)
-    check_data(config, nproc)
+    check(config, nproc)
     run = create_run(config, find_recipe(recipe).stem)
     print(f"run folder: {run.path}", flush=True)
     return _launch(run, nproc)
 
 
-def resume_run(path: Path, overrides: Sequence[str], nproc: int) -> int:
-    """Go on with a run; overrides may change what does not change its meaning. Returns the exit code."""
+def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
+    """Go on with a run; overrides may change what does not change its meaning. Returns the exit code.
+
+    Args:
+        path: the run's folder.
+        overrides: `key=value` settings.
+        nproc: processes; None: as many as the last attempt had.
+    """
     run = open_run(path)
     before = run.read_config()
-    values = dump(before)
-    for override in overrides:
-        set_value(values, override)
-    after = parse(values, where=f"{run.config} with {' '.join(overrides)}")
+    after = override(before, overrides, where=str(run.config))
     refuse_changed_meaning(before, after)
-    check_data(after, nproc)
-    if state := CheckpointStore(run.checkpoints).latest_state():
+    records = read_records(run.ledger)
+    last = next((r["world_size"] for r in reversed(records) if r["event"] == "start"), 1)
+    nproc = nproc or last
+    check(after, nproc)
+    if state := CheckpointStore(run.checkpoints).newest_state():
         refuse_other_set(state, ShardSet.open(after.data.train))
-    if any(r["event"] == "end" and r["reason"] == "finished" for r in read_records(run.ledger)):
+    if any(r["event"] == "end" and r["reason"] == "finished" for r in records):
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return 0
+    if nproc != last and (after.method.model_dump().get("feature_scope"), after.parallel.batch_norm) != (
+        "global",
+        "global",
+    ):
+        print(
+            f"warning: {nproc} processes instead of {last}: with method.feature_scope or parallel.batch_norm of each "
+            "`rank` the loss depends on that number",
+            file=sys.stderr,
+        )
     if after != before:
-        run.write_config(after)
+        with RunLock(run.path):  # not under the hands of a process that trains it
+            run.write_config(after)
     return _launch(run, nproc)
 
 
-def check_data(config: Config, nproc: int) -> None:
-    """Find what would stop the ranks, before they start.
+def check(config: Config, nproc: int) -> None:
+    """Find what would stop the ranks, before they start and before a folder is made.
 
     Raises:
-        UserError: a missing, foreign or stale index; too few samples; a batch that does not divide.
+        UserError: sets that are missing, stale, too small or of other classes; a batch that does not divide;
+            a backbone or a schedule that cannot be made; more processes than GPUs.
     """
     if torch.cuda.is_available() and nproc > torch.cuda.device_count():
         raise UserError(
@@ -58,27 +79,50 @@ def check_data(config: Config, nproc: int) -> None:
             fix=f"--nproc {torch.cuda.device_count()} or fewer",
         )
     train_set = ShardSet.open(config.data.train)
+    _check_batch(config, nproc, len(train_set), config.data.train)
+    if config.data.validation is not None:
+        _check_validation(train_set, ShardSet.open(config.data.validation), nproc)
+    steps = len(train_set) // config.train.global_batch
+    total = config.train.epochs * steps
+    Schedule.from_settings(config.optim, steps, min(total, config.train.max_steps or total))
+    with torch.random.fork_rng(devices=[]):
+        build_backbone(config.backbone, config.data.views[0].size)
+
+
+def _check_batch(config: Config, nproc: int, samples: int, folder: Path) -> None:
     batch, parts = config.train.global_batch, config.train.accumulation
     unit = nproc * parts
-    if batch % unit:
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
+    if batch % unit or batch // unit < 2:
+        below, above = batch // unit * unit, max(batch // unit + 1, 2) * unit
+        near = f"{below} and {above}" if below >= 2 * unit and below != batch else str(above)
         raise UserError(
-            f"train.global_batch ({batch}) does not divide over {nproc} processes x {parts} micro-batches",
-            fix=f"nearest that does: {f'{below} and ' if below else ''}{above}",
+            f"train.global_batch ({batch}) does not give each of {nproc} processes x {parts} micro-batches the same "
+            "number of rows, at least 2",
+            fix=f"nearest that does: {near}",
         )
-    if batch // unit < 2 and config.parallel.batch_norm == "rank":
-        raise UserError("batch norm of one row a process has no spread", fix="raise train.global_batch")
-    if len(train_set) < batch:
+    if samples < batch:
+        most = samples // unit * unit
+        smaller = f"train.global_batch={most}, or " if most >= 2 * unit else ""
         raise UserError(
-            f"the set has {len(train_set)} samples, fewer than one batch of {batch}", where=config.data.train,
-            fix=f"train.global_batch={len(train_set) // unit * unit or unit}, or a larger set",
-        )  # fmt: skip
-    if config.data.validation is not None:
-        validation = ShardSet.open(config.data.validation)
-        if len(validation) < nproc:
-            raise UserError(
-                f"the set has {len(validation)} samples for {nproc} processes", where=config.data.validation
-            )
+            f"the set has {samples} samples, fewer than one batch of {batch}",
+            where=folder,
+            fix=f"{smaller}a larger set",
+        )
+
+
+def _check_validation(train_set: ShardSet, validation_set: ShardSet, nproc: int) -> None:
+    if validation_set.num_classes == 0:
+        raise UserError("the set has no labels", where=validation_set.folder, fix="set data.validation=null")
+    if train_set.num_classes and train_set.classes != validation_set.classes:
+        raise UserError(
+            f"the set has other classes than {train_set.folder}",
+            where=validation_set.folder,
+            fix="build both from the same classes, or set data.validation=null",
+        )
+    if len(validation_set) < nproc:
+        raise UserError(
+            f"the set has {len(validation_set)} samples for {nproc} processes", where=validation_set.folder
+        )
 
 
 def _launch(run: RunFolder, nproc: int) -> int:

@@ -13,6 +13,12 @@ from data_pipelines.errors import UserError
 
 GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
 TAIL_LINES = 25
+HANDED_ON = {  # a closed terminal ends a run as gently as a request does
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+}
+LOST_PEER = 3  # exit code of a rank that ended since another had: the other knows the reason
 
 
 def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
@@ -28,7 +34,7 @@ def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
-    previous = {number: signal.signal(number, _hand_on(ranks)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, _HandOn(ranks)) for number in HANDED_ON}
     try:
         code, failed = _supervise(ranks)
     finally:
@@ -38,8 +44,8 @@ def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
                 process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if failed:
-        print(_tail(logs / f"rank_{failed}.log", failed), file=sys.stderr)
+    if failed is not None:
+        print(_explain(ranks[failed], failed, logs / f"rank_{failed}.log"), file=sys.stderr)
     return code
 
 
@@ -65,33 +71,41 @@ def _start(
         )
 
 
-def _hand_on(ranks: list[subprocess.Popen[bytes]]):  # type: ignore[no-untyped-def]
-    def handler(number: int, frame: FrameType | None) -> None:
-        for process in ranks:
+class _HandOn:
+    """Hands a signal to every rank; the third one of a kind ends them at once, also out of a hung collective."""
+
+    def __init__(self, ranks: list[subprocess.Popen[bytes]]) -> None:
+        self._ranks, self._times = ranks, 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._times += 1
+        for process in self._ranks:
             if process.poll() is None:
-                process.send_signal(number)
+                process.send_signal(HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL)
+        if self._times == 1:
+            os.write(
+                2, b"\nstopping at the end of this step; twice more ends at once, without a checkpoint\n"
+            )
 
-    return handler
 
-
-def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
-    """Wait for all. Returns the exit code, and the rank whose log explains it (0: the one that printed here)."""
-    deadline, code, first_failed = float("inf"), 0, 0
+def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
+    """Wait for all. Returns the exit code, and the rank that failed by itself, if one did."""
+    deadline, failed = float("inf"), list[int]()
     while any(process.poll() is None for process in ranks):
         time.sleep(0.05)
-        failed = [r for r, process in enumerate(ranks) if process.poll() not in (None, 0)]
-        if failed and code == 0:
-            first_failed = failed[0]
-            code = _exit_code(ranks[first_failed])
-            deadline = time.monotonic() + GRACE_SECONDS
+        failed += [
+            r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed
+        ]
+        if failed:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         if time.monotonic() > deadline:
-            for process in ranks:
-                process.kill()
-    failed = [r for r, process in enumerate(ranks) if process.returncode]
-    if failed and code == 0:
-        first_failed, code = failed[0], _exit_code(ranks[failed[0]])
-    stopped = code in (130, 143)
-    return code, 0 if stopped else first_failed
+            break  # the others wait in a collective for a rank that is gone
+    failed += [r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed]
+    if not failed:
+        return 0, None
+    culprit = next((r for r in failed if ranks[r].returncode != LOST_PEER), failed[0])
+    code = _exit_code(ranks[culprit])
+    return code, None if code in (130, 143) else culprit
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:
@@ -100,11 +114,16 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _tail(log: Path, rank: int) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(
-        [f"rank {rank} failed; the end of {log}:", *(f"  {line}" for line in lines[-TAIL_LINES:])]
-    )
+def _explain(process: subprocess.Popen[bytes], rank: int, log: Path) -> str:
+    """What is known of a rank's failure; rank 0 has said its own on this terminal."""
+    lines = []
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        lines.append(f"rank {rank} was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
+    if rank:
+        tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
+        lines += [f"rank {rank} failed; the end of {log}:", *(f"  {line}" for line in tail)]
+    return "\n".join(lines)
 
 
 def _free_port() -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import secrets
-import subprocess
 import sys
 import tempfile
 import time
@@ -45,6 +44,7 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
         total = straight.steps()
         killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc)
         moments = random.Random(seed)
+        done = 0
         for step in sorted(moments.randrange(total) for _ in range(kills)):
             killed.start()
             killed.wait_for_step(step)
@@ -52,9 +52,18 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
             if killed.ended():
                 break
             killed.kill()
+            done += 1
             console.print(f"killed after step {killed.steps()} of {total}")
+        if done == 0:
+            raise UserError(
+                f"the run of {total} steps ended before it could be killed",
+                fix="give it more steps by train.epochs",
+            )
         killed.start()
         killed.finish()
+        console.print(
+            f"killed {done} of {kills} times" + ("" if done == kills else ": the run ended before the last")
+        )
         return _compare(straight.run, killed.run, console)
 
 
@@ -72,7 +81,12 @@ class _Job:
         else:
             arguments = ["train", self.recipe, *self.overrides, f"run.name={self.run.path.name}"]
         command = [sys.executable, "-m", "launch.cli", *arguments, "--nproc", str(self.nproc)]
-        self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.run.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._output().open("ab") as output:
+            self.process = psutil.Popen(command, stdout=output, stderr=output)
+
+    def _output(self) -> Path:
+        return self.run.path.with_suffix(".log")
 
     def steps(self) -> int:
         return max((r["step"] for r in read_records(self.run.metrics) if r["kind"] == "train"), default=0)
@@ -101,10 +115,10 @@ class _Job:
 
     def finish(self) -> None:
         assert self.process is not None
-        _, errors = self.process.communicate()
-        if self.process.returncode != 0:
+        if self.process.wait() != 0:
+            output = self._output().read_text(errors="replace")
             raise UserError(
-                f"training ended with code {self.process.returncode}:\n{errors[-2000:]}", where=self.run.path
+                f"training ended with code {self.process.returncode}:\n{output[-2000:]}", where=self.run.path
             )
 
 

@@ -6,10 +6,15 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.errors import UserError
+from launch.local import LOST_PEER
+from launch.messages import of_the_disk, print_error
 
 PR_SET_PDEATHSIG = 1
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+REASONS = {0: "finished", 130: "interrupted", 143: "terminated"}
 
 
 def end_with_parent() -> None:
@@ -42,15 +47,21 @@ def train_run(folder: Path) -> int:
         lock = RunLock(run.path, attempt=run.attempts() + 1) if process.is_first else None
         with lock or nullcontext():
             attempt = from_first(run.attempts() + 1 if process.is_first else None)
-            if process.is_first:
-                run.note("start", attempt=attempt, world_size=process.world_size, host=os.uname().nodename)
-            trainer = Trainer(run.read_config(), run, process, attempt, stop, lock)
-            code = trainer.train()
-            if process.is_first:
-                reason = {0: "finished", 130: "interrupted", 143: "terminated"}[code]
-                run.note("end", attempt=attempt, reason=reason, step=trainer.step)
+            note = run.note if process.is_first else _nothing
+            note("start", attempt=attempt, world_size=process.world_size, host=os.uname().nodename)
+            try:
+                trainer = Trainer(run.read_config(), run, process, attempt, stop, lock)
+                code = trainer.train()
+            except Exception as error:
+                note("end", attempt=attempt, reason="error", message=str(error).splitlines()[0])
+                raise
+            note("end", attempt=attempt, reason=REASONS[code], step=trainer.step)
             trainer.parts.engine.close()
     return code
+
+
+def _nothing(event: str, **facts: Any) -> None:
+    pass
 
 
 def main() -> int:
@@ -60,22 +71,17 @@ def main() -> int:
     try:
         return train_run(Path(sys.argv[1]))
     except UserError as error:
-        if os.environ.get("RANK") == "0":
-            from rich.console import Console
-
-            Console(stderr=True, highlight=False).print(
-                f"[bold red]error:[/] {_escape(error)}", soft_wrap=True
-            )
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(2)  # the process group cannot be closed in order: the other ranks may be inside a collective
-
-
-def _escape(error: UserError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+        print_error(error)
+    except OSError as error:
+        if (message := of_the_disk(error)) is None:
+            raise
+        print_error(message)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in PEER_IS_GONE):
+            raise
+        print(f"rank {os.environ['RANK']}: another rank has ended", file=sys.stderr, flush=True)
+        os._exit(LOST_PEER)
+    os._exit(2)  # the process group cannot be closed in order: other ranks may be inside a collective
 
 
 if __name__ == "__main__":

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
@@ -27,6 +35,8 @@ from trainer.recipes import read_recipe
 
 class RunSettings(Settings):
     """The run as a whole."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str = Field("", pattern=r"^[\w.-]*$")
     """Name of the run's folder; empty: the recipe's name."""
@@ -42,7 +52,8 @@ class TrainSettings(Settings):
     epochs: int = Field(100, ge=1)
     """Passes over the training set."""
     max_steps: int = Field(0, ge=0)
-    """Optimiser steps after which training ends, before all epochs are done; 0: no such limit."""
+    """Optimiser steps of the whole run, where fewer than those of all epochs; learning rates and the averaged copy's
+    momentum reach their end there. 0: no such limit."""
     global_batch: int = Field(256, ge=2)
     """Images in one optimiser step, over all processes and accumulation."""
     accumulation: int = Field(1, ge=1)
@@ -110,6 +121,15 @@ class Config(Settings):
         return methods[name].model_validate(value)
 
     @model_validator(mode="after")
+    def _views_fit(self) -> "Config":
+        if len(self.data.views) != self.method.num_views:
+            raise ValueError(
+                f"data.views must list {self.method.num_views} views for method {self.method.name}, "
+                f"not {len(self.data.views)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "Config":
         batch, parts = self.train.global_batch, self.train.accumulation
         if batch % parts:
@@ -134,10 +154,21 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: everything that is wrong with it, at once, each with the nearest valid name where one is close.
     """
-    values = read_recipe(recipe)
-    for override in overrides:
-        set_value(values, override)
-    return parse(values, where=str(recipe))
+    return override(parse(read_recipe(recipe), where=str(recipe)), overrides, where=str(recipe))
+
+
+def override(config: Config, overrides: Sequence[str], where: str) -> Config:
+    """A configuration with `key=value` overrides; those that name another component come first.
+
+    Raises:
+        UserError: as for `load_config`.
+    """
+    if not overrides:
+        return config
+    values = dump(config)
+    for assignment in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
+        set_value(values, assignment)
+    return parse(values, where=f"{where} with {' '.join(overrides)}")
 
 
 def parse(values: Mapping[str, Any], where: str) -> Config:
@@ -145,7 +176,7 @@ def parse(values: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = sorted({_explain(e) for e in error.errors()})
+        problems = sorted({_explain(e, values) for e in error.errors()})
         raise UserError(
             "the configuration is not valid:\n" + "\n".join(f"  - {p}" for p in problems),
             where=where,
@@ -190,15 +221,18 @@ def refuse_changed_meaning(before: Config, after: Config) -> None:
         )
 
 
-def set_value(values: dict[str, Any], override: str) -> None:
-    """Set a `key=value` override in nested values; positions in lists count from 0 (`data.views.0.size=32`)."""
-    key, separator, text = override.partition("=")
+def set_value(values: dict[str, Any], assignment: str) -> None:
+    """Set one `key=value` in nested values; positions in lists count from 0 (`data.views.0.size=32`).
+
+    A component that is named anew (`optim.name=adamw`) starts from its own defaults.
+    """
+    key, separator, text = assignment.partition("=")
     if not separator or not key:
-        raise UserError(f"{override!r} is not of the form key=value", fix="for example optim.lr=0.5")
+        raise UserError(f"{assignment!r} is not of the form key=value", fix="for example optim.lr=0.5")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"the value of {override!r} is not YAML: {error}") from None
+        raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
     if isinstance(value, str):
         value = _number(value)
     *parents, leaf = key.split(".")
@@ -207,8 +241,14 @@ def set_value(values: dict[str, Any], override: str) -> None:
         place = _child(place, parent, key)
     if isinstance(place, list):
         place[_position(place, leaf, key)] = value
-    else:
-        place[leaf] = value
+        return
+    if (
+        parents in (["method"], ["optim"], ["backbone"])
+        and leaf == "name"
+        and place.get("name", value) != value
+    ):
+        place.clear()
+    place[leaf] = value
 
 
 def _child(place: Any, part: str, key: str) -> Any:
@@ -233,13 +273,13 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _explain(error: Mapping[str, Any]) -> str:
+def _explain(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
-        siblings = [*_fields(path[:-1])]
+        siblings = [*_fields(path[:-1], values)]
         near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
-        elsewhere = [k for k in _all_keys() if k.rsplit(".")[-1] == path[-1]]
+        elsewhere = [k for k in _all_keys(values) if k.rsplit(".")[-1] == path[-1]]
         hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
         return f"{key}: there is no such key" + (
             f"; did you mean {hint}?" if hint else f"; there are {', '.join(siblings)}"
@@ -257,20 +297,21 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _fields(path: Sequence[str]) -> dict[str, Any]:
-    models: list[type[BaseModel]] = [Config]
+def _fields(path: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the model at a dotted path, those of the method being the ones of the method that `values` names."""
+    model: type[BaseModel] | None = Config
     for part in path:
-        if part.isdigit():
+        if part.isdigit() or model is None:
             continue
-        found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [model for annotation in found if (model := _model_of(annotation))]
-        if models == [MethodSettings]:
-            models = [*available().values()]
-    return {name: field for model in models for name, field in model.model_fields.items()}
+        field = model.model_fields.get(part)
+        model = _model_of(field.annotation) if field is not None else None
+        if model is MethodSettings:
+            model = available().get(values.get("method", {}).get("name", "all4one"))
+    return dict(model.model_fields) if model is not None else {}
 
 
-def _all_keys(path: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, field in _fields(path).items():
+def _all_keys(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, field in _fields(path, values).items():
         yield ".".join([*path, name])
         if len(path) < 3 and (_model_of(field.annotation) is not None):
-            yield from _all_keys((*path, name))
+            yield from _all_keys(values, (*path, name))

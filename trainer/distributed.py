@@ -16,17 +16,12 @@ class Process:
     rank: int
     local_rank: int
     world_size: int
-    local_world_size: int
     device: torch.device
 
     @property
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes files and talks to the user."""
         return self.rank == 0
-
-    def share_of_cores(self) -> int:
-        """CPU cores that belong to this process, at least 1."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
 def initialise() -> Process:
@@ -48,7 +43,6 @@ def initialise() -> Process:
         rank=dist.get_rank(),
         local_rank=local_rank,
         world_size=dist.get_world_size(),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])),
         device=torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
     )
 
@@ -58,6 +52,13 @@ def from_first(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value of a small Python object, by rank, on every rank."""
+    box = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box
 
 
 def agree(flag: int) -> int:

@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.loader import Batch
 from trainer.config import Config
-from trainer.distributed import Process, from_first
+from trainer.distributed import Process, from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.metrics import MetricsWriter, mean_over_ranks
@@ -19,7 +20,7 @@ from trainer.progress import TrainingProgress
 from trainer.run import RunFolder
 from trainer.run_lock import RunLock
 from trainer.setup import build
-from trainer.signals import StopRequest
+from trainer.signals import DATA_FAILED, StopRequest
 
 
 class Trainer:
@@ -55,7 +56,8 @@ class Trainer:
             )
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop)
-        self._clock = _Clock(self.parts.loader.wait_seconds)
+        self._losses: dict[str, Tensor] | None = None
+        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
 
     def train(self) -> int:
         """Train to the end. Returns the exit code: 0 when done; 130 or 143 where a signal asked to stop, with a
@@ -72,48 +74,78 @@ class Trainer:
                 self._say_messages()
 
     def _loop(self) -> int:
-        batches = self.parts.loader.batches(self.step)
+        iterator = self.parts.loader.batches(self.step)
         if code := self._evaluate_if_due():
             return code
         while self.step < self.parts.total_steps:
-            losses = self.parts.engine.step(self.step, islice(batches, self.config.train.accumulation))
+            batches, failure = self._fetch(iterator)
+            if code := self.stop.agreed(DATA_FAILED if failure else 0):
+                self._save()
+                if code == DATA_FAILED:
+                    raise UserError(self._first_failure(failure))
+                self.progress.say(f"stopped by a signal at step {self.step}")
+                return code
+            self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1
-            code = self.stop.agreed()
-            last = self.step == self.parts.total_steps
-            save = last or bool(code) or self.persistence.due(self.step)
-            if save or self.step % self.config.metrics.log_every == 0:
-                self._record(losses)
-            else:
-                self.progress.update(self.step, self._epoch(), None, 0, 0)
+            self._record()
             self._check_queue()
-            code = code or self._evaluate_if_due()
-            if save or code:
-                self.persistence.save(self.step)
-                self._say_messages()
-            if code:
-                self.progress.say(f"stopped by a signal: a checkpoint of step {self.step} is saved")
+            # saved before it is judged: an evaluation that is cut short is done again on resume
+            if self.persistence.due(self.step) or self.step == self.parts.total_steps:
+                self._save()
+            if code := self._evaluate_if_due():
+                self._save()
                 return code
         return 0
+
+    def _fetch(self, iterator: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of the next step, all before it begins: a step is done as a whole or not at all."""
+        try:
+            return list(islice(iterator, self.config.train.accumulation)), None
+        except UserError as error:
+            return [], error
+
+    def _first_failure(self, own: UserError | None) -> str:
+        """What stopped the data of the lowest rank that it stopped on; the same on every rank."""
+        return next(str(error) for error in from_all(own) if error is not None)
+
+    def _save(self) -> None:
+        """Save the step, unless its numbers are broken."""
+        if self._losses is not None:
+            self._require_finite(mean_over_ranks(self._losses))
+        self.persistence.save(self.step)
+        self._say_messages()
 
     def _epoch(self) -> float:
         return self.step / self.parts.loader.steps_per_epoch
 
-    def _record(self, losses: dict[str, Tensor]) -> None:
-        """Write down the step's values, and stop where they are no longer numbers."""
-        values = mean_over_ranks(losses)
+    def _record(self) -> None:
+        """Write down the step's values where they are due."""
+        if self.step % self.config.metrics.log_every:
+            self.progress.update(self.step, self._epoch())
+            return
+        assert self._losses is not None
+        self.persistence.require_lock()
+        values = mean_over_ranks(self._losses)
+        self._require_finite(values)
+        values["lr"] = self.parts.engine.optimizer.param_groups[0]["lr"]
         speed, waiting = self._clock.lap(self.step, self.parts.loader.wait_seconds)
         images_per_second = speed * self.config.train.global_batch
+        if self.metrics is not None:
+            time_values = {
+                "images_per_second": images_per_second,
+                "data_wait": waiting,
+                "bad_samples": self.parts.loader.bad_samples,
+            }
+            self.metrics.write("train", self.step, values, time_values, epoch=self._epoch())
+        self.progress.update(self.step, self._epoch(), values["loss"], images_per_second, waiting)
+
+    def _require_finite(self, values: dict[str, float]) -> None:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             raise UserError(
                 f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']} at step {self.step}",
                 fix="lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
                 "the checkpoints before this step stay",
             )
-        values["lr"] = self.parts.engine.optimizer.param_groups[0]["lr"]
-        if self.metrics is not None and self.step % self.config.metrics.log_every == 0:
-            time_values = {"images_per_second": images_per_second, "data_wait": waiting}
-            self.metrics.write("train", self.step, values, time_values, epoch=self._epoch())
-        self.progress.update(self.step, self._epoch(), values["loss"], images_per_second, waiting)
 
     def _check_queue(self) -> None:
         queue = self.parts.engine.method.queue
@@ -126,8 +158,9 @@ class Trainer:
 
     def _evaluate_if_due(self) -> int:
         """Judge the backbones where the schedule says so. Returns the exit code if a signal came meanwhile."""
-        recorded = self.metrics is not None and self.metrics.evaluated(self.step)
-        if not self.evaluation.due(self.step) or from_first(recorded):
+        if not self.evaluation.due(self.step):
+            return 0
+        if from_first(self.metrics is not None and self.metrics.evaluated(self.step)):
             return 0
         try:
             values = self.evaluation.run()
@@ -137,26 +170,25 @@ class Trainer:
             self.metrics.write("eval", self.step, values, epoch=self._epoch())
         shown = " · ".join(f"{name} {100 * value:.2f} %" for name, value in values.items())
         self.progress.say(f"step {self.step}, epoch {self._epoch():.2f}: {shown}")
-        self._clock = _Clock(self.parts.loader.wait_seconds, self.step)
+        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
         return 0
 
     def _say_messages(self) -> None:
         for message in self.persistence.take_messages():
             self.progress.say(message)
+        for warning in self.metrics.warnings() if self.metrics is not None else []:
+            self.progress.say(f"warning: {warning}")
 
 
 class _Clock:
     """Steps a second and the share of time spent waiting for data, between laps."""
 
-    def __init__(
-        self, waited: float, step: int | None = None, now: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._now, self._time, self._waited, self._step = now, now(), waited, step
+    def __init__(self, step: int, waited: float) -> None:
+        self._time, self._step, self._waited = time.perf_counter(), step, waited
 
     def lap(self, step: int, waited: float) -> tuple[float, float]:
-        time = self._now()
-        seconds = max(time - self._time, 1e-9)
-        steps = step - self._step if self._step is not None else 1
-        share = (waited - self._waited) / seconds
-        self._time, self._waited, self._step = time, waited, step
-        return steps / seconds, share
+        now = time.perf_counter()
+        seconds = max(now - self._time, 1e-9)
+        speed, share = (step - self._step) / seconds, (waited - self._waited) / seconds
+        self._time, self._step, self._waited = now, step, waited
+        return speed, share

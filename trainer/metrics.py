@@ -6,6 +6,7 @@ interrupted and in one that was not.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.parallel import world_size
-from trainer.run import append_record, read_records
+from trainer.run import read_records
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
@@ -27,7 +28,10 @@ def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 class MetricsWriter:
-    """Rank 0's writer. Records of steps beyond `resume_step` are dropped: they are about to be done again."""
+    """Rank 0's writer. Records of steps beyond `resume_step` are dropped: they are about to be done again.
+
+    What cannot be written, since the disk is full or away, is kept and tried again with the next record.
+    """
 
     def __init__(self, path: Path, tensorboard: Path | None, resume_step: int) -> None:
         self.path = path
@@ -35,7 +39,9 @@ class MetricsWriter:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records))
         temporary.replace(path)
+        self._unwritten = ""
         self._tensorboard = _summary_writer(tensorboard, resume_step) if tensorboard else None
+        self._warnings: list[str] = []
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation at a step is on record."""
@@ -52,15 +58,40 @@ class MetricsWriter:
         """Record named values of a step: `kind` is `train` or `eval`."""
         record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
         self.records.append(record)
-        append_record(self.path, record)
+        self._append(json.dumps(record) + "\n")
         if self._tensorboard is not None:
-            for name, value in {**values, **(time or {})}.items():
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            try:
+                for name, value in {**values, **(time or {})}.items():
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            except OSError as error:
+                self._tensorboard = None
+                self._warnings.append(f"TensorBoard's files are not written any more: {error}")
+
+    def warnings(self) -> list[str]:
+        """What could not be written since this was last asked, for the user."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def close(self) -> None:
-        """Flush TensorBoard's files."""
+        """Write what is left, and flush TensorBoard's files."""
+        if self._unwritten:
+            self._append("")
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+    def _append(self, line: str) -> None:
+        text, size = self._unwritten + line, 0
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("a") as file:
+                file.write(text)
+            self._unwritten = ""
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)  # a line that was cut short would hide all that follow
+            if not self._unwritten:
+                self._warnings.append(f"{self.path} cannot be written: {error.strerror}; it is tried again")
+            self._unwritten = text
 
 
 def _summary_writer(folder: Path, resume_step: int) -> Any:

@@ -271,7 +271,7 @@ def load_optimizer_tensors(
                 )
         # AdamW counts steps on the CPU, wherever the parameter is.
         loaded[parameter] = {
-            key: tensor.detach().to("cpu" if key == "step" else parameter.device, copy=True)
+            key: tensor.detach().cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
             for key, tensor in state.items()
         }
     optimizer.state.clear()

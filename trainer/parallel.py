@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data_pipelines.errors import UserError
+
 
 def world_size() -> int:
     """Number of processes that train together."""
@@ -187,26 +189,62 @@ def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
     return mean, unbiased * ((rows - 1) / rows)
 
 
+class CrossRankBatchNormAct(CrossRankBatchNorm):
+    """The same for timm's batch norm that has an activation inside: its `drop` and `act` follow."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise and activate [B, C, H, W]; the same shape."""
+        out: Tensor = self.act(self.drop(super().forward(input)))
+        return out
+
+
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm by one across ranks: torch's own on CUDA, the portable one elsewhere."""
+    """Replace every batch norm by one across ranks: torch's and timm's own on CUDA, the portable one elsewhere.
+
+    Raises:
+        UserError: a kind of batch norm that is not known to work across ranks.
+    """
     if world_size() == 1:
         return module
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(module)
     return _convert(module)
 
 
 def _convert(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        like = module.weight
-        norm = CrossRankBatchNorm(
-            module.num_features, module.eps, module.momentum, device=like.device, dtype=like.dtype
-        )
-        norm.load_state_dict(module.state_dict())
-        norm.train(module.training)
-        for name, parameter in module.named_parameters(recurse=False):
-            getattr(norm, name).requires_grad_(parameter.requires_grad)
-        return norm
+        return _across_ranks(module)
     for name, child in module.named_children():
         setattr(module, name, _convert(child))
     return module
+
+
+def _across_ranks(module: nn.modules.batchnorm._BatchNorm) -> CrossRankBatchNorm:
+    plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d)
+    activated = {name for name, _ in module.named_children()} == {"drop", "act"}
+    if (
+        not (plain or activated)
+        or not module.affine
+        or not module.track_running_stats
+        or module.momentum is None
+    ):
+        raise UserError(
+            f"{module} cannot take its moments from all ranks",
+            where="parallel.batch_norm",
+            fix="set parallel.batch_norm=rank, or choose another backbone",
+        )
+    like = module.weight
+    kind = CrossRankBatchNorm if plain else CrossRankBatchNormAct
+    norm = kind(module.num_features, module.eps, module.momentum, device=like.device, dtype=like.dtype)
+    if activated:
+        norm.drop, norm.act = module.drop, module.act
+    norm.load_state_dict(module.state_dict())
+    norm.train(module.training)
+    for name, parameter in module.named_parameters(recurse=False):
+        getattr(norm, name).requires_grad_(parameter.requires_grad)
+    return norm

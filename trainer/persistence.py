@@ -51,7 +51,7 @@ class Persistence:
         self._attempt, self._last_saved, self._messages = attempt, -1, list[str]()
         self._store = CheckpointStore(
             run.checkpoints,
-            attempt=attempt,
+            attempt=attempt if process.is_first else None,  # the others only read
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every,
         )
@@ -60,16 +60,17 @@ class Persistence:
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one, on every rank. Returns the step to go on from."""
         path: Path | None = None
+        snapshot: Snapshot | None = None
         if self._process.is_first:
             loaded = self._store.load_newest()
             if loaded is not None:
-                path = loaded.path
+                path, snapshot = loaded.path, loaded.snapshot
                 self._messages += [f"passed over {p.name}: {why}" for p, why in loaded.passed_over]
                 self._messages.append(f"going on from {path.name}")
         path = from_first(path)
         if path is None:
             return 0
-        snapshot = self._store.load(path)
+        snapshot = snapshot or self._store.load(path)
         if snapshot.state["config"] != fingerprint(self._config):
             raise UserError(
                 "the checkpoints were made with other settings", where=self._run.checkpoints,
@@ -92,13 +93,17 @@ class Persistence:
         self._last_saved = step
         if self._writer is None:
             return
+        self.require_lock()
+        model, optimizer = self._parts.engine.state()
+        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
+
+    def require_lock(self) -> None:
+        """Raise a UserError where another process has taken the run over: this one must write nothing more."""
         if self._lock is not None and self._lock.lost:
             raise UserError(
                 "another process has taken this run over, since this one gave no sign of life for too long",
                 where=self._run.path, fix="nothing: it goes on there from the last checkpoint",
             )  # fmt: skip
-        model, optimizer = self._parts.engine.state()
-        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
 
     def _state(self, step: int) -> dict[str, Any]:
         per_epoch = self._parts.loader.steps_per_epoch
@@ -125,7 +130,8 @@ class Persistence:
         failed = None
         if self._writer is not None:
             self._writer.wait()
-            if (self._store.latest_state() or {}).get("step") != self._last_saved:
+            newest = self._store.newest_state() or {}
+            if self._last_saved >= 0 and newest.get("step") != self._last_saved:
                 failed = "; ".join(self._writer.warnings()) or "it is not there"
         failed = from_first(failed)
         if failed:

@@ -22,7 +22,7 @@ class TrainingProgress:
 
     def __init__(self, total_steps: int, done: int, batch: int, visible: bool) -> None:
         self.console = Console(stderr=True, quiet=not visible, highlight=False)
-        self._total, self._batch, self._last_line = total_steps, batch, 0.0
+        self._total, self._batch, self._last_line, self._values = total_steps, batch, 0.0, ""
         self._bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self.console,
@@ -36,23 +36,25 @@ class TrainingProgress:
         self.console.print(message, soft_wrap=True)
 
     def update(
-        self, step: int, epoch: float, loss: float | None, images_per_second: float, data_wait: float
+        self,
+        step: int,
+        epoch: float,
+        loss: float | None = None,
+        images_per_second: float = 0.0,
+        data_wait: float = 0.0,
     ) -> None:
-        """Show the state after `step` steps."""
-        status = f"epoch {epoch:.2f}"
+        """Show the state after `step` steps; without a loss, the values of the last step that had one stay."""
         if loss is not None:
-            status += (
+            self._values = (
                 f" · loss {loss:.4f} · {images_per_second:.0f} images/s · data wait {100 * data_wait:.1f} %"
             )
+        status = f"epoch {epoch:.2f}{self._values}"
         self._bar.update(self._task, completed=step, status=status)
-        if (
-            not self.console.is_terminal
-            and loss is not None
-            and time.monotonic() - self._last_line > self._LINE_EVERY
-        ):
-            self._last_line = time.monotonic()
-            left = (self._total - step) * self._batch / max(images_per_second, 1e-9)
-            self.say(f"step {step}/{self._total} · {status} · {_duration(left)} left")
+        if self.console.is_terminal or loss is None or time.monotonic() - self._last_line < self._LINE_EVERY:
+            return
+        self._last_line = time.monotonic()
+        left = (self._total - step) * self._batch / max(images_per_second, 1e-9)
+        self.say(f"step {step}/{self._total} · {status} · {_duration(left)} left")
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Callable[[], None]]:

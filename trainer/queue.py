@@ -52,11 +52,21 @@ class NeighbourQueue(nn.Module):
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbours]:
-        """The k rows with the largest dot product with each key, for several views of [B, D] at once."""
+        """The k rows with the largest dot product with each key, for several views of [B, D] at once.
+
+        Scores are in the queue's precision also under autocast: cosines near 1 would tie in bf16.
+        """
         stacked = torch.cat(keys)  # [V * B, D]
         chunk = max(1, self.settings.score_bytes // (self.rows.element_size() * len(self.rows)))
-        index = torch.cat([(part @ self.rows.T).topk(k, dim=1).indices for part in stacked.split(chunk)])
+        with torch.autocast(stacked.device.type, enabled=False):
+            index = torch.cat([(part @ self.rows.T).topk(k, dim=1).indices for part in stacked.split(chunk)])
         return [Neighbours(self.rows[i], i) for i in index.chunk(len(keys))]
+
+    def agreement(self, found: Neighbours, labels: Tensor) -> Tensor:
+        """Share of the labelled rows [B] whose nearest neighbour has their label; 0 where none is labelled."""
+        known = labels >= 0
+        same = known & (self.labels[found.places[:, 0]] == labels)
+        return same.sum() / known.sum().clamp_min(1)
 
     def start_push(self, keys: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Begin to gather this rank's keys [B, D], labels [B] and ids [B]; `finish_push` enters them in the ring."""

@@ -6,7 +6,7 @@ ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
 checkpoints/     see trainer/checkpoint.py
 tensorboard/     event files
-logs/            output of each attempt's processes
+logs/            output of each attempt's ranks other than 0
 """
 
 import json
@@ -122,7 +122,7 @@ def open_run(path: Path) -> RunFolder:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file; a last line that a kill cut short is left out."""
+    """Records of a JSON-lines file; a line that a kill or a full disk cut short is left out."""
     if not path.exists():
         return []
     records = []
@@ -130,11 +130,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return records
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append one line, whole even where several processes append."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    """Append one line, after the end of a line that was cut short."""
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")

@@ -99,7 +99,7 @@ class RunLock:
             raise UserError(
                 f"the run cannot be locked: {error.strerror or error}",
                 where=self._folder,
-                fix="make the run folder writable, or choose another with output=FOLDER",
+                fix="make the run folder writable, or choose another with run.folder=FOLDER",
             ) from error
         self._last_beat = time.monotonic()
         self._thread.start()

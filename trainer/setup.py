@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_pipelines.errors import UserError
 from data_pipelines.loader import TrainLoader
+from data_pipelines.reader import share_of_cores
 from data_pipelines.shards import ShardSet
 from trainer.backbones import build_backbone
 from trainer.config import Config
@@ -43,15 +43,9 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
 
 def build(config: Config, run: RunFolder, process: Process) -> Parts:
     """Open the data and make everything that trains. Raises UserError for what the user can mend."""
-    torch.set_num_threads(config.parallel.threads or process.share_of_cores())
+    torch.set_num_threads(config.parallel.threads or share_of_cores())
     train_set = ShardSet.open(config.data.train)
     validation_set = ShardSet.open(config.data.validation) if config.data.validation else None
-    if validation_set is not None and validation_set.num_classes == 0:
-        raise UserError(
-            "the validation set has no labels",
-            where=config.data.validation,
-            fix="set data.validation to null",
-        )
     loader = TrainLoader(
         train_set, config.data, seed=config.run.seed, rank=process.rank, world_size=process.world_size,
         global_batch=config.train.global_batch, accumulation=config.train.accumulation, device=process.device,

@@ -5,7 +5,9 @@ from types import FrameType, TracebackType
 
 from trainer.distributed import agree
 
-_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+DATA_FAILED = 1000
+"""Agreed on where a rank's data cannot go on."""
 
 
 class StopRequest:
@@ -30,9 +32,12 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._received = max(self._received, number)
+        self._received = max(self._received, _EXIT_CODES[number])
 
-    def agreed(self) -> int:
-        """Exit code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point."""
-        number = agree(self._received)
-        return _EXIT_CODES[signal.Signals(number)] if number else 0
+    def agreed(self, failure: int = 0) -> int:
+        """Code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point.
+
+        Args:
+            failure: code of a fault on this rank that all shall stop for, above any signal's.
+        """
+        return agree(max(failure, self._received))

@@ -1,4 +1,4 @@
-"""Frozen features of a whole set, from all ranks together."""
+"""Frozen features of a set; every rank makes and keeps those of its own share."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.loader import EvalLoader
-from trainer.parallel import gather, rank, world_size
+from trainer.parallel import gather
 
 
 class Stopped(Exception):
-    """A signal asked to stop while features were made; the evaluation is left out and done on resume."""
+    """A signal asked to stop during an evaluation, which is left out and done on resume."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -32,51 +32,42 @@ def extract(
         advance: called after each batch, for a progress bar.
 
     Returns:
-        Features [N, F] by backbone's name, float32 on the CPU, and labels [N], in the set's order, on rank 0.
-        Other ranks get empty tensors.
+        Features `[n, F]` by backbone's name, float32 on the backbones' device, and labels `[n]` there: those of
+        this rank's share that could be read, in the set's order. n may differ between ranks and be 0; F does not.
+
+    Raises:
+        Stopped: on all ranks, where `stop` says so.
     """
     modes = {name: backbone.training for name, backbone in backbones.items()}
-    device = next(next(iter(backbones.values())).parameters()).device.type
+    device = next(next(iter(backbones.values())).parameters()).device
     features: dict[str, list[Tensor]] = {name: [] for name in backbones}
-    labels, ids = [], []
+    labels = [torch.empty(0, dtype=torch.int64, device=device)]
     try:
         for backbone in backbones.values():
             backbone.eval()
         batches = iter(loader)
-        # every rank polls equally often, also where its share is one batch shorter than another's
-        for _ in range(_most_batches(loader)):
+        # every rank polls equally often, also where its share has fewer batches or some hold no good sample
+        for _ in range(_most(len(loader))):
             if (batch := next(batches, None)) is not None:
-                with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     for name, backbone in backbones.items():
-                        features[name].append(backbone(batch.images).float().cpu())
-                labels.append(batch.labels.cpu())
-                ids.append(batch.ids.cpu())
+                        features[name].append(backbone(batch.images).float())
+                labels.append(batch.labels)
                 advance()
             if code := stop():
                 raise Stopped(code)
     finally:
         for name, backbone in backbones.items():
             backbone.train(modes[name])
-    order = _collect(torch.cat(ids))
-    collected = {name: _collect(torch.cat(parts)) for name, parts in features.items()}
-    all_labels = _collect(torch.cat(labels))
-    if rank() != 0:
-        return {name: torch.empty(0) for name in backbones}, torch.empty(0)
-    place = order.argsort()
-    return {name: part[place] for name, part in collected.items()}, all_labels[place]
+    # popped, so that no more than one backbone's features exist twice
+    return {name: _joined(features.pop(name), device) for name in backbones}, torch.cat(labels)
 
 
-def _most_batches(loader: EvalLoader) -> int:
-    return int(gather(torch.tensor([len(loader)])).max())
+def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
+    width = _most(parts[0].shape[1] if parts else 0)  # a rank without a sample cannot know it
+    return torch.cat(parts) if parts else torch.empty(0, width, device=device)
 
 
-def _collect(rows: Tensor) -> Tensor:
-    """Rows of all ranks, whose shares may differ by one."""
-    if world_size() == 1:
-        return rows
-    count = torch.tensor([len(rows)])
-    counts = gather(count).tolist()
-    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    parts: list[Tensor] = list(gather(padded).chunk(world_size()))
-    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+def _most(number: int) -> int:
+    """The largest of all ranks' numbers."""
+    return int(gather(torch.tensor([number])).max())

@@ -1,5 +1,6 @@
 """kNN during training: how well the frozen backbones separate the classes of the validation set."""
 
+from data_pipelines.errors import UserError
 from data_pipelines.loader import EvalLoader
 from data_pipelines.shards import ShardSet
 from trainer.config import Config
@@ -12,7 +13,11 @@ from trainer.signals import StopRequest
 
 
 class OnlineEvaluation:
-    """kNN of every backbone that the method offers, with the training set as the bank. All ranks make features."""
+    """kNN of every backbone that the method offers, with the training set as the bank, by all ranks together.
+
+    Raises:
+        UserError: evaluations are wanted and the validation set has other classes than the training set.
+    """
 
     def __init__(
         self, config: Config, process: Process, parts: Parts, progress: TrainingProgress, stop: StopRequest
@@ -24,16 +29,24 @@ class OnlineEvaluation:
             progress,
             stop,
         )
+        train, validation = parts.train_set, parts.validation_set
+        self._wanted = bool(config.eval.every_epochs) and validation is not None and train.num_classes > 0
+        if self._wanted and validation is not None and validation.classes != train.classes:
+            raise UserError(
+                f"the validation set has other classes than the training set in {train.folder}",
+                where=validation.folder,
+                fix="give data.validation a set of the same classes, or set it to null",
+            )
 
     def due(self, step: int) -> bool:
         """Whether the schedule names this step: the untrained backbone, every so many epochs, and the final one."""
-        every, per_epoch = self._config.eval.every_epochs, self._parts.loader.steps_per_epoch
-        if not every or self._parts.validation_set is None or self._parts.train_set.num_classes == 0:
+        if not self._wanted:
             return False
+        every, per_epoch = self._config.eval.every_epochs, self._parts.loader.steps_per_epoch
         return step in (0, self._parts.total_steps) or step % (every * per_epoch) == 0
 
     def run(self) -> dict[str, float]:
-        """Top-1 by backbone, `knn_online` and `knn_momentum`; empty on ranks other than 0.
+        """Top-1 by backbone, `knn_online` and `knn_momentum`; empty on ranks other than 0. All ranks call.
 
         Raises:
             Stopped: when a signal asks to stop.
@@ -49,15 +62,15 @@ class OnlineEvaluation:
                     extract(backbones, loader, autocast=autocast, stop=self._stop.agreed, advance=advance)
                 )
         (bank, bank_labels), (queries, labels) = features
-        if not self._process.is_first:
-            return {}
-        return {
+        top1 = {
             f"knn_{name}": knn_accuracy(
                 bank[name], bank_labels, queries[name], labels, k=settings.knn_k,
                 temperature=settings.knn_temperature, num_classes=self._parts.train_set.num_classes,
+                stop=self._stop.agreed,
             ).top1
             for name in backbones
         }  # fmt: skip
+        return top1 if self._process.is_first else {}
 
     def _loader(self, shards: ShardSet) -> EvalLoader:
         return EvalLoader(

@@ -115,7 +115,7 @@ class All4One(Method):
         loss = s.neighbour_weight * neighbour + s.centroid_weight * centroid + s.feature_weight * feature
         parts = {
             "neighbour": neighbour, "centroid": centroid, "feature": feature,
-            "neighbour_agreement": (self.queue.labels[found[0].places[:, 0]] == labels).float().mean(),
+            "neighbour_agreement": self.queue.agreement(found[0], labels),
             "z_std": embedding_spread(z),
         }  # fmt: skip
         return Representation(loss, parts, features[0])

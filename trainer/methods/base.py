@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,9 @@ class Method(nn.Module):
 
 class MethodSettings(Settings):
     """Base of a method's settings. A subclass gives `name` a Literal default and builds its module."""
+
+    num_views: ClassVar[int] = 2
+    """Views of an image that the method takes."""
 
     name: str
     """The method."""

@@ -60,7 +60,7 @@ class NNCLR(Method):
             [self.predictor(v) for v in z],
         )
         self.queue.start_push(keys[0], labels, ids)
-        agreement = (self.queue.labels[found[0].places[:, 0]] == labels).float().mean()
+        agreement = self.queue.agreement(found[0], labels)
         return Representation(
             loss, {"neighbour_agreement": agreement, "z_std": embedding_spread(z)}, features[0]
         )

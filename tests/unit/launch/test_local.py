@@ -22,7 +22,13 @@ if mode == "fail" and rank == 1:
     sys.exit(7)
 if mode == "signal":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-if mode in ("fail", "signal"):
+if mode == "lose":
+    sys.exit(3 if rank == 0 else 7)
+if mode == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+if mode in ("fail", "signal", "deaf"):
     (folder / f"waiting{rank}").touch()
     time.sleep(60)
 """
@@ -55,17 +61,47 @@ def test_a_failed_rank_ends_the_others_and_its_log_is_shown(
     assert "the reason" in shown
 
 
-def test_a_signal_is_handed_to_every_rank(job: Path) -> None:
+def test_the_rank_that_failed_by_itself_is_named_not_the_one_that_lost_it(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch("the_job", [str(job), "lose"], nproc=2, logs=job / "logs") == 7
+    assert "rank 1 failed" in capsys.readouterr().err
+
+
+def test_a_rank_that_the_kernel_killed_is_said(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("the_job", [str(job), "killed"], nproc=1, logs=job / "logs") == 137
+    assert "rank 0 was ended by SIGKILL (out of memory?)" in capsys.readouterr().err
+
+
+def test_a_third_signal_ends_ranks_that_do_not_listen(job: Path) -> None:
+    process = start(job, "deaf")
+    wait_for(job, process)
+    for _ in range(3):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.2)
+    assert process.wait(timeout=20) == 137
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_handed_to_every_rank(job: Path, number: int) -> None:
+    process = start(job, "signal")
+    wait_for(job, process)
+    os.kill(process.pid, number)
+    assert process.wait(timeout=20) == 143
+
+
+def start(job: Path, mode: str) -> subprocess.Popen[bytes]:
     code = (
-        "import pathlib, sys; from launch.local import launch; folder = sys.argv[1]; "
-        "sys.exit(launch('the_job', [folder, 'signal'], nproc=2, logs=pathlib.Path(folder)))"
+        "import pathlib, sys; from launch.local import launch; folder, mode = sys.argv[1:]; "
+        "sys.exit(launch('the_job', [folder, mode], nproc=2, logs=pathlib.Path(folder)))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(job)])
+    return subprocess.Popen([sys.executable, "-c", code, str(job), mode])
+
+
+def wait_for(job: Path, process: subprocess.Popen[bytes]) -> None:
     while not all((job / f"waiting{r}").exists() for r in range(2)):
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
 
 
 def test_no_process_is_refused(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("train.accumulation=3", "nearest: 255 and 258"),
         ("data.views.5.size=32", "not a position in a list of 2"),
         ("train.precision=fp8", "'fp32' or 'bf16'"),
+        ("data.views=[{size: 32}, {size: 32}, {size: 32}]", "must list 2 views for method all4one, not 3"),
         ("optim.lr=.nan", "finite"),
         ("optim.lr", "not of the form key=value"),
     ],
@@ -129,6 +130,25 @@ def test_every_method_can_be_chosen_by_name(name: str, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"base: cifar10\nmethod: {{name: {name}}}\n")
     assert load_config(recipe).method.name == name
+
+
+def test_overrides_that_name_another_component_start_from_its_defaults() -> None:
+    config = load_config("cifar10", ["optim.lr=0.125", "optim.name=adamw", "method.name=nnclr"])
+    assert (config.optim.name, config.optim.lr, config.optim.eta) == ("adamw", 0.125, 0.02)
+    assert config.optim.warmup_epochs == 10
+    assert config.method.model_dump()["temperature"] == 0.1
+    again = load_config("cifar10", ["optim.name=lars", "method.name=all4one"])
+    assert again == load_config("cifar10")
+
+
+def test_a_key_of_another_method_is_not_suggested_as_itself() -> None:
+    with pytest.raises(UserError) as error:
+        load_config("cifar10", ["method.name=barlow_twins", "method.predictor_hidden=8"])
+    assert "did you mean method.projector_hidden?" in str(error.value)
+
+
+def test_a_name_of_digits_is_a_name() -> None:
+    assert load_config("cifar10", ["run.name=2024"]).run.name == "2024"
 
 
 def test_bases_in_a_circle_and_broken_files_are_said(tmp_path: Path) -> None:

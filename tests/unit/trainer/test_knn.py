@@ -9,7 +9,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from data_pipelines.errors import UserError
+from trainer.distributed import agree
+from trainer.evaluation.features import Stopped
 from trainer.evaluation.knn import KNNResult, knn_accuracy
+from trainer.parallel import rank, world_size
 
 
 def straight_knn(train, train_labels, test, test_labels, k, temperature, num_classes):
@@ -24,7 +27,7 @@ def straight_knn(train, train_labels, test, test_labels, k, temperature, num_cla
         (row / max(np.linalg.norm(row), 1e-12), y) for row, y in zip(test, test_labels, strict=True) if y >= 0
     ]
     for row, label in tested:
-        nearest = sorted(((float(other @ row), y) for other, y in train), key=lambda pair: -pair[0])[:k]
+        nearest = sorted(((float(other @ row), y) for other, y in train), key=lambda p: (-p[0], p[1]))[:k]
         votes = {}
         for similarity, y in nearest:
             votes[y] = votes.get(y, 0.0) + math.exp((similarity - nearest[0][0]) / temperature)
@@ -124,3 +127,78 @@ def test_wrong_input_is_named(change, message):
     }
     with pytest.raises(UserError, match=message):
         knn_accuracy(**{**usual, **change}, num_classes=2)
+
+
+def signs(n, classes, seed):
+    """Samples of four signs and a label or none: their cosines are exact, and most have many equals."""
+    generator = torch.Generator().manual_seed(seed)
+    features = 2.0 * torch.randint(2, (n, 4), generator=generator) - 1
+    return features, torch.randint(-1, classes, (n,), generator=generator)
+
+
+def clouds(n, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 6, generator=generator), torch.randint(-1, classes, (n,), generator=generator)
+
+
+def cases():
+    """Training set, test set and options; 61 and 23 samples do not divide by 2 or 3 ranks."""
+    for make in (signs, clouds):
+        train, test = make(61, 7, seed=1), make(23, 7, seed=2)
+        for k, chunk in ((1, 1), (5, 4), (20, 256), (28, 7), (1000, 5)):
+            yield (*train, *test), {"k": k, "chunk": chunk, "num_classes": 7}
+    few = clouds(2, 3, seed=3)[0], torch.tensor([0, 2])
+    yield (*few, *clouds(40, 3, seed=4)), {"k": 2, "chunk": 256, "num_classes": 3}
+    one_test_sample = clouds(1, 3, seed=5)[0], torch.tensor([1])
+    yield (*clouds(40, 3, seed=6), *one_test_sample), {"k": 3, "chunk": 2, "num_classes": 3}
+
+
+@pytest.mark.parametrize(("samples", "options"), list(cases()))
+def test_equal_similarities_go_to_the_lower_class(samples, options):
+    expected = straight_knn(
+        *(part.double().numpy() if part.is_floating_point() else part.numpy() for part in samples),
+        options["k"],
+        0.07,
+        options["num_classes"],
+    )
+    assert knn_accuracy(*samples, **options) == expected
+
+
+def shares_of_cases():
+    """Each rank's results of all cases, once for interleaved shares and once where the last rank has nearly all."""
+    results = []
+    for (train, labels, test, test_labels), options in cases():
+        for own in (
+            slice(rank(), None, world_size()),
+            slice(rank(), None if rank() == world_size() - 1 else rank() + 1),
+        ):
+            results.append(knn_accuracy(train[own], labels[own], test[own], test_labels[own], **options))
+    return results
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_shares_of_ranks_give_the_result_of_the_whole(run_ranks, ranks):
+    whole = [knn_accuracy(*samples, **options) for samples, options in cases() for _ in range(2)]
+    assert run_ranks(shares_of_cases, ranks) == [whole] * ranks
+
+
+def stopped_and_refused():
+    """The exit code of a stop that one rank asks for, how often each polled, and what a wrong share is told."""
+    polls = []
+
+    def stop():
+        polls.append(None)
+        return agree(143 if rank() == 1 and len(polls) == 3 else 0)
+
+    features, labels = clouds(9 + rank(), 3, seed=rank())
+    with pytest.raises(Stopped) as stopped:
+        knn_accuracy(features, labels, features, labels, num_classes=3, chunk=2, stop=stop)
+    if rank() == 1:
+        features[4, 0] = math.nan
+    with pytest.raises(UserError) as refused:
+        knn_accuracy(features, labels, features, labels, num_classes=3)
+    return stopped.value.code, len(polls), refused.value.what
+
+
+def test_all_ranks_stop_and_fail_together(run_ranks):
+    assert run_ranks(stopped_and_refused, 2) == [(143, 3, "training features are not finite")] * 2

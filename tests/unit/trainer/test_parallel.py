@@ -1,8 +1,12 @@
 import copy
 
+import pytest
+import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from data_pipelines.errors import UserError
 from trainer.parallel import CrossRankBatchNorm, all_sum, gather, rank, synchronise_batch_norm, world_size
 
 
@@ -115,3 +119,42 @@ def test_conversion_keeps_weights_names_and_frozen_parameters(run_ranks) -> None
     converted.eval(), module.eval()
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(converted(x), module(x))
+
+
+def converted_and_not(name: str) -> tuple[bool, bool]:
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=0)
+    converted = convert(copy.deepcopy(module))
+    module.eval(), converted.eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        return torch.equal(
+            converted(x), module(x)
+        ), converted.state_dict().keys() == module.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "regnety_002"])
+def test_conversion_keeps_the_activations_inside_timms_norms(run_ranks, name: str) -> None:  # type: ignore[no-untyped-def]
+    assert run_ranks(converted_and_not, 2, name)[0] == (True, True)
+
+
+def test_timms_norm_with_an_activation_spans_the_ranks(run_ranks) -> None:  # type: ignore[no-untyped-def]
+    module = nn.Sequential(BatchNormAct2d(4), nn.Conv2d(4, 2, 1)).double()
+    check_against_the_whole_batch(
+        run_ranks, module, torch.randn(8, 4, 3, 3, dtype=torch.float64), [4, 4], 1e-9
+    )
+
+
+def refusal(module: nn.Module) -> str:
+    try:
+        convert(module)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm3d(4)]
+)
+def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:  # type: ignore[no-untyped-def]
+    assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -52,6 +53,26 @@ def test_nearest_is_best_first_and_the_same_in_chunks() -> None:
         assert torch.equal(found.places, expected)
         assert torch.equal(found.rows, queue.rows[expected])
         assert torch.equal(also.places, expected)
+
+
+def test_autocast_does_not_change_the_neighbours() -> None:
+    torch.manual_seed(0)
+    queue = make(500, 16)
+    centre = F.normalize(torch.randn(16), dim=0)
+    queue.rows.copy_(F.normalize(centre + 0.1 * torch.randn(500, 16), dim=1))  # cosines that tie in bf16
+    keys = [F.normalize(centre + 0.1 * torch.randn(8, 16), dim=1)]
+    (plain,) = queue.nearest(keys, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (cast,) = queue.nearest(keys, 5)
+    assert torch.equal(plain.places, cast.places)
+
+
+def test_agreement_counts_labelled_rows_only() -> None:
+    queue = make(6)
+    queue.labels.copy_(torch.tensor([0, 1, 2, -1, -1, -1]))
+    found = queue.nearest([queue.rows[:5].clone()], 1)[0]
+    assert queue.agreement(found, torch.tensor([0, 0, 2, -1, -1])) == pytest.approx(2 / 3)
+    assert queue.agreement(found, torch.full((5,), -1)) == 0
 
 
 def test_a_push_without_start_changes_nothing() -> None:

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,13 +29,16 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         create_run(config, "digits_demo")
 
 
-def test_records_end_where_a_kill_cut_a_line(tmp_path: Path) -> None:
+def test_a_line_that_was_cut_short_hides_no_other(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     assert read_records(path) == []
     append_record(path, {"step": 1})
     with path.open("a") as file:
         file.write('{"step": 2')
     assert read_records(path) == [{"step": 1}]
+    append_record(path, {"step": 3})
+    append_record(path, {"step": 4})
+    assert read_records(path) == [{"step": 1}, {"step": 3}, {"step": 4}]
 
 
 def test_attempts_are_counted(tmp_path: Path) -> None:
@@ -74,6 +80,30 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
         "time": {"images_per_second": 5.0},
     }
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_records_that_a_full_disk_refuses_are_written_later(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount], check=True)
+    try:
+        writer = MetricsWriter(mount / "metrics.jsonl", None, resume_step=0)
+        writer.write("train", 1, {"loss": 1.0})
+        with (mount / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(512)):
+                pass
+        for step in range(2, 300):
+            writer.write("train", step, {"loss": 1.0 / step})
+        (warning,) = writer.warnings()
+        assert "No space left on device" in warning
+        assert "train" in (mount / "metrics.jsonl").read_text()
+        (mount / "filler").unlink()
+        writer.close()
+        assert [r["step"] for r in read_records(mount / "metrics.jsonl")] == list(range(1, 300))
+    finally:
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def test_mean_over_one_rank_is_the_value() -> None:

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.build import build
+from data_pipelines.errors import UserError
+from data_pipelines.sources import digits
+from launch.jobs import check
+from trainer.config import load_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    for name, source in digits().items():
+        build(source, folder / name)
+    return folder
+
+
+def check_with(data: Path, *overrides: str, nproc: int = 2) -> None:
+    common = [f"data.train={data}/train", f"data.validation={data}/validation"]
+    check(load_config("digits_demo", [*common, *overrides]), nproc)
+
+
+def test_what_fits_passes(data: Path) -> None:
+    check_with(data)
+    check_with(data, "train.global_batch=12", "train.accumulation=2", nproc=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "nproc", "said"),
+    [
+        (["train.global_batch=65"], 2, "nearest that does: 64 and 66"),
+        (["train.global_batch=4"], 4, "nearest that does: 8"),
+        (["train.global_batch=2", "train.accumulation=2"], 1, "nearest that does: 4"),
+        (["train.global_batch=1600"], 2, "train.global_batch=1500"),
+        (["optim.warmup_epochs=50"], 1, "warm-up of 50 epochs exceeds"),
+        (["optim.warmup_epochs=2", "train.max_steps=3"], 1, "warm-up"),
+        (["backbone.name=resnet19"], 1, "resnet18"),
+        (["data.train=nowhere"], 1, "nowhere"),
+    ],
+)
+def test_what_would_stop_the_ranks_is_said_before(
+    data: Path, overrides: list[str], nproc: int, said: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        check_with(data, *overrides, nproc=nproc)
+    assert said in str(error.value)

@@ -1,0 +1,157 @@
+"""Features by share of the ranks, and what evaluations during and after training make of them."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from data_pipelines.build import BuildOptions, build
+from data_pipelines.errors import UserError
+from data_pipelines.loader import EvalLoader
+from data_pipelines.settings import DataSettings, ViewSettings
+from data_pipelines.shards import ShardSet
+from data_pipelines.sources import Item, Source
+from launch.evaluate import evaluate_backbone
+from trainer.backbones import BackboneSettings, build_backbone
+from trainer.config import Config
+from trainer.distributed import agree
+from trainer.evaluation.features import Stopped, extract
+from trainer.evaluation.online import OnlineEvaluation
+from trainer.export import METADATA_KEY, Recipe
+from trainer.parallel import rank, world_size
+
+VIEW = ViewSettings(size=16)
+DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)
+
+
+def make_set(folder, count=20, classes=("dark", "light")):
+    """Noise of 16 x 16 pixels, brighter in the second class."""
+    rng = np.random.default_rng(count)
+    items = []
+    for number in range(count):
+        label = number % len(classes)
+        file = io.BytesIO()
+        pixels = rng.integers(100 * label, 100 * label + 100, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "PNG")
+        items.append(Item(f"image-{number:03d}", file.getvalue(), label))
+    build(Source(items, classes), folder, BuildOptions(shard_samples=8))
+    return folder
+
+
+def spoil(folder, samples):
+    """Let samples rot that were indexed whole."""
+    shards = ShardSet.open(folder)
+    for sample in samples:
+        with (folder / f"shard-{shards.index['shard'][sample]:06d}.tar").open("r+b") as file:
+            file.seek(int(shards.index["offset"][sample]) + 60)
+            byte = file.read(1)
+            file.seek(-1, io.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 255]))
+
+
+def backbones():
+    torch.manual_seed(0)
+    flat, pooled = (
+        nn.Sequential(nn.Flatten(), nn.Linear(768, 5)),
+        nn.Sequential(nn.AvgPool2d(8), nn.Flatten()),
+    )
+    pooled.append(nn.Linear(12, 3))
+    return {"flat": flat.train(), "pooled": pooled.eval()}
+
+
+def own_features(folder, stop=lambda: 0):
+    networks = backbones()
+    with EvalLoader(
+        ShardSet.open(folder), DATA, rank=rank(), world_size=world_size(), batch=3, device=torch.device("cpu")
+    ) as loader:
+        found = extract(networks, loader, stop=stop)
+    assert [network.training for network in networks.values()] == [True, False]
+    return found
+
+
+def test_features_are_those_of_each_image_in_order(tmp_path):
+    shards = ShardSet.open(make_set(tmp_path / "set"))
+    features, labels = own_features(shards.folder)
+    assert labels.tolist() == shards.index["label"].tolist()
+    networks = backbones()
+    with EvalLoader(shards, DATA, rank=0, world_size=1, batch=20, device=torch.device("cpu")) as loader:
+        images = next(iter(loader)).images
+    for name, network in networks.items():
+        torch.testing.assert_close(features[name], network(images).detach())
+
+
+# by ranks: rank 0's second batch and more; all of rank 1's share; all
+@pytest.mark.parametrize(
+    ("ranks", "bad"), [(1, [3, 4, 5, 17]), (2, [6, 8, 10, *range(1, 20, 2)]), (3, range(20))]
+)  # fmt: skip
+def test_bad_samples_are_left_out_of_each_share(run_ranks, tmp_path, ranks, bad):
+    folder = make_set(tmp_path / "set")
+    whole, labels = own_features(folder)
+    spoil(folder, bad)
+    for number, (features, own) in enumerate(run_ranks(own_features, ranks, folder)):
+        share = [i for i in range(number, 20, ranks) if i not in bad]
+        assert own.tolist() == labels[share].tolist()
+        for name, all_rows in whole.items():
+            width = all_rows.shape[1] if len(bad) < 20 else 0
+            torch.testing.assert_close(features[name], all_rows[share][:, :width])
+
+
+def stopped_features(folder):
+    polls = []
+
+    def stop():
+        polls.append(None)
+        return agree(130 if rank() == 1 and len(polls) == 2 else 0)
+
+    with pytest.raises(Stopped) as stopped:
+        own_features(folder, stop)
+    return stopped.value.code, len(polls)
+
+
+def test_all_ranks_stop_after_the_same_batch(run_ranks, tmp_path):
+    assert run_ranks(stopped_features, 2, make_set(tmp_path / "set")) == [(130, 2)] * 2
+
+
+def online(train, validation, every_epochs):
+    parts = SimpleNamespace(
+        train_set=ShardSet.open(train), validation_set=ShardSet.open(validation), total_steps=10,
+        loader=SimpleNamespace(steps_per_epoch=5),
+    )  # fmt: skip
+    config = Config.model_validate({"eval": {"every_epochs": every_epochs}})
+    return OnlineEvaluation(config, None, parts, None, None)
+
+
+def test_a_validation_set_of_other_classes_is_refused(tmp_path):
+    train, other = make_set(tmp_path / "train"), make_set(tmp_path / "other", classes=("dark", "red"))
+    with pytest.raises(UserError, match=f"{other}: .*other classes than the training set in {train}"):
+        online(train, other, every_epochs=1)
+    assert not online(train, other, every_epochs=0).due(0)
+    assert [step for step in range(11) if online(train, train, every_epochs=1).due(step)] == [0, 5, 10]
+
+
+def test_results_of_files_that_differ_after_a_dot_lie_side_by_side(tmp_path, capsys):
+    train, validation = make_set(tmp_path / "train", 40), make_set(tmp_path / "validation", 20)
+    settings = BackboneSettings(width=4)
+    torch.manual_seed(0)
+    recipe = Recipe(
+        backbone=settings,
+        data=DATA.model_copy(update={"train": train, "validation": validation}),
+        source="test",
+    )
+    tensors = {name: value.contiguous() for name, value in build_backbone(settings, 16).state_dict().items()}
+    for name in ("net", "net.1"):
+        save_file(tensors, str(tmp_path / name), metadata={METADATA_KEY: recipe.model_dump_json()})
+        evaluate_backbone(
+            tmp_path / name, knn=True, linear=name == "net", train=None, validation=None, out=None
+        )
+    first, second = (json.loads((tmp_path / f"{name}.eval.json").read_text()) for name in ("net", "net.1"))
+    assert first["images"] == 20
+    judged = first["backbones"]["exported"]
+    assert min(judged["knn"]["top1"], judged["linear"]["top1"]) > 0.7
+    assert second["backbones"]["exported"] == {"knn": judged["knn"]}
