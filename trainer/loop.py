@@ -68,6 +68,9 @@ class Trainer:
             try:
                 code = self._loop()
                 self.persistence.finish()
+                if code:
+                    saved = f"; its checkpoint of step {self.step} is saved" if self.step else ""
+                    self.progress.say(f"stopped by a signal{saved}")
                 return code
             finally:
                 self.persistence.close()
@@ -83,7 +86,6 @@ class Trainer:
                 self._save()
                 if code == DATA_FAILED:
                     raise UserError(self._first_failure(failure))
-                self.progress.say(f"stopped by a signal at step {self.step}")
                 return code
             self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1

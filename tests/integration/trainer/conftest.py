@@ -20,7 +20,7 @@ TINY = (
     "backbone.stem=half", "backbone.width=8", "method.projector_hidden=32", "method.predictor_hidden=32",
     "method.embedding=16", "method.queue.length=200", "train.global_batch=64", f"train.max_steps={STEPS}",
     "optim.warmup_epochs=0.2", "checkpoint.every_steps=4", "eval.every_epochs=1", "metrics.log_every=1",
-    "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global",
+    "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global", "method.transformer_dropout=0",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class Runs:
     """Trains tiny runs in one folder."""
 
     def __init__(self, folder: Path, digits: Path) -> None:
-        self.folder = folder
+        self.folder, self.digits = folder, digits
         self.common = (
             "digits_demo", *TINY, f"data.train={digits}/train", f"data.validation={digits}/validation",
             f"run.folder={folder}",

@@ -1,13 +1,16 @@
 """The main job on real input: two DeepSpeed processes, real shards, real checkpoints."""
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -92,11 +95,13 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
         f"data.executor={executor}",
         f"train.accumulation={accumulation}",
         f"train.precision={precision}",
+        "method.transformer_dropout=0.1",
     ]
     common = [argument for argument in runs.common if not argument.startswith("run.folder")]
     result = command("verify-resume", *common, *overrides, "--kills", 2)
     assert result.code == 0, result.out
     assert "bitwise equal" in result.words, result.out
+    assert "killed after step" in result.words, result.out
 
 
 def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:  # type: ignore[no-untyped-def]
@@ -127,8 +132,12 @@ def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs
     assert "not the one that the checkpoint was made with" in other.words
     back = runs.resume(name, f"data.train={digits}/train", nproc=1)
     assert back.code == 0, back.out
+    assert (
+        json.loads((runs.path(name).checkpoints / "step_00000014" / "state.json").read_text())["world_size"]
+        == 1
+    )
     losses = [[r["loss"] for r in runs.metrics(n) if r["kind"] == "train"] for n in (name, straight)]
-    assert losses[0] == pytest.approx(losses[1], rel=5e-2)  # dropout is drawn for each rank
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_two_processes_cannot_train_one_run(runs) -> None:  # type: ignore[no-untyped-def]
@@ -147,9 +156,13 @@ def test_two_processes_cannot_train_one_run(runs) -> None:  # type: ignore[no-un
 def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:  # type: ignore[no-untyped-def]
     process = runs.start(*runs.arguments("orphans"), "--nproc", 2)
     runs.wait_for_step("orphans", 1, process)
+    assert ranks_of(runs.path("orphans").path)
     process.kill()
     process.communicate(timeout=30)
-    assert not ranks_of(runs.path("orphans").path)
+    deadline = time.monotonic() + 20  # the kernel takes a moment to end them
+    while ranks_of(runs.path("orphans").path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def ranks_of(run: Path) -> list[str]:
@@ -171,29 +184,69 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_ends_with_an_error(runs,
         pytest.skip("needs root to mount a small file system")
     mount = tmp_path / "small"
     mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", mount], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", mount], check=True)
     try:
-        filler = mount / "filler"
-        process = runs.start(*runs.arguments("full", f"run.folder={mount}"), "--nproc", 1)
-        runs_there = type(runs)(mount, Path("unused"))
-        runs_there.wait_for_step("full", 6, process)
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
+        there = type(runs)(mount, runs.digits)
+        process = there.start(*there.arguments("full"), "--nproc", 1)
+        there.wait_for_step("full", 5, process)
+        with (mount / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
                 pass
         out, _ = process.communicate(timeout=120)
-        assert process.returncode not in (0, None), out
+        assert process.returncode == 2, out
         assert "No space left on device" in out
         assert "Traceback" not in out
-        assert list((mount / "full" / "checkpoints").glob("step_*")), out
-        filler.unlink()
-        result = runs_there.resume("full", nproc=1)
+        assert list(there.path("full").checkpoints.glob("step_*")), out
+        (mount / "filler").unlink()
+        result = there.resume("full", nproc=1)
         assert result.code == 0, result.out
     finally:
         subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_on(  # type: ignore[no-untyped-def]
+    runs, straight, digits, tmp_path: Path
+) -> None:
+    rotten = tmp_path / "rotten"
+    shutil.copytree(digits / "train", rotten)
+    shard = rotten / "shard-000000.tar"
+    good = shard.read_bytes()
+    index = np.load(rotten / "index.npy")
+    rows = index[index["offset"] > len(good) * 2 // 3]
+    bad = bytearray(good)
+    for row in rows[:: len(rows) // 40]:
+        bad[row["offset"] + row["size"] // 2] ^= 0xFF
+    shard.write_bytes(bad)
+    result = runs.train("rotten", f"data.train={rotten}")
+    assert result.code == 2, result.out
+    assert "samples could not be used" in result.words
+    assert "data verify" in result.words
+    assert "Traceback" not in result.out
+    assert runs.path("rotten").quarantine.read_text().count("shard-000000.tar") >= 8
+    (end,) = (r for r in runs.ledger("rotten") if r["event"] == "end")
+    assert end["reason"] == "error"
+    shard.write_bytes(good)
+    newest = max(runs.path("rotten").checkpoints.glob("step_*"))
+    assert json.loads((newest / "state.json").read_text())["step"] > 0
+    again = runs.resume("rotten")
+    assert again.code == 0, again.out
+    assert f"going on from {newest.name}" in again.words
+
+
+def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:  # type: ignore[no-untyped-def]
+    process = runs.start(*runs.arguments("early", "eval.batch=2"), "--nproc", 2)
+    while not runs.path(
+        "early"
+    ).metrics.exists():  # made just before the evaluation of the untrained backbone
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert runs.ledger("early")[-1]["reason"] == "interrupted"
+    result = runs.resume("early", "eval.batch=256")
+    assert result.code == 0, result.out
+    runs.assert_same("early", straight)
 
 
 def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
