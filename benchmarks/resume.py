@@ -34,7 +34,8 @@ def main() -> int:
                 *all4one, "verify-resume", "digits_demo", f"data.train={folder}/train",
                 f"data.validation={folder}/validation", f"data.executor={executor}",
                 f"train.accumulation={accumulation}", "train.epochs=4", "optim.warmup_epochs=1",
-                "checkpoint.every_steps=4", "eval.every_epochs=2", "--kills", str(args.kills),
+                "checkpoint.every_steps=4", "eval.every_epochs=2", "method.transformer_dropout=0.1",
+                "--kills", str(args.kills),
             ]  # fmt: skip
             command += ["--seed", str(args.seed)] if args.seed is not None else []
             code = subprocess.run(command, check=False).returncode

@@ -1,10 +1,12 @@
 """The same global batches on 1 process and on 2: how far apart are the weights?
 
-    python benchmarks/world_size.py [--steps 20] [--batch 64]
+    python benchmarks/world_size.py [--steps 20] [--batch 64] [KEY=VALUE ...]
 
-Trains the digits recipe twice in fp32: batch norm and the feature contrast
-span all ranks, and the transformer's dropout is off, since its masks are drawn for each rank. Prints the largest
-relative difference over all named tensors (norm of the difference over the norm); exits with 1 above 1e-4.
+Trains the digits recipe twice in fp32 with LARS at a rate of its published warm-up. Batch norm and the feature contrast
+span all ranks, and the transformer has no dropout, since its masks are drawn for each rank. Prints the relative
+difference (norm of the difference over the norm) of all weights, momentum copies, running statistics and queue rows,
+each as one vector; exits with 1 where that of the weights is above 1e-4. The rounding of fp32 alone moves single
+gradients by 1e-3 here: the golden test in float64 is the sharper one (`benchmarks/golden.py --nproc 2`).
 """
 
 import argparse
@@ -28,7 +30,8 @@ def train(folder: Path, data: Path, nproc: int, steps: int, batch: int, override
     arguments = [
         f"data.train={data}/train", "data.validation=null", f"train.global_batch={batch}", f"train.max_steps={steps}",
         "train.precision=fp32", "method.feature_scope=global", "method.transformer_dropout=0", "optim.warmup_epochs=0",
-        "metrics.tensorboard=false", f"run.folder={folder}", f"run.name=nproc{nproc}", *overrides,
+        "metrics.tensorboard=false", "optim.name=lars", "optim.lr=0.04",
+        f"run.folder={folder}", f"run.name=nproc{nproc}", *overrides,
     ]  # fmt: skip
     command = [sys.executable, "-m", "launch.cli", "train", "digits_demo", *arguments, "--nproc", str(nproc)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -39,16 +42,30 @@ def train(folder: Path, data: Path, nproc: int, steps: int, batch: int, override
     return loaded.snapshot.model
 
 
-def compare(one: Tensors, two: Tensors) -> list[tuple[float, str]]:
-    """Relative difference of every floating tensor, largest first; others must be equal."""
-    errors = []
+def compare(one: Tensors, two: Tensors) -> dict[str, float]:
+    """Relative difference of each kind of tensor, as one vector; integers must be equal."""
+    kinds: dict[str, list[str]] = {
+        "weights": [],
+        "momentum copies": [],
+        "running statistics": [],
+        "queue rows": [],
+    }
     for name, tensor in one.items():
-        other = two[name]
-        if tensor.is_floating_point():
-            errors.append((float((tensor - other).norm() / tensor.norm().clamp_min(1e-12)), name))
-        elif not torch.equal(tensor, other):
-            errors.append((float("inf"), name))
-    return sorted(errors, reverse=True)
+        if not tensor.is_floating_point():
+            assert torch.equal(tensor, two[name]), name
+        elif "running_" in name:
+            kinds["running statistics"].append(name)
+        else:
+            first = name.split(".")[0]
+            kinds[{"momentum": "momentum copies", "queue": "queue rows"}.get(first, "weights")].append(name)
+    return {
+        kind: _relative([one[n] for n in names], [two[n] for n in names]) for kind, names in kinds.items()
+    }
+
+
+def _relative(one: list[torch.Tensor], two: list[torch.Tensor]) -> float:
+    a, b = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (one, two))
+    return float((a - b).norm() / a.norm())
 
 
 def main() -> int:
@@ -72,17 +89,15 @@ def main() -> int:
         )
     errors = compare(one, two)
     print(
-        f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps, fp32, {len(errors)} tensors"
+        f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps, fp32: relative difference"
     )
-    for error, tensor in errors[:5]:
-        print(f"  {tensor:<50} {error:.2e}")
-    worst = errors[0][0]
-    print(f"largest relative difference: {worst:.2e} (tolerance {TOLERANCE:.0e})")
+    for kind, error in errors.items():
+        print(f"  {kind:<20} {error:.2e}")
+    print(f"tolerance on weights: {TOLERANCE:.0e}")
     if args.json:
-        args.json.write_text(
-            json.dumps({"steps": args.steps, "batch": args.batch, "worst": worst}, indent=2) + "\n"
-        )
-    return int(not worst <= TOLERANCE)
+        result = {"steps": args.steps, "batch": args.batch, "overrides": args.overrides, "relative": errors}
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return int(not errors["weights"] <= TOLERANCE)
 
 
 if __name__ == "__main__":

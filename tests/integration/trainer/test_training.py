@@ -126,7 +126,7 @@ def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs
     (runs.path(name).checkpoints / "latest").write_text("step_00000012\n")
     refused = runs.resume(name, "optim.lr=0.1")
     assert refused.code == 2
-    assert "optim.lr: 0.002 -> 0.1" in refused.words
+    assert "optim.lr: 0.008 -> 0.1" in refused.words
     other = runs.resume(name, f"data.train={digits}/validation")
     assert other.code == 2
     assert "not the one that the checkpoint was made with" in other.words
