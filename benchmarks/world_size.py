@@ -1,16 +1,21 @@
 """The same global batches on 1 process and on 2: how far apart are the weights?
 
-    python benchmarks/world_size.py [--steps 20] [--batch 64] [KEY=VALUE ...]
+    python benchmarks/world_size.py [--after 300] [--steps 20] [--batch 64] [KEY=VALUE ...]
 
-Trains the digits recipe twice in fp32 with LARS at a rate of its published warm-up. Batch norm and the feature contrast
-span all ranks, and the transformer has no dropout, since its masks are drawn for each rank. Prints the relative
-difference (norm of the difference over the norm) of all weights, momentum copies, running statistics and queue rows,
-each as one vector; exits with 1 where that of the weights is above 1e-4. The rounding of fp32 alone moves single
-gradients by 1e-3 here: the golden test in float64 is the sharper one (`benchmarks/golden.py --nproc 2`).
+Trains the digits recipe in fp32 on 1 process for `after + steps` steps, then goes on from its checkpoint of step
+`after` on 2 processes. Batch norm and the feature contrast span all ranks, and the transformer has no dropout, since
+its masks are drawn for each rank. Prints the relative difference (norm of the difference over the norm) of all
+weights, momentum copies, running statistics and queue rows, each as one vector; exits with 1 where that of the weights
+is above 1e-4.
+
+With `--after 0` both start untrained. Then the embeddings of all images nearly coincide, rounding decides which rows
+of the queue are the nearest, and the runs part within a few steps; `benchmarks/golden.py --nproc 2` shows in float64
+that the step itself is the same.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,25 +24,33 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint import CheckpointStore
-
-Tensors = dict[str, torch.Tensor]
+from trainer.run import RunFolder
 
 TOLERANCE = 1e-4
+Tensors = dict[str, torch.Tensor]
 
 
-def train(folder: Path, data: Path, nproc: int, steps: int, batch: int, overrides: list[str]) -> Tensors:
-    """Weights, momentum copies, buffers and queue after some steps."""
-    arguments = [
-        f"data.train={data}/train", "data.validation=null", f"train.global_batch={batch}", f"train.max_steps={steps}",
-        "train.precision=fp32", "method.feature_scope=global", "method.transformer_dropout=0", "optim.warmup_epochs=0",
-        "metrics.tensorboard=false", "optim.name=lars", "optim.lr=0.04",
-        f"run.folder={folder}", f"run.name=nproc{nproc}", *overrides,
-    ]  # fmt: skip
-    command = [sys.executable, "-m", "launch.cli", "train", "digits_demo", *arguments, "--nproc", str(nproc)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    loaded = CheckpointStore(
-        folder / f"nproc{nproc}" / "checkpoints", attempt=0, keep_last=1, keep_every=0
-    ).load_newest()
+def all4one(*arguments: object) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "launch.cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def on_two(one: RunFolder, folder: Path, after: int) -> RunFolder:
+    """A copy of a run as it was at a step, gone on with on 2 processes."""
+    two = RunFolder(folder)
+    shutil.copytree(one.path, two.path)
+    two.ledger.unlink()
+    for path in two.checkpoints.glob("step_*"):
+        if path.name != f"step_{after:08d}":
+            shutil.rmtree(path)
+    all4one("resume", two.path, "--nproc", 2)
+    return two
+
+
+def tensors(run: RunFolder) -> Tensors:
+    """Weights, momentum copies, buffers and queue of the newest checkpoint."""
+    loaded = CheckpointStore(run.checkpoints).load_newest()
     assert loaded is not None
     return loaded.snapshot.model
 
@@ -58,13 +71,11 @@ def compare(one: Tensors, two: Tensors) -> dict[str, float]:
         else:
             first = name.split(".")[0]
             kinds[{"momentum": "momentum copies", "queue": "queue rows"}.get(first, "weights")].append(name)
-    return {
-        kind: _relative([one[n] for n in names], [two[n] for n in names]) for kind, names in kinds.items()
-    }
+    return {kind: relative([one[n] for n in names], [two[n] for n in names]) for kind, names in kinds.items()}
 
 
-def _relative(one: list[torch.Tensor], two: list[torch.Tensor]) -> float:
-    a, b = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (one, two))
+def relative(one: list[torch.Tensor], two: list[torch.Tensor]) -> float:
+    a, b = (torch.cat([t.flatten().double() for t in parts]) for parts in (one, two))
     return float((a - b).norm() / a.norm())
 
 
@@ -72,31 +83,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--after", type=int, default=300, help="steps on 1 process before the comparison begins"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="steps that are compared")
     parser.add_argument("--batch", type=int, default=64, help="images of the global batch")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(
-            [sys.executable, "-m", "launch.cli", "data", "build", "digits", str(folder / "digits")],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        one, two = (
-            train(folder, folder / "digits", nproc, args.steps, args.batch, args.overrides)
-            for nproc in (1, 2)
-        )
-    errors = compare(one, two)
+        all4one("data", "build", "digits", folder / "digits")
+        settings = [
+            "digits_demo", f"data.train={folder}/digits/train", "data.validation=null", f"run.folder={folder}",
+            f"train.global_batch={args.batch}", f"train.max_steps={args.after + args.steps}", "train.precision=fp32",
+            "method.feature_scope=global", "method.transformer_dropout=0", f"checkpoint.every_steps={args.after}",
+            "metrics.tensorboard=false", *([] if args.after else ["optim.warmup_epochs=0"]), *args.overrides,
+        ]  # fmt: skip
+        all4one("train", *settings, "run.name=one", "--nproc", 1)
+        one = RunFolder(folder / "one")
+        if args.after:
+            two = on_two(one, folder / "two", args.after)
+        else:
+            all4one("train", *settings, "run.name=two", "--nproc", 2)
+            two = RunFolder(folder / "two")
+        errors = compare(tensors(one), tensors(two))
     print(
-        f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps, fp32: relative difference"
+        f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps after {args.after}, fp32: "
+        "relative difference"
     )
     for kind, error in errors.items():
         print(f"  {kind:<20} {error:.2e}")
     print(f"tolerance on weights: {TOLERANCE:.0e}")
     if args.json:
-        result = {"steps": args.steps, "batch": args.batch, "overrides": args.overrides, "relative": errors}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        result = {"after": args.after, "steps": args.steps, "batch": args.batch, "overrides": args.overrides}
+        args.json.write_text(json.dumps(result | {"relative": errors}, indent=2) + "\n")
     return int(not errors["weights"] <= TOLERANCE)
 
 
