@@ -235,9 +235,8 @@ def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_o
 
 def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:  # type: ignore[no-untyped-def]
     process = runs.start(*runs.arguments("early", "eval.batch=2"), "--nproc", 2)
-    while not runs.path(
-        "early"
-    ).metrics.exists():  # made just before the evaluation of the untrained backbone
+    metrics = runs.path("early").metrics  # made just before the evaluation of the untrained backbone
+    while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
