@@ -1,12 +1,12 @@
 """The same global batches on 1 process and on 2: how far apart are the weights?
 
-    python benchmarks/world_size.py [--after 300] [--steps 20] [--batch 64] [KEY=VALUE ...]
+    python benchmarks/world_size.py [--after 200] [--steps 20] [--batch 64] [KEY=VALUE ...]
 
-Trains the digits recipe in fp32 on 1 process for `after + steps` steps, then goes on from its checkpoint of step
-`after` on 2 processes. Batch norm and the feature contrast span all ranks, and the transformer has no dropout, since
-its masks are drawn for each rank. Prints the relative difference (norm of the difference over the norm) of all
-weights, momentum copies, running statistics and queue rows, each as one vector; exits with 1 where that of the weights
-is above 1e-4.
+Trains the digits recipe in fp32 on 1 process, goes on from its checkpoint of step `after`, the middle of its schedule,
+on 2 processes, and compares both `steps` later. Batch norm and the feature contrast span all ranks, and the
+transformer has no dropout, since its masks are drawn for each rank. Prints the relative difference (norm of the
+difference over the norm) of all weights, momentum copies, running statistics and queue rows, each as one vector; exits
+with 1 where that of the weights is above 1e-4.
 
 With `--after 0` both start untrained. Then the embeddings of all images nearly coincide, rounding decides which rows
 of the queue are the nearest, and the runs part within a few steps; `benchmarks/golden.py --nproc 2` shows in float64
@@ -48,11 +48,9 @@ def on_two(one: RunFolder, folder: Path, after: int) -> RunFolder:
     return two
 
 
-def tensors(run: RunFolder) -> Tensors:
-    """Weights, momentum copies, buffers and queue of the newest checkpoint."""
-    loaded = CheckpointStore(run.checkpoints).load_newest()
-    assert loaded is not None
-    return loaded.snapshot.model
+def tensors(run: RunFolder, step: int) -> Tensors:
+    """Weights, momentum copies, buffers and queue after a step."""
+    return CheckpointStore(run.checkpoints).load(run.checkpoints / f"step_{step:08d}").model
 
 
 def compare(one: Tensors, two: Tensors) -> dict[str, float]:
@@ -84,21 +82,25 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--after", type=int, default=300, help="steps on 1 process before the comparison begins"
+        "--after", type=int, default=200, help="steps on 1 process before the comparison begins"
     )
     parser.add_argument("--steps", type=int, default=20, help="steps that are compared")
     parser.add_argument("--batch", type=int, default=64, help="images of the global batch")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
+    if args.after % args.steps:
+        parser.error("--after must be a multiple of --steps")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         all4one("data", "build", "digits", folder / "digits")
+        total = 2 * args.after or args.steps
         settings = [
             "digits_demo", f"data.train={folder}/digits/train", "data.validation=null", f"run.folder={folder}",
-            f"train.global_batch={args.batch}", f"train.max_steps={args.after + args.steps}", "train.precision=fp32",
-            "method.feature_scope=global", "method.transformer_dropout=0", f"checkpoint.every_steps={args.after}",
-            "metrics.tensorboard=false", *([] if args.after else ["optim.warmup_epochs=0"]), *args.overrides,
+            f"train.global_batch={args.batch}", f"train.max_steps={total}", "train.precision=fp32",
+            "method.feature_scope=global", "method.transformer_dropout=0", f"checkpoint.every_steps={args.steps}",
+            "checkpoint.keep_last=1000", "metrics.tensorboard=false",
+            *([] if args.after else ["optim.warmup_epochs=0"]), *args.overrides,
         ]  # fmt: skip
         all4one("train", *settings, "run.name=one", "--nproc", 1)
         one = RunFolder(folder / "one")
@@ -107,7 +109,7 @@ def main() -> int:
         else:
             all4one("train", *settings, "run.name=two", "--nproc", 2)
             two = RunFolder(folder / "two")
-        errors = compare(tensors(one), tensors(two))
+        errors = compare(tensors(one, args.after + args.steps), tensors(two, args.after + args.steps))
     print(
         f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps after {args.after}, fp32: "
         "relative difference"
