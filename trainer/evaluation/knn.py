@@ -63,12 +63,7 @@ def knn_accuracy(
     """
     train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
     test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
-    if train_features.shape[1] != test_features.shape[1]:
-        raise UserError(
-            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
-            where="evaluation",
-            fix="compute both with the same backbone",
-        )
+    require_same_width(train_features, test_features)
     k = min(k, int(all_sum(torch.tensor(len(train_features)))))
     bank = F.normalize(train_features, dim=1)  # [n, F]
     counts = torch.tensor([0, 0, len(test_labels)])  # right at first, right among five, all
@@ -136,6 +131,16 @@ def _right(
     place = ((votes > own) | ((votes == own) & below)).sum(1)
     voted = (neighbours == labels[:, None]).any(1)
     return torch.stack([(voted & (place < 1)).sum(), (voted & (place < 5)).sum()])
+
+
+def require_same_width(train_features: Tensor, test_features: Tensor) -> None:
+    """Raise a UserError where the features of two sets, [N, F] and [M, F], are not of one backbone."""
+    if train_features.shape[1] != test_features.shape[1]:
+        raise UserError(
+            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
+            where="evaluation",
+            fix="compute both with the same backbone",
+        )
 
 
 def labelled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:

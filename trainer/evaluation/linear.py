@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.evaluation.knn import labelled
+from trainer.evaluation.knn import labelled, require_same_width
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """Strengths that are tried, strongest first: 10 to 1e-6, two a decade."""
@@ -71,12 +71,7 @@ def linear_probe(
         raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
     train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
     test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
-    if train_features.shape[1] != test_features.shape[1]:
-        raise UserError(
-            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
-            where="evaluation",
-            fix="compute both with the same backbone",
-        )
+    require_same_width(train_features, test_features)
     held_out = _stratified(train_labels, num_classes, validation_share, seed)  # [N] bool
     l2, held_out_top1, weights = _choose_l2(train_features, train_labels, held_out, num_classes)
     mean, std = _moments(train_features)
