@@ -162,8 +162,8 @@ def test_a_holder_that_was_cut_off_learns_that_it_lost_the_run(tmp_path):
     process, leave = start_holder(tmp_path, machine="elsewhere", answer=answer, options=QUICK)
     os.kill(process.pid, signal.SIGSTOP)
     with RunLock(tmp_path, attempt=5, wait_s=60, **QUICK) as lock:
+        os.kill(process.pid, signal.SIGCONT)  # first: `set` waits for a waiting process to wake up
         leave.set()
-        os.kill(process.pid, signal.SIGCONT)
         assert answer.get(timeout=60) is True
         process.join()
         assert not lock.lost
