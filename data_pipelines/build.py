@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import sync, write_whole
 from data_pipelines.images import UnusableImage, check
 from data_pipelines.index import (
     BUILDING,
@@ -31,9 +32,7 @@ from data_pipelines.index import (
     QUARANTINE,
     ROW,
     DatasetRecord,
-    sync_folder,
     write_index,
-    write_whole,
 )
 from data_pipelines.philox import Stream, permutation
 from data_pipelines.sources import Item, Source
@@ -231,7 +230,7 @@ def _write_shard(task: _Task) -> _Note:
         note = _write_tar(temporary, task, path.name)
         if note.rows:
             temporary.replace(path)
-            sync_folder(task.out)
+            sync(task.out)
         write_whole(note_path, json.dumps(note._asdict()).encode())
     except OSError as error:
         if error.errno in _FULL:

@@ -6,7 +6,6 @@ is not whole and does not open.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing, write_whole
 
 VERSION = 1
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
@@ -103,12 +103,8 @@ def write_index(
         write_whole(folder / QUARANTINE, lines.encode())
         if classes:
             write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
-        temporary = folder / f".{INDEX}.tmp"
-        with temporary.open("wb") as file:
+        with replacing(folder / INDEX) as temporary, temporary.open("wb") as file:
             np.save(file, rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / INDEX)
         write_whole(folder / DATASET, record.model_dump_json(indent=1).encode())
     except OSError as error:
         raise UserError(
@@ -117,26 +113,6 @@ def write_index(
             fix="make room or mend its permissions",
         ) from error
     return record
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is seen either as before or with all of its new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def fingerprint(rows: NDArray[np.void]) -> str:

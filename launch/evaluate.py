@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import write_whole
 from data_pipelines.loader import EvalLoader
 from data_pipelines.shards import ShardSet
 from trainer.evaluation.features import extract
@@ -103,10 +104,8 @@ def _place(source: Path) -> Path:
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
-        temporary.replace(path)
+        write_whole(path, (json.dumps(results, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(
             f"cannot be written: {error.strerror}", where=path, fix="choose another place with --out"

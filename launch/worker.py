@@ -35,6 +35,7 @@ def stop_at_once() -> None:
 
 def train_run(folder: Path) -> int:
     """Train the run in a folder as one rank. Returns the exit code."""
+    from trainer.attempt import Attempt
     from trainer.distributed import from_first, initialise
     from trainer.loop import Trainer
     from trainer.run import open_run
@@ -46,16 +47,16 @@ def train_run(folder: Path) -> int:
         process = initialise()
         lock = RunLock(run.path, attempt=run.attempts() + 1) if process.is_first else None
         with lock or nullcontext():
-            attempt = from_first(run.attempts() + 1 if process.is_first else None)
+            number = from_first(run.attempts() + 1 if process.is_first else None)
             note = run.note if process.is_first else _nothing
-            note("start", attempt=attempt, world_size=process.world_size, host=os.uname().nodename)
+            note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename)
             try:
-                trainer = Trainer(run.read_config(), run, process, attempt, stop, lock)
+                trainer = Trainer(Attempt(run, run.read_config(), process, number, lock), stop)
                 code = trainer.train()
             except Exception as error:
-                note("end", attempt=attempt, reason="error", message=str(error).splitlines()[0])
+                note("end", attempt=number, reason="error", message=str(error).splitlines()[0])
                 raise
-            note("end", attempt=attempt, reason=REASONS[code], step=trainer.step)
+            note("end", attempt=number, reason=REASONS[code], step=trainer.step)
             trainer.parts.engine.close()
     return code
 

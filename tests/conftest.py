@@ -1,7 +1,8 @@
 """Fixtures of all tests: the optional real data, and functions run as several ranks."""
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ def test_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no test images in {DATA}: set ALL4ONE_TEST_DATA to their folder")
     return DATA
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own in memory, of the size that the test gives as the fixture's parameter."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import sync
 from data_pipelines.settings import Settings
 
 FORMAT = 1
@@ -170,10 +171,10 @@ class CheckpointStore:
             sealed = manifest.model_copy(update={"check": manifest.own_check()})
             (temporary / MANIFEST).write_text(sealed.model_dump_json(indent=1))
             for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
-                _fsync(temporary / file)
-            _fsync(temporary)
+                sync(temporary / file)
+            sync(temporary)
             temporary.rename(path)
-            _fsync(self.folder)
+            sync(self.folder)
             self._name_latest(path)
         except (OSError, SafetensorError) as error:
             raise _failed(
@@ -263,9 +264,9 @@ class CheckpointStore:
     def _name_latest(self, path: Path) -> None:
         temporary = self._temporary(LATEST)
         temporary.write_text(path.name + "\n")
-        _fsync(temporary)
+        sync(temporary)
         temporary.replace(self.folder / LATEST)
-        _fsync(self.folder)
+        sync(self.folder)
 
     def _prune(self, newest: Path, earlier: list[Path]) -> None:
         """Remove what the keep rules do not hold. `newest` has just been written; `earlier` is oldest first."""
@@ -363,14 +364,6 @@ def _digest(file: Path) -> _File:
             digest.update(memoryview(buffer)[:count])
             size += count
     return _File(size=size, sha256=digest.hexdigest())
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

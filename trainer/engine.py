@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data_pipelines.errors import UserError
 from data_pipelines.loader import Batch
 from trainer.methods import Method
 from trainer.optim import Schedule, load_optimizer_tensors, optimizer_tensors
@@ -109,8 +110,6 @@ class Engine:
 
 def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load named tensors exactly; a UserError names what is missing, unknown or of another shape."""
-    from data_pipelines.errors import UserError
-
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in own]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import Backbone, BackboneSettings, build_backbone
 from trainer.checkpoint import MANIFEST, CheckpointStore
@@ -66,13 +67,11 @@ def export_backbone(run: Path, out: Path, *, momentum: bool) -> None:
         raise UserError("this method has no averaged copy", where=run, fix="leave --momentum out")
     tensors = {k: v.contiguous() for k, v in trained.backbones[name].state_dict().items()}
     metadata = {METADATA_KEY: trained.recipe.model_dump_json()}
-    temporary = out.with_name(f"{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(temporary), metadata=metadata)
-        temporary.replace(out)
+        with replacing(out) as temporary:
+            save_file(tensors, str(temporary), metadata=metadata)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot be written: {error}", where=out, fix="choose another place with --out"
         ) from None

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.loader import Batch
-from trainer.config import Config
-from trainer.distributed import Process, from_all, from_first
+from trainer.attempt import Attempt
+from trainer.distributed import from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.metrics import MetricsWriter, mean_over_ranks
 from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
-from trainer.run import RunFolder
-from trainer.run_lock import RunLock
 from trainer.setup import build
 from trainer.signals import DATA_FAILED, StopRequest
 
@@ -30,20 +28,13 @@ class Trainer:
         UserError: for what the user can mend. Checkpoints that were saved stay.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        run: RunFolder,
-        process: Process,
-        attempt: int,
-        stop: StopRequest,
-        lock: RunLock | None,
-    ) -> None:
-        self.config, self.process, self.stop = config, process, stop
+    def __init__(self, attempt: Attempt, stop: StopRequest) -> None:
+        config, run, process = attempt.config, attempt.run, attempt.process
+        self.config, self.stop = config, stop
         self._cleanup = ExitStack()
         self.parts = build(config, run, process)
         self._cleanup.enter_context(self.parts.loader)
-        self.persistence = Persistence(config, run, process, attempt, self.parts, lock)
+        self.persistence = Persistence(attempt, self.parts)
         self.step = self.persistence.resume()
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first

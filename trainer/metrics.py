@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_pipelines.files import write_whole
 from trainer.parallel import world_size
 from trainer.run import read_records
 
@@ -36,9 +37,7 @@ class MetricsWriter:
     def __init__(self, path: Path, tensorboard: Path | None, resume_step: int) -> None:
         self.path = path
         self.records = [r for r in read_records(path) if r["step"] <= resume_step]
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records))
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
         self._unwritten = ""
         self._tensorboard = _summary_writer(tensorboard, resume_step) if tensorboard else None
         self._warnings: list[str] = []

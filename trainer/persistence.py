@@ -8,11 +8,10 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
+from trainer.attempt import Attempt
 from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
-from trainer.config import Config, fingerprint
-from trainer.distributed import Process, from_first
-from trainer.run import RunFolder
-from trainer.run_lock import RunLock
+from trainer.config import fingerprint
+from trainer.distributed import from_first
 from trainer.setup import Parts
 
 PACKAGES = (
@@ -37,31 +36,23 @@ def refuse_other_set(state: dict[str, Any], train_set: ShardSet) -> None:
 class Persistence:
     """What is saved and found again. Only rank 0 writes; its state is every rank's (ZeRO stage 0)."""
 
-    def __init__(
-        self,
-        config: Config,
-        run: RunFolder,
-        process: Process,
-        attempt: int,
-        parts: Parts,
-        lock: RunLock | None,
-    ) -> None:
-        self._config, self._run, self._process, self._parts = config, run, process, parts
-        self._lock = lock
-        self._attempt, self._last_saved, self._messages = attempt, -1, list[str]()
+    def __init__(self, attempt: Attempt, parts: Parts) -> None:
+        self._attempt, self._parts = attempt, parts
+        self._last_saved, self._messages = -1, list[str]()
+        is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
-            run.checkpoints,
-            attempt=attempt if process.is_first else None,  # the others only read
-            keep_last=config.checkpoint.keep_last,
-            keep_every=config.checkpoint.keep_every,
+            attempt.run.checkpoints,
+            attempt=attempt.number if is_first else None,  # the others only read
+            keep_last=rules.keep_last,
+            keep_every=rules.keep_every,
         )
-        self._writer = BackgroundWriter(self._store) if process.is_first else None
+        self._writer = BackgroundWriter(self._store) if is_first else None
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one, on every rank. Returns the step to go on from."""
         path: Path | None = None
         snapshot: Snapshot | None = None
-        if self._process.is_first:
+        if self._attempt.process.is_first:
             loaded = self._store.load_newest()
             if loaded is not None:
                 path, snapshot = loaded.path, loaded.snapshot
@@ -71,10 +62,10 @@ class Persistence:
         if path is None:
             return 0
         snapshot = snapshot or self._store.load(path)
-        if snapshot.state["config"] != fingerprint(self._config):
+        if snapshot.state["config"] != fingerprint(self._attempt.config):
             raise UserError(
-                "the checkpoints were made with other settings", where=self._run.checkpoints,
-                fix=f"put {self._run.config} back as it was, or start a new run",
+                "the checkpoints were made with other settings", where=self._attempt.run.checkpoints,
+                fix=f"put {self._attempt.run.config} back as it was, or start a new run",
             )  # fmt: skip
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
@@ -83,7 +74,7 @@ class Persistence:
 
     def due(self, step: int) -> bool:
         """Whether the settings name this step."""
-        interval = self._config.checkpoint.interval(self._parts.loader.steps_per_epoch)
+        interval = self._attempt.config.checkpoint.interval(self._parts.loader.steps_per_epoch)
         return interval > 0 and step % interval == 0
 
     def save(self, step: int) -> None:
@@ -99,10 +90,10 @@ class Persistence:
 
     def require_lock(self) -> None:
         """Raise a UserError where another process has taken the run over: this one must write nothing more."""
-        if self._lock is not None and self._lock.lost:
+        if self._attempt.lock is not None and self._attempt.lock.lost:
             raise UserError(
                 "another process has taken this run over, since this one gave no sign of life for too long",
-                where=self._run.path, fix="nothing: it goes on there from the last checkpoint",
+                where=self._attempt.run.path, fix="nothing: it goes on there from the last checkpoint",
             )  # fmt: skip
 
     def _state(self, step: int) -> dict[str, Any]:
@@ -110,13 +101,13 @@ class Persistence:
         return {
             "step": step,
             "epoch": step // per_epoch,
-            "position": step % per_epoch * self._config.train.global_batch,
-            "seed": self._config.run.seed,
-            "config": fingerprint(self._config),
+            "position": step % per_epoch * self._attempt.config.train.global_batch,
+            "seed": self._attempt.config.run.seed,
+            "config": fingerprint(self._attempt.config),
             "data": self._parts.train_set.fingerprint,
             "classes": self._parts.train_set.num_classes,
-            "attempt": self._attempt,
-            "world_size": self._process.world_size,
+            "attempt": self._attempt.number,
+            "world_size": self._attempt.process.world_size,
             "saved": time.time(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
@@ -137,7 +128,7 @@ class Persistence:
         if failed:
             raise UserError(
                 f"the last checkpoint could not be saved: {failed}",
-                fix=f"then all4one resume {self._run.path}",
+                fix=f"then all4one resume {self._attempt.run.path}",
             )
 
     def take_messages(self) -> list[str]:

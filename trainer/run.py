@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import write_whole
 from trainer.config import Config, dump, parse
 
 
@@ -69,9 +70,7 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Replace the configuration atomically."""
-        temporary = self.config.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(yaml.safe_dump(dump(config), sort_keys=False))
-        temporary.replace(self.config)
+        write_whole(self.config, yaml.safe_dump(dump(config), sort_keys=False).encode())
 
     def attempts(self) -> int:
         """Attempts that have begun."""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from safetensors import safe_open
 
 
-def test_a_run_learns_records_and_finishes(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_learns_records_and_finishes(runs, straight) -> None:
     records = runs.metrics(straight)
     train = [r for r in records if r["kind"] == "train"]
     assert [r["step"] for r in train] == list(range(1, 15))
@@ -40,7 +39,7 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:  # type: ign
     assert (end["event"], end["reason"], end["step"]) == ("end", "finished", 14)
 
 
-def test_checkpoints_hold_named_tensors_and_are_kept_by_the_rule(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoints_hold_named_tensors_and_are_kept_by_the_rule(runs, straight) -> None:
     folders = sorted(p.name for p in runs.path(straight).checkpoints.glob("step_*"))
     assert folders == ["step_00000008", "step_00000012", "step_00000014"]
     tensors = runs.tensors(straight)
@@ -54,13 +53,13 @@ def test_checkpoints_hold_named_tensors_and_are_kept_by_the_rule(runs, straight)
     assert state["position"] == 14 * 64
 
 
-def test_a_finished_run_is_not_trained_again(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_a_finished_run_is_not_trained_again(runs, straight) -> None:
     result = runs.resume(straight)
     assert result.code == 0
     assert "is finished" in result.words
 
 
-def test_ctrl_c_saves_the_step_and_resume_ends_bitwise_where_an_undisturbed_run_does(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_ctrl_c_saves_the_step_and_resume_ends_bitwise_where_an_undisturbed_run_does(runs, straight) -> None:
     process = runs.start(*runs.arguments("interrupted"), "--nproc", 2)
     runs.wait_for_step("interrupted", 5, process)
     process.send_signal(signal.SIGINT)
@@ -76,7 +75,7 @@ def test_ctrl_c_saves_the_step_and_resume_ends_bitwise_where_an_undisturbed_run_
     runs.assert_same("interrupted", straight)
 
 
-def test_sigterm_saves_too(runs) -> None:  # type: ignore[no-untyped-def]
+def test_sigterm_saves_too(runs) -> None:
     process = runs.start(*runs.arguments("terminated"), "--nproc", 1)
     runs.wait_for_step("terminated", 3, process)
     process.terminate()
@@ -90,7 +89,7 @@ def test_sigterm_saves_too(runs) -> None:  # type: ignore[no-untyped-def]
 )
 def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
     runs, command, executor: str, accumulation: int, precision: str
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     overrides = [
         f"data.executor={executor}",
         f"train.accumulation={accumulation}",
@@ -104,7 +103,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
     assert "killed after step" in result.words, result.out
 
 
-def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:
     shutil.copytree(runs.path(straight).path, runs.path("flipped").path)
     (runs.path("flipped").path / "ledger.jsonl").unlink()
     file = runs.path("flipped").checkpoints / "step_00000014" / "model.safetensors"
@@ -118,7 +117,7 @@ def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:  # type
     runs.assert_same("flipped", straight)
 
 
-def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs, straight, digits) -> None:  # type: ignore[no-untyped-def]
+def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs, straight, digits) -> None:
     name = "elastic"
     shutil.copytree(runs.path(straight).path, runs.path(name).path)
     (runs.path(name).path / "ledger.jsonl").unlink()
@@ -140,7 +139,7 @@ def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_two_processes_cannot_train_one_run(runs) -> None:  # type: ignore[no-untyped-def]
+def test_two_processes_cannot_train_one_run(runs) -> None:
     process = runs.start(*runs.arguments("held"), "--nproc", 1)
     try:
         runs.wait_for_step("held", 1, process)
@@ -153,7 +152,7 @@ def test_two_processes_cannot_train_one_run(runs) -> None:  # type: ignore[no-un
     assert "Traceback" not in result.out
 
 
-def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:
     process = runs.start(*runs.arguments("orphans"), "--nproc", 2)
     runs.wait_for_step("orphans", 1, process)
     assert ranks_of(runs.path("orphans").path)
@@ -179,32 +178,25 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint_and_ends_with_an_error(runs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", mount], check=True)
-    try:
-        there = type(runs)(mount, runs.digits)
-        process = there.start(*there.arguments("full"), "--nproc", 1)
-        there.wait_for_step("full", 5, process)
-        with (mount / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 2, out
-        assert "No space left on device" in out
-        assert "Traceback" not in out
-        assert list(there.path("full").checkpoints.glob("step_*")), out
-        (mount / "filler").unlink()
-        result = there.resume("full", nproc=1)
-        assert result.code == 0, result.out
-    finally:
-        subprocess.run(["umount", "--lazy", mount], check=True)
+@pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_ends_with_an_error(runs, small_disk: Path) -> None:
+    there = type(runs)(small_disk, runs.digits)
+    process = there.start(*there.arguments("full"), "--nproc", 1)
+    there.wait_for_step("full", 5, process)
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, out
+    assert "No space left on device" in out
+    assert "Traceback" not in out
+    assert list(there.path("full").checkpoints.glob("step_*")), out
+    (small_disk / "filler").unlink()
+    result = there.resume("full", nproc=1)
+    assert result.code == 0, result.out
 
 
-def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_on(  # type: ignore[no-untyped-def]
+def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_on(
     runs, straight, digits, tmp_path: Path
 ) -> None:
     rotten = tmp_path / "rotten"
@@ -233,7 +225,7 @@ def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_o
     assert f"going on from {newest.name}" in again.words
 
 
-def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:
     process = runs.start(*runs.arguments("early", "eval.batch=2"), "--nproc", 2)
     metrics = runs.path("early").metrics  # made just before the evaluation of the untrained backbone
     while not metrics.exists():
@@ -248,7 +240,7 @@ def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, s
     runs.assert_same("early", straight)
 
 
-def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:
     folder = runs.path(straight).path
     judged = command("eval", folder, "--knn", "--linear")
     assert judged.code == 0, judged.out

@@ -13,7 +13,7 @@ import pytest
         (["optim.lrr=fast"], "did you mean optim.lr?"),
     ],
 )
-def test_wrong_settings_end_with_one_message_and_leave_nothing(runs, overrides: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_settings_end_with_one_message_and_leave_nothing(runs, overrides: list[str], said: str) -> None:
     result = runs.train("wrong", *overrides)
     assert result.code == 2, result.out
     assert said in result.words
@@ -21,21 +21,21 @@ def test_wrong_settings_end_with_one_message_and_leave_nothing(runs, overrides: 
     assert not runs.path("wrong").path.exists()
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(runs, straight) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_that_is_not_empty_is_left_alone(runs, straight) -> None:
     result = runs.train(straight)
     assert result.code == 2
     assert "not empty" in result.words
     assert "all4one resume" in result.words
 
 
-def test_resume_and_eval_of_what_is_no_run(command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_resume_and_eval_of_what_is_no_run(command, tmp_path: Path) -> None:
     for verb in ("resume", "eval", "export"):
         result = command(verb, tmp_path)
         assert result.code == 2
         assert "not the folder of a run" in result.words
 
 
-def test_train_without_a_recipe_lists_them_and_a_wrong_name_names_the_nearest(command) -> None:  # type: ignore[no-untyped-def]
+def test_train_without_a_recipe_lists_them_and_a_wrong_name_names_the_nearest(command) -> None:
     listed = command("train")
     assert listed.code == 2
     assert "imagenet_resnet50" in listed.words
@@ -45,7 +45,7 @@ def test_train_without_a_recipe_lists_them_and_a_wrong_name_names_the_nearest(co
     assert "did you mean cifar10" in near.words
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoints(runs) -> None:  # type: ignore[no-untyped-def]
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoints(runs) -> None:
     result = runs.train(
         "diverged", "optim.name=sgd", "optim.lr=1e30", "checkpoint.every_steps=1", "eval.every_epochs=0",
         "optim.warmup_epochs=0", nproc=2,

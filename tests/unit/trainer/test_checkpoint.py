@@ -4,10 +4,8 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -296,38 +294,25 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
     assert not [name for name in names(tmp_path) if name.startswith(".tmp")]
 
 
-@contextmanager
-def small_disk(folder, size):
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
-    with small_disk(tmp_path, "4m"):
-        store = store_at(tmp_path)
-        writer = BackgroundWriter(store)
-        writer.submit(snapshot(1))
-        writer.submit(snapshot(2, size=1_000_000))
-        writer.wait()
-        [warning] = writer.warnings()
-        assert "checkpoint of step 2 could not be written" in warning
-        assert "No space left" in warning
-        assert str(tmp_path) in warning
-        assert "fix: free space" in warning
-        assert writer.warnings() == []
-        assert names(tmp_path) == ["latest", "step_00000001"]
-        is_whole(store.load_newest().snapshot)
-        writer.submit(snapshot(3))
-        writer.close()
-        assert writer.warnings() == []
-        assert store.load_newest().snapshot.step == 3
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+def test_a_full_disk_is_a_warning_and_the_next_write_is_tried_again(small_disk):
+    store = store_at(small_disk)
+    writer = BackgroundWriter(store)
+    writer.submit(snapshot(1))
+    writer.submit(snapshot(2, size=1_000_000))
+    writer.wait()
+    [warning] = writer.warnings()
+    assert "checkpoint of step 2 could not be written" in warning
+    assert "No space left" in warning
+    assert str(small_disk) in warning
+    assert "fix: free space" in warning
+    assert writer.warnings() == []
+    assert names(small_disk) == ["latest", "step_00000001"]
+    is_whole(store.load_newest().snapshot)
+    writer.submit(snapshot(3))
+    writer.close()
+    assert writer.warnings() == []
+    assert store.load_newest().snapshot.step == 3
 
 
 def write_beyond_the_size_limit(folder, answer):

@@ -89,7 +89,7 @@ def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["nce", "feature", "barlow"])
-def test_ranks_together_compute_the_loss_and_gradient_of_the_whole_batch(run_ranks, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_ranks_together_compute_the_loss_and_gradient_of_the_whole_batch(run_ranks, name: str) -> None:
     a, b = double(8, 5), double(8, 5)
     loss, gradient = losses_of_rows(name, a, b)
     results = run_ranks(losses_of_rows, 2, name, a, b)

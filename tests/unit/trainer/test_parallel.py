@@ -22,7 +22,7 @@ def gather_and_differentiate(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return everything.detach(), own.grad
 
 
-def test_gather_concatenates_in_rank_order_and_sums_the_gradients_of_all_ranks(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_gather_concatenates_in_rank_order_and_sums_the_gradients_of_all_ranks(run_ranks) -> None:
     x, weight = torch.randn(6, 3), torch.randn(6, 3)
     for r, (everything, gradient) in enumerate(run_ranks(gather_and_differentiate, 3, x, weight)):
         assert torch.equal(everything, x)
@@ -37,7 +37,7 @@ def sum_and_differentiate(x: Tensor) -> tuple[Tensor, Tensor]:
     return total.detach(), own.grad
 
 
-def test_all_sum_adds_values_and_gradients(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_all_sum_adds_values_and_gradients(run_ranks) -> None:
     x = torch.randn(2, 4)
     for total, gradient in run_ranks(sum_and_differentiate, 2, x):
         torch.testing.assert_close(total, x.sum(0))
@@ -63,7 +63,7 @@ def normalise(module: nn.Module, x: Tensor, target: Tensor, sizes: list[int]) ->
 
 def check_against_the_whole_batch(
     run_ranks, module: nn.Module, x: Tensor, sizes: list[int], tolerance: float
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     target = torch.randn_like(module(x))
     results = run_ranks(normalise, len(sizes), module, x, target, sizes)
     whole, inputs = copy.deepcopy(module), x.clone().requires_grad_()
@@ -79,7 +79,7 @@ def check_against_the_whole_batch(
             torch.testing.assert_close(result[name], buffer, **close)
 
 
-def test_batch_norm_across_ranks_is_that_of_the_whole_batch(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_batch_norm_across_ranks_is_that_of_the_whole_batch(run_ranks) -> None:
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
     ).double()
@@ -87,18 +87,18 @@ def test_batch_norm_across_ranks_is_that_of_the_whole_batch(run_ranks) -> None: 
     check_against_the_whole_batch(run_ranks, module, x, [5, 5], 1e-9)
 
 
-def test_batch_norm_takes_uneven_batches_and_channels_last(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_batch_norm_takes_uneven_batches_and_channels_last(run_ranks) -> None:
     module = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()
     x = torch.randn(7, 4, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     check_against_the_whole_batch(run_ranks, module, x, [4, 1, 2], 1e-9)
 
 
-def test_batch_norm_of_vectors(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_batch_norm_of_vectors(run_ranks) -> None:
     module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8)).double()
     check_against_the_whole_batch(run_ranks, module, torch.randn(8, 3, dtype=torch.float64), [4, 4], 1e-9)
 
 
-def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:
     module = nn.BatchNorm1d(4)
     x = torch.randn(64, 4) + 300  # a difference of sums of squares would lose every digit of the variance
     check_against_the_whole_batch(run_ranks, module, x, [32, 32], 5e-3)
@@ -108,7 +108,7 @@ def convert(module: nn.Module) -> nn.Module:
     return synchronise_batch_norm(module, torch.device("cpu"))
 
 
-def test_conversion_keeps_weights_names_and_frozen_parameters(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_conversion_keeps_weights_names_and_frozen_parameters(run_ranks) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
     module[1].running_mean.normal_()
     converted = run_ranks(convert, 2, module)[0]
@@ -134,11 +134,11 @@ def converted_and_not(name: str) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "regnety_002"])
-def test_conversion_keeps_the_activations_inside_timms_norms(run_ranks, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_conversion_keeps_the_activations_inside_timms_norms(run_ranks, name: str) -> None:
     assert run_ranks(converted_and_not, 2, name)[0] == (True, True)
 
 
-def test_timms_norm_with_an_activation_spans_the_ranks(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_timms_norm_with_an_activation_spans_the_ranks(run_ranks) -> None:
     module = nn.Sequential(BatchNormAct2d(4), nn.Conv2d(4, 2, 1)).double()
     check_against_the_whole_batch(
         run_ranks, module, torch.randn(8, 4, 3, 3, dtype=torch.float64), [4, 4], 1e-9
@@ -156,5 +156,5 @@ def refusal(module: nn.Module) -> str:
 @pytest.mark.parametrize(
     "norm", [nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm3d(4)]
 )
-def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:  # type: ignore[no-untyped-def]
+def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:
     assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]

@@ -94,7 +94,7 @@ def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
     return queue.rows, queue.labels, same, queue.same_everywhere()
 
 
-def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_ranks) -> None:  # type: ignore[no-untyped-def]
+def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_ranks) -> None:
     keys = torch.randn(6, 4)
     for rows, labels, same, same_after_change in run_ranks(push_from_ranks, 2, keys):
         assert torch.equal(rows[:4], keys[:4])
