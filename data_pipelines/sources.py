@@ -1,24 +1,43 @@
 """Where raw images come from. A source is a function that lists images; a new one is one function more.
 
-Listing looks at names and tar headers only. The images are read later, by the workers that write the shards,
-each by its place.
+Listing looks at names and tar headers only. The images are read later, by the workers that write the shards.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
 from data_pipelines.errors import UserError
+from data_pipelines.labels import read_labels
 from data_pipelines.tars import inner_members, members
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MAX_KEY = 90
+
+
+class Content(Protocol):
+    """An encoded image that is read, or made, only when a shard takes it.
+
+    Its `repr` tells it from all others: an interrupted build knows its source by it.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded image; a guess where they are not known before it is read."""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: it cannot be read.
+            UnusableImage: what is read is no image.
+        """
 
 
 class Place(NamedTuple):
@@ -40,8 +59,8 @@ class Item(NamedTuple):
 
     key: str
     """Unique in the source; letters, digits, `-` and `_`."""
-    content: Place | bytes
-    """The encoded image, or where it lies."""
+    content: Content | bytes
+    """The encoded image, or how to come by it."""
     label: int
     """Index into the source's classes; -1 without one."""
 
@@ -51,8 +70,13 @@ class Item(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the encoded image."""
+        """Bytes of the encoded image, or a guess."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
+
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether `size` is no guess."""
+        return isinstance(self.content, bytes | Place)
 
 
 class Source(NamedTuple):
@@ -60,6 +84,9 @@ class Source(NamedTuple):
 
     items: list[Item]
     classes: tuple[str, ...]
+    runs: tuple[int, ...] = ()
+    """Numbers of neighbouring items that are best read together, such as the row groups of a file; empty: each
+    item is read alone."""
 
 
 class _Named(NamedTuple):
@@ -76,10 +103,11 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
 
     Args:
         path: folder of class folders, tar of class folders, tar of one tar a class, or folder or tar of images.
-        labels: text file with a line `FILE CLASS` for each image; only for images without class folders.
+        labels: file that tells the classes of images without class folders (see `labels.read_labels`).
 
     Raises:
-        UserError: the source is missing, empty or mixed, or its tar is refused (see `tars.members`).
+        UserError: the source is missing, empty or mixed, or its tar or labels are refused (see `tars.members`
+            and `labels.read_labels`).
     """
     if path.is_dir():
         named = _from_folder(path)
@@ -103,8 +131,10 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
     if labels is not None:
         if not bare:
             raise UserError("the images have class folders already", where=path, fix="leave out --labels")
-        named = _with_labels(bare, labels)
-    return _number(named)
+        read = read_labels(labels, [entry.path.name for entry in bare])
+        bare = [entry._replace(class_name=read.class_of[entry.path.name]) for entry in bare]
+        return _number(bare, read.classes)
+    return _number(named, sorted({entry.class_name for entry in named if entry.class_name is not None}))
 
 
 def digits() -> Mapping[str, Source]:
@@ -186,52 +216,32 @@ def _is_wanted(path: PurePosixPath | Path) -> bool:
     return len(path.parts) > 1 or path.suffix.lower() in _IMAGE_SUFFIXES
 
 
-def _with_labels(named: Iterable[_Named], labels: Path) -> list[_Named]:
-    try:
-        lines = labels.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "the file of labels cannot be read", where=labels, fix="name a text file with lines FILE CLASS"
-        ) from error
-    classes: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) != 2 and words:
-            raise UserError(
-                f"not a file and a class: {line!r}", where=f"{labels}:{number}", fix="write lines FILE CLASS"
-            )
-        if words:
-            classes[words[0]] = words[1]
-    missing = [entry.path.name for entry in named if entry.path.name not in classes]
-    if missing:
-        raise UserError(
-            f"{len(missing)} images have no label, such as {missing[0]!r}",
-            where=labels,
-            fix="add their lines",
-        )
-    return [entry._replace(class_name=classes[entry.path.name]) for entry in named]
-
-
-def _number(named: list[_Named]) -> Source:
-    classes = sorted({entry.class_name for entry in named if entry.class_name is not None})
+def _number(named: list[_Named], classes: Sequence[str]) -> Source:
     labels: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    ordered = sorted(named, key=lambda e: (e.class_name or "", e.path.as_posix()))
+    keys = make_keys(_long_name(entry) for entry in ordered)
+    items = [
+        Item(key, entry.place, labels.get(entry.class_name, -1))
+        for key, entry in zip(keys, ordered, strict=True)
+    ]
+    return Source(items, tuple(classes))
+
+
+def _long_name(entry: _Named) -> str:
+    """Class, folders and file of an image in one."""
+    folders = [part for part in entry.path.parts[:-1] if part != entry.class_name]
+    stem = "-".join([*folders, entry.path.stem])
+    return stem if not entry.class_name or stem.startswith(entry.class_name) else f"{entry.class_name}-{stem}"
+
+
+def make_keys(names: Iterable[str]) -> Iterator[str]:
+    """A short key for each name, no two alike: WebDataset ends a key at its first dot, tar a name at 100 bytes."""
     keys: set[str] = set()
-    items = []
-    for entry in sorted(named, key=lambda e: (e.class_name or "", e.path.as_posix())):
-        first = key = _key(entry)
+    for name in names:
+        first = key = re.sub(r"[^A-Za-z0-9_-]", "_", name)[-_MAX_KEY:]
         copy = 1
         while key in keys:
             copy += 1
             key = f"{first}-{copy}"
         keys.add(key)
-        items.append(Item(key, entry.place, labels.get(entry.class_name, -1)))
-    return Source(items, tuple(classes))
-
-
-def _key(entry: _Named) -> str:
-    """A short key from class and file name: WebDataset ends a key at its first dot, tar a name at 100 bytes."""
-    folders = [part for part in entry.path.parts[:-1] if part != entry.class_name]
-    stem = "-".join([*folders, entry.path.stem])
-    if entry.class_name and not stem.startswith(entry.class_name):
-        stem = f"{entry.class_name}-{stem}"
-    return re.sub(r"[^A-Za-z0-9_-]", "_", stem)[-_MAX_KEY:]
+        yield key

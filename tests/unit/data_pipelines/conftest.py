@@ -1,10 +1,12 @@
 import io
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from data_pipelines.build import BuildOptions, build
@@ -86,3 +88,54 @@ def whole_set(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shards(whole_set: Path) -> ShardSet:
     return ShardSet.open(whole_set)
+
+
+SYNSETS = [(1, "n02", 0), (2, "n01", 0), (3, "n03", 0), (4, "n00", 2), (5, "n09", 2)]
+"""Three classes and two synsets above them, numbered in another order than their WordNet ids."""
+_FIELDS = [
+    "ILSVRC2012_ID",
+    "WNID",
+    "words",
+    "gloss",
+    "num_children",
+    "children",
+    "wordnet_height",
+    "num_train_images",
+]
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Callable[..., Path]:
+    """A development kit as ILSVRC2012 packs it: `devkit(truth="1\\n3\\n")` is its tar.gz; None leaves a file out."""
+
+    def make(
+        truth: str | None, meta: bytes | None = b"", synsets: Sequence[tuple[int, str, int]] = SYNSETS
+    ) -> Path:
+        data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        if truth is not None:
+            (data / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+        if meta:
+            (data / "meta.mat").write_bytes(meta)
+        elif meta is not None:
+            rows = np.zeros((len(synsets), 1), [(name, object) for name in _FIELDS])
+            for row, (number, wnid, children) in enumerate(synsets):
+                below = np.arange(1, children + 1, dtype=np.uint16)
+                text = (f"{wnid}, so", "a gloss")
+                rows[row, 0] = (
+                    float(number),
+                    wnid,
+                    *text,
+                    float(children),
+                    below,
+                    float(children > 0),
+                    1300.0,
+                )
+            scipy.io.savemat(data / "meta.mat", {"synsets": rows})
+        (data.parent / "readme.txt").write_text("read me")
+        path = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(data.parent, data.parent.name)
+        return path
+
+    return make

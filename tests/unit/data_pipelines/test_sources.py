@@ -1,6 +1,7 @@
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,19 +106,11 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     assert content(source) == [("ant", b"2"), ("bee", b"1"), ("bee", b"3")]
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("1.JPEG bee", "1 images have no label, such as '2.JPEG'"),
-        ("1.JPEG a b", "labels.txt:1: not a file and a class"),
-    ],
-)
-def test_wrong_label_files_are_refused(tmp_path: Path, lines: str, message: str) -> None:
-    path = tar(tmp_path / "val.tar", {"1.JPEG": b"1", "2.JPEG": b"2"})
-    labels = tmp_path / "labels.txt"
-    labels.write_text(lines)
-    with pytest.raises(UserError, match=message):
-        open_source(path, labels)
+def test_classes_of_a_devkit_that_have_no_image_count(tmp_path: Path, devkit: Callable[..., Path]) -> None:
+    path = tar(tmp_path / "val.tar", {f"ILSVRC2012_val_{n:08}.JPEG": b"%d" % n for n in (3, 1, 2)})
+    source = open_source(path, devkit(truth="2\n3\n2\n"))
+    assert source.classes == ("n01", "n02", "n03"), "as the set of the training tar numbers them"
+    assert content(source) == [("n01", b"1"), ("n01", b"3"), ("n03", b"2")]
 
 
 def test_missing_labels_and_unneeded_labels_are_refused(tmp_path: Path) -> None:
