@@ -5,41 +5,29 @@ number of workers. Each finished shard leaves a note in `.building/`; a build th
 these notes, and only when every shard is there is the index written.
 """
 
-import errno
-import fcntl
 import hashlib
-import json
-import os
 import shutil
-import tarfile
-import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import sync, write_whole
-from data_pipelines.images import UnusableImage, check
-from data_pipelines.index import (
-    BUILDING,
-    CLASSES,
-    DATASET,
-    INDEX,
-    QUARANTINE,
-    ROW,
-    DatasetRecord,
-    write_index,
-)
+from data_pipelines.files import write_whole
+from data_pipelines.images import UnusableImage
+from data_pipelines.index import BUILDING, ROW, DatasetRecord, write_index
+from data_pipelines.out_folder import PLAN, disk_full, locked, make_way
 from data_pipelines.philox import Stream, permutation
+from data_pipelines.recode import Recoding
+from data_pipelines.shard_writer import Note, Task, prepare, sample_bytes, shard_size, write_shards
 from data_pipelines.sources import Item, Source
 from data_pipelines.workers import spread
 
-_BLOCK = 512
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAMPLE = 256
+"""Images that are read to foresee the sizes of all: their mean is then right to a few per cent."""
+_MARGIN = 1.1
+"""Foreseen sizes are taken this much larger, so that hardly a shard needs a second one for its last images."""
 
 
 class BuildOptions(NamedTuple):
@@ -53,23 +41,8 @@ class BuildOptions(NamedTuple):
     """Seed of the order in which the images are spread over the shards."""
     decode: bool = True
     """Decode each image wholly before it is accepted; otherwise only header and end marker are looked at."""
-
-
-class _Task(NamedTuple):
-    out: Path
-    number: int
-    items: list[Item]
-    decode: bool
-    needed: int
-    """Bytes of all shards, for the message when the disk is full."""
-
-
-class _Note(NamedTuple):
-    """What is known of a finished shard."""
-
-    size: int
-    rows: list[list[int]]
-    quarantined: list[dict[str, str]]
+    recoding: Recoding = Recoding()
+    """Which images are encoded again; the others keep their bytes."""
 
 
 def build(
@@ -79,6 +52,7 @@ def build(
     *,
     workers: int = 1,
     overwrite: bool = False,
+    keep_notes: bool = False,
     report: Callable[[int], object] = lambda _: None,
 ) -> DatasetRecord:
     """Write a source as a set of shards.
@@ -89,208 +63,106 @@ def build(
         options: what decides the content of the shards.
         workers: processes that write side by side.
         overwrite: replace a set, finished or not, that is there already.
+        keep_notes: leave the notes, so that the same build may be asked for again and finds all done; for a set
+            that is one of several. `drop_notes` removes them.
         report: told how many images are done, each time some more are.
 
     Raises:
         UserError: the folder holds something else, another build is writing to it, the disk is full, or no image
             can be used.
     """
-    plan = _plan(source.items, options)
-    needed = sum(_shard_size(sum(map(_content, items))) for items in plan)
-    _make_way(out, overwrite, _fingerprint(source, options))
-    with _locked(out):
-        write_whole(out / BUILDING / "plan", _fingerprint(source, options).encode())
-        tasks = [_Task(out, number, items, options.decode, needed) for number, items in enumerate(plan)]
-        written = sum(path.stat().st_size for path in out.glob("shard-*.tar"))
-        if needed - written > (free := shutil.disk_usage(out).free):
-            raise _disk_full(out, needed - written, free)
+    items = _spread(source, options.seed)
+    exact = options.recoding == Recoding() and all(item.size_is_exact for item in items)
+    scale = 1.0 if exact else _MARGIN * _growth(items[:_SAMPLE], options.recoding)
+    plan = _plan(items, scale, options)
+    needed = sum(shard_size(sum(_foreseen(item, scale) for item in items)) for items in plan)
+    fingerprint = _fingerprint(source, options, scale)
+    make_way(out, overwrite=overwrite, plan=fingerprint)
+    with locked(out):
+        write_whole(out / BUILDING / PLAN, fingerprint.encode())
+        tasks = [
+            Task(out, number, items, options.decode, options.recoding, options.shard_bytes, needed)
+            for number, items in enumerate(plan)
+        ]
+        missing = needed - sum(path.stat().st_size for path in out.glob("shard-*.tar"))
+        # A guess must not refuse what would fit: only a disk that is far too small for it is refused at once.
+        if missing * (1 if exact else 0.75) > shutil.disk_usage(out).free:
+            raise disk_full(out, missing)
         import webdataset  # noqa: F401  here, before the workers fork: it imports torch, once is enough
 
         notes, done = [], 0
-        for task, note in zip(tasks, spread(_write_shard, tasks, workers=workers), strict=True):
-            notes.append(note)
+        for task, written in zip(tasks, spread(write_shards, tasks, workers=workers), strict=True):
+            notes += written
             done += len(task.items)
             report(done)
         record = _finish(out, notes, source.classes)
-    shutil.rmtree(out / BUILDING)
+    if not keep_notes:
+        drop_notes(out)
     return record
 
 
-def _plan(items: list[Item], options: BuildOptions) -> list[list[Item]]:
-    """The items of each shard: spread evenly, since sources are sorted by class."""
-    order = permutation(options.seed, Stream.BUILD, epoch=0, items=np.arange(len(items)))
+def drop_notes(out: Path) -> None:
+    """Remove the notes of a finished build."""
+    shutil.rmtree(out / BUILDING)
+
+
+def _spread(source: Source, seed: int) -> list[Item]:
+    """The items in the order in which shards take them: mixed, since sources are sorted by class.
+
+    Items that are read together stay together.
+    """
+    starts = np.cumsum([0, *source.runs]) if source.runs else np.arange(len(source.items) + 1)
+    order = permutation(seed, Stream.BUILD, epoch=0, items=np.arange(len(starts) - 1))
+    return [source.items[number] for run in order for number in range(starts[run], starts[run + 1])]
+
+
+def _growth(sample: list[Item], recoding: Recoding) -> float:
+    """Bytes of images as shards hold them over the sizes that their source foresees."""
+    before = after = 0
+    for item in sample:
+        try:
+            data, _ = prepare(item, decode=False, recoding=recoding)
+        except UnusableImage:
+            continue
+        before += item.size
+        after += len(data)
+    return after / before if before else 1.0
+
+
+def _plan(items: list[Item], scale: float, options: BuildOptions) -> list[list[Item]]:
+    """The items of each shard."""
     plan: list[list[Item]] = []
-    content = 0
-    for number in order:
-        item = items[number]
-        grown = content + _content(item)
-        if not plan or len(plan[-1]) >= options.shard_samples or _shard_size(grown) > options.shard_bytes:
+    samples = 0
+    for item in items:
+        grown = samples + _foreseen(item, scale)
+        if not plan or len(plan[-1]) >= options.shard_samples or shard_size(grown) > options.shard_bytes:
             plan.append([])
-            grown = _content(item)
+            grown = _foreseen(item, scale)
         plan[-1].append(item)
-        content = grown
+        samples = grown
     return plan
 
 
-def _padded(size: int, unit: int = _BLOCK) -> int:
-    return -(-size // unit) * unit
+def _foreseen(item: Item, scale: float) -> int:
+    return sample_bytes(round(item.size * scale), item.label)
 
 
-def _content(item: Item) -> int:
-    """Bytes of a sample in a shard: each member has a header and is padded, and a label is a member of its own."""
-    return _BLOCK + _padded(item.size) + (2 * _BLOCK if item.label >= 0 else 0)
-
-
-def _shard_size(content: int) -> int:
-    """Bytes of a shard: two empty blocks end it, and its whole is padded to a record."""
-    return _padded(content + 2 * _BLOCK, tarfile.RECORDSIZE)
-
-
-def _fingerprint(source: Source, options: BuildOptions) -> str:
-    digest = hashlib.sha256(repr((options, source.classes)).encode())
+def _fingerprint(source: Source, options: BuildOptions, scale: float) -> str:
+    digest = hashlib.sha256(repr((options, source.classes, source.runs, scale)).encode())
     for item in source.items:
         digest.update(repr(item).encode())
     return digest.hexdigest()
 
 
-def _make_way(out: Path, overwrite: bool, plan: str) -> None:
-    """Make sure that the folder is empty or holds the beginning of this very build."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in out.iterdir()}
-    except OSError as error:
-        raise UserError(
-            f"the output folder cannot be made: {error.strerror}", where=out, fix="name another folder"
-        ) from error
-    ours = {BUILDING, INDEX, DATASET, QUARANTINE, CLASSES, *(path.name for path in out.glob("*shard-*.tar*"))}
-    ours |= {path.name for path in out.glob(".*.tmp")}
-    if found - ours or (found and not found & {BUILDING, DATASET}):
-        raise UserError(
-            f"the output folder is not empty: it holds {min(found - ours or found)!r}",
-            where=out,
-            fix="name an empty or new folder",
-        )
-    begun = out / BUILDING / "plan"
-    if DATASET not in found and (not begun.exists() or begun.read_text() == plan):
-        return
-    if not overwrite:
-        state = (
-            "a finished set"
-            if DATASET in found
-            else "an interrupted build of another source or other options"
-        )
-        raise UserError(
-            f"the output folder is not empty: it holds {state}",
-            where=out,
-            fix="name another folder, or replace what is there: --overwrite",
-        )
-    with _locked(out):
-        # The record goes first: what is left after an interruption must not read as a whole set.
-        for name in sorted(found - {BUILDING}, key=lambda name: name != DATASET):
-            (out / name).unlink()
-        shutil.rmtree(out / BUILDING)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other builds out; workers inherit the lock, so it lasts as long as anybody writes."""
-    try:
-        (out / BUILDING).mkdir(exist_ok=True)
-        lock = (out / BUILDING / "lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"the output folder cannot be written to: {error.strerror}", where=out, fix="name another folder"
-        ) from error
-    with lock:
-        for waited in range(50):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if waited == 49:
-                    raise UserError(
-                        "another build is writing to this folder",
-                        where=out,
-                        fix="wait until it ends, or stop it",
-                    ) from None
-                time.sleep(0.1)
-        yield
-
-
-def _write_shard(task: _Task) -> _Note:
-    """Write one shard and its note, or take the note of a run before this one."""
-    path = task.out / f"shard-{task.number:06d}.tar"
-    note_path = task.out / BUILDING / f"{task.number:06d}.json"
-    if note_path.exists():
-        note = _Note(**json.loads(note_path.read_bytes()))
-        if not note.rows or (path.exists() and path.stat().st_size == note.size):
-            return note
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        note = _write_tar(temporary, task, path.name)
-        if note.rows:
-            temporary.replace(path)
-            sync(task.out)
-        write_whole(note_path, json.dumps(note._asdict()).encode())
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _disk_full(task.out, task.needed, shutil.disk_usage(task.out).free) from error
-        raise UserError(
-            f"the shard cannot be written: {error.strerror}",
-            where=path,
-            fix="mend the folder, then run again",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return note
-
-
-def _write_tar(temporary: Path, task: _Task, name: str) -> _Note:
-    from webdataset import TarWriter
-
-    rows: list[list[int]] = []
-    quarantined: list[dict[str, str]] = []
-    with temporary.open("wb") as file:
-        with TarWriter(file, encoder=False, mtime=0) as tar:
-            for item in task.items:
-                try:
-                    data = _read(item)
-                    header = check(data, decode=task.decode)
-                except UnusableImage as error:
-                    quarantined.append({"key": item.key, "shard": name, "reason": str(error)})
-                    continue
-                sample: dict[str, Any] = {"__key__": item.key, header.format.value: data}
-                if item.label >= 0:
-                    sample["cls"] = str(item.label).encode()
-                tar.write(sample)
-                offset = tar.tarstream.offset - _padded(len(data))
-                rows.append([offset, len(data), item.label, header.width, header.height, zlib.crc32(data)])
-        file.flush()
-        os.fsync(file.fileno())
-        return _Note(file.tell(), rows, quarantined)
-
-
-def _read(item: Item) -> bytes:
-    try:
-        return item.read()
-    except OSError as error:
-        raise UnusableImage(f"cannot be read: {error.strerror}") from error
-
-
-def _finish(out: Path, notes: list[_Note], classes: tuple[str, ...]) -> DatasetRecord:
-    kept = [(number, note) for number, note in enumerate(notes) if note.rows]
+def _finish(out: Path, notes: list[Note], classes: tuple[str, ...]) -> DatasetRecord:
+    kept = [note for note in notes if note.rows]
     quarantined = [entry for note in notes for entry in note.quarantined]
     if not kept:
         reasons = ", ".join(sorted({entry["reason"] for entry in quarantined}))
         raise UserError(f"no image of the source can be used: {reasons}", where=out, fix="look at the source")
-    rows = np.array([(shard, *row) for shard, (_, note) in enumerate(kept) for row in note.rows], dtype=ROW)
-    shards = [(f"shard-{number:06d}.tar", note.size) for number, note in kept]
+    rows = np.array([(shard, *row) for shard, note in enumerate(kept) for row in note.rows], dtype=ROW)
+    shards = [(note.name, note.size) for note in kept]
+    # Where images changed during an interruption, a run before this one may have needed more shards.
+    for path in {out / name for name, _ in shards} ^ set(out.glob("shard-*.tar")):
+        path.unlink()
     return write_index(out, rows, classes=classes, shards=shards, quarantined=quarantined)
-
-
-def _disk_full(out: Path, needed: int, free: int) -> UserError:
-    return UserError(
-        f"the disk is full: the shards need {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free",
-        where=out,
-        fix="make room or name a folder on another disk, then run the same command again: it goes on",
-    )

@@ -1,17 +1,22 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from data_pipelines import build as module
-from data_pipelines.build import BuildOptions, build
+from data_pipelines import build as build_module
+from data_pipelines import out_folder, shard_writer
+from data_pipelines.build import BuildOptions, build, drop_notes
 from data_pipelines.errors import UserError
 from data_pipelines.index import read_quarantine
+from data_pipelines.recode import Recoding
 from data_pipelines.shards import ShardSet
 from data_pipelines.sources import Item, Place, Source
+from data_pipelines.verify import verify
 
 OPTIONS = BuildOptions(shard_samples=25)
 
@@ -91,20 +96,22 @@ def test_unlabelled_images(source: Source, tmp_path: Path) -> None:
     assert set(shards.index["label"]) == {-1}
 
 
-def interrupt(source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def interrupt(
+    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, after: int, options: BuildOptions = OPTIONS
+) -> None:
     """Begin a build that breaks off when it begins the shard of that number."""
-    real = module._write_tar
+    real = shard_writer._write_tar
 
-    def breaking(temporary: Path, task: module._Task, name: str) -> module._Note:
+    def breaking(temporary: Path, task: shard_writer.Task, *rest: Any) -> tuple[shard_writer.Note, int]:
         if task.number == after:
             temporary.write_bytes(b"half a shard")
             raise KeyboardInterrupt
-        return real(temporary, task, name)
+        return real(temporary, task, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_tar", breaking)
+        patch.setattr(shard_writer, "_write_tar", breaking)
         with pytest.raises(KeyboardInterrupt):
-            build(source, out, OPTIONS)
+            build(source, out, options)
 
 
 @pytest.mark.parametrize("after", [0, 2, 3])
@@ -150,6 +157,113 @@ def test_a_finished_set_is_only_overwritten_if_asked(source: Source, tmp_path: P
     assert [path.name for path in tmp_path.glob("*.tar")] == ["shard-000000.tar"]
 
 
+class Coy(NamedTuple):
+    """An image whose size is not known before it is read."""
+
+    data: bytes
+    size: int
+
+    def read(self) -> bytes:
+        return self.data
+
+
+def coy(source: Source, size: int) -> Source:
+    """The source with a guess for every size."""
+    items = [item._replace(content=Coy(item.read(), size)) for item in source.items]
+    return Source(items, source.classes)
+
+
+@pytest.mark.parametrize("guess", [10, 1_000, 100_000])
+def test_images_of_unknown_size_fill_shards_that_keep_to_theirs(
+    source: Source, tmp_path: Path, guess: int
+) -> None:
+    record = build(coy(source, guess), tmp_path / "out", BuildOptions(shard_bytes=51_200))
+    assert sum(shard.samples for shard in record.shards) == 90
+    assert all(shard.size <= 51_200 for shard in record.shards)
+    known = build(source, tmp_path / "known", BuildOptions(shard_bytes=51_200))
+    assert len(record.shards) <= 1.3 * len(known.shards), "a sample of the images foresees their sizes"
+
+
+def test_images_larger_than_foreseen_go_to_further_shards(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "_SAMPLE", 0)  # so that the guesses stay as wrong as they are
+    options = BuildOptions(shard_bytes=51_200, shard_samples=40)
+    bad = Item("bad", b"no image", 0)
+    guessed = coy(Source([*source.items, bad], source.classes), 10)
+    record = build(guessed, tmp_path / "one", options)
+    names = [shard.name for shard in record.shards]
+    assert names[:2] == ["shard-000000.tar", "shard-000000_001.tar"]
+    assert names == sorted(path.name for path in (tmp_path / "one").glob("*.tar"))
+    assert all(shard.size <= 51_200 for shard in record.shards)
+    assert (record.samples, record.quarantined) == (90, 1)
+    shards = ShardSet.open(tmp_path / "one")
+    assert sorted(shards.read(n) for n in range(90)) == sorted(item.read() for item in source.items)
+    build(guessed, tmp_path / "two", options, workers=3)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    interrupt(guessed, tmp_path / "three", monkeypatch, 2, options)
+    (tmp_path / "three" / "shard-000001_001.tar").unlink()
+    (tmp_path / "three" / "shard-000002_004.tar").write_bytes(b"of images that have changed since")
+    build(guessed, tmp_path / "three", options)
+    assert files(tmp_path / "one") == files(tmp_path / "three")
+
+
+def test_recoded_images_are_the_same_after_an_interruption(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS._replace(recoding=Recoding(shorter=42, quality=80))
+    build(source, tmp_path / "straight", options)
+    interrupt(source, tmp_path / "broken", monkeypatch, 2, options)
+    with pytest.raises(UserError, match="interrupted build of another source or other options"):
+        build(source, tmp_path / "broken", options._replace(recoding=Recoding(shorter=42, quality=81)))
+    build(source, tmp_path / "broken", options, workers=2)
+    assert files(tmp_path / "straight") == files(tmp_path / "broken")
+    index = ShardSet.open(tmp_path / "straight").index
+    assert np.minimum(index["width"], index["height"]).max() == 42
+    assert index["size"].sum() < sum(item.size for item in source.items)
+    assert verify(tmp_path / "straight", decode=True)[0].bad == []
+
+
+def test_a_disk_that_has_room_for_recoded_images_is_not_refused(
+    encode: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 80, 80, 3), dtype=np.uint8)
+    source = Source([Item(f"{n}", encode(pixels, "PNG"), 0) for n, pixels in enumerate(noise)], ("x",))
+    options = OPTIONS._replace(recoding=Recoding(shorter=8))
+    size = sum(shard.size for shard in build(source, tmp_path / "roomy", options).shards)
+    assert size < 0.2 * sum(item.size for item in source.items)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+    build(source, tmp_path / "tight", options)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size // 2))
+    with pytest.raises(UserError, match="the disk is full"):
+        build(source, tmp_path / "full", options)
+
+
+def test_items_of_a_run_stay_together(source: Source, tmp_path: Path) -> None:
+    runs = (30, 1, 29, 30)
+    record = build(Source(source.items, source.classes, runs), tmp_path, BuildOptions(shard_samples=100))
+    assert record.samples == 90
+    shards = ShardSet.open(tmp_path)
+    found = [int(shards.key(number).rpartition("-")[2]) for number in range(90)]
+    starts = [0, 30, 31, 60]
+    blocks = [list(range(start, start + run)) for start, run in zip(starts, runs, strict=True)]
+    order = sorted(range(4), key=lambda run: found.index(starts[run]))
+    assert found == [number for run in order for number in blocks[run]]
+    assert order != [0, 1, 2, 3]
+
+
+def test_a_build_that_keeps_its_notes_finds_all_done(source: Source, tmp_path: Path) -> None:
+    first = build(source, tmp_path, OPTIONS, keep_notes=True)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.tar")}
+    assert build(source, tmp_path, OPTIONS, keep_notes=True) == first
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.tar")} == times
+    with pytest.raises(UserError, match="holds a finished set"):
+        build(source, tmp_path, OPTIONS._replace(seed=1))
+    drop_notes(tmp_path)
+    with pytest.raises(UserError, match="holds a finished set"):
+        build(source, tmp_path, OPTIONS)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["thesis.tex", "other.tar", "classes.txt"])
 def test_what_is_not_ours_is_never_touched(
@@ -173,7 +287,7 @@ def test_a_file_beside_a_set_of_ours_is_never_touched(source: Source, tmp_path: 
 def test_a_disk_without_room_is_told_before_anything_is_written(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     with pytest.raises(UserError, match=r"the disk is full: the shards need 0\.\d MB and 0\.0 MB are free"):
         build(source, tmp_path, OPTIONS)
     assert not list(tmp_path.glob("*.tar"))
@@ -188,9 +302,9 @@ def test_an_output_that_cannot_be_made_is_refused(source: Source, tmp_path: Path
 def test_two_builds_cannot_write_into_one_folder(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(out_folder.time, "sleep", lambda _: None)
     tmp_path.joinpath("out").mkdir()
-    with module._locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
+    with out_folder.locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
         build(source, tmp_path / "out", OPTIONS)
 
 

@@ -1,0 +1,159 @@
+"""Writes the shards of one task of a build, in a worker.
+
+Sizes of images are sometimes a guess until they are read (see `sources.Content`), so a task may fill more than
+the one shard it was planned for: `shard-000003.tar` is then followed by `shard-000003_001.tar`. Names in their
+order are the order of the index.
+"""
+
+import errno
+import json
+import os
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import sync, write_whole
+from data_pipelines.images import Header, UnusableImage, check, decode_rgb
+from data_pipelines.index import BUILDING
+from data_pipelines.out_folder import disk_full
+from data_pipelines.recode import Recoding
+from data_pipelines.sources import Item
+
+_BLOCK = 512
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Task(NamedTuple):
+    """What one call of `write_shards` writes."""
+
+    out: Path
+    number: int
+    items: list[Item]
+    decode: bool
+    recoding: Recoding
+    shard_bytes: int
+    needed: int
+    """Bytes of all shards, for the message when the disk is full."""
+
+
+class Note(NamedTuple):
+    """What is known of a finished shard."""
+
+    name: str
+    size: int
+    rows: list[list[int]]
+    """The fields of `index.ROW` after the first; none where no image could be used, and no file then."""
+    quarantined: list[dict[str, str]]
+
+
+def write_shards(task: Task) -> list[Note]:
+    """Write the shards of a task and a note of them, or take the note of a run before this one.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    note_path = task.out / BUILDING / f"{task.number:06d}.json"
+    if note_path.exists():
+        notes = [Note(*fields) for fields in json.loads(note_path.read_bytes())]
+        if all(not note.rows or _is_there(task.out / note.name, note.size) for note in notes):
+            return notes
+    notes = []
+    rest = task.items
+    path = task.out / f"shard-{task.number:06d}.tar"
+    try:
+        while rest:
+            note, used = _write_shard(task, rest, path)
+            notes.append(note)
+            rest = rest[used:]
+            path = task.out / f"shard-{task.number:06d}_{len(notes):03d}.tar"
+        write_whole(note_path, json.dumps(notes).encode())
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(task.out, task.needed) from error
+        raise UserError(
+            f"the shard cannot be written: {error.strerror}",
+            where=path,
+            fix="mend the folder, then run again",
+        ) from error
+    return notes
+
+
+def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Header]:
+    """An image as a shard holds it.
+
+    Raises:
+        UnusableImage: it cannot be read or trained on.
+    """
+    try:
+        data = item.read()
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error.strerror}") from error
+    header = check(data, decode=False)
+    if recoding.applies(header):
+        return recoding.apply(data, header)
+    if decode:
+        decode_rgb(data, header)
+    return data, header
+
+
+def sample_bytes(size: int, label: int) -> int:
+    """Bytes of a sample in a shard: each member has a header and is padded, and a label is a member of its own."""
+    return _BLOCK + _padded(size, _BLOCK) + (2 * _BLOCK if label >= 0 else 0)
+
+
+def shard_size(samples: int) -> int:
+    """Bytes of a shard with so many bytes of samples: two empty blocks end it, and it is padded to a record."""
+    return _padded(samples + 2 * _BLOCK, tarfile.RECORDSIZE)
+
+
+def _write_shard(task: Task, items: list[Item], path: Path) -> tuple[Note, int]:
+    """Write one shard, all or nothing; how many of the items went into it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        note, used = _write_tar(temporary, task, items, path.name)
+        if note.rows:
+            temporary.replace(path)
+            sync(task.out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return note, used
+
+
+def _write_tar(temporary: Path, task: Task, items: list[Item], name: str) -> tuple[Note, int]:
+    from webdataset import TarWriter
+
+    rows: list[list[int]] = []
+    quarantined: list[dict[str, str]] = []
+    samples = 0
+    used = len(items)
+    with temporary.open("wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as tar:
+            for number, item in enumerate(items):
+                try:
+                    data, header = prepare(item, decode=task.decode, recoding=task.recoding)
+                except UnusableImage as error:
+                    quarantined.append({"key": item.key, "shard": name, "reason": str(error)})
+                    continue
+                samples += sample_bytes(len(data), item.label)
+                if rows and shard_size(samples) > task.shard_bytes:
+                    used = number
+                    break
+                sample: dict[str, Any] = {"__key__": item.key, header.format.value: data}
+                if item.label >= 0:
+                    sample["cls"] = str(item.label).encode()
+                tar.write(sample)
+                offset = tar.tarstream.offset - _padded(len(data), _BLOCK)
+                rows.append([offset, len(data), item.label, header.width, header.height, zlib.crc32(data)])
+        file.flush()
+        os.fsync(file.fileno())
+        return Note(name, file.tell(), rows, quarantined), used
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _padded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
