@@ -1,0 +1,233 @@
+"""Sets that torchvision knows by name, fetched and laid out by its own classes.
+
+Sets of files keep the bytes of their files. Sets of arrays become PNGs, which lose nothing; the workers that
+write the shards encode them.
+"""
+
+import difflib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import datasets
+
+from data_pipelines.errors import UserError
+from data_pipelines.sources import Item, Place, Source, make_keys
+
+Parts = Mapping[str, Source]
+
+
+class Pixels(NamedTuple):
+    """Pixels of a set of arrays, as a PNG."""
+
+    stored: Place | bytes
+    """Rows of uint8, in the set's own layout."""
+    shape: tuple[int, int, int]
+    """Shape of the stored array."""
+    axes: tuple[int, int, int]
+    """Where height, width and channels are in it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pixels: the PNG is a little smaller for pictures, a little larger for noise."""
+        return len(self.stored) if isinstance(self.stored, bytes) else self.stored.size
+
+    def read(self) -> bytes:
+        """The PNG."""
+        stored = self.stored if isinstance(self.stored, bytes) else self.stored.read()
+        pixels = np.frombuffer(stored, np.uint8).reshape(self.shape).transpose(self.axes)  # [H, W, 3]
+        png = BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(png, "PNG")
+        return png.getvalue()
+
+
+def open_set(name: str, root: Path, *, download: bool) -> Parts:
+    """List a set: `train`, `validation`, and its further parts where it has some.
+
+    Args:
+        name: one of `NAMES`.
+        root: folder in which torchvision keeps the set, or into a folder of which it is fetched.
+        download: fetch it where it is not there.
+
+    Raises:
+        UserError: there is no set of this name, or it cannot be fetched or read.
+    """
+    if name not in _SETS:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        raise UserError(
+            f"torchvision:{name} is not among the sets: {', '.join(NAMES)}",
+            fix=f"did you mean torchvision:{near[0]}?" if near else "name one of these",
+        )
+    own = root / f"torchvision-{name}"
+    if not download or own.exists():
+        return _read(_SETS[name], own if own.exists() else root)
+    try:
+        return _SETS[name](root, False)
+    except Exception:  # of which kind differs by set: it is not there
+        pass
+    # A set that is half unpacked looks whole to some of torchvision's classes, so it gets its name at the end.
+    fetched = root / f".{name}.download"
+    try:
+        shutil.rmtree(fetched, ignore_errors=True)
+        fetched.mkdir(parents=True)
+        _SETS[name](fetched, True)
+        fetched.replace(own)
+    except (
+        Exception
+    ) as error:  # of the network (URLError, HTTPException), a checksum (RuntimeError), the disk
+        raise UserError(
+            f"the set cannot be downloaded: {type(error).__name__}: {error}",
+            where=root,
+            fix="make sure of network and disk, or fetch the set elsewhere and name the folder: --root FOLDER",
+        ) from error
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+    return _read(_SETS[name], own)
+
+
+def _read(make: Callable[[Path, bool], Parts], root: Path) -> Parts:
+    try:
+        return make(root, False)
+    except Exception as error:  # what a set that is broken or not there leads torchvision to differs by set
+        raise UserError(
+            f"the set cannot be read: {type(error).__name__}: {error}",
+            where=root,
+            fix="name the folder in which torchvision keeps the set: --root FOLDER; or, where it is broken, "
+            "remove it and let it be fetched: --download",
+        ) from error
+
+
+def _listed(dataset: Any) -> Iterable[tuple[str, int]]:
+    return (dataset[number] for number in range(len(dataset)))
+
+
+def _files(
+    kind: Callable[..., Any],
+    splits: Mapping[str, str],
+    *,
+    classes: Callable[[Any], Sequence[str]] = lambda dataset: dataset.classes,
+    files: Callable[[Any], Iterable[tuple[str | Path, int]]] = _listed,
+    **arguments: object,
+) -> Callable[[Path, bool], Parts]:
+    """A set of files that is listed by splits.
+
+    Args:
+        kind: torchvision's class.
+        splits: torchvision's name of each part.
+        classes: the names of the classes of a split.
+        files: path and label of each image of a split.
+        arguments: further arguments of the class.
+    """
+
+    def make(root: Path, download: bool) -> Parts:
+        parts = {}
+        for part, split in splits.items():
+            dataset = kind(root, split=split, download=download, **arguments)
+            names = tuple(classes(dataset))
+            places = [
+                (Place(Path(path), 0, Path(path).stat().st_size), label) for path, label in files(dataset)
+            ]
+            keys = make_keys(f"{names[label]}-{place.file.stem}" for place, label in places)
+            items = [Item(key, place, label) for key, (place, label) in zip(keys, places, strict=True)]
+            parts[part] = Source(items, names)
+        return parts
+
+    return make
+
+
+def _cifar(kind: Callable[..., Any]) -> Callable[[Path, bool], Parts]:
+    def make(root: Path, download: bool) -> Parts:
+        parts = {}
+        for part, train in (("train", True), ("validation", False)):
+            dataset = kind(root, train=train, download=download)
+            # dataset.data is [N, 32, 32, 3]
+            parts[part] = _arrays(part, dataset.data, (0, 1, 2), dataset.targets, dataset.classes)
+        return parts
+
+    return make
+
+
+def _svhn(root: Path, download: bool) -> Parts:
+    parts = {}
+    for part, split in (("train", "train"), ("validation", "test")):
+        dataset = datasets.SVHN(root, split=split, download=download)
+        # dataset.data is [N, 3, 32, 32]
+        parts[part] = _arrays(
+            part, dataset.data, (1, 2, 0), dataset.labels, [str(digit) for digit in range(10)]
+        )
+    return parts
+
+
+def _stl10(root: Path, download: bool) -> Parts:
+    """Its three files of pixels hold 3 GB, so they stay where they are; torchvision checks them, and reads one."""
+    dataset = datasets.STL10(root, split="test", download=download)
+    folder = root / dataset.base_folder
+    shape = (3, 96, 96)  # colour, column, row
+    size = int(np.prod(shape))
+    parts = {}
+    for part, pixels, labels in (
+        ("train", "train_X.bin", "train_y.bin"),
+        ("validation", "test_X.bin", "test_y.bin"),
+        ("unlabeled", "unlabeled_X.bin", None),
+    ):
+        count = (folder / pixels).stat().st_size // size
+        targets = np.fromfile(folder / labels, np.uint8).astype(int) - 1 if labels else np.full(count, -1)
+        items = [
+            Item(
+                f"{part}-{number:06d}",
+                Pixels(Place(folder / pixels, number * size, size), shape, (2, 1, 0)),
+                label,
+            )
+            for number, label in enumerate(targets.tolist())
+        ]
+        parts[part] = Source(items, tuple(dataset.classes) if labels else ())
+    return parts
+
+
+def _arrays(
+    part: str,
+    data: NDArray[np.uint8],
+    axes: tuple[int, int, int],
+    labels: Iterable[int],
+    classes: Sequence[str],
+) -> Source:
+    """A part that is one array: `[N, …]` with height, width and channels at `axes` of an image."""
+    shape = data.shape[1:]
+    items = [
+        Item(f"{part}-{number:06d}", Pixels(pixels.tobytes(), shape, axes), int(label))
+        for number, (pixels, label) in enumerate(zip(data, labels, strict=True))
+    ]
+    return Source(items, tuple(classes))
+
+
+_THREE = {"train": "train", "validation": "val", "test": "test"}
+# With `str` in place of the function that loads an image, a sample is its path and its label.
+_SETS: dict[str, Callable[[Path, bool], Parts]] = {
+    "cifar10": _cifar(datasets.CIFAR10),
+    "cifar100": _cifar(datasets.CIFAR100),
+    "country211": _files(datasets.Country211, {**_THREE, "validation": "valid"}, loader=str),
+    "dtd": _files(datasets.DTD, _THREE, loader=str),
+    "fgvc_aircraft": _files(datasets.FGVCAircraft, _THREE, loader=str),
+    "flowers102": _files(datasets.Flowers102, _THREE, loader=str),
+    "food101": _files(datasets.Food101, {"train": "train", "validation": "test"}, loader=str),
+    "imagenette": _files(
+        datasets.Imagenette,
+        {"train": "train", "validation": "val"},
+        classes=lambda dataset: dataset.wnids,
+        loader=str,
+    ),
+    "oxford_pets": _files(
+        datasets.OxfordIIITPet,
+        {"train": "trainval", "validation": "test"},
+        files=lambda dataset: zip(dataset._images, dataset._labels, strict=True),
+    ),
+    "stl10": _stl10,
+    "svhn": _svhn,
+}
+NAMES = tuple(_SETS)
+"""Names of the sets."""
