@@ -2,17 +2,22 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.look_commands import show, stats
+
 if TYPE_CHECKING:
     from data_pipelines.index import DatasetRecord
+    from data_pipelines.sources import Source
 
 app = typer.Typer(help="Make, index and verify shards of images.", no_args_is_help=True)
+app.command()(show)
+app.command()(stats)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
 Workers = Annotated[int, typer.Option(min=0, help="Processes side by side; 0: one a core.")]
@@ -23,7 +28,8 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, or `digits`.",
+            help="Folder or tar of class folders; ILSVRC2012_img_train.tar; folder or tar of images; a Parquet file "
+            "or a folder of them; torchvision:NAME, such as torchvision:cifar10; or `digits`.",
             show_default=False,
         ),
     ],
@@ -32,7 +38,28 @@ def build(
     shard_samples: Annotated[int, typer.Option(min=1, help="Samples of a shard, at most.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed that spreads the images over the shards.")] = 0,
     labels: Annotated[
-        Path | None, typer.Option(help="Text file of lines FILE CLASS, for images without class folders.")
+        Path | None,
+        typer.Option(
+            help="For images without class folders: text file of lines FILE CLASS; or, for ILSVRC2012_img_val.tar, "
+            "ILSVRC2012_devkit_t12.tar.gz or the ILSVRC2012_validation_ground_truth.txt of an unpacked one."
+        ),
+    ] = None,
+    root: Annotated[
+        Path, typer.Option(help="Folder in which torchvision keeps its sets, or fetches them to.")
+    ] = Path("data/torchvision"),
+    download: Annotated[bool, typer.Option(help="Fetch a torchvision set that is not there.")] = True,
+    resize_shorter: Annotated[
+        int | None,
+        typer.Option(min=8, help="Shorter side, pixels, that larger images are brought to, as JPEGs."),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="JPEG quality that all images are encoded again with. Left out, what is resized gets 90 and all "
+            "else keeps its bytes.",
+        ),
     ] = None,
     decode: Annotated[
         bool, typer.Option(help="Decode each image; otherwise only header and end marker are looked at.")
@@ -41,22 +68,48 @@ def build(
     overwrite: Annotated[bool, typer.Option(help="Replace a set of ours that is there.")] = False,
 ) -> None:
     """Write images as WebDataset shards with their index. Interrupted, the same command goes on."""
-    from data_pipelines.build import BuildOptions
+    from data_pipelines.build import BuildOptions, drop_notes
     from data_pipelines.build import build as build_shards
-    from data_pipelines.sources import digits, open_source
+    from data_pipelines.recode import Recoding
 
-    parts = (
-        {out / name: part for name, part in digits().items()}
-        if source == "digits"
-        else {out: open_source(Path(source), labels)}
-    )
-    options = BuildOptions(shard_bytes, shard_samples, seed, decode)
-    for folder, part in parts.items():
+    parts = _parts(source, labels, root, download)
+    options = BuildOptions(shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality))
+    for name, part in parts.items():
+        folder = out / name
         with _progress(f"images to {folder}", len(part.items)) as report:
             record = build_shards(
-                part, folder, options, workers=workers or _cores(), overwrite=overwrite, report=report
+                part,
+                folder,
+                options,
+                workers=workers or _cores(),
+                overwrite=overwrite,
+                keep_notes=True,
+                report=report,
             )
         _summary(folder, record)
+    for name in parts:
+        drop_notes(out / name)
+
+
+def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mapping[str, "Source"]:
+    """What is to be written, by the folder inside of OUT."""
+    from data_pipelines.errors import UserError
+    from data_pipelines.parquet import is_parquet, open_parquet
+    from data_pipelines.sources import digits, open_source
+
+    path = Path(name)
+    kind, _, inner = name.partition(":")
+    if name != "digits" and kind != "torchvision" and not is_parquet(path):
+        return {"": open_source(path, labels)}
+    if labels is not None:
+        raise UserError("this source brings its own labels", where=name, fix="leave out --labels")
+    if name == "digits":
+        return digits()
+    if kind == "torchvision":
+        from data_pipelines.torchvision_sets import open_set
+
+        return open_set(inner, root, download=download)
+    return open_parquet(path)
 
 
 @app.command()

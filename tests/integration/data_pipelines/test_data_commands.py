@@ -5,16 +5,22 @@ import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import scipy.io
 from typer.testing import CliRunner
 
 from data_pipelines.errors import UserError
+from data_pipelines.index import read_record
 from data_pipelines.shards import ShardSet
+from data_pipelines.verify import verify
 from launch.data_commands import app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +54,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), random.integers(0, 256, (120, 100, 3), dtype=np.uint8))
     return folder
+
+
+def invoke(*words: object) -> None:
+    """As `run`, in this process; raises what the command raises."""
+    CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
 def build_words(images: Path, out: Path) -> tuple[object, ...]:
@@ -106,6 +117,110 @@ def test_digits(tmp_path: Path) -> None:
     for part, count in (("train", 1501), ("validation", 296)):
         shards = ShardSet.open(tmp_path / "digits" / part)
         assert (len(shards), shards.num_classes) == (count, 10)
+
+
+def test_the_validation_images_of_ilsvrc(tmp_path: Path) -> None:
+    """As they are distributed: a tar of images, and the devkit's ids with the table of their names."""
+    random = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as tar:
+        for number in (2, 1, 3):
+            image = tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG"
+            cv2.imwrite(str(image), random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+            tar.add(image, image.name)
+    data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    fields = {
+        "ILSVRC2012_ID": [1.0, 2.0, 3.0],
+        "WNID": ["n03", "n01", "n02"],
+        "num_children": [0.0, 0.0, 1.0],
+    }
+    synsets = np.zeros((3, 1), [(name, object) for name in fields])
+    for name, values in fields.items():
+        synsets[name][:, 0] = values
+    scipy.io.savemat(data / "meta.mat", {"synsets": synsets})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n1\n1\n")
+    with tarfile.open(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        tar.add(data, "ILSVRC2012_devkit_t12/data")
+    labels = (tmp_path / "ILSVRC2012_devkit_t12.tar.gz", data / "ILSVRC2012_validation_ground_truth.txt")
+    for number, path in enumerate(labels):
+        out = tmp_path / str(number)
+        invoke("build", tmp_path / "ILSVRC2012_img_val.tar", out, "--labels", path)
+        shards = ShardSet.open(out)
+        assert shards.classes == ("n01", "n03")
+        assert shards.index["label"].tolist() == [1, 1, 1]
+
+
+def test_images_made_smaller(images: Path, tmp_path: Path) -> None:
+    invoke("build", images, tmp_path / "out", "--resize-shorter", 64, "--shard-bytes", 100_000)
+    shards = ShardSet.open(tmp_path / "out")
+    assert {tuple(size) for size in shards.index[["width", "height"]].tolist()} == {(64, 77)}
+    assert all(shard.size <= 100_000 for shard in read_record(tmp_path / "out").shards)
+    assert all(not shard.bad for shard in verify(tmp_path / "out", decode=True))
+
+
+@pytest.fixture
+def prepared(images: Path, tmp_path: Path) -> Path:
+    """A folder in which torchvision finds Imagenette."""
+    for split, number in (("train", 0), ("val", 1)):
+        for wnid in ("n01440764", "n02102040"):
+            folder = tmp_path / "raw" / "imagenette2" / split / wnid
+            folder.mkdir(parents=True)
+            for path in (images / f"class{number}").iterdir():
+                (folder / f"{wnid}_{path.stem}.JPEG").write_bytes(path.read_bytes())
+    return tmp_path / "raw"
+
+
+def test_a_set_of_torchvision_goes_on_after_an_interruption_between_its_parts(
+    prepared: Path, tmp_path: Path
+) -> None:
+    words = ("build", "torchvision:imagenette", tmp_path / "out", "--root", prepared, "--shard-samples", 20)
+    second = tmp_path / "out" / "validation"
+    process = subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(second.glob("shard-*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode != 0, "the build ended before it was killed"
+    again = run(*words)
+    assert again.returncode == 0, again.stderr
+    straight = (*words[:2], tmp_path / "straight", *words[3:])
+    invoke(*straight)
+    for part in ("train", "validation"):
+        assert files(tmp_path / "out" / part) == files(tmp_path / "straight" / part)
+        shards = ShardSet.open(tmp_path / "out" / part)
+        assert (len(shards), shards.classes) == (200, ("n01440764", "n02102040"))
+    with pytest.raises(UserError, match="holds a finished set"):
+        invoke(*straight)
+
+
+def test_parquet_files(images: Path, tmp_path: Path) -> None:
+    for split, number in (("train", 0), ("validation", 1)):
+        data = [path.read_bytes() for path in sorted((images / f"class{number}").iterdir())]
+        table = pa.table(
+            {"image": [{"bytes": item, "path": None} for item in data], "label": [number] * len(data)}
+        )
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "in" / f"{split}-00000-of-00001.parquet", row_group_size=30)
+    invoke("build", tmp_path / "in", tmp_path / "out", "--workers", 2, "--shard-samples", 25)
+    for part, number in (("train", 0), ("validation", 1)):
+        shards = ShardSet.open(tmp_path / "out" / part)
+        assert (len(shards), shards.classes) == (100, ("0", "1"))
+        assert set(shards.index["label"].tolist()) == {number}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("torchvision:cifra10",), r"did you mean torchvision:cifar10\?"),
+        (("torchvision:dtd", "--no-download"), "the set cannot be read"),
+        (("digits", "--labels", "x.txt"), "leave out --labels"),
+    ],
+)
+def test_sources_that_are_not_there(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        invoke("build", words[0], tmp_path / "out", "--root", tmp_path / "none", *words[1:])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kill_at", [1, 17, 39])
