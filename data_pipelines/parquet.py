@@ -7,6 +7,7 @@ in a second shard.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -109,7 +110,8 @@ def _list(path: Path) -> _Listed:
             fix="run: pip install pyarrow",
         ) from error
     try:
-        with ParquetFile(path) as file:
+        # Without threads, here and below: workers are forked, which threads do not survive.
+        with ParquetFile(path, pre_buffer=False) as file:
             schema, footer = file.schema_arrow, file.metadata
             column = _leaf(schema, path)
             label = next((name for name in _LABELS if name in schema.names), None)
@@ -222,8 +224,8 @@ class _Cursor:
     def __init__(self, path: Path, group: int) -> None:
         from pyarrow.parquet import ParquetFile
 
-        # With a buffer, pages are read as they are needed, and not the whole row group at once.
-        file = ParquetFile(path, buffer_size=1 << 20)
+        # So pages are read as they are needed, and not the whole row group at once.
+        file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         column = _leaf(file.schema_arrow, path)
         self._batches = file.iter_batches(_BATCH, row_groups=[group], columns=[column], use_threads=False)
         self._rows: list[bytes | None] = []
@@ -244,3 +246,7 @@ class _Cursor:
 @lru_cache(maxsize=1)
 def _cursor(path: Path, group: int) -> _Cursor:
     return _Cursor(path, group)
+
+
+# A worker opens its files itself: what its parent has open would be shared between all of them.
+os.register_at_fork(after_in_child=_cursor.cache_clear)
