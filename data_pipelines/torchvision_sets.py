@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision import datasets
 
 from data_pipelines.errors import UserError
+from data_pipelines.images import UnusableImage
 from data_pipelines.sources import Item, Place, Source, make_keys
 
 Parts = Mapping[str, Source]
@@ -38,8 +39,15 @@ class Pixels(NamedTuple):
         return len(self.stored) if isinstance(self.stored, bytes) else self.stored.size
 
     def read(self) -> bytes:
-        """The PNG."""
+        """The PNG.
+
+        Raises:
+            OSError: the pixels cannot be read.
+            UnusableImage: their file has become shorter.
+        """
         stored = self.stored if isinstance(self.stored, bytes) else self.stored.read()
+        if len(stored) != np.prod(self.shape):
+            raise UnusableImage("truncated")
         pixels = np.frombuffer(stored, np.uint8).reshape(self.shape).transpose(self.axes)  # [H, W, 3]
         png = BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(png, "PNG")
@@ -72,14 +80,12 @@ def open_set(name: str, root: Path, *, download: bool) -> Parts:
         pass
     # A set that is half unpacked looks whole to some of torchvision's classes, so it gets its name at the end.
     fetched = root / f".{name}.download"
-    try:
+    try:  # network (URLError, HTTPException), checksum (RuntimeError) and disk fail each in their way
         shutil.rmtree(fetched, ignore_errors=True)
         fetched.mkdir(parents=True)
         _SETS[name](fetched, True)
         fetched.replace(own)
-    except (
-        Exception
-    ) as error:  # of the network (URLError, HTTPException), a checksum (RuntimeError), the disk
+    except Exception as error:
         raise UserError(
             f"the set cannot be downloaded: {type(error).__name__}: {error}",
             where=root,

@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
-from data_pipelines.images import decode_rgb
+from data_pipelines.images import UnusableImage, decode_rgb
 from data_pipelines.shards import ShardSet
 from data_pipelines.sources import Place, Source
 from data_pipelines.torchvision_sets import NAMES, Pixels, open_set
@@ -199,6 +199,12 @@ def test_arrays_are_what_torchvision_gives(
 def test_pixels_have_other_names_for_other_pixels() -> None:
     names = {repr(Pixels(pixels.tobytes(), (3, 32, 32), (1, 2, 0))) for pixels in PIXELS}
     assert len(names) == len(PIXELS)
+
+
+def test_pixels_whose_file_has_become_shorter_are_told(tmp_path: Path) -> None:
+    place = Place(put(tmp_path / "pixels.bin", PIXELS[0].tobytes()[:-1]), 0, 3072)
+    with pytest.raises(UnusableImage, match="truncated"):
+        Pixels(place, (3, 32, 32), (1, 2, 0)).read()
 
 
 def folders(root: Path, kinds: tuple[str, ...], suffix: str) -> None:
