@@ -87,16 +87,18 @@ class TrainLoader:
         dtype: torch.dtype = torch.float32,
         quarantine: Path | None = None,
     ) -> None:
-        _check_divides(global_batch, world_size, accumulation)
+        check_divides(global_batch, world_size, accumulation)
         self._order = Order(
             shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
         )
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._shards, self._settings, self._seed = shards, settings, seed
+        self._shards, self._settings, self._seed = shards.copy(), settings, seed
         self._rank, self._accumulation = rank, accumulation
         self._global_batch, self._micro_batch = global_batch, global_batch // accumulation
         self._batch = self._micro_batch // world_size
-        self._reader = Reader(shards, settings, settings.views, batch=self._batch, device=device, dtype=dtype)
+        self._reader = Reader(
+            self._shards, settings, settings.views, batch=self._batch, device=device, dtype=dtype
+        )
         self._quarantine = Quarantine(settings.max_bad_fraction, quarantine)
         self._prefetch: Prefetch[_Made] | None = None
         self._waited = 0.0
@@ -121,6 +123,7 @@ class TrainLoader:
             UserError: no sample of a micro-batch can be used.
         """
         self._stop()
+        self._shards.files.start()
         self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._settings.prefetch)
         try:
             for made in prefetch:
@@ -142,6 +145,7 @@ class TrainLoader:
         self.close()
 
     def _stop(self) -> None:
+        self._shards.files.stop()
         if self._prefetch is not None:
             self._prefetch.close()
             self._waited += self._prefetch.wait_seconds
@@ -152,8 +156,11 @@ class TrainLoader:
             epoch, inside = divmod(step, self.steps_per_epoch)
             for micro in range(self._accumulation):
                 start = inside * self._global_batch + micro * self._micro_batch + self._rank * self._batch
+                self._shards.files.expect(self._order.upcoming(epoch, start))
                 samples = self._order.samples(epoch, start, start + self._batch)
                 read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
+                if self._shards.files.stopped:  # what could not be read then is not bad
+                    return
                 yield _Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
             step += 1
 
@@ -193,11 +200,11 @@ class EvalLoader:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._shards, self._settings, self._batch = shards, settings, batch
+        self._shards, self._settings, self._batch = shards.copy(), settings, batch
         self._samples = np.arange(rank, len(shards), world_size)
         self._size = settings.views[0].size
         plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
-        self._reader = Reader(shards, settings, [plain], batch=batch, device=device, dtype=dtype)
+        self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
         self.bad_samples = 0
         """Samples left out so far."""
 
@@ -205,6 +212,7 @@ class EvalLoader:
         return -(-len(self._samples) // self._batch)
 
     def __iter__(self) -> Iterator[EvalBatch]:
+        self._shards.files.start()
         prefetch = Prefetch(self._make, self._settings.prefetch)
         try:
             for read in prefetch:
@@ -212,10 +220,12 @@ class EvalLoader:
                 if read.views:
                     yield EvalBatch(read.views[0], read.labels, read.ids)
         finally:
+            self._shards.files.stop()
             prefetch.close()
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
+        self._shards.files.stop()
         self._reader.close()
 
     def __enter__(self) -> "EvalLoader":
@@ -226,7 +236,13 @@ class EvalLoader:
 
     def _make(self) -> Iterator[ReadBatch]:
         for start in range(0, len(self._samples), self._batch):
-            yield self._reader.read(self._samples[start : start + self._batch], self._numbers, replace=False)
+            samples = self._samples[start : start + self._batch]
+            shard = int(self._shards.index["shard"][samples[0]])
+            self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
+            read = self._reader.read(samples, self._numbers, replace=False)
+            if self._shards.files.stopped:  # what could not be read then is not bad
+                return
+            yield read
 
     def _numbers(self, samples: NDArray[np.int64]) -> list[ViewNumbers]:
         return [
@@ -234,7 +250,8 @@ class EvalLoader:
         ]
 
 
-def _check_divides(global_batch: int, world_size: int, accumulation: int) -> None:
+def check_divides(global_batch: int, world_size: int, accumulation: int) -> None:
+    """Raise a UserError where a global batch does not divide into micro-batches of processes; it names those near."""
     parts = world_size * accumulation
     if global_batch >= 1 and global_batch % parts == 0:
         return

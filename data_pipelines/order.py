@@ -6,7 +6,7 @@ position by looking at one block.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class Order:
         self.seed = seed
         self.steps_per_epoch = self.num_samples // global_batch
         self._shuffle_block = shuffle_block
-        self._layout: tuple[int, list[_Block]] | None = None
+        self._layouts: dict[int, list[_Block]] = {}  # of this epoch and the next
         self._cached: tuple[int, int, NDArray[np.int64]] | None = None
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -65,7 +65,7 @@ class Order:
             raise IndexError(f"positions [{start}, {stop}) of an epoch of {self.num_samples} samples")
         parts = []
         blocks = self._blocks(epoch)
-        number = bisect_right(blocks, start, key=lambda block: block.start) - 1
+        number = _number_at(blocks, start)
         while start < stop:
             ids = self._permuted(epoch, number, blocks[number])
             inside = ids[start - blocks[number].start : stop - blocks[number].start]
@@ -73,9 +73,17 @@ class Order:
             start, number = start + len(inside), number + 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def upcoming(self, epoch: int, position: int) -> Iterator[list[int]]:
+        """Shards of the block that holds a position, then of each that follows it, without end."""
+        number = _number_at(self._blocks(epoch), position)
+        while True:
+            for block in self._blocks(epoch)[number:]:
+                yield block.shards.tolist()
+            epoch, number = epoch + 1, 0
+
     def _blocks(self, epoch: int) -> list[_Block]:
-        if self._layout is not None and self._layout[0] == epoch:
-            return self._layout[1]
+        if epoch in self._layouts:
+            return self._layouts[epoch]
         filled = np.flatnonzero(self._sizes)
         shards = permutation(self.seed, Stream.SHARDS, epoch=epoch, items=filled)
         ends = np.cumsum(self._sizes[shards])
@@ -90,7 +98,9 @@ class Order:
         blocks = [
             _Block(int(ends[first - 1]) if first else 0, shards[first:last]) for first, last in pairwise(cuts)
         ]
-        self._layout = (epoch, blocks)
+        if len(self._layouts) == 2:
+            del self._layouts[next(iter(self._layouts))]
+        self._layouts[epoch] = blocks
         return blocks
 
     def _permuted(self, epoch: int, number: int, block: _Block) -> NDArray[np.int64]:
@@ -100,3 +110,7 @@ class Order:
             )
             self._cached = (epoch, number, permutation(self.seed, Stream.SAMPLES, epoch=epoch, items=ids))
         return self._cached[2]
+
+
+def _number_at(blocks: list[_Block], position: int) -> int:
+    return bisect_right(blocks, position, key=lambda block: block.start) - 1

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data_pipelines.urls import Place
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
 
@@ -59,10 +61,16 @@ class ViewSettings(Settings):
 class DataSettings(Settings):
     """Where images come from and how they become batches."""
 
-    train: Path = Path("data/train")
-    """Folder of shards with their index, to learn from."""
-    validation: Path | None = None
+    train: Place = Path("data/train")
+    """Folder of shards with their index, to learn from: a path, or a URL that fsspec knows (`s3://BUCKET/PATH`)."""
+    validation: Place | None = None
     """Folder of labelled shards for kNN and probes; none: no evaluation during training."""
+    cache: Path = Path("~/.cache/all4one/shards")
+    """Folder on a disk of this machine that keeps the shards of URLs; processes and runs share it."""
+    cache_bytes: int = Field(100_000_000_000, ge=1)
+    """Bytes that all shards in `cache` may hold; those not read for longest go first."""
+    cache_ahead: int = Field(16, ge=0, le=4096)
+    """Shards that are fetched before the block of `shuffle_block` samples that needs them is reached."""
     executor: Literal["auto", "dali", "opencv"] = "auto"
     """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
     threads: int = Field(0, ge=0, le=256)

@@ -4,14 +4,20 @@ import os
 import tarfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.cache import Cache, Descriptor
+from data_pipelines.cached_files import CachedFiles
 from data_pipelines.errors import UserError
 from data_pipelines.index import INDEX, DatasetRecord, mend, read_index, read_record
+from data_pipelines.remote_set import MEND, open_remote
+from data_pipelines.settings import DataSettings
+from data_pipelines.urls import Url, place
 
 _MAX_OPEN = 256
 
@@ -38,7 +44,13 @@ class ShardSet:
     Reading is safe from several threads. Use `ShardSet.open`.
     """
 
-    def __init__(self, folder: Path, record: DatasetRecord, index: NDArray[np.void]) -> None:
+    def __init__(
+        self,
+        folder: Path | Url,
+        record: DatasetRecord,
+        index: NDArray[np.void],
+        files: "LocalFiles | CachedFiles",
+    ) -> None:
         self.folder = folder
         self.classes = record.classes
         self.index = index
@@ -47,23 +59,39 @@ class ShardSet:
         """Hash of the index: another one is another set."""
         self.shard_sizes = [shard.samples for shard in record.shards]
         """Samples of each shard."""
-        self._names = [shard.name for shard in record.shards]
-        self._files = _Files([folder / name for name in self._names])
+        self.files = files
+        """Where the bytes come from."""
+        self._record = record
 
     @classmethod
-    def open(cls, folder: Path) -> "ShardSet":
+    def open(cls, folder: Path | str, settings: DataSettings | None = None) -> "ShardSet":
         """Open a folder of shards that has an index.
+
+        Args:
+            folder: on this machine, or a URL.
+            settings: of the cache that a URL's shards come into; None: the defaults.
 
         Raises:
             UserError: the folder or its index is missing, of another version, stale or foreign; names the shard
-                and the command that mends it.
+                and the command that mends it. A URL that cannot be read.
         """
-        folder = Path(folder)
-        record = read_record(folder)
-        index = read_index(folder, record)
-        _check_shards(folder, record)
+        folder = place(folder)
+        files: LocalFiles | CachedFiles
+        if isinstance(folder, Url):
+            settings = settings or DataSettings()
+            cache = Cache(settings.cache.expanduser(), settings.cache_bytes)
+            record, index, files = open_remote(folder, cache, settings.cache_ahead)
+        else:
+            record = read_record(folder)
+            index = read_index(folder, record)
+            _check_shards(folder, record)
+            files = LocalFiles([folder / shard.name for shard in record.shards])
         _check_rows(folder, record, index)
-        return cls(folder, record, index)
+        return cls(folder, record, index, files)
+
+    def copy(self) -> "ShardSet":
+        """The same set with open files, downloads and a window of its own, for one reader among several."""
+        return ShardSet(self.folder, self._record, self.index, self.files.copy())
 
     @property
     def num_classes(self) -> int:
@@ -85,16 +113,17 @@ class ShardSet:
             BadSample: it cannot be read, is short, or its CRC differs from the index.
         """
         row = self.index[sample]
-        size = int(row["size"])
+        shard, size, offset, crc32 = (int(row[name]) for name in ("shard", "size", "offset", "crc32"))
         try:
-            data = self._files.read(int(row["shard"]), size, int(row["offset"]))
+            data = self.files.read(shard, size, offset)
+            if zlib.crc32(data) == crc32:
+                return data
+            data = self.files.read_again(shard, size, offset, crc32)
         except OSError as error:
             raise BadSample(int(sample), f"cannot be read: {error.strerror}") from error
-        if len(data) < size:
-            raise BadSample(int(sample), "cut short")
-        if zlib.crc32(data) != row["crc32"]:
-            raise BadSample(int(sample), "CRC differs from the index")
-        return data
+        if zlib.crc32(data) == crc32:
+            return data
+        raise BadSample(int(sample), "cut short" if len(data) < size else "CRC differs from the index")
 
     def key(self, sample: int) -> str:
         """`SHARD.tar/KEY` of a sample, from the header that stands before it; the shard and offset where that
@@ -103,41 +132,53 @@ class ShardSet:
         row = self.index[sample]
         shard, offset = int(row["shard"]), int(row["offset"])
         try:
-            block = self._files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+            block = self.files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
             name = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
         except (OSError, tarfile.HeaderError):
-            return f"{self._names[shard]}@{offset}"
+            return f"{self._name(shard)}@{offset}"
         folder, _, base = name.rpartition("/")
         key = base.partition(".")[0]
-        return f"{self._names[shard]}/{folder}/{key}" if folder else f"{self._names[shard]}/{key}"
+        return f"{self._name(shard)}/{folder}/{key}" if folder else f"{self._name(shard)}/{key}"
+
+    def _name(self, shard: int) -> str:
+        return self._record.shards[shard].name
 
 
-class _Files:
-    """Positioned reads from many files, of which the last used stay open."""
+class LocalFiles:
+    """Positioned reads from the shards of a folder, of which the last used stay open."""
+
+    stopped = False
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._lock = Lock()
-        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._open: OrderedDict[int, Descriptor] = OrderedDict()
+
+    def copy(self) -> "LocalFiles":
+        """The same shards with open files of their own."""
+        return LocalFiles(self._paths)
 
     def read(self, number: int, size: int, offset: int) -> bytes:
+        """Bytes of a shard, fewer where it ends before. Raises OSError."""
         with self._lock:
-            descriptor = self._open.pop(number, None) or _Descriptor(self._paths[number])
+            descriptor = self._open.pop(number, None) or Descriptor(self._paths[number])
             self._open[number] = descriptor
             if len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)
         return os.pread(descriptor.number, size, offset)
 
+    def read_again(self, number: int, size: int, offset: int, crc32: int) -> bytes:
+        """Bytes that were not as they should be; here is the only copy."""
+        return self.read(number, size, offset)
 
-class _Descriptor:
-    """An open file that closes when the last thread that reads from it lets go."""
+    def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
+        """All shards are here."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def start(self) -> None:
+        """There is nothing to start."""
 
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+    def stop(self) -> None:
+        """No read waits for long."""
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:
@@ -157,15 +198,16 @@ def _check_shards(folder: Path, record: DatasetRecord) -> None:
             )
 
 
-def _check_rows(folder: Path, record: DatasetRecord, index: NDArray[np.void]) -> None:
+def _check_rows(folder: Path | Url, record: DatasetRecord, index: NDArray[np.void]) -> None:
     """Refuse an index that cannot be that of these shards, by the first and last row of each."""
+    fix = MEND if isinstance(folder, Url) else mend(folder)
     last = 0
     for number, shard in enumerate(record.shards):
         first, last = last, last + shard.samples
         for row in index[[first, last - 1]] if shard.samples else ():
             if row["shard"] != number or not 512 <= row["offset"] <= shard.size - row["size"]:
                 raise UserError(
-                    f"the index {INDEX} belongs to other shards", where=folder / shard.name, fix=mend(folder)
+                    f"the index {INDEX} belongs to other shards", where=folder / shard.name, fix=fix
                 )
     if last != len(index):
-        raise UserError(f"{INDEX} and the shards differ in samples", where=folder, fix=mend(folder))
+        raise UserError(f"{INDEX} and the shards differ in samples", where=folder, fix=fix)

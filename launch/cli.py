@@ -66,11 +66,11 @@ def evaluate(
     knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Linear probe on frozen features.")] = False,
     train_set: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--train", help="Labelled shards to learn from; the run's own if not given."),
     ] = None,
     validation_set: Annotated[
-        Path | None, typer.Option("--validation", help="Labelled shards to judge on.")
+        str | None, typer.Option("--validation", help="Labelled shards to judge on.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the results go; eval.json in the run's folder if not given.")

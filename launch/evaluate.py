@@ -15,6 +15,7 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.loader import EvalLoader
+from data_pipelines.settings import DataSettings
 from data_pipelines.shards import ShardSet
 from trainer.evaluation.features import extract
 from trainer.evaluation.knn import knn_accuracy
@@ -23,7 +24,7 @@ from trainer.export import Trained, load_backbones
 
 
 def evaluate_backbone(
-    source: Path, *, knn: bool, linear: bool, train: Path | None, validation: Path | None, out: Path | None
+    source: Path, *, knn: bool, linear: bool, train: str | None, validation: str | None, out: Path | None
 ) -> None:
     """Judge every backbone of a run, or the one of an exported file.
 
@@ -39,8 +40,9 @@ def evaluate_backbone(
         UserError: no such source, or sets that are missing, unlabelled or of different classes.
     """
     trained = load_backbones(source)
-    train_set = _labelled(train or trained.recipe.data.train, "--train")
-    validation_set = _labelled(validation or trained.recipe.data.validation, "--validation")
+    settings = trained.recipe.data
+    train_set = _labelled(train or settings.train, settings, "--train")
+    validation_set = _labelled(validation or settings.validation, settings, "--validation")
     if train_set.classes != validation_set.classes:
         raise UserError(
             f"has other classes than {train_set.folder}",
@@ -75,12 +77,12 @@ def evaluate_backbone(
     print(f"wrote {path}")
 
 
-def _labelled(folder: Path | None, option: str) -> ShardSet:
+def _labelled(folder: Path | str | None, settings: DataSettings, option: str) -> ShardSet:
     if folder is None:
         raise UserError(
             "the recipe names no labelled set for this", where=option, fix=f"give one with {option} SHARDS"
         )
-    shards = ShardSet.open(folder)
+    shards = ShardSet.open(folder, settings)
     if shards.num_classes == 0:
         raise UserError("has no labels", where=folder, fix=f"give a labelled set with {option} SHARDS")
     return shards

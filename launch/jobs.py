@@ -10,6 +10,7 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
+from data_pipelines.urls import Url
 from launch.local import launch
 from trainer.backbones import build_backbone
 from trainer.checkpoint import CheckpointStore
@@ -47,7 +48,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
     nproc = nproc or last
     check(after, nproc)
     if state := CheckpointStore(run.checkpoints).newest_state():
-        refuse_other_set(state, ShardSet.open(after.data.train))
+        refuse_other_set(state, ShardSet.open(after.data.train, after.data))
     if any(r["event"] == "end" and r["reason"] == "finished" for r in records):
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return 0
@@ -78,10 +79,10 @@ def check(config: Config, nproc: int) -> None:
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
             fix=f"--nproc {torch.cuda.device_count()} or fewer",
         )
-    train_set = ShardSet.open(config.data.train)
+    train_set = ShardSet.open(config.data.train, config.data)
     _check_batch(config, nproc, len(train_set), config.data.train)
     if config.data.validation is not None:
-        _check_validation(train_set, ShardSet.open(config.data.validation), nproc)
+        _check_validation(train_set, ShardSet.open(config.data.validation, config.data), nproc)
     steps = len(train_set) // config.train.global_batch
     total = config.train.epochs * steps
     Schedule.from_settings(config.optim, steps, min(total, config.train.max_steps or total))
@@ -89,7 +90,7 @@ def check(config: Config, nproc: int) -> None:
         build_backbone(config.backbone, config.data.views[0].size)
 
 
-def _check_batch(config: Config, nproc: int, samples: int, folder: Path) -> None:
+def _check_batch(config: Config, nproc: int, samples: int, folder: Path | Url) -> None:
     batch, parts = config.train.global_batch, config.train.accumulation
     unit = nproc * parts
     if batch % unit or batch // unit < 2:

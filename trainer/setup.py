@@ -44,8 +44,10 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
 def build(config: Config, run: RunFolder, process: Process) -> Parts:
     """Open the data and make everything that trains. Raises UserError for what the user can mend."""
     torch.set_num_threads(config.parallel.threads or share_of_cores())
-    train_set = ShardSet.open(config.data.train)
-    validation_set = ShardSet.open(config.data.validation) if config.data.validation else None
+    train_set = ShardSet.open(config.data.train, config.data)
+    validation_set = (
+        ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
+    )
     loader = TrainLoader(
         train_set, config.data, seed=config.run.seed, rank=process.rank, world_size=process.world_size,
         global_batch=config.train.global_batch, accumulation=config.train.accumulation, device=process.device,

@@ -1,0 +1,205 @@
+"""The shards of a remote set, read by way of the cache on this machine's disk and fetched ahead of the reads."""
+
+import errno
+import logging
+import os
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from threading import Condition, Event, Thread
+
+from data_pipelines.cache import Cache, Descriptor, NoRoom, Read, Stopped
+from data_pipelines.index import DatasetRecord
+from data_pipelines.remote import CHUNK, Remote, RemoteError
+from data_pipelines.urls import Url
+
+_THREADS = 4
+_FULL_SECONDS = 1.0  # between looks for room
+_FAILED_SECONDS = 60.0  # in which a shard that could not be fetched is not tried again
+_log = logging.getLogger(__name__)
+
+
+class CachedFiles:
+    """The shards of a remote set, each downloaded whole when it is read or expected.
+
+    Reading is safe from several threads.
+
+    Args:
+        url: the set's folder.
+        cache: where the shards are kept.
+        record: what `dataset.json` says.
+        index: the index in the cache, held there as long as this is used.
+        ahead: shards that are fetched ahead of the block that is read, at most.
+    """
+
+    def __init__(self, url: Url, cache: Cache, record: DatasetRecord, index: Descriptor, ahead: int) -> None:
+        self._url, self._cache, self._record, self._index, self._ahead = url, cache, record, index, ahead
+        self._stop, self._changed = Event(), Condition()
+        self._remote = Remote(url, self._stop)
+        self._window: list[int] = []  # shards to have here, the soonest first
+        self._held: dict[int, Descriptor] = {}  # those of the window that are here
+        self._queue: deque[int] = deque()
+        self._threads: list[Thread] = []
+        self._failed: dict[int, tuple[float, str]] = {}  # until when, and why
+        self._told = False
+
+    def copy(self) -> "CachedFiles":
+        """The same shards with a window, threads and a stop of their own."""
+        return CachedFiles(self._url, self._cache, self._record, self._index, self._ahead)
+
+    def read(self, number: int, size: int, offset: int) -> bytes:
+        """Bytes of a shard; where the disk has no room for it, from the remote folder itself.
+
+        Raises:
+            OSError: the shard cannot be fetched.
+        """
+        until, reason = self._failed.get(number, (0.0, ""))
+        if time.monotonic() < until:
+            raise RemoteError(errno.EIO, reason)
+        if self._stop.is_set():
+            raise Stopped(errno.EINTR, "stopped")
+        try:
+            return self._read_cached(number, size, offset)
+        except RemoteError as error:
+            self._failed[number] = (time.monotonic() + _FAILED_SECONDS, str(error.strerror))
+            raise
+
+    def read_again(self, number: int, size: int, offset: int, crc32: int) -> bytes:
+        """Bytes that were not as they should be, from where they came from.
+
+        Where they are right there, the copy in the cache is wrong and goes.
+        """
+        data = self._read_remote(number, size, offset)
+        if zlib.crc32(data) == crc32:
+            with self._changed:
+                wrong = self._held.pop(number, None)
+            if wrong := wrong or self._cache.open(self._name(number)):
+                self._cache.drop(self._name(number), wrong)
+        return data
+
+    def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
+        """Fetch what will be read next, as far as the cache has room, and let go of what will not.
+
+        Args:
+            upcoming: shards by block: the one that is read, then those that follow it.
+        """
+        window = self._fitting(upcoming)
+        with self._changed:
+            if window == self._window or self._stop.is_set():
+                return
+            self._window = window
+            for number in self._held.keys() - set(window):
+                self._held.pop(number).touch()
+            self._queue = deque(number for number in window if number not in self._held)
+            self._changed.notify_all()
+            while len(self._threads) < min(_THREADS, len(window)):
+                self._threads.append(Thread(target=self._fetch_ahead, name="fetch", daemon=True))
+                self._threads[-1].start()
+
+    def start(self) -> None:
+        """Let reads and `expect` work again after `stop`."""
+        self._stop.clear()
+
+    def stop(self) -> None:
+        """End all downloads and reads, which raise, and wait for the threads. Idempotent."""
+        with self._changed:
+            self._stop.set()
+            self._window, self._held = [], {}
+            self._queue.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether reads are ended."""
+        return self._stop.is_set()
+
+    def _fitting(self, upcoming: Iterator[Sequence[int]]) -> list[int]:
+        block = next(upcoming, [])
+        window, left = list[int](), self._cache.max_bytes
+        for number in dict.fromkeys(chain(block, islice(chain.from_iterable(upcoming), self._ahead))):
+            left -= self._record.shards[number].size
+            if left < 0:
+                break
+            window.append(number)
+        return window
+
+    def _fetch_ahead(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stop.is_set())
+                if self._stop.is_set():
+                    return
+                number = self._queue.popleft()
+            try:
+                self._open(number)
+            except NoRoom:  # until those that read along on this machine are done with a block
+                with self._changed:
+                    if number in self._window:
+                        self._queue.append(number)
+                self._stop.wait(_FULL_SECONDS)
+            except OSError as error:  # the read of this shard meets it again, and is told
+                _log.debug("%s: %s", self._record.shards[number].name, error)
+
+    def _read_cached(self, number: int, size: int, offset: int) -> bytes:
+        try:
+            file = self._open(number)
+            return os.pread(file.number, size, offset)
+        except (RemoteError, Stopped):
+            raise
+        except (NoRoom, OSError) as error:
+            if not self._told:
+                self._told = True
+                _log.warning(
+                    "%s has no room for the shards that are read together (%s): images are read one by one, which is "
+                    "slow. Raise data.cache_bytes (%d), make room, or lower data.shuffle_block.",
+                    self._cache.folder, error.strerror if isinstance(error, OSError) else "full", self._cache.max_bytes,
+                )  # fmt: skip
+            return self._read_remote(number, size, offset)
+
+    def _read_remote(self, number: int, size: int, offset: int) -> bytes:
+        return self._remote.read(self._record.shards[number].name, offset, offset + size)[:size]
+
+    def _open(self, number: int) -> Descriptor:
+        """The shard's file in the cache, fetched where it is not there; held there if it is in the window."""
+        name, shard = self._name(number), self._record.shards[number]
+        while True:
+            with self._changed:
+                if number in self._held:
+                    return self._held[number]
+            if (found := self._cache.open(name)) is None:
+                self._cache.fetch(
+                    name, shard.size, download(self._remote, shard.name, shard.size), self._stop
+                )
+                continue
+            with self._changed:
+                if number in self._window and self._cache.keep(name, found):
+                    self._held[number] = found
+            return found
+
+    def _name(self, number: int) -> str:
+        return name_in_cache(self._record, self._record.shards[number].name)
+
+
+def download(remote: Remote, name: str, size: int) -> Read:
+    """What reads a remote file for the cache in chunks, and refuses one of another length than `size`."""
+
+    def read(offset: int) -> bytes:
+        data = remote.read(name, offset, offset + CHUNK)
+        if not data or offset + len(data) > size:
+            found = f"more than {size}" if data else str(offset)
+            raise RemoteError(
+                errno.EIO, f"the file has {found} bytes but the index was made for {size}", remote.url / name
+            )
+        return data
+
+    return read
+
+
+def name_in_cache(record: DatasetRecord, name: str) -> str:
+    """Where the cache keeps a file of a set; sets of another content are kept apart."""
+    return f"{record.fingerprint[:16]}/{name}"

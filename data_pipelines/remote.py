@@ -1,0 +1,147 @@
+"""Reads from a remote folder through fsspec, tried again where that may help."""
+
+import asyncio
+import errno
+import logging
+import random
+import time
+from concurrent.futures import wait
+from threading import Event
+from typing import Any
+
+from data_pipelines.cache import Stopped
+from data_pipelines.errors import UserError
+from data_pipelines.urls import Url
+
+CHUNK = 8 << 20
+"""Bytes of one request, at most."""
+TRIES = 15
+"""Attempts of one request; with the waits between them they last about nine minutes."""
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 60.0
+_TIMEOUT_SECONDS = 60.0  # of one attempt
+_POLL_SECONDS = 0.1
+_MAY_PASS = (408, 425, 429)  # HTTP: timeout, too early, too many requests; and all of 500 on
+_FINAL = (
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, NotImplementedError,
+    TypeError, ValueError,
+)  # fmt: skip
+_log = logging.getLogger(__name__)
+
+
+class RemoteError(OSError):
+    """Something could not be read, and trying again did not or will not help; `strerror` says why.
+
+    `errno` is ENOENT for what is not there, EACCES for what is forbidden, EIO for all else.
+    """
+
+
+class Remote:
+    """Files of a remote folder. Safe to use from threads, and in a process that was forked.
+
+    Args:
+        url: the folder, of any protocol that fsspec knows.
+        stop: once it is set, reads end with `Stopped`.
+
+    Raises:
+        UserError: fsspec does not know the protocol, or the package for it is missing.
+    """
+
+    def __init__(self, url: Url, stop: Event) -> None:
+        self.url, self._stop = url, stop
+        protocol = url.partition("://")[0]
+        try:
+            self._file_system(url)
+        except ImportError as error:
+            package = getattr(error.__cause__, "name", None) or error.name
+            raise UserError(
+                f"{protocol}:// needs a package that cannot be imported: {error}", where=url,
+                fix=f"pip install {package}" if package else None,
+            ) from error  # fmt: skip
+        except ValueError as error:
+            raise UserError(
+                f"cannot be opened: {error}", where=url,
+                fix="give a folder, or a URL that fsspec knows, such as s3://, gs://, https:// or hf://",
+            ) from error  # fmt: skip
+
+    def read(self, name: str, start: int, stop: int, *, tries: int = TRIES) -> bytes:
+        """Bytes from `start` on of a file: those up to `stop`, or to the file's end where that comes first.
+
+        There are more where the server knows no ranges and sends the whole file.
+
+        Raises:
+            RemoteError: it cannot be read.
+            Stopped: meanwhile the reads were ended.
+        """
+        url = self.url / name
+        for attempt in range(1, tries + 1):
+            try:
+                data = self._request(url, start, stop)
+                return data[start:] if len(data) > stop - start else data
+            except Stopped:
+                raise
+            except Exception as error:
+                if _status(error) == 416:  # range not satisfiable: nothing is there
+                    return b""
+                reason = _reason(error)
+                if attempt == tries or not _may_pass(error):
+                    raise RemoteError(_errno(error), reason, url) from error
+            pause = min(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS) * random.uniform(
+                0.5, 1
+            )
+            _log.warning("%s: %s; trying again in %.1f s", url, reason, pause)
+            if self._stop.wait(pause):
+                break
+        raise Stopped(errno.EINTR, "stopped")
+
+    def _request(self, url: Url, start: int, stop: int) -> bytes:
+        files, path = self._file_system(url)
+        if not files.async_impl:
+            return files.cat_file(path, start=start, end=stop, cache_type="none")  # nothing read ahead
+        # not `files.cat_file`, which could be interrupted only between requests
+        future = asyncio.run_coroutine_threadsafe(files._cat_file(path, start=start, end=stop), files.loop)
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while not wait([future], _POLL_SECONDS).done:
+            if self._stop.is_set() or time.monotonic() > deadline:
+                future.cancel()
+                if self._stop.is_set():
+                    raise Stopped(errno.EINTR, "stopped")
+                raise TimeoutError(f"no answer for {_TIMEOUT_SECONDS:.0f} s")
+        return future.result()
+
+    @staticmethod
+    def _file_system(url: Url) -> tuple[Any, str]:
+        """fsspec's object for a URL: made anew in a forked process, whose event loop has no thread."""
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(str(url))
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status, wherever the package that met it has put it."""
+    for holder, name in (error, "status"), (getattr(error, "response", None), "status_code"), (error, "code"):
+        if isinstance(status := getattr(holder, name, None), int):
+            return status
+    return None
+
+
+def _may_pass(error: Exception) -> bool:
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in _MAY_PASS
+    return not isinstance(error, _FINAL) and "Credential" not in type(error).__name__
+
+
+def _errno(error: Exception) -> int:
+    if isinstance(error, FileNotFoundError) or _status(error) in (404, 410):
+        return errno.ENOENT
+    if isinstance(error, PermissionError) or _status(error) in (401, 403):
+        return errno.EACCES
+    return errno.EACCES if "Credential" in type(error).__name__ else errno.EIO
+
+
+def _reason(error: Exception) -> str:
+    if (status := _status(error)) is not None:
+        return f"HTTP status {status}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,104 @@
+"""Opens a set of shards by its URL: its index comes into the cache, and is checked."""
+
+import errno
+import re
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from data_pipelines.cache import Cache, Descriptor, NoRoom
+from data_pipelines.cached_files import CachedFiles, download, name_in_cache
+from data_pipelines.errors import UserError
+from data_pipelines.index import DATASET, INDEX, ROW, VERSION, DatasetRecord, fingerprint, read_index
+from data_pipelines.remote import CHUNK, Remote, RemoteError
+from data_pipelines.urls import Url
+
+MEND = "index the shards where they are local (all4one data index FOLDER), then upload index.npy and dataset.json"
+_OPENING_TRIES = 5
+_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
+
+
+class Opened(NamedTuple):
+    """A remote set."""
+
+    record: DatasetRecord
+    rows: NDArray[np.void]
+    """The index, `[N]` of `data_pipelines.index.ROW`."""
+    files: CachedFiles
+
+
+def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
+    """Open a set by its URL; its index is downloaded unless the cache has it.
+
+    Args:
+        url: a folder with shards, `dataset.json` and `index.npy`.
+        cache: where the index and the shards are kept.
+        ahead: shards that are fetched ahead of the block that is read, at most.
+
+    Raises:
+        UserError: no such folder, no access, no index or a broken one, or a cache that cannot be written.
+    """
+    remote = Remote(url, Event())
+    try:
+        record = _read_record(remote)
+        index, held = _read_index(remote, cache, record)
+    except RemoteError as error:
+        what, fix = {
+            errno.ENOENT: ("there is no such file; a remote set needs its index", MEND),
+            errno.EACCES: (f"access is refused ({error.strerror})", "see that fsspec finds your credentials"),
+        }.get(
+            error.errno or 0,
+            (f"cannot be read ({error.strerror})", "see that the server is up, then try again"),
+        )
+        raise UserError(what, where=error.filename, fix=fix) from error
+    except (NoRoom, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no room under data.cache_bytes"
+        raise UserError(
+            f"the index cannot be kept here: {reason}", where=cache.folder,
+            fix="make room, or set data.cache to another folder on a disk of this machine",
+        ) from error  # fmt: skip
+    return Opened(record, index, CachedFiles(url, cache, record, held, ahead))
+
+
+def _read_record(remote: Remote) -> DatasetRecord:
+    data = b""
+    while len(data) % CHUNK == 0 and (
+        more := remote.read(DATASET, len(data), len(data) + CHUNK, tries=_OPENING_TRIES)
+    ):
+        data += more
+    where = remote.url / DATASET
+    try:
+        record = DatasetRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise UserError("the file is not an index of ours", where=where, fix=MEND) from error
+    if record.version != VERSION:
+        raise UserError(
+            f"the index is of version {record.version}, this program reads version {VERSION}", where=where, fix=MEND
+        )  # fmt: skip
+    # They become names of files here.
+    names = [shard.name for shard in record.shards]
+    if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):
+        raise UserError("the file is not an index of ours", where=where, fix=MEND)
+    return record
+
+
+def _read_index(remote: Remote, cache: Cache, record: DatasetRecord) -> tuple[NDArray[np.void], Descriptor]:
+    name, fresh = name_in_cache(record, INDEX), False
+    while (held := cache.open(name)) is None or not cache.keep(name, held):
+        start = remote.read(INDEX, 0, 10, tries=_OPENING_TRIES)
+        size = 10 + int.from_bytes(start[8:10], "little") + record.samples * ROW.itemsize  # header and rows
+        cache.fetch(name, size, download(remote, INDEX, size), Event())
+        fresh = True
+    where = remote.url / INDEX
+    try:
+        index = read_index((cache.folder / name).parent, record)
+    except UserError as error:
+        cache.drop(name, held)
+        raise UserError(error.what, where=where, fix=MEND) from error
+    if fresh and fingerprint(np.asarray(index)) != record.fingerprint:
+        cache.drop(name, held)
+        raise UserError(f"the index and {DATASET} beside it are of different sets", where=where, fix=MEND)
+    return index, held
