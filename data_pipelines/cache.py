@@ -28,8 +28,8 @@ class NoRoom(Exception):
     """A file fits neither under the cap nor on the disk, although all that may go is gone."""
 
 
-class Stopped(OSError):
-    """Whoever waited for a file is to end."""
+class Stopped(Exception):
+    """Whoever waits for a file is to end: nothing is wrong with it."""
 
 
 class Descriptor:
@@ -130,7 +130,7 @@ class Cache:
             with self._begin(part, size) as writer:
                 while writer.is_at(part) and not writer.lock(fcntl.LOCK_EX):
                     if stop.wait(_POLL_SECONDS):
-                        raise Stopped(errno.EINTR, "stopped")
+                        raise Stopped
                 if not writer.is_at(part):  # it was finished or evicted
                     continue
                 if whole.exists():  # it was finished before this one began another

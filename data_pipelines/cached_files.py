@@ -54,12 +54,13 @@ class CachedFiles:
 
         Raises:
             OSError: the shard cannot be fetched.
+            Stopped: reads were ended.
         """
         until, reason = self._failed.get(number, (0.0, ""))
         if time.monotonic() < until:
             raise RemoteError(errno.EIO, reason)
         if self._stop.is_set():
-            raise Stopped(errno.EINTR, "stopped")
+            raise Stopped
         try:
             return self._read_cached(number, size, offset)
         except RemoteError as error:
@@ -103,7 +104,7 @@ class CachedFiles:
         self._stop.clear()
 
     def stop(self) -> None:
-        """End all downloads and reads, which raise, and wait for the threads. Idempotent."""
+        """End all downloads and reads, which raise `Stopped`, and wait for the threads. Idempotent."""
         with self._changed:
             self._stop.set()
             self._window, self._held = [], {}
@@ -112,11 +113,6 @@ class CachedFiles:
         for thread in self._threads:
             thread.join()
         self._threads = []
-
-    @property
-    def stopped(self) -> bool:
-        """Whether reads are ended."""
-        return self._stop.is_set()
 
     def _fitting(self, upcoming: Iterator[Sequence[int]]) -> list[int]:
         block = next(upcoming, [])
@@ -142,14 +138,16 @@ class CachedFiles:
                     if number in self._window:
                         self._queue.append(number)
                 self._stop.wait(_FULL_SECONDS)
-            except OSError as error:  # the read of this shard meets it again, and is told
+            except Stopped:
+                return
+            except OSError as error:  # the read of this shard meets it again, and tells
                 _log.debug("%s: %s", self._record.shards[number].name, error)
 
     def _read_cached(self, number: int, size: int, offset: int) -> bytes:
         try:
             file = self._open(number)
             return os.pread(file.number, size, offset)
-        except (RemoteError, Stopped):
+        except RemoteError:
             raise
         except (NoRoom, OSError) as error:
             if not self._told:

@@ -6,6 +6,7 @@ how far ahead batches are made, or on where the run was started.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.cache import Stopped
 from data_pipelines.errors import UserError
 from data_pipelines.order import Order
 from data_pipelines.prefetch import Prefetch
@@ -152,17 +154,16 @@ class TrainLoader:
             self._prefetch = None
 
     def _make(self, step: int) -> Iterator[_Made]:
-        while True:
-            epoch, inside = divmod(step, self.steps_per_epoch)
-            for micro in range(self._accumulation):
-                start = inside * self._global_batch + micro * self._micro_batch + self._rank * self._batch
-                self._shards.files.expect(self._order.upcoming(epoch, start))
-                samples = self._order.samples(epoch, start, start + self._batch)
-                read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
-                if self._shards.files.stopped:  # what could not be read then is not bad
-                    return
-                yield _Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
-            step += 1
+        with suppress(Stopped):
+            while True:
+                epoch, inside = divmod(step, self.steps_per_epoch)
+                for micro in range(self._accumulation):
+                    start = inside * self._global_batch + micro * self._micro_batch + self._rank * self._batch
+                    self._shards.files.expect(self._order.upcoming(epoch, start))
+                    samples = self._order.samples(epoch, start, start + self._batch)
+                    read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
+                    yield _Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
+                step += 1
 
     def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[ViewNumbers]:
         sizes = self._shards.sizes(samples)
@@ -235,14 +236,12 @@ class EvalLoader:
         self.close()
 
     def _make(self) -> Iterator[ReadBatch]:
-        for start in range(0, len(self._samples), self._batch):
-            samples = self._samples[start : start + self._batch]
-            shard = int(self._shards.index["shard"][samples[0]])
-            self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
-            read = self._reader.read(samples, self._numbers, replace=False)
-            if self._shards.files.stopped:  # what could not be read then is not bad
-                return
-            yield read
+        with suppress(Stopped):
+            for start in range(0, len(self._samples), self._batch):
+                samples = self._samples[start : start + self._batch]
+                shard = int(self._shards.index["shard"][samples[0]])
+                self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
+                yield self._reader.read(samples, self._numbers, replace=False)
 
     def _numbers(self, samples: NDArray[np.int64]) -> list[ViewNumbers]:
         return [

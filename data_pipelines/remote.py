@@ -91,7 +91,7 @@ class Remote:
             _log.warning("%s: %s; trying again in %.1f s", url, reason, pause)
             if self._stop.wait(pause):
                 break
-        raise Stopped(errno.EINTR, "stopped")
+        raise Stopped
 
     def _request(self, url: Url, start: int, stop: int) -> bytes:
         files, path = self._file_system(url)
@@ -104,7 +104,7 @@ class Remote:
             if self._stop.is_set() or time.monotonic() > deadline:
                 future.cancel()
                 if self._stop.is_set():
-                    raise Stopped(errno.EINTR, "stopped")
+                    raise Stopped
                 raise TimeoutError(f"no answer for {_TIMEOUT_SECONDS:.0f} s")
         return future.result()
 
@@ -118,7 +118,10 @@ class Remote:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status, wherever the package that met it has put it."""
-    for holder, name in (error, "status"), (getattr(error, "response", None), "status_code"), (error, "code"):
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):  # botocore's
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for holder, name in (error, "status"), (response, "status_code"), (error, "code"):
         if isinstance(status := getattr(holder, name, None), int):
             return status
     return None

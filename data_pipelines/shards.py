@@ -111,6 +111,7 @@ class ShardSet:
 
         Raises:
             BadSample: it cannot be read, is short, or its CRC differs from the index.
+            Stopped: `files.stop` was called.
         """
         row = self.index[sample]
         shard, size, offset, crc32 = (int(row[name]) for name in ("shard", "size", "offset", "crc32"))
@@ -146,8 +147,6 @@ class ShardSet:
 
 class LocalFiles:
     """Positioned reads from the shards of a folder, of which the last used stay open."""
-
-    stopped = False
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths

@@ -25,6 +25,7 @@ class FileServer:
         self.folder = folder
         self.requests: list[Request] = []
         self.fault: Callable[[Request], int | str | None] = lambda request: None
+        self.stalled = 0
         self.closing = Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
@@ -59,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.files.fault(request)
         path = self.files.folder / name
         if fault == "stall":
+            self.files.stalled += 1
             self.files.closing.wait(30)
             return
         if isinstance(fault, int):

@@ -10,6 +10,7 @@ import pytest
 from file_server import FileServer, Request
 
 from data_pipelines import cached_files, remote
+from data_pipelines.cache import Stopped
 from data_pipelines.cached_files import CachedFiles
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards import BadSample, ShardSet
@@ -235,12 +236,12 @@ def test_stop_ends_downloads_and_reads_at_once_and_start_allows_them_again(
     copy = opened()
     server.fault = lambda request: "stall"
     copy.files.expect(iter([[0, 1, 2]]))
-    errors: list[BadSample] = []
+    errors: list[Stopped] = []
 
     def read() -> None:
         try:
             copy.read(89)
-        except BadSample as error:
+        except Stopped as error:
             errors.append(error)
 
     reader = Thread(target=read)
@@ -252,7 +253,7 @@ def test_stop_ends_downloads_and_reads_at_once_and_start_allows_them_again(
     assert time.monotonic() - began < 2
     assert len(errors) == 1
     server.fault = lambda request: None
-    with pytest.raises(BadSample, match="stopped"):
+    with pytest.raises(Stopped):
         copy.read(0)
     copy.files.start()
     assert copy.read(0) == shards.read(0)

@@ -1,17 +1,21 @@
 import json
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from file_server import FileServer
 
 from data_pipelines.errors import UserError
 from data_pipelines.loader import Batch, EvalLoader, TrainLoader
+from data_pipelines.order import Order
 from data_pipelines.quarantine import TooManyBadSamples
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards import ShardSet
@@ -197,6 +201,45 @@ def test_a_sample_that_was_bad_when_it_was_indexed_is_replaced_too(
         assert loader.bad_samples == 1
         assert png not in batch.ids.tolist()
         assert len(batch.ids) == 90
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_loader_closes_in_the_middle_of_a_download(
+    shards: ShardSet, whole_set: Path, tmp_path: Path, batches: int
+) -> None:
+    whole = take(shards, settings(), 1)
+    order = Order(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
+    good = [f"shard-{number:06d}.tar" for number in next(order.upcoming(0, 0))] * batches
+    with closing(FileServer(whole_set)) as server:
+        remote = ShardSet.open(server.url, settings(cache=tmp_path))
+        server.fault = lambda request: None if request.name in good else "stall"
+        with TrainLoader(
+            remote, settings(), seed=5, rank=0, world_size=1, global_batch=24, device=CPU
+        ) as loader:
+            got: list[Batch] = []
+            consumer = Thread(target=lambda: got.extend(loader.batches(0)))
+            consumer.start()
+            while not server.stalled or len(got) < batches:
+                time.sleep(0.01)
+            began = time.monotonic()
+            loader.close()
+            consumer.join()
+            assert time.monotonic() - began < 2
+            assert loader.bad_samples == 0
+            assert all(map(same, got, whole))
+            assert len(got) == batches
+
+
+def test_a_loader_of_a_url_starts_anywhere_again(shards: ShardSet, whole_set: Path, tmp_path: Path) -> None:
+    with closing(FileServer(whole_set)) as server:
+        remote = ShardSet.open(server.url, settings(cache=tmp_path))
+        whole = take(shards, settings(), 5)
+        with TrainLoader(
+            remote, settings(), seed=5, rank=0, world_size=1, global_batch=24, device=CPU
+        ) as loader:
+            for start in (0, 3, 1):
+                for got, expected in zip(loader.batches(start), whole[start : start + 2], strict=False):
+                    assert same(got, expected)
 
 
 def test_too_many_bad_samples_stop_the_run(whole_set: Path, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,6 +52,35 @@ def test_blocks_are_whole_shards_of_at_least_the_size_asked_for(shard_sizes: lis
     rest = order.num_samples - sum(lengths)
     assert rest < block
     assert all(length < 2 * block + max(shard_sizes) for length in lengths)
+
+
+@given(shard_sizes=sizes, seed=seeds, block=blocks, data=st.data())
+def test_upcoming_names_the_shards_in_the_order_they_are_read(
+    shard_sizes: list[int], seed: int, block: int, data: st.DataObject
+) -> None:
+    order = make(shard_sizes, seed, block)
+    start = data.draw(st.integers(0, order.num_samples - 1))
+    upcoming = order.upcoming(3, start)
+    first = np.concatenate([[0], np.cumsum(shard_sizes)])
+    current = next(upcoming)
+    for epoch, position in ((3, start), (4, 0), (5, 0)):
+        samples = order.samples(epoch, position, order.num_samples)
+        for shard in np.searchsorted(first, samples, side="right") - 1:
+            if shard not in current:
+                current = next(upcoming)
+            assert shard in current
+        if epoch < 5:
+            current = next(upcoming)
+
+
+def test_upcoming_does_not_disturb_the_order() -> None:
+    order, alone = make([10] * 6, block=20), make([10] * 6, block=20)
+    for epoch in range(4):
+        for start in range(0, 60, 10):
+            assert len(list(islice(order.upcoming(epoch, start), 9))) == 9
+            np.testing.assert_array_equal(
+                order.samples(epoch, start, start + 10), alone.samples(epoch, start, start + 10)
+            )
 
 
 def test_epochs_and_seeds_differ() -> None:

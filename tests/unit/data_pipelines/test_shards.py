@@ -126,6 +126,14 @@ def test_rubbish_and_other_versions_are_refused(folder: Path) -> None:
     assert "not an index of ours" in refused(folder)
 
 
+def test_copies_read_on_their_own(shards: ShardSet) -> None:
+    copy = shards.copy()
+    assert copy.read(7) == shards.read(7)
+    assert copy.key(7) == shards.key(7)
+    assert copy.files is not shards.files
+    assert (copy.fingerprint, copy.classes, len(copy)) == (shards.fingerprint, shards.classes, 90)
+
+
 def test_fingerprints_tell_sets_apart(folder: Path, whole_set: Path) -> None:
     assert ShardSet.open(folder).fingerprint == ShardSet.open(whole_set).fingerprint
     rows = np.load(folder / "index.npy")
