@@ -1,10 +1,11 @@
 """Settings of the data plane: what a recipe may say about images and their views."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_pipelines.presets import expand
 from data_pipelines.urls import Place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +59,17 @@ class ViewSettings(Settings):
         return self
 
 
+class StreamSettings(Settings):
+    """What `data.reader: stream` must be told, since there is no index to ask."""
+
+    samples: int = Field(0, ge=0)
+    """Samples that count as an epoch."""
+    classes: int = Field(0, ge=0)
+    """Classes of the labels in `.cls` or `.json`; 0: labels are not read."""
+    buffer: int = Field(10_000, ge=1)
+    """Samples that each process shuffles in memory, encoded."""
+
+
 class DataSettings(Settings):
     """Where images come from and how they become batches."""
 
@@ -71,6 +83,12 @@ class DataSettings(Settings):
     """Bytes that all shards in `cache` may hold; those not read for longest go first."""
     cache_ahead: int = Field(16, ge=0, le=4096)
     """Shards that are fetched before the block of `shuffle_block` samples that needs them is reached."""
+    reader: Literal["index", "stream"] = "index"
+    """`index`: shards with an index, exact order and resume. `stream`: any URL that webdataset opens, `data.train` with
+    braces (`shard-{000000..000099}.tar`), shards drawn with replacement; resume goes on with other samples."""
+    stream: StreamSettings = StreamSettings()
+    allow_pipe: bool = False
+    """Whether `pipe:` URLs may run their shell commands, in a stream."""
     executor: Literal["auto", "dali", "opencv"] = "auto"
     """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
     threads: int = Field(0, ge=0, le=256)
@@ -86,9 +104,14 @@ class DataSettings(Settings):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of red, green, blue in [0, 1] that normalisation divides by."""
     views: tuple[ViewSettings, ...] = (ViewSettings(), ViewSettings(solarise=0.2))
-    """The views of each image, in order."""
+    """The views of each image, in order: a list, or the name of a preset; see `data_pipelines.presets`."""
     eval_resize: int = Field(256, ge=8, le=2048)
     """Shorter side of an image for evaluation, pixels, before the centre crop of the first view's size."""
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _written_out(cls, views: Any) -> Any:
+        return expand(views)
 
     @model_validator(mode="after")
     def _usable(self) -> "DataSettings":
@@ -97,6 +120,13 @@ class DataSettings(Settings):
         if self.eval_resize < self.views[0].size:
             raise ValueError(
                 f"eval_resize ({self.eval_resize}) must not be below the view's size ({self.views[0].size})"
+            )
+        if self.reader == "stream" and self.stream.samples == 0:
+            raise ValueError("stream.samples must say how many samples are an epoch, with reader: stream")
+        if self.reader == "stream" and self.validation is not None:
+            raise ValueError(
+                "validation must be null with reader: stream, since kNN needs an indexed training set; judge the "
+                "checkpoints by `all4one eval RUN --train SHARDS --validation SHARDS`"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")

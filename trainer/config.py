@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -31,6 +31,8 @@ from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
 from trainer.recipes import read_recipe
+
+Part = TypeVar("Part", bound=Settings)
 
 
 class RunSettings(Settings):
@@ -143,7 +145,7 @@ class Config(Settings):
 MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
     "data.cache_ahead", "data.threads", "data.prefetch",
-    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "checkpoint", "eval", "metrics",
+    "data.max_bad_fraction", "data.eval_resize", "data.allow_pipe", "parallel.threads", "checkpoint", "eval", "metrics",
 )  # fmt: skip
 """Settings that do not change what is learned. All others must be the same on resume; the sets that
 `data.train` and `data.validation` name are compared by content."""
@@ -172,12 +174,37 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     return parse(values, where=f"{where} with {' '.join(overrides)}")
 
 
+def data_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> DataSettings:
+    """The data part of a recipe with `key=value` overrides, whether or not its method takes as many views.
+
+    Raises:
+        UserError: as for `load_config`.
+    """
+    values = read_recipe(recipe)
+    values["data"] = _validated(DataSettings, values.get("data", {}), str(recipe), "data").model_dump(
+        mode="json"
+    )
+    for assignment in overrides:
+        if not assignment.startswith("data."):
+            raise UserError(
+                f"{assignment!r} is no setting of the data", fix="give keys that begin with data."
+            )
+        set_value(values, assignment)
+    return _validated(DataSettings, values["data"], " ".join([str(recipe), *overrides]), "data")
+
+
 def parse(values: Mapping[str, Any], where: str) -> Config:
     """Validate nested values; `where` names their source in errors."""
+    return _validated(Config, values, where)
+
+
+def _validated(model: type[Part], values: Mapping[str, Any], where: str, *prefix: str) -> Part:
+    """Validated values of the configuration, or of the part of it that `prefix` names."""
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        problems = sorted({_explain(e, values) for e in error.errors()})
+        whole: Mapping[str, Any] = {prefix[0]: values} if prefix else values
+        problems = sorted({_explain({**e, "loc": (*prefix, *e["loc"])}, whole) for e in error.errors()})
         raise UserError(
             "the configuration is not valid:\n" + "\n".join(f"  - {p}" for p in problems),
             where=where,

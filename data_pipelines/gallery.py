@@ -1,0 +1,135 @@
+"""A picture of images beside the views that a recipe makes of them, with the numbers that were used."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipelines.augment import ViewNumbers, view_numbers
+from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
+from data_pipelines.images import UnusableImage, decode_rgb
+from data_pipelines.opencv import OpenCVExecutor
+from data_pipelines.order import Order
+from data_pipelines.settings import DataSettings
+from data_pipelines.shards import BadSample, ShardSet
+
+_CELL = 2.2  # inches
+
+
+def draw(
+    shards: ShardSet, settings: DataSettings, out: Path, *, seed: int, epoch: int, images: int
+) -> list[str]:
+    """Draw the first images of an epoch, a row each: the original with its crops, then every view.
+
+    Args:
+        shards: the set.
+        settings: views and shuffling.
+        out: a PNG, PDF or SVG file.
+        seed: seed of the run.
+        epoch: which epoch's order and numbers.
+        images: rows, at most as many as the set has samples.
+
+    Returns:
+        what could not be drawn: sample and reason.
+
+    Raises:
+        UserError: `out` cannot be written, or no image can be read.
+    """
+    order = Order(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
+    samples = order.samples(epoch, 0, min(images, len(shards)))
+    good, decoded, refused = _read(shards, samples)
+    if not decoded:
+        raise UserError("none of the images can be read", where=shards.folder, fix=refused[0])
+    ids = np.array(good)
+    numbers = [
+        view_numbers(view, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids, view=number)
+        for number, view in enumerate(settings.views)
+    ]
+    views = _make([data for data, _ in decoded], numbers)
+    _picture(out, [pixels for _, pixels in decoded], views, numbers, [shards.key(i) for i in good])
+    return refused
+
+
+def _read(
+    shards: ShardSet, samples: NDArray[np.int64]
+) -> tuple[list[int], list[tuple[bytes, NDArray[np.uint8]]], list[str]]:
+    good, decoded, refused = [], [], []
+    for sample in samples.tolist():
+        try:
+            data = shards.read(sample)
+            decoded.append((data, decode_rgb(data)))
+            good.append(sample)
+        except (BadSample, UnusableImage) as error:
+            refused.append(f"{shards.key(sample)}: {error}")
+    return good, decoded, refused
+
+
+def _make(images: list[bytes], numbers: list[ViewNumbers]) -> list[NDArray[np.float32]]:
+    """V x `[B, S, S, 3]` in [0, 1]."""
+    with ThreadPoolExecutor(1) as pool:
+        executor = OpenCVExecutor(
+            pool, threads=1, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"), dtype=torch.float32
+        )
+        return [view.permute(0, 2, 3, 1).numpy() for view in executor.run(images, numbers)]
+
+
+def _picture(
+    out: Path,
+    originals: list[NDArray[np.uint8]],
+    views: list[NDArray[np.float32]],
+    numbers: list[ViewNumbers],
+    names: list[str],
+) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import colormaps, pyplot
+
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    rows, columns = len(originals), 1 + len(views)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(_CELL * columns, 1.35 * _CELL * rows), squeeze=False, layout="constrained"
+    )
+    for row, (cells, original) in enumerate(zip(axes, originals, strict=True)):
+        _show(cells[0], original, f"{names[row]}\n{original.shape[1]} x {original.shape[0]}")
+        for number, (cell, view) in enumerate(zip(cells[1:], views, strict=True)):
+            colour = colours[number % len(colours)]
+            y, x, h, w = numbers[number].box[row]
+            cells[0].add_patch(pyplot.Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.5))
+            _show(cell, view[row], _words(numbers[number], row))
+            cell.set_title(f"view {number}, {numbers[number].size} px", fontsize=7, color=colour)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=110, format=out.suffix.removeprefix(".") or "png")
+    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
+        raise UserError(
+            f"the picture cannot be written: {error}", where=out, fix="name a .png file with --out"
+        ) from None
+    finally:
+        pyplot.close(figure)
+
+
+def _show(cell: Any, pixels: NDArray[Any], words: str) -> None:
+    cell.imshow(pixels)
+    cell.set(xticks=[], yticks=[])
+    cell.set_xlabel(words, fontsize=6)
+
+
+def _words(numbers: ViewNumbers, row: int) -> str:
+    """What was done to one view, without what was not."""
+    y, x, h, w = numbers.box[row]
+    lines = [f"crop {w} x {h} at {x}, {y}"]
+    if numbers.colour_changes()[row]:
+        factors = (numbers.brightness, numbers.contrast, numbers.saturation, numbers.hue)
+        b, c, s, turn = (float(factor[row]) for factor in factors)
+        lines.append(f"b {b:.2f}, c {c:.2f}, " + ("grey" if s == 0 else f"s {s:.2f}, h {turn:+.3f}"))
+    others = {"flip": numbers.flip[row], "solarise": numbers.solarise[row]}
+    words = [word for word, done in others.items() if done]
+    if (sigma := float(numbers.blur_sigma[row])) > 0:
+        words.append(f"blur {sigma:.2f} px")
+    return "\n".join([*lines, ", ".join(words)]).rstrip()

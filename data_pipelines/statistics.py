@@ -1,0 +1,79 @@
+"""What a set of shards holds, and how long an epoch of it takes to prepare."""
+
+import time
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_pipelines.loader import TrainLoader
+from data_pipelines.reader import share_of_cores
+from data_pipelines.settings import DataSettings
+from data_pipelines.shards import ShardSet
+
+QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
+
+
+class Statistics(NamedTuple):
+    """Facts from the index alone: no image is read."""
+
+    samples: int
+    shards: int
+    image_bytes: int
+    """Bytes of all encoded images."""
+    quantiles: dict[str, NDArray[np.float64]]
+    """Values at `QUANTILES` of `shorter side`, `longer side` (pixels), `aspect` (width over height) and `bytes`."""
+    per_class: NDArray[np.int64]
+    """`[classes]` samples of each class."""
+    unlabelled: int
+
+
+def statistics(shards: ShardSet) -> Statistics:
+    """Facts of a set."""
+    index = shards.index
+    width, height = index["width"].astype(np.int64), index["height"].astype(np.int64)
+    values = {
+        "shorter side": np.minimum(width, height),
+        "longer side": np.maximum(width, height),
+        "aspect": width / np.maximum(height, 1),
+        "bytes": index["size"],
+    }
+    labels = index["label"]
+    return Statistics(
+        samples=len(index),
+        shards=len(shards.shard_sizes),
+        image_bytes=int(index["size"].sum(dtype=np.int64)),
+        quantiles={name: np.quantile(value, QUANTILES) for name, value in values.items()},
+        per_class=np.bincount(labels[labels >= 0], minlength=shards.num_classes),
+        unlabelled=int((labels < 0).sum()),
+    )
+
+
+def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 512, batch: int = 32) -> float:
+    """Images a second that this machine reads, decodes and augments, measured on the first of an epoch.
+
+    Args:
+        shards: the set.
+        settings: views, executor, threads.
+        images: how many are measured, at least one batch.
+        batch: images of a batch.
+    """
+    batch = min(batch, len(shards))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with TrainLoader(
+        shards, settings, seed=0, rank=0, world_size=1, global_batch=batch, device=device
+    ) as loader:
+        batches = loader.batches(0)
+        for _ in islice(batches, 1 + settings.prefetch):  # what was made ahead while the first was waited for
+            pass
+        began, count = time.perf_counter(), max(1, images // batch)
+        for _ in islice(batches, count):
+            pass
+        return count * batch / (time.perf_counter() - began)
+
+
+def threads_of(settings: DataSettings) -> int:
+    """Threads that prepare images in each process."""
+    return settings.threads or share_of_cores()

@@ -1,0 +1,115 @@
+"""`all4one data show` and `all4one data stats`: looks at a set before a run is spent on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from data_pipelines.settings import DataSettings
+    from data_pipelines.statistics import Statistics
+
+Shards = Annotated[str, typer.Argument(help="Folder of indexed shards.", show_default=False)]
+Recipe = Annotated[
+    str, typer.Option(help="Recipe whose views and threads are used: a path or a shipped name.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+]
+
+
+def show(
+    shards: Shards,
+    overrides: Overrides = None,
+    recipe: Recipe = "base",
+    out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("views.png"),
+    images: Annotated[int, typer.Option(min=1, max=64, help="Images, a row each.")] = 6,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose order and numbers are shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
+) -> None:
+    """Draw images beside their views for a recipe, with the numbers used: data.views=weak shows another preset."""
+    from data_pipelines.gallery import draw
+    from data_pipelines.shards import ShardSet
+
+    settings = _data_settings(recipe, overrides)
+    for reason in draw(ShardSet.open(shards), settings, out, seed=seed, epoch=epoch, images=images):
+        typer.echo(f"left out {reason}", err=True)
+    typer.echo(f"wrote {out}")
+
+
+def stats(
+    shards: Shards,
+    overrides: Overrides = None,
+    recipe: Recipe = "base",
+    measure: Annotated[bool, typer.Option(help="Measure how fast this machine prepares the views.")] = True,
+) -> None:
+    """Print sizes, aspect ratios, classes and bytes of a set, and the time that an epoch takes to prepare."""
+    from data_pipelines.shards import ShardSet
+    from data_pipelines.statistics import preparing_speed, statistics, threads_of
+
+    settings = _data_settings(recipe, overrides)
+    opened = ShardSet.open(shards)
+    facts = statistics(opened)
+    _print_facts(shards, facts)
+    if facts.per_class.size:
+        _print_classes(facts, opened.classes)
+    if measure:
+        speed, threads = preparing_speed(opened, settings), threads_of(settings)
+        typer.echo(
+            f"{len(settings.views)} views, the first of {settings.views[0].size} px: {speed:,.0f} images/s "
+            f"with {threads} threads, {_duration(facts.samples / speed)} an epoch on this machine"
+        )
+
+
+def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":
+    """The data part of a recipe: views are looked at whether or not the recipe's method takes as many."""
+    from trainer.config import data_settings
+
+    return data_settings(recipe, overrides or [])
+
+
+def _print_facts(name: str, facts: "Statistics") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_pipelines.statistics import QUANTILES
+
+    typer.echo(
+        f"{name}: {facts.samples:,} samples in {facts.shards:,} shards, {facts.image_bytes:,} bytes of images"
+    )
+    heads = [
+        "lowest" if q == 0 else "highest" if q == 1 else "median" if q == 0.5 else f"{q:.0%}"
+        for q in QUANTILES
+    ]
+    table = Table("", *heads)
+    for what, values in facts.quantiles.items():
+        digits = 2 if what == "aspect" else 0
+        table.add_row(what, *(f"{value:,.{digits}f}" for value in values))
+    Console().print(table)
+
+
+def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
+    """The histogram where it is short; of many classes, the rarest and the most frequent."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = facts.per_class
+    table = Table("class", "samples", "", title=f"{len(classes):,} classes", title_justify="left")
+    order = counts.argsort(kind="stable")[::-1].tolist()
+    shown = order if len(order) <= 20 else [*order[:5], None, *order[-5:]]
+    for label in shown:
+        if label is None:
+            table.add_row("…", "", "")
+        else:
+            table.add_row(
+                classes[label], f"{counts[label]:,}", "█" * round(30 * counts[label] / max(1, counts.max()))
+            )
+    if facts.unlabelled:
+        table.add_row("without a label", f"{facts.unlabelled:,}", "")
+    Console().print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
