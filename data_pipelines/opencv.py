@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from data_pipelines.augment import ViewNumbers
 from data_pipelines.buffers import Buffers
 from data_pipelines.executor import RefusedImages
-from data_pipelines.images import UnusableImage, decode_rgb
+from data_pipelines.images import SHRINKS, UnusableImage, decode_shrunk
 
 # The pool is the parallelism: OpenCV's own threads would only contend with it.
 cv2.setNumThreads(0)
+
+
+_CUBIC_UP_TO, _LINEAR_UP_TO = 1.6, 3.0
+"""Shrinking up to which `_resize` goes through twice the size, by which interpolation."""
 
 
 class OpenCVExecutor:
@@ -53,17 +57,19 @@ class OpenCVExecutor:
         batch = [self._memory(len(images), view.size, view.size, 3) for view in views]  # V x [B, S, S, 3]
         out = [tensor.numpy() for tensor in batch]
         colours = [_colours(view) for view in views]
+        shrinks = _shrinks(views)
         refused: dict[int, str] = {}
 
         def make(rows: range) -> None:
             for row in rows:
                 try:
-                    image = decode_rgb(images[row])
+                    image, done = decode_shrunk(images[row], int(shrinks[row]))
                 except UnusableImage as error:
                     refused[row] = str(error)
                     continue
                 for view, colour, target in zip(views, colours, out, strict=True):
-                    self._make_view(image, view, row, colour[row], target[row])
+                    pixels = _cut(image, view.box[row], view.size, done)
+                    self._finish(pixels, view, row, colour[row], target[row])
 
         # A few tasks a thread even out large and small images; one task an image would cost more than a 32 px view.
         step = max(1, ceil(len(images) / (4 * self._threads)))
@@ -73,17 +79,15 @@ class OpenCVExecutor:
             raise RefusedImages(refused)
         return [t.permute(0, 3, 1, 2).to(self._device, self._dtype, non_blocking=True) for t in batch]
 
-    def _make_view(
+    def _finish(
         self,
-        image: NDArray[np.uint8],
+        pixels: NDArray[np.uint8],
         view: ViewNumbers,
         row: int,
         colour: NDArray[np.float64] | None,
         target: NDArray[np.float32],
     ) -> None:
-        """Fill `target` `[S, S, 3]` with one view of `image` `[H, W, 3]`."""
-        y, x, h, w = view.box[row]
-        pixels = _resize(image[y : y + h, x : x + w], view.size)
+        """Fill `target` `[S, S, 3]` with one view, of which the crop `[S, S, 3]` is made."""
         if colour is not None:
             pixels = cv2.transform(pixels, colour)
         sigma = float(view.blur_sigma[row])
@@ -103,6 +107,28 @@ def _colours(view: ViewNumbers) -> list[NDArray[np.float64] | None]:
     ]
 
 
+def _shrinks(views: Sequence[ViewNumbers]) -> NDArray[np.int64]:
+    """`[B]` how far each image may be shrunk while it is decoded: no crop may become smaller than its view."""
+    room = np.min([view.box[:, 2:].min(axis=1) / view.size for view in views], axis=0)  # [B]
+    return np.select([room >= shrink for shrink in SHRINKS], SHRINKS, default=1)
+
+
+def _cut(image: NDArray[np.uint8], box: NDArray[np.int64], size: int, done: int) -> NDArray[np.uint8]:
+    """The crop `box` (y, x, h, w) as `[size, size, 3]`, of an image that is `done` times smaller than `box` says."""
+    y, x, h, w = box.tolist() if done == 1 else (box / done).tolist()
+    if (
+        done == 1 or max(h, w) > _LINEAR_UP_TO * size
+    ):  # half a pixel more or less is nothing after so much shrinking
+        top, left, bottom, right = round(y), round(x), round(y + h), round(x + w)
+        return _resize(image[top:bottom, left:right], size)
+    # Corners between pixels: the first step of `_resize`, done by a map that can start there.
+    step_y, step_x = h / (2 * size), w / (2 * size)
+    place = np.array([[step_x, 0, x + step_x / 2 - 0.5], [0, step_y, y + step_y / 2 - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    double = cv2.warpAffine(image, place, (2 * size, 2 * size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(double, (size, size), interpolation=cv2.INTER_AREA)
+
+
 def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale a crop `[h, w, 3]` to `[size, size, 3]`, close to an antialiased bicubic filter.
 
@@ -113,8 +139,8 @@ def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     shrinking = max(crop.shape[:2]) / size
     if shrinking <= 1:
         return cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
-    if shrinking <= 3:
-        method = cv2.INTER_CUBIC if shrinking <= 1.6 else cv2.INTER_LINEAR
+    if shrinking <= _LINEAR_UP_TO:
+        method = cv2.INTER_CUBIC if shrinking <= _CUBIC_UP_TO else cv2.INTER_LINEAR
         crop = cv2.resize(crop, (2 * size, 2 * size), interpolation=method)
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
