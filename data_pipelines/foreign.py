@@ -6,8 +6,7 @@ A sample is the run of members that share a key: the name up to the first dot of
 """
 
 import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.images import UnusableImage, check
-from data_pipelines.index import BUILDING, CLASSES, DATASET, ROW, DatasetRecord, write_index
+from data_pipelines.index import BUILDING, CLASSES, DATASET, ROW, DatasetRecord, checksum, write_index
 from data_pipelines.sources import Place
 from data_pipelines.tars import Member, members
 from data_pipelines.workers import spread
@@ -98,17 +97,28 @@ def _scan(task: _Task) -> _Scan:
     rows: list[tuple[int, ...]] = []
     quarantined: list[dict[str, str]] = []
     for key, files in _samples(task.path):
-        image = next((files[name] for name in _IMAGES if name in files), None)
+        name = choose_image(files)
         try:
-            if image is None:
+            if name is None:
                 raise UnusableImage("no image among its members")
+            image = files[name]
             data = Place(task.path, image.offset, image.size).read()
             header = check(data, decode=task.decode)
         except UnusableImage as error:
             quarantined.append({"key": key, "shard": task.path.name, "reason": str(error)})
             continue
         label = _label(task, key, files)
-        rows.append((0, image.offset, image.size, label, header.width, header.height, zlib.crc32(data)))
+        rows.append(
+            (
+                0,
+                image.offset,
+                image.size,
+                label,
+                header.width,
+                header.height,
+                checksum(data, label, header.width, header.height),
+            )
+        )
     return _Scan(task.path.stat().st_size, np.array(rows, dtype=ROW), quarantined)
 
 
@@ -125,35 +135,63 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _label(task: _Task, key: str, files: dict[str, Member]) -> int:
-    where = f"{task.path}/{key}"
-    if "cls" in files:
-        text: object = _text(task.path, files["cls"])
-    elif "json" in files:
+    texts: dict[str, bytes] = {
+        name: Place(task.path, files[name].offset, files[name].size).read()
+        for name in ("cls", "json")
+        if name in files
+    }
+    try:
+        return read_label(texts, task.classes)
+    except LabelError as error:
+        raise UserError(str(error), where=f"{task.path}/{key}", fix=error.fix) from None
+
+
+class LabelError(Exception):
+    """A label that is none; the message says why.
+
+    Args:
+        what: what is wrong with it.
+        fix: what whoever made the shards can do.
+    """
+
+    def __init__(self, what: str, fix: str) -> None:
+        self.fix = fix
+        super().__init__(what)
+
+
+def choose_image(files: Mapping[str, object]) -> str | None:
+    """Which member of a sample, by extension, is its image; None where it has none."""
+    return next((name for name in _IMAGES if name in files), None)
+
+
+def read_label(texts: Mapping[str, bytes], classes: int) -> int:
+    """The label in a sample's `.cls` or `.json`; -1 where it has neither.
+
+    Args:
+        texts: content of members by extension.
+        classes: labels must be below this.
+
+    Raises:
+        LabelError: it is no whole number, or outside the classes.
+    """
+    text: object = -1
+    if "cls" in texts:
+        text = texts["cls"].decode("utf-8", "replace").strip()
+    elif "json" in texts:
         try:
-            fields = json.loads(_text(task.path, files["json"]))
+            fields = json.loads(texts["json"])
             text = next((fields[name] for name in _LABEL_FIELDS if fields.get(name) is not None), -1)
-        except (ValueError, AttributeError) as error:
-            raise UserError(
-                "its .json is not a JSON object", where=where, fix="mend or remove the sample"
-            ) from error
-    else:
-        return -1
+        except (ValueError, AttributeError):
+            raise LabelError("its .json is not a JSON object", "mend or remove the sample") from None
     try:
         label = int(text) if isinstance(text, str | int) else None
     except ValueError:
         label = None
     if label is None:
-        raise UserError(
-            f"its label is not a whole number: {text!r}", where=where, fix="number the classes from 0"
-        )
-    if not -1 <= label < task.classes:
-        raise UserError(
-            f"its label {label} is outside the {task.classes:,} classes",
-            where=where,
-            fix=f"mend the label, or write all class names into {CLASSES}, one a line",
+        raise LabelError(f"its label is not a whole number: {text!r}", "number the classes from 0")
+    if not -1 <= label < classes:
+        raise LabelError(
+            f"its label {label} is outside the {classes:,} classes",
+            f"mend the label, or write all class names into {CLASSES}, one a line",
         )
     return label
-
-
-def _text(path: Path, member: Member) -> str:
-    return Place(path, member.offset, member.size).read().decode("utf-8", "replace").strip()

@@ -54,12 +54,10 @@ class Reader:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._shards, self._device = shards, device
+        self._shards, self._device = shards, (device := device_with_index(device))
         threads = settings.threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
-        self._executor = _make_executor(
+        self._executor = make_executor(
             self._pool, settings, views, batch=batch, threads=threads, device=device, dtype=dtype
         )
 
@@ -127,6 +125,13 @@ def _substitute(count: int, bad: dict[int, str]) -> list[int]:
     return [next(r % count for r in range(row, row + count) if r % count not in bad) for row in range(count)]
 
 
+def device_with_index(device: torch.device) -> torch.device:
+    """The device, with the number of the current one where a CUDA device has none."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def share_of_cores() -> int:
     """Cores that this process may use, where several share the machine."""
     if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
@@ -134,7 +139,7 @@ def share_of_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _make_executor(
+def make_executor(
     pool: ThreadPoolExecutor,
     settings: DataSettings,
     views: Sequence[ViewSettings],
@@ -144,6 +149,20 @@ def _make_executor(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Executor:
+    """The executor that the settings name.
+
+    Args:
+        pool: threads that it may use.
+        settings: executor, normalisation.
+        views: what it must be able to do.
+        batch: images of a batch, at most.
+        threads: number of the pool's threads.
+        device: where the views go; a CUDA device has its index.
+        dtype: of the views.
+
+    Raises:
+        UserError: DALI is asked for and cannot be used.
+    """
     name = settings.executor
     if name == "auto":
         name = "dali" if device.type == "cuda" else "opencv"

@@ -20,6 +20,7 @@ from trainer.persistence import refuse_other_set
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, read_records
 from trainer.run_lock import RunLock
+from trainer.setup import TrainSet, open_train_set
 
 
 def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
@@ -48,7 +49,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
     nproc = nproc or last
     check(after, nproc)
     if state := CheckpointStore(run.checkpoints).newest_state():
-        refuse_other_set(state, ShardSet.open(after.data.train, after.data))
+        refuse_other_set(state, open_train_set(after.data))
     if any(r["event"] == "end" and r["reason"] == "finished" for r in records):
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return 0
@@ -79,7 +80,7 @@ def check(config: Config, nproc: int) -> None:
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
             fix=f"--nproc {torch.cuda.device_count()} or fewer",
         )
-    train_set = ShardSet.open(config.data.train, config.data)
+    train_set = open_train_set(config.data)
     _check_batch(config, nproc, len(train_set), config.data.train)
     if config.data.validation is not None:
         _check_validation(train_set, ShardSet.open(config.data.validation, config.data), nproc)
@@ -111,7 +112,7 @@ def _check_batch(config: Config, nproc: int, samples: int, folder: Path | Url) -
         )
 
 
-def _check_validation(train_set: ShardSet, validation_set: ShardSet, nproc: int) -> None:
+def _check_validation(train_set: TrainSet, validation_set: ShardSet, nproc: int) -> None:
     if validation_set.num_classes == 0:
         raise UserError("the set has no labels", where=validation_set.folder, fix="set data.validation=null")
     if train_set.num_classes and train_set.classes != validation_set.classes:

@@ -56,6 +56,10 @@ class Trainer:
         """  # fmt: skip
         with self._cleanup:
             self._say_messages()
+            if self.config.data.reader == "stream":
+                self.progress.say(
+                    "data.reader is stream: a resumed run goes on with other samples than this one would"
+                )
             try:
                 code = self._loop()
                 self.persistence.finish()

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards import ShardSet
 from trainer.attempt import Attempt
 from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
 from trainer.config import fingerprint
 from trainer.distributed import from_first
-from trainer.setup import Parts
+from trainer.setup import Parts, TrainSet
 
 PACKAGES = (
     "torch",
@@ -24,7 +23,7 @@ PACKAGES = (
 )
 
 
-def refuse_other_set(state: dict[str, Any], train_set: ShardSet) -> None:
+def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
     """Raise a UserError where a checkpoint's state is of another training set than the one that is opened."""
     if state["data"] != train_set.fingerprint:
         raise UserError(

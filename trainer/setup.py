@@ -1,12 +1,15 @@
 """Makes the parts of a run from its configuration: data, method, optimiser, engine."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from data_pipelines.loader import TrainLoader
 from data_pipelines.reader import share_of_cores
+from data_pipelines.settings import DataSettings
 from data_pipelines.shards import ShardSet
+from data_pipelines.stream import StreamLoader, StreamSet
 from trainer.backbones import build_backbone
 from trainer.config import Config
 from trainer.distributed import Process
@@ -19,13 +22,16 @@ from trainer.run import RunFolder
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 
 
+TrainSet = ShardSet | StreamSet
+
+
 @dataclass
 class Parts:
     """What the loop drives."""
 
-    train_set: ShardSet
+    train_set: TrainSet
     validation_set: ShardSet | None
-    loader: TrainLoader
+    loader: TrainLoader | StreamLoader
     engine: Engine
     total_steps: int
 
@@ -41,18 +47,32 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     return method.to(device)
 
 
+def open_train_set(settings: DataSettings) -> TrainSet:
+    """What `data.train` names. Raises UserError as `ShardSet.open` and `StreamSet` do."""
+    return StreamSet(settings) if settings.reader == "stream" else ShardSet.open(settings.train, settings)
+
+
+def _loader(
+    train_set: TrainSet, config: Config, run: RunFolder, process: Process
+) -> TrainLoader | StreamLoader:
+    share: dict[str, Any] = {
+        "seed": config.run.seed, "rank": process.rank, "world_size": process.world_size,
+        "global_batch": config.train.global_batch, "accumulation": config.train.accumulation,
+        "device": process.device, "quarantine": run.quarantine,
+    }  # fmt: skip
+    if isinstance(train_set, StreamSet):
+        return StreamLoader(train_set, config.data, **share)
+    return TrainLoader(train_set, config.data, **share)
+
+
 def build(config: Config, run: RunFolder, process: Process) -> Parts:
     """Open the data and make everything that trains. Raises UserError for what the user can mend."""
     torch.set_num_threads(config.parallel.threads or share_of_cores())
-    train_set = ShardSet.open(config.data.train, config.data)
+    train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
     )
-    loader = TrainLoader(
-        train_set, config.data, seed=config.run.seed, rank=process.rank, world_size=process.world_size,
-        global_batch=config.train.global_batch, accumulation=config.train.accumulation, device=process.device,
-        quarantine=run.quarantine,
-    )  # fmt: skip
+    loader = _loader(train_set, config, run, process)
     total_steps = config.train.epochs * loader.steps_per_epoch
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)

@@ -51,12 +51,14 @@ class OnlineEvaluation:
         Raises:
             Stopped: when a signal asks to stop.
         """
-        assert self._parts.validation_set is not None
+        train_set, validation_set = self._parts.train_set, self._parts.validation_set
+        assert isinstance(train_set, ShardSet)
+        assert validation_set is not None
         method, settings = self._parts.engine.method, self._config.eval
         backbones = method.evaluation_backbones()
         autocast = AUTOCAST[self._config.train.precision]
         features = []
-        for shards in (self._parts.train_set, self._parts.validation_set):
+        for shards in (train_set, validation_set):
             with self._loader(shards) as loader, self._progress.task("features", len(loader)) as advance:
                 features.append(
                     extract(backbones, loader, autocast=autocast, stop=self._stop.agreed, advance=advance)
@@ -65,7 +67,7 @@ class OnlineEvaluation:
         top1 = {
             f"knn_{name}": knn_accuracy(
                 bank[name], bank_labels, queries[name], labels, k=settings.knn_k,
-                temperature=settings.knn_temperature, num_classes=self._parts.train_set.num_classes,
+                temperature=settings.knn_temperature, num_classes=train_set.num_classes,
                 stop=self._stop.agreed,
             ).top1
             for name in backbones

@@ -1,0 +1,279 @@
+"""Batches from WebDataset URLs without an index: samples as they pass by, shards drawn with replacement.
+
+For sets that cannot be indexed. Nothing is known ahead: an epoch is so many samples as the settings say, some samples
+are seen twice and some not at all, and a resumed run goes on with other samples than an undisturbed one would.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from data_pipelines.augment import view_numbers
+from data_pipelines.errors import UserError
+from data_pipelines.executor import RefusedImages
+from data_pipelines.foreign import LabelError, choose_image, read_label
+from data_pipelines.images import UnusableImage, check
+from data_pipelines.loader import Batch, check_divides
+from data_pipelines.prefetch import Prefetch
+from data_pipelines.quarantine import Quarantine
+from data_pipelines.reader import device_with_index, make_executor, share_of_cores
+from data_pipelines.settings import DataSettings
+
+_MAX_FAILURES = 10
+"""Shards that may fail one after the other before a run stops: then it is the network, and not a shard."""
+
+
+class StreamSet:
+    """What a run knows of a set that it sees pass by.
+
+    Args:
+        settings: URLs and how many samples and classes they hold.
+
+    Raises:
+        UserError: a URL would run a shell command and `data.allow_pipe` is false.
+    """
+
+    def __init__(self, settings: DataSettings) -> None:
+        from webdataset.shardlists import expand_urls
+
+        self.folder = str(settings.train)
+        self.urls = list(expand_urls(self.folder))
+        self.classes = tuple(str(label) for label in range(settings.stream.classes))
+        self.fingerprint = hashlib.sha256(self.folder.encode()).hexdigest()
+        self._samples = settings.stream.samples
+        pipes = [url for url in self.urls if url.lstrip().startswith("pipe:")]
+        if pipes and not settings.allow_pipe:
+            raise UserError(
+                "this URL runs a shell command", where=pipes[0],
+                fix="if you trust whoever wrote it, set data.allow_pipe=true",
+            )  # fmt: skip
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 where nothing is labelled."""
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return self._samples
+
+
+class _Sample(NamedTuple):
+    name: str
+    image: bytes
+    label: int
+    height: int
+    width: int
+
+
+class _Made(NamedTuple):
+    batch: Batch
+    bad: dict[str, str]
+    step: int
+
+
+class StreamLoader:
+    """Endless batches of augmented views for one rank, with the interface of `TrainLoader`.
+
+    Every rank draws shards by itself, from its own seed, and shuffles samples in a buffer.
+
+    Args:
+        stream: the set to learn from.
+        settings: views, executor, threads, prefetch, buffer.
+        seed: seed of the run.
+        rank: this process among `world_size`.
+        world_size: processes that share each global batch.
+        global_batch: samples of one optimiser step over all ranks.
+        accumulation: micro-batches of one optimiser step.
+        device: where the batches go.
+        dtype: of the views.
+        quarantine: file to which samples that cannot be used are appended; none: they are only counted.
+
+    Raises:
+        UserError: the global batch does not divide by `accumulation * world_size`, or exceeds an epoch.
+    """
+
+    def __init__(
+        self,
+        stream: StreamSet,
+        settings: DataSettings,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        global_batch: int,
+        accumulation: int = 1,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        quarantine: Path | None = None,
+    ) -> None:
+        check_divides(global_batch, world_size, accumulation)
+        self.steps_per_epoch = len(stream) // global_batch
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"data.stream.samples ({len(stream)}) is below one global batch of {global_batch}",
+                fix="set it to the samples that the shards hold",
+            )
+        self._stream, self._settings, self._seed, self._rank = stream, settings, seed, rank
+        self._accumulation, self._global_batch = accumulation, global_batch
+        self._micro_batch = global_batch // accumulation
+        self._batch = self._micro_batch // world_size
+        self._device = device_with_index(device)
+        threads = settings.threads or share_of_cores()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._executor = make_executor(
+            self._pool,
+            settings,
+            settings.views,
+            batch=self._batch,
+            threads=threads,
+            device=self._device,
+            dtype=dtype,
+        )
+        self._quarantine = Quarantine(settings.max_bad_fraction, quarantine)
+        self._prefetch: Prefetch[_Made] | None = None
+        self._waited = 0.0
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time that the consumer has waited for data in all."""
+        return self._waited + (self._prefetch.wait_seconds if self._prefetch else 0.0)
+
+    @property
+    def bad_samples(self) -> int:
+        """Samples passed over so far."""
+        return self._quarantine.bad
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
+
+        Raises:
+            TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
+            UserError: no shard can be read, or no sample can be used.
+        """
+        self._stop()
+        self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._settings.prefetch)
+        try:
+            for made in prefetch:
+                epoch = made.step // self.steps_per_epoch
+                self._quarantine.note(len(made.batch.ids), made.bad, epoch=epoch, step=made.step)
+                yield made.batch
+        finally:
+            if self._prefetch is prefetch:
+                self._stop()
+
+    def close(self) -> None:
+        """Stop the threads. Idempotent."""
+        self._stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "StreamLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._waited += self._prefetch.wait_seconds
+            self._prefetch = None
+
+    def _make(self, step: int) -> Iterator[_Made]:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        samples = self._samples(step)
+        while True:
+            for micro in range(self._accumulation):
+                first = step * self._global_batch + micro * self._micro_batch + self._rank * self._batch
+                batch, bad = self._fill(samples, first)
+                yield _Made(batch, bad, step)
+            step += 1
+
+    def _samples(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Raw samples: extension to bytes, with `__key__` and `__url__`."""
+        import webdataset
+
+        seed = np.random.SeedSequence((self._seed, self._rank, start_step)).generate_state(1)[0]
+        patience = _Patience(self._stream.urls)
+        pipeline = webdataset.DataPipeline(
+            webdataset.ResampledShards(
+                self._stream.urls, seed=int(seed), deterministic=True, worker_seed=lambda: 0
+            ),
+            webdataset.tarfile_to_samples(handler=patience.failed),
+            webdataset.shuffle(self._settings.stream.buffer, rng=random.Random(int(seed))),
+        )
+        for sample in pipeline:
+            patience.works()
+            yield sample
+
+    def _fill(self, samples: Iterator[dict[str, Any]], first: int) -> tuple[Batch, dict[str, str]]:
+        """The next usable samples as a batch; `first` numbers them, and their views with them."""
+        good: list[_Sample] = []
+        bad: dict[str, str] = {}
+        ids = np.arange(first, first + self._batch)
+        while True:
+            while len(good) < self._batch:
+                raw = next(samples)
+                try:
+                    good.append(_usable(raw, self._stream.num_classes))
+                except (UnusableImage, LabelError) as error:
+                    bad[_name(raw)] = str(error)
+                    if len(bad) > 10 * self._batch + 100:
+                        raise UserError(
+                            f"{len(bad)} samples could not be used for one batch, such as this one: {error}",
+                            where=_name(raw), fix="look at the shards",
+                        ) from None  # fmt: skip
+            sizes = np.array([[sample.height, sample.width] for sample in good])
+            numbers = [
+                view_numbers(view, sizes, seed=self._seed, epoch=0, samples=ids, view=number)
+                for number, view in enumerate(self._settings.views)
+            ]
+            try:
+                views = self._executor.run([sample.image for sample in good], numbers)
+            except RefusedImages as error:
+                bad |= {good[row].name: reason for row, reason in error.rows.items()}
+                good = [sample for row, sample in enumerate(good) if row not in error.rows]
+                continue
+            labels = torch.tensor([sample.label for sample in good])
+            return Batch(views, labels.to(self._device), torch.from_numpy(ids).to(self._device)), bad
+
+
+class _Patience:
+    """Passes over shards that fail, until only failures come."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self._urls, self._failures = urls, 0
+
+    def works(self) -> None:
+        self._failures = 0
+
+    def failed(self, error: Exception) -> bool:
+        """For webdataset: whether to go on after an error."""
+        self._failures += 1
+        if self._failures >= min(_MAX_FAILURES, 2 * len(self._urls)):
+            raise UserError(
+                f"no shard can be read; the last error was: {error}",
+                where=self._urls[0], fix="check the URL and the network",
+            ) from error  # fmt: skip
+        return True
+
+
+def _usable(raw: dict[str, Any], classes: int) -> _Sample:
+    image = choose_image(raw)
+    if image is None:
+        raise UnusableImage("no image among its members")
+    header = check(raw[image], decode=False)
+    label = read_label(raw, classes) if classes else -1
+    return _Sample(_name(raw), raw[image], label, header.height, header.width)
+
+
+def _name(raw: dict[str, Any]) -> str:
+    """`SHARD.tar/KEY`."""
+    return f"{str(raw['__url__']).rpartition('/')[2]}/{raw['__key__']}"
