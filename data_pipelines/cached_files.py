@@ -4,9 +4,8 @@ import errno
 import logging
 import os
 import time
-import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from threading import Condition, Event, Thread
 
@@ -67,13 +66,13 @@ class CachedFiles:
             self._failed[number] = (time.monotonic() + _FAILED_SECONDS, str(error.strerror))
             raise
 
-    def read_again(self, number: int, size: int, offset: int, crc32: int) -> bytes:
+    def read_again(self, number: int, size: int, offset: int, is_right: Callable[[bytes], bool]) -> bytes:
         """Bytes that were not as they should be, from where they came from.
 
         Where they are right there, the copy in the cache is wrong and goes.
         """
         data = self._read_remote(number, size, offset)
-        if zlib.crc32(data) == crc32:
+        if is_right(data):
             with self._changed:
                 wrong = self._held.pop(number, None)
             if wrong := wrong or self._cache.open(self._name(number)):

@@ -6,6 +6,8 @@ is not whole and does not open.
 
 import hashlib
 import json
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, write_whole
 
-VERSION = 1
+VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
 BUILDING = ".building"
 """Folder of notes that a build keeps in its output until the set is whole."""
@@ -32,7 +34,7 @@ ROW = np.dtype(
     ]
 )
 """One sample: number of its shard, place and length of the encoded image in it, label (-1: none), size in
-pixels as stored, CRC-32 of the encoded image. Rows are sorted by shard and offset."""
+pixels as stored, and the `checksum` of all that. Rows are sorted by shard and offset."""
 
 
 class _Record(BaseModel):
@@ -115,6 +117,11 @@ def write_index(
     return record
 
 
+def checksum(image: bytes, label: int, width: int, height: int) -> int:
+    """CRC-32 of an encoded image and of what the index says about it: a label that was changed there shows too."""
+    return zlib.crc32(struct.pack("<iII", label, width, height), zlib.crc32(image))
+
+
 def fingerprint(rows: NDArray[np.void]) -> str:
     """Hash of an index's content."""
     return hashlib.sha256(rows.tobytes()).hexdigest()
@@ -174,7 +181,7 @@ def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError("the index is missing", where=path, fix=mend(folder)) from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a broken header meets Python's tokenizer, which raises errors of its own
         raise UserError("the index cannot be read", where=path, fix=mend(folder)) from error
     if rows.dtype != ROW or rows.shape != (record.samples,):
         raise UserError("the index belongs to another set of shards", where=path, fix=mend(folder))

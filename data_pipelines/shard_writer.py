@@ -9,14 +9,13 @@ import errno
 import json
 import os
 import tarfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync, write_whole
 from data_pipelines.images import Header, UnusableImage, check, decode_rgb
-from data_pipelines.index import BUILDING
+from data_pipelines.index import BUILDING, checksum
 from data_pipelines.out_folder import disk_full
 from data_pipelines.recode import Recoding
 from data_pipelines.sources import Item
@@ -145,7 +144,16 @@ def _write_tar(temporary: Path, task: Task, items: list[Item], name: str) -> tup
                     sample["cls"] = str(item.label).encode()
                 tar.write(sample)
                 offset = tar.tarstream.offset - _padded(len(data), _BLOCK)
-                rows.append([offset, len(data), item.label, header.width, header.height, zlib.crc32(data)])
+                rows.append(
+                    [
+                        offset,
+                        len(data),
+                        item.label,
+                        header.width,
+                        header.height,
+                        checksum(data, item.label, header.width, header.height),
+                    ]
+                )
         file.flush()
         os.fsync(file.fileno())
         return Note(name, file.tell(), rows, quarantined), used

@@ -2,9 +2,8 @@
 
 import os
 import tarfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from data_pipelines.cache import Cache, Descriptor
 from data_pipelines.cached_files import CachedFiles
 from data_pipelines.errors import UserError
-from data_pipelines.index import INDEX, DatasetRecord, mend, read_index, read_record
+from data_pipelines.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
 from data_pipelines.remote_set import MEND, open_remote
 from data_pipelines.settings import DataSettings
 from data_pipelines.urls import Url, place
@@ -113,16 +112,21 @@ class ShardSet:
             BadSample: it cannot be read, is short, or its CRC differs from the index.
             Stopped: `files.stop` was called.
         """
-        row = self.index[sample]
-        shard, size, offset, crc32 = (int(row[name]) for name in ("shard", "size", "offset", "crc32"))
+        shard, offset, size, label, width, height, crc32 = (int(value) for value in self.index[sample])
+        if not _lies_inside(self._record, shard, offset, size):
+            raise BadSample(int(sample), "its row of the index lies outside of the shards")
+
+        def is_right(data: bytes) -> bool:
+            return checksum(data, label, width, height) == crc32
+
         try:
             data = self.files.read(shard, size, offset)
-            if zlib.crc32(data) == crc32:
+            if is_right(data):
                 return data
-            data = self.files.read_again(shard, size, offset, crc32)
+            data = self.files.read_again(shard, size, offset, is_right)
         except OSError as error:
             raise BadSample(int(sample), f"cannot be read: {error.strerror}") from error
-        if zlib.crc32(data) == crc32:
+        if is_right(data):
             return data
         raise BadSample(int(sample), "cut short" if len(data) < size else "CRC differs from the index")
 
@@ -132,6 +136,8 @@ class ShardSet:
         """
         row = self.index[sample]
         shard, offset = int(row["shard"]), int(row["offset"])
+        if not _lies_inside(self._record, shard, offset, int(row["size"])):
+            return f"{INDEX}@{sample}"
         try:
             block = self.files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
             name = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
@@ -166,7 +172,7 @@ class LocalFiles:
                 self._open.popitem(last=False)
         return os.pread(descriptor.number, size, offset)
 
-    def read_again(self, number: int, size: int, offset: int, crc32: int) -> bytes:
+    def read_again(self, number: int, size: int, offset: int, is_right: Callable[[bytes], bool]) -> bytes:
         """Bytes that were not as they should be; here is the only copy."""
         return self.read(number, size, offset)
 
@@ -181,18 +187,18 @@ class LocalFiles:
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:
+    with os.scandir(folder) as entries:  # one pass: a set may have ten thousand shards
+        found = {entry.name: entry for entry in entries}
     for shard in record.shards:
-        path = folder / shard.name
-        try:
-            size = path.stat().st_size
-        except OSError:
+        if shard.name not in found:
             raise UserError(
-                "the shard is missing", where=path, fix=f"restore it, or {mend(folder)}"
-            ) from None
+                "the shard is missing", where=folder / shard.name, fix=f"restore it, or {mend(folder)}"
+            )
+        size = found[shard.name].stat().st_size
         if size != shard.size:
             raise UserError(
                 f"the shard has {size} bytes but the index was made for {shard.size}",
-                where=path,
+                where=folder / shard.name,
                 fix=mend(folder),
             )
 
@@ -200,13 +206,20 @@ def _check_shards(folder: Path, record: DatasetRecord) -> None:
 def _check_rows(folder: Path | Url, record: DatasetRecord, index: NDArray[np.void]) -> None:
     """Refuse an index that cannot be that of these shards, by the first and last row of each."""
     fix = MEND if isinstance(folder, Url) else mend(folder)
-    last = 0
-    for number, shard in enumerate(record.shards):
-        first, last = last, last + shard.samples
-        for row in index[[first, last - 1]] if shard.samples else ():
-            if row["shard"] != number or not 512 <= row["offset"] <= shard.size - row["size"]:
-                raise UserError(
-                    f"the index {INDEX} belongs to other shards", where=folder / shard.name, fix=fix
-                )
-    if last != len(index):
+    size = np.array([shard.size for shard in record.shards], np.int64)
+    samples = np.array([shard.samples for shard in record.shards], np.int64)
+    ends = np.cumsum(samples)
+    if samples.sum() != len(index):
         raise UserError(f"{INDEX} and the shards differ in samples", where=folder, fix=fix)
+    filled = np.flatnonzero(samples)
+    for positions in (ends - samples, ends - 1):
+        rows = index[positions[filled]]
+        wrong = (rows["shard"] != filled) | (rows["offset"] < tarfile.BLOCKSIZE)
+        wrong |= rows["offset"] > size[filled] - rows["size"]
+        if wrong.any():
+            shard = record.shards[filled[wrong.argmax()]]
+            raise UserError(f"the index {INDEX} belongs to other shards", where=folder / shard.name, fix=fix)
+
+
+def _lies_inside(record: DatasetRecord, shard: int, offset: int, size: int) -> bool:
+    return 0 <= shard < len(record.shards) and 0 <= offset <= record.shards[shard].size - size

@@ -17,10 +17,14 @@ def test_a_failure_leaves_the_old_content_and_no_rest(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
     with pytest.raises(FileNotFoundError), replacing(path) as temporary:
-        temporary.write_bytes(b"ne")
-        (tmp_path / "missing").read_bytes()
+        _write_and_fail(temporary)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_and_fail(path: Path) -> None:
+    path.write_bytes(b"ne")
+    (path.parent / "missing").read_bytes()
 
 
 @pytest.mark.parametrize("small_disk", ["64k"], indirect=True)
