@@ -1,24 +1,27 @@
 """The same global batches on 1 process and on 2: how far apart are the weights?
 
-    python benchmarks/world_size.py [--after 200] [--steps 20] [--batch 64] [KEY=VALUE ...]
+    python benchmarks/world_size.py [--recipe cifar10] [--after 0] [--steps 20] [--batch 64] [KEY=VALUE ...]
 
-Trains the digits recipe in fp32 on 1 process, goes on from its checkpoint of step `after`, the middle of its schedule,
-on 2 processes, and compares both `steps` later. Batch norm and the feature contrast span all ranks, and the
+Trains a recipe in fp32 on 1 process, goes on from its checkpoint of step `after` on 2 processes (from the start where
+that is 0), and compares both `steps` later. `cifar10` is the published recipe with a narrow backbone, its first steps
+those of its warm-up; `digits_demo` needs no data. Batch norm and the feature contrast span all ranks, and the
 transformer has no dropout, since its masks are drawn for each rank. Prints the relative difference (norm of the
 difference over the norm) of all weights, momentum copies, running statistics and queue rows, each as one vector; exits
 with 1 where that of the weights is above 1e-4.
 
-With `--after 0` both start untrained. Then the embeddings of all images nearly coincide, rounding decides which rows
-of the queue are the nearest, and the runs part within a few steps; `benchmarks/golden.py --nproc 2` shows in float64
-that the step itself is the same.
+Where the learning rate is high, differences grow fast: embeddings of an untrained network, and later those of a class,
+nearly coincide, so that rounding decides which rows of the queue are the nearest. `benchmarks/golden.py --nproc 2`
+shows in float64 that the step itself is the same.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -27,24 +30,36 @@ from trainer.checkpoint import CheckpointStore
 from trainer.run import RunFolder
 
 TOLERANCE = 1e-4
+DATA: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "cifar10": ("cifar10/train.tar", "", ("backbone.width=16", "method.queue.length=4096")),
+    "digits_demo": ("digits", "/train", ()),
+}
+"""By recipe: what its set is built from, where in it the training part lies, and settings that make it small."""
 Tensors = dict[str, torch.Tensor]
 
 
-def all4one(*arguments: object) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "launch.cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL
-    )
+def all4one(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
 
 
-def on_two(one: RunFolder, folder: Path, after: int) -> RunFolder:
-    """A copy of a run as it was at a step, gone on with on 2 processes."""
+def until(step: int, run: RunFolder, *command: object) -> None:
+    """Train until the checkpoint of a step is there; the rest of the schedule is not needed."""
+    with subprocess.Popen(all4one(*command), stdout=subprocess.DEVNULL) as process:
+        while not (run.checkpoints / f"step_{step:08d}").is_dir():
+            if process.poll() is not None:
+                raise SystemExit(f"training ended with code {process.returncode} before step {step}")
+            time.sleep(0.1)
+        process.terminate()
+
+
+def copy_at(one: RunFolder, folder: Path, step: int) -> RunFolder:
+    """A copy of a run as it was at a step."""
     two = RunFolder(folder)
     shutil.copytree(one.path, two.path)
     two.ledger.unlink()
     for path in two.checkpoints.glob("step_*"):
-        if path.name != f"step_{after:08d}":
+        if path.name != f"step_{step:08d}":
             shutil.rmtree(path)
-    all4one("resume", two.path, "--nproc", 2)
     return two
 
 
@@ -81,8 +96,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--recipe", choices=DATA, default="cifar10")
+    parser.add_argument("--data", type=Path, default=os.environ.get("ALL4ONE_TEST_DATA", "../shared/data"))
     parser.add_argument(
-        "--after", type=int, default=200, help="steps on 1 process before the comparison begins"
+        "--after", type=int, default=0, help="steps on 1 process before the comparison begins"
     )
     parser.add_argument("--steps", type=int, default=20, help="steps that are compared")
     parser.add_argument("--batch", type=int, default=64, help="images of the global batch")
@@ -91,34 +108,40 @@ def main() -> int:
     args = parser.parse_args()
     if args.after % args.steps:
         parser.error("--after must be a multiple of --steps")
+    last = args.after + args.steps
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        all4one("data", "build", "digits", folder / "digits")
-        total = 2 * args.after or args.steps
+        source, train, narrow = DATA[args.recipe]
+        if source != "digits":
+            source = str(args.data / source)
+        subprocess.run(
+            all4one("data", "build", source, folder / "set"), check=True, stdout=subprocess.DEVNULL
+        )
         settings = [
-            "digits_demo", f"data.train={folder}/digits/train", "data.validation=null", f"run.folder={folder}",
-            f"train.global_batch={args.batch}", f"train.max_steps={total}", "train.precision=fp32",
-            "method.feature_scope=global", "method.transformer_dropout=0", f"checkpoint.every_steps={args.steps}",
-            "checkpoint.keep_last=1000", "metrics.tensorboard=false",
-            *([] if args.after else ["optim.warmup_epochs=0"]), *args.overrides,
+            args.recipe, f"data.train={folder}/set{train}", "data.validation=null", f"run.folder={folder}",
+            f"train.global_batch={args.batch}", "train.precision=fp32", "method.feature_scope=global",
+            "method.transformer_dropout=0", f"checkpoint.every_steps={args.steps}", "checkpoint.keep_last=1000",
+            "metrics.tensorboard=false", *narrow, *args.overrides,
         ]  # fmt: skip
-        all4one("train", *settings, "run.name=one", "--nproc", 1)
-        one = RunFolder(folder / "one")
+        one, two = RunFolder(folder / "one"), RunFolder(folder / "two")
+        until(last, one, "train", *settings, "run.name=one", "--nproc", 1)
         if args.after:
-            two = on_two(one, folder / "two", args.after)
+            until(last, copy_at(one, two.path, args.after), "resume", two.path, "--nproc", 2)
         else:
-            all4one("train", *settings, "run.name=two", "--nproc", 2)
-            two = RunFolder(folder / "two")
-        errors = compare(tensors(one, args.after + args.steps), tensors(two, args.after + args.steps))
+            until(last, two, "train", *settings, "run.name=two", "--nproc", 2)
+        errors = compare(tensors(one, last), tensors(two, last))
     print(
-        f"1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps after {args.after}, fp32: "
-        "relative difference"
+        f"{args.recipe}, 1 process x {args.batch} against 2 x {args.batch // 2}, {args.steps} steps "
+        f"after {args.after}, fp32: relative difference"
     )
     for kind, error in errors.items():
         print(f"  {kind:<20} {error:.2e}")
     print(f"tolerance on weights: {TOLERANCE:.0e}")
     if args.json:
-        result = {"after": args.after, "steps": args.steps, "batch": args.batch, "overrides": args.overrides}
+        result = {
+            "recipe": args.recipe, "after": args.after, "steps": args.steps, "batch": args.batch,
+            "overrides": args.overrides,
+        }  # fmt: skip
         args.json.write_text(json.dumps(result | {"relative": errors}, indent=2) + "\n")
     return int(not errors["weights"] <= TOLERANCE)
 
