@@ -141,7 +141,8 @@ class Cache:
                 except NoRoom:
                     part.unlink()
                     raise
-                part.rename(whole)
+                with self._locked():  # whoever counts sees it under one name
+                    part.rename(whole)
 
     def _begin(self, part: Path, size: int) -> Descriptor:
         """The file to write, old or new; room for the whole of it is set aside."""

@@ -1,9 +1,11 @@
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -228,6 +230,29 @@ def test_a_full_disk_with_nothing_to_evict_has_no_room(small_disk: Path) -> None
     with pytest.raises(NoRoom):
         fetch(cache, "set/a", 400_000)
     assert names(cache) == set()
+
+
+def test_the_cap_holds_while_many_fetch(tmp_path: Path) -> None:
+    sizes = [100 + 40 * number for number in range(8)]
+    over: list[int] = []
+
+    def work(seed: int) -> None:
+        draw, cache = random.Random(seed), Cache(tmp_path, 700)
+        for _ in range(60):
+            number = draw.randrange(8)
+            with suppress(NoRoom):
+                fetch(cache, f"set/{number}", sizes[number])
+            with cache._locked():
+                used = sum(path.stat().st_size for path in tmp_path.glob("set/*"))
+            if used > 700:
+                over.append(used)
+
+    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not over
 
 
 SIZES = {f"set/{letter}": 10 * (number + 1) for number, letter in enumerate("abcdef")}
