@@ -85,9 +85,8 @@ class Remote:
                 reason = _reason(error)
                 if attempt == tries or not _may_pass(error):
                     raise RemoteError(_errno(error), reason, url) from error
-            pause = min(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS) * random.uniform(
-                0.5, 1
-            )
+            pause = min(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
+            pause *= random.uniform(0.5, 1)
             _log.warning("%s: %s; trying again in %.1f s", url, reason, pause)
             if self._stop.wait(pause):
                 break
@@ -118,7 +117,8 @@ class Remote:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status, wherever the package that met it has put it."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    # not `or`: a response of requests is false where it is an error
+    response = getattr(error, "response", getattr(error.__cause__, "response", None))
     if isinstance(response, dict):  # botocore's
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     for holder, name in (error, "status"), (response, "status_code"), (error, "code"):
