@@ -148,7 +148,7 @@ def linked(folder: Path, out: Path) -> None:
         for shard in record.shards:
             name = f"shard-{len(shards):06d}.tar"
             os.link(folder / shard.name, out / name)
-            shards.append(shard.model_copy(update={"name": name}))
+            shards.append(shard._replace(name=name))
     index = np.concatenate(parts)
     np.save(out / "index.npy", index)
     whole = record.model_copy(update={"samples": len(index), "shards": tuple(shards)})

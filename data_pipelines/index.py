@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +38,8 @@ ROW = np.dtype(
 pixels as stored, and the `checksum` of all that. Rows are sorted by shard and offset."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ShardRecord(_Record):
-    """One shard as `dataset.json` knows it."""
+class ShardRecord(NamedTuple):
+    """One shard as `dataset.json` knows it: a list of three there, since a set may have ten thousand."""
 
     name: str
     size: int
@@ -50,8 +47,10 @@ class ShardRecord(_Record):
     samples: int
 
 
-class DatasetRecord(_Record):
+class DatasetRecord(BaseModel):
     """What `dataset.json` says."""
+
+    model_config = ConfigDict(frozen=True)
 
     version: int
     fingerprint: str

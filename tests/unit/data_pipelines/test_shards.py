@@ -55,6 +55,32 @@ def test_reads_from_many_threads(shards: ShardSet, monkeypatch: pytest.MonkeyPat
     assert not wrong
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("label", 2, "CRC differs"),
+        ("width", 7, "CRC differs"),
+        ("shard", 9, "outside of the shards"),
+        ("shard", -1, "outside of the shards"),
+        ("size", 2**32 - 1, "outside of the shards"),
+        ("offset", -5, "outside of the shards"),
+    ],
+)
+def test_a_changed_row_of_the_index_is_a_bad_sample(
+    whole_set: Path, tmp_path: Path, field: str, value: int, reason: str
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(whole_set, folder)
+    index = np.load(folder / "index.npy", mmap_mode="r+")
+    index[field][3] = value
+    index.flush()
+    shards = ShardSet.open(folder)
+    with pytest.raises(BadSample, match=reason):
+        shards.read(3)
+    assert shards.key(3)
+    assert shards.read(4)
+
+
 def test_a_flipped_byte_is_a_bad_sample(folder: Path) -> None:
     shards = ShardSet.open(folder)
     path = folder / "shard-000001.tar"
