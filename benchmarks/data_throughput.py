@@ -44,7 +44,7 @@ RECIPES = {
 }
 IMAGES = {224: 1024, 32: 16_384}  # of one measurement, for ours; slower pipelines get a part of it
 BATCH = {224: 64, 32: 256}
-PART = {"opencv": 1.0, "decode": 1.0, "dali": 0.5, "dali reader": 0.5, "torchvision": 0.25}
+PART = {"opencv": 1.0, "decode": 1.0, "dali": 0.5, "dali reader": 0.5, "torchvision": 0.5}
 
 
 class Figure(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from nvidia.dali import fn, math, pipeline_def, types
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from data_pipelines.settings import DataSettings, ViewSettings
 
@@ -29,10 +29,10 @@ def torchvision_pipeline(
         .decode("pil")
         .to_tuple("jpg;png", "cls")
         .map_tuple(partial(_all_views, transforms), lambda label: label)
-        .batched(batch)
+        .batched(batch, collation_fn=default_collate)
     )
     for images, _ in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2):
-        yield len(images[0])
+        yield len(images[0])  # V x [B, 3, S, S]
 
 
 def _all_views(transforms: Sequence[Any], image: Any) -> list[torch.Tensor]:

@@ -148,6 +148,7 @@ class DaliExecutor:
             arrays |= {f"start{i}": box[:, :2], f"end{i}": box[:, :2] + box[:, 2:]}
             arrays[f"flip{i}"] = view.flip.astype(np.int32)
             if graph.colour:
+                arrays[f"coloured{i}"] = view.colour_changes()
                 arrays |= {f"brightness{i}": view.brightness, f"contrast{i}": view.contrast}
                 arrays |= {f"saturation{i}": view.saturation, f"hue{i}": 360 * view.hue}
             if graph.blur:
@@ -202,7 +203,7 @@ def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: lis
         roi_end=number("end", ndim=1),
         interp_type=types.INTERP_CUBIC,
     )
-    if view.colour:
+    if view.colour and number("coloured", types.BOOL):
         out = fn.color_twist(
             out,
             brightness=number("brightness"),
