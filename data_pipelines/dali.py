@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from data_pipelines.augment import ViewNumbers
+from data_pipelines.buffers import Buffers
 from data_pipelines.errors import UserError
 from data_pipelines.executor import RefusedImages
 from data_pipelines.images import UnusableImage, check, decode_rgb
@@ -71,6 +72,7 @@ class DaliExecutor:
             seed=0,
         )
         self._stream = torch.cuda.Stream(device) if gpu else None
+        self._buffers = Buffers()
         self._refused_before: set[bytes] = set()
         self._pipeline = self._start()
 
@@ -169,12 +171,17 @@ class DaliExecutor:
         # DALI makes the next batch in the same memory, hence the copies. They have a stream of their own, since
         # waiting for them on the default one would wait for the training step.
         with torch.cuda.stream(self._stream):
-            copies = [torch.from_dlpack(out.as_tensor()).to(self._dtype, copy=True) for out in outputs]
+            copies = [self._copy(torch.from_dlpack(out.as_tensor())) for out in outputs]
         if self._stream is not None:
             self._stream.synchronize()
             for copy in copies:
                 copy.record_stream(torch.cuda.default_stream(self._device))
         return [copy.permute(0, 3, 1, 2) for copy in copies]  # V x [B, 3, S, S]
+
+    def _copy(self, view: torch.Tensor) -> torch.Tensor:
+        if view.device.type == "cpu" and self._dtype == torch.float32:
+            return self._buffers.take(*view.shape).copy_(view)
+        return view.to(self._dtype, copy=True)
 
 
 def _graph(

@@ -19,6 +19,8 @@ from data_pipelines.images import SHRINKS, UnusableImage, decode_shrunk
 cv2.setNumThreads(0)
 
 
+_SOLARISED = np.minimum(np.arange(256), 255 - np.arange(256)).astype(np.uint8)
+"""What each of the 256 levels becomes."""
 _CUBIC_UP_TO, _LINEAR_UP_TO = 1.6, 3.0
 """Shrinking up to which `_resize` goes through twice the size, by which interpolation."""
 
@@ -48,9 +50,7 @@ class OpenCVExecutor:
         self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
         # For the copy to a GPU, memory is pinned; PyTorch itself uses that again.
         self._memory = partial(torch.empty, pin_memory=True) if device.type == "cuda" else Buffers().take
-        level = np.arange(256)[:, None]
-        self._normal = _table(level, mean, std)
-        self._solar = _table(np.minimum(level, 255 - level), mean, std)
+        self._normal = _normalisation(mean, std)
 
     def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
         """See `Executor.run`."""
@@ -96,7 +96,9 @@ class OpenCVExecutor:
             pixels = cv2.GaussianBlur(pixels, (side, side), sigma)
         if view.flip[row]:
             pixels = cv2.flip(pixels, 1)
-        cv2.LUT(pixels, self._solar if view.solarise[row] else self._normal, dst=target)
+        if view.solarise[row]:
+            pixels = cv2.LUT(pixels, _SOLARISED)
+        cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
 
 
 def _colours(view: ViewNumbers) -> list[NDArray[np.float64] | None]:
@@ -145,6 +147,7 @@ def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _table(level: NDArray[np.int64], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """What each of the 256 levels becomes in each channel: `[1, 256, 3]`."""
-    return ((level / 255 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)[None]
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """The affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalised values."""
+    scale = 1 / np.asarray(std)
+    return np.column_stack([np.diag(scale / 255), -np.asarray(mean) * scale]).astype(np.float32)
