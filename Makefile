@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := data_pipelines trainer launch benchmarks tests
 
-.PHONY: help setup demo test test-fast lint format bench gpu-check clean
+.PHONY: help setup demo test test-fast slurm-packages lint format bench gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +24,10 @@ demo: setup  ## from bundled images to an evaluated backbone, in a few minutes
 	$(BIN)/all4one train digits_demo
 	$(BIN)/all4one eval runs/digits_demo
 
-test: setup lint  ## everything that this machine can test
+slurm-packages:  ## SLURM for tests/slurm, where this user may install it; again: a moment
+	tests/slurm/cluster/packages.sh
+
+test: setup lint slurm-packages  ## everything that this machine can test
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## unit tests only

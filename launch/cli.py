@@ -9,6 +9,22 @@ import typer
 from data_pipelines.errors import UserError
 from launch.data_commands import app as data_app
 from launch.messages import of_the_disk, print_error
+from launch.slurm_commands import (
+    DryRun,
+    GpusPerNode,
+    Nodes,
+    Overrides,
+    Preflight,
+    Run,
+    TasksPerNode,
+    Time,
+    Wait,
+    cancel,
+    logs,
+    slurm_overrides,
+    status,
+    submit,
+)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -17,17 +33,15 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
+for command in (submit, status, logs, cancel):
+    app.command()(command)
 
 Recipe = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
-]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Processes on this machine; the global batch stays the same.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
 @app.command()
@@ -46,13 +60,40 @@ def resume(
     run: Run,
     overrides: Overrides = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes; as many as before if not given.")
+        int | None,
+        typer.Option(min=1, help="Processes on this machine; as many as before if not given."),
     ] = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    tasks_per_node: TasksPerNode = None,
+    time: Time = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    preflight: Preflight = True,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint, on the same or another number of processes."""
-    from launch.jobs import resume_run
+    """Go on with a run from its newest whole checkpoint, on the same or another number of processes.
 
-    raise typer.Exit(resume_run(run, overrides or [], nproc))
+    A run that was submitted is submitted again, as it was but for the options; --nproc takes it to this machine.
+    """
+    from launch.submissions import Submissions
+    from trainer.run import open_run
+
+    settings = slurm_overrides(
+        nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
+    )
+    if nproc is not None and (settings or dry_run or wait):
+        raise UserError("--nproc is for this machine, the other options are for SLURM", fix="give either")
+    if nproc is not None or not (settings or Submissions(open_run(run)).newest()):
+        from launch.jobs import resume_run
+
+        raise typer.Exit(resume_run(run, overrides or [], nproc))
+    from launch.submit import resume as queue
+
+    queued = queue(run, [*(overrides or []), *settings], preflight=preflight, dry_run=dry_run)
+    if queued is not None and wait:
+        from launch.logs import follow
+
+        raise typer.Exit(follow(queued, 0))
 
 
 @app.command(name="eval")

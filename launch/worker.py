@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch.local import LOST_PEER
 from launch.messages import of_the_disk, print_error
+from trainer.run import RunFolder, open_run, read_records
+from trainer.run_lock import RunLock
+from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
 
 PR_SET_PDEATHSIG = 1
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-REASONS = {0: "finished", 130: "interrupted", 143: "terminated"}
+REASONS = {0: "finished", INTERRUPTED: "interrupted", TIME_IS_UP: "time is up", TERMINATED: "terminated"}
 
 
 def end_with_parent() -> None:
@@ -27,50 +31,71 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stop_at_once() -> None:
-    """Until the trainer catches signals there is nothing to save: end quietly with the shell's code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
+def train_run(
+    folder: Path,
+    stop: StopRequest,
+    *,
+    lock_wait_s: float = 0,
+    reason: Callable[[int], str] = REASONS.__getitem__,
+    **facts: Any,
+) -> int:
+    """Train the run in a folder as one rank. Returns the exit code.
 
-
-def train_run(folder: Path) -> int:
-    """Train the run in a folder as one rank. Returns the exit code."""
+    Args:
+        folder: the run's folder.
+        stop: catches the signals that ask to stop.
+        lock_wait_s: how long to wait for the hold of an attempt that died, seconds.
+        reason: what the ledger says of an exit code.
+        facts: what the ledger says of this attempt besides.
+    """
     from trainer.attempt import Attempt
     from trainer.distributed import from_first, initialise
     from trainer.loop import Trainer
-    from trainer.run import open_run
-    from trainer.run_lock import RunLock
-    from trainer.signals import StopRequest
 
     run = open_run(folder)
-    with StopRequest() as stop:
-        process = initialise()
-        lock = RunLock(run.path, attempt=run.attempts() + 1) if process.is_first else None
-        with lock or nullcontext():
-            number = from_first(run.attempts() + 1 if process.is_first else None)
-            note = run.note if process.is_first else _nothing
-            note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename)
-            try:
-                trainer = Trainer(Attempt(run, run.read_config(), process, number, lock), stop)
-                code = trainer.train()
-            except Exception as error:
-                note("end", attempt=number, reason="error", message=str(error).splitlines()[0])
-                raise
-            note("end", attempt=number, reason=REASONS[code], step=trainer.step)
-            trainer.parts.engine.close()
+    process = initialise()
+    lock = RunLock(run.path, attempt=run.attempts() + 1, wait_s=lock_wait_s) if process.is_first else None
+    with lock or nullcontext():
+        number = from_first(run.attempts() + 1 if process.is_first else None)
+        note = run.note if process.is_first else _nothing
+        note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
+        try:
+            if code := stop.agreed():
+                note("end", attempt=number, reason=reason(code))
+                return code
+            logged = _last_step(run)
+            trainer = Trainer(Attempt(run, run.read_config(), process, number, lock), stop)
+            note(
+                "ready", attempt=number, step=trainer.step, total_steps=trainer.parts.total_steps,
+                replayed=max(0, logged - trainer.step),
+            )  # fmt: skip
+            code = trainer.train()
+        except Exception as error:
+            why = "lost a rank" if _peer_is_gone(error) else "error"
+            note("end", attempt=number, reason=why, message=str(error).splitlines()[0])
+            raise
+        note("end", attempt=number, reason=reason(code), step=trainer.step)
+        trainer.parts.engine.close()
     return code
+
+
+def _last_step(run: RunFolder) -> int:
+    """The last step that earlier attempts logged."""
+    return max((r["step"] for r in read_records(run.metrics) if r["kind"] == "train"), default=0)
 
 
 def _nothing(event: str, **facts: Any) -> None:
     pass
 
 
-def main() -> int:
-    """Run one rank; a user's mistake is one message and exit code 2."""
-    end_with_parent()
-    stop_at_once()
+def _peer_is_gone(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_IS_GONE)
+
+
+def explained(work: Callable[[], int]) -> int:
+    """Run a rank; what its user can mend is one message and ends the process with code 2, a lost peer with another."""
     try:
-        return train_run(Path(sys.argv[1]))
+        return work()
     except UserError as error:
         print_error(error)
     except OSError as error:
@@ -78,11 +103,22 @@ def main() -> int:
             raise
         print_error(message)
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in PEER_IS_GONE):
+        if not _peer_is_gone(error):
             raise
         print(f"rank {os.environ['RANK']}: another rank has ended", file=sys.stderr, flush=True)
         os._exit(LOST_PEER)
     os._exit(2)  # the process group cannot be closed in order: other ranks may be inside a collective
+
+
+def main() -> int:
+    """Run one rank of a group on this machine."""
+    end_with_parent()
+    return explained(_train)
+
+
+def _train() -> int:
+    with StopRequest() as stop:
+        return train_run(Path(sys.argv[1]), stop)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from trainer.checkpoint import CheckpointSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
-from trainer.recipes import read_recipe
+from trainer.recipes import merge, read_recipe
+from trainer.slurm_settings import SlurmSettings
 
 Part = TypeVar("Part", bound=Settings)
 
@@ -110,6 +111,7 @@ class Config(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     eval: EvalSettings = EvalSettings()
     metrics: MetricsSettings = MetricsSettings()
+    slurm: SlurmSettings = SlurmSettings()
 
     @field_validator("method", mode="before")
     @classmethod
@@ -146,18 +148,27 @@ MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
     "data.cache_ahead", "data.threads", "data.prefetch",
     "data.max_bad_fraction", "data.eval_resize", "data.allow_pipe", "parallel.threads", "checkpoint", "eval", "metrics",
+    "slurm",
 )  # fmt: skip
 """Settings that do not change what is learned. All others must be the same on resume; the sets that
 `data.train` and `data.validation` name are compared by content."""
 
 
-def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    recipe: str | Path, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Config:
     """The resolved configuration of a recipe (a path, or a shipped recipe's name) with `key=value` overrides.
+
+    Args:
+        recipe: what to start from.
+        overrides: settings over the recipe's.
+        defaults: nested values under the recipe's.
 
     Raises:
         UserError: everything that is wrong with it, at once, each with the nearest valid name where one is close.
     """
-    return override(parse(read_recipe(recipe), where=str(recipe)), overrides, where=str(recipe))
+    values = merge(defaults or {}, read_recipe(recipe))
+    return override(parse(values, where=str(recipe)), overrides, where=str(recipe))
 
 
 def override(config: Config, overrides: Sequence[str], where: str) -> Config:

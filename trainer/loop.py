@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from itertools import islice
 
@@ -20,6 +21,9 @@ from trainer.progress import TrainingProgress
 from trainer.setup import build
 from trainer.signals import DATA_FAILED, StopRequest
 
+POLL_SECONDS = 0.1
+"""Time between looks for a request to stop while data are waited for."""
+
 
 class Trainer:
     """Trains one run from its newest checkpoint, or from the start; every rank makes one.
@@ -32,6 +36,8 @@ class Trainer:
         config, run, process = attempt.config, attempt.run, attempt.process
         self.config, self.stop = config, stop
         self._cleanup = ExitStack()
+        # entered before the loader, so left after it: a closed loader lets go of the thread that waits for it
+        self._fetcher = self._cleanup.enter_context(ThreadPoolExecutor(1, "fetch"))
         self.parts = build(config, run, process)
         self._cleanup.enter_context(self.parts.loader)
         self.persistence = Persistence(attempt, self.parts)
@@ -95,9 +101,16 @@ class Trainer:
         return 0
 
     def _fetch(self, iterator: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
-        """The micro-batches of the next step, all before it begins: a step is done as a whole or not at all."""
+        """The micro-batches of the next step, all before it begins: a step is done as a whole or not at all.
+
+        A thread waits for them, so that a request to stop is heard while data do not come.
+        """
+        fetching = self._fetcher.submit(lambda: list(islice(iterator, self.config.train.accumulation)))
+        while not wait([fetching], timeout=POLL_SECONDS).done:
+            if self.stop.received:
+                return [], None
         try:
-            return list(islice(iterator, self.config.train.accumulation)), None
+            return fetching.result(), None
         except UserError as error:
             return [], error
 

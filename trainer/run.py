@@ -6,7 +6,10 @@ ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
 checkpoints/     see trainer/checkpoint.py
 tensorboard/     event files
-logs/            output of each attempt's ranks other than 0
+logs/            output of each attempt's ranks; on one machine, of those other than 0
+slurm/           scripts and jobs, where the run was submitted
+
+Light to import: commands that only look at runs load no torch.
 """
 
 import json
@@ -14,13 +17,15 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from trainer.config import Config, dump, parse
+
+if TYPE_CHECKING:
+    from trainer.config import Config
 
 
 @dataclass(frozen=True)
@@ -64,30 +69,43 @@ class RunFolder:
         """Folder of the processes' output."""
         return self.path / "logs"
 
-    def read_config(self) -> Config:
+    def read_config(self) -> "Config":
         """The configuration that the run was made with."""
+        from trainer.config import parse
+
         return parse(yaml.safe_load(self.config.read_text()), where=str(self.config))
 
-    def write_config(self, config: Config) -> None:
+    def write_config(self, config: "Config") -> None:
         """Replace the configuration atomically."""
+        from trainer.config import dump
+
         write_whole(self.config, yaml.safe_dump(dump(config), sort_keys=False).encode())
 
     def attempts(self) -> int:
         """Attempts that have begun."""
         return sum(record["event"] == "start" for record in read_records(self.ledger))
 
+    def is_finished(self) -> bool:
+        """Whether an attempt reached the last step."""
+        return any(r["event"] == "end" and r["reason"] == "finished" for r in read_records(self.ledger))
+
     def note(self, event: str, **facts: Any) -> None:
         """Append to the ledger."""
         append_record(self.ledger, {"event": event, "time": round(time.time(), 3), **facts})
 
 
-def create_run(config: Config, recipe_name: str) -> RunFolder:
+def run_of(config: "Config", recipe_name: str) -> RunFolder:
+    """The folder that a new run of a configuration gets; it is not made."""
+    return RunFolder(config.run.folder / (config.run.name or recipe_name))
+
+
+def create_run(config: "Config", recipe_name: str) -> RunFolder:
     """Make the folder of a new run with its configuration.
 
     Raises:
         UserError: where the folder holds anything already.
     """
-    run = RunFolder(config.run.folder / (config.run.name or recipe_name))
+    run = run_of(config, recipe_name)
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise UserError(
             "the run's folder is not empty",

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 
+STALE_AFTER_S = 60.0
+"""Age of the last sign of life after which a holder on another machine counts as dead, seconds."""
 _POLL_S = 0.2
 """Time between looks while waiting for a lock, seconds."""
 
@@ -33,18 +35,26 @@ class Holder:
     process_start: str
     attempt: int
     job_id: str | None
+    restart: int = 0
+    """How often SLURM had started the job again."""
     released: bool = False
 
     @classmethod
     def this_process(cls, attempt: int) -> "Holder":
-        """This process as a holder; the job id is SLURM's where there is one."""
+        """This process as a holder; job and restart are SLURM's where there are any."""
         pid = os.getpid()
         start = _process_start(pid) or ""
-        return cls(socket.gethostname(), _machine(), pid, start, attempt, os.environ.get("SLURM_JOB_ID"))
+        job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return cls(socket.gethostname(), _machine(), pid, start, attempt, job, restart)
 
     def is_dead(self) -> bool:
         """Whether the process is known to have ended: only where it ran on this machine can that be known."""
         return self.machine == _machine() and _process_start(self.pid) != self.process_start
+
+    def has_successor(self, other: "Holder") -> bool:
+        """Whether the other belongs to a later start of the same job: SLURM starts a job again once it has given the
+        first attempt up, even where a machine that is cut off still runs it."""  # fmt: skip
+        return self.job_id is not None and self.job_id == other.job_id and self.restart < other.restart
 
     def __str__(self) -> str:
         job = f" of job {self.job_id}" if self.job_id else ""
@@ -71,7 +81,7 @@ class RunLock:
         folder: Path,
         *,
         attempt: int = 0,
-        stale_after_s: float = 60,
+        stale_after_s: float = STALE_AFTER_S,
         heartbeat_s: float = 5,
         wait_s: float = 0,
     ) -> None:
@@ -84,7 +94,6 @@ class RunLock:
         self._wait_s = wait_s
         self._own: Path | None = None
         self._lost, self._released = threading.Event(), threading.Event()
-        self._last_beat = 0.0
         self._thread = threading.Thread(target=self._beat_until_released, name="run lock", daemon=True)
 
     def __enter__(self) -> "RunLock":
@@ -101,7 +110,6 @@ class RunLock:
                 where=self._folder,
                 fix="make the run folder writable, or choose another with run.folder=FOLDER",
             ) from error
-        self._last_beat = time.monotonic()
         self._thread.start()
         return self
 
@@ -119,8 +127,8 @@ class RunLock:
     @property
     def lost(self) -> bool:
         """Whether another process has taken the run over: this one must write nothing more into it."""
-        # A process that was stopped for long may be asked before its heartbeat thread has run again.
-        if not self._lost.is_set() and time.monotonic() - self._last_beat > self._stale_after_s:
+        # looked up at once: a process that was cut off or stopped may be asked before its heartbeat has run again
+        if not self._lost.is_set():
             self._beat()
         return self._lost.is_set()
 
@@ -160,7 +168,9 @@ class RunLock:
             holder = Holder(**json.loads(content))
         except (ValueError, TypeError):  # created this moment, or its process died before it wrote its name
             holder = None
-        if holder is not None and (holder.released or holder.is_dead()):
+        if holder is not None and (
+            holder.released or holder.is_dead() or holder.has_successor(Holder.this_process(self._attempt))
+        ):
             return None
         age = max(0.0, self._file_system_now() - beat)
         here = holder is not None and holder.machine == _machine()
@@ -189,7 +199,6 @@ class RunLock:
             os.utime(self._own)
             if max(self._numbers(), default=0) > int(self._own.stem):
                 self._lost.set()
-            self._last_beat = time.monotonic()
         except FileNotFoundError:
             self._lost.set()
         except OSError:
@@ -220,3 +229,15 @@ def _machine() -> str:
     """What a process id is unique in: one boot of one kernel, one namespace of process ids."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run's folder is held by a process that is alive as far as can be told from here."""
+    newest = max((folder / "lock").glob("*.json"), default=None)
+    if newest is None:
+        return False
+    try:
+        holder, beat = Holder(**json.loads(newest.read_text())), newest.stat().st_mtime
+    except (OSError, ValueError, TypeError):
+        return False
+    return not holder.released and not holder.is_dead() and time.time() - beat < STALE_AFTER_S

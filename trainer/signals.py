@@ -3,17 +3,22 @@
 import signal
 from types import FrameType, TracebackType
 
-from trainer.distributed import agree
-
-_EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+INTERRUPTED, TIME_IS_UP, TERMINATED = 130, 140, 143
+"""Exit codes of a run that a signal stopped: a terminal's; that of a time limit or a preemption; an ending's."""
+_EXIT_CODES: dict[int, int] = {
+    signal.SIGINT: INTERRUPTED,
+    signal.SIGUSR2: TIME_IS_UP,
+    signal.SIGTERM: TERMINATED,
+}
 DATA_FAILED = 1000
 """Agreed on where a rank's data cannot go on."""
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while it is entered.
+    """Catches SIGINT, SIGUSR2 and SIGTERM while it is entered; the later one of these counts.
 
-    No work is done in the handler: it may run in the middle of a collective or a write.
+    No work is done in the handler: it may run in the middle of a collective or a write. A second signal changes
+    nothing about a save that has begun.
     """
 
     def __init__(self) -> None:
@@ -31,6 +36,11 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def received(self) -> int:
+        """Code of the signals that this process has got; 0: none. Other ranks may have got others."""
+        return self._received
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 
@@ -40,4 +50,6 @@ class StopRequest:
         Args:
             failure: code of a fault on this rank that all shall stop for, above any signal's.
         """
+        from trainer.distributed import agree  # here: signals are caught before torch is loaded
+
         return agree(max(failure, self._received))

@@ -22,7 +22,19 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["train"], ["resume"], ["eval"], ["export"], ["verify-resume"], ["config", "show"], ["data", "build"]],
+    [
+        ["train"],
+        ["resume"],
+        ["eval"],
+        ["export"],
+        ["verify-resume"],
+        ["config", "show"],
+        ["data", "build"],
+        ["submit"],
+        ["status"],
+        ["logs"],
+        ["cancel"],
+    ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     done = subprocess.run(
@@ -30,6 +42,16 @@ def test_every_command_has_help(command: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_looking_at_runs_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, launch.status, launch.logs, launch.job\n"
+        f"loaded = sorted(m for m in {HEAVY!r} if m in sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_config_show_says_where_values_come_from() -> None:

@@ -46,3 +46,16 @@ def test_what_would_stop_the_ranks_is_said_before(
     with pytest.raises(UserError) as error:
         check_with(data, *overrides, nproc=nproc)
     assert said in str(error.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(data: Path) -> None:
+    with pytest.raises(UserError) as error:
+        check_with(data, "train.global_batch=1601", "backbone.name=resnet19", "data.validation=nowhere")
+    for part in (
+        "4 things",
+        "nearest that does: 1600 and 1602",
+        "fewer than one batch",
+        "resnet18",
+        "nowhere",
+    ):
+        assert part in str(error.value)

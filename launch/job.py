@@ -1,0 +1,163 @@
+"""What SLURM runs as each task of a job: a rank that saves when it is told to, and whose job asks for its requeue.
+
+Light to import: signals are caught before torch is loaded.
+
+SIGUSR2 comes before a time limit, and before a preemption where the cluster is set so: all ranks save together and
+rank 0 asks for the requeue. SIGTERM comes from `scancel` and from SLURM's own requeue and preemption: all save, and
+nobody asks. A preempted job that ended by itself would not be started again, so its ranks wait to be ended.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+
+from data_pipelines.errors import UserError
+from launch import slurm
+from launch.worker import REASONS, explained, train_run
+from trainer.run_lock import STALE_AFTER_S
+from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
+
+GRACE_SECONDS = 30 * 60
+"""How long a saved rank waits for SLURM to end it: longer than the grace time that clusters give."""
+ANSWER_SECONDS = 3.0
+"""How long SLURM may take to say why a signal came: it kills its processes soon after."""
+RETRY_SECONDS = 5.0
+"""Time between requests for a requeue that the controller does not answer."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a job by SLURM, which may start it again."""
+
+    job: str
+    restart: int
+
+    @classmethod
+    def this(cls) -> "Start":
+        """The one that this process belongs to."""
+        return cls(os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+    def logs(self, run: Path) -> Path:
+        """Folder of this start's output in a run's folder, a file for each rank."""
+        return run / "logs" / f"slurm_{self.job}_{self.restart}"
+
+
+class TrainJob:
+    """A run's training as submitit pickles it.
+
+    Args:
+        run: the run's folder, on a file system that all machines share.
+        max_requeues: restarts after which the job asks for no more.
+    """
+
+    def __init__(self, run: Path, max_requeues: int) -> None:
+        self.run, self.max_requeues = run, max_requeues
+
+    def __call__(self) -> None:
+        """Train as the rank that the environment names, and end as SLURM needs it."""
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit has put its own there just before
+        assert callable(requeue)
+        with StopRequest() as stop:
+            task = submitit.JobEnvironment()
+            task.paths.result_pickle.unlink(missing_ok=True)  # an earlier start's would pass for this one's
+            start = Start.this()
+            _write_to(start.logs(self.run) / f"rank_{task.global_rank}.log")
+            TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+            if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
+                os.environ["LOCAL_RANK"] = "0"  # a task that sees one GPU knows it by that number
+            facts: dict[str, Any] = {
+                "job": start.job, "restart": start.restart, "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+            }  # fmt: skip
+            ending = _Ending(start.job, task.global_rank)
+            code = explained(
+                lambda: train_run(
+                    self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=ending.reason, **facts
+                )
+            )
+            if code == 0:
+                return
+            if code == TIME_IS_UP and start.restart >= self.max_requeues:
+                raise SystemExit(self._used_up(start, task.global_rank))
+            if code == TIME_IS_UP and task.global_rank == 0 and stop.received != TERMINATED:
+                _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
+            if code != INTERRUPTED and not ending.cancelled:
+                _wait_to_be_ended()
+            raise SystemExit(code)
+
+    def checkpoint(self) -> DelayedSubmission | None:
+        """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
+        if Start.this().restart >= self.max_requeues:
+            return None
+        return DelayedSubmission(self)
+
+    def _used_up(self, start: Start, rank: int) -> int:
+        if rank == 0:
+            print(
+                f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
+                f"allows; go on with it: all4one resume {self.run}",
+                flush=True,
+            )
+        return TIME_IS_UP
+
+
+class _Ending:
+    """Why a signal came, as far as SLURM says; rank 0 asks it once, after the save."""
+
+    def __init__(self, job: str, rank: int) -> None:
+        self._job, self._rank = job, rank
+        self.cancelled = False
+        """Whether the job was cancelled, so that nothing is lost by ending at once."""
+
+    def reason(self, code: int) -> str:
+        """The ledger's word for an exit code."""
+        if code not in (TIME_IS_UP, TERMINATED) or self._rank:
+            return REASONS[code]
+        try:
+            facts = slurm.facts(self._job, seconds=ANSWER_SECONDS)
+        except UserError:
+            return REASONS[code]
+        if facts.get("PreemptTime", "None") != "None":
+            return "preempted"
+        if facts["JobState"] == "CANCELLED":
+            self.cancelled = True
+            return "cancelled"
+        if facts["JobState"] in ("PENDING", "REQUEUED"):
+            return "requeued"
+        return REASONS[code]
+
+
+def _ask_for_requeue(requeue: Callable[[], None]) -> None:
+    """Ask until the controller takes it, which ends this process; or until SLURM ends it for its own reason."""
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # `scontrol` inherits it: the requeue ends this job's processes
+    last = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < last:
+        try:
+            requeue()
+        except (subprocess.SubprocessError, OSError) as error:
+            print(f"the requeue was not taken: {error}", flush=True)
+        time.sleep(RETRY_SECONDS)
+
+
+def _wait_to_be_ended() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(GRACE_SECONDS)
+
+
+def _write_to(log: Path) -> None:
+    """Send what this process prints to a file of its own: SLURM appends all starts of a job to one."""
+    print(f"output goes to {log}", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

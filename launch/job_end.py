@@ -1,0 +1,86 @@
+"""What a job's script does once its processes have ended: `python -m launch.job_end RUN CODE`.
+
+A rank that was killed can note nothing itself. This notes why the processes ended, and asks for the requeue of a job
+that a signal killed, such as SIGKILL where memory ran out, unless that was so just before, at the same checkpoint.
+"""
+
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import UserError
+from launch import slurm
+from launch.job import Start
+from trainer.checkpoint import CheckpointStore
+from trainer.run import RunFolder, read_records
+
+_ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
+
+
+def main() -> None:
+    """Note the end of this start of the job, and see to its requeue."""
+    run, code, start = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), Start.this()
+    if code == 0 or not _still_runs(start):
+        return
+    records = read_records(run.ledger)
+    began = next((r for r in reversed(records) if r["event"] == "start" and _of(r, start)), None)
+    ended = next(
+        (r for r in records if began and r["event"] == "end" and r["attempt"] == began["attempt"]), None
+    )
+    if ended is not None and ended["reason"] != "lost a rank":
+        return
+    killed = code > 128 and code - 128 in signal.valid_signals()
+    run.note(
+        "end",
+        attempt=began["attempt"] if began else run.attempts(),
+        reason="killed" if killed else "error",
+        message=_message(run, start),
+        saved=_saved_step(run),
+    )
+    config = run.read_config().slurm
+    if killed and start.restart < config.max_requeues and not _in_vain(run):
+        slurm.ask("scontrol", "requeue", start.job)
+
+
+def _of(record: dict[str, Any], start: Start) -> bool:
+    return (record.get("job"), record.get("restart")) == (start.job, start.restart)
+
+
+def _still_runs(start: Start) -> bool:
+    """Whether SLURM has not ended this start itself, by a cancellation, a requeue or the loss of a machine."""
+    try:
+        return slurm.facts(start.job)["JobState"] == "RUNNING"
+    except UserError:
+        return True
+
+
+def _message(run: RunFolder, start: Start) -> str:
+    """The first thing that srun says of a task that failed, and the last that a rank said of an error."""
+    outputs = sorted((run.path / "slurm").glob(f"{start.job}_0_log.*"))
+    lines = [line for path in outputs for line in path.read_text(errors="replace").splitlines()]
+    found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
+    said = [f"{found[-1][1]}, {found[-1][2]}"] if found else []
+    for log in sorted(start.logs(run.path).glob("rank_*.log")):
+        errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+        said += [f"{log.stem}: {line}" for line in errors[-1:]]
+    return "; ".join(said) or "see the logs"
+
+
+def _saved_step(run: RunFolder) -> int:
+    state = CheckpointStore(run.checkpoints).newest_state()
+    return int(state["step"]) if state else 0
+
+
+def _in_vain(run: RunFolder) -> bool:
+    """Whether the last two attempts were killed with the same newest checkpoint."""
+    ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
+    last = ends[-2:]
+    return (
+        len(last) == 2 and all(r["reason"] == "killed" for r in last) and last[0]["saved"] == last[1]["saved"]
+    )
+
+
+if __name__ == "__main__":
+    main()

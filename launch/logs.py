@@ -1,0 +1,92 @@
+"""`all4one logs` and `submit --wait`: what a run's processes print, over restarts. Loads no torch."""
+
+import sys
+import time
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+from launch import slurm
+from launch.submissions import Submissions
+from trainer.run import RunFolder, open_run
+
+LOOK_SECONDS = 0.5
+ASK_SECONDS = 5.0
+"""Time between questions to SLURM, seconds: a controller serves many users."""
+SETTLE_SECONDS = 30.0
+"""How long a job must count as preempted or failed by a machine until that is its end: it shows before a requeue."""
+
+
+def show(path: Path, rank: int, *, follow_it: bool) -> int:
+    """Print a rank's newest output; followed, go on until the job is over. Returns the exit code."""
+    run = open_run(path)
+    if follow_it:
+        return follow(run, rank)
+    files = _outputs(run, rank)
+    if not files:
+        raise UserError(
+            f"rank {rank} has printed nothing yet", where=run.logs,
+            fix=f"all4one status {run.path} says what it waits for",
+        )  # fmt: skip
+    sys.stdout.write(files[-1].read_text(errors="replace"))
+    return 0
+
+
+def follow(run: RunFolder, rank: int) -> int:
+    """Print a rank's output as it comes, that of the newest start and of those after it, until the job is over.
+
+    Returns 0 where the run is finished, else 1.
+    """
+    number = Submissions(run).required()
+    end, starts = _End(number), f"slurm_{number}_*"
+    shown = {path: path.stat().st_size for path in _outputs(run, rank, starts)[:-1]}
+    while True:
+        over = end.reached()
+        for path in _outputs(run, rank, starts):
+            with path.open("rb") as file:
+                file.seek(shown.get(path, 0))
+                new = file.read()
+            if new and path not in shown:
+                print(f"==> {path} <==", file=sys.stderr)
+            shown[path] = shown.get(path, 0) + len(new)
+            sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.flush()
+        if over:
+            print(end.said, file=sys.stderr)
+            return 0 if run.is_finished() else 1
+        time.sleep(LOOK_SECONDS)
+
+
+class _End:
+    """Whether a job is over."""
+
+    def __init__(self, number: str) -> None:
+        self._number = number
+        self._asked, self._since = 0.0, 0.0
+        self.said = ""
+
+    def reached(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked < ASK_SECONDS:
+            return False
+        self._asked = now
+        try:
+            job = slurm.jobs([self._number]).get(self._number)
+        except slurm.Unanswered as error:
+            if error.what != self.said:
+                print(error.what, file=sys.stderr)
+            self.said = error.what
+            return False
+        if job is not None and not job.over:
+            self._since = 0.0
+            return False
+        state = job.state.lower() if job else "not known to SLURM any more"
+        self.said = f"job {self._number} is {state}"
+        if job is None or job.state not in ("NODE_FAIL", "PREEMPTED"):
+            return True
+        self._since = self._since or now
+        return now - self._since > SETTLE_SECONDS
+
+
+def _outputs(run: RunFolder, rank: int, starts: str = "*") -> list[Path]:
+    """A rank's files, oldest first."""
+    return sorted(run.logs.glob(f"{starts}/rank_{rank}.log"), key=lambda path: path.parent.stat().st_mtime)

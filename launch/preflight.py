@@ -1,0 +1,103 @@
+"""What would stop a run, found before it starts: everything at once, each with its mend."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from data_pipelines.errors import UserError
+from data_pipelines.shards import ShardSet
+from data_pipelines.urls import Url
+from trainer.backbones import build_backbone
+from trainer.config import Config
+from trainer.optim import Schedule
+from trainer.setup import TrainSet, open_train_set
+
+Found = TypeVar("Found")
+
+
+def problems(config: Config, ranks: int) -> list[UserError]:
+    """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
+    classes; a batch that does not divide; a backbone or a schedule that cannot be made."""  # fmt: skip
+    found: list[UserError] = []
+
+    def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
+        try:
+            return work(*arguments)
+        except UserError as error:
+            found.append(error)
+            return None
+
+    tried(_check_divides, config, ranks)
+    tried(_check_backbone, config)
+    train_set = tried(open_train_set, config.data)
+    if train_set is not None:
+        tried(_check_samples, config, ranks, len(train_set), config.data.train)
+        tried(_check_schedule, config, len(train_set))
+    if config.data.validation is not None:
+        validation_set = tried(ShardSet.open, config.data.validation, config.data)
+        if validation_set is not None:
+            tried(_check_validation, train_set, validation_set, ranks)
+    return found
+
+
+def refuse(found: Sequence[UserError]) -> None:
+    """Raise one UserError that lists all that was found; nothing where that is nothing."""
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        items = "\n".join("  - " + str(problem).replace("\n", "\n    ") for problem in found)
+        raise UserError(f"{len(found)} things would stop this run:\n{items}")
+
+
+def _check_divides(config: Config, ranks: int) -> None:
+    batch, parts = config.train.global_batch, config.train.accumulation
+    unit = ranks * parts
+    if batch % unit or batch // unit < 2:
+        below, above = batch // unit * unit, max(batch // unit + 1, 2) * unit
+        near = f"{below} and {above}" if below >= 2 * unit and below != batch else str(above)
+        raise UserError(
+            f"train.global_batch ({batch}) does not give each of {ranks} processes x {parts} micro-batches the same "
+            "number of rows, at least 2",
+            fix=f"nearest that does: {near}",
+        )
+
+
+def _check_samples(config: Config, ranks: int, samples: int, folder: Path | Url) -> None:
+    batch, unit = config.train.global_batch, ranks * config.train.accumulation
+    if samples < batch:
+        most = samples // unit * unit
+        smaller = f"train.global_batch={most}, or " if most >= 2 * unit else ""
+        raise UserError(
+            f"the set has {samples} samples, fewer than one batch of {batch}",
+            where=folder,
+            fix=f"{smaller}a larger set",
+        )
+
+
+def _check_schedule(config: Config, samples: int) -> None:
+    steps = samples // config.train.global_batch
+    total = config.train.epochs * steps
+    if steps:
+        Schedule.from_settings(config.optim, steps, min(total, config.train.max_steps or total))
+
+
+def _check_backbone(config: Config) -> None:
+    with torch.random.fork_rng(devices=[]):
+        build_backbone(config.backbone, config.data.views[0].size)
+
+
+def _check_validation(train_set: TrainSet | None, validation_set: ShardSet, ranks: int) -> None:
+    if validation_set.num_classes == 0:
+        raise UserError("the set has no labels", where=validation_set.folder, fix="set data.validation=null")
+    if train_set is not None and train_set.num_classes and train_set.classes != validation_set.classes:
+        raise UserError(
+            f"the set has other classes than {train_set.folder}",
+            where=validation_set.folder,
+            fix="build both from the same classes, or set data.validation=null",
+        )
+    if len(validation_set) < ranks:
+        raise UserError(
+            f"the set has {len(validation_set)} samples for {ranks} processes", where=validation_set.folder
+        )

@@ -1,0 +1,118 @@
+"""`all4one submit`, `status`, `logs` and `cancel`: parses, calls, prints."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.")]
+GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs of each machine; 0: CPUs only.")]
+TasksPerNode = Annotated[
+    int | None, typer.Option(min=1, help="Processes on each machine; one for each GPU if not given.")
+]
+Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of an attempt.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script, and queue nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show the output until the job is over.")]
+Preflight = Annotated[
+    bool, typer.Option("--preflight/--no-preflight", help="Look for what would stop the run first.")
+]
+
+
+def submit(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    tasks_per_node: TasksPerNode = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="Cores of each process.")] = None,
+    time: Time = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account that is charged.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features that the machines must have.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Machines that are left out.")] = None,
+    mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each machine.")] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option(help="Shell line that runs before the processes; may be given again.")
+    ] = None,
+    srun_arg: Annotated[
+        list[str] | None, typer.Option(help="Further argument of srun (--srun-arg=--cpu-bind=none).")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Further option of sbatch (--slurm mail-type=END)."),
+    ] = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    preflight: Preflight = True,
+) -> None:
+    """Train a new run on a SLURM cluster: queue it, and let it go on after time limits, preemptions and lost machines.
+
+    Options not given come from the recipe's `slurm:` section, and under it from ~/.config/all4one/slurm.yaml.
+    """
+    from launch.submit import submit as queue
+
+    settings = slurm_overrides(
+        nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, cpus_per_task=cpus_per_task,
+        time=time, partition=partition, account=account, qos=qos, constraint=constraint, exclude=exclude, mem=mem,
+        setup=setup, srun_args=srun_arg,
+    )  # fmt: skip
+    extra = [f"slurm.extra.{assignment}" for assignment in slurm or []]
+    run = queue(recipe, [*(overrides or []), *settings, *extra], preflight=preflight, dry_run=dry_run)
+    if run is not None and wait:
+        from launch.logs import follow
+
+        raise typer.Exit(follow(run, 0))
+
+
+def status(
+    path: Annotated[
+        Path, typer.Argument(metavar="[RUN|FOLDER]", help="A run, or the folder of runs.")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say where runs stand: state, machines, steps, speed, time left, newest checkpoint, attempts."""
+    from launch.status import print_status
+
+    print_status(path, as_json=as_json)
+
+
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Process whose output is shown.")] = 0,
+) -> None:
+    """Print what a process of a submitted run has printed."""
+    from launch.logs import show
+
+    raise typer.Exit(show(run, rank, follow_it=follow))
+
+
+def cancel(run: Run) -> None:
+    """End a run's job. It saves first, and stays cancelled; `all4one resume` goes on with it."""
+    from launch import slurm
+    from launch.submissions import Submissions
+    from trainer.run import open_run
+
+    number = Submissions(open_run(run)).required()
+    job = slurm.jobs([number]).get(number)
+    if job is None or job.over:
+        typer.echo(
+            f"job {number} is {job.state.lower() if job else 'not known to SLURM any more'}: nothing to cancel"
+        )
+        return
+    slurm.cancel(number)
+    typer.echo(f"job {number} is told to save and end; go on with it: all4one resume {run}")
+
+
+def slurm_overrides(**options: Any) -> list[str]:
+    """`slurm.KEY=VALUE` for each option that was given; JSON is YAML, so texts stay texts."""
+    return [f"slurm.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# SLURM's Debian packages for tests/slurm, where they are missing and this user may install them.
+set -euo pipefail
+packages=(slurmctld slurmd slurm-client munge iproute2 util-linux)
+present=true
+for command in munged slurmctld slurmd sbatch ip unshare; do
+    command -v "$command" >/dev/null || present=false
+done
+if $present; then
+    exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests/slurm need a Debian-like system and root: apt-get install ${packages[*]}" >&2
+    exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+# the daemons run inside the tests' namespaces only: none is started here, whatever the system's policy is
+RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends "${packages[@]}" >/dev/null

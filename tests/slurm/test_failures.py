@@ -1,0 +1,39 @@
+"""Machines that die and ranks that fail: a run goes on where it can, and says why where it cannot."""
+
+import signal
+
+
+def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jobs, straight) -> None:
+    job = jobs.submit("power", "--nodes", 2)
+    for attempt, (step, position) in enumerate([(12, 1), (32, 0)], start=1):
+        jobs.wait_for_attempt("power", attempt)
+        jobs.wait_for_step("power", job, step)
+        nodes = jobs.nodes_of(job)
+        jobs.cluster.cut_power(nodes[position])
+        ready = jobs.wait_for_attempt("power", attempt + 1, timeout=120)
+        assert 0 <= ready["replayed"] <= 10 + 10
+        jobs.cluster.power_on(nodes[position])
+    jobs.finish("power", job)
+    jobs.runs.assert_same("power", straight)
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, straight) -> None:
+    job = jobs.submit("killed", "--nodes", 2)
+    jobs.wait_for_step("killed", job, 12)
+    jobs.kill_rank(job, 1, signal.SIGKILL)
+    jobs.wait_for_attempt("killed", 2)
+    end = next(r for r in jobs.ledger("killed", "end") if r["reason"] == "killed")
+    assert "task 1: Killed" in end["message"]
+    jobs.finish("killed", job)
+    jobs.runs.assert_same("killed", straight)
+
+
+def test_a_rank_that_raises_ends_the_job_and_the_reason_is_said(jobs) -> None:
+    job = jobs.submit("raises", "--nodes", 2, "optim.name=sgd", "optim.lr=1e30", "optim.warmup_epochs=0")
+    jobs.cluster.wait_for_state(job, "FAILED", timeout=60)
+    end = jobs.ledger("raises", "end")[-1]
+    assert end["reason"] == "error"
+    assert "the loss is" in end["message"]
+    status = jobs.all4one("status", jobs.runs.path("raises").path)
+    assert "error" in status.words
+    assert "the loss is" in status.words

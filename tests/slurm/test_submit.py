@@ -1,0 +1,58 @@
+"""`all4one submit`, `status`, `logs`: what a user of a cluster sees."""
+
+import json
+
+
+def test_a_run_on_two_machines_trains_and_is_followed_to_its_end(jobs) -> None:
+    result = jobs.all4one(
+        "submit",
+        *jobs.runs.common,
+        "run.name=plain",
+        "data.executor=dali",
+        "--nodes",
+        2,
+        "--cpus-per-task",
+        1,
+        "--wait",
+    )
+    assert result.code == 0, result.out + jobs.output("plain")
+    assert "step 14" in result.words
+    (start,) = jobs.ledger("plain", "start")
+    assert (start["world_size"], start["nodes"]) == (2, "node[1-2]")
+    status = json.loads(jobs.all4one("status", jobs.runs.folder, "--json").out)
+    (run,) = (r for r in status["runs"] if r["run"].endswith("/plain"))
+    assert (run["state"], run["step"], run["total_steps"], run["attempts"]) == ("finished", 14, 14, 1)
+    assert run["checkpoint_step"] == 14
+    assert "step 14" in jobs.all4one("logs", jobs.runs.path("plain").path).words
+    again = jobs.all4one("resume", jobs.runs.path("plain").path)
+    assert "is finished" in again.words
+
+
+def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
+    before = jobs.cluster.run("squeue", "--noheader", "--states=all")
+    result = jobs.all4one(
+        "submit", *jobs.runs.common, "run.name=wrong", "--nodes", 3, "--partition", "nowhere",
+        "train.global_batch=1600", "backbone.name=resnet19",
+    )  # fmt: skip
+    assert result.code == 2, result.out
+    for part in ("nowhere", "main", "nearest that does", "fewer than one batch", "resnet18"):
+        assert part in result.words, part
+    assert "Traceback" not in result.out
+    assert not jobs.runs.path("wrong").path.exists()
+    assert jobs.cluster.run("squeue", "--noheader", "--states=all") == before
+
+
+def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
+    result = jobs.all4one(
+        "submit", *jobs.runs.common, "run.name=dry", "--nodes", 2, "--gpus-per-node", 2, "--time", "2h", "--dry-run",
+        "--setup", "module load cuda", "--slurm", "mail-type=END", "--srun-arg=--cpu-bind=none",
+    )  # fmt: skip
+    assert result.code == 0, result.out
+    for line in (
+        "#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --time=120",
+        "#SBATCH --requeue", "#SBATCH --signal=USR2@120", "#SBATCH --mail-type=END", "module load cuda",
+        "signal_before: 120",
+    ):  # fmt: skip
+        assert line in result.out, line
+    assert "--kill-on-bad-exit=1 --cpu-bind=none" in result.out
+    assert not jobs.runs.path("dry").path.exists()

@@ -1,0 +1,110 @@
+"""Real runs of the command on digits: small enough to train within seconds."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.checkpoint import CheckpointStore
+from trainer.run import RunFolder, read_records
+
+STEPS = 14
+TINY = (
+    "backbone.stem=half", "backbone.width=8", "method.projector_hidden=32", "method.predictor_hidden=32",
+    "method.embedding=16", "method.queue.length=200", "train.global_batch=64", f"train.max_steps={STEPS}",
+    "optim.warmup_epochs=0.2", "checkpoint.every_steps=4", "eval.every_epochs=1", "metrics.log_every=1",
+    "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global", "method.transformer_dropout=0",
+)  # fmt: skip
+
+
+def all4one(*arguments: object) -> list[str]:
+    """The command line of `all4one`."""
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+
+    @property
+    def words(self) -> str:
+        """The output without the line breaks that a narrow terminal makes."""
+        return " ".join(self.out.split())
+
+
+def run(*arguments: object) -> Result:
+    done = subprocess.run(
+        all4one(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return Result(done.returncode, done.stdout)
+
+
+class Runs:
+    """Trains tiny runs in one folder."""
+
+    def __init__(self, folder: Path, digits: Path) -> None:
+        self.folder, self.digits = folder, digits
+        self.common = (
+            "digits_demo", *TINY, f"data.train={digits}/train", f"data.validation={digits}/validation",
+            f"run.folder={folder}",
+        )  # fmt: skip
+
+    def path(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name)
+
+    def arguments(self, name: str, *overrides: str) -> tuple[str, ...]:
+        return ("train", *self.common, f"run.name={name}", *overrides)
+
+    def train(self, name: str, *overrides: str, nproc: int = 2) -> Result:
+        return run(*self.arguments(name, *overrides), "--nproc", nproc)
+
+    def resume(self, name: str, *overrides: str, nproc: int = 2) -> Result:
+        return run("resume", self.folder / name, *overrides, "--nproc", nproc)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Everything that the newest checkpoint holds."""
+        loaded = CheckpointStore(self.path(name).checkpoints).load_newest()
+        assert loaded is not None
+        optimizer = {f"optimizer/{key}": value for key, value in loaded.snapshot.optimizer.items()}
+        return loaded.snapshot.model | optimizer
+
+    def assert_same(self, left: str, right: str) -> None:
+        """Every tensor and every metric of two runs is equal."""
+        a, b = self.tensors(left), self.tensors(right)
+        assert a.keys() == b.keys()
+        assert not [name for name in a if not a[name].equal(b[name])]
+        assert self.metrics(left) == self.metrics(right)
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """Records without what depends on the clock."""
+        return [{k: v for k, v in r.items() if k != "time"} for r in read_records(self.path(name).metrics)]
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """A command in the background."""
+        return subprocess.Popen(
+            all4one(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str]) -> None:
+        """Return once a run has logged a step."""
+        deadline = time.monotonic() + 120
+        while (
+            max((r["step"] for r in read_records(self.path(name).metrics) if r["kind"] == "train"), default=0)
+            < step
+        ):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def ledger(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path(name).ledger.read_text().splitlines()]

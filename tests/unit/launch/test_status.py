@@ -1,0 +1,80 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch import slurm
+from launch.status import print_status, status
+from launch.submissions import Submissions
+from trainer.run import RunFolder
+from trainer.run_lock import RunLock
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run of 100 steps that is at step 40, submitted as job 7."""
+    run = RunFolder(tmp_path / "runs" / "one")
+    run.path.mkdir(parents=True)
+    run.config.write_text("train: {global_batch: 64}\n")
+    checkpoint = run.checkpoints / "step_00000030"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"step": 30, "saved": time.time() - 50}))
+    (run.checkpoints / "latest").write_text("step_00000030\n")
+    run.metrics.write_text(
+        json.dumps({"kind": "train", "step": 40, "time": {"images_per_second": 128.0}}) + "\n"
+    )
+    Submissions(run).folder.mkdir()
+    Submissions(run).note("7", 2, 1)
+    run.note("start", attempt=1, world_size=2, nodes="node[1-2]")
+    run.note("ready", attempt=1, step=0, total_steps=100)
+    return run
+
+
+def test_a_running_job_shows_speed_time_left_and_the_age_of_its_checkpoint(run: RunFolder) -> None:
+    found = status(run, slurm.Job("7", "RUNNING", "node[1-2]"), "7")
+    assert (found.state, found.job, found.nodes) == ("running", "7", "node[1-2]")
+    assert (found.step, found.total_steps, found.attempts) == (40, 100, 1)
+    assert found.seconds_left == pytest.approx(60 * 64 / 128)
+    assert found.checkpoint_step == 30
+    assert found.checkpoint_seconds == pytest.approx(50, abs=5)
+
+
+def test_a_job_that_waits_says_for_what(run: RunFolder) -> None:
+    found = status(run, slurm.Job("7", "PENDING", "", "Resources"), "7")
+    assert (found.state, found.why, found.seconds_left) == ("pending", "Resources", None)
+
+
+def test_without_slurm_the_folder_says_what_it_knows(run: RunFolder) -> None:
+    assert status(run, None, "7").state == "killed"
+    with RunLock(run.path):
+        assert status(run, None, "7").state == "running"
+    run.note("end", attempt=1, reason="error", message="the loss is nan")
+    found = status(run, None, "7")
+    assert (found.state, found.why) == ("error", "the loss is nan")
+
+
+def test_a_folder_of_runs_is_one_table_also_where_the_controller_is_down(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.path.parent / "two").mkdir()
+    (run.path.parent / "two" / "config.yaml").write_text("train: {global_batch: 64}\n")
+
+    def down(*_: object) -> None:
+        raise slurm.Unanswered("SLURM's controller does not answer")
+
+    monkeypatch.setattr(slurm, "jobs", down)
+    print_status(run.path.parent, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert "does not answer" in said["problem"]
+    assert [one["state"] for one in said["runs"]] == ["killed", "not started"]
+    print_status(run.path.parent, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "40/100" in shown
+    assert "does not answer" in shown
+
+
+def test_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run here"):
+        print_status(tmp_path, as_json=False)
