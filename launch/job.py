@@ -76,7 +76,7 @@ class TrainJob:
             facts: dict[str, Any] = {
                 "job": start.job, "restart": start.restart, "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
             }  # fmt: skip
-            ending = _Ending(start.job, task.global_rank)
+            ending = _Ending(start, task.global_rank)
             code = explained(
                 lambda: train_run(
                     self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=ending.reason, **facts
@@ -86,9 +86,10 @@ class TrainJob:
                 return
             if code == TIME_IS_UP and start.restart >= self.max_requeues:
                 raise SystemExit(self._used_up(start, task.global_rank))
-            if code == TIME_IS_UP and task.global_rank == 0 and stop.received != TERMINATED:
+            told_otherwise = ending.decided or stop.received == TERMINATED
+            if code == TIME_IS_UP and task.global_rank == 0 and not told_otherwise:
                 _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
-            if code != INTERRUPTED and not ending.cancelled:
+            if code != INTERRUPTED and not ending.decided:
                 _wait_to_be_ended()
             raise SystemExit(code)
 
@@ -111,26 +112,24 @@ class TrainJob:
 class _Ending:
     """Why a signal came, as far as SLURM says; rank 0 asks it once, after the save."""
 
-    def __init__(self, job: str, rank: int) -> None:
-        self._job, self._rank = job, rank
-        self.cancelled = False
-        """Whether the job was cancelled, so that nothing is lost by ending at once."""
+    def __init__(self, start: Start, rank: int) -> None:
+        self._start, self._rank = start, rank
+        self.decided = False
+        """Whether SLURM has already ended or requeued the job, so that nothing is lost by ending at once."""
 
     def reason(self, code: int) -> str:
         """The ledger's word for an exit code."""
         if code not in (TIME_IS_UP, TERMINATED) or self._rank:
             return REASONS[code]
         try:
-            facts = slurm.facts(self._job, seconds=ANSWER_SECONDS)
+            facts = slurm.facts(self._start.job, seconds=ANSWER_SECONDS)
         except UserError:
             return REASONS[code]
+        self.decided = facts["JobState"] != "RUNNING"
         if facts.get("PreemptTime", "None") != "None":
             return "preempted"
-        if facts["JobState"] == "CANCELLED":
-            self.cancelled = True
-            return "cancelled"
-        if facts["JobState"] in ("PENDING", "REQUEUED"):
-            return "requeued"
+        if self.decided:
+            return "requeued" if int(facts["Restarts"]) > self._start.restart else "cancelled"
         return REASONS[code]
 
 

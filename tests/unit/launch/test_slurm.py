@@ -15,7 +15,8 @@ Say = Callable[..., None]
 @pytest.fixture
 def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Make a command that prints something."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))  # real commands of SLURM must not be found
+    (tmp_path / "cat").symlink_to("/bin/cat")
 
     def make(command: str, out: str = "", error: str = "", code: int = 0) -> None:
         script = tmp_path / command
