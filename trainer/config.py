@@ -61,8 +61,9 @@ class TrainSettings(Settings):
     """Images in one optimiser step, over all processes and accumulation."""
     accumulation: int = Field(1, ge=1)
     """Micro-batches of one optimiser step; each contrasts within itself."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. With
+    fp64 all of them are float64, at several times the cost: to compare runs without rounding in the way."""
 
 
 class ParallelSettings(Settings):

@@ -131,9 +131,15 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    if next(method.parameters()).dtype == torch.float64:
+        # DeepSpeed reduces the types of a list that lacks float64, and every backend can
+        accelerator = get_accelerator()
+        types = [*accelerator.supported_dtypes(), torch.float64]
+        accelerator.supported_dtypes = lambda: types
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=optimizer, config=config, dist_init_required=False
     )

@@ -19,7 +19,9 @@ from trainer.optim import Schedule, build_optimizer, parameter_groups
 from trainer.parallel import synchronise_batch_norm
 from trainer.run import RunFolder
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
+IMAGES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+"""Type of the views, and of the weights, by `train.precision`."""
 
 
 TrainSet = ShardSet | StreamSet
@@ -44,7 +46,7 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     method.autocast_dtype = AUTOCAST[config.train.precision]
     if config.parallel.batch_norm == "global":
         synchronise_batch_norm(method, device)
-    return method.to(device)
+    return method.to(device, IMAGES[config.train.precision])
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:
@@ -58,7 +60,7 @@ def _loader(
     share: dict[str, Any] = {
         "seed": config.run.seed, "rank": process.rank, "world_size": process.world_size,
         "global_batch": config.train.global_batch, "accumulation": config.train.accumulation,
-        "device": process.device, "quarantine": run.quarantine,
+        "device": process.device, "dtype": IMAGES[config.train.precision], "quarantine": run.quarantine,
     }  # fmt: skip
     if isinstance(train_set, StreamSet):
         return StreamLoader(train_set, config.data, **share)

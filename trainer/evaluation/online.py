@@ -8,7 +8,7 @@ from trainer.distributed import Process
 from trainer.evaluation.features import extract
 from trainer.evaluation.knn import knn_accuracy
 from trainer.progress import TrainingProgress
-from trainer.setup import AUTOCAST, Parts
+from trainer.setup import AUTOCAST, IMAGES, Parts
 from trainer.signals import StopRequest
 
 
@@ -77,5 +77,5 @@ class OnlineEvaluation:
     def _loader(self, shards: ShardSet) -> EvalLoader:
         return EvalLoader(
             shards, self._config.data, rank=self._process.rank, world_size=self._process.world_size,
-            batch=self._config.eval.batch, device=self._process.device,
+            batch=self._config.eval.batch, device=self._process.device, dtype=IMAGES[self._config.train.precision],
         )  # fmt: skip

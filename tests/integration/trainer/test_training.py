@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 
@@ -137,6 +138,20 @@ def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs
     )
     losses = [[r["loss"] for r in runs.metrics(n) if r["kind"] == "train"] for n in (name, straight)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_without_rounding_the_number_of_processes_changes_nothing(runs) -> None:
+    names = {1: "alone", 2: "together"}
+    for nproc, name in names.items():
+        result = runs.train(name, "train.precision=fp64", nproc=nproc)
+        assert result.code == 0, result.out
+    one, two = (runs.tensors(name) for name in names.values())
+    assert one["backbone.conv1.weight"].dtype == torch.float64
+    for name, tensor in one.items():
+        if tensor.is_floating_point():
+            assert (tensor - two[name]).norm() <= 1e-6 * tensor.norm() + 1e-10, name
+        else:
+            assert torch.equal(tensor, two[name]), name
 
 
 def test_two_processes_cannot_train_one_run(runs) -> None:

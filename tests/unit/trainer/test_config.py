@@ -88,7 +88,7 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("method.transformer_heads=7", "must divide embedding"),
         ("train.accumulation=3", "nearest: 255 and 258"),
         ("data.views.5.size=32", "not a position in a list of 2"),
-        ("train.precision=fp8", "'fp32' or 'bf16'"),
+        ("train.precision=fp8", "'fp32', 'bf16' or 'fp64'"),
         ("data.views=[{size: 32}, {size: 32}, {size: 32}]", "must list 2 views for method all4one, not 3"),
         ("optim.lr=.nan", "finite"),
         ("optim.lr", "not of the form key=value"),
