@@ -95,6 +95,9 @@ class DataSettings(Settings):
     """Decoding threads of each process; 0: this process's share of the machine's cores."""
     prefetch: int = Field(3, ge=1, le=64)
     """Batches that are made ready ahead of the step."""
+    read_ahead: bool = False
+    """Whether whole shards are read into the page cache before their block is reached: for disks that are slow at
+    random reads. Needs memory for two blocks."""
     shuffle_block: int = Field(100_000, ge=1)
     """Samples that are shuffled together, at least; a block is made of whole shards that were permuted first."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)

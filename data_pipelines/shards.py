@@ -14,6 +14,7 @@ from data_pipelines.cache import Cache, Descriptor
 from data_pipelines.cached_files import CachedFiles
 from data_pipelines.errors import UserError
 from data_pipelines.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
+from data_pipelines.read_ahead import ReadAhead
 from data_pipelines.remote_set import MEND, open_remote
 from data_pipelines.settings import DataSettings
 from data_pipelines.urls import Url, place
@@ -69,7 +70,7 @@ class ShardSet:
 
         Args:
             folder: on this machine, or a URL.
-            settings: of the cache that a URL's shards come into; None: the defaults.
+            settings: of the cache that a URL's shards come into, and of reading ahead; None: the defaults.
 
         Raises:
             UserError: the folder or its index is missing, of another version, stale or foreign; names the shard
@@ -85,7 +86,8 @@ class ShardSet:
             record = read_record(folder)
             index = read_index(folder, record)
             _check_shards(folder, record)
-            files = LocalFiles(folder, [shard.name for shard in record.shards])
+            names = [shard.name for shard in record.shards]
+            files = LocalFiles(folder, names, settings is not None and settings.read_ahead)
         _check_rows(folder, record, index)
         return cls(folder, record, index, files)
 
@@ -155,14 +157,15 @@ class ShardSet:
 class LocalFiles:
     """Positioned reads from the shards of a folder, of which the last used stay open."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, names: list[str], read_ahead: bool) -> None:
         self._folder, self._names = folder, names
+        self._ahead = ReadAhead(folder, names) if read_ahead else None
         self._lock = Lock()
         self._open: OrderedDict[int, Descriptor] = OrderedDict()
 
     def copy(self) -> "LocalFiles":
         """The same shards with open files of their own."""
-        return LocalFiles(self._folder, self._names)
+        return LocalFiles(self._folder, self._names, self._ahead is not None)
 
     def read(self, number: int, size: int, offset: int) -> bytes:
         """Bytes of a shard, fewer where it ends before. Raises OSError."""
@@ -178,13 +181,17 @@ class LocalFiles:
         return self.read(number, size, offset)
 
     def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
-        """All shards are here."""
+        """Have the shards that come next read into memory, if that was asked for."""
+        if self._ahead is not None:
+            self._ahead.expect(upcoming)
 
     def start(self) -> None:
         """There is nothing to start."""
 
     def stop(self) -> None:
-        """No read waits for long."""
+        """End what reads ahead; no other read waits for long."""
+        if self._ahead is not None:
+            self._ahead.stop()
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:
