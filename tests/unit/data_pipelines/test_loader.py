@@ -1,11 +1,13 @@
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from data_pipelines.loader import Batch, EvalLoader, TrainLoader
 from data_pipelines.order import Order
 from data_pipelines.quarantine import TooManyBadSamples
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards import LocalFiles, ShardSet
 
 CPU = torch.device("cpu")
 VIEWS = (ViewSettings(size=16, blur=0.5), ViewSettings(size=24, solarise=0.2))
@@ -177,6 +179,51 @@ def test_a_bad_sample_is_replaced_by_the_next_of_its_batch(
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert [f"{e['shard']}/{e['key']}" for e in entries] == [shards.key(sample) for sample in last_two]
     assert {e["reason"] for e in entries} == {"CRC differs from the index"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_system_that_refuses_a_shard_costs_its_samples_alone(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    whole = take(shards, settings(max_bad_fraction=0.9), 3)
+    refused = shards.index["shard"] == 1
+    pread = LocalFiles.read
+
+    def read(files: LocalFiles, shard: int, size: int, offset: int) -> bytes:
+        if shard == 1:
+            raise OSError(number, os.strerror(number))
+        return pread(files, shard, size, offset)
+
+    monkeypatch.setattr(LocalFiles, "read", read)
+    for got, before in zip(take(shards, settings(max_bad_fraction=0.9), 3), whole, strict=True):
+        good = ~refused[before.ids.numpy()]
+        assert 0 < good.sum() < len(good), "both kinds are met"
+        assert torch.equal(got.views[0][good], before.views[0][good])
+        assert not refused[got.ids.numpy()].any()
+
+
+def test_a_file_system_that_stalls_delays_batches_and_changes_none(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = take(shards, settings(), 4)
+    pread, answers = LocalFiles.read, Event()
+
+    def read(files: LocalFiles, shard: int, size: int, offset: int) -> bytes:
+        if shard == 2:
+            assert answers.wait(60)
+        return pread(files, shard, size, offset)
+
+    monkeypatch.setattr(LocalFiles, "read", read)
+    given = {"seed": 5, "rank": 0, "world_size": 1, "global_batch": 24, "device": CPU}
+    with TrainLoader(shards, settings(), **given) as loader:
+        batches = loader.batches(0)
+        timer = Timer(0.3, answers.set)
+        timer.start()
+        got = list(islice(batches, 4))
+        timer.join()
+        assert loader.bad_samples == 0
+        assert loader.wait_seconds > 0
+    assert all(same(one, other) for one, other in zip(got, whole, strict=True))
 
 
 @executors
