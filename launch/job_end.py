@@ -13,6 +13,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch import slurm
 from launch.job import Start
+from launch.local import LOST_PEER
 from trainer.checkpoint import CheckpointStore
 from trainer.run import RunFolder, read_records
 
@@ -57,11 +58,12 @@ def _still_runs(start: Start) -> bool:
 
 
 def _message(run: RunFolder, start: Start) -> str:
-    """The first thing that srun says of a task that failed, and the last that a rank said of an error."""
+    """What srun says of the task that failed by itself, and the last that a rank said of an error."""
     outputs = sorted((run.path / "slurm").glob(f"{start.job}_0_log.*"))
     lines = [line for path in outputs for line in path.read_text(errors="replace").splitlines()]
     found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
-    said = [f"{found[-1][1]}, {found[-1][2]}"] if found else []
+    found.sort(key=lambda match: match[2].endswith(f"exit code {LOST_PEER}"))  # those knew of another's end
+    said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
         said += [f"{log.stem}: {line}" for line in errors[-1:]]

@@ -13,10 +13,11 @@ from tiny_runs import Result, Runs, all4one, run
 
 from trainer.run import read_records
 
+STEPS, INTERVAL = 40, 10
 # one thread a process everywhere, so that a run on one machine and one on three add in the same order
 SHORT = (
-    "train.max_steps=60", "checkpoint.every_steps=10", "eval.every_epochs=0", "parallel.threads=1", "data.threads=1",
-    "data.executor=opencv",
+    f"train.max_steps={STEPS}", f"checkpoint.every_steps={INTERVAL}", "eval.every_epochs=0", "parallel.threads=1",
+    "data.threads=1", "data.executor=opencv",
 )  # fmt: skip
 
 
@@ -99,12 +100,23 @@ class Jobs:
         """Machines that a job runs on, the first one first."""
         return self.cluster.run("scontrol", "show", "hostnames", self.cluster.job(job)["NodeList"]).split()
 
+    def preempt(self) -> None:
+        """Queue a job that wants the whole cluster at once, for a moment."""
+        whole = ("--nodes=3", "--ntasks-per-node=4", "--output=/dev/null", "--wrap=true")
+        self.cluster.run("sbatch", "--partition=high", *whole)
+
     def kill_rank(self, job: str, rank: int, number: int) -> None:
         """Send a signal to the process of a rank alone."""
+        self.cluster.run("kill", f"-{number}", self.process_of(job, rank))
+
+    def process_of(self, job: str, rank: int) -> str:
+        """Number of a rank's process, as the head machine sees it."""
         for line in self.cluster.run("pgrep", "--full", "submitit.core._submit").split():
             environment = self.cluster.run("cat", f"/proc/{line}/environ", check=False).split("\0")
-            if f"SLURM_PROCID={rank}" in environment and f"SLURM_JOB_ID={job}" in environment:
-                self.cluster.run("kill", f"-{number}", line)
+            wanted = {f"SLURM_PROCID={rank}", f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"}
+            if wanted <= set(environment):
+                return line
+        raise AssertionError(f"there is no rank {rank} of job {job}")
 
     def finish(self, name: str, job: str, timeout: float = 120) -> None:
         """Return once the job has ended well."""

@@ -2,16 +2,18 @@
 
 import signal
 
+from conftest import INTERVAL, SHORT
+
 
 def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jobs, straight) -> None:
     job = jobs.submit("power", "--nodes", 2)
-    for attempt, (step, position) in enumerate([(12, 1), (32, 0)], start=1):
+    for attempt, (step, position) in enumerate([(12, 1), (22, 0)], start=1):
         jobs.wait_for_attempt("power", attempt)
         jobs.wait_for_step("power", job, step)
         nodes = jobs.nodes_of(job)
         jobs.cluster.cut_power(nodes[position])
         ready = jobs.wait_for_attempt("power", attempt + 1, timeout=120)
-        assert 0 <= ready["replayed"] <= 10 + 10
+        assert 0 <= ready["replayed"] <= INTERVAL
         jobs.cluster.power_on(nodes[position])
     jobs.finish("power", job)
     jobs.runs.assert_same("power", straight)
@@ -37,3 +39,23 @@ def test_a_rank_that_raises_ends_the_job_and_the_reason_is_said(jobs) -> None:
     status = jobs.all4one("status", jobs.runs.path("raises").path)
     assert "error" in status.words
     assert "the loss is" in status.words
+
+
+def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(jobs) -> None:
+    job = jobs.submit("cut_off", "--nodes", 1)
+    jobs.wait_for_step("cut_off", job, 12)
+    (node,) = jobs.nodes_of(job)
+    process = jobs.process_of(job, 0)
+    jobs.cluster.run("kill", "-STOP", process)  # its steps shall fall into the time of the next attempt
+    jobs.cluster.pull_cable(node)
+    ready = jobs.wait_for_attempt("cut_off", 2, timeout=120)
+    assert ready["replayed"] <= INTERVAL
+    jobs.cluster.run("kill", "-CONT", process)
+    jobs.finish("cut_off", job)
+    jobs.cluster.until(
+        lambda: not jobs.cluster.run("ps", "--no-headers", process, check=False), 30, "it lives on"
+    )
+    (first,) = (end for end in jobs.ledger("cut_off", "end") if end["attempt"] == 1)
+    assert "taken this run over" in first["message"]
+    assert jobs.runs.train("alone", *SHORT, nproc=1).code == 0
+    jobs.runs.assert_same("cut_off", "alone")

@@ -1,23 +1,24 @@
 """What SLURM does to jobs that run, and that a run ends bitwise as if nothing had happened."""
 
-import pytest
+from conftest import INTERVAL, STEPS
 
 
-def test_told_three_times_that_the_time_is_up_a_run_replays_nothing_and_ends_bitwise_the_same(
+def test_told_that_the_time_is_up_and_requeued_a_run_replays_nothing_and_ends_bitwise_the_same(
     jobs, straight
 ) -> None:
     job = jobs.submit("told", "--nodes", 2)
-    for attempt, step in enumerate(sorted(jobs.moments.sample(range(1, 45), 3)), start=1):
+    time_is_up, requeue = ["scancel", "--signal=USR2", job], ["scontrol", "requeue", job]
+    steps = sorted(jobs.moments.sample(range(1, 30), 4))
+    for attempt, (step, disturb) in enumerate(zip(steps, [*[time_is_up] * 3, requeue], strict=True), start=1):
         jobs.wait_for_attempt("told", attempt)
         jobs.wait_for_step("told", job, step)
-        jobs.cluster.run("scancel", "--signal=USR2", job)
+        jobs.cluster.run(*disturb)
     jobs.finish("told", job)
     ends = jobs.ledger("told", "end")
-    assert [end["reason"] for end in ends] == ["time is up"] * 3 + ["finished"]
-    assert [(r["replayed"], r["step"]) for r in jobs.ledger("told", "ready")[1:]] == [
-        (0, e["step"]) for e in ends[:3]
-    ]
-    assert [(s["job"], s["restart"]) for s in jobs.ledger("told", "start")] == [(job, n) for n in range(4)]
+    assert [end["reason"] for end in ends] == [*["time is up"] * 3, "requeued", "finished"]
+    resumed = [(r["replayed"], r["step"]) for r in jobs.ledger("told", "ready")[1:]]
+    assert resumed == [(0, end["step"]) for end in ends[:4]]
+    assert [(s["job"], s["restart"]) for s in jobs.ledger("told", "start")] == [(job, n) for n in range(5)]
     jobs.runs.assert_same("told", straight)
 
 
@@ -45,33 +46,31 @@ def test_a_cancelled_run_saves_stays_cancelled_and_resumes_on_one_machine_and_on
             end = jobs.ledger("cancelled", "end")[-1]
     jobs.finish("cancelled", at)
     assert [s["world_size"] for s in jobs.ledger("cancelled", "start")] == [2, 1, 3]
-    assert [r["step"] for r in jobs.runs.metrics("cancelled")] == list(range(1, 61))
+    assert [r["step"] for r in jobs.runs.metrics("cancelled")] == list(range(1, STEPS + 1))
 
 
-def test_a_requeue_from_outside_loses_nothing(jobs, straight) -> None:
-    job = jobs.submit("requeued", "--nodes", 2)
-    jobs.wait_for_step("requeued", job, jobs.moments.randrange(1, 40))
-    jobs.cluster.run("scontrol", "requeue", job)
-    ready = jobs.wait_for_attempt("requeued", 2)
-    assert ready["replayed"] == 0
-    jobs.finish("requeued", job)
-    jobs.runs.assert_same("requeued", straight)
+def test_preempted_with_grace_and_the_signal_a_run_goes_on_before_the_grace_is_over(jobs, straight) -> None:
+    jobs.cluster.send_user_signal_on_preemption(True)
+    job = jobs.submit("signalled", "--nodes", 2, "--partition", "low")
+    jobs.wait_for_step("signalled", job, jobs.moments.randrange(1, 30))
+    jobs.preempt()
+    assert jobs.wait_for_attempt("signalled", 2)["replayed"] == 0
+    jobs.finish("signalled", job)
+    jobs.runs.assert_same("signalled", straight)
 
 
-@pytest.mark.parametrize(
-    ("partition", "user_signal", "interval"),
-    [("low", True, 0), ("low", False, 0), ("nograce", False, 10)],
-    ids=["grace and user signal", "grace", "none"],
-)
-def test_a_preempted_run_goes_on(jobs, straight, partition: str, user_signal: bool, interval: int) -> None:
-    jobs.cluster.send_user_signal_on_preemption(user_signal)
-    name = f"preempted_{partition}_{user_signal}"
-    job = jobs.submit(name, "--nodes", 2, "--partition", partition)
-    jobs.wait_for_step(name, job, jobs.moments.randrange(1, 40))
-    jobs.cluster.run(
-        "sbatch", "--partition=high", "--nodes=3", "--ntasks-per-node=4", "--output=/dev/null", "--wrap=true"
-    )
-    ready = jobs.wait_for_attempt(name, 2)
-    assert ready["replayed"] <= interval
-    jobs.finish(name, job)
-    jobs.runs.assert_same(name, straight)
+def test_preempted_with_grace_alone_and_with_none_runs_go_on(jobs, straight) -> None:
+    jobs.cluster.send_user_signal_on_preemption(False)
+    queued = {
+        partition: jobs.submit(partition, "--nodes", 2, "--partition", partition)
+        for partition in ("low", "nograce")
+    }
+    for name, job in queued.items():
+        jobs.wait_for_step(name, job, jobs.moments.randrange(1, 5))
+    jobs.preempt()
+    for name, job in queued.items():
+        ready = jobs.wait_for_attempt(name, 2, timeout=120)
+        assert ready["replayed"] <= (0 if name == "low" else INTERVAL)
+        jobs.finish(name, job)
+        assert jobs.ledger(name, "end")[0]["reason"] in ("preempted", "requeued")
+        jobs.runs.assert_same(name, straight)
