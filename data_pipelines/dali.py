@@ -19,6 +19,7 @@ from data_pipelines.buffers import Buffers
 from data_pipelines.errors import UserError
 from data_pipelines.executor import RefusedImages
 from data_pipelines.images import UnusableImage, check, decode_rgb
+from data_pipelines.settings import GpuDecoderSettings
 
 
 class ViewGraph(NamedTuple):
@@ -42,6 +43,7 @@ class DaliExecutor:
         std: of red, green, blue in [0, 1].
         device: where the views are made; JPEGs are decoded there too. A CUDA device has its index.
         dtype: of the views.
+        decoder: how a GPU decodes; None: the defaults.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DaliExecutor:
         std: Sequence[float],
         device: torch.device,
         dtype: torch.dtype,
+        decoder: GpuDecoderSettings | None = None,
     ) -> None:
         self._views, self._pool, self._device, self._dtype = views, pool, device, dtype
         gpu = device.type == "cuda"
@@ -65,6 +68,7 @@ class DaliExecutor:
             [255 * m for m in mean],
             [255 * s for s in std],
             types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
+            decoder or GpuDecoderSettings(),
             batch_size=batch,
             num_threads=threads,
             device_id=device.index,
@@ -185,7 +189,12 @@ class DaliExecutor:
 
 
 def _graph(
-    views: Sequence[ViewGraph], gpu: bool, mean: list[float], std: list[float], dtype: Any
+    views: Sequence[ViewGraph],
+    gpu: bool,
+    mean: list[float],
+    std: list[float],
+    dtype: Any,
+    decoder: GpuDecoderSettings,
 ) -> tuple[Any, ...]:
     """Decode each image once, then make every view of it: V x `[S, S, 3]`."""
     encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
@@ -195,6 +204,9 @@ def _graph(
         output_type=types.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
+        hw_decoder_load=decoder.hardware_load,
+        preallocate_width_hint=decoder.width_hint,
+        preallocate_height_hint=decoder.height_hint,
     )
     return tuple(_view_graph(image, i, view, mean, std, dtype) for i, view in enumerate(views))
 

@@ -198,4 +198,5 @@ def make_executor(
         std=settings.std,
         device=device,
         dtype=dtype,
+        decoder=settings.gpu_decoder,
     )

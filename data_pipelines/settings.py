@@ -70,6 +70,18 @@ class StreamSettings(Settings):
     """Samples that each process shuffles in memory, encoded."""
 
 
+class GpuDecoderSettings(Settings):
+    """DALI's JPEG decoder on GPUs that have decoding hardware (from Ampere on); others take no notice."""
+
+    hardware_load: float = Field(0.65, ge=0, le=1)
+    """Share of the images that the hardware decodes; the rest is decoded by the GPU's cores. The best value depends on
+    the GPU and on `data.threads`."""
+    width_hint: int = Field(0, ge=0)
+    """Width of the images for which memory is set aside at the start, pixels; 0: memory grows as they come."""
+    height_hint: int = Field(0, ge=0)
+    """Height of the images for which memory is set aside at the start, pixels."""
+
+
 class DataSettings(Settings):
     """Where images come from and how they become batches."""
 
@@ -91,6 +103,7 @@ class DataSettings(Settings):
     """Whether `pipe:` URLs may run their shell commands, in a stream."""
     executor: Literal["auto", "dali", "opencv"] = "auto"
     """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
+    gpu_decoder: GpuDecoderSettings = GpuDecoderSettings()
     threads: int = Field(0, ge=0, le=256)
     """Decoding threads of each process; 0: this process's share of the machine's cores."""
     prefetch: int = Field(3, ge=1, le=64)
