@@ -46,7 +46,12 @@ bench: setup  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
 	$(BIN)/python benchmarks/resume.py
-	$(BIN)/python benchmarks/world_size.py
+	-$(BIN)/python benchmarks/world_size.py
+	$(BIN)/python benchmarks/world_size.py --precision fp64
+	$(BIN)/python benchmarks/executors.py
+	$(BIN)/python benchmarks/shuffle.py
+	$(BIN)/python benchmarks/data_plane.py
+	$(BIN)/python benchmarks/data_throughput.py
 	$(BIN)/python benchmarks/cifar10_short.py
 
 gpu-check: setup  ## tests that need a CUDA device
