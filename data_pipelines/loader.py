@@ -18,24 +18,13 @@ from torch import Tensor
 
 from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
 from data_pipelines.cache import Stopped
-from data_pipelines.errors import UserError
+from data_pipelines.feed import Batch, Feed, Made, Share
 from data_pipelines.order import Order
 from data_pipelines.prefetch import Prefetch
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reader import ReadBatch, Reader
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards import ShardSet
-
-
-class Batch(NamedTuple):
-    """One micro-batch of one rank."""
-
-    views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalised."""
-    labels: Tensor
-    """`[b]` int64, -1 where unlabelled."""
-    ids: Tensor
-    """`[b]` int64 sample ids: rows of the index."""
 
 
 class EvalBatch(NamedTuple):
@@ -47,13 +36,6 @@ class EvalBatch(NamedTuple):
     """`[b]` int64, -1 where unlabelled."""
     ids: Tensor
     """`[b]` int64 sample ids: rows of the index."""
-
-
-class _Made(NamedTuple):
-    batch: Batch
-    bad: dict[str, str]
-    epoch: int
-    step: int
 
 
 class TrainLoader:
@@ -89,31 +71,26 @@ class TrainLoader:
         dtype: torch.dtype = torch.float32,
         quarantine: Path | None = None,
     ) -> None:
-        check_divides(global_batch, world_size, accumulation)
+        self._share = Share(rank, world_size, global_batch, accumulation)
         self._order = Order(
             shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
         )
         self.steps_per_epoch = self._order.steps_per_epoch
         self._shards, self._settings, self._seed = shards.copy(), settings, seed
-        self._rank, self._accumulation = rank, accumulation
-        self._global_batch, self._micro_batch = global_batch, global_batch // accumulation
-        self._batch = self._micro_batch // world_size
         self._reader = Reader(
-            self._shards, settings, settings.views, batch=self._batch, device=device, dtype=dtype
+            self._shards, settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
         )
-        self._quarantine = Quarantine(settings.max_bad_fraction, quarantine)
-        self._prefetch: Prefetch[_Made] | None = None
-        self._waited = 0.0
+        self._feed = Feed(self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine))
 
     @property
     def wait_seconds(self) -> float:
         """Time that the consumer has waited for data in all."""
-        return self._waited + (self._prefetch.wait_seconds if self._prefetch else 0.0)
+        return self._feed.wait_seconds
 
     @property
     def bad_samples(self) -> int:
         """Samples replaced so far."""
-        return self._quarantine.bad
+        return self._feed.bad_samples
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
@@ -126,14 +103,7 @@ class TrainLoader:
         """
         self._stop()
         self._shards.files.start()
-        self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._settings.prefetch)
-        try:
-            for made in prefetch:
-                self._quarantine.note(len(made.batch.ids), made.bad, epoch=made.epoch, step=made.step)
-                yield made.batch
-        finally:
-            if self._prefetch is prefetch:
-                self._stop()
+        return self._feed.batches(start_step)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
@@ -148,21 +118,18 @@ class TrainLoader:
 
     def _stop(self) -> None:
         self._shards.files.stop()
-        if self._prefetch is not None:
-            self._prefetch.close()
-            self._waited += self._prefetch.wait_seconds
-            self._prefetch = None
+        self._feed.stop()
 
-    def _make(self, step: int) -> Iterator[_Made]:
+    def _make(self, step: int) -> Iterator[Made]:
         with suppress(Stopped):
             while True:
                 epoch, inside = divmod(step, self.steps_per_epoch)
-                for micro in range(self._accumulation):
-                    start = inside * self._global_batch + micro * self._micro_batch + self._rank * self._batch
+                for offset in self._share.starts:
+                    start = inside * self._share.global_batch + offset
                     self._shards.files.expect(self._order.upcoming(epoch, start))
-                    samples = self._order.samples(epoch, start, start + self._batch)
+                    samples = self._order.samples(epoch, start, start + self._share.batch)
                     read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
-                    yield _Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
+                    yield Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
                 step += 1
 
     def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[ViewNumbers]:
@@ -247,17 +214,3 @@ class EvalLoader:
         return [
             centre_numbers(self._shards.sizes(samples), resize=self._settings.eval_resize, crop=self._size)
         ]
-
-
-def check_divides(global_batch: int, world_size: int, accumulation: int) -> None:
-    """Raise a UserError where a global batch does not divide into micro-batches of processes; it names those near."""
-    parts = world_size * accumulation
-    if global_batch >= 1 and global_batch % parts == 0:
-        return
-    below = global_batch // parts * parts
-    near = " or ".join(str(size) for size in (below, below + parts) if size > 0)
-    raise UserError(
-        f"a global batch of {global_batch} does not divide over {world_size} processes with {accumulation} "
-        "micro-batches each",
-        fix=f"set a global batch of {near}",
-    )

@@ -8,7 +8,6 @@ import hashlib
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +17,9 @@ import torch
 from data_pipelines.augment import view_numbers
 from data_pipelines.errors import UserError
 from data_pipelines.executor import RefusedImages
+from data_pipelines.feed import Batch, Feed, Made, Share
 from data_pipelines.foreign import LabelError, choose_image, read_label
 from data_pipelines.images import UnusableImage, check
-from data_pipelines.loader import Batch, check_divides
-from data_pipelines.prefetch import Prefetch
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.settings import DataSettings
@@ -72,12 +70,6 @@ class _Sample(NamedTuple):
     width: int
 
 
-class _Made(NamedTuple):
-    batch: Batch
-    bad: dict[str, str]
-    step: int
-
-
 class StreamLoader:
     """Endless batches of augmented views for one rank, with the interface of `TrainLoader`.
 
@@ -113,42 +105,32 @@ class StreamLoader:
         dtype: torch.dtype = torch.float32,
         quarantine: Path | None = None,
     ) -> None:
-        check_divides(global_batch, world_size, accumulation)
+        self._share = Share(rank, world_size, global_batch, accumulation)
         self.steps_per_epoch = len(stream) // global_batch
         if self.steps_per_epoch == 0:
             raise UserError(
                 f"data.stream.samples ({len(stream)}) is below one global batch of {global_batch}",
                 fix="set it to the samples that the shards hold",
             )
-        self._stream, self._settings, self._seed, self._rank = stream, settings, seed, rank
-        self._accumulation, self._global_batch = accumulation, global_batch
-        self._micro_batch = global_batch // accumulation
-        self._batch = self._micro_batch // world_size
+        self._stream, self._settings, self._seed = stream, settings, seed
         self._device = device_with_index(device)
         threads = settings.threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._executor = make_executor(
-            self._pool,
-            settings,
-            settings.views,
-            batch=self._batch,
-            threads=threads,
-            device=self._device,
+            self._pool, settings, settings.views, batch=self._share.batch, threads=threads, device=self._device,
             dtype=dtype,
-        )
-        self._quarantine = Quarantine(settings.max_bad_fraction, quarantine)
-        self._prefetch: Prefetch[_Made] | None = None
-        self._waited = 0.0
+        )  # fmt: skip
+        self._feed = Feed(self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine))
 
     @property
     def wait_seconds(self) -> float:
         """Time that the consumer has waited for data in all."""
-        return self._waited + (self._prefetch.wait_seconds if self._prefetch else 0.0)
+        return self._feed.wait_seconds
 
     @property
     def bad_samples(self) -> int:
         """Samples passed over so far."""
-        return self._quarantine.bad
+        return self._feed.bad_samples
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
@@ -157,20 +139,11 @@ class StreamLoader:
             TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
             UserError: no shard can be read, or no sample can be used.
         """
-        self._stop()
-        self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._settings.prefetch)
-        try:
-            for made in prefetch:
-                epoch = made.step // self.steps_per_epoch
-                self._quarantine.note(len(made.batch.ids), made.bad, epoch=epoch, step=made.step)
-                yield made.batch
-        finally:
-            if self._prefetch is prefetch:
-                self._stop()
+        return self._feed.batches(start_step)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
-        self._stop()
+        self._feed.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> "StreamLoader":
@@ -179,28 +152,21 @@ class StreamLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stop(self) -> None:
-        if self._prefetch is not None:
-            self._prefetch.close()
-            self._waited += self._prefetch.wait_seconds
-            self._prefetch = None
-
-    def _make(self, step: int) -> Iterator[_Made]:
+    def _make(self, step: int) -> Iterator[Made]:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         samples = self._samples(step)
         while True:
-            for micro in range(self._accumulation):
-                first = step * self._global_batch + micro * self._micro_batch + self._rank * self._batch
-                batch, bad = self._fill(samples, first)
-                yield _Made(batch, bad, step)
+            for offset in self._share.starts:
+                batch, bad = self._fill(samples, step * self._share.global_batch + offset)
+                yield Made(batch, bad, step // self.steps_per_epoch, step)
             step += 1
 
     def _samples(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Raw samples: extension to bytes, with `__key__` and `__url__`."""
         import webdataset
 
-        seed = np.random.SeedSequence((self._seed, self._rank, start_step)).generate_state(1)[0]
+        seed = np.random.SeedSequence((self._seed, self._share.rank, start_step)).generate_state(1)[0]
         patience = _Patience(self._stream.urls)
         pipeline = webdataset.DataPipeline(
             webdataset.ResampledShards(
@@ -217,15 +183,15 @@ class StreamLoader:
         """The next usable samples as a batch; `first` numbers them, and their views with them."""
         good: list[_Sample] = []
         bad: dict[str, str] = {}
-        ids = np.arange(first, first + self._batch)
+        ids = np.arange(first, first + self._share.batch)
         while True:
-            while len(good) < self._batch:
+            while len(good) < self._share.batch:
                 raw = next(samples)
                 try:
                     good.append(_usable(raw, self._stream.num_classes))
                 except (UnusableImage, LabelError) as error:
                     bad[_name(raw)] = str(error)
-                    if len(bad) > 10 * self._batch + 100:
+                    if len(bad) > 10 * self._share.batch + 100:
                         raise UserError(
                             f"{len(bad)} samples could not be used for one batch, such as this one: {error}",
                             where=_name(raw), fix="look at the shards",

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import Batch
+from data_pipelines.feed import Batch
 from trainer.methods import Method
 from trainer.optim import Schedule, load_optimizer_tensors, optimizer_tensors
 from trainer.parallel import rank, world_size

@@ -10,7 +10,7 @@ from itertools import islice
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import Batch
+from data_pipelines.feed import Batch
 from trainer.attempt import Attempt
 from trainer.distributed import from_all, from_first
 from trainer.evaluation.features import Stopped

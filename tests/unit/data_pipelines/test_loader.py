@@ -16,7 +16,8 @@ import torch
 from file_server import FileServer
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import Batch, EvalLoader, TrainLoader
+from data_pipelines.feed import Batch
+from data_pipelines.loader import EvalLoader, TrainLoader
 from data_pipelines.order import Order
 from data_pipelines.quarantine import TooManyBadSamples
 from data_pipelines.settings import DataSettings, ViewSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import Batch
+from data_pipelines.feed import Batch
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.stream import StreamLoader, StreamSet
 
