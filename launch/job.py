@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from data_pipelines.errors import UserError
 from launch import slurm
 from launch.worker import REASONS, explained, train_run
 from trainer.run_lock import STALE_AFTER_S
-from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
+from trainer.signals import TERMINATED, TIME_IS_UP, StopRequest
 
+REQUEUED, CANCELLED = "requeued", "cancelled"
+DECIDED = (REQUEUED, CANCELLED)
+"""Reasons for which SLURM has ended the job already: its machines are given back at once, and nothing is lost."""
 GRACE_SECONDS = 30 * 60
 """How long a saved rank waits for SLURM to end it: longer than the grace time that clusters give."""
 ANSWER_SECONDS = 3.0
@@ -76,22 +80,19 @@ class TrainJob:
             facts: dict[str, Any] = {
                 "job": start.job, "restart": start.restart, "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
             }  # fmt: skip
-            ending = _Ending(start, task.global_rank)
-            code = explained(
+            end = explained(
                 lambda: train_run(
-                    self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=ending.reason, **facts
+                    self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=partial(_reason, start), **facts
                 )
             )
-            if code == 0:
-                return
-            if code == TIME_IS_UP and start.restart >= self.max_requeues:
-                raise SystemExit(self._used_up(start, task.global_rank))
-            told_otherwise = ending.decided or stop.received == TERMINATED
-            if code == TIME_IS_UP and task.global_rank == 0 and not told_otherwise:
-                _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
-            if code != INTERRUPTED and not ending.decided:
+            if end.code == TIME_IS_UP and start.restart >= self.max_requeues:
+                _say_used_up(self.run, start)
+            elif end.code in (TIME_IS_UP, TERMINATED) and end.reason not in DECIDED:
+                if end.code == TIME_IS_UP and task.global_rank == 0 and stop.received != TERMINATED:
+                    _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
-            raise SystemExit(code)
+            if end.code:
+                raise SystemExit(end.code)
 
     def checkpoint(self) -> DelayedSubmission | None:
         """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
@@ -99,45 +100,32 @@ class TrainJob:
             return None
         return DelayedSubmission(self)
 
-    def _used_up(self, start: Start, rank: int) -> int:
-        if rank == 0:
-            print(
-                f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
-                f"allows; go on with it: all4one resume {self.run}",
-                flush=True,
-            )
-        return TIME_IS_UP
 
-
-class _Ending:
-    """Why a signal came, as far as SLURM says; rank 0 asks it once, after the save."""
-
-    def __init__(self, start: Start, rank: int) -> None:
-        self._start, self._rank = start, rank
-        self.decided = False
-        """Whether SLURM has already ended or requeued the job, so that nothing is lost by ending at once."""
-
-    def reason(self, code: int) -> str:
-        """The ledger's word for an exit code."""
-        if code not in (TIME_IS_UP, TERMINATED) or self._rank:
-            return REASONS[code]
-        try:
-            facts = slurm.facts(self._start.job, seconds=ANSWER_SECONDS)
-        except UserError:
-            return REASONS[code]
-        self.decided = facts["JobState"] != "RUNNING"
-        if facts.get("PreemptTime", "None") != "None":
-            return "preempted"
-        if self.decided:
-            return "requeued" if int(facts["Restarts"]) > self._start.restart else "cancelled"
+def _reason(start: Start, code: int) -> str:
+    """The ledger's word for an exit code: why the signal came, as far as SLURM says."""
+    if code not in (TIME_IS_UP, TERMINATED):
         return REASONS[code]
+    try:
+        facts = slurm.facts(start.job, seconds=ANSWER_SECONDS)
+    except UserError:
+        return REASONS[code]
+    if facts["JobState"] != "RUNNING":
+        return REQUEUED if int(facts["Restarts"]) > start.restart else CANCELLED
+    return REASONS[code] if facts.get("PreemptTime", "None") == "None" else "preempted"
+
+
+def _say_used_up(run: Path, start: Start) -> None:
+    print(
+        f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues allows; "
+        f"go on with it: all4one resume {run}",
+        flush=True,
+    )
 
 
 def _ask_for_requeue(requeue: Callable[[], None]) -> None:
     """Ask until the controller takes it, which ends this process; or until SLURM ends it for its own reason."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # `scontrol` inherits it: the requeue ends this job's processes
+    # `scontrol` inherits this, so that the requeue which it asks for does not end it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     last = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < last:
         try:

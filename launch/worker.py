@@ -6,8 +6,9 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError
 from launch.local import LOST_PEER
@@ -18,7 +19,18 @@ from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
 
 PR_SET_PDEATHSIG = 1
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+Result = TypeVar("Result")
 REASONS = {0: "finished", INTERRUPTED: "interrupted", TIME_IS_UP: "time is up", TERMINATED: "terminated"}
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended, the same on every rank."""
+
+    code: int
+    """Exit code."""
+    reason: str
+    """The ledger's word."""
 
 
 def end_with_parent() -> None:
@@ -38,14 +50,14 @@ def train_run(
     lock_wait_s: float = 0,
     reason: Callable[[int], str] = REASONS.__getitem__,
     **facts: Any,
-) -> int:
-    """Train the run in a folder as one rank. Returns the exit code.
+) -> End:
+    """Train the run in a folder as one rank.
 
     Args:
         folder: the run's folder.
         stop: catches the signals that ask to stop.
         lock_wait_s: how long to wait for the hold of an attempt that died, seconds.
-        reason: what the ledger says of an exit code.
+        reason: the ledger's word for an exit code; rank 0 is asked.
         facts: what the ledger says of this attempt besides.
     """
     from trainer.attempt import Attempt
@@ -61,8 +73,9 @@ def train_run(
         note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
         try:
             if code := stop.agreed():
-                note("end", attempt=number, reason=reason(code))
-                return code
+                end = End(code, from_first(reason(code) if process.is_first else None))
+                note("end", attempt=number, reason=end.reason)
+                return end
             logged = _last_step(run)
             trainer = Trainer(Attempt(run, run.read_config(), process, number, lock), stop)
             note(
@@ -74,9 +87,10 @@ def train_run(
             why = "lost a rank" if _peer_is_gone(error) else "error"
             note("end", attempt=number, reason=why, message=str(error).splitlines()[0])
             raise
-        note("end", attempt=number, reason=reason(code), step=trainer.step)
+        end = End(code, from_first(reason(code) if process.is_first else None))
+        note("end", attempt=number, reason=end.reason, step=trainer.step)
         trainer.parts.engine.close()
-    return code
+    return end
 
 
 def _last_step(run: RunFolder) -> int:
@@ -92,8 +106,9 @@ def _peer_is_gone(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_IS_GONE)
 
 
-def explained(work: Callable[[], int]) -> int:
-    """Run a rank; what its user can mend is one message and ends the process with code 2, a lost peer with another."""
+def explained(work: Callable[[], Result]) -> Result:
+    """What a rank's work gives; what its user can mend is one message and ends the process with code 2, and a peer that
+    is lost ends it with another."""  # fmt: skip
     try:
         return work()
     except UserError as error:
@@ -118,7 +133,7 @@ def main() -> int:
 
 def _train() -> int:
     with StopRequest() as stop:
-        return train_run(Path(sys.argv[1]), stop)
+        return train_run(Path(sys.argv[1]), stop).code
 
 
 if __name__ == "__main__":

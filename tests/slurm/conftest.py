@@ -78,6 +78,11 @@ class Jobs:
     def newest_job(self, name: str) -> str:
         return str(read_records(self.runs.path(name).path / "slurm" / "jobs.jsonl")[-1]["job"])
 
+    def wait_for_processes(self, name: str, ranks: int) -> None:
+        """Return once the first start's ranks have begun."""
+        logs = self.runs.path(name).logs
+        self.cluster.until(lambda: len([*logs.glob("*/rank_*.log")]) == ranks, 60, "the ranks do not start")
+
     def wait_for_step(self, name: str, job: str, step: int, timeout: float = 90) -> int:
         """Return once a run has logged a step; the step that it is at."""
 

@@ -8,17 +8,19 @@ def test_told_that_the_time_is_up_and_requeued_a_run_replays_nothing_and_ends_bi
 ) -> None:
     job = jobs.submit("told", "--nodes", 2)
     time_is_up, requeue = ["scancel", "--signal=USR2", job], ["scontrol", "requeue", job]
+    jobs.wait_for_processes("told", 2)
+    jobs.cluster.run(*time_is_up)  # while the ranks start up
     steps = sorted(jobs.moments.sample(range(1, 30), 4))
-    for attempt, (step, disturb) in enumerate(zip(steps, [*[time_is_up] * 3, requeue], strict=True), start=1):
+    for attempt, (step, disturb) in enumerate(zip(steps, [*[time_is_up] * 3, requeue], strict=True), start=2):
         jobs.wait_for_attempt("told", attempt)
         jobs.wait_for_step("told", job, step)
         jobs.cluster.run(*disturb)
     jobs.finish("told", job)
     ends = jobs.ledger("told", "end")
-    assert [end["reason"] for end in ends] == [*["time is up"] * 3, "requeued", "finished"]
-    resumed = [(r["replayed"], r["step"]) for r in jobs.ledger("told", "ready")[1:]]
-    assert resumed == [(0, end["step"]) for end in ends[:4]]
-    assert [(s["job"], s["restart"]) for s in jobs.ledger("told", "start")] == [(job, n) for n in range(5)]
+    assert [end["reason"] for end in ends] == [*["time is up"] * 4, "requeued", "finished"]
+    resumed = [(r["replayed"], r["step"]) for r in jobs.ledger("told", "ready")]
+    assert resumed == [(0, end.get("step", 0)) for end in ends[:5]]
+    assert [(s["job"], s["restart"]) for s in jobs.ledger("told", "start")] == [(job, n) for n in range(6)]
     jobs.runs.assert_same("told", straight)
 
 
