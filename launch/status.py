@@ -51,7 +51,7 @@ def print_status(path: Path, *, as_json: bool) -> None:
     try:
         known = slurm.jobs(filter(None, numbers.values()))
     except UserError as error:
-        problem = f"{error.what}: this is what the folders say"
+        problem = f"{error.what.splitlines()[-1]}: this is what the folders say"
     found = [status(run, known.get(numbers[run.path] or ""), numbers[run.path]) for run in runs]
     if as_json:
         print(json.dumps({"problem": problem, "runs": [asdict(one) for one in found]}, indent=1))
@@ -114,7 +114,7 @@ def _state(
         return "running", None
     if job is not None:
         return job.state.lower(), None
-    return ("killed", "it noted no end") if starts else ("not started", None)
+    return ("killed", "it noted no end") if starts else ("new", None)
 
 
 def _newest_checkpoint(run: RunFolder) -> dict[str, Any]:
@@ -138,14 +138,14 @@ def _print_table(found: Sequence[Status], problem: str | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("run", "state", "job", "nodes", "step", "images/s", "left", "checkpoint", "attempts")
+    table = Table("run", "state", "job", "nodes", "step", "images/s", "left", "saved at step", "tries")
     for one in found:
         table.add_row(
             Path(one.run).name, one.state, one.job or "", one.nodes or "",
             f"{one.step}/{one.total_steps or '?'}",
             f"{one.images_per_second:.0f}" if one.images_per_second else "",
             _duration(one.seconds_left),
-            f"step {one.checkpoint_step}, {_duration(one.checkpoint_seconds)} old"
+            f"{one.checkpoint_step}, {_duration(one.checkpoint_seconds)} ago"
             if one.checkpoint_seconds is not None else "none",
             str(one.attempts),
         )  # fmt: skip

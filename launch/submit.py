@@ -148,7 +148,7 @@ def _queue(run: RunFolder, settings: SlurmSettings) -> None:
         ) from None  # fmt: skip
     Submissions(run).note(job.job_id, settings.nodes, settings.tasks)
     print(
-        f"job {job.job_id}: {settings.nodes} machines, {settings.tasks} processes on each\n"
+        f"job {job.job_id}: processes {settings.ranks}, machines {settings.nodes}\n"
         f"run folder: {run.path}\n"
         f"how it goes: all4one status {run.path}\n"
         f"its output:  all4one logs {run.path} -f\n"

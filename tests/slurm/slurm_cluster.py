@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -132,6 +133,16 @@ class Cluster:
         return self.run(
             "nsenter", "--target", target, "--mount", "--net", "--pid", "--", *command, check=False
         )
+
+    @contextmanager
+    def controller_hangs(self) -> Iterator[None]:
+        """For a while nobody answers questions."""
+        controller = self.run("pgrep", "slurmctld").strip()
+        self.run("kill", "-STOP", controller)
+        try:
+            yield
+        finally:
+            self.run("kill", "-CONT", controller)
 
     def send_user_signal_on_preemption(self, wanted: bool) -> None:
         """Set whether SLURM sends the job's own signal at the begin of the grace time."""

@@ -41,6 +41,16 @@ def test_a_rank_that_raises_ends_the_job_and_the_reason_is_said(jobs) -> None:
     assert "the loss is" in status.words
 
 
+def test_a_job_that_has_used_up_its_requeues_saves_and_says_how_to_go_on(jobs) -> None:
+    job = jobs.submit("used_up", "--nodes", 1, "slurm.max_requeues=0")
+    jobs.wait_for_step("used_up", job, 1)
+    jobs.cluster.run("scancel", "--signal=USR2", job)
+    jobs.cluster.wait_for_state(job, "FAILED")
+    (end,) = jobs.ledger("used_up", "end")
+    assert jobs.runs.path("used_up").checkpoints.joinpath(f"step_{end['step']:08d}").is_dir()
+    assert "all4one resume" in jobs.all4one("logs", jobs.runs.path("used_up").path).words
+
+
 def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(jobs) -> None:
     job = jobs.submit("cut_off", "--nodes", 1)
     jobs.wait_for_step("cut_off", job, 12)

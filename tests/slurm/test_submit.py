@@ -28,6 +28,25 @@ def test_a_run_on_two_machines_trains_and_is_followed_to_its_end(jobs) -> None:
     assert "is finished" in again.words
 
 
+def test_while_the_controller_hangs_the_folders_say_what_they_know(jobs) -> None:
+    job = jobs.submit("held", "--nodes", 1, "--slurm", "hold=true")
+    folder = jobs.runs.path("held").path
+    with jobs.cluster.controller_hangs():
+        said = jobs.all4one("status", folder)
+        refused = jobs.all4one("cancel", folder)
+    assert "does not answer" in said.words
+    assert "│ held │ new" in said.words
+    assert refused.code == 2
+    assert "does not answer" in refused.words
+    (waits,) = json.loads(jobs.all4one("status", folder, "--json").out)["runs"]
+    assert (waits["state"], waits["job"], waits["why"]) == ("pending", job, "JobHeldUser")
+    again = jobs.all4one("resume", folder)
+    assert again.code == 2
+    assert f"job {job} of this run is pending" in again.words
+    assert jobs.all4one("cancel", folder).code == 0
+    assert jobs.cluster.job(job)["JobState"] == "CANCELLED"
+
+
 def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
     before = jobs.cluster.run("squeue", "--noheader", "--states=all")
     result = jobs.all4one(

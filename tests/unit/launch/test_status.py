@@ -68,7 +68,7 @@ def test_a_folder_of_runs_is_one_table_also_where_the_controller_is_down(
     print_status(run.path.parent, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert "does not answer" in said["problem"]
-    assert [one["state"] for one in said["runs"]] == ["killed", "not started"]
+    assert [one["state"] for one in said["runs"]] == ["killed", "new"]
     print_status(run.path.parent, as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "40/100" in shown
