@@ -118,9 +118,8 @@ def _shrinks(views: Sequence[ViewNumbers]) -> NDArray[np.int64]:
 def _cut(image: NDArray[np.uint8], box: NDArray[np.int64], size: int, done: int) -> NDArray[np.uint8]:
     """The crop `box` (y, x, h, w) as `[size, size, 3]`, of an image that is `done` times smaller than `box` says."""
     y, x, h, w = box.tolist() if done == 1 else (box / done).tolist()
-    if (
-        done == 1 or max(h, w) > _LINEAR_UP_TO * size
-    ):  # half a pixel more or less is nothing after so much shrinking
+    # after so much shrinking, half a pixel more or less is nothing
+    if done == 1 or max(h, w) > _LINEAR_UP_TO * size:
         top, left, bottom, right = round(y), round(x), round(y + h), round(x + w)
         return _resize(image[top:bottom, left:right], size)
     # Corners between pixels: the first step of `_resize`, done by a map that can start there.
