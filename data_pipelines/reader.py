@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -113,10 +114,14 @@ class Reader:
             return error
 
     def _all_bad(self, samples: NDArray[np.int64], bad: dict[int, str]) -> UserError:
+        folder = self._shards.folder
+        here = isinstance(folder, Path)
         return UserError(
             f"none of {len(samples)} samples of a batch can be used, such as this one: {bad[0]}",
-            where=self._shards.folder / self._shards.key(int(samples[0])),
-            fix=f"look at the shards: all4one data verify {self._shards.folder} --decode",
+            where=folder / self._shards.key(int(samples[0])),
+            fix=f"look at the shards: all4one data verify {folder} --decode"
+            if here
+            else "look at the shards there",
         )
 
 
