@@ -8,7 +8,7 @@ import pytest
 
 import trainer.run_lock
 from data_pipelines.errors import UserError
-from trainer.run_lock import RunLock
+from trainer.run_lock import RunLock, is_held
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "trainer.run_lock"])
@@ -131,6 +131,33 @@ def test_a_holder_on_another_machine_holds_as_long_as_it_shows_life(tmp_path, ag
     else:
         with pytest.raises(UserError, match=rf"process 1 on node7[\s\S]* {age_s} s old[\s\S]*60 s after"):
             RunLock(tmp_path).__enter__()
+
+
+def test_a_later_start_of_the_same_job_takes_over_at_once_and_the_machine_that_is_cut_off_notices(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    with RunLock(tmp_path, heartbeat_s=20) as cut_off:
+        change(tmp_path, machine="elsewhere")
+        with (
+            pytest.raises(UserError, match="job 5"),
+            RunLock(tmp_path),
+        ):  # a second command in one job is no later start
+            pass
+        assert not cut_off.lost
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        with RunLock(tmp_path) as later:
+            assert cut_off.lost
+            assert not later.lost
+
+
+def test_a_run_is_held_while_its_process_lives(tmp_path):
+    assert not is_held(tmp_path)
+    with RunLock(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    leave_a_lock(tmp_path, age_s=0, process_start="1")
+    assert not is_held(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 1}', "[]"])
