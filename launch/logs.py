@@ -37,6 +37,14 @@ def follow(run: RunFolder, rank: int) -> int:
     Returns 0 where the run is finished, else 1.
     """
     number = Submissions(run).required()
+    try:
+        return _follow(run, rank, number)
+    except KeyboardInterrupt:
+        print(f"job {number} goes on; end it by `all4one cancel {run.path}`", file=sys.stderr)
+        raise
+
+
+def _follow(run: RunFolder, rank: int, number: str) -> int:
     end, starts = _End(number), f"slurm_{number}_*"
     shown = {path: path.stat().st_size for path in _outputs(run, rank, starts)[:-1]}
     while True:

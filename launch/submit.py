@@ -115,6 +115,8 @@ def _executor(run: RunFolder, settings: SlurmSettings) -> submitit.SlurmExecutor
         "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
         "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
     }  # fmt: skip
+    # newer versions of srun do not take this from the job
+    cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
     end = shlex.join([sys.executable, "-m", "launch.job_end", str(run.path.absolute())])
     executor.update_parameters(
         **{name: value for name, value in named.items() if value},
@@ -123,7 +125,7 @@ def _executor(run: RunFolder, settings: SlurmSettings) -> submitit.SlurmExecutor
         additional_parameters={"requeue": True, "signal": f"USR2@{settings.signal_before}", **settings.extra},
         # the signal that submitit listens to is an environment variable's, and the two must be the same
         setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", *settings.setup],
-        srun_args=["--kill-on-bad-exit=1", *settings.srun_args],
+        srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
         teardown=["code=$?", f"[ $code -eq 0 ] || {end} $code", "exit $code"],
     )  # fmt: skip
     return executor

@@ -15,8 +15,10 @@ import slurm_cluster
 def test_nothing_is_left_of_a_cluster_whose_tests_were_interrupted(
     cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
+    heeding = ["env", "--default-signal=INT"]  # also where the tests themselves run in the background
+    trial = [sys.executable, slurm_cluster.__file__, tmp_path / "cluster", "bash", "-c", "echo up; sleep 60"]
     starter = subprocess.Popen(
-        [sys.executable, slurm_cluster.__file__, tmp_path / "cluster", "bash", "-c", "echo up; sleep 60"],
+        [*heeding, *trial],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
     assert starter.stdout is not None

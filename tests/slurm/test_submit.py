@@ -9,6 +9,8 @@ def test_a_run_on_two_machines_trains_and_is_followed_to_its_end(jobs) -> None:
         *jobs.runs.common,
         "run.name=plain",
         "data.executor=dali",
+        "--gpus-per-node",
+        1,
         "--nodes",
         2,
         "--cpus-per-task",
@@ -63,7 +65,8 @@ def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
 
 def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
     result = jobs.all4one(
-        "submit", *jobs.runs.common, "run.name=dry", "--nodes", 2, "--gpus-per-node", 2, "--time", "2h", "--dry-run",
+        "submit", *jobs.runs.common, "run.name=dry", "--nodes", 2, "--gpus-per-node", 2, "--time", "2h",
+        "--cpus-per-task", 2, "--dry-run",
         "--setup", "module load cuda", "--slurm", "mail-type=END", "--srun-arg=--cpu-bind=none",
     )  # fmt: skip
     assert result.code == 0, result.out
@@ -73,5 +76,5 @@ def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
         "signal_before: 120",
     ):  # fmt: skip
         assert line in result.out, line
-    assert "--kill-on-bad-exit=1 --cpu-bind=none" in result.out
+    assert "--kill-on-bad-exit=1 --cpus-per-task=2 --cpu-bind=none" in result.out
     assert not jobs.runs.path("dry").path.exists()
