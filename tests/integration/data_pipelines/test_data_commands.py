@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -63,6 +65,30 @@ def invoke(*words: object) -> None:
 
 def build_words(images: Path, out: Path) -> tuple[object, ...]:
     return ("build", images, out, "--shard-samples", 10, "--workers", 2)
+
+
+def caught(
+    folder: Path, words: Callable[[Path], Sequence[object]], *, shards: int = 1, part: str = ".", number: int
+) -> tuple[Path, int]:
+    """Output of a build that a signal ended, and its process group.
+
+    The signal comes when so many shards of a part are there. On a busy machine the build may be done before that is
+    noticed: then another one is tried.
+    """
+    for attempt in range(10):
+        out = folder / f"out{attempt}"
+        process = subprocess.Popen(
+            command(*words(out)), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while len(list((out / part).glob("shard-*.tar"))) < shards and process.poll() is None:
+            time.sleep(0.001)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        _, error = process.communicate(timeout=60)
+        if process.returncode != 0:
+            assert list((out / part).glob("shard-*.tar")), error
+            return out, process.pid
+    pytest.fail("every build ended before it was caught")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -173,25 +199,19 @@ def prepared(images: Path, tmp_path: Path) -> Path:
 def test_a_set_of_torchvision_goes_on_after_an_interruption_between_its_parts(
     prepared: Path, tmp_path: Path
 ) -> None:
-    words = ("build", "torchvision:imagenette", tmp_path / "out", "--root", prepared, "--shard-samples", 20)
-    second = tmp_path / "out" / "validation"
-    process = subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(second.glob("shard-*.tar")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode != 0, "the build ended before it was killed"
-    again = run(*words)
+    def words(out: Path) -> tuple[object, ...]:
+        return ("build", "torchvision:imagenette", out, "--root", prepared, "--shard-samples", 20)
+
+    out, _ = caught(tmp_path, words, part="validation", number=signal.SIGKILL)
+    again = run(*words(out))
     assert again.returncode == 0, again.stderr
-    straight = (*words[:2], tmp_path / "straight", *words[3:])
-    invoke(*straight)
+    invoke(*words(tmp_path / "straight"))
     for part in ("train", "validation"):
-        assert files(tmp_path / "out" / part) == files(tmp_path / "straight" / part)
-        shards = ShardSet.open(tmp_path / "out" / part)
+        assert files(out / part) == files(tmp_path / "straight" / part)
+        shards = ShardSet.open(out / part)
         assert (len(shards), shards.classes) == (200, ("n01440764", "n02102040"))
     with pytest.raises(UserError, match="holds a finished set"):
-        invoke(*straight)
+        invoke(*words(out))
 
 
 def test_parquet_files(images: Path, tmp_path: Path) -> None:
@@ -204,7 +224,7 @@ def test_parquet_files(images: Path, tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / "in" / f"{split}-00000-of-00001.parquet", row_group_size=30)
     invoke("build", tmp_path / "in", tmp_path / "out", "--workers", 2, "--shard-samples", 25)
     for part, number in (("train", 0), ("validation", 1)):
-        shards = ShardSet.open(tmp_path / "out" / part)
+        shards = ShardSet.open(out / part)
         assert (len(shards), shards.classes) == (100, ("0", "1"))
         assert set(shards.index["label"].tolist()) == {number}
 
@@ -225,17 +245,7 @@ def test_sources_that_are_not_there(tmp_path: Path, words: tuple[str, ...], mess
 
 @pytest.mark.parametrize("kill_at", [1, 17, 39])
 def test_a_killed_build_does_not_open_and_goes_on(images: Path, tmp_path: Path, kill_at: int) -> None:
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(*build_words(images, out)), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("shard-*.tar"))) < kill_at and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    if process.returncode == 0:
-        pytest.fail("the build ended before it was killed")
+    out, _ = caught(tmp_path, lambda out: build_words(images, out), shards=kill_at, number=signal.SIGKILL)
     with pytest.raises(UserError, match="run the same build command again"):
         ShardSet.open(out)
     assert run("index", out).returncode == 2, "half a build must not be indexed"
@@ -245,32 +255,10 @@ def test_a_killed_build_does_not_open_and_goes_on(images: Path, tmp_path: Path, 
     assert files(out) == files(tmp_path / "straight")
 
 
-def interrupted_build(images: Path, out: Path) -> subprocess.Popen[str]:
-    """A build that got Ctrl-C when its first shard was there, and has ended."""
-    process = subprocess.Popen(
-        command(*build_words(images, out)),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(out.glob("shard-*.tar")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    return process
-
-
 def test_ctrl_c_ends_a_build_and_its_workers(images: Path, tmp_path: Path) -> None:
-    for number in range(10):  # on a busy machine a build may be done before its first shard is noticed
-        out = tmp_path / f"out{number}"
-        process = interrupted_build(images, out)
-        if process.returncode != 0:
-            break
-    assert process.returncode != 0
+    out, group = caught(tmp_path, lambda out: build_words(images, out), number=signal.SIGINT)
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        os.killpg(group, 0)
     assert run(*build_words(images, out)).returncode == 0
 
 
