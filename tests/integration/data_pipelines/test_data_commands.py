@@ -224,7 +224,7 @@ def test_parquet_files(images: Path, tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / "in" / f"{split}-00000-of-00001.parquet", row_group_size=30)
     invoke("build", tmp_path / "in", tmp_path / "out", "--workers", 2, "--shard-samples", 25)
     for part, number in (("train", 0), ("validation", 1)):
-        shards = ShardSet.open(out / part)
+        shards = ShardSet.open(tmp_path / "out" / part)
         assert (len(shards), shards.classes) == (100, ("0", "1"))
         assert set(shards.index["label"].tolist()) == {number}
 
