@@ -1,24 +1,13 @@
-"""Tiny runs as jobs of a real SLURM cluster, which lives as long as the tests of a session."""
+"""A real SLURM cluster, which lives as long as the tests of a session, and tiny runs to submit to it."""
 
 import os
-import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from slurm_cluster import Cluster, missing
-from tiny_runs import Result, Runs, all4one, run
-
-from trainer.run import read_records
-
-STEPS, INTERVAL = 40, 10
-# one thread a process everywhere, so that a run on one machine and one on three add in the same order
-SHORT = (
-    f"train.max_steps={STEPS}", f"checkpoint.every_steps={INTERVAL}", "eval.every_epochs=0", "parallel.threads=1",
-    "data.threads=1", "data.executor=opencv",
-)  # fmt: skip
+from submitted_runs import SHORT, Jobs
+from tiny_runs import Runs, run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,101 +31,6 @@ def cluster_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def cluster(cluster_of_the_session: Cluster) -> Cluster:
     cluster_of_the_session.heal()
     return cluster_of_the_session
-
-
-class Jobs:
-    """Submits tiny runs, and disturbs them."""
-
-    def __init__(self, cluster: Cluster, runs: Runs) -> None:
-        self.cluster, self.runs = cluster, runs
-        seed = random.randrange(10_000)
-        print(f"seed of the moments: {seed}")
-        self.moments = random.Random(seed)
-
-    def all4one(self, *arguments: object) -> Result:
-        """The command on the head machine."""
-        done = subprocess.run(
-            self.cluster.command(*all4one(*arguments)),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout)
-
-    def submit(self, name: str, *arguments: object) -> str:
-        """Queue a run. Returns the job's number."""
-        result = self.all4one(
-            "submit", *self.runs.common, *SHORT, f"run.name={name}", "--cpus-per-task", 1, *arguments
-        )
-        assert result.code == 0, result.out
-        return self.newest_job(name)
-
-    def resume(self, name: str, *arguments: object) -> str:
-        """Queue a run again. Returns the new job's number."""
-        result = self.all4one("resume", self.runs.path(name).path, *arguments)
-        assert result.code == 0, result.out
-        return self.newest_job(name)
-
-    def newest_job(self, name: str) -> str:
-        return str(read_records(self.runs.path(name).path / "slurm" / "jobs.jsonl")[-1]["job"])
-
-    def wait_for_processes(self, name: str, ranks: int) -> None:
-        """Return once the first start's ranks have begun."""
-        logs = self.runs.path(name).logs
-        self.cluster.until(lambda: len([*logs.glob("*/rank_*.log")]) == ranks, 60, "the ranks do not start")
-
-    def wait_for_step(self, name: str, job: str, step: int, timeout: float = 90) -> int:
-        """Return once a run has logged a step; the step that it is at."""
-
-        def reached() -> int:
-            assert self.cluster.job(job)["JobState"] != "FAILED", self.output(name)
-            done = max((r["step"] for r in read_records(self.runs.path(name).metrics)), default=0)
-            return done if done >= step else 0
-
-        return self.cluster.until(reached, timeout, f"step {step} is not reached: {self.output(name)}")
-
-    def wait_for_attempt(self, name: str, number: int, timeout: float = 90) -> dict[str, Any]:
-        """The record of an attempt that has its checkpoint loaded."""
-
-        def ready() -> dict[str, Any] | None:
-            return next((r for r in self.ledger(name, "ready") if r["attempt"] == number), None)
-
-        return self.cluster.until(ready, timeout, f"attempt {number} does not come")
-
-    def nodes_of(self, job: str) -> list[str]:
-        """Machines that a job runs on, the first one first."""
-        return self.cluster.run("scontrol", "show", "hostnames", self.cluster.job(job)["NodeList"]).split()
-
-    def preempt(self) -> None:
-        """Queue a job that wants the whole cluster at once, for a moment."""
-        whole = ("--nodes=3", "--ntasks-per-node=4", "--output=/dev/null", "--wrap=true")
-        self.cluster.run("sbatch", "--partition=high", *whole)
-
-    def kill_rank(self, job: str, rank: int, number: int) -> None:
-        """Send a signal to the process of a rank alone."""
-        self.cluster.run("kill", f"-{number}", self.process_of(job, rank))
-
-    def process_of(self, job: str, rank: int) -> str:
-        """Number of a rank's process, as the head machine sees it."""
-        for line in self.cluster.run("pgrep", "--full", "submitit.core._submit").split():
-            environment = self.cluster.run("cat", f"/proc/{line}/environ", check=False).split("\0")
-            wanted = {f"SLURM_PROCID={rank}", f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"}
-            if wanted <= set(environment):
-                return line
-        raise AssertionError(f"there is no rank {rank} of job {job}")
-
-    def finish(self, name: str, job: str, timeout: float = 120) -> None:
-        """Return once the job has ended well."""
-        ended = self.cluster.wait_for_state(
-            job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "CANCELLED", timeout=timeout
-        )
-        assert ended["JobState"] == "COMPLETED", self.output(name)
-
-    def ledger(self, name: str, event: str) -> list[dict[str, Any]]:
-        return [r for r in read_records(self.runs.path(name).ledger) if r["event"] == event]
-
-    def output(self, name: str) -> str:
-        folder = self.runs.path(name).path
-        files = sorted([*folder.glob("logs/*/*.log"), *folder.glob("slurm/*log*")])
-        return "\n".join(f"==> {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in files)
 
 
 @pytest.fixture(scope="session")

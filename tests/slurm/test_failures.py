@@ -2,7 +2,7 @@
 
 import signal
 
-from conftest import INTERVAL, SHORT
+from submitted_runs import INTERVAL, SHORT
 
 
 def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jobs, straight) -> None:

@@ -1,6 +1,6 @@
 """What SLURM does to jobs that run, and that a run ends bitwise as if nothing had happened."""
 
-from conftest import INTERVAL
+from submitted_runs import INTERVAL
 
 
 def test_told_that_the_time_is_up_and_requeued_a_run_replays_nothing_and_ends_bitwise_the_same(
