@@ -51,7 +51,8 @@ bench: setup  ## the figures of the README
 	$(BIN)/python benchmarks/executors.py
 	$(BIN)/python benchmarks/shuffle.py
 	$(BIN)/python benchmarks/data_plane.py
-	$(BIN)/python benchmarks/data_throughput.py
+	-$(BIN)/python benchmarks/data_throughput.py
+	$(BIN)/python benchmarks/executor_runs.py
 	$(BIN)/python benchmarks/cifar10_short.py
 
 gpu-check: setup  ## tests that need a CUDA device
