@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from data_pipelines.augment import view_numbers
+from data_pipelines.augment import numbers_of_views
 from data_pipelines.images import check
 from data_pipelines.index import ROW, VERSION, DatasetRecord, ShardRecord, read_record
 from data_pipelines.order import Order
@@ -64,9 +64,7 @@ def overhead(folder: Path) -> list[Figure]:
         ids = order.samples(epoch, 0, 256)
         for sample in ids.tolist():
             check(shards.read(sample), decode=False)
-        sizes = shards.sizes(ids)
-        for number, view in enumerate(VIEWS):
-            view_numbers(view, sizes, seed=0, epoch=epoch, samples=ids, view=number)
+        numbers_of_views(VIEWS, shards.sizes(ids), seed=0, epoch=epoch, samples=ids)
         totals.append(1000 * (time.perf_counter() - began) / len(ids))
     return [Figure("overhead, batch 256", statistics.median(totals), 0.15, "ms/image")]
 

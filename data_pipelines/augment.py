@@ -4,6 +4,7 @@
 give the same view of a sample in any batch, on any rank and after any restart.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,21 @@ def view_numbers(
         solarise=rest[10] < settings.solarise,
         flip=rest[11] < settings.flip,
     )
+
+
+def numbers_of_views(
+    views: Sequence[ViewSettings],
+    sizes: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    samples: NDArray[np.int64],
+) -> list[ViewNumbers]:
+    """`view_numbers` of each view in turn."""
+    return [
+        view_numbers(view, sizes, seed=seed, epoch=epoch, samples=samples, view=number)
+        for number, view in enumerate(views)
+    ]
 
 
 def centre_numbers(sizes: NDArray[np.int64], *, resize: int, crop: int) -> ViewNumbers:

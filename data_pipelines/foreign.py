@@ -22,6 +22,7 @@ from data_pipelines.tars import Member, members
 from data_pipelines.workers import spread
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_LABELS = ("cls", "json")  # the first that is there counts
 _LABEL_FIELDS = ("label", "cls", "class")
 _MAX_CLASSES = 1_000_000
 
@@ -135,11 +136,9 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _label(task: _Task, key: str, files: dict[str, Member]) -> int:
-    texts: dict[str, bytes] = {
-        name: Place(task.path, files[name].offset, files[name].size).read()
-        for name in ("cls", "json")
-        if name in files
-    }
+    texts: dict[str, bytes] = {}
+    if (name := next((name for name in _LABELS if name in files), None)) is not None:
+        texts[name] = Place(task.path, files[name].offset, files[name].size).read()
     try:
         return read_label(texts, task.classes)
     except LabelError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.augment import ViewNumbers, view_numbers
+from data_pipelines.augment import ViewNumbers, numbers_of_views
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
 from data_pipelines.images import UnusableImage, decode_rgb
@@ -45,10 +45,7 @@ def draw(
     if not decoded:
         raise UserError("none of the images can be read", where=shards.folder, fix=refused[0])
     ids = np.array(good)
-    numbers = [
-        view_numbers(view, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids, view=number)
-        for number, view in enumerate(settings.views)
-    ]
+    numbers = numbers_of_views(settings.views, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids)
     views = _make([data for data, _ in decoded], numbers)
     _picture(out, [pixels for _, pixels in decoded], views, numbers, [shards.key(i) for i in good])
     return refused

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, write_whole
+from data_pipelines.urls import Url
 
 VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
@@ -139,7 +140,7 @@ def read_record(folder: Path) -> DatasetRecord:
             fix="name the folder that holds the .tar files, or make one: all4one data build SOURCE OUT",
         )
     try:
-        record = DatasetRecord.model_validate_json((folder / DATASET).read_bytes())
+        content = (folder / DATASET).read_bytes()
     except FileNotFoundError:
         if (folder / BUILDING).exists():
             raise UserError(
@@ -156,15 +157,29 @@ def read_record(folder: Path) -> DatasetRecord:
         raise UserError(
             f"the file cannot be read: {error.strerror}", where=folder / DATASET, fix="mend its permissions"
         ) from error
+    return parse_record(content, where=folder / DATASET, fix=mend(folder))
+
+
+def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecord:
+    """The record in the bytes of a `dataset.json`.
+
+    Args:
+        content: of the file.
+        where: the file, for errors.
+        fix: what mends it.
+
+    Raises:
+        UserError: they are none, or one of another version.
+    """
+    try:
+        record = DatasetRecord.model_validate_json(content)
     except ValidationError as error:
-        raise UserError(
-            "the file is not an index of ours", where=folder / DATASET, fix=mend(folder)
-        ) from error
+        raise UserError("the file is not an index of ours", where=where, fix=fix) from error
     if record.version != VERSION:
         raise UserError(
             f"the index is of version {record.version}, this program reads version {VERSION}",
-            where=folder / DATASET,
-            fix=mend(folder),
+            where=where,
+            fix=fix,
         )
     return record
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.augment import ViewNumbers, centre_numbers, numbers_of_views
 from data_pipelines.cache import Stopped
 from data_pipelines.feed import Batch, Feed, Made, Share
 from data_pipelines.order import Order
@@ -134,10 +134,7 @@ class TrainLoader:
 
     def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[ViewNumbers]:
         sizes = self._shards.sizes(samples)
-        return [
-            view_numbers(view, sizes, seed=self._seed, epoch=epoch, samples=samples, view=number)
-            for number, view in enumerate(self._settings.views)
-        ]
+        return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=epoch, samples=samples)
 
 
 class EvalLoader:

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from data_pipelines.cache import Cache, Descriptor, NoRoom
 from data_pipelines.cached_files import CachedFiles, download, name_in_cache
 from data_pipelines.errors import UserError
-from data_pipelines.index import DATASET, INDEX, ROW, VERSION, DatasetRecord, fingerprint, read_index
+from data_pipelines.index import DATASET, INDEX, ROW, DatasetRecord, fingerprint, parse_record, read_index
 from data_pipelines.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
 
@@ -70,14 +69,7 @@ def _read_record(remote: Remote) -> DatasetRecord:
     ):
         data += more
     where = remote.url / DATASET
-    try:
-        record = DatasetRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise UserError("the file is not an index of ours", where=where, fix=MEND) from error
-    if record.version != VERSION:
-        raise UserError(
-            f"the index is of version {record.version}, this program reads version {VERSION}", where=where, fix=MEND
-        )  # fmt: skip
+    record = parse_record(data, where=where, fix=MEND)
     # They become names of files here.
     names = [shard.name for shard in record.shards]
     if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_pipelines.augment import view_numbers
+from data_pipelines.augment import numbers_of_views
 from data_pipelines.errors import UserError
 from data_pipelines.executor import RefusedImages
 from data_pipelines.feed import Batch, Feed, Made, Share
@@ -197,10 +197,7 @@ class StreamLoader:
                             where=_name(raw), fix="look at the shards",
                         ) from None  # fmt: skip
             sizes = np.array([[sample.height, sample.width] for sample in good])
-            numbers = [
-                view_numbers(view, sizes, seed=self._seed, epoch=0, samples=ids, view=number)
-                for number, view in enumerate(self._settings.views)
-            ]
+            numbers = numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=0, samples=ids)
             try:
                 views = self._executor.run([sample.image for sample in good], numbers)
             except RefusedImages as error:
