@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.prefetch import Prefetch
+from data_pipelines.prefetch import Prefetch, never, nothing
 from data_pipelines.quarantine import Quarantine
 
 
@@ -78,10 +78,21 @@ class Feed:
         make: gives the batches from a global step on; called in the thread.
         depth: batches that wait ready, at most.
         quarantine: account of bad samples.
+        end_reads: makes the reads of `make` end soon.
+        give_up: polled while a batch is waited for; true ends the batches there.
     """
 
-    def __init__(self, make: Callable[[int], Iterator[Made]], depth: int, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Iterator[Made]],
+        depth: int,
+        quarantine: Quarantine,
+        *,
+        end_reads: Callable[[], None] = nothing,
+        give_up: Callable[[], bool] = never,
+    ) -> None:
         self._make, self._depth, self._quarantine = make, depth, quarantine
+        self._end_reads, self._give_up = end_reads, give_up
         self._prefetch: Prefetch[Made] | None = None
         self._waited = 0.0
 
@@ -103,7 +114,9 @@ class Feed:
             Exception: what `make` raises, in its place.
         """
         self.stop()
-        self._prefetch = prefetch = Prefetch(partial(self._make, start_step), self._depth)
+        self._prefetch = prefetch = Prefetch(
+            partial(self._make, start_step), self._depth, end_reads=self._end_reads, give_up=self._give_up
+        )
         try:
             for made in prefetch:
                 self._quarantine.note(len(made.batch.ids), made.bad, epoch=made.epoch, step=made.step)
@@ -114,7 +127,7 @@ class Feed:
 
     def stop(self) -> None:
         """End the thread. Idempotent."""
-        if self._prefetch is not None:
-            self._prefetch.close()
-            self._waited += self._prefetch.wait_seconds
-            self._prefetch = None
+        prefetch, self._prefetch = self._prefetch, None
+        if prefetch is not None:  # taken first: another thread may stop it too
+            prefetch.close()
+            self._waited += prefetch.wait_seconds

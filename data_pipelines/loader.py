@@ -5,7 +5,7 @@ micro-batches of which each rank takes a contiguous share. Nothing depends on th
 how far ahead batches are made, or on where the run was started.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from data_pipelines.augment import ViewNumbers, centre_numbers, numbers_of_views
 from data_pipelines.cache import Stopped
 from data_pipelines.feed import Batch, Feed, Made, Share
 from data_pipelines.order import Order
-from data_pipelines.prefetch import Prefetch
+from data_pipelines.prefetch import Prefetch, never
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reader import ReadBatch, Reader
 from data_pipelines.settings import DataSettings, ViewSettings
@@ -52,6 +52,7 @@ class TrainLoader:
         device: where the batches go.
         dtype: of the views.
         quarantine: file to which samples that turned bad are appended; none: they are only counted.
+        give_up: polled while a batch is waited for; true ends the batches there.
 
     Raises:
         UserError: the global batch does not divide by `accumulation * world_size`, or exceeds the set.
@@ -70,6 +71,7 @@ class TrainLoader:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         quarantine: Path | None = None,
+        give_up: Callable[[], bool] = never,
     ) -> None:
         self._share = Share(rank, world_size, global_batch, accumulation)
         self._order = Order(
@@ -80,7 +82,10 @@ class TrainLoader:
         self._reader = Reader(
             self._shards, settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
         )
-        self._feed = Feed(self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine))
+        self._feed = Feed(
+            self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine),
+            end_reads=self._shards.files.stop, give_up=give_up,
+        )  # fmt: skip
 
     @property
     def wait_seconds(self) -> float:
@@ -101,13 +106,13 @@ class TrainLoader:
             TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
             UserError: no sample of a micro-batch can be used.
         """
-        self._stop()
+        self._feed.stop()
         self._shards.files.start()
         return self._feed.batches(start_step)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
-        self._stop()
+        self._feed.stop()
         self._reader.close()
 
     def __enter__(self) -> "TrainLoader":
@@ -115,10 +120,6 @@ class TrainLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _stop(self) -> None:
-        self._shards.files.stop()
-        self._feed.stop()
 
     def _make(self, step: int) -> Iterator[Made]:
         with suppress(Stopped):
@@ -152,6 +153,7 @@ class EvalLoader:
         batch: samples of a batch of this rank, at most.
         device: where the batches go.
         dtype: of the images.
+        give_up: polled while a batch is waited for; true ends the batches there.
     """
 
     def __init__(
@@ -164,8 +166,10 @@ class EvalLoader:
         batch: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        give_up: Callable[[], bool] = never,
     ) -> None:
         self._shards, self._settings, self._batch = shards.copy(), settings, batch
+        self._give_up = give_up
         self._samples = np.arange(rank, len(shards), world_size)
         self._size = settings.views[0].size
         plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
@@ -178,14 +182,15 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         self._shards.files.start()
-        prefetch = Prefetch(self._make, self._settings.prefetch)
+        prefetch = Prefetch(
+            self._make, self._settings.prefetch, end_reads=self._shards.files.stop, give_up=self._give_up
+        )
         try:
             for read in prefetch:
                 self.bad_samples += len(read.bad)
                 if read.views:
                     yield EvalBatch(read.views[0], read.labels, read.ids)
         finally:
-            self._shards.files.stop()
             prefetch.close()
 
     def close(self) -> None:

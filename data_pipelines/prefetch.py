@@ -8,6 +8,16 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 _POLL_SECONDS = 0.1
+_CLOSE_SECONDS = 10.0  # for the thread to end; one that hangs in a read that nothing can end is left behind
+
+
+def never() -> bool:
+    """For waits that nothing cuts short."""
+    return False
+
+
+def nothing() -> None:
+    """For makers whose reads end by themselves."""
 
 
 class _End:
@@ -23,13 +33,22 @@ class Prefetch(Generic[Item]):
     Args:
         make: called in the thread; gives the iterator of items.
         depth: items that wait ready, at most.
+        end_reads: makes the reads of `make` end soon; called before the thread is waited for.
+        give_up: polled while an item is waited for; true ends the items there.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Item]], depth: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Iterator[Item]],
+        depth: int,
+        *,
+        end_reads: Callable[[], None] = nothing,
+        give_up: Callable[[], bool] = never,
+    ) -> None:
         self.wait_seconds = 0.0
         """Time that the consumer has waited."""
         self._ready: Queue[Item | _End] = Queue(depth)
-        self._stop = Event()
+        self._stop, self._end_reads, self._give_up = Event(), end_reads, give_up
         self._thread = Thread(target=self._work, args=(make,), name="prefetch", daemon=True)
         self._thread.start()
 
@@ -47,14 +66,16 @@ class Prefetch(Generic[Item]):
     def close(self) -> None:
         """Stop the thread and wait for it. Idempotent."""
         self._stop.set()
-        self._thread.join()
+        self._end_reads()
+        self._thread.join(_CLOSE_SECONDS)
 
     def _take(self) -> Item | _End:
         while not self._stop.is_set():
             try:
                 return self._ready.get(timeout=_POLL_SECONDS)
             except Empty:
-                continue
+                if self._give_up():
+                    break
         return _End(None)
 
     def _work(self, make: Callable[[], Iterator[Item]]) -> None:

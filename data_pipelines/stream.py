@@ -6,7 +6,7 @@ are seen twice and some not at all, and a resumed run goes on with other samples
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from data_pipelines.executor import RefusedImages
 from data_pipelines.feed import Batch, Feed, Made, Share
 from data_pipelines.foreign import LabelError, choose_image, read_label
 from data_pipelines.images import UnusableImage, check
+from data_pipelines.prefetch import never
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.settings import DataSettings
@@ -86,6 +87,7 @@ class StreamLoader:
         device: where the batches go.
         dtype: of the views.
         quarantine: file to which samples that cannot be used are appended; none: they are only counted.
+        give_up: polled while a batch is waited for; true ends the batches there.
 
     Raises:
         UserError: the global batch does not divide by `accumulation * world_size`, or exceeds an epoch.
@@ -104,6 +106,7 @@ class StreamLoader:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         quarantine: Path | None = None,
+        give_up: Callable[[], bool] = never,
     ) -> None:
         self._share = Share(rank, world_size, global_batch, accumulation)
         self.steps_per_epoch = len(stream) // global_batch
@@ -120,7 +123,9 @@ class StreamLoader:
             self._pool, settings, settings.views, batch=self._share.batch, threads=threads, device=self._device,
             dtype=dtype,
         )  # fmt: skip
-        self._feed = Feed(self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine))
+        self._feed = Feed(
+            self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
+        )
 
     @property
     def wait_seconds(self) -> float:

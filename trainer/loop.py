@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from itertools import islice
 
@@ -21,9 +20,6 @@ from trainer.progress import TrainingProgress
 from trainer.setup import build
 from trainer.signals import DATA_FAILED, StopRequest
 
-POLL_SECONDS = 0.1
-"""Time between looks for a request to stop while data are waited for."""
-
 
 class Trainer:
     """Trains one run from its newest checkpoint, or from the start; every rank makes one.
@@ -36,9 +32,7 @@ class Trainer:
         config, run, process = attempt.config, attempt.run, attempt.process
         self.config, self.stop = config, stop
         self._cleanup = ExitStack()
-        # entered before the loader, so left after it: a closed loader lets go of the thread that waits for it
-        self._fetcher = self._cleanup.enter_context(ThreadPoolExecutor(1, "fetch"))
-        self.parts = build(config, run, process)
+        self.parts = build(config, run, process, give_up=stop.is_set)
         self._cleanup.enter_context(self.parts.loader)
         self.persistence = Persistence(attempt, self.parts)
         self.step = self.persistence.resume()
@@ -103,14 +97,10 @@ class Trainer:
     def _fetch(self, iterator: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of the next step, all before it begins: a step is done as a whole or not at all.
 
-        A thread waits for them, so that a request to stop is heard while data do not come.
+        They are too few only where this rank got a signal while it waited for them.
         """
-        fetching = self._fetcher.submit(lambda: list(islice(iterator, self.config.train.accumulation)))
-        while not wait([fetching], timeout=POLL_SECONDS).done:
-            if self.stop.received:
-                return [], None
         try:
-            return fetching.result(), None
+            return list(islice(iterator, self.config.train.accumulation)), None
         except UserError as error:
             return [], error
 

@@ -1,11 +1,13 @@
 """Makes the parts of a run from its configuration: data, method, optimiser, engine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from data_pipelines.loader import TrainLoader
+from data_pipelines.prefetch import never
 from data_pipelines.reader import share_of_cores
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards import ShardSet
@@ -55,26 +57,30 @@ def open_train_set(settings: DataSettings) -> TrainSet:
 
 
 def _loader(
-    train_set: TrainSet, config: Config, run: RunFolder, process: Process
+    train_set: TrainSet, config: Config, run: RunFolder, process: Process, give_up: Callable[[], bool]
 ) -> TrainLoader | StreamLoader:
     share: dict[str, Any] = {
         "seed": config.run.seed, "rank": process.rank, "world_size": process.world_size,
         "global_batch": config.train.global_batch, "accumulation": config.train.accumulation,
         "device": process.device, "dtype": IMAGES[config.train.precision], "quarantine": run.quarantine,
+        "give_up": give_up,
     }  # fmt: skip
     if isinstance(train_set, StreamSet):
         return StreamLoader(train_set, config.data, **share)
     return TrainLoader(train_set, config.data, **share)
 
 
-def build(config: Config, run: RunFolder, process: Process) -> Parts:
-    """Open the data and make everything that trains. Raises UserError for what the user can mend."""
+def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable[[], bool] = never) -> Parts:
+    """Open the data and make everything that trains; `give_up` ends the loader's waits.
+
+    Raises UserError for what the user can mend.
+    """
     torch.set_num_threads(config.parallel.threads or share_of_cores())
     train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
     )
-    loader = _loader(train_set, config, run, process)
+    loader = _loader(train_set, config, run, process, give_up)
     total_steps = config.train.epochs * loader.steps_per_epoch
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)

@@ -41,6 +41,10 @@ class StopRequest:
         """Code of the signals that this process has got; 0: none. Other ranks may have got others."""
         return self._received
 
+    def is_set(self) -> bool:
+        """Whether this process has got a signal."""
+        return self._received != 0
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 

@@ -78,4 +78,5 @@ class OnlineEvaluation:
         return EvalLoader(
             shards, self._config.data, rank=self._process.rank, world_size=self._process.world_size,
             batch=self._config.eval.batch, device=self._process.device, dtype=IMAGES[self._config.train.precision],
+            give_up=self._stop.is_set,
         )  # fmt: skip

@@ -280,6 +280,26 @@ def test_a_loader_closes_in_the_middle_of_a_download(
             assert len(got) == batches
 
 
+def test_batches_that_are_let_go_of_end_their_downloads(
+    shards: ShardSet, whole_set: Path, tmp_path: Path
+) -> None:
+    order = Order(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
+    good = [f"shard-{number:06d}.tar" for number in next(order.upcoming(0, 0))]
+    with closing(FileServer(whole_set)) as server:
+        remote = ShardSet.open(server.url, settings(cache=tmp_path))
+        server.fault = lambda request: None if request.name in good else "stall"
+        with TrainLoader(
+            remote, settings(), seed=5, rank=0, world_size=1, global_batch=24, device=CPU
+        ) as loader:
+            batches = loader.batches(0)
+            next(batches)
+            while not server.stalled:
+                time.sleep(0.01)
+            began = time.monotonic()
+            batches.close()
+            assert time.monotonic() - began < 2
+
+
 def test_a_loader_of_a_url_starts_anywhere_again(shards: ShardSet, whole_set: Path, tmp_path: Path) -> None:
     with closing(FileServer(whole_set)) as server:
         remote = ShardSet.open(server.url, settings(cache=tmp_path))

@@ -63,3 +63,43 @@ def test_close_stops_a_full_and_a_waiting_queue() -> None:
     slow.close()
     consumer.join(10)
     assert not consumer.is_alive()
+
+
+def test_waiting_ends_where_the_consumer_gives_up() -> None:
+    release, gave_up = threading.Event(), threading.Event()
+
+    def make() -> Iterator[int]:
+        yield 1
+        release.wait(10)
+        yield 2
+
+    prefetch = Prefetch(make, 1, end_reads=release.set, give_up=gave_up.is_set)
+    threading.Timer(0.05, gave_up.set).start()
+    assert list(prefetch) == [1]
+    prefetch.close()
+    assert release.is_set()
+
+
+def test_items_that_are_ready_come_before_giving_up() -> None:
+    made = threading.Event()
+
+    def make() -> Iterator[int]:
+        yield from range(3)
+        made.set()
+
+    prefetch = Prefetch(make, 3, give_up=lambda: True)
+    assert made.wait(10)
+    assert list(prefetch) == [0, 1, 2]
+    prefetch.close()
+
+
+def test_reads_are_ended_before_their_thread_is_waited_for() -> None:
+    release = threading.Event()
+
+    def make() -> Iterator[int]:
+        assert release.wait(10)
+        yield 1
+
+    prefetch = Prefetch(make, 1, end_reads=release.set)
+    prefetch.close()
+    assert release.is_set()
