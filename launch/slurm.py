@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,19 @@ class Job:
         return self.state in _OVER
 
 
-def jobs(numbers: Iterable[str]) -> dict[str, Job]:
-    """Jobs by number; those that SLURM has forgotten are left out.
+def current(chain: Sequence[str], known: Mapping[str, Job]) -> str | None:
+    """Number of the first job of a chain that is not over, else of the last that began; None: there is none."""
+    live = [number for number in chain if number in known and not known[number].over]
+    begun = [number for number in chain if number in known and known[number].nodes]
+    return next(iter([*live, *reversed(begun), *chain]), None)
+
+
+def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, Job]:
+    """Jobs by number, that of an array's element such as 123_4; those that SLURM has forgotten are left out.
+
+    Args:
+        numbers: the jobs that are wanted.
+        seconds: how long the controller may take.
 
     Raises:
         Unanswered: the controller is down.
@@ -50,7 +61,9 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
         return {}
     listed = "--jobs=" + ",".join(wanted)
     try:
-        rows = ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%N|%r", listed).splitlines()
+        rows = ask(  # --array: elements that wait are a line each
+            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", listed, seconds=seconds
+        ).splitlines()  # fmt: skip
     except Unanswered:
         raise
     except UserError as error:

@@ -4,14 +4,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipelines.errors import UserError
 from launch import slurm
+from launch.ledger import NO_END, RUNNING, Attempt, Hours, global_batch, read_attempts, total
 from launch.submissions import Submissions
+from launch.suspects import suspects
 from trainer.run import RunFolder, read_records
 from trainer.run_lock import is_held
 
@@ -36,6 +37,23 @@ class Status:
     attempts: int
     why: str | None
     """What a job waits for, or what ended the last attempt."""
+    lost_steps: int
+    """Steps that were done again, or that no checkpoint has kept."""
+    hours: Hours
+    """Device-hours of all attempts."""
+    suspects: list[str]
+    """Machines that its failures point at."""
+    history: list[Attempt]
+    """All attempts, oldest first."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Runs as they stand."""
+
+    problem: str | None
+    """Why SLURM could not be asked."""
+    runs: list[Status]
 
 
 def print_status(path: Path, *, as_json: bool) -> None:
@@ -44,25 +62,42 @@ def print_status(path: Path, *, as_json: bool) -> None:
     Raises:
         UserError: there is no run at `path`.
     """
+    found = overview(path)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        from launch.status_page import show
+
+        show(found)
+
+
+def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
+    """The state of a run, or of all runs in a folder; SLURM may take so many seconds for an answer.
+
+    Raises:
+        UserError: there is no run at `path`.
+    """
     runs = runs_at(path)
-    numbers = {run.path: Submissions(run).newest() for run in runs}
+    chains = [Submissions(run).newest_chain() for run in runs]
     known: Mapping[str, slurm.Job] = {}
     problem = None
     try:
-        known = slurm.jobs(filter(None, numbers.values()))
+        known = slurm.jobs(chain.from_iterable(chains), seconds)
     except UserError as error:
         problem = f"{error.what.splitlines()[-1]}: this is what the folders say"
-    found = [status(run, known.get(numbers[run.path] or ""), numbers[run.path]) for run in runs]
-    if as_json:
-        print(json.dumps({"problem": problem, "runs": [asdict(one) for one in found]}, indent=1))
-    else:
-        _print_table(found, problem)
+    numbers = [slurm.current(numbers, known) for numbers in chains]
+    return Overview(
+        problem,
+        [status(run, known.get(number or ""), number) for run, number in zip(runs, numbers, strict=True)],
+    )
 
 
 def runs_at(path: Path) -> list[RunFolder]:
-    """The run in a folder, or the runs that it holds."""
+    """The run in a folder, or the runs that it holds, those of sweeps too."""
     folders = (
-        [path] if (path / "config.yaml").is_file() else sorted(p.parent for p in path.glob("*/config.yaml"))
+        [path]
+        if (path / "config.yaml").is_file()
+        else sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/config.yaml"))
     )
     if not folders:
         raise UserError(
@@ -80,41 +115,39 @@ def status(run: RunFolder, job: slurm.Job | None, number: str | None) -> Status:
         number: of its newest job; None: it was never submitted.
     """
     records = read_records(run.ledger)
-    starts = [r for r in records if r["event"] == "start"]
     trained = [r for r in read_records(run.metrics) if r["kind"] == "train"]
-    end = next((r for r in reversed(records) if r["event"] == "end" and _is_of_last(r, starts)), None)
-    total = next((r["total_steps"] for r in reversed(records) if r["event"] == "ready"), None)
-    step = max([r["step"] for r in (*trained[-1:], end or {}) if "step" in r], default=0)
-    speed = trained[-1].get("time", {}).get("images_per_second") if trained else None
-    state, why = _state(run, job, starts, end)
     checkpoint = _newest_checkpoint(run)
+    history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0))
+    total_steps = next((r["total_steps"] for r in reversed(records) if r["event"] == "ready"), None)
+    step = max([r["step"] for r in (*trained[-1:], *records[-1:]) if "step" in r], default=0)
+    speed = trained[-1].get("time", {}).get("images_per_second") if trained else None
+    state, why = _state(job, history, records)
     return Status(
         run=str(run.path), state=state, job=number,
-        nodes=(job.nodes if job else starts[-1].get("nodes") if starts else None) or None,
-        step=step, total_steps=total, images_per_second=speed,
-        seconds_left=_seconds_left(run, total, step, speed) if state == "running" else None,
+        nodes=(job.nodes if job else history[-1].nodes if history else None) or None,
+        step=step, total_steps=total_steps, images_per_second=speed,
+        seconds_left=_seconds_left(run, total_steps, step, speed) if state == "running" else None,
         checkpoint_step=checkpoint.get("step"),
         checkpoint_seconds=time.time() - checkpoint["saved"] if checkpoint else None,
-        attempts=len(starts), why=why,
+        attempts=len(history), why=why, lost_steps=sum(one.lost for one in history), hours=total(history),
+        suspects=suspects(history), history=history,
     )  # fmt: skip
 
 
-def _is_of_last(record: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(starts) and record["attempt"] == starts[-1]["attempt"]
-
-
 def _state(
-    run: RunFolder, job: slurm.Job | None, starts: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None
+    job: slurm.Job | None, history: Sequence[Attempt], records: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None
-    if end is not None:
-        return end["reason"], end.get("message")
-    if is_held(run.path):
+    if not history:  # a job whose processes never came up may have noted why
+        end = records[-1] if records else None
+        return (end["reason"], end.get("message")) if end else (job.state.lower() if job else "new", None)
+    last = history[-1]
+    if last.reason == RUNNING:
         return "running", None
-    if job is not None:
-        return job.state.lower(), None
-    return ("killed", "it noted no end") if starts else ("new", None)
+    if last.reason == NO_END:
+        return job.state.lower() if job else "killed", last.message
+    return last.reason, last.message or None
 
 
 def _newest_checkpoint(run: RunFolder) -> dict[str, Any]:
@@ -126,42 +159,7 @@ def _newest_checkpoint(run: RunFolder) -> dict[str, Any]:
     return state
 
 
-def _seconds_left(run: RunFolder, total: int | None, step: int, speed: float | None) -> float | None:
-    if not total or not speed:
+def _seconds_left(run: RunFolder, total_steps: int | None, step: int, speed: float | None) -> float | None:
+    if not total_steps or not speed:
         return None
-    batch = yaml.safe_load(run.config.read_text())["train"]["global_batch"]
-    return float((total - step) * batch / speed)
-
-
-def _print_table(found: Sequence[Status], problem: str | None) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("run", "state", "job", "nodes", "step", "images/s", "left", "saved at step", "tries")
-    for one in found:
-        table.add_row(
-            Path(one.run).name, one.state, one.job or "", one.nodes or "",
-            f"{one.step}/{one.total_steps or '?'}",
-            f"{one.images_per_second:.0f}" if one.images_per_second else "",
-            _duration(one.seconds_left),
-            f"{one.checkpoint_step}, {_duration(one.checkpoint_seconds)} ago"
-            if one.checkpoint_seconds is not None else "none",
-            str(one.attempts),
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
-    for one in found:
-        if one.why:
-            console.print(escape(f"{Path(one.run).name}: {one.why}"), soft_wrap=True, highlight=False)
-    if problem:
-        console.print(escape(problem), style="yellow", soft_wrap=True, highlight=False)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return float((total_steps - step) * global_batch(run) / speed)

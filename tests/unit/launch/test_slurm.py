@@ -75,3 +75,9 @@ def test_users_have_defaults_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"did you mean slurm\.partition") as caught:
         slurm_defaults()
     assert str(file) in str(caught.value)
+
+
+def test_elements_of_an_array_are_jobs_each(say: Say) -> None:
+    say("squeue", "9_0|RUNNING|node1|None\n9_1|PENDING||JobArrayTaskLimit")
+    found = slurm.jobs(["9_0", "9_1"])
+    assert (found["9_0"].nodes, found["9_1"].why) == ("node1", "JobArrayTaskLimit")

@@ -78,3 +78,45 @@ def test_a_folder_of_runs_is_one_table_also_where_the_controller_is_down(
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         print_status(tmp_path, as_json=False)
+
+
+def test_what_attempts_did_and_cost_is_in_the_sums_and_of_a_single_run_in_a_table(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    run.note("end", attempt=1, reason="killed", message="node2, task 1: Killed", saved=30)
+    monkeypatch.setattr(slurm, "jobs", lambda *_: {})
+    print_status(run.path, as_json=True)
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    (attempt,) = found["history"]
+    assert (attempt["reason"], attempt["kept"], attempt["lost"], found["lost_steps"]) == (
+        "killed",
+        30,
+        10,
+        10,
+    )
+    assert found["hours"] == attempt["hours"]
+    assert set(found["hours"]) == {"useful", "lost", "starting"}
+    print_status(run.path, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "│ node[1-2] │ 30 │ │ killed: node2, task 1:" in shown
+    assert "lost (10 steps that do not count)" in shown
+
+
+def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_leaves_it_out(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "jobs", lambda *_: {})
+    for attempt in (1, 2):
+        run.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed", saved=0)
+        run.note("start", attempt=attempt + 1, world_size=2, nodes="node[2-3]")
+    print_status(run.path, as_json=False)
+    said = f"node2 was in 3 of 3 attempts that failed; leave it out: all4one resume {run.path} --exclude-suspects"
+    assert said in capsys.readouterr().out
+
+
+def test_why_processes_never_came_up_is_said_where_it_was_noted(run: RunFolder) -> None:
+    run.ledger.unlink()
+    run.note("end", attempt=0, reason="error", message="module: command not found")
+    found = status(run, slurm.Job("7", "FAILED", "node1"), "7")
+    assert (found.state, found.why, found.attempts) == ("error", "module: command not found", 0)

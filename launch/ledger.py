@@ -1,0 +1,181 @@
+"""What a run's attempts did and what they cost, from its ledger and its metrics. Loads no torch."""
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from trainer.run import RunFolder, read_records
+
+RUNNING, NO_END, CUT_OFF, LOST_RANK = "running", "no end noted", "cut off", "lost a rank"
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Device-hours; a device is a process. Evaluations and checkpoints belong to the steps around them."""
+
+    useful: float = 0.0
+    """Of steps that count."""
+    lost: float = 0.0
+    """Of steps that were done again, or that no checkpoint has kept."""
+    starting: float = 0.0
+    """From a start until the first step could begin; all of an attempt that did no step."""
+
+    def __add__(self, other: "Hours") -> "Hours":
+        return Hours(self.useful + other.useful, self.lost + other.lost, self.starting + other.starting)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run's processes, and what became of it. Times are seconds since 1970."""
+
+    number: int
+    job: str | None
+    """SLURM's number; None: it was started on one machine without SLURM."""
+    nodes: str
+    """Machines in SLURM's short form; empty without SLURM."""
+    devices: int
+    start: float
+    end: float
+    """The moment that was noted; this one while it runs; else about that of its last step."""
+    reason: str
+    """The ledger's word, or `running`, `no end noted`, `cut off`."""
+    message: str
+    """What is known besides."""
+    first_step: int
+    """The step it went on from."""
+    kept: int
+    """Its steps that count."""
+    lost: int
+    """Its other steps."""
+    replayed: int
+    """Steps of earlier attempts that it did again."""
+    hours: Hours
+
+
+def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[Attempt]:
+    """A run's attempts, oldest first.
+
+    Args:
+        run: its folder.
+        running: whether its processes are alive; a newest attempt without an end is theirs.
+        saved: step of the newest checkpoint, 0 without one: what an attempt that is over did beyond it is lost.
+    """
+    records = read_records(run.ledger)
+    trained = [r for r in read_records(run.metrics) if r["kind"] == "train"]
+    history = _History(records, trained, saved, global_batch(run))
+    return [
+        history.attempt(position, running and position == len(history.starts) - 1)
+        for position in range(len(history.starts))
+    ]
+
+
+def total(attempts: Iterable[Attempt]) -> Hours:
+    """Device-hours of all attempts."""
+    return sum((attempt.hours for attempt in attempts), Hours())
+
+
+def global_batch(run: RunFolder) -> int:
+    """Images of a step."""
+    return int(yaml.safe_load(run.config.read_text())["train"]["global_batch"])
+
+
+class _History:
+    """The records by attempt. What one attempt reached and kept shows in those after it: they start from a checkpoint
+    and note how far the metrics went beyond it."""  # fmt: skip
+
+    def __init__(self, records: Sequence[Record], trained: Sequence[Record], saved: int, batch: int) -> None:
+        self.starts = [r for r in records if r["event"] == "start"]
+        self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
+        self._ends: dict[int, Record] = {}
+        for record in records:
+            known = self._ends.get(record["attempt"])
+            # what ended the rank that was lost is noted after it, and is the reason
+            if record["event"] == "end" and (known is None or known["reason"] == LOST_RANK):
+                self._ends[record["attempt"]] = record
+        self._trained, self._saved, self._batch = trained, saved, batch
+
+    def attempt(self, position: int, alive: bool) -> Attempt:
+        """The attempt at a position; alive: it runs, unless its end is noted."""
+        start, number = self.starts[position], self.starts[position]["attempt"]
+        successor = self.starts[position + 1] if position + 1 < len(self.starts) else None
+        ready, noted = self._ready.get(number), self._ends.get(number)
+        alive = alive and noted is None
+        first, kept, lost = self._steps(position, ready, noted, alive)
+        end = self._end(start, ready, noted, alive, kept + lost, successor)
+        reason, message = _reason(start, noted, alive, successor)
+        begun = min(max(ready["time"], start["time"]), end) if ready and kept + lost else end
+        useful = (end - begun) * kept / (kept + lost or 1)
+        per_second = start["world_size"] / 3600
+        return Attempt(
+            number=number, job=start.get("job"), nodes=start.get("nodes") or "", devices=start["world_size"],
+            start=start["time"], end=end, reason=reason, message=message, first_step=first, kept=kept, lost=lost,
+            replayed=ready.get("replayed", 0) if ready else 0,
+            hours=Hours(
+                useful * per_second, (end - begun - useful) * per_second, (begun - start["time"]) * per_second
+            ),
+        )  # fmt: skip
+
+    def _steps(
+        self, position: int, ready: Record | None, noted: Record | None, alive: bool
+    ) -> tuple[int, int, int]:
+        """The step that an attempt went on from, and its steps that count and that do not."""
+        if ready is None:
+            return 0, 0, 0
+        later = [r for s in self.starts[position + 1 :] if (r := self._ready.get(s["attempt"])) is not None]
+        signs = [ready["step"], (noted or {}).get("step", 0)]
+        bounds = [r["step"] for r in later]
+        if later:
+            signs.append(later[0]["step"] + later[0].get("replayed", 0))
+        else:
+            signs += [r["step"] for r in self._trained[-1:]]
+            if not alive and "step" not in (noted or {}):
+                bounds.append(self._saved)
+                signs.append(self._saved)
+        reached = max(signs)
+        kept = max(0, min(reached, *bounds) - ready["step"]) if bounds else reached - ready["step"]
+        return ready["step"], kept, reached - ready["step"] - kept
+
+    def _end(
+        self,
+        start: Record,
+        ready: Record | None,
+        noted: Record | None,
+        alive: bool,
+        steps: int,
+        successor: Record | None,
+    ) -> float:
+        if alive:
+            end = time.time()
+        elif noted is not None:
+            end = noted["time"]
+        elif ready is not None:
+            end = ready["time"] + steps * self._seconds_per_step(ready["step"], ready["step"] + steps)
+        else:
+            end = start["time"]
+        if successor is not None:  # a machine that is cut off may note an end long after it has lost the run
+            end = min(end, successor["time"])
+        return float(max(end, start["time"]))
+
+    def _seconds_per_step(self, first: int, last: int) -> float:
+        """Of the attempt's own steps where their records are still there, else of all."""
+        timed = [(r["step"], r.get("time", {}).get("images_per_second")) for r in self._trained]
+        speeds = {step: speed for step, speed in timed if speed}
+        own = [speed for step, speed in speeds.items() if first < step <= last]
+        return self._batch / statistics.median(own or speeds.values()) if speeds else 0.0
+
+
+def _reason(start: Record, noted: Record | None, alive: bool, successor: Record | None) -> tuple[str, str]:
+    if alive:
+        return RUNNING, ""
+    if noted is not None:
+        late = successor is not None and noted["time"] > successor["time"]
+        reason = CUT_OFF if late and noted["reason"] == "error" else noted["reason"]
+        return reason, noted.get("message", "")
+    if successor is not None and start.get("job") and successor.get("job") == start["job"]:
+        return NO_END, "SLURM started it again, since a machine failed or all was killed"
+    return NO_END, "it was killed, or its machine failed"

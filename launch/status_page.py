@@ -1,0 +1,115 @@
+"""What `all4one status` shows on a terminal."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from launch.ledger import RUNNING, Attempt, total
+from launch.suspects import failures, machines
+
+if TYPE_CHECKING:
+    from launch.status import Overview, Status
+
+
+def show(found: "Overview") -> None:
+    """Print runs as they stand."""
+    console = Console()
+    console.print(*_tables(found), sep="\n")
+    for line in _lines(found):
+        console.print(line, soft_wrap=True)  # a command is copied as a whole
+
+
+def page(found: "Overview") -> RenderableType:
+    """The same as one thing, to be drawn again and again."""
+    return Group(*_tables(found), *_lines(found))
+
+
+def _tables(found: "Overview") -> list[Table]:
+    """One table of runs; of a single run also its attempts."""
+    single = found.runs[0].history if len(found.runs) == 1 else []
+    return [_runs(found.runs), *([_attempts(single)] if single else [])]
+
+
+def _lines(found: "Overview") -> list[Text]:
+    """What their reader should know besides."""
+    why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
+    lines = [Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs)) if line]
+    return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
+
+
+def _runs(runs: list["Status"]) -> Table:
+    table = _table("run", "state", "job", "nodes", "step", "img/s", "left", "saved", "tries", "lost")
+    for one in runs:
+        table.add_row(
+            escape(Path(one.run).name), one.state, one.job or "", escape(one.nodes or ""),
+            f"{one.step}/{one.total_steps or '?'}",
+            f"{one.images_per_second:.0f}" if one.images_per_second else "",
+            _duration(one.seconds_left),
+            f"{_duration(one.checkpoint_seconds)} ago" if one.checkpoint_seconds is not None else "none",
+            str(one.attempts), str(one.lost_steps or ""),
+        )  # fmt: skip
+    return table
+
+
+def _attempts(history: list[Attempt]) -> Table:
+    table = _table("try", "start", "end", "nodes", "kept", "redone", "how it ended")
+    for one in history:
+        table.add_row(
+            str(one.number), _clock(one.start), "" if one.reason == RUNNING else _clock(one.end),
+            escape(one.nodes), str(one.kept), str(one.replayed or ""),
+            escape(f"{one.reason}: {one.message}" if one.message else one.reason),
+        )  # fmt: skip
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """Nothing is cut off, however narrow the terminal is."""
+    table = Table()
+    for name in columns:
+        table.add_column(name, overflow="fold", min_width=min(len(name), 5))
+    return table
+
+
+def _costs(runs: list["Status"]) -> str:
+    history = [attempt for one in runs for attempt in one.history]
+    if not history:
+        return ""
+    hours, steps = total(history), sum(one.lost_steps for one in runs)
+    lost = f" ({steps} steps that do not count)" if steps else ""
+    useful, wasted, starting = map(_number, (hours.useful, hours.lost, hours.starting))
+    return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
+
+
+def _of_suspects(one: "Status") -> str:
+    if not one.suspects:
+        return ""
+    failed = failures(one.history)
+    counts = {name: sum(name in machines(attempt.nodes) for attempt in failed) for name in one.suspects}
+    said = ", ".join(f"{name} was in {count}" for name, count in counts.items())
+    mend = "submit CONFIG" if one.state == "finished" else f"resume {one.run}"
+    return (
+        f"{Path(one.run).name}: {said} of {len(failed)} attempts that failed; "
+        f"leave it out: all4one {mend} --exclude-suspects"
+    )
+
+
+def _number(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}" if hours < 1 else f"{hours:.1f}"
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%m-%d %H:%M", time.localtime(moment))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,64 @@
+"""Machines that a run's failures point at. Loads no torch."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt
+
+_OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
+_NAMED = re.compile(r"(\S+), tasks? \S+: ")
+_PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
+
+
+def failures(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Attempts whose end may be a machine's fault: killed, stalled, cut off, without an end, or with an error of a
+    process that srun names."""  # fmt: skip
+    return [
+        a for a in attempts if a.nodes and (a.reason in _OF_A_MACHINE or (a.reason == "error" and _named(a)))
+    ]
+
+
+def suspects(attempts: Sequence[Attempt]) -> list[str]:
+    """Machines that are likely broken, in order.
+
+    One that is named by at least two failures is suspect; so is one that was in all failures that name none, where
+    these are at least two and at most half of the machines that the attempts had were in all of them: a run that only
+    ever had the same machines says nothing about any of them.
+    """
+    failed = failures(attempts)
+    named = [name for a in failed if (name := _named(a)) is not None]
+    found = {name for name in named if named.count(name) >= 2}
+    unnamed = [set(machines(a.nodes)) for a in failed if _named(a) is None]
+    if len(unnamed) >= 2:
+        common = set.intersection(*unnamed)
+        if 2 * len(common) <= len({name for a in attempts for name in machines(a.nodes)}):
+            found |= common
+    return sorted(found)
+
+
+def _named(attempt: Attempt) -> str | None:
+    """The machine whose process srun says ended first."""
+    match = _NAMED.match(attempt.message)
+    return match[1] if match else None
+
+
+def machines(short: str) -> list[str]:
+    """Names of the machines in SLURM's short form: `node[1-2,07],gpu1` is node1, node2, node07 and gpu1.
+
+    Raises:
+        ValueError: a bracket holds something else than numbers and ranges.
+    """
+    names: list[str] = []
+    for word in re.findall(r"(?:\[[^\]]*\]|[^\[\],])+", short):
+        parts = [_numbers(match[1]) if match[1] is not None else [match[2]] for match in _PART.finditer(word)]
+        names += ["".join(choice) for choice in product(*parts)]
+    return names
+
+
+def _numbers(ranges: str) -> list[str]:
+    found = []
+    for one in ranges.split(","):
+        first, _, last = one.partition("-")
+        found += [f"{n:0{len(first)}d}" for n in range(int(first), int(last or first) + 1)]
+    return found
