@@ -1,7 +1,8 @@
 """What a job's script does once its processes have ended: `python -m launch.job_end RUN CODE`.
 
-A rank that was killed can note nothing itself. This notes why the processes ended, and asks for the requeue of a job
-that a signal killed, such as SIGKILL where memory ran out, unless that was so just before, at the same checkpoint.
+A rank that was killed or that hung can note nothing itself. This notes why the processes ended, and asks for the
+requeue of a job that a signal killed, such as SIGKILL where memory ran out, or that stalled, unless that was so just
+before, at the same checkpoint.
 """
 
 import re
@@ -16,7 +17,10 @@ from launch.job import Start
 from launch.local import LOST_PEER
 from trainer.checkpoint import CheckpointStore
 from trainer.run import RunFolder, read_records
+from trainer.stall import STALL, stall_of
 
+_KILL = "killed"
+_TRIED_AGAIN = (_KILL, STALL)
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
@@ -32,16 +36,17 @@ def main() -> None:
     )
     if ended is not None and ended["reason"] != "lost a rank":
         return
+    settings = run.read_config().slurm
+    number = began["attempt"] if began else run.attempts()
+    # processes that hung before they had met were those of an attempt that is not on record
+    attempt, ranks = (number, began["world_size"]) if began else (number + 1, settings.ranks)
+    hung = stall_of(run, attempt, ranks, start.logs(run.path))
     killed = code > 128 and code - 128 in signal.valid_signals()
+    reason = STALL if hung else _KILL if killed else "error"
     run.note(
-        "end",
-        attempt=began["attempt"] if began else run.attempts(),
-        reason="killed" if killed else "error",
-        message=_message(run, start),
-        saved=_saved_step(run),
+        "end", attempt=number, reason=reason, message=hung or _message(run, start), saved=_saved_step(run)
     )
-    config = run.read_config().slurm
-    if killed and start.restart < config.max_requeues and not _in_vain(run):
+    if reason in _TRIED_AGAIN and start.restart < settings.max_requeues and not _in_vain(run):
         slurm.ask("scontrol", "requeue", start.job)
 
 
@@ -76,11 +81,13 @@ def _saved_step(run: RunFolder) -> int:
 
 
 def _in_vain(run: RunFolder) -> bool:
-    """Whether the last two attempts were killed with the same newest checkpoint."""
+    """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
     ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
     last = ends[-2:]
     return (
-        len(last) == 2 and all(r["reason"] == "killed" for r in last) and last[0]["saved"] == last[1]["saved"]
+        len(last) == 2
+        and all(r["reason"] in _TRIED_AGAIN for r in last)
+        and last[0]["saved"] == last[1]["saved"]
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from data_pipelines.errors import UserError
 from launch.local import launch
+from launch.messages import print_error
 from launch.preflight import problems, refuse
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, load_config, override, refuse_changed_meaning
@@ -18,6 +19,7 @@ from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, read_records
 from trainer.run_lock import RunLock
 from trainer.setup import open_train_set
+from trainer.stall import STALL, stall_of
 
 
 def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
@@ -105,9 +107,19 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
 
 def _launch(run: RunFolder, nproc: int) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    code = launch("launch.worker", [str(run.path)], nproc=nproc, logs=run.logs / f"{stamp}_{os.getpid()}")
+    attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
+    code = launch("launch.worker", [str(run.path)], nproc=nproc, logs=logs)
     if code in (130, 143):
         print(f"go on with it: all4one resume {run.path}")
     elif code == 0:
         print(f"judge it: all4one eval {run.path}")
+    elif hung := stall_of(run, attempt, nproc, logs):
+        run.note("end", attempt=attempt, reason=STALL, message=hung)  # ranks that hang can note nothing
+        print_error(
+            UserError(
+                f"the run stalled: {hung}",
+                where=run.logs,
+                fix=f"see the ranks' stacks there, then all4one resume {run.path}",
+            )
+        )
     return code

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
+from trainer.stall import STALLED
 
 GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
 TAIL_LINES = 25
@@ -27,7 +28,7 @@ def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
     Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on.
     When a rank fails the others are ended, and the end of a failed rank's log is printed.
 
-    Returns the exit code: 0, or that of the first rank that failed.
+    Returns the exit code: 0, or that of the first rank that failed; what ranks hung at is left to the caller to say.
     """
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
@@ -105,7 +106,7 @@ def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
         return 0, None
     culprit = next((r for r in failed if ranks[r].returncode != LOST_PEER), failed[0])
     code = _exit_code(ranks[culprit])
-    return code, None if code in (130, 143) else culprit
+    return code, None if code in (130, 143, STALLED) else culprit
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:

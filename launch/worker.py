@@ -16,6 +16,7 @@ from launch.messages import of_the_disk, print_error
 from trainer.run import RunFolder, open_run, read_records
 from trainer.run_lock import RunLock
 from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
+from trainer.stall import StallWatch
 
 PR_SET_PDEATHSIG = 1
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -65,31 +66,38 @@ def train_run(
     from trainer.loop import Trainer
 
     run = open_run(folder)
-    process = initialise()
-    lock = RunLock(run.path, attempt=run.attempts() + 1, wait_s=lock_wait_s) if process.is_first else None
-    with lock or nullcontext():
-        number = from_first(run.attempts() + 1 if process.is_first else None)
-        note = run.note if process.is_first else _nothing
-        note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
-        try:
-            if code := stop.agreed():
-                end = End(code, from_first(reason(code) if process.is_first else None))
-                note("end", attempt=number, reason=end.reason)
-                return end
-            logged = _last_step(run)
-            trainer = Trainer(Attempt(run, run.read_config(), process, number, lock), stop)
-            note(
-                "ready", attempt=number, step=trainer.step, total_steps=trainer.parts.total_steps,
-                replayed=max(0, logged - trainer.step),
-            )  # fmt: skip
-            code = trainer.train()
-        except Exception as error:
-            why = "lost a rank" if _peer_is_gone(error) else "error"
-            note("end", attempt=number, reason=why, message=str(error).splitlines()[0])
-            raise
-        end = End(code, from_first(reason(code) if process.is_first else None))
-        note("end", attempt=number, reason=end.reason, step=trainer.step)
-        trainer.parts.engine.close()
+    config, begun = run.read_config(), run.attempts()
+    with StallWatch(run, begun + 1, int(os.environ["RANK"]), config.guard.stall_seconds) as watch:
+        watch.doing("joining the other ranks")
+        process = initialise()
+        lock = RunLock(run.path, attempt=begun + 1, wait_s=lock_wait_s) if process.is_first else None
+        with lock or nullcontext():
+            number = watch.attempt = from_first(run.attempts() + 1 if process.is_first else None)
+            watch.met()
+            note = run.note if process.is_first else _nothing
+            note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
+            try:
+                if code := stop.agreed():
+                    end = End(code, from_first(reason(code) if process.is_first else None))
+                    note("end", attempt=number, reason=end.reason)
+                    return end
+                logged = _last_step(run)
+                watch.doing("opening data, model and checkpoint")
+                trainer = Trainer(Attempt(run, config, process, number, lock), stop, watch)
+                note(
+                    "ready", attempt=number, step=trainer.step, total_steps=trainer.parts.total_steps,
+                    replayed=max(0, logged - trainer.step),
+                )  # fmt: skip
+                code = trainer.train()
+            except Exception as error:
+                watch.wait_if_stalled()
+                why = "lost a rank" if _peer_is_gone(error) else "error"
+                note("end", attempt=number, reason=why, message=str(error).splitlines()[0])
+                raise
+            watch.doing("ending")
+            end = End(code, from_first(reason(code) if process.is_first else None))
+            note("end", attempt=number, reason=end.reason, step=trainer.step)
+            trainer.parts.engine.close()
     return end
 
 

@@ -32,6 +32,7 @@ from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
 from trainer.recipes import merge, read_recipe
 from trainer.slurm_settings import SlurmSettings
+from trainer.stall import GuardSettings
 
 Part = TypeVar("Part", bound=Settings)
 
@@ -112,6 +113,7 @@ class Config(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     eval: EvalSettings = EvalSettings()
     metrics: MetricsSettings = MetricsSettings()
+    guard: GuardSettings = GuardSettings()
     slurm: SlurmSettings = SlurmSettings()
 
     @field_validator("method", mode="before")
@@ -148,7 +150,7 @@ class Config(Settings):
 MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
     "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
-    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "checkpoint", "eval", "metrics", "slurm",
+    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "checkpoint", "eval", "metrics", "guard", "slurm",
 )  # fmt: skip
 """Settings that do not change what is learned. All others must be the same on resume; the sets that
 `data.train` and `data.validation` name are compared by content."""

@@ -19,6 +19,7 @@ from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
 from trainer.setup import build
 from trainer.signals import DATA_FAILED, StopRequest
+from trainer.stall import StallWatch
 
 
 class Trainer:
@@ -28,14 +29,14 @@ class Trainer:
         UserError: for what the user can mend. Checkpoints that were saved stay.
     """
 
-    def __init__(self, attempt: Attempt, stop: StopRequest) -> None:
+    def __init__(self, attempt: Attempt, stop: StopRequest, watch: StallWatch) -> None:
         config, run, process = attempt.config, attempt.run, attempt.process
-        self.config, self.stop = config, stop
+        self.config, self.stop, self.watch = config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
         self._cleanup.enter_context(self.parts.loader)
         self.persistence = Persistence(attempt, self.parts)
-        self.step = self.persistence.resume()
+        self.step = watch.step = self.persistence.resume()
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
         )
@@ -46,7 +47,7 @@ class Trainer:
                 run.metrics, run.tensorboard if config.metrics.tensorboard else None, self.step
             )
             self._cleanup.callback(self.metrics.close)
-        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop)
+        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
         self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
 
@@ -62,6 +63,7 @@ class Trainer:
                 )
             try:
                 code = self._loop()
+                self.watch.doing("waiting for the last checkpoint to be written")
                 self.persistence.finish()
                 if code:
                     saved = f"; its checkpoint of step {self.step} is saved" if self.step else ""
@@ -76,14 +78,21 @@ class Trainer:
         if code := self._evaluate_if_due():
             return code
         while self.step < self.parts.total_steps:
+            self.watch.doing("waiting for data")
             batches, failure = self._fetch(iterator)
-            if code := self.stop.agreed(DATA_FAILED if failure else 0):
+            self.watch.doing("agreeing with the other ranks to go on")
+            code = self.stop.agreed(DATA_FAILED if failure else 0)
+            self.watch.met()
+            if code:
                 self._save()
                 if code == DATA_FAILED:
                     raise UserError(self._first_failure(failure))
                 return code
+            self.watch.doing("forward, backward and update")
             self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1
+            self.watch.step = self.step
+            self.watch.doing("recording the step")
             self._record()
             self._check_queue()
             # saved before it is judged: an evaluation that is cut short is done again on resume
@@ -110,6 +119,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Save the step, unless its numbers are broken."""
+        self.watch.doing("saving")
         if self._losses is not None:
             self._require_finite(mean_over_ranks(self._losses))
         self.persistence.save(self.step)
@@ -162,6 +172,7 @@ class Trainer:
             return 0
         if from_first(self.metrics is not None and self.metrics.evaluated(self.step)):
             return 0
+        self.watch.doing("evaluating")
         try:
             values = self.evaluation.run()
         except Stopped as stopped:

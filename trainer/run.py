@@ -6,7 +6,7 @@ ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
 checkpoints/     see trainer/checkpoint.py
 tensorboard/     event files
-logs/            output of each attempt's ranks; on one machine, of those other than 0
+logs/            output of each attempt's ranks; on one machine, of those other than 0. Stacks of ranks that stalled
 slurm/           scripts and jobs, where the run was submitted
 
 Light to import: commands that only look at runs load no torch.
@@ -68,6 +68,10 @@ class RunFolder:
     def logs(self) -> Path:
         """Folder of the processes' output."""
         return self.path / "logs"
+
+    def stall_dump(self, attempt: int, rank: int) -> Path:
+        """Stacks of a rank that stalled, from an attempt."""
+        return self.logs / f"stall_{attempt}_rank_{rank}.txt"
 
     def read_config(self) -> "Config":
         """The configuration that the run was made with."""

@@ -10,6 +10,7 @@ from trainer.evaluation.knn import knn_accuracy
 from trainer.progress import TrainingProgress
 from trainer.setup import AUTOCAST, IMAGES, Parts
 from trainer.signals import StopRequest
+from trainer.stall import StallWatch
 
 
 class OnlineEvaluation:
@@ -20,15 +21,11 @@ class OnlineEvaluation:
     """
 
     def __init__(
-        self, config: Config, process: Process, parts: Parts, progress: TrainingProgress, stop: StopRequest
-    ) -> None:
-        self._config, self._process, self._parts, self._progress, self._stop = (
-            config,
-            process,
-            parts,
-            progress,
-            stop,
-        )
+        self, config: Config, process: Process, parts: Parts, progress: TrainingProgress, stop: StopRequest,
+        watch: StallWatch,
+    ) -> None:  # fmt: skip
+        self._config, self._process, self._parts = config, process, parts
+        self._progress, self._stop, self._watch = progress, stop, watch
         train, validation = parts.train_set, parts.validation_set
         self._wanted = bool(config.eval.every_epochs) and validation is not None and train.num_classes > 0
         if self._wanted and validation is not None and validation.classes != train.classes:
@@ -61,18 +58,23 @@ class OnlineEvaluation:
         for shards in (train_set, validation_set):
             with self._loader(shards) as loader, self._progress.task("features", len(loader)) as advance:
                 features.append(
-                    extract(backbones, loader, autocast=autocast, stop=self._stop.agreed, advance=advance)
+                    extract(backbones, loader, autocast=autocast, stop=self._agreed, advance=advance)
                 )
         (bank, bank_labels), (queries, labels) = features
         top1 = {
             f"knn_{name}": knn_accuracy(
                 bank[name], bank_labels, queries[name], labels, k=settings.knn_k,
                 temperature=settings.knn_temperature, num_classes=train_set.num_classes,
-                stop=self._stop.agreed,
+                stop=self._agreed,
             ).top1
             for name in backbones
         }  # fmt: skip
         return top1 if self._process.is_first else {}
+
+    def _agreed(self) -> int:
+        code = self._stop.agreed()
+        self._watch.met()
+        return code
 
     def _loader(self, shards: ShardSet) -> EvalLoader:
         return EvalLoader(

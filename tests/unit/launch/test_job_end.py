@@ -54,6 +54,45 @@ def test_killed_twice_at_one_checkpoint_it_is_left_to_its_user(
     assert read_records(run.ledger)[-1]["reason"] == "killed"
 
 
+def stall(run: RunFolder, attempt: int) -> None:
+    """Rank 0's dump of an attempt of two that stalled."""
+    run.logs.mkdir(exist_ok=True)
+    facts = ("rank: 0", "host: node1", "step: 12", "doing: agreeing", "in: all_reduce", "seconds: 900")
+    run.stall_dump(attempt, 0).write_text("\n".join([*facts, "---", "stacks", ""]))
+
+
+def test_a_stall_is_told_from_the_dumps_and_the_job_starts_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall(run, 1)  # an earlier one
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    run.note("end", attempt=2, reason="lost a rank", message="Connection closed by peer")
+    stall(run, 2)
+    assert end(run, 4, monkeypatch)
+    last = read_records(run.ledger)[-1]
+    assert (last["attempt"], last["reason"]) == (2, "stalled")
+    assert "rank 0 on node1: agreeing, in all_reduce; rank 1: gave no sign" in last["message"]
+
+
+def test_ranks_that_hung_before_they_met_have_stalled_too(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall(run, 1)
+    assert end(run, 4, monkeypatch)
+    assert read_records(run.ledger)[-1]["reason"] == "stalled"
+
+
+def test_stalled_after_it_was_killed_at_the_same_checkpoint_it_is_left_to_its_user(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.note("start", attempt=1, world_size=2, job="7", restart=0)
+    run.note("end", attempt=1, reason="killed", message="", saved=0)
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    stall(run, 2)
+    assert not end(run, 4, monkeypatch)
+    assert read_records(run.ledger)[-1]["reason"] == "stalled"
+
+
 def test_what_a_rank_said_before_it_failed_is_kept_and_nothing_starts_again(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

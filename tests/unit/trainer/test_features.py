@@ -124,7 +124,7 @@ def online(train, validation, every_epochs):
         loader=SimpleNamespace(steps_per_epoch=5),
     )  # fmt: skip
     config = Config.model_validate({"eval": {"every_epochs": every_epochs}})
-    return OnlineEvaluation(config, None, parts, None, None)
+    return OnlineEvaluation(config, None, parts, None, None, None)
 
 
 def test_a_validation_set_of_other_classes_is_refused(tmp_path):

@@ -1,0 +1,220 @@
+"""The hang watch: a rank that makes no step for too long says where it hangs, and ends, so that its job starts again.
+
+A Python thread writes the dump. Where it cannot run, since the thread that hangs holds the interpreter's lock, a
+timer of `faulthandler` that needs no lock prints the stacks on standard error and ends the process with code 1.
+"""
+
+import faulthandler
+import os
+import re
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
+from data_pipelines.settings import Settings
+from trainer.run import RunFolder
+
+STALLED = 4
+"""Exit code of a rank that made no step for too long."""
+STALL = "stalled"
+"""The ledger's word for such an end."""
+SETTLE_SECONDS = 5.0
+"""Time between a rank's dump and its end. The first rank that ends takes the others with it: srun kills them, and so
+does the launcher on one machine. The ranks' clocks start at the same collective, so all have dumped by then."""
+_LOOK_SECONDS = 1.0
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("trainer", "data_pipelines", "launch")
+_COLLECTIVES = str(Path("torch") / "distributed" / "distributed_c10d.py")
+
+
+class GuardSettings(Settings):
+    """What ends a run that makes no headway. Nothing of it changes what is learned."""
+
+    stall_seconds: int = Field(900, ge=0, lt=1800)
+    """Seconds without a step, or a batch of an evaluation, after which every rank writes its stacks to the run's folder
+    and ends; the job starts again. More than the slowest of: a step, a checkpoint's write, opening data and model.
+    Below the 1800 s after which torch gives a collective up. 0: never."""
+
+
+class StallWatch:
+    """Context manager that ends this process where its rank has met the others for too long no more.
+
+    Args:
+        run: the run's folder, which gets the dump.
+        attempt: number of this attempt, as far as it is known before the ranks have met.
+        rank: this process.
+        seconds: time without `met` that is too long; 0: nothing is watched.
+    """
+
+    def __init__(self, run: RunFolder, attempt: int, rank: int, seconds: float) -> None:
+        self.attempt = attempt
+        """Number of this attempt."""
+        self.step = 0
+        """Steps that this rank has done."""
+        self._run, self._rank, self._seconds = run, rank, seconds
+        self._doing, self._met = "starting", time.monotonic()
+        self._released, self._found = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
+
+    def __enter__(self) -> "StallWatch":
+        if self._seconds:
+            # of a start that ended before it was counted as an attempt
+            self._run.stall_dump(self.attempt, self._rank).unlink(missing_ok=True)
+            self.met()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds:
+            self._released.set()
+            self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def doing(self, what: str) -> None:
+        """Say what this rank does from here on."""
+        self._doing = what
+
+    def met(self) -> None:
+        """The ranks have just met in a collective: their clocks start anew together."""
+        self._met = time.monotonic()
+
+    def wait_if_stalled(self) -> None:
+        """Where a stall has been found, wait for the end that it brings: what fails after it is not its cause."""
+        if self._found.is_set():
+            time.sleep(2 * SETTLE_SECONDS)
+
+    def _watch(self) -> None:
+        while True:
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
+            if self._released.wait(min(_LOOK_SECONDS, self._seconds / 10)):
+                return
+            if time.monotonic() - self._met >= self._seconds:
+                self._end()
+
+    def _end(self) -> None:
+        self._found.set()
+        faulthandler.dump_traceback_later(2 * SETTLE_SECONDS, exit=True)
+        # a thread of its own: the file system may be what hangs, and then nothing can be written
+        threading.Thread(target=self._explain, name="stall dump", daemon=True).start()
+        time.sleep(SETTLE_SECONDS)
+        os._exit(STALLED)
+
+    def _explain(self) -> None:
+        facts, dump = self._facts(), self._run.stall_dump(self.attempt, self._rank)
+        problem = UserError(
+            f"rank {self._rank} made no step for {self._seconds:g} s after step {facts['step']}: {_told(facts)}",
+            where=dump, fix="see the stacks there; `all4one resume` goes on from the newest checkpoint",
+        )  # fmt: skip
+        try:
+            with replacing(dump) as temporary, temporary.open("w") as file:
+                yaml.safe_dump(facts, file, sort_keys=False, allow_unicode=True, width=1000)
+                print("---", *_names(), "", sep="\n", file=file, flush=True)
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            print(f"{dump}: {error.strerror}", file=sys.stderr)
+            faulthandler.dump_traceback(all_threads=True)
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": os.uname().nodename,
+            "process": os.getpid(),
+            "rank": self._rank,
+            "step": self.step,
+            "doing": self._doing,
+            "in": _place(),
+            "seconds": round(time.monotonic() - self._met, 1),
+        }
+
+
+def stall_of(run: RunFolder, attempt: int, ranks: int, logs: Path) -> str | None:
+    """What an attempt hung at, the odd ones of its ranks first; None: it did not stall.
+
+    Args:
+        run: the run's folder, which has the ranks' dumps.
+        attempt: number of the attempt.
+        ranks: processes that it had.
+        logs: folder of their output.
+    """
+    dumps = {rank: _read(path) for rank in range(ranks) if (path := run.stall_dump(attempt, rank)).exists()}
+    outputs = {rank: logs / f"rank_{rank}.log" for rank in range(ranks) if rank not in dumps}
+    held = {rank: path for rank, path in outputs.items() if _was_held(path)}
+    if not dumps and not held:
+        return None
+    told = defaultdict[str, list[str]](list)
+    for rank, facts in dumps.items():
+        told[_told(facts)].append(f"{rank} on {facts['host']}")
+    for rank, path in outputs.items():
+        told[f"held its interpreter, see {path}" if rank in held else "gave no sign"].append(str(rank))
+    groups = sorted(told.items(), key=lambda group: len(group[1]))
+    said = "; ".join(f"{_listed(who)}: {what}" for what, who in groups)
+    if not dumps:
+        return said
+    seconds, step = max(f["seconds"] for f in dumps.values()), min(f["step"] for f in dumps.values())
+    return f"no step for {seconds:.0f} s after step {step}: {said}"
+
+
+def _read(dump: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = yaml.safe_load(dump.read_text(errors="replace").partition("\n---\n")[0])
+    return facts
+
+
+def _was_held(output: Path) -> bool:
+    """Whether a rank's output has what the timer without the interpreter's lock prints."""
+    return (
+        output.exists()
+        and re.search(r"^Timeout \([\d:.]+\)!$", output.read_text(errors="replace"), re.M) is not None
+    )
+
+
+def _told(facts: dict[str, Any]) -> str:
+    return f"{facts['doing']}, in {facts['in']}"
+
+
+def _listed(ranks: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(ranks) - most} more" if len(ranks) > most else ""
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(ranks[:most]) + rest
+
+
+def _names() -> list[str]:
+    """Names of the threads, by the numbers that `faulthandler` prints."""
+    return [f"thread 0x{thread.ident or 0:016x} is {thread.name}" for thread in threading.enumerate()]
+
+
+def _place() -> str:
+    """The collective that some thread waits in, with the line of ours that called it; else the main thread's line."""
+    stacks = sys._current_frames()
+    main = stacks.pop(threading.main_thread().ident or 0)
+    for frame in (main, *stacks.values()):  # backward runs in a thread of its own where there is a GPU
+        stack = list(_outwards(frame))
+        inside = [i for i, f in enumerate(stack) if f.f_code.co_filename.endswith(_COLLECTIVES)]
+        if inside:
+            return f"{stack[inside[0]].f_code.co_name}, called by {_own_line(stack[inside[0] :])}"
+    return _own_line(list(_outwards(main)))
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _own_line(stack: Sequence[FrameType]) -> str:
+    """Function and line of the innermost frame of this project, or of the innermost at all."""
+    for frame in stack:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _PACKAGES:
+            return f"{frame.f_code.co_qualname} ({path.relative_to(_ROOT)}:{frame.f_lineno})"
+    return f"{stack[0].f_code.co_qualname} ({stack[0].f_code.co_filename}:{stack[0].f_lineno})"
