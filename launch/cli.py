@@ -11,6 +11,7 @@ from launch.data_commands import app as data_app
 from launch.messages import of_the_disk, print_error
 from launch.slurm_commands import (
     DryRun,
+    ExcludeSuspects,
     GpusPerNode,
     Nodes,
     Overrides,
@@ -67,6 +68,7 @@ def resume(
     gpus_per_node: GpusPerNode = None,
     tasks_per_node: TasksPerNode = None,
     time: Time = None,
+    exclude_suspects: ExcludeSuspects = False,
     dry_run: DryRun = False,
     wait: Wait = False,
     preflight: Preflight = True,
@@ -81,15 +83,20 @@ def resume(
     settings = slurm_overrides(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
     )
-    if nproc is not None and (settings or dry_run or wait):
+    if nproc is not None and (settings or dry_run or wait or exclude_suspects):
         raise UserError("--nproc is for this machine, the other options are for SLURM", fix="give either")
-    if nproc is not None or not (settings or Submissions(open_run(run)).newest()):
+    if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest()):
         from launch.jobs import resume_run
 
         raise typer.Exit(resume_run(run, overrides or [], nproc))
     from launch.submit import resume as queue
 
-    queued = queue(run, [*(overrides or []), *settings], preflight=preflight, dry_run=dry_run)
+    given = [*(overrides or []), *settings]
+    if exclude_suspects:
+        from launch.suspects import excluded_from_resumed
+
+        given += excluded_from_resumed(run, given)
+    queued = queue(run, given, preflight=preflight, dry_run=dry_run)
     if queued is not None and wait:
         from launch.logs import follow
 

@@ -24,6 +24,12 @@ Wait = Annotated[bool, typer.Option("--wait", help="Show the output until the jo
 Preflight = Annotated[
     bool, typer.Option("--preflight/--no-preflight", help="Look for what would stop the run first.")
 ]
+ExcludeSuspects = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-suspects", help="Leave out machines that failed again and again, as `status` names them."
+    ),
+]
 
 
 def submit(
@@ -39,6 +45,7 @@ def submit(
     qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
     constraint: Annotated[str | None, typer.Option(help="Features that the machines must have.")] = None,
     exclude: Annotated[str | None, typer.Option(help="Machines that are left out.")] = None,
+    exclude_suspects: ExcludeSuspects = False,
     mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each machine.")] = None,
     setup: Annotated[
         list[str] | None, typer.Option(help="Shell line that runs before the processes; may be given again.")
@@ -66,7 +73,12 @@ def submit(
         setup=setup, srun_args=srun_arg,
     )  # fmt: skip
     extra = [f"slurm.extra.{assignment}" for assignment in slurm or []]
-    run = queue(recipe, [*(overrides or []), *settings, *extra], preflight=preflight, dry_run=dry_run)
+    given = [*(overrides or []), *settings, *extra]
+    if exclude_suspects:
+        from launch.suspects import excluded_from_new
+
+        given += excluded_from_new(recipe, given)
+    run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
     if run is not None and wait:
         from launch.logs import follow
 

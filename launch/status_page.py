@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.ledger import RUNNING, Attempt, total
-from launch.suspects import failures, machines
+from launch.suspects import times_in_failures
 
 if TYPE_CHECKING:
     from launch.status import Overview, Status
@@ -88,14 +88,9 @@ def _costs(runs: list["Status"]) -> str:
 def _of_suspects(one: "Status") -> str:
     if not one.suspects:
         return ""
-    failed = failures(one.history)
-    counts = {name: sum(name in machines(attempt.nodes) for attempt in failed) for name in one.suspects}
-    said = ", ".join(f"{name} was in {count}" for name, count in counts.items())
+    said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
     mend = "submit CONFIG" if one.state == "finished" else f"resume {one.run}"
-    return (
-        f"{Path(one.run).name}: {said} of {len(failed)} attempts that failed; "
-        f"leave it out: all4one {mend} --exclude-suspects"
-    )
+    return f"{Path(one.run).name}: {said}; leave it out: all4one {mend} --exclude-suspects"
 
 
 def _number(hours: float) -> str:

@@ -1,10 +1,14 @@
-"""Machines that a run's failures point at. Loads no torch."""
+"""Machines that failures point at, and how they are left out. Light to import."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
-from itertools import product
+from itertools import chain, product
+from pathlib import Path
 
-from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt
+from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt, read_attempts
+from trainer.run import RunFolder, open_run
+from trainer.run_lock import is_held
 
 _OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
 _NAMED = re.compile(r"(\S+), tasks? \S+: ")
@@ -35,6 +39,53 @@ def suspects(attempts: Sequence[Attempt]) -> list[str]:
         if 2 * len(common) <= len({name for a in attempts for name in machines(a.nodes)}):
             found |= common
     return sorted(found)
+
+
+def times_in_failures(name: str, attempts: Iterable[Attempt]) -> str:
+    """How often a machine was in attempts that failed, in words."""
+    failed = failures(attempts)
+    count = sum(name in machines(attempt.nodes) for attempt in failed)
+    return f"{name} was in {count} of {len(failed)} attempts that failed"
+
+
+def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
+    """The override that leaves suspects of the other runs in `run.folder` out of a new one, besides those that its
+    settings leave out; it says which. None where there are no suspects."""  # fmt: skip
+    from launch.user_settings import slurm_defaults
+    from trainer.config import load_config
+
+    config = load_config(recipe, overrides, slurm_defaults())
+    found = sorted(p.parent for depth in ("*", "*/*") for p in config.run.folder.glob(f"{depth}/config.yaml"))
+    return _excluded([_history(RunFolder(path)) for path in found], config.slurm.exclude)
+
+
+def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
+    """The same of a run's own suspects, for its next job.
+
+    Raises:
+        UserError: there is no run, or the overrides do not fit it.
+    """
+    from launch.jobs import settings_on_resume
+
+    run = open_run(path)
+    return _excluded([_history(run)], settings_on_resume(run, overrides).slurm.exclude)
+
+
+def _history(run: RunFolder) -> list[Attempt]:
+    return read_attempts(run, running=is_held(run.path), saved=0)
+
+
+def _excluded(histories: Sequence[Sequence[Attempt]], before: str) -> list[str]:
+    """A machine may also be suspect by failures of several runs together."""
+    together = list(chain.from_iterable(histories))
+    found = sorted({name for history in (*histories, together) for name in suspects(history)})
+    new = [name for name in found if name not in machines(before)]
+    for name in new:
+        print(f"left out: {times_in_failures(name, together)}")
+    if not new:
+        print("no other machine is suspect")
+        return []
+    return [f"slurm.exclude={json.dumps(','.join([*filter(None, [before]), *new]))}"]
 
 
 def _named(attempt: Attempt) -> str | None:

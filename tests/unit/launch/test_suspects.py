@@ -1,11 +1,14 @@
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.ledger import NO_END, Attempt, Hours
-from launch.suspects import failures, machines, suspects
+from launch.suspects import excluded_from_new, excluded_from_resumed, failures, machines, suspects
+from trainer.config import load_config
+from trainer.run import RunFolder
 
 
 def attempt(nodes: str, reason: str = NO_END, message: str = "") -> Attempt:
@@ -73,3 +76,37 @@ def test_ranges_of_any_width_are_all_there(ranges: list[tuple[int, int]], width:
     numbers = [n for first, more in ranges for n in range(first, first + more + 1)]
     assert names == ["a", *(f"node{n:0{width}d}" for n in numbers)]
     assert all(re.fullmatch(r"a|node\d+", name) for name in names)
+
+
+def failing_run(folder: Path, *killed_on: str) -> RunFolder:
+    """A run on node[1-3] of which a machine was killed at each attempt."""
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True)
+    run.write_config(load_config("digits_demo", ["slurm.exclude=node9"]))
+    for number, node in enumerate(killed_on, start=1):
+        run.note("start", attempt=number, world_size=3, nodes="node[1-3]")
+        run.note("end", attempt=number, reason="killed", message=f"{node}, task 0: Killed")
+    return run
+
+
+def test_a_resumed_run_leaves_its_suspects_out_besides_those_that_it_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = failing_run(tmp_path / "one", "node2", "node1", "node2")
+    assert excluded_from_resumed(run.path, []) == ['slurm.exclude="node9,node2"']
+    assert "left out: node2 was in 3 of 3 attempts that failed" in capsys.readouterr().out
+    assert excluded_from_resumed(run.path, ["slurm.exclude=node[1-2]"]) == []
+
+
+def test_a_new_run_leaves_out_what_is_suspect_by_the_runs_beside_it_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    settings = [f"run.folder={tmp_path}"]
+    assert excluded_from_new("digits_demo", settings) == []
+    failing_run(tmp_path / "one", "node2")
+    failing_run(tmp_path / "sweep" / "two", "node2")
+    assert excluded_from_new("digits_demo", settings) == ['slurm.exclude="node2"']
+    assert excluded_from_new("digits_demo", [*settings, "slurm.exclude=node7"]) == [
+        'slurm.exclude="node7,node2"'
+    ]
