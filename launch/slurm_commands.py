@@ -90,11 +90,24 @@ def status(
         Path, typer.Argument(metavar="[RUN|FOLDER]", help="A run, or the folder of runs.")
     ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between looks of --watch.")] = 5.0,
 ) -> None:
-    """Say where runs stand: state, machines, steps, speed, time left, newest checkpoint, attempts."""
+    """Say where runs stand: state, machines, steps, speed, time left, newest checkpoint, attempts, lost steps.
+
+    Of a single run, also how each of its attempts ended.
+    """
+    from data_pipelines.errors import UserError
     from launch.status import print_status
 
-    print_status(path, as_json=as_json)
+    if watch and as_json:
+        raise UserError("--watch is for people, --json for programs", fix="give either")
+    if not watch:
+        print_status(path, as_json=as_json)
+        return
+    from launch.status_page import watch as show_again
+
+    show_again(path, interval)
 
 
 def logs(

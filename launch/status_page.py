@@ -2,21 +2,23 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from data_pipelines.errors import UserError
 from launch.ledger import RUNNING, Attempt, total
+from launch.status import Overview, Status, overview
 from launch.suspects import times_in_failures
 
-if TYPE_CHECKING:
-    from launch.status import Overview, Status
+ANSWER_SECONDS = 5.0
+"""How long SLURM may take for an answer while somebody watches."""
 
 
-def show(found: "Overview") -> None:
+def show(found: Overview) -> None:
     """Print runs as they stand."""
     console = Console()
     console.print(*_tables(found), sep="\n")
@@ -24,25 +26,40 @@ def show(found: "Overview") -> None:
         console.print(line, soft_wrap=True)  # a command is copied as a whole
 
 
-def page(found: "Overview") -> RenderableType:
-    """The same as one thing, to be drawn again and again."""
-    return Group(*_tables(found), *_lines(found))
+def watch(path: Path, interval: float) -> None:
+    """Show a run, or all runs of a folder, anew every so many seconds, until Ctrl-C.
+
+    Raises:
+        UserError: there is no run at `path`, or no terminal to draw on.
+    """
+    console = Console()
+    if not console.is_terminal:
+        raise UserError("--watch draws on a terminal, and this is none", fix="leave it out, or use --json")
+    try:
+        with Live(Text("asking SLURM"), console=console, auto_refresh=False) as live:
+            while True:
+                found = overview(path, seconds=ANSWER_SECONDS)
+                footer = f"{time.strftime('%H:%M:%S')}, again every {interval:g} s; Ctrl-C ends this"
+                live.update(Group(*_tables(found), *_lines(found), Text(footer, style="dim")), refresh=True)
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        return
 
 
-def _tables(found: "Overview") -> list[Table]:
+def _tables(found: Overview) -> list[Table]:
     """One table of runs; of a single run also its attempts."""
     single = found.runs[0].history if len(found.runs) == 1 else []
     return [_runs(found.runs), *([_attempts(single)] if single else [])]
 
 
-def _lines(found: "Overview") -> list[Text]:
+def _lines(found: Overview) -> list[Text]:
     """What their reader should know besides."""
     why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
     lines = [Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs)) if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 
-def _runs(runs: list["Status"]) -> Table:
+def _runs(runs: list[Status]) -> Table:
     table = _table("run", "state", "job", "nodes", "step", "img/s", "left", "saved", "tries", "lost")
     for one in runs:
         table.add_row(
@@ -75,7 +92,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _costs(runs: list["Status"]) -> str:
+def _costs(runs: list[Status]) -> str:
     history = [attempt for one in runs for attempt in one.history]
     if not history:
         return ""
@@ -85,7 +102,7 @@ def _costs(runs: list["Status"]) -> str:
     return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
 
 
-def _of_suspects(one: "Status") -> str:
+def _of_suspects(one: Status) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
