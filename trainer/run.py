@@ -6,7 +6,7 @@ ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
 checkpoints/     see trainer/checkpoint.py
 tensorboard/     event files
-logs/            output of each attempt's ranks; on one machine, of those other than 0. Stacks of ranks that stalled
+logs/            output of each attempt's ranks; on one machine, of those other than 0; stacks of ranks that stalled
 slurm/           scripts and jobs, where the run was submitted
 
 Light to import: commands that only look at runs load no torch.

@@ -48,7 +48,7 @@ class GuardSettings(Settings):
 
 
 class StallWatch:
-    """Context manager that ends this process where its rank has met the others for too long no more.
+    """Context manager that ends this process once its rank has not met the others for too long.
 
     Args:
         run: the run's folder, which gets the dump.
@@ -97,9 +97,14 @@ class StallWatch:
     def _watch(self) -> None:
         while True:
             faulthandler.dump_traceback_later(self._seconds, exit=True)
+            looked = time.monotonic()
             if self._released.wait(min(_LOOK_SECONDS, self._seconds / 10)):
                 return
-            if time.monotonic() - self._met >= self._seconds:
+            now = time.monotonic()
+            away = now - looked
+            if away > self._seconds / 2:  # the process was stopped: it did not hang by itself
+                self._met += away
+            if now - self._met >= self._seconds:
                 self._end()
 
     def _end(self) -> None:
@@ -157,7 +162,8 @@ def stall_of(run: RunFolder, attempt: int, ranks: int, logs: Path) -> str | None
     for rank, facts in dumps.items():
         told[_told(facts)].append(f"{rank} on {facts['host']}")
     for rank, path in outputs.items():
-        told[f"held its interpreter, see {path}" if rank in held else "gave no sign"].append(str(rank))
+        sign = f"was stopped or held its interpreter, see {path}" if rank in held else "gave no sign"
+        told[sign].append(str(rank))
     groups = sorted(told.items(), key=lambda group: len(group[1]))
     said = "; ".join(f"{_listed(who)}: {what}" for what, who in groups)
     if not dumps:
