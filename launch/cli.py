@@ -85,7 +85,7 @@ def resume(
     )
     if nproc is not None and (settings or dry_run or wait or exclude_suspects):
         raise UserError("--nproc is for this machine, the other options are for SLURM", fix="give either")
-    if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest()):
+    if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest_chain()):
         from launch.jobs import resume_run
 
         raise typer.Exit(resume_run(run, overrides or [], nproc))

@@ -46,8 +46,11 @@ class Start:
 
     @classmethod
     def this(cls) -> "Start":
-        """The one that this process belongs to."""
-        return cls(os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        """The one that this process belongs to; an element of an array has the array's number and its own."""
+        job = os.environ["SLURM_JOB_ID"]
+        if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+        return cls(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
     def logs(self, run: Path) -> Path:
         """Folder of this start's output in a run's folder, a file for each rank."""
@@ -60,10 +63,11 @@ class TrainJob:
     Args:
         run: the run's folder, on a file system that all machines share.
         max_requeues: restarts after which the job asks for no more.
+        chained: another job may go on with the run after this one.
     """
 
-    def __init__(self, run: Path, max_requeues: int) -> None:
-        self.run, self.max_requeues = run, max_requeues
+    def __init__(self, run: Path, max_requeues: int, *, chained: bool = False) -> None:
+        self.run, self.max_requeues, self.chained = run, max_requeues, chained
 
     def __call__(self) -> None:
         """Train as the rank that the environment names, and end as SLURM needs it."""
@@ -86,13 +90,23 @@ class TrainJob:
                 )
             )
             if end.code == TIME_IS_UP and start.restart >= self.max_requeues:
-                _say_used_up(self.run, start)
+                self._say_used_up(start)
             elif end.code in (TIME_IS_UP, TERMINATED) and end.reason not in DECIDED:
                 if end.code == TIME_IS_UP and task.global_rank == 0 and stop.received != TERMINATED:
                     _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
             if end.code:
                 raise SystemExit(end.code)
+
+    def _say_used_up(self, start: Start) -> None:
+        if self.chained:
+            said = "the time is up: the next job of the chain goes on; after the last one"
+        else:
+            said = (
+                f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
+                "allows; go on with it:"
+            )
+        print(f"{said} all4one resume {self.run}", flush=True)
 
     def checkpoint(self) -> DelayedSubmission | None:
         """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
@@ -112,14 +126,6 @@ def _reason(start: Start, code: int) -> str:
     if facts["JobState"] != "RUNNING":
         return REQUEUED if int(facts["Restarts"]) > start.restart else CANCELLED
     return REASONS[code] if facts.get("PreemptTime", "None") == "None" else "preempted"
-
-
-def _say_used_up(run: Path, start: Start) -> None:
-    print(
-        f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues allows; "
-        f"go on with it: all4one resume {run}",
-        flush=True,
-    )
 
 
 def _ask_for_requeue(requeue: Callable[[], None]) -> None:

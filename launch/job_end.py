@@ -21,6 +21,7 @@ from trainer.stall import STALL, stall_of
 
 _KILL = "killed"
 _TRIED_AGAIN = (_KILL, STALL)
+_NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     run.note(
         "end", attempt=number, reason=reason, message=hung or _message(run, start), saved=_saved_step(run)
     )
-    if reason in _TRIED_AGAIN and start.restart < settings.max_requeues and not _in_vain(run):
+    if reason in _TRIED_AGAIN and start.restart < settings.requeues and not in_vain(run):
         slurm.ask("scontrol", "requeue", start.job)
 
 
@@ -69,6 +70,10 @@ def _message(run: RunFolder, start: Start) -> str:
     found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
     found.sort(key=lambda match: match[2].endswith(f"exit code {LOST_PEER}"))  # those knew of another's end
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
+    if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
+        said.append(
+            f"memory ran out ({short[1]}): ask for more by --mem, or lower data.prefetch or data.threads"
+        )
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
         said += [f"{log.stem}: {line}" for line in errors[-1:]]
@@ -80,7 +85,7 @@ def _saved_step(run: RunFolder) -> int:
     return int(state["step"]) if state else 0
 
 
-def _in_vain(run: RunFolder) -> bool:
+def in_vain(run: RunFolder) -> bool:
     """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
     ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
     last = ends[-2:]

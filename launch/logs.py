@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -36,20 +37,20 @@ def follow(run: RunFolder, rank: int) -> int:
 
     Returns 0 where the run is finished, else 1.
     """
-    number = Submissions(run).required()
+    chain = Submissions(run).required()
     try:
-        return _follow(run, rank, number)
+        return _follow(run, rank, chain)
     except KeyboardInterrupt:
-        print(f"job {number} goes on; end it by `all4one cancel {run.path}`", file=sys.stderr)
+        print(f"job {', '.join(chain)} goes on; end it by `all4one cancel {run.path}`", file=sys.stderr)
         raise
 
 
-def _follow(run: RunFolder, rank: int, number: str) -> int:
-    end, starts = _End(number), f"slurm_{number}_*"
-    shown = {path: path.stat().st_size for path in _outputs(run, rank, starts)[:-1]}
+def _follow(run: RunFolder, rank: int, chain: Sequence[str]) -> int:
+    end = _End(chain)
+    shown = {path: path.stat().st_size for path in _outputs(run, rank, chain)[:-1]}
     while True:
         over = end.reached()
-        for path in _outputs(run, rank, starts):
+        for path in _outputs(run, rank, chain):
             with path.open("rb") as file:
                 file.seek(shown.get(path, 0))
                 new = file.read()
@@ -65,10 +66,10 @@ def _follow(run: RunFolder, rank: int, number: str) -> int:
 
 
 class _End:
-    """Whether a job is over."""
+    """Whether a job, or all jobs of a chain, are over."""
 
-    def __init__(self, number: str) -> None:
-        self._number = number
+    def __init__(self, chain: Sequence[str]) -> None:
+        self._chain = chain
         self._asked, self._since = 0.0, 0.0
         self.said = ""
 
@@ -78,23 +79,26 @@ class _End:
             return False
         self._asked = now
         try:
-            job = slurm.jobs([self._number]).get(self._number)
+            known = slurm.jobs(self._chain)
         except slurm.Unanswered as error:
             if error.what != self.said:
                 print(error.what, file=sys.stderr)
             self.said = error.what
             return False
-        if job is not None and not job.over:
+        if not all(job.over for job in known.values()):
             self._since = 0.0
             return False
+        job = known.get(self._chain[-1])
         state = job.state.lower() if job else "not known to SLURM any more"
-        self.said = f"job {self._number} is {state}"
+        self.said = f"job {self._chain[-1]} is {state}"
         if job is None or job.state not in ("NODE_FAIL", "PREEMPTED"):
             return True
         self._since = self._since or now
         return now - self._since > SETTLE_SECONDS
 
 
-def _outputs(run: RunFolder, rank: int, starts: str = "*") -> list[Path]:
-    """A rank's files, oldest first."""
-    return sorted(run.logs.glob(f"{starts}/rank_{rank}.log"), key=lambda path: path.parent.stat().st_mtime)
+def _outputs(run: RunFolder, rank: int, jobs: Sequence[str] | None = None) -> list[Path]:
+    """A rank's files, of all jobs or of these, oldest first."""
+    folders = ["*"] if jobs is None else [f"slurm_{number}_*" for number in jobs]
+    found = [path for folder in folders for path in run.logs.glob(f"{folder}/rank_{rank}.log")]
+    return sorted(found, key=lambda path: path.parent.stat().st_mtime)

@@ -57,20 +57,34 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Further option of sbatch (--slurm mail-type=END)."),
     ] = None,
+    chain: Annotated[
+        int | None, typer.Option(min=1, help="Jobs queued one after the other, where requeues are forbidden.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2", help="Values to try, a run for each; may be given again."),
+    ] = None,
+    array_parallelism: Annotated[
+        int, typer.Option(min=1, help="Runs of a sweep that run at a time, at most.")
+    ] = 256,
     dry_run: DryRun = False,
     wait: Wait = False,
     preflight: Preflight = True,
 ) -> None:
     """Train a new run on a SLURM cluster: queue it, and let it go on after time limits, preemptions and lost machines.
 
+    With --sweep, one run for each combination of the values, all as one job array.
+
     Options not given come from the recipe's `slurm:` section, and under it from ~/.config/all4one/slurm.yaml.
     """
+    from data_pipelines.errors import UserError
     from launch.submit import submit as queue
+    from launch.submit import submit_sweep
 
     settings = slurm_overrides(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, cpus_per_task=cpus_per_task,
         time=time, partition=partition, account=account, qos=qos, constraint=constraint, exclude=exclude, mem=mem,
-        setup=setup, srun_args=srun_arg,
+        setup=setup, srun_args=srun_arg, chain=chain,
     )  # fmt: skip
     extra = [f"slurm.extra.{assignment}" for assignment in slurm or []]
     given = [*(overrides or []), *settings, *extra]
@@ -78,6 +92,13 @@ def submit(
         from launch.suspects import excluded_from_new
 
         given += excluded_from_new(recipe, given)
+    if sweep:
+        if wait:
+            raise UserError("--wait follows one run", fix="follow a sweep by `all4one status FOLDER --watch`")
+        submit_sweep(
+            recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run
+        )  # fmt: skip
+        return
     run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
     if run is not None and wait:
         from launch.logs import follow
@@ -127,15 +148,18 @@ def cancel(run: Run) -> None:
     from launch.submissions import Submissions
     from trainer.run import open_run
 
-    number = Submissions(open_run(run)).required()
-    job = slurm.jobs([number]).get(number)
-    if job is None or job.over:
+    chain = Submissions(open_run(run)).required()
+    known = slurm.jobs(chain)
+    live = [number for number in chain if number in known and not known[number].over]
+    if not live:
+        job = known.get(chain[-1])
         typer.echo(
-            f"job {number} is {job.state.lower() if job else 'not known to SLURM any more'}: nothing to cancel"
+            f"job {chain[-1]} is {job.state.lower() if job else 'not known to SLURM any more'}: nothing to cancel"
         )
         return
-    slurm.cancel(number)
-    typer.echo(f"job {number} is told to save and end; go on with it: all4one resume {run}")
+    for number in reversed(live):  # the first one last: its end lets the next one begin
+        slurm.cancel(number)
+    typer.echo(f"job {', '.join(live)} is told to save and end; go on with it: all4one resume {run}")
 
 
 def slurm_overrides(**options: Any) -> list[str]:

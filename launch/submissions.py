@@ -1,6 +1,7 @@
 """The jobs that a run was submitted as, newest last. Light: the commands that look at them load no torch."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -19,18 +20,25 @@ class Submissions:
     def _file(self) -> Path:
         return self.folder / "jobs.jsonl"
 
-    def note(self, number: str, nodes: int, tasks: int) -> None:
-        """Add a job with its machines and the processes on each."""
-        record = {"job": number, "time": round(time.time(), 3), "nodes": nodes, "tasks": tasks}
+    def note(self, chain: Sequence[str], nodes: int, tasks: int) -> None:
+        """Add a job, or a chain of jobs, with its machines and the processes on each."""
+        record = {
+            "job": chain[0],
+            "chain": list(chain),
+            "time": round(time.time(), 3),
+            "nodes": nodes,
+            "tasks": tasks,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
         append_record(self._file, record)
 
-    def newest(self) -> str | None:
-        """Number of the job that was submitted last; None: the run was never submitted."""
+    def newest_chain(self) -> list[str]:
+        """Numbers of the jobs that were submitted last, in their order; empty: the run was never submitted."""
         records = read_records(self._file)
-        return str(records[-1]["job"]) if records else None
+        return [str(number) for number in records[-1]["chain"]] if records else []
 
-    def required(self) -> str:
+    def required(self) -> list[str]:
         """The same. Raises a UserError where the run was never submitted."""
-        if (number := self.newest()) is None:
+        if not (chain := self.newest_chain()):
             raise UserError("this run was not submitted to SLURM", where=self._run.path)
-        return number
+        return chain

@@ -1,20 +1,16 @@
 """`all4one submit`, and `resume` of a run that was submitted: jobs of SLURM, through submitit."""
 
-import shlex
+import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import submitit
 import yaml
 
 from data_pipelines.errors import UserError
 from launch import slurm
-from launch.job import TrainJob
+from launch.batch import Batch
 from launch.jobs import (
     keep_settings,
     refuse_other_train_set,
@@ -23,8 +19,9 @@ from launch.jobs import (
 )
 from launch.preflight import problems, refuse
 from launch.submissions import Submissions
+from launch.sweep import names, points
 from launch.user_settings import slurm_defaults
-from trainer.config import Config, dump, load_config
+from trainer.config import Config, dump, load_config, override
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, run_of
 from trainer.slurm_settings import SlurmSettings
@@ -39,9 +36,9 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
     config, name = load_config(recipe, overrides, slurm_defaults()), find_recipe(recipe).stem
     run = run_of(config, name)
     if preflight:
-        _refuse_what_fails(run, config)
+        _refuse_what_fails(Batch.of(run, config.slurm), [config])
     if dry_run:
-        print(_script(run, config.slurm))
+        print(Batch.of(run, config.slurm).script())
         print("# config.yaml")
         print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return None
@@ -67,33 +64,111 @@ def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bo
         return None
     _refuse_live_job(run)
     if preflight:
-        _refuse_what_fails(run, config)
+        _refuse_what_fails(Batch.of(run, config.slurm), [config])
     refuse_other_train_set(run, config)
     warn_of_other_world_size(run, config, config.slurm.ranks)
     if dry_run:
-        print(_script(run, config.slurm))
+        print(Batch.of(run, config.slurm).script())
         return None
     keep_settings(run, config)
     _queue(run, config.slurm)
     return run
 
 
-def _refuse_what_fails(run: RunFolder, config: Config) -> None:
-    found = problems(config, config.slurm.ranks)
+def submit_sweep(
+    recipe: str,
+    overrides: Sequence[str],
+    sweeps: Sequence[str],
+    *,
+    parallel: int,
+    preflight: bool,
+    dry_run: bool,
+) -> None:
+    """Queue one run for each point of a sweep, all as one job array.
+
+    The runs are folders of `run.folder/NAME`, named by their values.
+
+    Args:
+        recipe: what they start from.
+        overrides: settings of all of them.
+        sweeps: `key=value,value,…`.
+        parallel: runs that run at a time, at most.
+        preflight: whether to look for what would stop one of them.
+        dry_run: print the script and the runs, and queue nothing.
+
+    Raises:
+        UserError: with everything that would stop a run, each with its mend.
+    """
+    found = points(sweeps)
+    common = load_config(recipe, overrides, slurm_defaults())
+    folder = run_of(common, find_recipe(recipe).stem)
+    if common.slurm.chain > 1:
+        raise UserError("a sweep is one job array and cannot be a chain", fix="leave --chain out")
+    if moved := {
+        key for point in found for key in _keys(point) if key.startswith(("run.name", "run.folder", "slurm."))
+    }:
+        raise UserError(f"{', '.join(sorted(moved))} cannot be swept: one job array runs all")
+    if folder.path.exists():
+        raise UserError(
+            "the sweep's folder exists already", where=folder.path, fix="choose another with run.name=NAME"
+        )
+    configs = {
+        name: override(
+            common,
+            [*point, f"run.folder={json.dumps(str(folder.path))}", f"run.name={json.dumps(name)}"],
+            where=recipe,
+        )
+        for name, point in zip(names(found), found, strict=True)
+    }
+    runs = [run_of(config, name) for name, config in configs.items()]
+    batch = Batch(runs, common.slurm, folder.path / "slurm", parallel)
+    if preflight:
+        _refuse_what_fails(batch, list(configs.values()))
+    if dry_run:
+        print(batch.script())
+        print("\n".join(["# runs", *(str(run.path) for run in runs)]))
+        return
+    try:
+        for name, config in configs.items():
+            create_run(config, name)
+        queued = batch.queue()
+    except UserError:
+        shutil.rmtree(folder.path, ignore_errors=True)  # so that the same command can be given again
+        raise
+    print(
+        f"jobs {queued[0]} to {queued[-1]}: {len(runs)} runs of {common.slurm.ranks} processes, "
+        f"{min(parallel, len(runs))} at a time\n"
+        f"their folder: {folder.path}\n"
+        f"how they go:  all4one status {folder.path}\n"
+        f"one's output: all4one logs {runs[0].path} -f\n"
+        f"end one:      all4one cancel {runs[0].path}",
+        flush=True,
+    )
+
+
+def _keys(point: Sequence[str]) -> list[str]:
+    return [assignment.partition("=")[0] for assignment in point]
+
+
+def _refuse_what_fails(batch: Batch, configs: Sequence[Config]) -> None:
+    found = {str(error): error for config in configs for error in problems(config, config.slurm.ranks)}
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
         try:
-            script.write_text(_script(run, config.slurm))
+            script.write_text(batch.script())
         except UserError as error:
-            found.append(error)
+            found[str(error)] = error
         else:
-            found += filter(None, [slurm.refusal(script)])
-    refuse(found)
+            if refused := slurm.refusal(script):
+                found[str(refused)] = refused
+    refuse(list(found.values()))
 
 
 def _refuse_live_job(run: RunFolder) -> None:
-    number = Submissions(run).newest()
-    job = slurm.jobs([number]).get(number) if number else None
+    chain = Submissions(run).newest_chain()
+    known = slurm.jobs(chain)
+    number = slurm.current(chain, known)
+    job = known.get(number or "")
     if job is not None and not job.over:
         raise UserError(
             f"job {job.number} of this run is {job.state.lower()}", where=run.path,
@@ -101,56 +176,10 @@ def _refuse_live_job(run: RunFolder) -> None:
         )  # fmt: skip
 
 
-def _executor(run: RunFolder, settings: SlurmSettings) -> submitit.SlurmExecutor:
-    """submitit's executor with all that the settings ask for."""
-    try:
-        executor = submitit.SlurmExecutor(Submissions(run).folder, max_num_timeout=settings.max_requeues)
-    except RuntimeError:  # it looks for srun
-        raise UserError(
-            "there is no SLURM on this machine",
-            fix="run this on a login node of the cluster, or `all4one train`",
-        ) from None
-    named: dict[str, Any] = {
-        "partition": settings.partition, "account": settings.account, "qos": settings.qos,
-        "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
-        "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
-    }  # fmt: skip
-    # newer versions of srun do not take this from the job
-    cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
-    end = shlex.join([sys.executable, "-m", "launch.job_end", str(run.path.absolute())])
-    executor.update_parameters(
-        **{name: value for name, value in named.items() if value},
-        job_name=run.path.name, time=settings.minutes, nodes=settings.nodes, ntasks_per_node=settings.tasks,
-        signal_delay_s=settings.signal_before, stderr_to_stdout=True,
-        additional_parameters={"requeue": True, "signal": f"USR2@{settings.signal_before}", **settings.extra},
-        # the signal that submitit listens to is an environment variable's, and the two must be the same
-        setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", *settings.setup],
-        srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
-        teardown=["code=$?", f"[ $code -eq 0 ] || {end} $code", "exit $code"],
-    )  # fmt: skip
-    return executor
-
-
-def _script(run: RunFolder, settings: SlurmSettings) -> str:
-    """The sbatch script that submitit would write; it has no public way to ask for it."""
-    executor = _executor(run, settings)
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    return text
-
-
 def _queue(run: RunFolder, settings: SlurmSettings) -> None:
-    run.logs.mkdir(parents=True, exist_ok=True)
-    executor = _executor(run, settings)
-    try:
-        job = executor.submit(TrainJob(run.path.absolute(), settings.max_requeues))
-    except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
-        raise UserError(
-            f"SLURM did not take the job: {str(error).strip()}", where=run.path,
-            fix="mend it and give the command again",
-        ) from None  # fmt: skip
-    Submissions(run).note(job.job_id, settings.nodes, settings.tasks)
+    queued = Batch.of(run, settings).queue()
     print(
-        f"job {job.job_id}: processes {settings.ranks}, machines {settings.nodes}\n"
+        f"job {', '.join(queued)}: processes {settings.ranks}, machines {settings.nodes}\n"
         f"run folder: {run.path}\n"
         f"how it goes: all4one status {run.path}\n"
         f"its output:  all4one logs {run.path} -f\n"

@@ -42,7 +42,7 @@ class RunSettings(Settings):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    name: str = Field("", pattern=r"^[\w.-]*$")
+    name: str = Field("", pattern=r"^[\w.,=+-]*$")
     """Name of the run's folder; empty: the recipe's name."""
     folder: Path = Path("runs")
     """Folder that holds the run folders."""

@@ -49,6 +49,9 @@ class SlurmSettings(Settings):
     """Seconds before the time limit at which the run saves and asks for its own requeue."""
     max_requeues: int = Field(100, ge=0)
     """Restarts of one job, for whatever reason, after which it asks for no more."""
+    chain: int = Field(1, ge=1, le=1000)
+    """Jobs that are queued one after the other, each going on with the run; for clusters that forbid requeues. Above 1,
+    no job asks for its requeue."""
 
     @field_validator("time", mode="before")
     @classmethod
@@ -88,6 +91,11 @@ class SlurmSettings(Settings):
     def tasks(self) -> int:
         """Processes on each machine."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def requeues(self) -> int:
+        """Restarts that a job may ask for."""
+        return self.max_requeues if self.chain == 1 else 0
 
     @property
     def ranks(self) -> int:

@@ -1,7 +1,9 @@
 """Tiny runs as jobs of the cluster, and what befalls them."""
 
+import json
 import random
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from slurm_cluster import Cluster
@@ -102,6 +104,11 @@ class Jobs:
             job, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "CANCELLED", timeout=timeout
         )
         assert ended["JobState"] == "COMPLETED", self.output(name)
+
+    def status(self, path: Path) -> list[dict[str, Any]]:
+        """What `all4one status` says of a run or of a folder."""
+        said: list[dict[str, Any]] = json.loads(self.all4one("status", path, "--json").out)["runs"]
+        return said
 
     def ledger(self, name: str, event: str) -> list[dict[str, Any]]:
         return [r for r in read_records(self.runs.path(name).ledger) if r["event"] == event]

@@ -1,8 +1,22 @@
 """Machines that die and ranks that fail: a run goes on where it can, and says why where it cannot."""
 
 import signal
+from pathlib import Path
 
 from submitted_runs import INTERVAL, SHORT
+
+GROWS = """
+import os, pathlib, threading, time
+def grow(hungry=pathlib.Path("{hungry}")):
+    while not hungry.exists():
+        time.sleep(0.1)
+    hungry.unlink()
+    grown = b"x" * (2 << 30)
+    time.sleep(60)
+if os.environ.get("SLURM_PROCID") == "1" and "SLURM_STEP_ID" in os.environ:
+    threading.Thread(target=grow, daemon=True).start()
+"""
+"""What Python runs at its start in every process of a job: rank 1 grows by 2 GiB once a file is there."""
 
 
 def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jobs, straight) -> None:
@@ -28,6 +42,23 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, st
     assert "task 1: Killed" in end["message"]
     jobs.finish("killed", job)
     jobs.runs.assert_same("killed", straight)
+
+
+def test_a_rank_whose_memory_runs_out_is_killed_and_the_job_starts_again(
+    jobs, straight, tmp_path: Path
+) -> None:
+    hungry = tmp_path / "hungry"
+    (tmp_path / "sitecustomize.py").write_text(GROWS.format(hungry=hungry))
+    job = jobs.submit("memory", "--nodes", 2, "--mem", "1800M", "--setup", f"export PYTHONPATH={tmp_path}")
+    jobs.wait_for_step("memory", job, 12)
+    hungry.touch()
+    jobs.cluster.until(lambda: not hungry.exists(), 10, "the rank does not grow")
+    jobs.wait_for_attempt("memory", 2)
+    end = next(end for end in jobs.ledger("memory", "end") if end["reason"] == "killed")
+    assert "memory ran out" in end["message"]
+    assert "--mem" in end["message"]
+    jobs.finish("memory", job)
+    jobs.runs.assert_same("memory", straight)
 
 
 def test_a_rank_that_raises_ends_the_job_and_the_reason_is_said(jobs) -> None:

@@ -44,6 +44,23 @@ def test_a_killed_rank_is_named_and_the_job_starts_again(
     assert (last["attempt"], last["reason"], last["message"]) == (2, "killed", "node2, task 1: Killed")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd-node2: error: StepId=7.0 exceeded memory limit (642895872 > 314572800), being killed",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "srun: error: node2: task 1: Out Of Memory",
+    ],
+)
+def test_where_memory_ran_out_the_message_says_what_to_ask_for(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    (run.path / "slurm" / "7_0_log.out").write_text(f"{line}\nsrun: error: node2: task 1: Killed\n")
+    assert end(run, 137, monkeypatch)
+    assert "--mem" in read_records(run.ledger)[-1]["message"]
+
+
 def test_killed_twice_at_one_checkpoint_it_is_left_to_its_user(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

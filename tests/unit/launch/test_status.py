@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> RunFolder:
         json.dumps({"kind": "train", "step": 40, "time": {"images_per_second": 128.0}}) + "\n"
     )
     Submissions(run).folder.mkdir()
-    Submissions(run).note("7", 2, 1)
+    Submissions(run).note(["7"], 2, 1)
     run.note("start", attempt=1, world_size=2, nodes="node[1-2]")
     run.note("ready", attempt=1, step=0, total_steps=100)
     return run

@@ -1,0 +1,35 @@
+"""What each job of a chain does last: `python -m launch.chain_end RUN`.
+
+The jobs of a chain wait for one another and each resumes the run. Where there is nothing left to resume, since the run
+is finished or has failed by itself, those that still wait are cancelled.
+"""
+
+import sys
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+from launch import slurm
+from launch.job_end import in_vain
+from launch.submissions import Submissions
+from trainer.run import RunFolder, read_records
+
+_LAST = ("finished", "error", "cancelled")
+"""Ends of an attempt after which the same command would do nothing, or the same again."""
+
+
+def main() -> None:
+    """Cancel the jobs of this run that have not begun, if the chain is at its end."""
+    run = RunFolder(Path(sys.argv[1]))
+    ends = [record["reason"] for record in read_records(run.ledger) if record["event"] == "end"]
+    if not ends or not (ends[-1] in _LAST or in_vain(run)):
+        return
+    for number, job in slurm.jobs(Submissions(run).newest_chain()).items():
+        if job.state == "PENDING":
+            try:
+                slurm.cancel(number)
+            except UserError as error:
+                print(f"job {number} of this chain could not be cancelled: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Points of a sweep: every combination of the values that its settings are given."""
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from data_pipelines.errors import UserError
+
+_MOST = 1000  # the array size that SLURM allows unless it is set otherwise
+_CLOSED_BY = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
+
+
+def points(sweeps: Sequence[str]) -> list[list[str]]:
+    """`key=value` overrides of each point, the last setting changing fastest.
+
+    Args:
+        sweeps: `key=value,value,…`; commas within brackets or quotes part no values.
+
+    Raises:
+        UserError: one is not of this form, names a setting or a value twice, or there are more than 1,000 points.
+    """
+    axes: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        key, separator, text = sweep.partition("=")
+        values = _values(text)
+        if not separator or not key or not all(values):
+            raise UserError(
+                f"--sweep {sweep!r} is not of the form key=value,value", fix="for example optim.lr=0.3,1.0"
+            )
+        if key in axes or len(set(values)) < len(values):
+            raise UserError(f"--sweep {sweep!r} names {'a value' if key not in axes else key} twice")
+        axes[key] = values
+    found = [
+        [f"{key}={value}" for key, value in zip(axes, values, strict=True)]
+        for values in product(*axes.values())
+    ]
+    if len(found) > _MOST:
+        raise UserError(f"this sweep has {len(found)} runs, more than {_MOST}", fix="sweep fewer values")
+    return found
+
+
+def names(points: Sequence[Sequence[str]]) -> list[str]:
+    """A folder's name for each point, such as `lr=0.3,seed=1`; keys are as long as tells them apart."""
+    keys = [assignment.partition("=")[0] for assignment in points[0]]
+    leaves = [key.rpartition(".")[2] for key in keys]
+    shown = leaves if len(set(leaves)) == len(leaves) else keys
+    found = [
+        ",".join(
+            f"{name}={_in_a_path(assignment.partition('=')[2])}"
+            for name, assignment in zip(shown, point, strict=True)
+        )
+        for point in points
+    ]
+    # values that differ only in what a path may not hold
+    return found if len(set(found)) == len(found) else [f"{n:03d},{name}" for n, name in enumerate(found)]
+
+
+def _values(text: str) -> list[str]:
+    values, open_until = [""], list[str]()
+    for character in text:
+        if open_until and character == open_until[-1]:
+            open_until.pop()
+        elif character in _CLOSED_BY and not (open_until and open_until[-1] in "\"'"):
+            open_until.append(_CLOSED_BY[character])
+        if character == "," and not open_until:
+            values.append("")
+        else:
+            values[-1] += character
+    return [value.strip() for value in values]
+
+
+def _in_a_path(value: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", value)[:60]
