@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -288,6 +289,8 @@ class BackgroundWriter:
     """Writes snapshots in one thread while training goes on. A failed write is a warning, never an exception."""
 
     def __init__(self, store: CheckpointStore) -> None:
+        self.slowest_seconds = 0.0
+        """What the slowest write has taken."""
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: Future[None] | None = None
@@ -315,10 +318,12 @@ class BackgroundWriter:
         self._thread.shutdown()
 
     def _write(self, snapshot: Snapshot) -> None:
+        began = time.monotonic()
         try:
             self._store.write(snapshot)
         except UserError as error:
             self._warnings.append(str(error))
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
 
 
 def _key(path: Path) -> tuple[int, int]:

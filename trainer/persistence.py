@@ -1,5 +1,6 @@
 """A run's checkpoints, lock and ledger, as the loop sees them: resume, due, save, finish."""
 
+import os
 import platform
 import time
 from importlib.metadata import version
@@ -38,6 +39,7 @@ class Persistence:
     def __init__(self, attempt: Attempt, parts: Parts) -> None:
         self._attempt, self._parts = attempt, parts
         self._last_saved, self._messages = -1, list[str]()
+        self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
             attempt.run.checkpoints,
@@ -133,7 +135,18 @@ class Persistence:
     def take_messages(self) -> list[str]:
         """What the user should read, once."""
         messages, self._messages = self._messages, []
-        return messages + ([f"warning: {w}" for w in self._writer.warnings()] if self._writer else [])
+        if self._writer is None:
+            return messages
+        warnings = self._writer.warnings()
+        signal_before, slowest = self._attempt.config.slurm.signal_before, self._writer.slowest_seconds
+        # twice the time: the signal may find a write that has just begun, and the last one follows it
+        if "SLURM_JOB_ID" in os.environ and 2 * slowest > signal_before and not self._told_slow:
+            self._told_slow = True
+            warnings.append(
+                f"a checkpoint took {slowest:.0f} s to write, which may not fit twice into the {signal_before} s "
+                f"between the signal and the end of the job: resume with slurm.signal_before={4 * slowest:.0f}"
+            )
+        return messages + [f"warning: {warning}" for warning in warnings]
 
     def close(self) -> None:
         """Wait for a write in flight and stop the writer."""
