@@ -42,7 +42,7 @@ format: setup  ## mend the style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: setup  ## the figures of the README
+bench: setup slurm-packages  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
 	$(BIN)/python benchmarks/resume.py
@@ -53,6 +53,8 @@ bench: setup  ## the figures of the README
 	$(BIN)/python benchmarks/data_plane.py
 	-$(BIN)/python benchmarks/data_throughput.py
 	$(BIN)/python benchmarks/executor_runs.py
+	$(BIN)/python benchmarks/agreement.py
+	$(BIN)/python benchmarks/slurm_chaos.py
 	$(BIN)/python benchmarks/cifar10_short.py
 
 gpu-check: setup  ## tests that need a CUDA device
