@@ -103,6 +103,20 @@ def resume(
         raise typer.Exit(follow(queued, 0))
 
 
+@app.command()
+def doctor(
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that runs go to.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check what runs need of this machine: packages, GPUs, processes that talk, SLURM, disks and limits.
+
+    Exit code 1 where something would stop runs. In a job, `srun all4one doctor` checks another machine.
+    """
+    from launch.doctor import examine
+
+    raise typer.Exit(examine(runs, as_json=as_json))
+
+
 @app.command(name="eval")
 def evaluate(
     source: Annotated[

@@ -34,6 +34,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["status"],
         ["logs"],
         ["cancel"],
+        ["doctor"],
     ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
@@ -46,7 +47,7 @@ def test_every_command_has_help(command: list[str]) -> None:
 
 def test_looking_at_runs_loads_nothing_heavy() -> None:
     code = (
-        "import sys, launch.status, launch.logs, launch.job\n"
+        "import sys, launch.status_page, launch.suspects, launch.logs, launch.job, launch.doctor\n"
         f"loaded = sorted(m for m in {HEAVY!r} if m in sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
     )
