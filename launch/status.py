@@ -139,14 +139,17 @@ def _state(
 ) -> tuple[str, str | None]:
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None
-    if not history:  # a job whose processes never came up may have noted why
-        end = records[-1] if records else None
-        return (end["reason"], end.get("message")) if end else (job.state.lower() if job else "new", None)
-    last = history[-1]
-    if last.reason == RUNNING:
+    last = history[-1] if history else None
+    if last is not None and last.reason == RUNNING:
         return "running", None
+    # the newest word: that of a later start whose processes never met comes after the attempt's own
+    newest = records[-1] if records else None
+    if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
+        return newest["reason"], newest.get("message")
+    if last is None:
+        return (job.state.lower() if job else "new"), None
     if last.reason == NO_END:
-        return job.state.lower() if job else "killed", last.message
+        return (job.state.lower() if job else "killed"), last.message
     return last.reason, last.message or None
 
 

@@ -12,15 +12,20 @@ from trainer.run_lock import is_held
 
 _OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
 _NAMED = re.compile(r"(\S+), tasks? \S+: ")
+_NO_MEMORY = re.compile(r"memory ran out|out of memory", re.IGNORECASE)
 _PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
 
 
 def failures(attempts: Iterable[Attempt]) -> list[Attempt]:
     """Attempts whose end may be a machine's fault: killed, stalled, cut off, without an end, or with an error of a
-    process that srun names."""  # fmt: skip
-    return [
-        a for a in attempts if a.nodes and (a.reason in _OF_A_MACHINE or (a.reason == "error" and _named(a)))
-    ]
+    process that srun names. Where memory ran out the fault is the job's."""  # fmt: skip
+    return [a for a in attempts if a.nodes and _may_be_a_machines(a)]
+
+
+def _may_be_a_machines(attempt: Attempt) -> bool:
+    if _NO_MEMORY.search(attempt.message):
+        return False
+    return attempt.reason in _OF_A_MACHINE or (attempt.reason == "error" and _named(attempt) is not None)
 
 
 def suspects(attempts: Sequence[Attempt]) -> list[str]:

@@ -120,3 +120,11 @@ def test_why_processes_never_came_up_is_said_where_it_was_noted(run: RunFolder) 
     run.note("end", attempt=0, reason="error", message="module: command not found")
     found = status(run, slurm.Job("7", "FAILED", "node1"), "7")
     assert (found.state, found.why, found.attempts) == ("error", "module: command not found", 0)
+
+
+def test_why_a_later_start_never_came_up_is_said_before_how_the_attempt_ended(run: RunFolder) -> None:
+    run.note("end", attempt=1, reason="time is up", step=40)
+    run.note("end", attempt=1, reason="stalled", message="no step for 60 s", saved=40)
+    found = status(run, slurm.Job("7", "FAILED", "node1"), "7")
+    assert (found.state, found.why) == ("stalled", "no step for 60 s")
+    assert found.history[0].reason == "time is up"

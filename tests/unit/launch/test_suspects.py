@@ -38,6 +38,7 @@ def well(nodes: str, reason: str = "time is up") -> Attempt:
         ([attempt("node[1-2]", "error", "the loss is nan")] * 3 + [well("node[1-9]")], []),
         ([attempt("node[1-2]", "error", "node2, task 1: Exited with exit code 1")] * 2, ["node2"]),
         ([well("node1", reason) for reason in ("preempted", "cancelled", "finished")] * 2, []),
+        ([attempt("node[1-2]", "killed", "node2, task 1: Out Of Memory")] * 2, []),  # it asked for too little
         ([attempt("")] * 3, []),
         ([], []),
     ],
