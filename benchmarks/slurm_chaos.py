@@ -46,7 +46,7 @@ from trainer.run import read_records  # noqa: E402
 
 NAME = "chaos"
 INTERVAL = 20
-STEPS_EACH = 40
+STEPS_EACH = 15
 """Steps of the run for each interruption: the run must not end before the last one."""
 MOST_SECONDS, MOST_OURS = 20.0, 8.0
 

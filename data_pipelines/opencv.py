@@ -71,10 +71,7 @@ class OpenCVExecutor:
                     pixels = _cut(image, view.box[row], view.size, done)
                     self._finish(pixels, view, row, colour[row], target[row])
 
-        # A few tasks a thread even out large and small images; one task an image would cost more than a 32 px view.
-        step = max(1, ceil(len(images) / (4 * self._threads)))
-        chunks = [range(start, min(start + step, len(images))) for start in range(0, len(images), step)]
-        list(self._pool.map(make, chunks))
+        list(self._pool.map(make, _tasks(len(images), self._threads)))
         if refused:
             raise RefusedImages(refused)
         return [t.permute(0, 3, 1, 2).to(self._device, self._dtype, non_blocking=True) for t in batch]
@@ -99,6 +96,16 @@ class OpenCVExecutor:
         if view.solarise[row]:
             pixels = cv2.LUT(pixels, _SOLARISED)
         cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
+
+
+def _tasks(count: int, threads: int) -> list[range]:
+    """Rows of each task: large ones first, since one task an image would cost more than a view of 32 pixels, then ever
+    smaller ones, so that the threads come to the batch's end together."""  # fmt: skip
+    tasks, start = [], 0
+    while start < count:
+        tasks.append(range(start, start + max(1, (count - start) // (2 * threads))))
+        start = tasks[-1].stop
+    return tasks
 
 
 def _colours(view: ViewNumbers) -> list[NDArray[np.float64] | None]:
