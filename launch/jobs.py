@@ -25,7 +25,7 @@ from trainer.stall import STALL, stall_of
 def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
     """Make a run's folder and train it with N processes. Returns the exit code."""
     config = load_config(recipe, overrides)
-    check(config, nproc)
+    check(config, nproc, new_runs=1)
     run = create_run(config, find_recipe(recipe).stem)
     print(f"run folder: {run.path}", flush=True)
     return _launch(run, nproc)
@@ -42,7 +42,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
     run = open_run(path)
     config = settings_on_resume(run, overrides)
     nproc = nproc or last_world_size(run) or 1
-    check(config, nproc)
+    check(config, nproc, new_runs=0)
     refuse_other_train_set(run, config)
     if run.is_finished():
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
@@ -52,7 +52,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
     return _launch(run, nproc)
 
 
-def check(config: Config, nproc: int) -> None:
+def check(config: Config, nproc: int, *, new_runs: int) -> None:
     """Find what would stop the ranks of this machine, before they start and before a folder is made.
 
     Raises:
@@ -63,7 +63,7 @@ def check(config: Config, nproc: int) -> None:
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
             fix=f"--nproc {torch.cuda.device_count()} or fewer",
         )
-    refuse(problems(config, nproc))
+    refuse(problems(config, nproc, new_runs=new_runs))
 
 
 def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
@@ -99,8 +99,8 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
     scopes = (config.method.model_dump().get("feature_scope"), config.parallel.batch_norm)
     if last not in (None, ranks) and scopes != ("global", "global"):
         print(
-            f"warning: {ranks} processes instead of {last}: with method.feature_scope or parallel.batch_norm of each "
-            "`rank` the loss depends on that number",
+            f"warning: the run had {last} ranks and gets {ranks}: with method.feature_scope or parallel.batch_norm of "
+            "each `rank` the loss depends on that number",
             file=sys.stderr,
         )
 

@@ -1,5 +1,6 @@
 """What would stop a run, found before it starts: everything at once, each with its mend."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,10 @@ from trainer.setup import TrainSet, open_train_set
 Found = TypeVar("Found")
 
 
-def problems(config: Config, ranks: int) -> list[UserError]:
+def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
-    classes; a batch that does not divide; a backbone or a schedule that cannot be made."""  # fmt: skip
+    classes; a batch that does not divide; a backbone or a schedule that cannot be made; a disk without room for the
+    checkpoints of so many new runs."""  # fmt: skip
     found: list[UserError] = []
 
     def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -35,6 +37,8 @@ def problems(config: Config, ranks: int) -> list[UserError]:
     if train_set is not None:
         tried(_check_samples, config, ranks, len(train_set), config.data.train)
         tried(_check_schedule, config, len(train_set))
+        if new_runs:
+            tried(_check_room, config, train_set.num_classes, new_runs)
     if config.data.validation is not None:
         validation_set = tried(ShardSet.open, config.data.validation, config.data)
         if validation_set is not None:
@@ -86,6 +90,32 @@ def _check_schedule(config: Config, samples: int) -> None:
 def _check_backbone(config: Config) -> None:
     with torch.random.fork_rng(devices=[]):
         build_backbone(config.backbone, config.data.views[0].size)
+
+
+def _check_room(config: Config, classes: int, runs: int) -> None:
+    folder = config.run.folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        # all that is kept, and the one that is written before the oldest goes
+        wanted = runs * (config.checkpoint.keep_last + 1) * _checkpoint_bytes(config, classes)
+    except UserError:  # `_check_backbone` tells
+        return
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise UserError(
+            f"the disk has {free / 1e9:.1f} GB left, and the checkpoints need {wanted / 1e9:.1f} GB", where=folder,
+            fix="make room, lower checkpoint.keep_last, or set run.folder to a folder on another disk",
+        )  # fmt: skip
+
+
+def _checkpoint_bytes(config: Config, classes: int) -> int:
+    """Weights, buffers and the optimiser's state, without memory for them."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
+    weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    moments = 2 if config.optim.name == "adamw" else 1
+    return moments * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
 
 
 def _check_validation(train_set: TrainSet | None, validation_set: ShardSet, ranks: int) -> None:

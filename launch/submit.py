@@ -36,7 +36,7 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
     config, name = load_config(recipe, overrides, slurm_defaults()), find_recipe(recipe).stem
     run = run_of(config, name)
     if preflight:
-        _refuse_what_fails(Batch.of(run, config.slurm), [config])
+        _refuse_what_fails(Batch.of(run, config.slurm), [config], new_runs=1)
     if dry_run:
         print(Batch.of(run, config.slurm).script())
         print("# config.yaml")
@@ -64,7 +64,7 @@ def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bo
         return None
     _refuse_live_job(run)
     if preflight:
-        _refuse_what_fails(Batch.of(run, config.slurm), [config])
+        _refuse_what_fails(Batch.of(run, config.slurm), [config], new_runs=0)
     refuse_other_train_set(run, config)
     warn_of_other_world_size(run, config, config.slurm.ranks)
     if dry_run:
@@ -123,7 +123,7 @@ def submit_sweep(
     runs = [run_of(config, name) for name, config in configs.items()]
     batch = Batch(runs, common.slurm, folder.path / "slurm", parallel)
     if preflight:
-        _refuse_what_fails(batch, list(configs.values()))
+        _refuse_what_fails(batch, list(configs.values()), new_runs=len(runs))
     if dry_run:
         print(batch.script())
         print("\n".join(["# runs", *(str(run.path) for run in runs)]))
@@ -150,8 +150,12 @@ def _keys(point: Sequence[str]) -> list[str]:
     return [assignment.partition("=")[0] for assignment in point]
 
 
-def _refuse_what_fails(batch: Batch, configs: Sequence[Config]) -> None:
-    found = {str(error): error for config in configs for error in problems(config, config.slurm.ranks)}
+def _refuse_what_fails(batch: Batch, configs: Sequence[Config], *, new_runs: int) -> None:
+    found = {
+        str(error): error
+        for config in configs
+        for error in problems(config, config.slurm.ranks, new_runs=new_runs)
+    }
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
         try:

@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_with(data: Path, *overrides: str, nproc: int = 2) -> None:
     common = [f"data.train={data}/train", f"data.validation={data}/validation"]
-    check(load_config("digits_demo", [*common, *overrides]), nproc)
+    check(load_config("digits_demo", [*common, *overrides]), nproc, new_runs=1)
 
 
 def test_what_fits_passes(data: Path) -> None:

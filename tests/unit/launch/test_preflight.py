@@ -1,0 +1,61 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.preflight import _checkpoint_bytes, problems
+from trainer.checkpoint import CheckpointStore, Snapshot
+from trainer.config import Config, load_config
+from trainer.optim import build_optimizer, parameter_groups
+from trainer.setup import build_method
+
+OVERRIDES = ("backbone.width=8", "method.queue.length=64", "data.validation=null")
+
+
+def config_of(*overrides: str) -> Config:
+    return load_config("digits_demo", [*OVERRIDES, *overrides])
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw", "sgd"])
+def test_a_checkpoint_is_as_large_as_was_foretold(tmp_path: Path, optimizer: str) -> None:
+    config = config_of(f"optim.name={optimizer}")
+    method = build_method(config, 10, torch.device("cpu"))
+    optim = build_optimizer(
+        parameter_groups(method.named_parameters(), config.optim, config.train.global_batch), config.optim
+    )
+    sum(p.sum() for p in method.parameters() if p.requires_grad).backward()  # type: ignore[union-attr]
+    optim.step()
+    moments = {
+        f"{key}/{name}": value
+        for key, state in enumerate(optim.state.values())
+        for name, value in state.items()
+        if torch.is_tensor(value)
+    }
+    CheckpointStore(tmp_path, attempt=1).write(Snapshot(1, method.state_dict(), moments, {"step": 1}))
+    found = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert _checkpoint_bytes(config, 10) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("small_disk", ["2m"], indirect=True)
+def test_a_disk_without_room_for_the_checkpoints_of_new_runs_is_refused(
+    small_disk: Path, tmp_path: Path, digits_set: Path
+) -> None:
+    config = config_of(f"run.folder={small_disk}/runs", f"data.train={digits_set}", "train.global_batch=64")
+    (found,) = problems(config, 1, new_runs=1)
+    assert "GB left" in str(found)
+    assert str(small_disk) in str(found)
+    assert problems(config, 1, new_runs=0) == []
+    elsewhere = config_of(f"run.folder={tmp_path}/runs", f"data.train={digits_set}", "train.global_batch=64")
+    assert problems(elsewhere, 1, new_runs=1) == []
+    many = shutil.disk_usage(tmp_path).free // _checkpoint_bytes(elsewhere, 10)
+    assert len(problems(elsewhere, 1, new_runs=many)) == 1
+
+
+@pytest.fixture(scope="module")
+def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_runs import run
+
+    folder = tmp_path_factory.mktemp("digits")
+    assert run("data", "build", "digits", folder).code == 0
+    return folder / "train"
