@@ -83,6 +83,8 @@ class Chaos:
     def interrupt(self, kind: str, attempt: int, steps: int) -> Interruption:
         """Interrupt an attempt some steps after its begin, and wait for the first step of the next one."""
         resumed = self.jobs.wait_for_attempt(NAME, attempt)["step"]
+        if kind == "killed rank":  # a job that is killed twice at one checkpoint is left to its user
+            steps += INTERVAL + 3
         step = self.jobs.wait_for_step(NAME, self.number, resumed + steps)
         machines = self.jobs.nodes_of(self.number)
         began = time.time()
