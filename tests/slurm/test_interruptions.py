@@ -62,9 +62,11 @@ def test_preempted_with_grace_and_the_signal_a_run_goes_on_before_the_grace_is_o
 def test_preempted_with_grace_alone_and_with_none_runs_go_on(jobs, straight) -> None:
     jobs.cluster.send_user_signal_on_preemption(False)
     queued = {
-        partition: jobs.submit(partition, "--nodes", 2, "--partition", partition)
+        partition: jobs.submit(partition, "--nodes", 2, "--partition", partition, "--slurm", "hold=true")
         for partition in ("low", "nograce")
     }
+    for job in queued.values():  # together: a run must not end before the other one has begun
+        jobs.cluster.run("scontrol", "release", job)
     for name, job in queued.items():
         jobs.wait_for_step(name, job, jobs.moments.randrange(1, 5))
     jobs.preempt()
