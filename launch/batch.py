@@ -17,7 +17,7 @@ from launch.submissions import Submissions
 from trainer.run import RunFolder
 from trainer.slurm_settings import SlurmSettings
 
-Failures = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
+_FAILURES = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class Batch:
                 else:
                     jobs = [executor.submit(work[0])]
                 queued += [job.job_id for job in jobs]
-                if len(work) > 1:
-                    break
-        except Failures as error:
+        except _FAILURES as error:
             for number in queued:
                 subprocess.run(["scancel", number], check=False)
             raise UserError(
