@@ -20,9 +20,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from trainer.batch_norm import synchronise_batch_norm
 from trainer.methods.all4one import All4One, All4OneSettings
 from trainer.methods.base import Output
-from trainer.parallel import gather, rank, synchronise_batch_norm, world_size
+from trainer.parallel import gather, rank, world_size
 from trainer.queue import QueueSettings
 
 TOLERANCE = 1e-6

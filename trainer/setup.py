@@ -13,12 +13,12 @@ from data_pipelines.settings import DataSettings
 from data_pipelines.shards import ShardSet
 from data_pipelines.stream import StreamLoader, StreamSet
 from trainer.backbones import build_backbone
+from trainer.batch_norm import synchronise_batch_norm
 from trainer.config import Config
 from trainer.distributed import Process
 from trainer.engine import Engine
 from trainer.methods import Method
 from trainer.optim import Schedule, build_optimizer, parameter_groups
-from trainer.parallel import synchronise_batch_norm
 from trainer.run import RunFolder
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}

@@ -1,0 +1,125 @@
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from data_pipelines.errors import UserError
+from trainer.batch_norm import CrossRankBatchNorm, synchronise_batch_norm
+from trainer.parallel import all_sum, rank
+
+
+def rows_of(x: Tensor, sizes: list[int]) -> Tensor:
+    return x.split(sizes)[rank()]
+
+
+def normalise(module: nn.Module, x: Tensor, target: Tensor, sizes: list[int]) -> dict[str, Tensor]:
+    module = synchronise_batch_norm(copy.deepcopy(module), torch.device("cpu"))
+    own = rows_of(x, sizes).clone().requires_grad_()
+    out = module(own)
+    # every rank's loss is a mean over all rows, as after data-parallel averaging
+    ((out - rows_of(target, sizes)) ** 3).sum().backward()
+    assert own.grad is not None
+    gradients = {name: all_sum(p.grad) for name, p in module.named_parameters() if p.grad is not None}
+    return {"out": out.detach(), "input": own.grad, **gradients, **dict(module.named_buffers())}
+
+
+def check_against_the_whole_batch(
+    run_ranks, module: nn.Module, x: Tensor, sizes: list[int], tolerance: float
+) -> None:
+    target = torch.randn_like(module(x))
+    results = run_ranks(normalise, len(sizes), module, x, target, sizes)
+    whole, inputs = copy.deepcopy(module), x.clone().requires_grad_()
+    out = whole(inputs)
+    ((out - target) ** 3).sum().backward()
+    close = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(torch.cat([r["out"] for r in results]), out.detach(), **close)
+    torch.testing.assert_close(torch.cat([r["input"] for r in results]), inputs.grad, **close)
+    for result in results:
+        for name, parameter in whole.named_parameters():
+            torch.testing.assert_close(result[name], parameter.grad, **close)
+        for name, buffer in whole.named_buffers():
+            torch.testing.assert_close(result[name], buffer, **close)
+
+
+def test_batch_norm_across_ranks_is_that_of_the_whole_batch(run_ranks) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).double()
+    x = torch.randn(10, 3, 5, 5, dtype=torch.float64) * 2 + 5
+    check_against_the_whole_batch(run_ranks, module, x, [5, 5], 1e-9)
+
+
+def test_batch_norm_takes_uneven_batches_and_channels_last(run_ranks) -> None:
+    module = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(7, 4, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    check_against_the_whole_batch(run_ranks, module, x, [4, 1, 2], 1e-9)
+
+
+def test_batch_norm_of_vectors(run_ranks) -> None:
+    module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8)).double()
+    check_against_the_whole_batch(run_ranks, module, torch.randn(8, 3, dtype=torch.float64), [4, 4], 1e-9)
+
+
+def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:
+    module = nn.BatchNorm1d(4)
+    x = torch.randn(64, 4) + 300  # a difference of sums of squares would lose every digit of the variance
+    check_against_the_whole_batch(run_ranks, module, x, [32, 32], 5e-3)
+
+
+def convert(module: nn.Module) -> nn.Module:
+    return synchronise_batch_norm(module, torch.device("cpu"))
+
+
+def test_conversion_keeps_weights_names_and_frozen_parameters(run_ranks) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
+    module[1].running_mean.normal_()
+    converted = run_ranks(convert, 2, module)[0]
+    assert isinstance(converted[1], CrossRankBatchNorm)
+    assert not any(p.requires_grad for p in converted.parameters())
+    for name, value in module.state_dict().items():
+        assert torch.equal(converted.state_dict()[name], value)
+    converted.eval(), module.eval()
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(converted(x), module(x))
+
+
+def converted_and_not(name: str) -> tuple[bool, bool]:
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=0)
+    converted = convert(copy.deepcopy(module))
+    module.eval(), converted.eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        return torch.equal(
+            converted(x), module(x)
+        ), converted.state_dict().keys() == module.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "regnety_002"])
+def test_conversion_keeps_the_activations_inside_timms_norms(run_ranks, name: str) -> None:
+    assert run_ranks(converted_and_not, 2, name)[0] == (True, True)
+
+
+def test_timms_norm_with_an_activation_spans_the_ranks(run_ranks) -> None:
+    module = nn.Sequential(BatchNormAct2d(4), nn.Conv2d(4, 2, 1)).double()
+    check_against_the_whole_batch(
+        run_ranks, module, torch.randn(8, 4, 3, 3, dtype=torch.float64), [4, 4], 1e-9
+    )
+
+
+def refusal(module: nn.Module) -> str:
+    try:
+        convert(module)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm3d(4)]
+)
+def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:
+    assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]
