@@ -1,0 +1,321 @@
+"""How long one All4One step takes, ours against the published one in plain torch, and what memory it takes.
+
+    python benchmarks/step.py [--cases resnet18@32x64 ...] [--precisions fp32 bf16] [--rounds 3] [--json FILE]
+
+Ours runs through `trainer.engine.Engine`, the published step is `benchmarks/straight.py`; both on 2 threads, in one
+process, in channels-last memory, with the same weights, the same random batch and a queue of 98,304 keys. Their steps
+alternate, and a ratio is the median over the rounds of ours to the straight one of the same round. The backbone's share
+is timed within the step by hooks: its own forward passes, those of its averaged copy, and its backward pass, which
+begins when the gradient of the features is known and ends with the gradient of its first weight; the rest is all else.
+
+Memory is the resident peak of a second step over what was resident before it, each in a process of its own. Exits with
+1 where a figure is missed.
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from straight import StraightAll4One, StraightLARS
+from torch import Tensor, nn
+
+from data_pipelines.feed import Batch
+from trainer import ema
+from trainer.backbones import BackboneSettings, build_backbone
+from trainer.distributed import initialise
+from trainer.engine import Engine
+from trainer.methods.all4one import All4One, All4OneSettings
+from trainer.optim import OptimSettings, Schedule, build_optimizer, parameter_groups
+
+THREADS, CLASSES, TOTAL_STEPS = 2, 10, 1000
+SCHEDULE = Schedule(warmup_start_lr=0.0, warmup_steps=0, total_steps=TOTAL_STEPS)
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+CASES = {"resnet18@32x64": 7, "resnet18@32x256": 2, "resnet50@224x16": 2}
+"""What is measured by default, with the timed steps of each contender."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A backbone, the side of its images in pixels, and the batch."""
+
+    backbone: str
+    size: int
+    batch: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """From the form `resnet18@32x64`."""
+        match = re.fullmatch(r"(\w+)@(\d+)x(\d+)", text)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form resnet18@32x64")
+        return cls(match[1], int(match[2]), int(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.backbone}@{self.size}x{self.batch}"
+
+    def method(self) -> All4One:
+        """The published sizes with fresh weights."""
+        torch.manual_seed(0)
+        backbone = build_backbone(BackboneSettings(name=self.backbone), self.size)
+        return All4OneSettings().build(backbone, CLASSES)
+
+    def data(self) -> Batch:
+        """One random batch."""
+        views = [torch.randn(self.batch, 3, self.size, self.size) for _ in range(2)]
+        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+        return Batch(views, torch.arange(self.batch) % CLASSES, torch.arange(self.batch))
+
+
+class Contender(Protocol):
+    """One of the two that are compared."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network with `backbone` and `momentum`."""
+
+    def step(self, number: int, batch: Batch) -> None:
+        """One optimiser step."""
+
+
+class Ours:
+    """The method in its engine."""
+
+    def __init__(self, case: Case, method: All4One, precision: str) -> None:
+        self.model = method
+        method.autocast_dtype = AUTOCAST[precision]
+        groups = parameter_groups(method.named_parameters(), OptimSettings(), case.batch)
+        self.engine = Engine(
+            method, build_optimizer(groups, OptimSettings()), SCHEDULE, micro_batch=case.batch, accumulation=1,
+            clip_gradients=0.0, seed=0, total_steps=TOTAL_STEPS,
+        )  # fmt: skip
+
+    def step(self, number: int, batch: Batch) -> None:
+        self.engine.step(number, [batch])
+
+
+class Straight:
+    """The published step."""
+
+    def __init__(self, case: Case, method: All4One, precision: str) -> None:
+        self.model = StraightAll4One(method).to(memory_format=torch.channels_last)
+        self.dtype = AUTOCAST[precision]
+        settings = OptimSettings()
+        groups = parameter_groups(self.model.named_parameters(), settings, case.batch)
+        self.optimizer = StraightLARS(groups, settings.momentum, settings.eta)
+
+    def step(self, number: int, batch: Batch) -> None:
+        SCHEDULE.apply(self.optimizer, number)
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=self.dtype, enabled=self.dtype is not None):
+            losses = self.model(*batch)
+        losses.loss.backward()
+        self.optimizer.step()
+        self.model.update_momentum(ema.momentum_at(number, TOTAL_STEPS, self.model.settings.momentum))
+
+
+CONTENDERS: dict[str, type[Ours] | type[Straight]] = {"ours": Ours, "straight": Straight}
+
+
+class BackboneClock:
+    """Seconds that a model's backbone and its averaged copy take within a step."""
+
+    def __init__(self, model: Any) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+        self._in_backward = False
+        for backbone in (model.backbone, model.momentum["backbone"]):
+            backbone.register_forward_pre_hook(self._start)
+            backbone.register_forward_hook(self._stop)
+        first = next(model.backbone.parameters())
+        first.register_post_accumulate_grad_hook(self._end_backward)
+
+    def _start(self, *_: object) -> None:
+        self._began = time.perf_counter()
+
+    def _stop(self, module: nn.Module, inputs: object, features: Tensor) -> None:
+        self.seconds += time.perf_counter() - self._began
+        if features.requires_grad:
+            features.register_hook(self._begin_backward)
+
+    def _begin_backward(self, gradient: Tensor) -> None:
+        # The heads of both views come first: autograd goes back in the order in which operations were recorded.
+        if not self._in_backward:
+            self._in_backward, self._began = True, time.perf_counter()
+
+    def _end_backward(self, parameter: Tensor) -> None:
+        self.seconds += time.perf_counter() - self._began
+        self._in_backward = False
+
+
+def time_case(case: Case, precisions: list[str], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each round, of the step and of the part beyond the backbone, by contender (`ours bf16`)."""
+    method, batch = case.method(), case.data()
+    contenders: dict[str, Contender] = {
+        f"{name} {precision}": kind(case, copy.deepcopy(method), precision)
+        for precision in precisions
+        for name, kind in CONTENDERS.items()
+    }
+    clocks = {name: BackboneClock(contender.model) for name, contender in contenders.items()}
+    step: dict[str, list[float]] = {name: [] for name in contenders}
+    rest: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            clocks[name].seconds, began = 0.0, time.perf_counter()
+            contender.step(number, batch)
+            seconds = time.perf_counter() - began
+            if number:  # the first one makes the optimiser's state and the kernels
+                step[name].append(seconds)
+                rest[name].append(seconds - clocks[name].seconds)
+    return {"step": step, "rest": rest}
+
+
+def peak_bytes(case: Case, precision: str, name: str) -> int:
+    """Resident peak of a second step over what was resident before it, in this process."""
+    method, batch = case.method(), case.data()
+    contender: Contender = CONTENDERS[name](case, method, precision)
+    del method
+    contender.step(0, batch)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident
+    contender.step(1, batch)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return 1024 * int(match[1])
+
+
+def measure_memory(case: Case, precisions: list[str]) -> dict[str, list[float]]:
+    """Peak bytes by contender, each in a process of its own."""
+    peaks = {}
+    for precision in precisions:
+        for name in CONTENDERS:
+            command = [
+                sys.executable,
+                __file__,
+                "--peak",
+                name,
+                "--cases",
+                str(case),
+                "--precisions",
+                precision,
+            ]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            peaks[f"{name} {precision}"] = [float(done.stdout.split()[-1])]
+    return peaks
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio to reach: of what, ours in one precision to the straight version in another."""
+
+    case: str
+    what: str
+    ours: str
+    straight: str
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.what}, ours {self.ours} / straight {self.straight}"
+
+
+FIGURES = (
+    Figure("resnet18@32x256", "rest", "fp32", "fp32", 0.6),
+    Figure("resnet18@32x256", "rest", "bf16", "bf16", 0.6),
+    Figure("resnet18@32x64", "step", "bf16", "fp32", 0.53),
+    Figure("resnet18@32x64", "step", "bf16", "bf16", 0.92),
+    Figure("resnet18@32x256", "memory", "fp32", "fp32", 0.7),
+    Figure("resnet18@32x256", "memory", "bf16", "bf16", 0.7),
+)
+
+
+def ratios(values: dict[str, list[float]], ours: str, straight: str) -> list[float]:
+    """Ours to the straight version, by rounds."""
+    return [a / b for a, b in zip(values[f"ours {ours}"], values[f"straight {straight}"], strict=True)]
+
+
+def show(case: Case, results: dict[str, dict[str, list[float]]], precisions: list[str]) -> None:
+    """Print the medians of a case, and the ratios with their ranges."""
+    print(f"\n{case}", flush=True)
+    for what, unit, scale in (("step", "s", 1.0), ("rest", "s", 1.0), ("memory", "MB", 1e-6)):
+        for precision in precisions if what in results else []:
+            ours, straight = (statistics.median(results[what][f"{n} {precision}"]) for n in CONTENDERS)
+            found = ratios(results[what], precision, precision)
+            spread = f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else ""
+            print(
+                f"  {what:<6} {precision}: ours {scale * ours:8.3f} {unit}, straight {scale * straight:8.3f} {unit}, "
+                f"ratio {statistics.median(found):.3f}{spread}",
+                flush=True,
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", type=Case.parse, default=[Case.parse(c) for c in CASES])
+    parser.add_argument("--precisions", nargs="+", choices=list(AUTOCAST), default=list(AUTOCAST))
+    parser.add_argument(
+        "--rounds", type=int, help="timed steps of each; by default fewer where they are long"
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--peak", choices=list(CONTENDERS), help="print the peak bytes of one step and end")
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    join_group_of_one()
+    if args.peak:
+        print(peak_bytes(args.cases[0], args.precisions[0], args.peak))
+        return 0
+    results = {}
+    for case in args.cases:
+        found = time_case(case, args.precisions, args.rounds or CASES.get(str(case), 2))
+        if str(case) in {figure.case for figure in FIGURES if figure.what == "memory"}:
+            found["memory"] = measure_memory(case, args.precisions)
+        results[str(case)] = found
+        show(case, found, args.precisions)
+    missed = 0
+    print("\nfigures")
+    for figure in FIGURES:
+        if figure.case in results and {figure.ours, figure.straight} <= {*args.precisions}:
+            ratio = statistics.median(ratios(results[figure.case][figure.what], figure.ours, figure.straight))
+            missed += ratio > figure.most
+            print(
+                f"  {figure}: {ratio:.3f} (<= {figure.most}){'  <-- missed' if ratio > figure.most else ''}"
+            )
+    if args.json:
+        facts = {"threads": THREADS, "torch": torch.__version__, "cpu": cpu_name()}
+        args.json.write_text(json.dumps({**facts, "cases": results}, indent=1) + "\n")
+    dist.destroy_process_group()
+    return int(missed > 0)
+
+
+def join_group_of_one() -> None:
+    """The engine wants a process group; the straight version then gathers over it too, as it would with more."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    initialise()
+
+
+def cpu_name() -> str:
+    """The processor as Linux names it."""
+    match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return match[1] if match else "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
