@@ -11,6 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
 from data_pipelines.urls import Url
 from trainer.backbones import build_backbone
+from trainer.batch_norm import require_group
 from trainer.config import Config
 from trainer.optim import Schedule
 from trainer.setup import TrainSet, open_train_set
@@ -20,8 +21,8 @@ Found = TypeVar("Found")
 
 def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
-    classes; a batch that does not divide; a backbone or a schedule that cannot be made; a disk without room for the
-    checkpoints of so many new runs."""  # fmt: skip
+    classes; a batch or ranks that do not divide; a backbone or a schedule that cannot be made; a disk without room
+    for the checkpoints of so many new runs."""  # fmt: skip
     found: list[UserError] = []
 
     def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -32,6 +33,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
             return None
 
     tried(_check_divides, config, ranks)
+    tried(require_group, config.parallel.batch_norm_group, ranks)
     tried(_check_backbone, config)
     train_set = tried(open_train_set, config.data)
     if train_set is not None:

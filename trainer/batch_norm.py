@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.parallel import start_gather, world_size
+from trainer.parallel import world_size
 
 
 class _CrossRankNorm(torch.autograd.Function):
@@ -15,10 +15,11 @@ class _CrossRankNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: float
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: float,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.count = eps, count
+        ctx.eps, ctx.count, ctx.group = eps, count, group
         return torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
@@ -39,13 +40,13 @@ class _CrossRankNorm(torch.autograd.Function):
             [True, True, True],
         )
         sums = torch.stack([dbias, dweight]).to(mean.dtype)  # [2, C]
-        dist.all_reduce(sums)
+        dist.all_reduce(sums, group=ctx.group)
         invstd = (var + ctx.eps).rsqrt()
         slope = -weight * invstd.square() * sums[1] / ctx.count  # [C]
         offset = -weight * invstd * sums[0] / ctx.count - slope * mean  # [C]
         shape = [1, -1] + [1] * (x.dim() - 2)
         dx = torch.addcmul(offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype)).add_(dx)
-        return dx, dweight, dbias, None, None, None, None
+        return dx, dweight, dbias, None, None, None, None, None
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -54,11 +55,13 @@ def _format(x: Tensor) -> torch.memory_format:
 
 
 class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the batches of all ranks, on any device ([B, C] or [B, C, H, W]).
+    """Batch norm over the batches of all ranks of `process_group` (None: all), on any device ([B, C] or [B, C, H, W]).
 
     `torch.nn.SyncBatchNorm` refuses CPU tensors; this one equals batch norm over the whole batch up to rounding,
     forward and backward. Evaluation mode is the ordinary one.
     """
+
+    process_group: dist.ProcessGroup | None = None
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -78,14 +81,18 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum)
-        return _CrossRankNorm.apply(input, self.weight, self.bias, mean, var, self.eps, count)
+        return _CrossRankNorm.apply(
+            input, self.weight, self.bias, mean, var, self.eps, count, self.process_group
+        )
 
     @torch.no_grad()
     def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Mean [C], biased variance [C] and rows of the global batch."""
+        """Mean [C], biased variance [C] and rows of the batches of all ranks of the group."""
         mean, var = _moments(x, like=self.running_mean)
         count = mean.new_full((1,), x.numel() / x.shape[1])
-        parts = start_gather(torch.cat([mean, var, count])[None]).result()  # [world, 2C + 1]
+        own = torch.cat([mean, var, count])[None]  # [1, 2C + 1]
+        parts = own.new_empty(dist.get_world_size(self.process_group), own.shape[1])  # [ranks, 2C + 1]
+        dist.all_gather_single(parts, own, group=self.process_group)
         means, variances, counts = parts.split([len(mean), len(var), 1], dim=1)
         total = counts.sum()
         weights = counts / total
@@ -122,26 +129,48 @@ class CrossRankBatchNormAct(CrossRankBatchNorm):
         return out
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+def require_group(size: int, ranks: int) -> None:
+    """Raise a UserError where groups of `size` ranks do not make up all `ranks`; 0, for one group of all, does."""
+    if size and ranks % size:
+        divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
+        near = [max(d for d in divisors if d < size), *[d for d in divisors if d > size][:1]]
+        raise UserError(
+            f"parallel.batch_norm_group ({size}) does not divide {ranks} process{'es' * (ranks > 1)}",
+            fix=f"nearest that does: {' and '.join(map(str, near))}",
+        )
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device, group_size: int = 0) -> nn.Module:
     """Replace every batch norm by one across ranks: torch's and timm's own on CUDA, the portable one elsewhere.
 
+    Args:
+        module: changed in place.
+        device: where it will be.
+        group_size: consecutive ranks that share moments; 0: all. Every rank must call, since groups are made here.
+
     Raises:
-        UserError: a kind of batch norm that is not known to work across ranks.
+        UserError: the group does not divide the ranks; a kind of batch norm that is not known to work across ranks.
     """
-    if world_size() == 1:
+    ranks = world_size()
+    require_group(group_size, ranks)
+    size = group_size or ranks
+    if size == 1:
         return module
+    group = None if size == ranks else dist.new_subgroups(size)[0]
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm
 
-        return convert_sync_batchnorm(module)
-    return _convert(module)
+        return convert_sync_batchnorm(module, group)
+    return _convert(module, group)
 
 
-def _convert(module: nn.Module) -> nn.Module:
+def _convert(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _across_ranks(module)
+        norm = _across_ranks(module)
+        norm.process_group = group
+        return norm
     for name, child in module.named_children():
-        setattr(module, name, _convert(child))
+        setattr(module, name, _convert(child, group))
     return module
 
 

@@ -30,6 +30,7 @@ from trainer.checkpoint import CheckpointSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
+from trainer.parallel_settings import ParallelSettings
 from trainer.recipes import merge, read_recipe
 from trainer.slurm_settings import SlurmSettings
 from trainer.stall import GuardSettings
@@ -66,14 +67,16 @@ class TrainSettings(Settings):
     """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. With
     fp64 all of them are float64, at several times the cost: to compare runs without rounding in the way."""
 
-
-class ParallelSettings(Settings):
-    """How processes work together."""
-
-    batch_norm: Literal["global", "rank"] = "global"
-    """Whose rows batch norm takes its moments from."""
-    threads: int = Field(0, ge=0)
-    """CPU threads of torch in each process; 0: this process's share of the machine's cores."""
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value == "fp16":
+            raise ValueError(
+                "in fp16 gradients below 6e-8 vanish unless losses are scaled by trial, and the steps of too large a "
+                "scale are lost, on GPUs too; bf16 is as fast with the range of fp32, and fp32 runs on every device: "
+                "it must be one of these"
+            )
+        return value
 
 
 class EvalSettings(Settings):
@@ -137,6 +140,20 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _float64_is_whole(self) -> "Config":
+        if self.train.precision == "fp64":
+            if self.parallel.zero:
+                raise ValueError(
+                    "train.precision=fp64 needs parallel.zero=0: DeepSpeed keeps the weights of its shares in float32"
+                )
+            if self.parallel.gradient_dtype == "bf16":
+                raise ValueError(
+                    "train.precision=fp64 is for comparisons without rounding: it takes no "
+                    "parallel.gradient_dtype=bf16"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "Config":
         batch, parts = self.train.global_batch, self.train.accumulation
         if batch % parts:
@@ -150,7 +167,8 @@ class Config(Settings):
 MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
     "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
-    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "checkpoint", "eval", "metrics", "guard", "slurm",
+    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "parallel.zero", "checkpoint", "eval", "metrics",
+    "guard", "slurm",
 )  # fmt: skip
 """Settings that do not change what is learned. All others must be the same on resume; the sets that
 `data.train` and `data.validation` name are compared by content."""

@@ -1,10 +1,11 @@
-"""DeepSpeed behind five verbs: step, state, load_state, gradient norm, close.
+"""DeepSpeed behind four verbs: step, state, load_state, close.
 
 Settings that DeepSpeed would otherwise choose by itself are written out here, each for a measured reason.
 """
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,17 +17,32 @@ from torch import Tensor, nn
 from data_pipelines.errors import UserError
 from data_pipelines.feed import Batch
 from trainer.methods import Method
-from trainer.optim import Schedule, load_optimizer_tensors, optimizer_tensors
+from trainer.optim import Schedule
 from trainer.parallel import rank, world_size
+from trainer.zero import Placement, Shares, Whole
+
+BUCKET = 2**23
+"""Numbers of gradient that stages 1 and 2 reduce at once, while the backward pass goes on; there are two buffers."""
 
 
-def deepspeed_config(micro_batch: int, accumulation: int, clip_gradients: float) -> dict[str, Any]:
-    """DeepSpeed's configuration for ZeRO stage 0 with an optimizer of our own."""
+def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:
+    """DeepSpeed's configuration for a ZeRO stage from 0 to 2 with an optimizer of our own."""
+    stage: dict[str, Any] = {"stage": zero}
+    if zero:
+        stage |= {
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": BUCKET,  # by default two buffers of 2 GB each
+            "round_robin_gradients": False,  # its order of pieces is not that of the concatenation
+            "compute_grad_norm": False,  # waits for the device; the engine has the norm
+        }
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": clip_gradients,  # absent, it would be 1.0
-        "zero_optimization": {"stage": 0},
+        "gradient_clipping": 0.0,  # absent, it would be 1.0; the engine clips
+        "zero_optimization": stage,
+        "zero_allow_untested_optimizer": True,
+        "communication_data_type": gradient_dtype,
         # Its autocast section is a global of the module and outlives the engine: autocast lives in the method.
         "torch_autocast": {"enabled": False},
         "steps_per_print": None,
@@ -46,20 +62,29 @@ class Engine:
         clip_gradients: largest global gradient norm; 0: not clipped.
         seed: of what is drawn within a step (dropout).
         total_steps: steps of the whole run, for the momentum's cosine.
+        zero: ZeRO stage: 0 (all on every rank), 1 (optimiser state in shares) or 2 (gradients too).
+        gradient_dtype: "fp32" or "bf16", what gradients are averaged in. Weights of float64 keep theirs.
     """
 
     def __init__(
         self, method: Method, optimizer: torch.optim.Optimizer, schedule: Schedule, *,
         micro_batch: int, accumulation: int, clip_gradients: float, seed: int, total_steps: int,
+        zero: int = 0, gradient_dtype: str = "fp32",
     ) -> None:  # fmt: skip
         self.method, self.optimizer, self.schedule = method, optimizer, schedule
-        self.accumulation, self.seed, self.total_steps = accumulation, seed, total_steps
-        self._parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
-        self._deepspeed = _initialize(
-            method, optimizer, deepspeed_config(micro_batch, accumulation, clip_gradients)
+        self.accumulation, self.clip_gradients = accumulation, clip_gradients
+        self.seed, self.total_steps = seed, total_steps
+        parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        config = deepspeed_config(micro_batch, accumulation, zero, gradient_dtype)
+        self._deepspeed = _initialize(method, optimizer, config)
+        self._placement: Placement = (
+            Shares(self._deepspeed.optimizer, optimizer, parameters) if zero else Whole(optimizer, parameters)
         )
         _broadcast_buffers(method)
-        method.to(memory_format=torch.channels_last)  # not earlier: DeepSpeed cannot broadcast such weights
+        if zero == 0:  # shares are views of flat memory, which has one format
+            method.to(
+                memory_format=torch.channels_last
+            )  # not earlier: DeepSpeed cannot broadcast such weights
 
     def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Optimiser step number `step` (from 0) on `accumulation` micro-batches.
@@ -77,28 +102,36 @@ class Engine:
             self.method.after_backward()
             collected.append(out.parts)
             if index == self.accumulation - 1:
-                norm = self.gradient_norm()
+                norm = self._clip()
             self._deepspeed.step()
         self.method.after_step(step + 1, self.total_steps)
         parts = {name: torch.stack([p[name].float() for p in collected]).mean() for name in collected[0]}
         return {**parts, "gradient_norm": norm}
 
-    def gradient_norm(self) -> Tensor:
-        """Euclidean norm of all gradients, already averaged over the ranks."""
-        return nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+    @torch.no_grad()
+    def _clip(self) -> Tensor:
+        """Scale the averaged gradient down to the norm that is allowed; returns the norm that it had."""
+        gradients = self._placement.gradients()
+        norm = self._placement.norm(gradients)
+        if self.clip_gradients:
+            torch._foreach_mul_(gradients, (self.clip_gradients / (norm + 1e-6)).clamp(max=1))
+        return norm
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Named full tensors of the model (weights, momentum copies, buffers, queue) and of the optimiser."""
-        return dict(self.method.state_dict()), optimizer_tensors(self.optimizer, self._parameters.items())
+        """Named full tensors of the model (weights, momentum copies, buffers, queue) and of the optimiser.
+
+        Every rank calls; those of the optimiser may be on the first rank alone.
+        """
+        return dict(self.method.state_dict()), self._placement.state()
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave, from a run of any number of processes.
+        """Take over what `state` gave, from a run of any number of processes, ZeRO stage and accumulation.
 
         Raises:
             UserError: where names or shapes differ.
         """
         load_model(self.method, model)
-        load_optimizer_tensors(self.optimizer, self._parameters.items(), dict(optimizer))
+        self._placement.load_state(optimizer)
 
     def close(self) -> None:
         """Let all ranks end together: one that leaves early would abort the others' last collective."""
@@ -134,7 +167,8 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     from deepspeed.accelerator import get_accelerator
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)  # it warns of every optimiser but its own
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning)  # it calls that
     if next(method.parameters()).dtype == torch.float64:
         # DeepSpeed reduces the types of a list that lacks float64, and every backend can
         accelerator = get_accelerator()
@@ -143,6 +177,8 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=optimizer, config=config, dist_init_required=False
     )
+    if next(method.parameters()).dtype == torch.float64:
+        engine.communication_data_type = torch.float64  # which has no name in its configuration
     return engine
 
 

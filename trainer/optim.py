@@ -1,16 +1,17 @@
 """Optimisers, their parameter groups and the learning rate of every step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
+from trainer.lars import LARS
 
 ROLES = ("main", "transformer", "classifier")
 
@@ -46,86 +47,6 @@ class OptimSettings(Settings):
     """Learning rate of the first step of the warm-up, the same for every group."""
     clip_gradients: float = Field(0, ge=0)
     """Largest norm of the whole gradient; 0: no clipping."""
-
-
-class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888) as All4One trains with it.
-
-    For a weight w with gradient g, with |.| the L2 norm of one tensor:
-    `r = eta |w| / (|g| + wd |w| + 1e-8)`, `r ← min(r / lr, 1)` with `clip_lr`,
-    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`. The first v is the first scaled gradient. Where |w| or
-    |g| is 0, and in groups with `exclude` true, the gradient is neither scaled nor decayed.
-
-    Groups carry `lr`, `momentum`, `weight_decay`, `eta`, `clip_lr` and `exclude`. No step waits for the device.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-5,
-        eta: float = 0.02,
-        clip_lr: bool = True,
-        exclude: bool = False,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "eta": eta, "clip_lr": clip_lr, "exclude": exclude})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(group, weights)
-        return loss
-
-    def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        gradients = [w.grad for w in weights if w.grad is not None]
-        updates = gradients if group["exclude"] else _scaled_gradients(group, weights, gradients)
-        velocities, known_updates = [], []
-        for weight, update in zip(weights, updates, strict=True):
-            state = self.state[weight]
-            if "momentum_buffer" in state:
-                velocities.append(state["momentum_buffer"])
-                known_updates.append(update)
-            else:
-                state["momentum_buffer"] = update.clone() if group["exclude"] else update
-        if velocities:
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, known_updates)
-        all_velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
-        torch._foreach_add_(weights, all_velocities, alpha=-group["lr"])
-
-
-def _scaled_gradients(group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """`r (g + wd w)` for every tensor, where r and wd are skipped for tensors of zeros."""
-    weight_norms = torch.stack(torch._foreach_norm(weights))  # [T]
-    gradient_norms = torch.stack(torch._foreach_norm(gradients))  # [T]
-    decay = group["weight_decay"]
-    ratios = group["eta"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
-    if group["clip_lr"]:
-        ratios = (ratios / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratios)
-    usual = (weight_norms > 0) & (gradient_norms > 0)
-    decays = usual.to(ratios.dtype) * decay
-    ratios = torch.where(usual, ratios, 1.0)
-    updates = list(torch._foreach_mul(weights, list(decays.unbind())))
-    torch._foreach_add_(updates, gradients)
-    torch._foreach_mul_(updates, list(ratios.unbind()))
-    return updates
-
-
-# What each optimiser keeps for a parameter → what that is called in a checkpoint.
-_STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
-    LARS: {"momentum_buffer": "momentum"},
-    torch.optim.SGD: {"momentum_buffer": "momentum"},
-    torch.optim.AdamW: {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"},
-}
 
 
 def parameter_groups(
@@ -222,76 +143,3 @@ class Schedule:
         """Set the learning rate of every group for the update number `step`."""
         for group in optimizer.param_groups:
             group["lr"] = self.lr(group["base_lr"], step)
-
-
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
-) -> dict[str, Tensor]:
-    """What the optimiser remembers, as `KIND/PARAMETER` → tensor in the parameter's shape ("momentum/…").
-
-    Tensors are the optimiser's own, not copies. A parameter without an update so far has an empty tensor.
-    """
-    tensors = {}
-    for name, parameter in _optimised(optimizer, named_parameters):
-        state = optimizer.state.get(parameter, {})
-        for key, kind in _STATE_NAMES[type(optimizer)].items():
-            value = state.get(key)
-            tensors[f"{kind}/{name}"] = parameter.new_empty(0) if value is None else value.detach()
-    return tensors
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer,
-    named_parameters: Iterable[tuple[str, Tensor]],
-    tensors: dict[str, Tensor],
-) -> None:
-    """Give the optimiser the memory that `optimizer_tensors` read; tensors are copied.
-
-    Raises:
-        UserError: a tensor is missing, has another shape or type, or belongs to no parameter. Nothing changes.
-    """
-    members = _optimised(optimizer, named_parameters)
-    kinds = _STATE_NAMES[type(optimizer)]
-    expected = {f"{kind}/{name}" for name, _ in members for kind in kinds.values()}
-    if missing := sorted(expected - tensors.keys()):
-        raise _mismatch(f"the optimiser's state lacks {_some(missing)}")
-    if unknown := sorted(tensors.keys() - expected):
-        raise _mismatch(f"the optimiser's state has {_some(unknown)}, which nothing here uses")
-    loaded: dict[Tensor, dict[str, Tensor]] = {}
-    for name, parameter in members:
-        state = {key: tensors[f"{kind}/{name}"] for key, kind in kinds.items()}
-        if all(tensor.shape == (0,) for tensor in state.values()):
-            continue
-        for key, tensor in state.items():
-            shape = () if key == "step" else tuple(parameter.shape)
-            if tuple(tensor.shape) != shape or (key != "step" and tensor.dtype != parameter.dtype):
-                raise _mismatch(
-                    f"{kinds[key]}/{name} is {tensor.dtype} {list(tensor.shape)}, "
-                    f"the parameter needs {parameter.dtype} {list(shape)}"
-                )
-        # AdamW counts steps on the CPU, wherever the parameter is.
-        loaded[parameter] = {
-            key: tensor.detach().cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
-            for key, tensor in state.items()
-        }
-    optimizer.state.clear()
-    optimizer.state.update(loaded)
-
-
-def _optimised(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
-) -> list[tuple[str, Tensor]]:
-    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [(name, parameter) for name, parameter in named_parameters if id(parameter) in own]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _mismatch(what: str) -> UserError:
-    return UserError(
-        what,
-        where="checkpoint",
-        fix="resume with the model and optimiser that wrote the checkpoint, or start a new run",
-    )

@@ -34,7 +34,7 @@ def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
 
 
 class Persistence:
-    """What is saved and found again. Only rank 0 writes; its state is every rank's (ZeRO stage 0)."""
+    """What is saved and found again. Every rank takes part in a save, and rank 0 writes."""
 
     def __init__(self, attempt: Attempt, parts: Parts) -> None:
         self._attempt, self._parts = attempt, parts
@@ -83,10 +83,10 @@ class Persistence:
         if step == self._last_saved:
             return
         self._last_saved = step
+        model, optimizer = self._parts.engine.state()
         if self._writer is None:
             return
         self.require_lock()
-        model, optimizer = self._parts.engine.state()
         self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
 
     def require_lock(self) -> None:

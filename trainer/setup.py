@@ -47,7 +47,7 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
     if config.parallel.batch_norm == "global":
-        synchronise_batch_norm(method, device)
+        synchronise_batch_norm(method, device, config.parallel.batch_norm_group)
     return method.to(device, IMAGES[config.train.precision])
 
 
@@ -91,6 +91,6 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
         method, optimizer, Schedule.from_settings(config.optim, loader.steps_per_epoch, total_steps),
         micro_batch=config.train.global_batch // (config.train.accumulation * process.world_size),
         accumulation=config.train.accumulation, clip_gradients=config.optim.clip_gradients, seed=config.run.seed,
-        total_steps=total_steps,
+        total_steps=total_steps, zero=config.parallel.zero, gradient_dtype=config.parallel.gradient_dtype,
     )  # fmt: skip
     return Parts(train_set, validation_set, loader, engine, total_steps)

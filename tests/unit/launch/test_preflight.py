@@ -59,3 +59,10 @@ def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     assert run("data", "build", "digits", folder).code == 0
     return folder / "train"
+
+
+def test_groups_of_batch_norm_that_do_not_divide_the_ranks_are_refused(digits_set: Path) -> None:
+    config = config_of("parallel.batch_norm_group=4", f"data.train={digits_set}", "train.global_batch=60")
+    (found,) = problems(config, 6, new_runs=0)
+    assert "nearest that does: 3 and 6" in str(found)
+    assert problems(config, 4, new_runs=0) == []

@@ -7,8 +7,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.batch_norm import CrossRankBatchNorm, synchronise_batch_norm
-from trainer.parallel import all_sum, rank
+from trainer.batch_norm import CrossRankBatchNorm, require_group, synchronise_batch_norm
+from trainer.parallel import all_sum, rank, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:
@@ -123,3 +123,43 @@ def refusal(module: nn.Module) -> str:
 )
 def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:
     assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]
+
+
+def normalise_in_groups(module: nn.Module, x: Tensor, size: int) -> dict[str, Tensor]:
+    module = synchronise_batch_norm(copy.deepcopy(module), torch.device("cpu"), size)
+    own = x.chunk(world_size())[rank()].clone().requires_grad_()
+    out = module(own)
+    (out**3).sum().backward()
+    assert own.grad is not None
+    return {"out": out.detach(), "input": own.grad, "mean": module.get_buffer("running_mean")}
+
+
+@pytest.mark.parametrize(("ranks", "size"), [(2, 1), (2, 2), (4, 2)])
+def test_groups_of_ranks_share_moments(run_ranks, ranks: int, size: int) -> None:
+    module = nn.BatchNorm2d(4).double()
+    x = torch.randn(2 * ranks, 4, 3, 3, dtype=torch.float64)
+    results = run_ranks(normalise_in_groups, ranks, module, x, size)
+    for first in range(0, ranks, size):
+        group, rows = results[first : first + size], x[2 * first : 2 * (first + size)].requires_grad_()
+        whole = copy.deepcopy(module)
+        out = whole(rows)
+        (gradient,) = torch.autograd.grad((out**3).sum(), rows)
+        torch.testing.assert_close(torch.cat([r["out"] for r in group]), out.detach())
+        torch.testing.assert_close(torch.cat([r["input"] for r in group]), gradient)
+        assert all(torch.allclose(r["mean"], whole.running_mean) for r in group)
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "near"),
+    [(5, 12, "4 and 6"), (16, 8, "8"), (2, 1, "1")],
+)
+def test_a_group_that_does_not_divide_is_refused_with_the_nearest_that_do(
+    size: int, ranks: int, near: str
+) -> None:
+    with pytest.raises(UserError, match=f"nearest that does: {near}$"):
+        require_group(size, ranks)
+
+
+def test_one_group_of_all_and_groups_that_divide_are_accepted() -> None:
+    for size in (0, 1, 2, 4):
+        require_group(size, 4)

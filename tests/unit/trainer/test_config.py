@@ -92,12 +92,22 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("data.views=[{size: 32}, {size: 32}, {size: 32}]", "must list 2 views for method all4one, not 3"),
         ("optim.lr=.nan", "finite"),
         ("optim.lr", "not of the form key=value"),
+        ("parallel.zero=3", "moving averages of them, would stand still: it must be 0, 1 or 2"),
+        ("train.precision=fp16", "bf16 is as fast with the range of fp32"),
+        ("parallel.gradient_dtype=fp16", "parallel.gradient_dtype: Input should be 'fp32' or 'bf16'"),
     ],
 )
 def test_wrong_settings_are_named_with_what_was_meant(override: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         load_config("imagenet100_resnet18", [override])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["parallel.zero=1", "parallel.gradient_dtype=bf16"])
+def test_float64_is_refused_where_something_would_be_rounded(option: str) -> None:
+    load_config("cifar10", ["train.precision=fp32", option])
+    with pytest.raises(UserError, match=r"fp64 .*" + option.split("=")[0]):
+        load_config("cifar10", ["train.precision=fp64", option])
 
 
 def test_all_mistakes_are_said_at_once() -> None:
@@ -174,6 +184,7 @@ def test_meaning_is_what_resume_may_not_change() -> None:
             "eval.every_epochs=1",
             "run.name=other",
             "guard.stall_seconds=0",
+            "parallel.zero=2",
         ],
     )
     refuse_changed_meaning(before, free)

@@ -1,0 +1,110 @@
+"""Layer-wise adaptive rate scaling, the optimiser of large batches."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.partition import Partition
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888) as All4One trains with it.
+
+    For a weight w with gradient g, with |.| the L2 norm of one tensor:
+    `r = eta |w| / (|g| + wd |w| + 1e-8)`, `r ← min(r / lr, 1)` with `clip_lr`,
+    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`. The first v is the first scaled gradient. Where |w| or
+    |g| is 0, and in groups with `exclude` true, the gradient is neither scaled nor decayed.
+
+    Groups carry `lr`, `momentum`, `weight_decay`, `eta`, `clip_lr` and `exclude`. No step waits for the device.
+
+    Under ZeRO the engine puts a flat tensor of pieces in the place of a group's weights, and says in `partitions`
+    which: norms are then those of the whole weights, summed over the ranks in one message a group.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-5,
+        eta: float = 0.02,
+        clip_lr: bool = True,
+        exclude: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "eta": eta, "clip_lr": clip_lr, "exclude": exclude})
+        self.partitions: dict[Tensor, Partition] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._step_group(group, weights)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        gradients = [w.grad for w in weights if w.grad is not None]
+        updates = gradients if group["exclude"] else self._updates(group, weights, gradients)
+        velocities, known_updates = [], []
+        for weight, update in zip(weights, updates, strict=True):
+            state = self.state[weight]
+            if "momentum_buffer" in state:
+                velocities.append(state["momentum_buffer"])
+                known_updates.append(update)
+            else:
+                state["momentum_buffer"] = update.clone() if group["exclude"] else update
+        if velocities:
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, known_updates)
+        all_velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_add_(weights, all_velocities, alpha=-group["lr"])
+
+    def _updates(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        if self.partitions:
+            shares = zip(weights, gradients, strict=True)
+            return [_update_of_share(group, self.partitions[weight], weight, g) for weight, g in shares]
+        norms = torch.stack([torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients)])
+        return _scaled_gradients(group, weights, gradients, norms)
+
+
+def _update_of_share(group: dict[str, Any], partition: Partition, weight: Tensor, gradient: Tensor) -> Tensor:
+    """What `_scaled_gradients` yields for one rank's share [P] of the group's weights."""
+    norms = partition.norms(weight, gradient)  # every rank calls, one without a piece too
+    own = [piece.member for piece in partition.layout]
+    if not own:
+        return torch.zeros_like(weight)
+    weights, gradients = partition.pieces(weight), partition.pieces(gradient)
+    return partition.join(_scaled_gradients(group, weights, gradients, norms[:, own]), like=weight)
+
+
+def _scaled_gradients(
+    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], norms: Tensor
+) -> list[Tensor]:
+    """`r (g + wd w)` for each of T tensors, where r and wd are skipped for tensors of zeros.
+
+    Args:
+        group: the rule's numbers.
+        weights: w.
+        gradients: g.
+        norms: of the tensors w and g that these are, or are pieces of, [2, T].
+    """
+    weight_norms, gradient_norms = norms
+    decay = group["weight_decay"]
+    ratios = group["eta"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
+    if group["clip_lr"]:
+        ratios = (ratios / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratios)
+    usual = (weight_norms > 0) & (gradient_norms > 0)
+    decays = usual.to(ratios.dtype) * decay
+    ratios = torch.where(usual, ratios, 1.0)
+    updates = list(torch._foreach_mul(weights, list(decays.unbind())))
+    torch._foreach_add_(updates, gradients)
+    torch._foreach_mul_(updates, list(ratios.unbind()))
+    return updates

@@ -1,0 +1,110 @@
+"""What an optimiser remembers, as named full tensors: `KIND/PARAMETER`, for example `momentum/projector.0.weight`."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from trainer.lars import LARS
+
+# What each optimiser keeps for a parameter → what that is called in a checkpoint.
+_STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
+    LARS: {"momentum_buffer": "momentum"},
+    torch.optim.SGD: {"momentum_buffer": "momentum"},
+    torch.optim.AdamW: {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"},
+}
+
+
+def state_names(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """What the optimiser keeps for a parameter → what that is called in a checkpoint."""
+    return _STATE_NAMES[type(optimizer)]
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """What the optimiser remembers, as `KIND/PARAMETER` → tensor in the parameter's shape.
+
+    Tensors are the optimiser's own, not copies. A parameter without an update so far has an empty tensor.
+    """
+    tensors = {}
+    for name, parameter in _optimised(optimizer, named_parameters):
+        state = optimizer.state.get(parameter, {})
+        for key, kind in state_names(optimizer).items():
+            value = state.get(key)
+            tensors[f"{kind}/{name}"] = parameter.new_empty(0) if value is None else value.detach()
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Give the optimiser the memory that `optimizer_tensors` read; tensors are copied.
+
+    Raises:
+        UserError: as for `states_by_parameter`. Nothing changes.
+    """
+    members = dict(_optimised(optimizer, named_parameters))
+    loaded: dict[Tensor, dict[str, Tensor]] = {}
+    for name, state in states_by_parameter(optimizer, members, tensors).items():
+        parameter = members[name]
+        # AdamW counts steps on the CPU, wherever the parameter is.
+        loaded[parameter] = {
+            key: tensor.detach().cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
+            for key, tensor in state.items()
+        }
+    optimizer.state.clear()
+    optimizer.state.update(loaded)
+
+
+def states_by_parameter(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """A checkpoint's tensors as the optimiser keeps them, by parameter; those without an update are left out.
+
+    Raises:
+        UserError: a tensor is missing, has another shape or type, or belongs to no parameter.
+    """
+    kinds = state_names(optimizer)
+    expected = {f"{kind}/{name}" for name in parameters for kind in kinds.values()}
+    if missing := sorted(expected - tensors.keys()):
+        raise mismatch(f"the optimiser's state lacks {_some(missing)}")
+    if unknown := sorted(tensors.keys() - expected):
+        raise mismatch(f"the optimiser's state has {_some(unknown)}, which nothing here uses")
+    states = {}
+    for name, parameter in parameters.items():
+        state = {key: tensors[f"{kind}/{name}"] for key, kind in kinds.items()}
+        if all(tensor.shape == (0,) for tensor in state.values()):
+            continue
+        for key, tensor in state.items():
+            shape = () if key == "step" else tuple(parameter.shape)
+            if tuple(tensor.shape) != shape or (key != "step" and tensor.dtype != parameter.dtype):
+                raise mismatch(
+                    f"{kinds[key]}/{name} is {tensor.dtype} {list(tensor.shape)}, "
+                    f"the parameter needs {parameter.dtype} {list(shape)}"
+                )
+        states[name] = state
+    return states
+
+
+def _optimised(
+    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
+) -> list[tuple[str, Tensor]]:
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [(name, parameter) for name, parameter in named_parameters if id(parameter) in own]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def mismatch(what: str) -> UserError:
+    """The error of a checkpoint whose optimiser state does not fit, `what` saying in which way."""
+    return UserError(
+        what,
+        where="checkpoint",
+        fix="resume with the model and optimiser that wrote the checkpoint, or start a new run",
+    )

@@ -1,0 +1,101 @@
+"""One rank's share of a group of tensors that are laid end to end and cut into equal parts, one a rank.
+
+ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054) keeps optimiser state, and from stage 2 on gradients, only for such a
+share. Cuts fall anywhere, so what is said of whole tensors must be put together from pieces on several ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Piece(NamedTuple):
+    """The part of one tensor of the group that this rank holds."""
+
+    member: int
+    """Which tensor."""
+    here: slice
+    """Where it lies in this rank's share."""
+    there: slice
+    """Which elements of the flattened tensor it is."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A group of tensors, of which each of W ranks holds a share of P elements of their concatenation.
+
+    Behind the last tensor there are zeros. Methods that send messages must be called by every rank.
+    """
+
+    shapes: Sequence[torch.Size]
+    """Of the T whole tensors, in order."""
+    size: int
+    """P."""
+    rank: int
+    """This rank's number, from 0."""
+    world_size: int
+    """W."""
+    process_group: dist.ProcessGroup | None = None
+    """The ranks; None: all."""
+
+    @cached_property
+    def layout(self) -> list[Piece]:
+        """This rank's pieces, in order."""
+        begin, end = self.rank * self.size, (self.rank + 1) * self.size
+        bounds = pairwise(accumulate((shape.numel() for shape in self.shapes), initial=0))
+        clipped = (
+            (member, low, max(low, begin), min(high, end)) for member, (low, high) in enumerate(bounds)
+        )
+        return [
+            Piece(member, slice(a - begin, b - begin), slice(a - low, b - low))
+            for member, low, a, b in clipped
+            if a < b
+        ]
+
+    def pieces(self, share: Tensor) -> list[Tensor]:
+        """Views of this rank's pieces in its share [P], in order."""
+        return [share[piece.here] for piece in self.layout]
+
+    def join(self, pieces: Sequence[Tensor], like: Tensor) -> Tensor:
+        """The inverse of `pieces`: a share [P] of the type of `like`."""
+        return torch.cat([*pieces, like.new_zeros(self.size - sum(len(piece) for piece in pieces))])
+
+    def norms(self, *shares: Tensor) -> Tensor:
+        """L2 norms [S, T] of the whole tensors, from this rank's shares [P] of S such groups; one message."""
+        squares = shares[0].new_zeros(len(shares), len(self.shapes))
+        own = [piece.member for piece in self.layout]
+        if own:
+            squares[:, own[0] : own[-1] + 1] = torch.stack(
+                [torch.stack(torch._foreach_norm(self.pieces(share))) for share in shares]
+            ).square()
+        if self.world_size > 1:
+            dist.all_reduce(squares, group=self.process_group)
+        return squares.sqrt()
+
+    def gather(self, share: Tensor) -> list[Tensor]:
+        """The whole tensors, from every rank's share [P], on the first rank; the others get none."""
+        every = share.new_empty(self.world_size if self.rank == 0 else 0, self.size)  # [W, P]
+        if self.world_size == 1:
+            every[0] = share
+        else:
+            dist.gather(share, list(every) or None, group=self.process_group, group_dst=0)
+        if self.rank:
+            return []
+        counts = [shape.numel() for shape in self.shapes]
+        parts = every.flatten()[: sum(counts)].split(counts)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def cut(self, tensors: Sequence[Tensor | None], like: Tensor) -> Tensor:
+        """This rank's share [P] of whole tensors, of the type of `like`; None counts as zeros."""
+        share = torch.zeros_like(like)
+        for piece in self.layout:
+            tensor = tensors[piece.member]
+            if tensor is not None:
+                share[piece.here] = tensor.reshape(-1)[piece.there].to(like.device)
+        return share

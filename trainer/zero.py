@@ -1,0 +1,160 @@
+"""Where gradients and optimiser state are: whole on every rank (ZeRO stage 0), or in shares (stages 1 and 2).
+
+Both kinds answer the same questions, so that the rest of the engine does not ask for the stage. Weights are whole on
+every rank at each of these stages. Stage 3 would share out weights too: moving averages of shares that are empty
+between uses do nothing, so momentum copies would stand still.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.lars import LARS
+from trainer.optimizer_state import (
+    load_optimizer_tensors,
+    mismatch,
+    optimizer_tensors,
+    state_names,
+    states_by_parameter,
+)
+from trainer.parallel import rank, world_size
+from trainer.partition import Partition
+
+
+class Placement(Protocol):
+    """How one stage answers. Every rank asks at the same time."""
+
+    def gradients(self) -> list[Tensor]:
+        """What this rank holds of the gradient after the last micro-batch's backward pass, averaged over the ranks.
+
+        Changes in place count for the update that follows.
+        """
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Euclidean norm of the whole gradient, the same on every rank."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's state as `optimizer_tensors` gives it; at stages 1 and 2 the first rank alone gets it."""
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over weights that were loaded into the model, and the optimiser's state from any stage."""
+
+
+class Whole:
+    """Stage 0."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._optimizer, self._parameters = optimizer, parameters
+
+    def gradients(self) -> list[Tensor]:
+        """Of all parameters."""
+        return [p.grad for p in self._parameters.values() if p.grad is not None]
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Needs no message."""
+        return nn.utils.get_total_norm(gradients)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's own tensors."""
+        return optimizer_tensors(self._optimizer, self._parameters.items())
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises UserError where they do not fit."""
+        load_optimizer_tensors(self._optimizer, self._parameters.items(), tensors)
+
+
+class Shares:
+    """Stages 1 and 2: DeepSpeed gives the optimiser one flat share of each parameter group to update.
+
+    Args:
+        zero: DeepSpeed's optimizer around ours.
+        optimizer: ours.
+        parameters: that train, by name.
+    """
+
+    def __init__(
+        self, zero: Any, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+    ) -> None:
+        self._zero, self._optimizer = zero, optimizer
+        names = {parameter: name for name, parameter in parameters.items()}
+        self._parameters = parameters
+        self._names = [[names[p] for p in group] for group in zero.bit16_groups]
+        self._flat: list[Tensor] = zero.single_partition_of_fp32_groups
+        self._partitions = [
+            Partition([p.shape for p in group], len(flat), rank(), world_size())
+            for group, flat in zip(zero.bit16_groups, self._flat, strict=True)
+        ]
+        for group, partition in zip(zero.bit16_groups, self._partitions, strict=True):
+            _require_same_layout(group, partition)
+        if isinstance(optimizer, LARS):
+            optimizer.partitions = dict(zip(self._flat, self._partitions, strict=True))
+
+    def gradients(self) -> list[Tensor]:
+        """Of this rank's shares, padding included."""
+        return [piece for pieces in self._zero.averaged_gradients.values() for piece in pieces]
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """One number is summed over the ranks."""
+        square = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        if world_size() > 1:
+            dist.all_reduce(square)
+        return square.sqrt()
+
+    def state(self) -> dict[str, Tensor]:
+        """Shares are gathered on the first rank, a group at a time."""
+        tensors: dict[str, Tensor] = {}
+        for flat, partition, names in zip(self._flat, self._partitions, self._names, strict=True):
+            state = self._optimizer.state.get(flat, {})
+            for key, kind in state_names(self._optimizer).items():
+                value = state.get(key)
+                if value is None or key == "step":  # a group's members are updated together
+                    whole = [flat.new_empty(0) if value is None else value] * len(names)
+                else:
+                    whole = partition.gather(value)
+                tensors |= {f"{kind}/{name}": t.detach() for name, t in zip(names, whole, strict=False)}
+        return tensors if rank() == 0 else {}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises UserError where they do not fit; then nothing changes."""
+        states = states_by_parameter(self._optimizer, self._parameters, tensors)
+        loaded: dict[Tensor, dict[str, Tensor]] = {}
+        for flat, partition, names in zip(self._flat, self._partitions, self._names, strict=True):
+            members = [states.get(name, {}) for name in names]
+            if any(members):
+                loaded[flat] = {
+                    key: _common_step([m.get("step") for m in members], names)
+                    if key == "step"
+                    else partition.cut([m.get(key) for m in members], like=flat)
+                    for key in state_names(self._optimizer)
+                }
+        self._zero.refresh_fp32_params()
+        self._optimizer.state.clear()
+        self._optimizer.state.update(loaded)
+        self._zero._hp_optimizer_states_linked = False  # its views of the state that was
+
+
+def _require_same_layout(parameters: list[nn.Parameter], partition: Partition) -> None:
+    own = {piece.member: piece for piece in partition.layout}
+    for member, parameter in enumerate(parameters):
+        theirs, ours = parameter._hp_mapping, own.get(member)  # type: ignore[attr-defined]
+        if (theirs is None) != (ours is None) or (
+            theirs is not None
+            and ours is not None
+            and (theirs.hp_fragment_address.start, theirs.lp_fragment_address.start)
+            != (ours.here.start, ours.there.start)
+        ):
+            raise RuntimeError("this version of DeepSpeed lays partitions out in another way")
+
+
+def _common_step(steps: list[Tensor | None], names: list[str]) -> Tensor:
+    """The number of updates that a group's members have had."""
+    counts = {0.0 if step is None else float(step) for step in steps}
+    if len(counts) > 1:
+        raise mismatch(
+            f"{names[0]} and others of its group have had different numbers of updates, "
+            "which optimiser state in shares has no place for"
+        )
+    return torch.tensor(counts.pop())
