@@ -61,8 +61,23 @@ def from_all(value: Any) -> list[Any]:
     return box
 
 
+class Agreement:
+    """The largest of all ranks' flags, on its way; on the CPU, so that no device has to be waited for.
+
+    Every rank makes one at the same place in the order of its collectives.
+    """
+
+    def __init__(self, flag: int) -> None:
+        self._flag = torch.tensor(flag)
+        self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, async_op=True)
+
+    def result(self) -> int:
+        """The flag, the same on every rank."""
+        assert self._work is not None
+        self._work.wait()
+        return int(self._flag)
+
+
 def agree(flag: int) -> int:
-    """The largest of all ranks' flags, on every rank; on the CPU, so that no device has to be waited for."""
-    tensor = torch.tensor(flag)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor)
+    """The largest of all ranks' flags, on every rank."""
+    return Agreement(flag).result()

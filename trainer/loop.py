@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
+from typing import NamedTuple
 
 from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.feed import Batch
 from trainer.attempt import Attempt
-from trainer.distributed import from_all, from_first
+from trainer.distributed import Agreement, from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.metrics import MetricsWriter, mean_over_ranks
@@ -77,17 +78,20 @@ class Trainer:
         iterator = self.parts.loader.batches(self.step)
         if code := self._evaluate_if_due():
             return code
+        ahead = self._fetch(iterator)
         while self.step < self.parts.total_steps:
-            self.watch.doing("waiting for data")
-            batches, failure = self._fetch(iterator)
             self.watch.doing("agreeing with the other ranks to go on")
-            code = self.stop.agreed(DATA_FAILED if failure else 0)
+            code = ahead.agreement.result()
             self.watch.met()
             if code:
                 self._save()
                 if code == DATA_FAILED:
-                    raise UserError(self._first_failure(failure))
+                    raise UserError(self._first_failure(ahead.failure))
                 return code
+            batches = ahead.batches
+            if self.step + 1 < self.parts.total_steps:
+                # a step ahead, so that the ranks agree while they compute and none waits for another
+                ahead = self._fetch(iterator)
             self.watch.doing("forward, backward and update")
             self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1
@@ -103,15 +107,14 @@ class Trainer:
                 return code
         return 0
 
-    def _fetch(self, iterator: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
-        """The micro-batches of the next step, all before it begins: a step is done as a whole or not at all.
-
-        They are too few only where this rank got a signal while it waited for them.
-        """
+    def _fetch(self, iterator: Iterator[Batch]) -> "_Ahead":
+        """All micro-batches of a step before it begins: a step is done as a whole or not at all."""
+        self.watch.doing("waiting for data")
         try:
-            return list(islice(iterator, self.config.train.accumulation)), None
+            batches, failure = list(islice(iterator, self.config.train.accumulation)), None
         except UserError as error:
-            return [], error
+            batches, failure = [], error
+        return _Ahead(batches, failure, self.stop.agreement(DATA_FAILED if failure else 0))
 
     def _first_failure(self, own: UserError | None) -> str:
         """What stopped the data of the lowest rank that it stopped on; the same on every rank."""
@@ -189,6 +192,17 @@ class Trainer:
             self.progress.say(message)
         for warning in self.metrics.warnings() if self.metrics is not None else []:
             self.progress.say(f"warning: {warning}")
+
+
+class _Ahead(NamedTuple):
+    """What a later step is made of, and whether all ranks have it."""
+
+    batches: list[Batch]
+    """Too few only where this rank got a signal while it waited for them, or its data failed."""
+    failure: UserError | None
+    """What stopped this rank's data."""
+    agreement: Agreement
+    """The code that the ranks shall stop with before that step; 0: none."""
 
 
 class _Clock:

@@ -2,6 +2,10 @@
 
 import signal
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer.distributed import Agreement
 
 INTERRUPTED, TIME_IS_UP, TERMINATED = 130, 140, 143
 """Exit codes of a run that a signal stopped: a terminal's; that of a time limit or a preemption; an ending's."""
@@ -48,12 +52,16 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 
-    def agreed(self, failure: int = 0) -> int:
-        """Code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point.
+    def agreement(self, failure: int = 0) -> "Agreement":
+        """Begin to agree on the code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point.
 
         Args:
             failure: code of a fault on this rank that all shall stop for, above any signal's.
         """
-        from trainer.distributed import agree  # here: signals are caught before torch is loaded
+        from trainer.distributed import Agreement  # here: signals are caught before torch is loaded
 
-        return agree(max(failure, self._received))
+        return Agreement(max(failure, self._received))
+
+    def agreed(self) -> int:
+        """Code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point."""
+        return self.agreement().result()

@@ -50,17 +50,18 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
         assert result.code == STALLED, result.out
         dumps = [runs.path("hangs").stall_dump(1, rank).read_text().split("\n---\n") for rank in (0, 1)]
         first, second = (yaml.safe_load(head) for head, _ in dumps)
-        assert first["step"] == second["step"] == step
+        assert first["step"] == second["step"] == step - 1  # data are fetched a step ahead
         assert second["doing"] == "waiting for data"
         assert second["in"].startswith("Prefetch._take (data_pipelines/prefetch.py:")
-        assert first["in"].startswith("all_reduce, called by agree (trainer/distributed.py:")
+        assert first["doing"] == "forward, backward and update"
+        assert first["in"].startswith("all_gather_single, called by CrossRankBatchNorm")
         # the read that hangs waits for the server, or for the other rank, which fetches the same shard ahead
         assert re.search(r'data_pipelines/cached_files.py", line \d+ in read$', dumps[1][1], re.MULTILINE)
         *_, end = ledger = runs.ledger("hangs")
         assert [record["event"] for record in ledger] == ["start", "ready", "end"]
         assert end["reason"] == "stalled"
         assert "waiting for data" in end["message"]
-        assert "all_reduce" in end["message"]
+        assert "all_gather_single" in end["message"]
         assert "all4one resume" in result.words
         assert "Traceback" not in result.out
         server.fault = lambda request: None

@@ -41,7 +41,7 @@ def test_a_run_that_waits_for_data_saves_when_it_is_told_to_stop(
             f"data.shuffle_block={BLOCK}", f"data.cache_ahead={ahead}", "run.seed=0", "eval.every_epochs=0",
             "--nproc", 1,
         )  # fmt: skip
-        runs.wait_for_step(name, steps, process)
+        runs.wait_for_step(name, steps - 1, process)  # the last one waits for the data of the one after it
         while not server.stalled:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
