@@ -27,13 +27,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import BackboneSettings
 from trainer.checkpoint import CheckpointSettings
+from trainer.guard import GuardSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
 from trainer.parallel_settings import ParallelSettings
 from trainer.recipes import merge, read_recipe
 from trainer.slurm_settings import SlurmSettings
-from trainer.stall import GuardSettings
 
 Part = TypeVar("Part", bound=Settings)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.feed import Batch
+from trainer.guard import BatchStatistics, Guard, GuardSettings
 from trainer.methods import Method
 from trainer.optim import Schedule
 from trainer.parallel import rank, world_size
@@ -64,12 +65,13 @@ class Engine:
         total_steps: steps of the whole run, for the momentum's cosine.
         zero: ZeRO stage: 0 (all on every rank), 1 (optimiser state in shares) or 2 (gradients too).
         gradient_dtype: "fp32" or "bf16", what gradients are averaged in. Weights of float64 keep theirs.
+        guard: which steps are left out.
     """
 
     def __init__(
         self, method: Method, optimizer: torch.optim.Optimizer, schedule: Schedule, *,
         micro_batch: int, accumulation: int, clip_gradients: float, seed: int, total_steps: int,
-        zero: int = 0, gradient_dtype: str = "fp32",
+        zero: int = 0, gradient_dtype: str = "fp32", guard: GuardSettings | None = None,
     ) -> None:  # fmt: skip
         self.method, self.optimizer, self.schedule = method, optimizer, schedule
         self.accumulation, self.clip_gradients = accumulation, clip_gradients
@@ -81,6 +83,8 @@ class Engine:
             Shares(self._deepspeed.optimizer, optimizer, parameters) if zero else Whole(optimizer, parameters)
         )
         _broadcast_buffers(method)
+        self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
+        self._statistics = BatchStatistics(method)
         if zero == 0:  # shares are views of flat memory, which has one format
             method.to(
                 memory_format=torch.channels_last
@@ -89,11 +93,14 @@ class Engine:
     def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Optimiser step number `step` (from 0) on `accumulation` micro-batches.
 
+        Weights, optimiser and running moments stay as they were where the guard finds the gradient broken.
+
         Returns this rank's losses and health values, means over the micro-batches, as scalars on the device, and
-        `gradient_norm` before clipping.
+        `gradient_norm` before clipping, and `skipped_steps` so far.
         """
         self.method.train()
         self.schedule.apply(self.optimizer, step)
+        self._statistics.keep()
         collected: list[Mapping[str, Tensor]] = []
         for index, batch in enumerate(batches):
             torch.manual_seed(_step_seed(self.seed, step, index, rank()))
@@ -103,10 +110,12 @@ class Engine:
             collected.append(out.parts)
             if index == self.accumulation - 1:
                 norm = self._clip()
+                self.optimizer.found_inf = broken = self.guard.judge(norm)  # type: ignore[attr-defined]
             self._deepspeed.step()
+        self._statistics.restore(broken)
         self.method.after_step(step + 1, self.total_steps)
         parts = {name: torch.stack([p[name].float() for p in collected]).mean() for name in collected[0]}
-        return {**parts, "gradient_norm": norm}
+        return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -168,7 +177,9 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)  # it warns of every optimiser but its own
-    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning)  # it calls that
+    warnings.filterwarnings(
+        "ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning
+    )  # it calls that
     if next(method.parameters()).dtype == torch.float64:
         # DeepSpeed reduces the types of a list that lacks float64, and every backend can
         accelerator = get_accelerator()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.momentum import momentum_update
 from trainer.partition import Partition
 
 
@@ -14,10 +15,11 @@ class LARS(torch.optim.Optimizer):
 
     For a weight w with gradient g, with |.| the L2 norm of one tensor:
     `r = eta |w| / (|g| + wd |w| + 1e-8)`, `r ← min(r / lr, 1)` with `clip_lr`,
-    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`. The first v is the first scaled gradient. Where |w| or
-    |g| is 0, and in groups with `exclude` true, the gradient is neither scaled nor decayed.
+    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`; v is 0 before the first step. Where |w| or |g| is 0, and in
+    groups with `exclude` true, the gradient is neither scaled nor decayed.
 
     Groups carry `lr`, `momentum`, `weight_decay`, `eta`, `clip_lr` and `exclude`. No step waits for the device.
+    `found_inf` is for steps to leave out; see `momentum_update`.
 
     Under ZeRO the engine puts a flat tensor of pieces in the place of a group's weights, and says in `partitions`
     which: norms are then those of the whole weights, summed over the ranks in one message a group.
@@ -36,6 +38,7 @@ class LARS(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "eta": eta, "clip_lr": clip_lr, "exclude": exclude})
         self.partitions: dict[Tensor, Partition] = {}
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -53,19 +56,7 @@ class LARS(torch.optim.Optimizer):
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         gradients = [w.grad for w in weights if w.grad is not None]
         updates = gradients if group["exclude"] else self._updates(group, weights, gradients)
-        velocities, known_updates = [], []
-        for weight, update in zip(weights, updates, strict=True):
-            state = self.state[weight]
-            if "momentum_buffer" in state:
-                velocities.append(state["momentum_buffer"])
-                known_updates.append(update)
-            else:
-                state["momentum_buffer"] = update.clone() if group["exclude"] else update
-        if velocities:
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, known_updates)
-        all_velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
-        torch._foreach_add_(weights, all_velocities, alpha=-group["lr"])
+        momentum_update(self, group, weights, updates, found_inf=self.found_inf)
 
     def _updates(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         if self.partitions:

@@ -12,6 +12,7 @@ from torch import nn
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from trainer.lars import LARS
+from trainer.momentum import SGD
 
 ROLES = ("main", "transformer", "classifier")
 
@@ -96,9 +97,9 @@ def _role(name: str) -> str:
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over groups from `parameter_groups`."""
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+        return SGD(groups, lr=settings.lr, momentum=settings.momentum)
     return LARS(
         groups, lr=settings.lr, momentum=settings.momentum, eta=settings.eta, clip_lr=settings.clip_lr
     )

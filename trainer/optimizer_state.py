@@ -7,11 +7,12 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from trainer.lars import LARS
+from trainer.momentum import SGD
 
 # What each optimiser keeps for a parameter → what that is called in a checkpoint.
 _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
     LARS: {"momentum_buffer": "momentum"},
-    torch.optim.SGD: {"momentum_buffer": "momentum"},
+    SGD: {"momentum_buffer": "momentum"},
     torch.optim.AdamW: {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"},
 }
 
@@ -51,11 +52,11 @@ def load_optimizer_tensors(
     loaded: dict[Tensor, dict[str, Tensor]] = {}
     for name, state in states_by_parameter(optimizer, members, tensors).items():
         parameter = members[name]
-        # AdamW counts steps on the CPU, wherever the parameter is.
         loaded[parameter] = {
-            key: tensor.detach().cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
+            key: (tensor.detach().to(parameter.device, copy=True) if key == "step"
+                  else torch.empty_like(parameter).copy_(tensor))
             for key, tensor in state.items()
-        }
+        }  # fmt: skip
     optimizer.state.clear()
     optimizer.state.update(loaded)
 

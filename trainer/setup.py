@@ -92,5 +92,6 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
         micro_batch=config.train.global_batch // (config.train.accumulation * process.world_size),
         accumulation=config.train.accumulation, clip_gradients=config.optim.clip_gradients, seed=config.run.seed,
         total_steps=total_steps, zero=config.parallel.zero, gradient_dtype=config.parallel.gradient_dtype,
+        guard=config.guard,
     )  # fmt: skip
     return Parts(train_set, validation_set, loader, engine, total_steps)

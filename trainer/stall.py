@@ -18,11 +18,9 @@ from types import FrameType
 from typing import Any
 
 import yaml
-from pydantic import Field
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
-from data_pipelines.settings import Settings
 from trainer.run import RunFolder
 
 STALLED = 4
@@ -36,15 +34,6 @@ _LOOK_SECONDS = 1.0
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("trainer", "data_pipelines", "launch")
 _COLLECTIVES = str(Path("torch") / "distributed" / "distributed_c10d.py")
-
-
-class GuardSettings(Settings):
-    """What ends a run that makes no headway. Nothing of it changes what is learned."""
-
-    stall_seconds: int = Field(900, ge=0, lt=1800)
-    """Seconds without a step, or a batch of an evaluation, after which every rank writes its stacks to the run's folder
-    and ends; the job starts again. More than the slowest of: a step, a checkpoint's write, opening data and model.
-    Below the 1800 s after which torch gives a collective up. 0: never."""
 
 
 class StallWatch:

@@ -9,6 +9,7 @@ from torch import nn
 
 from data_pipelines.errors import UserError
 from trainer.lars import LARS
+from trainer.momentum import SGD
 from trainer.optim import OptimSettings, Schedule, build_optimizer, parameter_groups
 
 
@@ -47,7 +48,7 @@ def test_transformer_learning_rate_can_follow_the_batch():
     assert rates == {"main": 2.0, "transformer": 0.4, "classifier": 0.4}
 
 
-OPTIMISERS = {"lars": LARS, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIMISERS = {"lars": LARS, "adamw": torch.optim.AdamW, "sgd": SGD}
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

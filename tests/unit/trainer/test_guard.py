@@ -1,0 +1,100 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.guard import SETTLED, BatchStatistics, Guard, GuardSettings
+
+CPU = torch.device("cpu")
+
+
+def judged(guard: Guard, *norms: float) -> list[bool]:
+    return [bool(guard.judge(torch.tensor(norm))) for norm in norms]
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_norm_that_is_not_finite_is_left_out_from_the_first_step_on(norm: float) -> None:
+    guard = Guard(GuardSettings(), CPU)
+    assert judged(guard, norm, 1.0, norm, norm) == [True, False, True, True]
+    assert guard.state_dict() == {"usual_norm": 1.0, "good": 1, "skipped": 3, "in_a_row": 2}
+    assert guard.skipped == 3
+
+
+def test_a_spike_is_left_out_once_the_usual_norm_is_known() -> None:
+    guard = Guard(GuardSettings(spike_factor=10), CPU)
+    assert judged(guard, 50.0, *[1.0] * (SETTLED - 2), 14.0) == [False] * SETTLED
+    usual = guard.state_dict()["usual_norm"]
+    assert usual == pytest.approx((50 + SETTLED - 2 + 14) / SETTLED)
+    assert judged(guard, 10.1 * usual, 9.9 * usual) == [True, False]
+
+
+def test_a_spike_does_not_move_what_is_usual_and_no_factor_means_no_spikes() -> None:
+    guard, never = Guard(GuardSettings(), CPU), Guard(GuardSettings(spike_factor=0), CPU)
+    for g in (guard, never):
+        judged(g, *[1.0] * SETTLED)
+    assert judged(guard, 1e6, 1e6) == [True, True]
+    assert guard.state_dict()["usual_norm"] == 1
+    assert judged(never, 1e6) == [False]
+
+
+def test_the_host_knows_of_a_verdict_one_step_later() -> None:
+    guard = Guard(GuardSettings(), CPU)
+    known = []
+    for norm in (1.0, math.nan, math.nan, 1.0, 1.0):
+        guard.judge(torch.tensor(norm))
+        known.append(guard.in_a_row)
+    assert known == [0, 0, 1, 2, 0]
+
+
+def test_a_guard_goes_on_from_its_state_as_one_that_never_stopped() -> None:
+    whole, first = Guard(GuardSettings(spike_factor=3), CPU), Guard(GuardSettings(spike_factor=3), CPU)
+    norms = torch.rand(3 * SETTLED, generator=torch.Generator().manual_seed(0)).tolist()
+    norms[SETTLED + 5] = math.nan
+    norms[2 * SETTLED] = 40.0
+    split = SETTLED + 6
+    judged(first, *norms[:split])
+    second = Guard(GuardSettings(spike_factor=3), CPU)
+    second.load_state_dict(first.state_dict())
+    assert judged(whole, *norms)[split:] == judged(second, *norms[split:])
+    assert second.state_dict() == whole.state_dict()
+    assert second.skipped == 2
+
+
+def test_running_moments_are_put_back_only_after_a_broken_step() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5)
+    )
+    twin = copy.deepcopy(net)
+    statistics = BatchStatistics(net)
+    x = torch.randn(8, 3, 2, 2)
+    for broken in (False, True, False):
+        statistics.keep()
+        net(x * math.nan if broken else x)
+        statistics.restore(torch.tensor(float(broken)))
+        if not broken:
+            twin(x)
+    for name, buffer in twin.named_buffers():
+        if "num_batches" not in name:
+            assert torch.equal(dict(net.named_buffers())[name], buffer), name
+
+
+def test_running_moments_keep_their_names_and_can_be_loaded() -> None:
+    net = nn.Sequential(
+        nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False, track_running_stats=False)
+    )
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    statistics = BatchStatistics(net)
+    assert net.state_dict().keys() == before.keys()
+    net.load_state_dict({**before, "0.running_mean": torch.ones(3)})
+    statistics.keep()
+    net(torch.full((4, 3), math.inf))
+    statistics.restore(torch.tensor(1.0))
+    assert torch.equal(net.state_dict()["0.running_mean"], torch.ones(3))
+
+
+def test_a_network_without_batch_norm_has_nothing_to_put_back() -> None:
+    statistics = BatchStatistics(nn.Linear(2, 2))
+    statistics.keep()
+    statistics.restore(torch.tensor(1.0))

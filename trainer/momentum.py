@@ -1,0 +1,70 @@
+"""Gradient descent with momentum, and the update that other rules share with it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SGD(torch.optim.Optimizer):
+    """`v ← momentum v + g + wd w`, `w ← w - lr v`; v is 0 before the first step.
+
+    Groups carry `lr`, `momentum` and `weight_decay`. `found_inf` is for steps to leave out; see `momentum_update`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if weights := [p for p in group["params"] if p.grad is not None]:
+                momentum_update(
+                    self, group, weights, [w.grad for w in weights], decay=group["weight_decay"],
+                    found_inf=self.found_inf,
+                )  # fmt: skip
+        return loss
+
+
+def momentum_update(
+    optimizer: torch.optim.Optimizer,
+    group: dict[str, Any],
+    weights: list[Tensor],
+    updates: list[Tensor],
+    *,
+    decay: float = 0.0,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Update weights, and their `momentum_buffer` in the optimiser's state, in one pass over all of them.
+
+    Args:
+        optimizer: holds the buffers; none where the momentum is 0.
+        group: its `momentum` and `lr`.
+        weights: w.
+        updates: g.
+        decay: wd.
+        found_inf: scalar on the weights' device; where it is not 0, nothing changes, whatever the updates hold. Torch's
+            own fused optimisers know it by this name.
+    """
+    states = [optimizer.state[weight] for weight in weights] if group["momentum"] else []
+    for weight, state in zip(weights, states, strict=False):
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+    torch._fused_sgd_(
+        weights, updates, [state["momentum_buffer"] for state in states], weight_decay=decay,
+        momentum=group["momentum"], lr=group["lr"], dampening=0.0, nesterov=False, maximize=False,
+        is_first_step=False, found_inf=found_inf,
+    )  # fmt: skip
