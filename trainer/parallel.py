@@ -85,3 +85,21 @@ def start_gather(x: Tensor) -> PendingGather:
         return PendingGather(x, None)
     out = x.new_empty((world_size() * len(x), *x.shape[1:]))
     return PendingGather(out, dist.all_gather_single(out, x, async_op=True))
+
+
+def pack(*tensors: Tensor) -> Tensor:
+    """Rows of several tensors [b, …] side by side, bit for bit, for one message: [b, words] int32.
+
+    Types of 4 and of 8 bytes mix freely.
+    """
+    return torch.cat([t.detach().reshape(len(t), -1).contiguous().view(torch.int32) for t in tensors], dim=1)
+
+
+def unpack(message: Tensor, *like: Tensor) -> list[Tensor]:
+    """What `pack` put into a message [B, words], with the types and row shapes of `like` ([…, …] each)."""
+    words = [t[:1].numel() * t.element_size() // 4 for t in like]
+    parts = message.split(words, dim=1)
+    return [
+        part.contiguous().view(t.dtype).view(len(message), *t.shape[1:])
+        for part, t in zip(parts, like, strict=True)
+    ]

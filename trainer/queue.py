@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
-from trainer.parallel import PendingGather, start_gather, world_size
+from trainer.parallel import PendingGather, pack, start_gather, unpack, world_size
+from trainer.search import RoundedRows, nearest_places
 
 
 class QueueSettings(Settings):
@@ -48,18 +49,19 @@ class NeighbourQueue(nn.Module):
         self.register_buffer("labels", torch.full((settings.length,), -1))
         self.register_buffer("ids", torch.full((settings.length,), -1))
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
-        self._pending: tuple[PendingGather, PendingGather] | None = None
+        self._rounded = RoundedRows()
+        self._pending: PendingGather | None = None
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbours]:
         """The k rows with the largest dot product with each key, for several views of [B, D] at once.
 
-        Scores are in the queue's precision also under autocast: cosines near 1 would tie in bf16.
+        By scores in the queue's precision, also under autocast: cosines near 1 would tie in bf16.
         """
         stacked = torch.cat(keys)  # [V * B, D]
-        chunk = max(1, self.settings.score_bytes // (self.rows.element_size() * len(self.rows)))
+        search = self._rounded.nearest_places if RoundedRows.useful(self.rows) else nearest_places
         with torch.autocast(stacked.device.type, enabled=False):
-            index = torch.cat([(part @ self.rows.T).topk(k, dim=1).indices for part in stacked.split(chunk)])
+            index = search(self.rows, stacked, k, self.settings.score_bytes)
         return [Neighbours(self.rows[i], i) for i in index.chunk(len(keys))]
 
     def agreement(self, found: Neighbours, labels: Tensor) -> Tensor:
@@ -69,24 +71,27 @@ class NeighbourQueue(nn.Module):
         return same.sum() / known.sum().clamp_min(1)
 
     def start_push(self, keys: Tensor, labels: Tensor, ids: Tensor) -> None:
-        """Begin to gather this rank's keys [B, D], labels [B] and ids [B]; `finish_push` enters them in the ring."""
-        self._pending = start_gather(keys), start_gather(torch.stack([labels, ids], dim=1))
+        """Begin to gather this rank's keys [B, D], labels [B] and ids [B]; `finish_push` enters them in the ring.
+
+        They travel in one message.
+        """
+        self._pending = start_gather(pack(keys, labels, ids))
 
     @torch.no_grad()
     def finish_push(self) -> None:
         """Enter what `start_push` gathered, in rank order, over the oldest rows. Without one it does nothing."""
         if self._pending is None:
             return
-        keys, marks = (pending.result() for pending in self._pending)
+        keys, labels, ids = unpack(self._pending.result(), self.rows, self.labels, self.ids)
         self._pending = None
-        surplus = max(
-            0, len(keys) - len(self.rows)
-        )  # a batch beyond the ring: its last rows are what remains
+        # of a batch beyond the ring its last rows are what remains
+        surplus = max(0, len(keys) - len(self.rows))
         place = (
             torch.arange(surplus, len(keys), device=keys.device).add_(self.head).remainder_(len(self.rows))
         )
         self.rows[place] = keys[surplus:]
-        self.labels[place], self.ids[place] = marks[surplus:].unbind(1)
+        self._rounded.follow(self.rows, place)
+        self.labels[place], self.ids[place] = labels[surplus:], ids[surplus:]
         self.head.add_(len(keys)).remainder_(len(self.rows))
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import Tensor
 
-from trainer.parallel import all_sum, gather, rank, world_size
+from trainer.parallel import all_sum, gather, pack, rank, unpack, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:
@@ -42,3 +43,17 @@ def test_one_process_needs_no_collective() -> None:
     x = torch.randn(2, 3, requires_grad=True)
     assert gather(x) is x
     assert all_sum(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_packed_comes_out_bit_for_bit(dtype: torch.dtype) -> None:
+    keys = torch.tensor([[0.1, -0.0], [float("nan"), float("-inf")], [1e-45, 3.0]], dtype=dtype)
+    labels, ids = torch.tensor([-1, 2**40 + 1, 7]), torch.tensor([-(2**63), 2**63 - 1, 0])
+    message = pack(keys, labels, ids)
+    assert message.dtype == torch.int32
+    words = torch.int32 if dtype == torch.float32 else torch.int64
+    got_keys, got_labels, got_ids = unpack(torch.cat([message, message]), keys, labels, ids)
+    assert got_keys.dtype == dtype
+    assert torch.equal(got_keys.view(words), torch.cat([keys, keys]).view(words))
+    assert torch.equal(got_labels, torch.cat([labels, labels]))
+    assert torch.equal(got_ids, torch.cat([ids, ids]))

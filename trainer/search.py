@@ -1,0 +1,105 @@
+"""Which rows have the largest dot products with given keys: exactly, within a bound on memory.
+
+Two passes find the k best of N scores without sorting N: rows are taken in groups of neighbours, and the k groups with
+the largest maxima hold the k best. Where the CPU multiplies bf16 several times as fast as float32, the first pass is in
+bf16, the best of it are scored again in float32, and a bound on what rounding can have done tells which keys need the
+whole product in float32 after all: the result is the same.
+"""
+
+import torch
+from torch import Tensor
+
+GROUP = 32
+"""Neighbouring rows that one maximum stands for."""
+CANDIDATES = 32
+"""Rows that a bf16 product proposes for each key."""
+ROUNDED_FROM = 2**14
+"""Rows from which a bf16 product pays."""
+BF16_ROUNDING, FP32_ROUNDING = 2.0**-8, 2.0**-23
+"""Twice the largest relative error of a rounded number, which leaves room for higher orders."""
+
+
+def nearest_places(rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
+    """Places of the k rows [N, D] with the largest dot product with each key [B, D], best first: [B, k] int64.
+
+    Scores take at most `score_bytes`, or those of one key where that is more.
+    """
+    chunk = max(1, score_bytes // (rows.element_size() * len(rows)))
+    return torch.cat([_leaders(rows @ part.T, k)[0] for part in keys.split(chunk)])
+
+
+class RoundedRows:
+    """A bf16 copy of rows [N, D] that follows them, with what the copy lacks."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, int] | None = None  # address and version of the rows that the copy is of
+
+    @staticmethod
+    def useful(rows: Tensor) -> bool:
+        """Whether a product with the copy is faster: on CPUs with bf16 instructions, for many float32 rows."""
+        return (
+            rows.device.type == "cpu"
+            and rows.dtype == torch.float32
+            and len(rows) >= ROUNDED_FROM
+            and torch.cpu._is_avx512_bf16_supported()
+        )
+
+    def follow(self, rows: Tensor, places: Tensor) -> None:
+        """Take over the rows at `places`, the only ones that have been written since, in one operation."""
+        if self._of == (rows.data_ptr(), rows._version - 1):
+            self.rows[places], self.errors[places], self.norms[places] = _rounded(rows[places])
+            self._of = rows.data_ptr(), rows._version
+
+    def nearest_places(self, rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
+        """What the function of this name gives, by a product with the copy, brought up to date where it is not."""
+        if self._of != (rows.data_ptr(), rows._version):
+            self.rows, self.errors, self.norms = _rounded(rows)
+            self._of = rows.data_ptr(), rows._version
+        candidate_bytes = max(CANDIDATES, k) * rows.shape[1] * rows.element_size()
+        chunk = max(1, score_bytes // (self.rows.element_size() * len(rows) + candidate_bytes))
+        places, sure = zip(*(self._places_of(rows, part, k) for part in keys.split(chunk)), strict=True)
+        found, unsure = torch.cat(places), ~torch.cat(sure)
+        if unsure.any():
+            found[unsure] = nearest_places(rows, keys[unsure], k, score_bytes)
+        return found
+
+    def _places_of(self, rows: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Places [B, k], and for each key [B] whether no row beyond the candidates can be among its best."""
+        halves, errors, norms = _rounded(keys)
+        candidates, others = _leaders(self.rows @ halves.T, max(CANDIDATES, k))  # [B, C], [B]
+        proposed = rows.index_select(0, candidates.flatten()).view(*candidates.shape, -1)  # [B, C, D]
+        scores = torch.bmm(proposed, keys[:, :, None]).squeeze(2)  # [B, C]
+        best = scores.topk(k, dim=1)
+        # |xq - x'q'| <= |x - x'| |q| + |x'| |q - q'| for a key x and a row q, x' and q' being rounded
+        most_norm, most_error = self.norms.max(), self.errors.max()
+        largest = (norms + errors) * (most_norm + most_error)
+        slack = errors * most_norm + (norms + errors) * most_error + FP32_ROUNDING * keys.shape[1] * largest
+        others = others.to(keys.dtype)
+        sure = others + BF16_ROUNDING * others.abs() + slack < best.values[:, -1]
+        return candidates.gather(1, best.indices), sure
+
+
+def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors [B, D] in bf16, the norm of what each lost [B], and its own norm [B]."""
+    rounded = x.bfloat16()
+    return rounded, (x - rounded).norm(dim=1), x.norm(dim=1)
+
+
+def _leaders(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Places [B, k] of the k largest of each column of scores [N, B], best first, and a bound [B] on all others.
+
+    Rows are the first dimension since matrix products give that order faster, and maxima over it too.
+    """
+    count = len(scores) // GROUP
+    if count <= k:
+        best = scores.T.topk(min(k + 1, len(scores)), dim=1)
+        others = best.values[:, k] if best.values.shape[1] > k else torch.full_like(scores[0], -torch.inf)
+        return best.indices[:, :k], others
+    maxima = scores[: count * GROUP].view(count, GROUP, -1).amax(1)  # [count, B]
+    groups = maxima.T.topk(k + 1, dim=1)
+    members = groups.indices[:, :k, None] * GROUP + torch.arange(GROUP, device=scores.device)
+    ungrouped = torch.arange(count * GROUP, len(scores), device=scores.device).expand(len(members), -1)
+    candidates = torch.cat([members.flatten(1), ungrouped], dim=1)  # [B, C]
+    best = scores.T.gather(1, candidates).topk(k + 1, dim=1)
+    others = torch.maximum(best.values[:, k], groups.values[:, k])
+    return candidates.gather(1, best.indices[:, :k]), others
