@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 PositionalEncoding = Literal["feature_axis", "sequence_axis"]
@@ -63,12 +64,49 @@ class CentroidTransformer(nn.Module):
         self.register_buffer("encoding", positional_encoding(length, size, encoding), persistent=False)
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """[S, k, D] -> [S, D]."""
-        x = sequences + self.encoding.to(sequences.dtype)
+        """[S, k, D] -> [S, D]; under autocast tokens are of its type throughout, not cast for each product."""
+        x = (sequences + self.encoding.to(sequences.dtype)).to(_working_dtype(sequences))
         for layer in self.layers[:-1]:
-            x = layer(x)
-        last = self.layers[-1]
-        assert isinstance(last, nn.TransformerEncoderLayer)
-        attended, _ = last.self_attn(x[:, :1], x, x, need_weights=False)
-        x = last.norm1(x[:, :1] + last.dropout1(attended))
-        return last.norm2(x + last._ff_block(x))[:, 0]
+            x = _encode(layer, x, x)
+        return _encode(self.layers[-1], x, x[:, :1])[:, 0]
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _encode(layer: nn.Module, x: Tensor, read: Tensor) -> Tensor:
+    """What a post-norm encoder layer makes of the tokens `read` [S, q, D] that see the tokens x [S, k, D]."""
+    assert isinstance(layer, nn.TransformerEncoderLayer)
+    read = layer.norm1(read + _dropout(_attend(layer.self_attn, x, read), layer.dropout1))
+    hidden = _dropout(F.relu(layer.linear1(read)), layer.dropout)
+    return layer.norm2(read + _dropout(layer.linear2(hidden), layer.dropout2))
+
+
+def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
+    """Attention of the tokens `read` [S, q, D] to x [S, k, D] in the order of memory; torch's own transposes twice."""
+    weight, bias, size = attention.in_proj_weight, attention.in_proj_bias, x.shape[-1]
+    if read is x:
+        q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
+    else:
+        q = F.linear(read, weight[:size], bias[:size])
+        k, v = F.linear(x, weight[size:], bias[size:]).chunk(2, dim=-1)
+    q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # [S, h, ., d]
+    dropout = attention.dropout if attention.training else 0.0
+    mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return out
+
+
+def _dropout(x: Tensor, settings: nn.Dropout) -> Tensor:
+    """Dropout; on a CPU from 16 random bits a number, since torch draws whole numbers there, which takes three times as
+    long. The probability is met to within 2^-16.
+    """  # fmt: skip
+    if not settings.training or settings.p == 0 or x.device.type != "cpu":
+        out: Tensor = settings(x)
+        return out
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform over [-2^15, 2^15)
+    keep = drawn >= round(settings.p * 2**16) - 2**15
+    return x * keep.to(x.dtype).mul_(1 / (1 - settings.p))

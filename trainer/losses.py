@@ -44,13 +44,28 @@ def _device(args: Sequence[object]) -> str:
 
 
 @full_precision
-def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
-    """InfoNCE of rows against the same rows of `keys`, all ranks' other keys being the negatives.
+def keys_of_all(keys: Sequence[Tensor]) -> list[Tensor]:
+    """Several tensors of keys [B, D], normalised, with those of all ranks: [world * B, D] each, for `nce`.
 
-    Both [B, D], normalised here. Keys are gathered with gradient. Returns a scalar, the mean over this rank's rows.
+    All of them travel in one message, and their gradients in one back.
     """
-    queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
-    logits = queries @ gather(keys).T / temperature  # [B, world * B]
+    normalised = torch.cat([F.normalize(k, dim=1) for k in keys], dim=1)  # [B, sum of D]
+    return list(gather(normalised).split([k.shape[1] for k in keys], dim=1))
+
+
+@full_precision
+def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE of rows against the own rows among all ranks' keys, the other keys being the negatives.
+
+    Args:
+        queries: [B, D], normalised here.
+        keys: [world * B, D] from `keys_of_all`.
+        temperature: what cosines are divided by.
+
+    Returns a scalar, the mean over this rank's rows.
+    """
+    queries = F.normalize(queries, dim=1)
+    logits = queries @ keys.T / temperature  # [B, world * B]
     own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
     return F.cross_entropy(logits, own)
 

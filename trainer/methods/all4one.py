@@ -13,7 +13,7 @@ from data_pipelines.settings import Probability
 from trainer import ema
 from trainer.backbones import Backbone
 from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
-from trainer.losses import Scope, feature_contrast, nce, symmetric
+from trainer.losses import Scope, feature_contrast, keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
 from trainer.queue import NeighbourQueue, Neighbours, QueueSettings
 
@@ -96,21 +96,20 @@ class All4One(Method):
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views [B, 3, S, S]: the three contrasts of equation 8, each view its own forward pass."""
         s = self.settings
+        keys = self._keys(views)  # V x [B, D]; first, while no activations are held for the backward pass
+        found = self.queue.nearest(keys, s.neighbours)
+        self.queue.start_push(keys[0], labels, ids)
         features = [self.backbone(x) for x in views]  # V x [B, F]
         z = [self.projector(h) for h in features]  # V x [B, D]
-        keys = self._keys(views)  # V x [B, D]
-        found = self.queue.nearest(keys, s.neighbours)
-        nearest = [n.rows[:, 0] for n in found]  # V x [B, D]
+        predicted = [self.neighbour_predictor(v) for v in z]
+        of_neighbours, of_predictions = self._centroids(found, [self.centroid_predictor(v) for v in z])
 
-        neighbour = symmetric(
-            partial(nce, temperature=s.temperature), nearest, [self.neighbour_predictor(v) for v in z]
-        )
-        centroid = symmetric(
-            partial(nce, temperature=s.centroid_temperature),
-            *self._centroids(found, [self.centroid_predictor(v) for v in z]),
-        )
+        gathered = keys_of_all([*predicted, *of_predictions])
+        predicted, of_predictions = gathered[: len(z)], gathered[len(z) :]
+        nearest = [n.rows[:, 0] for n in found]  # V x [B, D]
+        neighbour = symmetric(partial(nce, temperature=s.temperature), nearest, predicted)
+        centroid = symmetric(partial(nce, temperature=s.centroid_temperature), of_neighbours, of_predictions)
         feature = feature_contrast(keys, z, scope=s.feature_scope)
-        self.queue.start_push(keys[0], labels, ids)
 
         loss = s.neighbour_weight * neighbour + s.centroid_weight * centroid + s.feature_weight * feature
         parts = {

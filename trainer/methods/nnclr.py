@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.backbones import Backbone
 from trainer.heads import predictor, projector
-from trainer.losses import nce, symmetric
+from trainer.losses import keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
 from trainer.queue import NeighbourQueue, QueueSettings
 
@@ -57,7 +57,7 @@ class NNCLR(Method):
         loss = symmetric(
             partial(nce, temperature=self.settings.temperature),
             [n.rows[:, 0] for n in found],
-            [self.predictor(v) for v in z],
+            keys_of_all([self.predictor(v) for v in z]),
         )
         self.queue.start_push(keys[0], labels, ids)
         agreement = self.queue.agreement(found[0], labels)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.heads import CentroidTransformer, positional_encoding
+from trainer.heads import CentroidTransformer, _dropout, positional_encoding
 
 
 def test_feature_axis_encoding_is_the_published_formula() -> None:
@@ -46,3 +46,41 @@ def test_reading_one_token_equals_the_whole_encoder(depth: int) -> None:
     torch.testing.assert_close(x.grad, y.grad)
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, whole.get_parameter(name).grad)
+
+
+def test_dropout_keeps_its_share_and_its_mean_and_is_a_function_of_the_seed() -> None:
+    layer = nn.Dropout(0.1)
+    x = torch.ones(100, 1001, requires_grad=True)
+    torch.manual_seed(3)
+    out = _dropout(x, layer)
+    dropped = out == 0
+    assert 0.095 < dropped.float().mean() < 0.105  # 16 standard deviations
+    assert torch.equal(out[~dropped], torch.full_like(out[~dropped], 1 / 0.9))
+    out.sum().backward()
+    assert torch.equal(x.grad, out)
+    torch.manual_seed(3)
+    assert torch.equal(_dropout(x, layer), out)
+    assert not torch.equal(_dropout(x, layer), out)
+    assert torch.equal(_dropout(x, layer.eval()), x)
+
+
+def test_a_training_transformer_drops_and_one_in_evaluation_does_not() -> None:
+    torch.manual_seed(0)
+    transformer = CentroidTransformer(16, length=5, depth=2, heads=8, dropout=0.5, encoding="sequence_axis")
+    x = torch.randn(3, 5, 16)
+    assert not torch.equal(transformer(x), transformer(x))
+    transformer.eval()
+    assert torch.equal(transformer(x), transformer(x))
+
+
+def test_tokens_stay_in_bf16_under_autocast() -> None:
+    torch.manual_seed(0)
+    transformer = CentroidTransformer(16, length=5, depth=3, heads=8, dropout=0, encoding="sequence_axis")
+    x = torch.randn(64, 5, 16)
+    seen: list[torch.dtype] = []
+    for layer in transformer.layers:
+        layer.linear1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = transformer(x)
+    assert seen == [torch.bfloat16] * 3
+    torch.testing.assert_close(low.float(), transformer(x), rtol=0.05, atol=0.05)

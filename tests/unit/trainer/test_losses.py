@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.losses import barlow_twins, feature_contrast, nce, symmetric
+from trainer.losses import barlow_twins, feature_contrast, keys_of_all, nce, symmetric
 from trainer.parallel import all_sum, rank, world_size
 
 
@@ -37,13 +37,17 @@ def straight_barlow(z1: Tensor, z2: Tensor, redundancy: float) -> Tensor:
     return ((c - eye) ** 2 * weight).sum()
 
 
+def contrast(queries: Tensor, keys: Tensor, t: float) -> Tensor:
+    return nce(queries, keys_of_all([keys])[0], temperature=t)
+
+
 def double(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
 def test_nce_is_cross_entropy_against_the_own_row() -> None:
     q, k = double(6, 4), double(6, 4)
-    torch.testing.assert_close(nce(q, k, temperature=0.2), straight_nce(q, k, 0.2))
+    torch.testing.assert_close(contrast(q, k, 0.2), straight_nce(q, k, 0.2))
 
 
 def test_feature_contrast_and_barlow_twins_follow_their_formulas() -> None:
@@ -69,17 +73,19 @@ def test_feature_contrast_of_equal_orthogonal_columns_has_a_finite_gradient() ->
 def test_losses_stay_in_full_precision_under_autocast() -> None:
     q, k = torch.randn(8, 16), torch.randn(8, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(nce(q, k, temperature=0.1), nce(q, k, temperature=0.1))
-        assert nce(q.bfloat16(), k.bfloat16(), temperature=0.1).dtype == torch.float32
-        inside = nce(q, k, temperature=0.1)
-    assert torch.equal(inside, nce(q, k, temperature=0.1))
+        assert contrast(q.bfloat16(), k.bfloat16(), 0.1).dtype == torch.float32
+        inside = contrast(q, k, 0.1)
+    assert torch.equal(inside, contrast(q, k, 0.1))
 
 
 def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     rows = slice(rank() * len(a) // world_size(), (rank() + 1) * len(a) // world_size())
     own_a, own_b = a[rows].clone(), b[rows].clone().requires_grad_()
     loss = {
-        "nce": lambda: nce(own_a, own_b, temperature=0.2),
+        "nce": lambda: contrast(own_a, own_b, 0.2),
+        "packed": lambda: symmetric(
+            lambda q, k: nce(q, k, temperature=0.2), [own_a, own_b], keys_of_all([own_a, own_b])
+        ),
         "feature": lambda: feature_contrast([own_a, own_a], [own_b, own_b], scope="global"),
         "barlow": lambda: barlow_twins(own_b, own_a, redundancy=0.01),
     }[name]()
@@ -88,7 +94,7 @@ def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return all_sum(loss.detach()) / world_size(), own_b.grad / world_size()
 
 
-@pytest.mark.parametrize("name", ["nce", "feature", "barlow"])
+@pytest.mark.parametrize("name", ["nce", "packed", "feature", "barlow"])
 def test_ranks_together_compute_the_loss_and_gradient_of_the_whole_batch(run_ranks, name: str) -> None:
     a, b = double(8, 5), double(8, 5)
     loss, gradient = losses_of_rows(name, a, b)

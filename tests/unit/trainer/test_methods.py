@@ -121,6 +121,27 @@ def test_the_averaged_copy_moves_with_the_published_momentum() -> None:
     assert set(method.evaluation_backbones()) == {"online", "momentum"}
 
 
+def count_gathers() -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    send = torch.distributed.all_gather_single
+
+    def counted(out: Tensor, x: Tensor, **options: bool) -> object:
+        shapes.append(tuple(x.shape))
+        return send(out, x, **options)
+
+    torch.distributed.all_gather_single = counted
+    method = make("all4one")
+    method(*batch()).loss.backward()
+    method.after_backward()
+    return shapes
+
+
+def test_a_step_sends_one_message_of_keys_and_one_of_predictions(run_ranks) -> None:
+    keys = (6, 8 + 4)  # words of a key, a label and an id
+    predictions = (6, 4 * 8)
+    assert run_ranks(count_gathers, 2) == [[keys, predictions]] * 2
+
+
 def test_the_paper_encoding_is_a_choice() -> None:
     settings = All4OneSettings(
         projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE, neighbours=3,
