@@ -20,6 +20,9 @@ class ParallelSettings(Settings):
     """Whose rows batch norm takes its moments from."""
     batch_norm_group: int = Field(0, ge=0)
     """Consecutive processes that share the moments of a global batch norm; it must divide their number. 0: all."""
+    compile: bool = False
+    """Compile backbone and heads (torch.compile), which takes a minute at the first step and again at the first
+    evaluation: for GPUs and long runs. On the CPUs where it was measured it gave nothing."""
     threads: int = Field(0, ge=0)
     """CPU threads of torch in each process; 0: this process's share of the machine's cores."""
 

@@ -1,11 +1,14 @@
 """Makes the parts of a run from its configuration: data, method, optimiser, engine."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from data_pipelines.errors import UserError
 from data_pipelines.loader import TrainLoader
 from data_pipelines.prefetch import never
 from data_pipelines.reader import share_of_cores
@@ -48,7 +51,22 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     method.autocast_dtype = AUTOCAST[config.train.precision]
     if config.parallel.batch_norm == "global":
         synchronise_batch_norm(method, device, config.parallel.batch_norm_group)
+    if config.parallel.compile:
+        _require_compiler(device)
+        method.compile_networks()
     return method.to(device, IMAGES[config.train.precision])
+
+
+def _require_compiler(device: torch.device) -> None:
+    """torch.compile makes C++ for a CPU, and Triton's launchers, in C, for a GPU."""
+    variable, compiler = ("CXX", "g++") if device.type == "cpu" else ("CC", "gcc")
+    compiler = os.environ.get(variable, compiler)
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"torch.compile needs the compiler {compiler}, which is not there",
+            where="parallel.compile",
+            fix=f"install it, name another with {variable}, or set parallel.compile=false",
+        )
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:

@@ -72,6 +72,13 @@ class Method(nn.Module):
             parts["online_top1"] = (logits.argmax(1) == labels).sum() / known
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 
+    def compile_networks(self) -> None:
+        """Have torch compile each network at its first call, in place: names in `state_dict` stay."""
+        for child in self.children():
+            for network in child.values() if isinstance(child, nn.ModuleDict) else [child]:
+                if network is not self.queue and network is not self.classifier:
+                    network.compile()
+
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""
         return {"online": self.backbone}
