@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -235,11 +235,12 @@ class CheckpointStore:
 
     def newest_state(self) -> dict[str, Any] | None:
         """The JSON part of the checkpoint written last, whose bytes are not checked; None where there is none."""
-        aged = self._by_age()
-        if not aged:
-            return None
-        state: dict[str, Any] = json.loads((aged[-1][1] / STATE).read_text())
-        return state
+        return next((state for _, state in self.states()), None)
+
+    def states(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every checkpoint with its JSON part, whose bytes are not checked; the one written last comes first."""
+        for _, path in reversed(self._by_age()):
+            yield path, json.loads((path / STATE).read_text())
 
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []

@@ -1,6 +1,5 @@
 """The training loop: steps, records, evaluations and checkpoints, until done or asked to stop."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -50,6 +49,7 @@ class Trainer:
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
+        self._skipped = 0.0
         self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
 
     def train(self) -> int:
@@ -75,7 +75,7 @@ class Trainer:
                 self._say_messages()
 
     def _loop(self) -> int:
-        iterator = self.parts.loader.batches(self.step)
+        iterator = self._batches()
         if code := self._evaluate_if_due():
             return code
         ahead = self._fetch(iterator)
@@ -96,6 +96,11 @@ class Trainer:
             self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1
             self.watch.step = self.step
+            if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:
+                self._roll_back()
+                iterator = self._batches()
+                ahead = self._fetch(iterator)
+                continue
             self.watch.doing("recording the step")
             self._record()
             self._check_queue()
@@ -106,6 +111,10 @@ class Trainer:
                 self._save()
                 return code
         return 0
+
+    def _batches(self) -> Iterator[Batch]:
+        """Those of the step that comes next, and on."""
+        return self.parts.loader.batches(self.step + self.persistence.detour.passed_over)
 
     def _fetch(self, iterator: Iterator[Batch]) -> "_Ahead":
         """All micro-batches of a step before it begins: a step is done as a whole or not at all."""
@@ -121,10 +130,7 @@ class Trainer:
         return next(str(error) for error in from_all(own) if error is not None)
 
     def _save(self) -> None:
-        """Save the step, unless its numbers are broken."""
         self.watch.doing("saving")
-        if self._losses is not None:
-            self._require_finite(mean_over_ranks(self._losses))
         self.persistence.save(self.step)
         self._say_messages()
 
@@ -139,7 +145,6 @@ class Trainer:
         assert self._losses is not None
         self.persistence.require_lock()
         values = mean_over_ranks(self._losses)
-        self._require_finite(values)
         values["lr"] = self.parts.engine.optimizer.param_groups[0]["lr"]
         speed, waiting = self._clock.lap(self.step, self.parts.loader.wait_seconds)
         images_per_second = speed * self.config.train.global_batch
@@ -151,14 +156,28 @@ class Trainer:
             }
             self.metrics.write("train", self.step, values, time_values, epoch=self._epoch())
         self.progress.update(self.step, self._epoch(), values["loss"], images_per_second, waiting)
-
-    def _require_finite(self, values: dict[str, float]) -> None:
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
-            raise UserError(
-                f"the loss is {values['loss']} and the gradient's norm {values['gradient_norm']} at step {self.step}",
-                fix="lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
-                "the checkpoints before this step stay",
+        if values["skipped_steps"] > self._skipped:
+            self.progress.say(
+                f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
+                f"{self.step}: their gradient was not finite, or more than {self.config.guard.spike_factor:g} times as "
+                "large as usual"
             )
+        self._skipped = values["skipped_steps"]
+
+    def _roll_back(self) -> None:
+        """Go back to a good checkpoint, since one step after the other had a broken gradient."""
+        self.watch.doing("going back to a good checkpoint")
+        assert self._losses is not None
+        values = mean_over_ranks(self._losses)
+        why = (
+            f"{self.parts.engine.guard.in_a_row} steps in a row before step {self.step} had a broken gradient; at this "
+            f"one the loss is {values['loss']:.4g} and the gradient's norm {values['gradient_norm']:.4g}"
+        )
+        self.step = self.watch.step = self.persistence.roll_back(self.step, why)
+        if self.metrics is not None:
+            self.metrics.go_back(self.step)
+        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
+        self._say_messages()
 
     def _check_queue(self) -> None:
         queue = self.parts.engine.method.queue

@@ -5,6 +5,7 @@ interrupted and in one that was not.
 """
 
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -36,11 +37,18 @@ class MetricsWriter:
 
     def __init__(self, path: Path, tensorboard: Path | None, resume_step: int) -> None:
         self.path = path
-        self.records = [r for r in read_records(path) if r["step"] <= resume_step]
-        write_whole(path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
-        self._unwritten = ""
-        self._tensorboard = _summary_writer(tensorboard, resume_step) if tensorboard else None
+        self._folder, self._tensorboard = tensorboard, None
         self._warnings: list[str] = []
+        self.go_back(resume_step)
+
+    def go_back(self, step: int) -> None:
+        """Drop the records of steps beyond this one."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self.records = [r for r in read_records(self.path) if r["step"] <= step]
+        write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
+        self._unwritten = ""
+        self._tensorboard = _summary_writer(self._folder, step) if self._folder else None
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation at a step is on record."""
@@ -54,7 +62,8 @@ class MetricsWriter:
         time: dict[str, float] | None = None,
         **facts: Any,
     ) -> None:
-        """Record named values of a step: `kind` is `train` or `eval`."""
+        """Record named values of a step: `kind` is `train` or `eval`. What is not finite is left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
         self.records.append(record)
         self._append(json.dumps(record) + "\n")

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,26 @@ def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Detour:
+    """What going back has done to the order of batches."""
+
+    passed_over: int = 0
+    """Batches in the order that no step of the run as it stands has taken: step s takes batch s + passed_over."""
+    rollbacks: int = 0
+    """Times that the run has gone back."""
+    rolled_back_to: int = -1
+    """Step that it went back to the last time."""
+
+
 class Persistence:
     """What is saved and found again. Every rank takes part in a save, and rank 0 writes."""
 
     def __init__(self, attempt: Attempt, parts: Parts) -> None:
         self._attempt, self._parts = attempt, parts
         self._last_saved, self._messages = -1, list[str]()
+        self.detour = Detour()
+        """Where the run stands in the order of its batches."""
         self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
@@ -60,9 +75,63 @@ class Persistence:
                 self._messages += [f"passed over {p.name}: {why}" for p, why in loaded.passed_over]
                 self._messages.append(f"going on from {path.name}")
         path = from_first(path)
-        if path is None:
-            return 0
-        snapshot = snapshot or self._store.load(path)
+        return 0 if path is None else self._take(snapshot or self._store.load(path))
+
+    def roll_back(self, step: int, why: str) -> int:
+        """Go back from a step to a good checkpoint, and past all batches up to there. Every rank calls.
+
+        Each time that the run comes to this again without a newer good checkpoint, it goes back further.
+
+        Args:
+            step: steps that are done.
+            why: what is broken, for the user.
+
+        Returns the step to go on from.
+
+        Raises:
+            UserError: there is no such checkpoint, or the run has gone back too often.
+        """
+        before, most = self.detour, self._attempt.config.guard.max_rollbacks
+        path: Path | None = None
+        if self._writer is not None:
+            self._writer.wait()
+            path = self._good_checkpoint()
+        path = from_first(path)
+        if path is None or before.rollbacks >= most:
+            gone = (
+                f"the run has gone back {before.rollbacks} times"
+                if path
+                else "no good checkpoint to go back to"
+            )
+            raise UserError(
+                f"{why}, and {gone}", where=self._attempt.run.path,
+                fix="lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
+                "ledger.jsonl has the steps, and the checkpoints stay",
+            )  # fmt: skip
+        reached = self._take(self._store.load(path))
+        self.detour = Detour(
+            step + before.passed_over - reached, rollbacks=before.rollbacks + 1, rolled_back_to=reached
+        )
+        if self._attempt.process.is_first:
+            self._attempt.run.note(
+                "rollback", attempt=self._attempt.number, from_step=step, to_step=reached,
+                passed_over=self.detour.passed_over, message=why,
+            )  # fmt: skip
+            self._messages.append(
+                f"warning: {why}: back to {path.name}, and on with the batches after those "
+                f"({self.detour.rollbacks} of {most} times)"
+            )
+        return reached
+
+    def _good_checkpoint(self) -> Path | None:
+        good = [(path, s["step"]) for path, s in self._store.states() if s["guard"]["in_a_row"] == 0]
+        older = [path for path, step in good if step < self.detour.rolled_back_to]
+        if good and good[0][1] == self.detour.rolled_back_to:
+            return older[0] if older else good[0][0]
+        return good[0][0] if good else None
+
+    def _take(self, snapshot: Snapshot) -> int:
+        """Load what a checkpoint holds into the parts of the run. Returns its step."""
         if snapshot.state["config"] != fingerprint(self._attempt.config):
             raise UserError(
                 "the checkpoints were made with other settings", where=self._attempt.run.checkpoints,
@@ -70,6 +139,8 @@ class Persistence:
             )  # fmt: skip
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
+        self._parts.engine.guard.load_state_dict(snapshot.state["guard"])
+        self.detour = Detour(**snapshot.state["detour"])
         self._last_saved = snapshot.step
         return snapshot.step
 
@@ -98,11 +169,13 @@ class Persistence:
             )  # fmt: skip
 
     def _state(self, step: int) -> dict[str, Any]:
-        per_epoch = self._parts.loader.steps_per_epoch
+        epoch, batch = divmod(step + self.detour.passed_over, self._parts.loader.steps_per_epoch)
         return {
             "step": step,
-            "epoch": step // per_epoch,
-            "position": step % per_epoch * self._attempt.config.train.global_batch,
+            "epoch": epoch,
+            "position": batch * self._attempt.config.train.global_batch,
+            "detour": asdict(self.detour),
+            "guard": self._parts.engine.guard.state_dict(),
             "seed": self._attempt.config.run.seed,
             "config": fingerprint(self._attempt.config),
             "data": self._parts.train_set.fingerprint,

@@ -79,7 +79,10 @@ class NeighbourQueue(nn.Module):
 
     @torch.no_grad()
     def finish_push(self) -> None:
-        """Enter what `start_push` gathered, in rank order, over the oldest rows. Without one it does nothing."""
+        """Enter what `start_push` gathered, in rank order, over the oldest rows. Without one it does nothing.
+
+        A key that is not finite enters nothing: no later step would be rid of it.
+        """
         if self._pending is None:
             return
         keys, labels, ids = unpack(self._pending.result(), self.rows, self.labels, self.ids)
@@ -89,9 +92,11 @@ class NeighbourQueue(nn.Module):
         place = (
             torch.arange(surplus, len(keys), device=keys.device).add_(self.head).remainder_(len(self.rows))
         )
-        self.rows[place] = keys[surplus:]
+        usable = keys[surplus:].isfinite().all(1)  # [rows]
+        self.rows[place] = torch.where(usable[:, None], keys[surplus:], self.rows[place])
         self._rounded.follow(self.rows, place)
-        self.labels[place], self.ids[place] = labels[surplus:], ids[surplus:]
+        self.labels[place] = torch.where(usable, labels[surplus:], self.labels[place])
+        self.ids[place] = torch.where(usable, ids[surplus:], self.ids[place])
         self.head.add_(len(keys)).remainder_(len(self.rows))
 
     @torch.no_grad()

@@ -101,3 +101,16 @@ def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_
         assert labels.tolist() == [100, 101, 102, 103, 104, 105, -1, -1, -1, -1]
         assert same
         assert not same_after_change
+
+
+def test_keys_that_are_not_finite_enter_nothing() -> None:
+    queue = make(6)
+    before = queue.rows.clone()
+    keys = F.normalize(torch.randn(3, 4), dim=1)
+    keys[1, 2] = float("nan")
+    queue.start_push(keys, torch.tensor([7, 8, 9]), torch.tensor([1, 2, 3]))
+    queue.finish_push()
+    assert torch.equal(queue.rows[:3], torch.stack([keys[0], before[1], keys[2]]))
+    assert queue.labels[:3].tolist() == [7, -1, 9]
+    assert queue.ids[:3].tolist() == [1, -1, 3]
+    assert int(queue.head) == 3

@@ -1,0 +1,45 @@
+"""`launch.worker` with a fault on rank 1, which the environment names: run as `python -m poisoned_worker RUN`.
+
+POISON_BATCHES=6-12   batches of these positions in the order are NaN
+POISON_GRADIENT=9     this step's gradient of one parameter is infinite
+POISON_KILL=11        the process is killed before this step
+"""
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+from data_pipelines.feed import Batch
+from data_pipelines.loader import TrainLoader
+from launch.worker import main
+from trainer.engine import Engine
+
+FIRST, LAST = map(int, os.environ.get("POISON_BATCHES", "1-0").split("-"))
+GRADIENT, KILL = (int(os.environ.get(f"POISON_{name}", -1)) for name in ("GRADIENT", "KILL"))
+batches, step = TrainLoader.batches, Engine.step
+
+
+def poisoned_batches(self: TrainLoader, start_step: int) -> Iterator[Batch]:
+    for position, batch in enumerate(batches(self, start_step), start_step):
+        if FIRST <= position <= LAST:
+            batch.views[0].fill_(math.nan)
+        yield batch
+
+
+def poisoned_step(self: Engine, number: int, given: list[Batch]) -> object:
+    if number == KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    parameter = next(p for p in self.method.parameters() if p.requires_grad)
+    hook = parameter.register_hook(lambda g: g * (math.inf if number == GRADIENT else 1))
+    try:
+        return step(self, number, given)
+    finally:
+        hook.remove()
+
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        TrainLoader.batches, Engine.step = poisoned_batches, poisoned_step  # type: ignore[method-assign, assignment]
+    sys.exit(main())
