@@ -18,7 +18,8 @@ TINY = (
     "backbone.stem=half", "backbone.width=8", "method.projector_hidden=32", "method.predictor_hidden=32",
     "method.embedding=16", "method.queue.length=200", "train.global_batch=64", f"train.max_steps={STEPS}",
     "optim.warmup_epochs=0.2", "checkpoint.every_steps=4", "eval.every_epochs=1", "metrics.log_every=1",
-    "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global", "method.transformer_dropout=0",
+    "metrics.health_every=7", "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global",
+    "method.transformer_dropout=0",
 )  # fmt: skip
 
 

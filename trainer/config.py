@@ -97,6 +97,8 @@ class MetricsSettings(Settings):
 
     log_every: int = Field(10, ge=1)
     """Steps between records in metrics.jsonl and TensorBoard."""
+    health_every: int = Field(100, ge=0)
+    """Steps between records that have all health values: effective rank, neighbours, shares of the losses. 0: none."""
     tensorboard: bool = True
     """Whether TensorBoard files are written."""
 

@@ -2,9 +2,10 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def momentum_at(step: int, total_steps: int, start: float) -> float:
@@ -15,6 +16,15 @@ def momentum_at(step: int, total_steps: int, start: float) -> float:
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A copy that takes no gradient. It stays in training mode with its parent: its batch norm uses batch moments."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def distance(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> Tensor:
+    """Euclidean distance of the first modules' parameters from the second's, as a share of the norm of these: []."""
+    targets: list[Tensor] = [p for target, _ in pairs for p in target.parameters()]
+    sources: list[Tensor] = [p for _, source in pairs for p in source.parameters()]
+    apart = torch.stack(torch._foreach_norm(list(torch._foreach_sub(targets, sources)))).norm()
+    return apart / torch.stack(torch._foreach_norm(sources)).norm()
 
 
 @torch.no_grad()

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.feed import Batch
+from trainer.gradient_buckets import BUCKET, GradientBuckets
 from trainer.guard import BatchStatistics, Guard, GuardSettings
 from trainer.methods import Method
 from trainer.optim import Schedule
 from trainer.parallel import rank, world_size
 from trainer.zero import Placement, Shares, Whole
-
-BUCKET = 2**23
-"""Numbers of gradient that stages 1 and 2 reduce at once, while the backward pass goes on; there are two buffers."""
 
 
 def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:
@@ -66,29 +64,39 @@ class Engine:
         zero: ZeRO stage: 0 (all on every rank), 1 (optimiser state in shares) or 2 (gradients too).
         gradient_dtype: "fp32" or "bf16", what gradients are averaged in. Weights of float64 keep theirs.
         guard: which steps are left out.
+        health_every: steps between those that yield all health values; 0: none.
     """
 
     def __init__(
         self, method: Method, optimizer: torch.optim.Optimizer, schedule: Schedule, *,
         micro_batch: int, accumulation: int, clip_gradients: float, seed: int, total_steps: int,
         zero: int = 0, gradient_dtype: str = "fp32", guard: GuardSettings | None = None,
+        health_every: int = 0,
     ) -> None:  # fmt: skip
         self.method, self.optimizer, self.schedule = method, optimizer, schedule
-        self.accumulation, self.clip_gradients = accumulation, clip_gradients
-        self.seed, self.total_steps = seed, total_steps
+        self.micro_batch, self.accumulation, self.clip_gradients = micro_batch, accumulation, clip_gradients
+        self.seed, self.total_steps, self.health_every = seed, total_steps, health_every
         parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
         config = deepspeed_config(micro_batch, accumulation, zero, gradient_dtype)
         self._deepspeed = _initialize(method, optimizer, config)
-        self._placement: Placement = (
-            Shares(self._deepspeed.optimizer, optimizer, parameters) if zero else Whole(optimizer, parameters)
-        )
         _broadcast_buffers(method)
+        if zero:
+            self._placement: Placement = Shares(self._deepspeed.optimizer, optimizer, parameters)
+        else:
+            # not earlier: DeepSpeed cannot broadcast such weights
+            method.to(memory_format=torch.channels_last)
+            self._placement = Whole(optimizer, parameters, self._buckets(parameters, gradient_dtype))
         self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
         self._statistics = BatchStatistics(method)
-        if zero == 0:  # shares are views of flat memory, which has one format
-            method.to(
-                memory_format=torch.channels_last
-            )  # not earlier: DeepSpeed cannot broadcast such weights
+
+    def _buckets(self, parameters: Mapping[str, nn.Parameter], gradient_dtype: str) -> GradientBuckets | None:
+        """What averages gradients at stage 0 in the place of DeepSpeed, which begins after the backward pass."""
+        self._deepspeed.enable_backward_allreduce = False
+        if world_size() == 1:
+            return None
+        own = list(parameters.values())
+        dtype = torch.bfloat16 if gradient_dtype == "bf16" else own[0].dtype
+        return GradientBuckets(own, dtype, due=self._deepspeed.is_gradient_accumulation_boundary)
 
     def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Optimiser step number `step` (from 0) on `accumulation` micro-batches.
@@ -101,6 +109,7 @@ class Engine:
         self.method.train()
         self.schedule.apply(self.optimizer, step)
         self._statistics.keep()
+        self.method.examine = self.health_every > 0 and (step + 1) % self.health_every == 0
         collected: list[Mapping[str, Tensor]] = []
         for index, batch in enumerate(batches):
             torch.manual_seed(_step_seed(self.seed, step, index, rank()))
@@ -188,8 +197,6 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if next(method.parameters()).dtype == torch.float64:
-        engine.communication_data_type = torch.float64  # which has no name in its configuration
     return engine
 
 

@@ -14,6 +14,7 @@ from trainer.attempt import Attempt
 from trainer.distributed import Agreement, from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
+from trainer.health import collapse_signs
 from trainer.metrics import MetricsWriter, mean_over_ranks
 from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
@@ -49,7 +50,7 @@ class Trainer:
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
-        self._skipped = 0.0
+        self._skipped, self._health, self._signs = 0.0, "", set[str]()
         self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
 
     def train(self) -> int:
@@ -139,7 +140,9 @@ class Trainer:
 
     def _record(self) -> None:
         """Write down the step's values where they are due."""
-        if self.step % self.config.metrics.log_every:
+        every = self.config.metrics
+        examined = every.health_every > 0 and self.step % every.health_every == 0
+        if self.step % every.log_every and not examined:
             self.progress.update(self.step, self._epoch())
             return
         assert self._losses is not None
@@ -155,7 +158,11 @@ class Trainer:
                 "bad_samples": self.parts.loader.bad_samples,
             }
             self.metrics.write("train", self.step, values, time_values, epoch=self._epoch())
-        self.progress.update(self.step, self._epoch(), values["loss"], images_per_second, waiting)
+        if examined:
+            self._judge_health(values)
+        self.progress.update(
+            self.step, self._epoch(), values["loss"], images_per_second, waiting, self._health
+        )
         if values["skipped_steps"] > self._skipped:
             self.progress.say(
                 f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
@@ -163,6 +170,21 @@ class Trainer:
                 "large as usual"
             )
         self._skipped = values["skipped_steps"]
+
+    def _judge_health(self, values: dict[str, float]) -> None:
+        """Show health values, and warn of each sign of a collapse where it begins."""
+        self._health = f" · rank {values['z_rank']:.0f}"
+        if "neighbour_agreement" in values:
+            self._health += f" · neighbours agree {100 * values['neighbour_agreement']:.0f} %"
+        signs = collapse_signs(
+            values,
+            size=self.config.method.embedding,
+            rows=self.parts.engine.micro_batch,
+            classes=self.parts.train_set.num_classes,
+        )
+        for name in signs.keys() - self._signs:
+            self.progress.say(f"warning: step {self.step}: {signs[name]}")
+        self._signs = set(signs)
 
     def _roll_back(self) -> None:
         """Go back to a good checkpoint, since one step after the other had a broken gradient."""

@@ -42,11 +42,16 @@ class TrainingProgress:
         loss: float | None = None,
         images_per_second: float = 0.0,
         data_wait: float = 0.0,
+        health: str = "",
     ) -> None:
-        """Show the state after `step` steps; without a loss, the values of the last step that had one stay."""
+        """Show the state after `step` steps; without a loss, the values of the last step that had one stay.
+
+        `health` follows them as it is.
+        """
         if loss is not None:
             self._values = (
                 f" · loss {loss:.4f} · {images_per_second:.0f} images/s · data wait {100 * data_wait:.1f} %"
+                f"{health}"
             )
         status = f"epoch {epoch:.2f}{self._values}"
         self._bar.update(self._task, completed=step, status=status)

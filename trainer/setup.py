@@ -49,9 +49,16 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     backbone = build_backbone(config.backbone, config.data.views[0].size)
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
+    method.recompute = config.backbone.recompute
     if config.parallel.batch_norm == "global":
         synchronise_batch_norm(method, device, config.parallel.batch_norm_group)
     if config.parallel.compile:
+        if config.backbone.recompute:
+            raise UserError(
+                "compiled networks choose by themselves what to compute again",
+                where="backbone.recompute",
+                fix="set it or parallel.compile to false",
+            )
         _require_compiler(device)
         method.compile_networks()
     return method.to(device, IMAGES[config.train.precision])
@@ -110,6 +117,6 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
         micro_batch=config.train.global_batch // (config.train.accumulation * process.world_size),
         accumulation=config.train.accumulation, clip_gradients=config.optim.clip_gradients, seed=config.run.seed,
         total_steps=total_steps, zero=config.parallel.zero, gradient_dtype=config.parallel.gradient_dtype,
-        guard=config.guard,
+        guard=config.guard, health_every=config.metrics.health_every,
     )  # fmt: skip
     return Parts(train_set, validation_set, loader, engine, total_steps)

@@ -14,7 +14,7 @@ from trainer import ema
 from trainer.backbones import Backbone
 from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
 from trainer.losses import Scope, feature_contrast, keys_of_all, nce, symmetric
-from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
+from trainer.methods.base import Method, MethodSettings, Representation
 from trainer.queue import NeighbourQueue, Neighbours, QueueSettings
 
 
@@ -99,7 +99,7 @@ class All4One(Method):
         keys = self._keys(views)  # V x [B, D]; first, while no activations are held for the backward pass
         found = self.queue.nearest(keys, s.neighbours)
         self.queue.start_push(keys[0], labels, ids)
-        features = [self.backbone(x) for x in views]  # V x [B, F]
+        features = self.features(views)  # V x [B, F]
         z = [self.projector(h) for h in features]  # V x [B, D]
         predicted = [self.neighbour_predictor(v) for v in z]
         of_neighbours, of_predictions = self._centroids(found, [self.centroid_predictor(v) for v in z])
@@ -111,13 +111,15 @@ class All4One(Method):
         centroid = symmetric(partial(nce, temperature=s.centroid_temperature), of_neighbours, of_predictions)
         feature = feature_contrast(keys, z, scope=s.feature_scope)
 
-        loss = s.neighbour_weight * neighbour + s.centroid_weight * centroid + s.feature_weight * feature
-        parts = {
-            "neighbour": neighbour, "centroid": centroid, "feature": feature,
-            "neighbour_agreement": self.queue.agreement(found[0], labels),
-            "z_std": embedding_spread(z),
-        }  # fmt: skip
-        return Representation(loss, parts, features[0])
+        parts = {"neighbour": neighbour, "centroid": centroid, "feature": feature}
+        weights = {
+            "neighbour": s.neighbour_weight,
+            "centroid": s.centroid_weight,
+            "feature": s.feature_weight,
+        }
+        terms = {name: weights[name] * part for name, part in parts.items()}
+        loss = terms["neighbour"] + terms["centroid"] + terms["feature"]
+        return Representation(loss, parts, features[0], z, terms, neighbours=(keys[0], found[0]))
 
     @torch.no_grad()
     def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
@@ -144,8 +146,12 @@ class All4One(Method):
         """Both backbones."""
         return {"online": self.backbone, "momentum": self.momentum["backbone"]}  # type: ignore[index]
 
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Backbone and projector."""
+        return [(self.momentum[part], getattr(self, part)) for part in ("backbone", "projector")]  # type: ignore[index]
+
     def after_step(self, step: int, total_steps: int) -> None:
         """Move the averaged copy, with its momentum for the step that has just been done."""
         tau = ema.momentum_at(step - 1, total_steps, self.settings.momentum)
-        for part in ("backbone", "projector"):
-            ema.update(self.momentum[part], getattr(self, part), tau)  # type: ignore[index]
+        for copy, network in self.averaged():
+            ema.update(copy, network, tau)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainer.backbones import Backbone
 from trainer.losses import barlow_twins
-from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
+from trainer.methods.base import Method, MethodSettings, Representation
 
 
 class BarlowTwinsSettings(MethodSettings):
@@ -46,7 +46,7 @@ class BarlowTwins(Method):
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views of [B, 3, S, S]: equation 1 of the paper over the global batch."""
-        features = [self.backbone(x) for x in views]  # V x [B, F]
+        features = self.features(views)  # V x [B, F]
         z = [self.projector(h) for h in features]  # V x [B, D]
         loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
-        return Representation(loss, {"z_std": embedding_spread(z)}, features[0])
+        return Representation(loss, {}, features[0], z)

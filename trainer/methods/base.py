@@ -2,15 +2,20 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
+from trainer import ema, health
 from trainer.backbones import Backbone
-from trainer.queue import NeighbourQueue
+from trainer.parallel import world_size
+from trainer.queue import NeighbourQueue, Neighbours
+from trainer.recompute import recompute_activations
 
 
 class Output(NamedTuple):
@@ -31,6 +36,12 @@ class Representation(NamedTuple):
     """Scalars for the log."""
     features: Tensor
     """Backbone features of the first view, [B, F]: what the online classifier reads."""
+    z: Sequence[Tensor]
+    """Embeddings of the views, V x [B, D], that the loss depends on."""
+    terms: Mapping[str, Tensor] = {}
+    """Weighted terms that add up to the loss, where it has several."""
+    neighbours: tuple[Tensor, Neighbours] | None = None
+    """Keys of the first view [B, D] with what the queue holds nearest to them."""
 
 
 class Method(nn.Module):
@@ -52,6 +63,9 @@ class Method(nn.Module):
         self.classifier = nn.Linear(backbone.feature_dim, num_classes) if num_classes else None
         self.queue = None
         self.autocast_dtype: torch.dtype | None = None
+        self.examine = False
+        """Whether the next forward passes compute all health values, rather than those that cost nothing."""
+        self.recompute = False
 
     @abstractmethod
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
@@ -62,7 +76,7 @@ class Method(nn.Module):
         device, dtype = views[0].device.type, self.autocast_dtype
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             out = self.losses(views, labels, ids)
-        loss, parts = out.loss, {"loss": out.loss, **out.parts}
+        loss, parts = out.loss, {"loss": out.loss, **out.parts, **self._health(out, labels)}
         if self.classifier is not None:
             logits = self.classifier(out.features.detach().to(self.classifier.weight.dtype))  # [B, classes]
             known = (labels >= 0).sum().clamp_min(1)
@@ -72,12 +86,42 @@ class Method(nn.Module):
             parts["online_top1"] = (logits.argmax(1) == labels).sum() / known
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 
+    def _health(self, out: Representation, labels: Tensor) -> dict[str, Tensor]:
+        values = {"z_std": torch.stack([health.spread(v) for v in out.z]).mean()}
+        if out.neighbours is not None and self.queue is not None:
+            values["neighbour_agreement"] = self.queue.agreement(out.neighbours[1], labels)
+        if not self.examine:
+            return values
+        values |= {
+            "z_rank": health.effective_rank(out.z[0]),
+            "features_std": health.spread(out.features),
+            "features_rank": health.effective_rank(out.features),
+        }
+        if out.terms:
+            shares = health.gradient_shares(out.terms, out.z)
+            values |= {f"{name}_share": share for name, share in shares.items()}
+        if out.neighbours is not None and self.queue is not None:
+            batch = world_size() * len(labels)
+            values |= health.neighbour_values(self.queue, *out.neighbours, batch)
+        if pairs := self.averaged():
+            values["ema_distance"] = ema.distance(pairs)
+        return values
+
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Every momentum copy with the network that it follows."""
+        return []
+
     def compile_networks(self) -> None:
         """Have torch compile each network at its first call, in place: names in `state_dict` stay."""
         for child in self.children():
             for network in child.values() if isinstance(child, nn.ModuleDict) else [child]:
                 if network is not self.queue and network is not self.classifier:
                     network.compile()
+
+    def features(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone features of each view, [B, F]; with `recompute` few activations are kept for the backward pass."""
+        with recompute_activations() if self.recompute else nullcontext():
+            return [self.backbone(x) for x in views]
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""
@@ -100,18 +144,9 @@ class MethodSettings(Settings):
 
     name: str
     """The method."""
+    embedding: int = Field(256, ge=2)
+    """Size of the embedding, D."""
 
     def build(self, backbone: Backbone, num_classes: int) -> Method:
         """Make the method around a backbone, with weights drawn from torch's global generator."""
         raise NotImplementedError
-
-
-def embedding_spread(z: Sequence[Tensor]) -> Tensor:
-    """Standard deviation over the batch of normalised embeddings (V x [B, D]), mean over features and views.
-
-    It is 0 when the embeddings have collapsed to a point, and 1 / sqrt(D) when they fill the sphere.
-    """
-    stacked = torch.stack([v.detach() for v in z])  # [V, B, D]
-    return (
-        F.normalize(stacked.to(torch.promote_types(stacked.dtype, torch.float32)), dim=-1).std(dim=1).mean()
-    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.backbones import Backbone
 from trainer.heads import predictor, projector
 from trainer.losses import keys_of_all, nce, symmetric
-from trainer.methods.base import Method, MethodSettings, Representation, embedding_spread
+from trainer.methods.base import Method, MethodSettings, Representation
 from trainer.queue import NeighbourQueue, QueueSettings
 
 
@@ -50,7 +50,7 @@ class NNCLR(Method):
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Views of [B, 3, S, S]: the symmetric neighbour loss of equation 3."""
-        features = [self.backbone(x) for x in views]  # V x [B, F]
+        features = self.features(views)  # V x [B, F]
         z = [self.projector(h) for h in features]  # V x [B, D]
         keys = [F.normalize(v.detach().to(self.queue.rows.dtype), dim=1) for v in z]
         found = self.queue.nearest(keys, k=1)
@@ -60,7 +60,4 @@ class NNCLR(Method):
             keys_of_all([self.predictor(v) for v in z]),
         )
         self.queue.start_push(keys[0], labels, ids)
-        agreement = self.queue.agreement(found[0], labels)
-        return Representation(
-            loss, {"neighbour_agreement": agreement, "z_std": embedding_spread(z)}, features[0]
-        )
+        return Representation(loss, {}, features[0], z, neighbours=(keys[0], found[0]))

@@ -30,6 +30,11 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
         "online_top1",
     } <= train[0].keys()
     assert all(math.isfinite(r["loss"]) for r in train)
+    health = {"z_rank", "features_rank", "features_std", "neighbour_cosine", "neighbour_age", "ema_distance"}
+    assert [r["step"] for r in train if health <= r.keys()] == [7, 14]
+    assert sum(train[6][f"{name}_share"] for name in ("neighbour", "centroid", "feature")) == pytest.approx(1)
+    assert 1 < train[13]["z_rank"] <= 16
+    assert 0 < train[13]["ema_distance"] < 1
     assert train[-1]["online_loss"] < train[0]["online_loss"]
     assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 14]
     assert all(
