@@ -1,0 +1,128 @@
+"""Activations that the backward pass computes again instead of keeping them: batch norms, ReLUs and sums.
+
+Of a ResNet's activations about half are outputs of these, which cost next to nothing beside a convolution. Within the
+context, whatever an operation would keep for its backward pass and is such an output is replaced by the recipe to make
+it from what a convolution gave; running moments are not touched again. All else is kept as ever.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Recipe:
+    """How to make one activation again. Its value is kept from its first use to its last."""
+
+    def __init__(self, make: Callable[[], Tensor], *sources: Any) -> None:
+        self._make = make
+        self._uses = 0
+        self._value: Tensor | None = None
+        for source in sources:
+            if isinstance(source, Recipe):
+                source.expect_use()
+
+    def expect_use(self) -> None:
+        """Announce one more call of `value`."""
+        self._uses += 1
+
+    def value(self) -> Tensor:
+        """The activation."""
+        with torch.no_grad():
+            value = self._value if self._value is not None else self._make()
+        self._uses -= 1
+        self._value = value if self._uses > 0 else None
+        return value
+
+
+def _value(source: Any) -> Tensor:
+    value: Tensor = source.value() if isinstance(source, Recipe) else source
+    return value
+
+
+class _Cookbook(TorchFunctionMode):
+    """Writes down the recipe of what batch norms, ReLUs and additions give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By address and version: that of its tensor, which must be alive, lest another has taken its place
+        self._recipes: dict[tuple[int, int], tuple[weakref.ref[Tensor], Recipe]] = {}
+        self._own_result: Recipe | None = None  # of a ReLU under way, which keeps its own result and nothing else
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if (
+            func in (torch.Tensor.__iadd__, torch.Tensor.add_, torch.Tensor.add, torch.add)
+            and len(args) == 2
+            and not kwargs
+        ):
+            sources = [self._source(x) for x in args]
+            out = func(*args)
+            if any(isinstance(source, Recipe) for source in sources):
+                self._write(out, Recipe(lambda: torch.add(*map(_value, sources)), *sources))
+        elif func in (F.relu, torch.relu, torch.relu_):
+            source = self._source(args[0])
+            if isinstance(source, Recipe):
+                self._own_result = Recipe(lambda: torch.relu(_value(source)), source)
+            out = func(*args, **kwargs)
+            if self._own_result is not None:
+                self._write(out, self._own_result)
+                self._own_result = None
+        else:
+            out = func(*args, **kwargs)
+            if func is F.batch_norm:
+                self._write_norm(out, *args, **kwargs)
+        return out
+
+    def _write_norm(
+        self, out: Tensor, x: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+        training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    ) -> None:  # fmt: skip
+        node: Any = out.grad_fn
+        if not training or node is None or not hasattr(node, "_saved_result2"):
+            return
+        mean, invstd = node._saved_result1, node._saved_result2
+
+        def make() -> Tensor:
+            variance = invstd.double().pow(-2).sub(eps).to(invstd.dtype)
+            return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+        self._write(out, Recipe(make))
+
+    def _write(self, out: Tensor, recipe: Recipe) -> None:
+        self._recipes[out.data_ptr(), out._version] = weakref.ref(out), recipe
+
+    def _source(self, x: Any) -> Any:
+        """The recipe of a tensor, or the tensor itself."""
+        if not isinstance(x, Tensor):
+            return x
+        made, recipe = self._recipes.get((x.data_ptr(), x._version), (None, None))
+        alive = made() if made is not None else None
+        if alive is None or (alive.shape, alive.stride(), alive.dtype) != (x.shape, x.stride(), x.dtype):
+            return x
+        return recipe
+
+    def pack(self, x: Tensor) -> Any:
+        """What is kept for the backward pass in place of a tensor."""
+        source = self._own_result or self._source(x)
+        if isinstance(source, Recipe):
+            source.expect_use()
+        return source
+
+
+@contextmanager
+def recompute_activations() -> Iterator[None]:
+    """Within it, outputs of batch norms, ReLUs and sums are not kept for the backward pass but made again in it.
+
+    Gradients are the same up to rounding. A backward pass through what was computed within it can be made once.
+    """
+    book = _Cookbook()
+    with book, torch.autograd.graph.saved_tensors_hooks(book.pack, _value):
+        yield
