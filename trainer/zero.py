@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.gradient_buckets import GradientBuckets
 from trainer.lars import LARS
 from trainer.optimizer_state import (
     load_optimizer_tensors,
@@ -44,13 +45,26 @@ class Placement(Protocol):
 
 
 class Whole:
-    """Stage 0."""
+    """Stage 0.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._optimizer, self._parameters = optimizer, parameters
+    Args:
+        optimizer: over the parameters.
+        parameters: that train, by name.
+        buckets: what averages their gradients; None: they are averages already.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        buckets: GradientBuckets | None = None,
+    ) -> None:
+        self._optimizer, self._parameters, self._buckets = optimizer, parameters, buckets
 
     def gradients(self) -> list[Tensor]:
         """Of all parameters."""
+        if self._buckets is not None:
+            self._buckets.finish()
         return [p.grad for p in self._parameters.values() if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
@@ -125,7 +139,7 @@ class Shares:
             members = [states.get(name, {}) for name in names]
             if any(members):
                 loaded[flat] = {
-                    key: _common_step([m.get("step") for m in members], names)
+                    key: _common_step([m.get("step") for m in members], names).to(flat.device)
                     if key == "step"
                     else partition.cut([m.get(key) for m in members], like=flat)
                     for key in state_names(self._optimizer)

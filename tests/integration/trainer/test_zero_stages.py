@@ -31,7 +31,9 @@ class Results(NamedTuple):
     trained: dict[str, list[Trained]]
     """By optimiser and stage."""
     taken_over: list[tuple[Tensors, Tensors]]
-    """Of stages 0 and 2: a checkpoint of stage 1 after it was loaded, and a step further."""
+    """A checkpoint of stage 1 after stages 0 and 2 loaded it, and a step further."""
+    with_accumulation: dict[int, Tensors]
+    """The same checkpoint after engines of other accumulation loaded it."""
     sent: dict[str, list[Counter[torch.dtype]]]
     """Numbers in large messages that a step sums, by what it was asked for and stage."""
 
@@ -42,8 +44,8 @@ def trained(*overrides: str) -> Trained:
         return Trained(train(engine, config, STEPS), everything(engine))
 
 
-def taken_over(saved: Tensors, zero: int) -> tuple[Tensors, Tensors]:
-    config = tiny(*CASES["adamw"], f"parallel.zero={zero}")
+def taken_over(saved: Tensors, zero: int, *overrides: str) -> tuple[Tensors, Tensors]:
+    config = tiny(*CASES["adamw"], f"parallel.zero={zero}", *overrides)
     with engine_of(config) as engine:
         train(engine, config, range(1))  # there is other state to replace
         optimizer = {k.removeprefix("optimizer/"): t for k, t in saved.items() if "/" in k}
@@ -79,6 +81,7 @@ def on_two_ranks() -> Results:
     return Results(
         by_stage,
         [taken_over(saved[0], zero) for zero in (0, 2)],
+        {parts: taken_over(saved[0], 1, f"train.accumulation={parts}")[0] for parts in (1, 3)},
         {dtype: [sent(dtype, zero) for zero in (0, 1, 2)] for dtype in ("fp32", "bf16")},
     )
 
@@ -118,13 +121,13 @@ def test_all_stages_train_the_same(results: Results, optimiser: str) -> None:
         assert stage.norms == pytest.approx(norms, rel=1e-4)
 
 
-def test_a_checkpoint_goes_to_any_stage_and_number_of_processes(
+def test_a_checkpoint_goes_to_any_stage_accumulation_and_number_of_processes(
     results: Results, run_ranks, tmp_path
 ) -> None:
     saved = results.trained["adamw"][1].tensors
     torch.save(saved, tmp_path / "saved")
     all_loads = [*results.taken_over, run_ranks(on_three_ranks, 3, tmp_path / "saved")[0]]
-    for loaded, _ in all_loads:
+    for loaded in [*(loaded for loaded, _ in all_loads), *results.with_accumulation.values()]:
         assert loaded.keys() == saved.keys()
         assert not [name for name in saved if not torch.equal(loaded[name], saved[name])]
     for _, further in all_loads:

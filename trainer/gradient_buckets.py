@@ -1,0 +1,106 @@
+"""Averages gradients over the ranks while the backward pass that makes them goes on.
+
+DeepSpeed's stage 0 begins only when the backward pass has ended, and then flattens all gradients at once. Here they are
+sent in buckets, each as soon as its last gradient is there (Li et al. 2020, arXiv 2006.15704).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.parallel import world_size
+
+BUCKET = 2**23
+"""Numbers of a bucket. A larger parameter has a bucket of its own."""
+
+
+class GradientBuckets:
+    """Hooks on parameters that average their gradients; every rank has the same parameters in the same order.
+
+    Args:
+        parameters: in the order in which the forward pass uses them; on their device, in their memory format.
+        dtype: what gradients are summed in.
+        due: whether the backward pass under way is the last one before the update.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], dtype: torch.dtype, due: Callable[[], bool]
+    ) -> None:
+        self._due = due
+        self._buckets = [_Bucket(group, dtype) for group in _grouped(parameters)]
+        self._next = 0  # buckets are sent in one order on every rank, whichever is full first
+        for bucket in self._buckets:
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(self._hook_of(bucket))
+
+    def _hook_of(self, bucket: "_Bucket") -> Callable[[Tensor], None]:
+        def arrived(_: Tensor) -> None:
+            if self._due():
+                bucket.missing -= 1
+                self._send_full()
+
+        return arrived
+
+    def _send_full(self) -> None:
+        while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
+            self._buckets[self._next].send()
+            self._next += 1
+
+    def finish(self) -> None:
+        """Wait until every parameter's `grad` is the average. Every rank calls once, after the last backward pass."""
+        for bucket in self._buckets[self._next :]:
+            bucket.send()
+        for bucket in self._buckets:
+            bucket.receive()
+        self._next = 0
+
+
+class _Bucket:
+    """Parameters whose gradients are sent in one message."""
+
+    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
+        self.parameters = parameters
+        self.missing = len(parameters)
+        self._flat = torch.empty(sum(p.numel() for p in parameters), dtype=dtype, device=parameters[0].device)
+        parts = self._flat.split([p.numel() for p in parameters])
+        self._views = [
+            part.as_strided(p.shape, p.stride()) for part, p in zip(parts, parameters, strict=True)
+        ]
+        self._in_place = dtype == parameters[0].dtype
+        self._work: dist.Work | None = None
+
+    @torch.no_grad()
+    def send(self) -> None:
+        """Begin to sum. A parameter that this rank's loss does not depend on has a gradient of zeros."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        torch._foreach_copy_(self._views, gradients)
+        self._work = dist.all_reduce(self._flat, async_op=True)
+        if self._in_place:
+            for parameter, view in zip(self.parameters, self._views, strict=True):
+                parameter.grad = view
+
+    @torch.no_grad()
+    def receive(self) -> None:
+        """Wait for the sum, and make averages of it."""
+        assert self._work is not None
+        self._work.wait()
+        self._work, self.missing = None, len(self.parameters)
+        if not self._in_place:
+            for parameter, view in zip(self.parameters, self._views, strict=True):
+                parameter.grad = view.to(parameter.dtype)
+        torch._foreach_div_([p.grad for p in self.parameters], world_size())
+
+
+def _grouped(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters in buckets, last ones first, since their gradients come first."""
+    groups: list[list[nn.Parameter]] = []
+    size = BUCKET
+    for parameter in reversed(parameters):
+        if size + parameter.numel() > BUCKET:
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.numel()
+    return groups
