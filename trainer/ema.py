@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,20 @@ def momentum_at(step: int, total_steps: int, start: float) -> float:
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A copy that takes no gradient. It stays in training mode with its parent: its batch norm uses batch moments."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+@contextmanager
+def cast_once(module: nn.Module) -> Iterator[None]:
+    """Within it, and without gradient, autocast casts each weight of a frozen module once and not at every call.
+
+    Autocast remembers casts of weights that ask for a gradient alone, until its own context ends.
+    """
+    with torch.no_grad():
+        module.requires_grad_(True)
+        try:
+            yield
+        finally:
+            module.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -121,10 +121,11 @@ class All4One(Method):
         loss = terms["neighbour"] + terms["centroid"] + terms["feature"]
         return Representation(loss, parts, features[0], z, terms, neighbours=(keys[0], found[0]))
 
-    @torch.no_grad()
     def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Normalised momentum embeddings in the queue's precision, [B, D] each."""
-        projected = [self.momentum["projector"](self.momentum["backbone"](x)) for x in views]  # type: ignore[index]
+        backbone, projector = self.momentum["backbone"], self.momentum["projector"]  # type: ignore[index]
+        with ema.cast_once(self.momentum):
+            projected = [projector(backbone(x)) for x in views]
         return [F.normalize(m.to(self.queue.rows.dtype), dim=1) for m in projected]
 
     def _centroids(

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from trainer import ema
 
@@ -27,3 +28,21 @@ def test_the_copy_follows_parameters_and_keeps_its_own_buffers() -> None:
     for new, old, online in zip(target.parameters(), before, source.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * online)
     assert (target[1].running_mean == 0).all()
+
+
+def test_a_frozen_copy_is_cast_once_for_several_calls_and_stays_frozen() -> None:
+    target = ema.frozen_copy(nn.Linear(64, 64))
+    x = torch.randn(2, 64, dtype=torch.bfloat16)
+
+    def casts(calls: int) -> int:
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler, autocast, ema.cast_once(target):
+            outputs = [target(x) for _ in range(calls)]
+        assert not any(out.requires_grad for out in outputs)
+        return sum(event.count for event in profiler.key_averages() if event.key == "aten::_to_copy")
+
+    assert casts(3) == casts(1) == 2  # weight and bias
+    assert not any(p.requires_grad for p in target.parameters())
+    with pytest.raises(RuntimeError, match="stopped"), ema.cast_once(target):
+        raise RuntimeError("stopped")
+    assert not any(p.requires_grad for p in target.parameters())

@@ -91,6 +91,29 @@ def test_the_queue_takes_the_first_views_keys_after_backward(name: str) -> None:
     torch.testing.assert_close(queue.rows[:6].norm(dim=1), torch.ones(6))
 
 
+@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_recomputing_changes_no_loss_and_no_gradient(name: str, precision: torch.dtype | None) -> None:
+    plain, lean = make(name), make(name)
+    lean.recompute = True
+    data, losses = batch(), []
+    for method in (plain, lean):
+        method.autocast_dtype = precision
+        torch.manual_seed(1)
+        out = method(*data)
+        out.loss.backward()
+        method.after_backward()
+        losses.append(out.loss.detach())
+    assert torch.equal(*losses)
+    for (weight, a), (_, b) in zip(plain.named_parameters(), lean.named_parameters(), strict=True):
+        if a.grad is not None:
+            assert b.grad is not None
+            apart = (a.grad - b.grad).norm() / (a.grad.norm() + 1e-6)
+            assert apart < (1e-3 if precision is None else 0.05), weight
+    for (_, a), (_, b) in zip(plain.named_buffers(), lean.named_buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_autocast_computes_in_bf16_and_keeps_weights_and_queue_in_fp32() -> None:
     method = make("all4one")
     method.autocast_dtype = torch.bfloat16

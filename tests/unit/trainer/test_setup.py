@@ -37,3 +37,10 @@ def test_a_missing_compiler_is_said_before_anything_is_compiled(monkeypatch: pyt
     build()
     with pytest.raises(UserError, match=r"no-such-compiler.*\n*.*parallel.compile"):
         build("parallel.compile=true")
+
+
+def test_recomputing_is_a_choice_that_compiled_networks_have_no_use_for() -> None:
+    assert not build().recompute
+    assert build("backbone.recompute=true").recompute
+    with pytest.raises(UserError, match=r"backbone.recompute"):
+        build("backbone.recompute=true", "parallel.compile=true")
