@@ -118,7 +118,7 @@ class Shares:
         return square.sqrt()
 
     def state(self) -> dict[str, Tensor]:
-        """Shares are gathered on the first rank, a group at a time."""
+        """Shares are gathered on the first rank and moved to its host memory, a group at a time."""
         tensors: dict[str, Tensor] = {}
         for flat, partition, names in zip(self._flat, self._partitions, self._names, strict=True):
             state = self._optimizer.state.get(flat, {})
@@ -127,7 +127,7 @@ class Shares:
                 if value is None or key == "step":  # a group's members are updated together
                     whole = [flat.new_empty(0) if value is None else value] * len(names)
                 else:
-                    whole = partition.gather(value)
+                    whole = [tensor.cpu() for tensor in partition.gather(value)]
                 tensors |= {f"{kind}/{name}": t.detach() for name, t in zip(names, whole, strict=False)}
         return tensors if rank() == 0 else {}
 
