@@ -1,6 +1,6 @@
 """How long the queue takes to find neighbours, and what memory, against a whole product and torch's top-k.
 
-    python benchmarks/neighbours.py [--lengths 4096 ...] [--batches 64 ...] [--repeats 3] [--json FILE]
+    python benchmarks/neighbours.py [--lengths 4096 ...] [--batches 64 ...] [--repeats 2] [--json FILE]
 
 Keys of two views of a batch, D = 256, k = 5, random unit rows, float32, 2 threads, `score_bytes` at its default. Memory
 is the most that torch held at once of what it allocated within the search; the plain product holds all scores. One
@@ -92,10 +92,10 @@ def main() -> int:
     )
     parser.add_argument("--lengths", nargs="+", type=int, default=[2**12, 2**14, 2**16, 98304, 2**18, 2**20])
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 1024, 4096])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--most-bytes", type=int, default=2**31, help="largest product that is compared with")
     parser.add_argument(
-        "--most-work", type=float, default=2e9, help="largest length x batch that is measured"
+        "--most-work", type=float, default=4.1e8, help="largest length x batch that is measured"
     )
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
@@ -124,8 +124,8 @@ def main() -> int:
                 f"{'  <-- other neighbours' if r['same'] is False else ''}{'' if bounded else '  <-- too much'}",
                 flush=True,
             )
-    if args.json:
-        args.json.write_text(json.dumps({"score_bytes": budget, "results": results}, indent=1) + "\n")
+            if args.json:
+                args.json.write_text(json.dumps({"score_bytes": budget, "results": results}, indent=1) + "\n")
     return int(failed)
 
 
