@@ -52,7 +52,9 @@ class _Cookbook(TorchFunctionMode):
         super().__init__()
         # By address and version: that of its tensor, which must be alive, lest another has taken its place
         self._recipes: dict[tuple[int, int], tuple[weakref.ref[Tensor], Recipe]] = {}
-        self._own_result: Recipe | None = None  # of a ReLU under way, which keeps its own result and nothing else
+        self._own_result: Recipe | None = (
+            None  # of a ReLU under way, which keeps its own result and nothing else
+        )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
