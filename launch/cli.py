@@ -162,6 +162,27 @@ def export(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def profile(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    nproc: Nproc = 1,
+    steps: Annotated[int, typer.Option(min=2, help="Steps that are measured of each kind.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the results; profiles/CONFIG if not given."),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="A torch.profiler trace of a step as well.")] = False,
+) -> None:
+    """Measure a recipe's steps here: where their time goes, what bounds them, and which settings to change."""
+    if recipe is None:
+        _list_recipes()
+        raise typer.Exit(2)
+    from launch.profile import profile as measure
+
+    raise typer.Exit(measure(recipe, overrides or [], nproc=nproc, steps=steps, out=out, trace=trace))
+
+
 @app.command(name="verify-resume")
 def verify_resume(
     recipe: Recipe = None,

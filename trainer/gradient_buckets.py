@@ -90,7 +90,7 @@ class _Bucket:
         if not self._in_place:
             for parameter, view in zip(self.parameters, self._views, strict=True):
                 parameter.grad = view.to(parameter.dtype)
-        torch._foreach_div_([p.grad for p in self.parameters], world_size())
+        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], world_size())
 
 
 def _grouped(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -1,0 +1,91 @@
+"""`all4one profile`: measures a recipe's steps on this machine, and says what bounds them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipelines.errors import UserError
+from launch.jobs import check
+from launch.local import launch
+from launch.profile_plot import plot
+from trainer.config import load_config, override
+from trainer.recipes import find_recipe
+from trainer.run import RunFolder
+
+
+def profile(
+    recipe: str, overrides: Sequence[str], *, nproc: int, steps: int, out: Path | None, trace: bool
+) -> int:
+    """Measure, write `profile.json` and `profile.png`, and print them. Returns the exit code.
+
+    Args:
+        recipe: what would be trained.
+        overrides: `key=value` settings.
+        nproc: processes on this machine.
+        steps: that are measured of each kind.
+        out: folder of the results; None: `profiles/RECIPE`. What is there is replaced.
+        trace: whether torch's profiler writes a trace of a step as well.
+    """
+    run = RunFolder(out or Path("profiles") / find_recipe(recipe).stem)
+    config = override(load_config(recipe, overrides), ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
+    check(config, nproc, new_runs=0)
+    try:
+        run.logs.mkdir(parents=True, exist_ok=True)
+        run.write_config(config)
+        (run.path / "profile.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", where=run.path, fix="choose another by --out"
+        ) from None
+    arguments = [str(run.path), str(steps), *(["--trace"] if trace else [])]
+    if code := launch("launch.profile_worker", arguments, nproc=nproc, logs=run.logs):
+        return code
+    found = json.loads((run.path / "profile.json").read_text())
+    plot(found, run.path / "profile.png")
+    show(found)
+    Console().print(
+        f"wrote {run.path}/profile.json and profile.png" + (", and trace_rank_R.json" if trace else "")
+    )
+    return 0
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a profile as tables, and its verdict."""
+    console = Console(highlight=False)
+    total = sum(found["parts"].values())
+    parts = Table("part of a step", "ms", "share", box=None, title="a step of training", title_justify="left")
+    for column in parts.columns[1:]:
+        column.justify = "right"
+    for name, seconds in found["parts"].items():
+        parts.add_row(name, f"{1000 * seconds:.2f}", f"{100 * seconds / total:.1f} %")
+    parts.add_row(
+        "all parts",
+        f"{1000 * total:.2f}",
+        f"{100 * total / found['step']:.1f} % of a step that is not divided",
+    )
+    console.print(parts)
+    facts = Table(box=None, show_header=False)
+    tera = {name: found[name] / 1e12 for name in ("flops", "peak")}
+    rows = {
+        "a step": f"{_speed(found, 'step')} with {found['world_size']} processes",
+        "without waiting for data": _speed(found, "without_data"),
+        "and without messages": _speed(found, "without_messages"),
+        "the loader alone": _speed(found, "loader"),
+        "a checkpoint's stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
+        "operations": f"{1000 * tera['flops']:.1f} GFLOP of each process: {tera['flops'] / found['step']:.3f} TFLOP/s",
+        "of a matrix product's": f"{100 * found['mfu']:.1f} % of {tera['peak']:.3f} TFLOP/s ({found['precision']})",
+        "messages": f"{found['message_bytes'] / 1e6:.2f} MB a step from each process",
+        "memory": f"{found['memory'] / 1e9:.2f} GB of each process ({found['device']})",
+    }
+    for name, value in rows.items():
+        facts.add_row(name, value)
+    console.print(facts)
+    console.print(f"\n{found['verdict']['words']}\n", soft_wrap=True)
+
+
+def _speed(found: dict[str, Any], name: str) -> str:
+    return f"{1000 * found[name]:.1f} ms, {found['global_batch'] / found[name]:.0f} images/s"

@@ -1,0 +1,53 @@
+"""The picture of a profile: where a step's time goes, and its timeline."""
+
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.files import replacing
+from trainer.profiling.instruments import PARTS
+from trainer.profiling.measure import STEP
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw what `profile.json` holds as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in PARTS if found["parts"].get(name, 0) > 0]
+    colours = dict(zip(PARTS, pyplot.get_cmap("tab20").colors, strict=False))
+    figure, (bars, line) = pyplot.subplots(2, 1, figsize=(10, 6), height_ratios=(3, 2), layout="constrained")
+    values = [1000 * found["parts"][name] for name in names]
+    bars.barh(names, values, color=[colours[name] for name in names])
+    for row, value in enumerate(values):
+        bars.text(value, row, f" {value:.1f} ms", va="center", fontsize=8)
+    bars.invert_yaxis()
+    bars.margins(x=0.12)
+    bars.set_title(
+        f"a step of {1000 * found['step']:.1f} ms: {found['images_per_second']:.0f} images/s, "
+        f"bound by {found['verdict']['bound']}"
+    )
+    _timeline(line, found["spans"], colours)
+    for axes in (bars, line):
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[str, Any]) -> None:
+    """The spans of the last step."""
+    first, last = [(start, end) for name, start, end in spans if name == STEP][-1]
+    depth: list[float] = []
+    for name, start, end in spans:
+        while depth and depth[-1] <= start:
+            depth.pop()
+        if name != STEP and start >= first and end <= last:
+            axes.barh(
+                len(depth), 1000 * (end - start), left=1000 * (start - first), color=colours[name], height=0.9
+            )
+        depth.append(end)
+    axes.set_xlabel("ms; what is below is inside")
+    axes.set_yticks([])
+    axes.invert_yaxis()

@@ -1,0 +1,54 @@
+"""What each rank of a profile runs: `python -m launch.profile_worker RUN STEPS [--trace]`."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.files import write_whole
+from launch.worker import end_with_parent, explained
+from trainer.run import RunFolder
+from trainer.signals import StopRequest
+
+
+def main() -> int:
+    """Measure as one rank of the group that the environment names; the first writes what was found."""
+    end_with_parent()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--trace", action="store_true")
+    args = parser.parse_args()
+    return explained(lambda: _measure(RunFolder(args.run), args.steps, trace=args.trace))
+
+
+def _measure(run: RunFolder, steps: int, *, trace: bool) -> int:
+    from trainer.distributed import initialise
+    from trainer.profiling.measure import profile
+    from trainer.profiling.verdict import judge
+    from trainer.setup import build
+
+    with StopRequest() as stop:
+        process, config = initialise(), run.read_config()
+        parts = build(config, run, process, give_up=stop.is_set)
+
+        def write_trace(profiler: Any) -> None:
+            profiler.export_chrome_trace(str(run.path / f"trace_rank_{process.rank}.json"))
+
+        measured, spans = profile(config, process, parts, steps, write_trace if trace else None)
+        if process.is_first:
+            cores = len(os.sched_getaffinity(0))
+            verdict = judge(measured, config, cores)
+            found = {
+                **measured.as_json(), "verdict": dataclasses.asdict(verdict), "spans": [list(s) for s in spans],
+            }  # fmt: skip
+            write_whole(run.path / "profile.json", json.dumps(found, indent=1).encode())
+        parts.engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

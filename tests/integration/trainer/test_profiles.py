@@ -1,0 +1,64 @@
+"""Real profiles of runs that were made to be bound by one thing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import Runs, run
+
+CASES = {
+    "data": (1, ("data.threads=1", "train.global_batch=8")),  # on large images
+    "compute": (1, ("backbone.width=32", "train.global_batch=64")),
+    # many weights with little work
+    "communication": (2, ("method.embedding=512", "method.transformer_depth=10", "method.transformer_heads=1",
+                          "method.neighbours=1", "train.global_batch=4", "optim.name=sgd")),
+    # many numbers in each checkpoint
+    "update": (1, ("method.embedding=512", "method.queue.length=100000", "checkpoint.every_steps=1",
+                   "train.global_batch=4")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of noise, which takes long to decode."""
+    folder = tmp_path_factory.mktemp("large")
+    noise = np.random.default_rng(0)
+    for number in range(12):
+        path = folder / "images" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (2400, 2400, 3), np.uint8)).save(path, quality=90)
+    assert run("data", "build", folder / "images", folder / "set").code == 0
+    return folder / "set"
+
+
+@pytest.mark.parametrize("bound", CASES)
+def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bound: str) -> None:
+    nproc, settings = CASES[bound]
+    if bound == "data":
+        settings = (*settings, f"data.train={large_images}", "data.validation=null")
+    recipe, *common = runs.common
+    calm = ("optim.warmup_epochs=0", "checkpoint.every_steps=1000")
+    result = run(
+        "profile", recipe, *common, *calm, *settings, "--nproc", nproc, "--steps", 3, "--out", tmp_path
+    )
+    assert result.code == 0, result.out
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert found["verdict"]["bound"] == bound, found["verdict"]
+    assert f"Bound by {'the ' * (bound == 'update')}{bound}" in result.words
+    assert found["world_size"] == nproc
+    assert found["flops"] > 0
+    assert found["mfu"] > 0
+    assert (found["message_bytes"] > 0) == (nproc > 1)
+    assert all(seconds >= 0 for seconds in found["parts"].values())
+    assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_that_cannot_be_made_says_why(runs: Runs, tmp_path: Path) -> None:
+    recipe, *common = runs.common
+    result = run("profile", recipe, *common, "train.global_batch=7", "--nproc", 2, "--out", tmp_path / "p")
+    assert result.code == 2
+    assert "7" in result.words
+    assert "Traceback" not in result.out
+    assert not (tmp_path / "p").exists()

@@ -1,0 +1,84 @@
+from typing import Any
+
+import pytest
+
+from trainer.config import Config
+from trainer.profiling.instruments import PARTS
+from trainer.profiling.measure import Profile
+from trainer.profiling.verdict import COMPUTE, DATA, MESSAGES, UPDATE, Verdict, judge
+
+
+def measured(parts: dict[str, float], **changed: Any) -> Profile:
+    """A profile of a step that has these parts and nothing else."""
+    step = sum(parts.values())
+    values: dict[str, Any] = {
+        "world_size": 2, "global_batch": 256, "precision": "bf16", "device": "CPU, 1 threads a process", "step": step,
+        "parts": dict.fromkeys(PARTS, 0.0) | parts, "without_data": step - parts.get("data wait", 0.0),
+        "without_messages": step - sum(parts.get(n, 0.0) for n in ("data wait", "gathers", "gradient reduction")),
+        "loader": step, "checkpoint": 0.0, "checkpoint_every": 0, "flops": 1e9, "peak": 1e11, "peak_bf16": 1e11,
+        "message_bytes": 1e6, "memory": 1e9,
+    }  # fmt: skip
+    return Profile(**values | changed)
+
+
+def verdict(parts: dict[str, float], *overrides: tuple[str, Any], **changed: Any) -> Verdict:
+    values: dict[str, Any] = {"train": {"precision": "bf16"}}
+    for key, value in overrides:
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
+    return judge(measured(parts, **changed), Config.model_validate(values), cores=8)
+
+
+@pytest.mark.parametrize(
+    ("parts", "bound"),
+    [
+        ({"data wait": 0.6, "backward": 0.4}, DATA),
+        ({"gradient reduction": 0.5, "gathers": 0.1, "backward": 0.4}, MESSAGES),
+        ({"optimiser": 0.4, "EMA": 0.2, "backward": 0.4}, UPDATE),
+        ({"backward": 0.6, "data wait": 0.2, "optimiser": 0.1, "gathers": 0.1}, COMPUTE),
+    ],
+)
+def test_the_largest_cost_is_the_bound(parts: dict[str, float], bound: str) -> None:
+    found = verdict(parts)
+    assert found.bound == bound
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.words.startswith("Bound by")
+
+
+def test_data_that_come_late_are_worth_threads_where_there_are_cores() -> None:
+    found = verdict({"data wait": 0.75, "backward": 0.25}, ("data.threads", 1))
+    assert "75 % of a step is lost to the loader" in found.words
+    assert "data.threads=4 (more cores for decoding): up to 4.00 times the images/s" in found.words
+    assert "--resize-shorter" in verdict({"data wait": 0.75, "backward": 0.25}).words
+
+
+def test_gradients_that_take_long_are_worth_fewer_bytes() -> None:
+    found = verdict({"gradient reduction": 0.8, "backward": 0.2})
+    assert "parallel.gradient_dtype=bf16 (half the bytes): up to 1.67 times" in found.words
+    assert "train.global_batch=512" in found.words
+    already = verdict({"gradient reduction": 0.8, "backward": 0.2}, ("parallel.gradient_dtype", "bf16"))
+    assert "gradient_dtype" not in already.words
+
+
+def test_an_update_that_takes_long_is_shared_out_among_ranks() -> None:
+    found = verdict({"optimiser": 0.8, "backward": 0.2})
+    assert "parallel.zero=1 (each rank updates its share): up to 1.67 times" in found.words
+    assert "parallel.zero" not in verdict({"optimiser": 0.8, "backward": 0.2}, world_size=1).words
+
+
+def test_a_checkpoint_counts_by_how_often_it_is_made() -> None:
+    rare = verdict({"backward": 1.0}, checkpoint=0.5, checkpoint_every=1000)
+    often = verdict({"backward": 1.0}, checkpoint=1.5, checkpoint_every=1)
+    assert rare.bound == COMPUTE
+    assert often.bound == UPDATE
+    assert sum(often.shares.values()) == pytest.approx(1)
+
+
+def test_a_gain_of_bf16_is_foretold_from_its_own_peak() -> None:
+    found = verdict({"backward": 1.0}, ("train.precision", "fp32"), peak_bf16=2e11)
+    assert "train.precision=bf16: up to 2.00 times" in found.words
+    assert "precision" not in verdict({"backward": 1.0}, ("train.precision", "fp32")).words
+
+
+def test_one_process_has_no_messages() -> None:
+    assert verdict({"backward": 1.0}, world_size=1, without_messages=0.5).shares[MESSAGES] == 0

@@ -1,0 +1,158 @@
+"""Puts spans around the parts of a step from outside, so that training itself knows nothing of being measured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.engine import Engine
+from trainer.parallel import world_size
+from trainer.profiling.timeline import Timeline
+
+WAIT, ONLINE, AVERAGED, HEADS, NEIGHBOURS, LOSSES, GATHERS, BACKWARD, REDUCTION, OPTIMISER, EMA, QUEUE, OTHER = (
+    "data wait", "online forward", "momentum forward", "heads", "neighbours", "losses", "gathers", "backward",
+    "gradient reduction", "optimiser", "EMA", "queue", "other",
+)  # fmt: skip
+PARTS = (
+    WAIT, ONLINE, AVERAGED, HEADS, NEIGHBOURS, LOSSES, GATHERS, BACKWARD, REDUCTION, OPTIMISER, EMA, QUEUE, OTHER,
+)  # fmt: skip
+"""Parts of a step. Gathers are all messages but the gradients', their way back included."""
+_SENDS = (
+    "all_reduce",
+    "all_gather_single",
+    "all_gather_into_tensor",
+    "reduce_scatter_tensor",
+    "reduce",
+    "broadcast",
+)
+
+
+def instrument(engine: Engine, timeline: Timeline) -> None:
+    """Have every step of the engine leave its spans on the timeline. The engine is of no use for anything else then."""
+    method = engine.method
+    for name, child in method.named_children():
+        if name == "backbone":
+            _watch(child, ONLINE, timeline)
+        elif name == "momentum":
+            for network in child.children():
+                _watch(network, AVERAGED, timeline)
+        elif child is not method.queue and name != "classifier":
+            _watch(child, HEADS, timeline)
+    _wrap(method, "forward", LOSSES, timeline)
+    _wrap(method, "after_step", EMA, timeline)
+    if method.queue is not None:
+        _wrap(method.queue, "nearest", NEIGHBOURS, timeline)
+        _wrap(method.queue, "finish_push", QUEUE, timeline)
+    _wrap(engine._deepspeed, "backward", BACKWARD, timeline)
+    _wrap(engine, "_clip", REDUCTION, timeline)
+    _wrap(engine.optimizer, "step", OPTIMISER, timeline)
+
+
+def _wrap(owner: Any, name: str, label: str, timeline: Timeline) -> None:
+    plain = getattr(owner, name)
+
+    @wraps(plain)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        with timeline.span(label):
+            return plain(*args, **kwargs)
+
+    setattr(owner, name, measured)
+
+
+def _watch(network: nn.Module, label: str, timeline: Timeline) -> None:
+    entered: list[Any] = []
+
+    def before(*_: Any) -> None:
+        span = timeline.span(label)
+        span.__enter__()
+        entered.append(span)
+
+    def after(*_: Any) -> None:
+        entered.pop().__exit__(None, None, None)
+
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(after)
+
+
+class Messages:
+    """All messages between the ranks while it is entered: counted and timed, and sent only where `silent` is false."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.bytes = 0
+        """Of this rank's messages while the timeline was on: what it gave into each collective."""
+        self.silent = False
+        self._timeline = timeline
+        self._plain: dict[str, Callable[..., Any]] = {}
+
+    def __enter__(self) -> "Messages":
+        for name in _SENDS:
+            self._plain[name] = getattr(dist, name)
+            setattr(dist, name, self._measured(name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, plain in self._plain.items():
+            setattr(dist, name, plain)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Nothing is sent inside: each rank goes on as if all others had the same tensors."""
+        self.silent = True
+        try:
+            yield
+        finally:
+            self.silent = False
+
+    def _measured(self, name: str) -> Callable[..., Any]:
+        plain = self._plain[name]
+
+        @wraps(plain)
+        def send(*tensors: Any, **options: Any) -> Any:
+            # (out, in) of a gather or a scatter, (in, …) of the others
+            given = [t for t in tensors if isinstance(t, Tensor)]
+            if self._timeline.on:
+                self.bytes += given[-1].numel() * given[-1].element_size()
+            if self.silent:
+                return _Sent(given) if options.get("async_op") else _pretend(given)
+            with self._timeline.span(GATHERS):
+                work = plain(*tensors, **options)
+            return work if work is None else _Waited(work, self._timeline)
+
+        return send
+
+
+def _pretend(given: list[Tensor]) -> None:
+    """Give a gather's output the shape of its work: this rank's rows in the place of all."""
+    if len(given) == 2:
+        out, own = given
+        if out.numel() == own.numel() * world_size():
+            out.view(world_size(), -1).copy_(own.reshape(1, -1).expand(world_size(), -1))
+        else:
+            out.copy_(own.reshape(-1)[: out.numel()].view_as(out))
+
+
+class _Sent:
+    """The work of a message that was not sent."""
+
+    def __init__(self, given: list[Tensor]) -> None:
+        _pretend(given)
+
+    def wait(self) -> None:
+        pass
+
+
+class _Waited:
+    """A work under way whose wait is a span."""
+
+    def __init__(self, work: Any, timeline: Timeline) -> None:
+        self._work, self._timeline = work, timeline
+
+    def wait(self, *args: Any) -> Any:
+        with self._timeline.span(GATHERS):
+            return self._work.wait(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)

@@ -1,0 +1,231 @@
+"""Measures a run's steps: as they are, without data, without messages, and its loader alone."""
+
+import math
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode
+
+from data_pipelines.feed import Batch
+from trainer.checkpoint import clone_to_host
+from trainer.config import Config
+from trainer.distributed import Process, from_all
+from trainer.profiling.instruments import OTHER, PARTS, REDUCTION, WAIT, Messages, instrument
+from trainer.profiling.timeline import Span, Timeline, own_time
+from trainer.setup import AUTOCAST, IMAGES, Parts
+
+WARM_UP = 3
+"""Steps before the first that is measured."""
+STEP = "step"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured; times in seconds, means over the steps, since data may come in bursts, and over the ranks."""
+
+    world_size: int
+    global_batch: int
+    precision: str
+    device: str
+    step: float
+    """A step of training."""
+    parts: dict[str, float]
+    """The same, divided; measured in other steps than `step`."""
+    without_data: float
+    """A step on a batch that is there already."""
+    without_messages: float
+    """The same, where no rank sends anything."""
+    loader: float
+    """Time in which the loader alone makes the batches of a step."""
+    checkpoint: float
+    """What a checkpoint stalls: the copy to host memory."""
+    checkpoint_every: int
+    """Steps between checkpoints; 0: none but the last."""
+    flops: float
+    """Floating-point operations of a step on one rank."""
+    peak: float
+    """Floating-point operations a second of a matrix product of this precision, per rank, all at once."""
+    peak_bf16: float
+    """The same in bf16."""
+    message_bytes: float
+    """Bytes that a rank gives into collectives in a step."""
+    memory: float
+    """Most memory of a rank so far, bytes: of the device, or resident."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the ranks have GPUs."""
+        return not self.device.startswith("CPU")
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all ranks together."""
+        return self.global_batch / self.step
+
+    @property
+    def mfu(self) -> float:
+        """Share of the peak that the model's operations reach."""
+        return self.flops / self.step / self.peak
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"images_per_second": self.images_per_second, "mfu": self.mfu}
+
+
+def profile(
+    config: Config, process: Process, parts: Parts, steps: int, trace: Callable[[Any], None] | None = None
+) -> tuple[Profile, list[Span]]:
+    """Measure `steps` steps of each kind. Every rank calls; the engine is of no use for anything else afterwards.
+
+    Args:
+        config: the run's settings.
+        process: this rank.
+        parts: the run.
+        steps: of each kind that are measured.
+        trace: gets a torch profiler that has seen one step.
+
+    Returns the profile, the same on every rank, and this rank's spans of the divided steps.
+    """
+    engine, timeline, bench = parts.engine, Timeline(process.device), _Bench(config, process, parts)
+    loader = bench.loader_alone(steps)
+    with Messages(timeline) as messages:
+        instrument(engine, timeline)
+        iterator = parts.loader.batches(0)
+        for _ in range(WARM_UP):
+            batches = bench.train(iterator, timeline)
+        whole = [bench.timed(lambda: bench.train(iterator, timeline)) for _ in range(steps)]
+        timeline.on = True
+        for _ in range(steps):
+            bench.train(iterator, timeline)
+        timeline.on = False
+        spans = timeline.spans()
+        message_bytes = messages.bytes / steps
+        without_data, silent = [], []
+        for _ in range(steps):
+            dist.barrier()
+            without_data.append(bench.timed(lambda: bench.repeat(batches)))
+            dist.barrier()
+            with messages.kept():
+                silent.append(bench.timed(lambda: bench.repeat(batches)))
+        dist.barrier()
+        if trace is not None:
+            with torch.profiler.profile(with_stack=False) as profiler:
+                bench.repeat(batches)
+            trace(profiler)
+        with FlopCounterMode(display=False) as counter:
+            bench.repeat(batches)
+        parts.loader.close()
+    divided = _divided(spans, steps)
+    began = time.perf_counter()
+    model, optimizer = engine.state()
+    clone_to_host(model), clone_to_host(optimizer)
+    checkpoint = time.perf_counter() - began
+    mean = _mean_over_ranks(
+        {
+            "step": statistics.fmean(whole), "without_data": statistics.fmean(without_data),
+            "without_messages": statistics.fmean(silent), "loader": loader, "checkpoint": checkpoint,
+            "flops": float(counter.get_total_flops()), "peak": bench.peak(bench.dtype),
+            "peak_bf16": bench.peak(torch.bfloat16), "message_bytes": message_bytes,
+            "memory": bench.memory(), **{f"part {name}": value for name, value in divided.items()},
+        }
+    )  # fmt: skip
+    shares = {name: mean.pop(f"part {name}") for name in divided}
+    return Profile(
+        world_size=process.world_size, global_batch=config.train.global_batch, precision=config.train.precision,
+        device=bench.device_name(), parts=shares,
+        checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch), **mean,
+    ), spans  # fmt: skip
+
+
+class _Bench:
+    """Does the things that are measured."""
+
+    def __init__(self, config: Config, process: Process, parts: Parts) -> None:
+        self._config, self._device, self._parts = config, process.device, parts
+
+    def train(self, iterator: Iterator[Batch], timeline: Timeline) -> list[Batch]:
+        """A step as training does it, but for the learning rate. Returns its batches."""
+        with timeline.span(STEP):
+            with timeline.span(WAIT):
+                batches = list(islice(iterator, self._config.train.accumulation))
+            self.repeat(batches)
+        return batches
+
+    def timed(self, work: Callable[[], object]) -> float:
+        self._settle()
+        began = time.perf_counter()
+        work()
+        self._settle()
+        return time.perf_counter() - began
+
+    def loader_alone(self, steps: int) -> float:
+        """Seconds for the batches of a step; what the loader had made ahead is not counted."""
+        accumulation, ahead = self._config.train.accumulation, self._config.data.prefetch + 1
+        iterator = self._parts.loader.batches(0)
+        for _ in range(ahead * accumulation):
+            next(iterator)
+        counted = max(steps, 3 * ahead)
+        began = time.perf_counter()
+        for _ in range(counted * accumulation):
+            next(iterator)
+        seconds = (time.perf_counter() - began) / counted
+        dist.barrier()
+        return seconds
+
+    def repeat(self, batches: list[Batch]) -> None:
+        """A step on the same batches at a learning rate of 0: weights that overfit them would not be typical."""
+        self._parts.engine.step(self._parts.total_steps, batches)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks multiply in."""
+        precision = self._config.train.precision
+        return AUTOCAST[precision] or IMAGES[precision]
+
+    def peak(self, dtype: torch.dtype) -> float:
+        """Operations a second of the best of some matrix products, all ranks at once."""
+        size = 8192 if self._device.type == "cuda" else 2048
+        a = torch.randn(size, size, device=self._device, dtype=dtype)
+        dist.barrier()
+        best = min(self.timed(lambda: a @ a) for _ in range(6))
+        return 2 * size**3 / best
+
+    def memory(self) -> float:
+        """Bytes."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device))
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def device_name(self) -> str:
+        if self._device.type == "cuda":
+            return torch.cuda.get_device_name(self._device)
+        return f"CPU, {torch.get_num_threads()} threads a process"
+
+    def _settle(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _divided(spans: list[Span], steps: int) -> dict[str, float]:
+    """Mean seconds of each part over the steps."""
+    starts = [span for span in spans if span.name == STEP]
+    by_step = []
+    for outer in starts:
+        inside = [s for s in spans if outer.start <= s.start and s.end <= outer.end]
+        by_step.append(own_time(inside, whole={REDUCTION}))
+    found = {name: statistics.fmean(step.get(name, 0.0) for step in by_step) for name in PARTS}
+    found[OTHER] += statistics.fmean(step[STEP] for step in by_step)
+    assert len(by_step) == steps
+    return found
+
+
+def _mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
+    everywhere = from_all(values)
+    return {name: math.fsum(v[name] for v in everywhere) / len(everywhere) for name in values}

@@ -1,0 +1,82 @@
+"""Named spans of time, nested, on a CPU or on a GPU's stream."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+
+class Span(NamedTuple):
+    """A named stretch of time, seconds since the timeline began."""
+
+    name: str
+    start: float
+    end: float
+
+
+class Timeline:
+    """Collects spans while it is `on`; off, a span costs nothing but a call.
+
+    On a CUDA device times are those of its stream, by events: the host is not made to wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on = False
+        self._cuda = device.type == "cuda"
+        self._marks: list[tuple[str, float | torch.cuda.Event, float | torch.cuda.Event]] = []
+        self._began = self._now()
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """What happens inside is a span of this name."""
+        if not self.on:
+            yield
+            return
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._marks.append((name, start, self._now()))
+
+    def spans(self) -> list[Span]:
+        """All spans so far, by their start; enclosing ones first. Waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        found = [Span(name, self._seconds(start), self._seconds(end)) for name, start, end in self._marks]
+        return sorted(found, key=lambda span: (span.start, -span.end))
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, mark: float | torch.cuda.Event) -> float:
+        if isinstance(mark, float):
+            assert isinstance(self._began, float)
+            return mark - self._began
+        assert isinstance(self._began, torch.cuda.Event)
+        return self._began.elapsed_time(mark) / 1000
+
+
+def own_time(spans: Sequence[Span], whole: Collection[str] = ()) -> dict[str, float]:
+    """Seconds of each name, without those of the spans inside its own, but for names in `whole`, which keep them.
+
+    Spans nest and are in the order of `spans()`.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    open_spans: list[Span] = []
+    for span in spans:
+        while open_spans and open_spans[-1].end <= span.start:
+            open_spans.pop()
+        if any(outer.name in whole for outer in open_spans):
+            continue
+        seconds[span.name] += span.end - span.start
+        if open_spans:
+            seconds[open_spans[-1].name] -= span.end - span.start
+        open_spans.append(span)
+    return dict(seconds)

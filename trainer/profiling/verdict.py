@@ -1,0 +1,128 @@
+"""What a profile means: what bounds the run, how far from the bound it is, and what to change."""
+
+from dataclasses import dataclass
+
+from trainer.config import Config
+from trainer.profiling.instruments import EMA, GATHERS, OPTIMISER, QUEUE, REDUCTION, WAIT
+from trainer.profiling.measure import Profile
+
+DATA, MESSAGES, UPDATE, COMPUTE = "data", "communication", "update", "compute"
+WORTH_SAYING = 0.05
+"""Share of a step below which a cost is not worth a setting."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change of settings and what it may gain."""
+
+    setting: str
+    gain: float | None
+    """Images/s over those of now, at most; None: it must be tried."""
+
+    def __str__(self) -> str:
+        worth = "try it" if self.gain is None else f"up to {self.gain:.2f} times the images/s"
+        return f"{self.setting}: {worth}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What bounds a run."""
+
+    bound: str
+    shares: dict[str, float]
+    """Of a step, by what they are spent for; they add up to 1."""
+    words: str
+
+
+def judge(profile: Profile, config: Config, cores: int) -> Verdict:
+    """The verdict on a profile of a run with these settings on a machine with so many cores."""
+    shares = _shares(profile)
+    bound = max(shares, key=lambda name: shares[name])
+    said = [_bound_in_words(bound, profile, shares)]
+    for kind in sorted(shares, key=lambda name: -shares[name]):
+        if shares[kind] >= WORTH_SAYING:
+            said += map(str, _advice(kind, profile, config, shares, cores))
+    return Verdict(bound, shares, "\n".join([said[0], *(f"  - {line}" for line in said[1:])]))
+
+
+def _shares(profile: Profile) -> dict[str, float]:
+    checkpoints = profile.checkpoint / profile.checkpoint_every if profile.checkpoint_every else 0.0
+    step, wait = sum(profile.parts.values()), profile.parts[WAIT]
+    if wait >= WORTH_SAYING * step:  # a loader that is waited for also takes cores from the model
+        wait = max(wait, step - profile.without_data)
+    sent = profile.without_data - profile.without_messages if profile.world_size > 1 else 0.0
+    spent = {
+        DATA: wait,
+        MESSAGES: max(0.0, sent) / profile.without_data * (step - wait),
+        UPDATE: sum(profile.parts[name] for name in (OPTIMISER, EMA, QUEUE)) + checkpoints,
+    }
+    spent[COMPUTE] = max(0.0, step + checkpoints - sum(spent.values()))
+    return {kind: seconds / sum(spent.values()) for kind, seconds in spent.items()}
+
+
+def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> str:
+    now, share = profile.images_per_second, f"{100 * shares[bound]:.0f} %"
+    able = profile.global_batch / profile.without_data
+    if bound == DATA:
+        return (
+            f"Bound by data: {share} of a step is lost to the loader, which makes "
+            f"{profile.global_batch / profile.loader:.0f} images/s alone; the model could take {able:.0f}, "
+            f"{able / now:.1f} times those of now."
+        )
+    if bound == MESSAGES:
+        alone = profile.global_batch / profile.without_messages
+        return (
+            f"Bound by communication: {share} of a step is spent on messages between {profile.world_size} processes "
+            f"({profile.message_bytes / 1e6:.1f} MB from each); without them it would be {alone:.0f} images/s, "
+            f"{alone / now:.1f} times those of now."
+        )
+    if bound == UPDATE:
+        return (
+            f"Bound by the update: {share} of a step goes into optimiser, averaged copy, queue and checkpoints, which "
+            "cost the same whatever the batch."
+        )
+    return (
+        f"Bound by compute: {share} of a step is the networks' own work, at {100 * profile.mfu:.0f} % of the "
+        f"{profile.peak / 1e12:.2f} TFLOP/s that a matrix product reaches here."
+    )
+
+
+def _advice(
+    kind: str, profile: Profile, config: Config, shares: dict[str, float], cores: int
+) -> list[Advice]:
+    own = cores // profile.world_size
+    if kind == DATA:
+        more = (
+            f"data.threads={own} (more cores for decoding)"
+            if config.data.threads and config.data.threads < own
+            else "more cores for each process, or smaller images once (`all4one data build --resize-shorter 256`)"
+        )
+        return [Advice(more, 1 / (1 - shares[DATA]))]
+    if kind == MESSAGES:
+        step = sum(profile.parts.values())
+        reduction, gathers = profile.parts[REDUCTION] / step, profile.parts[GATHERS] / step
+        found = [
+            Advice(f"train.global_batch={2 * profile.global_batch} (the same gradients for twice the images)",
+                   1 / (1 - shares[MESSAGES] / 2))
+        ]  # fmt: skip
+        if config.parallel.gradient_dtype == "fp32" and reduction >= WORTH_SAYING:
+            found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
+        if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
+            fewer = "parallel.batch_norm_group=N (moments of N processes, those of a machine)"
+            found.append(Advice(fewer, 1 / (1 - min(gathers, shares[MESSAGES]))))
+        return found
+    if kind == UPDATE:
+        twice = f"train.global_batch={2 * profile.global_batch} (half as many updates for the same images)"
+        found = [Advice(twice, 1 / (1 - shares[UPDATE] / 2))]
+        if profile.world_size > 1 and config.parallel.zero == 0:
+            left = shares[UPDATE] / profile.world_size
+            found.append(
+                Advice("parallel.zero=1 (each rank updates its share)", 1 / (1 - shares[UPDATE] + left))
+            )
+        return found
+    faster = profile.peak_bf16 / profile.peak
+    if config.train.precision == "fp32" and faster > 1 + WORTH_SAYING:
+        return [Advice("train.precision=bf16", 1 / (1 - shares[COMPUTE] * (1 - 1 / faster)))]
+    if profile.on_gpu and not config.parallel.compile:
+        return [Advice("parallel.compile=true", None)]
+    return [Advice("more processes, each on its own device (--nproc, --nodes)", None)]
