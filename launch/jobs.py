@@ -97,10 +97,11 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
     """Say so where the loss depends on the number of processes and that has changed."""
     last = last_world_size(run)
     scopes = (config.method.model_dump().get("feature_scope"), config.parallel.batch_norm)
-    if last not in (None, ranks) and scopes != ("global", "global"):
+    of_all = scopes == ("global", "global") and config.parallel.batch_norm_group == 0
+    if last not in (None, ranks) and not of_all:
         print(
             f"warning: the run had {last} ranks and gets {ranks}: with method.feature_scope or parallel.batch_norm of "
-            "each `rank` the loss depends on that number",
+            "each `rank`, or parallel.batch_norm_group, the loss depends on that number",
             file=sys.stderr,
         )
 

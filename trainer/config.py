@@ -170,7 +170,7 @@ MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
     "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
     "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "parallel.zero", "parallel.compile",
-    "checkpoint", "eval", "metrics", "guard", "slurm",
+    "backbone.recompute", "checkpoint", "eval", "metrics", "guard", "slurm",
 )  # fmt: skip
 """Settings that do not change what is learned. All others must be the same on resume; the sets that
 `data.train` and `data.validation` name are compared by content."""
