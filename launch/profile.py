@@ -31,7 +31,9 @@ def profile(
         trace: whether torch's profiler writes a trace of a step as well.
     """
     run = RunFolder(out or Path("profiles") / find_recipe(recipe).stem)
-    config = override(load_config(recipe, overrides), ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
+    config = override(
+        load_config(recipe, overrides), ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe
+    )
     check(config, nproc, new_runs=0)
     try:
         run.logs.mkdir(parents=True, exist_ok=True)

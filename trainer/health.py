@@ -32,11 +32,14 @@ def spread(rows: Tensor) -> Tensor:
 def effective_rank(rows: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values of rows [B, D], between 1 and min(B, D): [].
 
-    Roy and Vetterli, EUSIPCO 2007; as a sign of collapse RankMe (Garrido et al., ICML 2023).
+    Roy and Vetterli, EUSIPCO 2007; as a sign of collapse RankMe (Garrido et al., ICML 2023). NaN where rows are not
+    finite.
     """
-    values = torch.linalg.svdvals(_wide(rows))
+    rows = _wide(rows)
+    values = torch.linalg.svdvals(rows.nan_to_num(0, 0, 0))  # which fails on others
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-    return torch.special.entr(shares).sum().exp()
+    rank = torch.special.entr(shares).sum().exp()
+    return torch.where(rows.isfinite().all(), rank, torch.nan)
 
 
 def gradient_shares(terms: Mapping[str, Tensor], z: Sequence[Tensor]) -> dict[str, Tensor]:

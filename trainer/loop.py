@@ -1,6 +1,5 @@
 """The training loop: steps, records, evaluations and checkpoints, until done or asked to stop."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -14,10 +13,10 @@ from trainer.attempt import Attempt
 from trainer.distributed import Agreement, from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
-from trainer.health import collapse_signs
 from trainer.metrics import MetricsWriter, mean_over_ranks
 from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
+from trainer.recorder import Recorder
 from trainer.setup import build
 from trainer.signals import DATA_FAILED, StopRequest
 from trainer.stall import StallWatch
@@ -50,8 +49,9 @@ class Trainer:
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
-        self._skipped, self._health, self._signs = 0.0, "", set[str]()
-        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
+        self.recorder = Recorder(
+            config, self.parts, self.progress, self.metrics, self.persistence.require_lock, self.step
+        )
 
     def train(self) -> int:
         """Train to the end. Returns the exit code: 0 when done; 130 or 143 where a signal asked to stop, with a
@@ -103,7 +103,7 @@ class Trainer:
                 ahead = self._fetch(iterator)
                 continue
             self.watch.doing("recording the step")
-            self._record()
+            self.recorder.record(self.step, self._losses)
             self._check_queue()
             # saved before it is judged: an evaluation that is cut short is done again on resume
             if self.persistence.due(self.step) or self.step == self.parts.total_steps:
@@ -135,57 +135,6 @@ class Trainer:
         self.persistence.save(self.step)
         self._say_messages()
 
-    def _epoch(self) -> float:
-        return self.step / self.parts.loader.steps_per_epoch
-
-    def _record(self) -> None:
-        """Write down the step's values where they are due."""
-        every = self.config.metrics
-        examined = every.health_every > 0 and self.step % every.health_every == 0
-        if self.step % every.log_every and not examined:
-            self.progress.update(self.step, self._epoch())
-            return
-        assert self._losses is not None
-        self.persistence.require_lock()
-        values = mean_over_ranks(self._losses)
-        values["lr"] = self.parts.engine.optimizer.param_groups[0]["lr"]
-        speed, waiting = self._clock.lap(self.step, self.parts.loader.wait_seconds)
-        images_per_second = speed * self.config.train.global_batch
-        if self.metrics is not None:
-            time_values = {
-                "images_per_second": images_per_second,
-                "data_wait": waiting,
-                "bad_samples": self.parts.loader.bad_samples,
-            }
-            self.metrics.write("train", self.step, values, time_values, epoch=self._epoch())
-        if examined:
-            self._judge_health(values)
-        self.progress.update(
-            self.step, self._epoch(), values["loss"], images_per_second, waiting, self._health
-        )
-        if values["skipped_steps"] > self._skipped:
-            self.progress.say(
-                f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
-                f"{self.step}: their gradient was not finite, or more than {self.config.guard.spike_factor:g} times as "
-                "large as usual"
-            )
-        self._skipped = values["skipped_steps"]
-
-    def _judge_health(self, values: dict[str, float]) -> None:
-        """Show health values, and warn of each sign of a collapse where it begins."""
-        self._health = f" · rank {values['z_rank']:.0f}"
-        if "neighbour_agreement" in values:
-            self._health += f" · neighbours agree {100 * values['neighbour_agreement']:.0f} %"
-        signs = collapse_signs(
-            values,
-            size=self.config.method.embedding,
-            rows=self.parts.engine.micro_batch,
-            classes=self.parts.train_set.num_classes,
-        )
-        for name in signs.keys() - self._signs:
-            self.progress.say(f"warning: step {self.step}: {signs[name]}")
-        self._signs = set(signs)
-
     def _roll_back(self) -> None:
         """Go back to a good checkpoint, since one step after the other had a broken gradient."""
         self.watch.doing("going back to a good checkpoint")
@@ -198,7 +147,7 @@ class Trainer:
         self.step = self.watch.step = self.persistence.roll_back(self.step, why)
         if self.metrics is not None:
             self.metrics.go_back(self.step)
-        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
+        self.recorder.start_clock(self.step)
         self._say_messages()
 
     def _check_queue(self) -> None:
@@ -221,11 +170,12 @@ class Trainer:
             values = self.evaluation.run()
         except Stopped as stopped:
             return stopped.code
+        epoch = self.recorder.epoch(self.step)
         if self.metrics is not None:
-            self.metrics.write("eval", self.step, values, epoch=self._epoch())
+            self.metrics.write("eval", self.step, values, epoch=epoch)
         shown = " · ".join(f"{name} {100 * value:.2f} %" for name, value in values.items())
-        self.progress.say(f"step {self.step}, epoch {self._epoch():.2f}: {shown}")
-        self._clock = _Clock(self.step, self.parts.loader.wait_seconds)
+        self.progress.say(f"step {self.step}, epoch {epoch:.2f}: {shown}")
+        self.recorder.start_clock(self.step)
         return 0
 
     def _say_messages(self) -> None:
@@ -244,17 +194,3 @@ class _Ahead(NamedTuple):
     """What stopped this rank's data."""
     agreement: Agreement
     """The code that the ranks shall stop with before that step; 0: none."""
-
-
-class _Clock:
-    """Steps a second and the share of time spent waiting for data, between laps."""
-
-    def __init__(self, step: int, waited: float) -> None:
-        self._time, self._step, self._waited = time.perf_counter(), step, waited
-
-    def lap(self, step: int, waited: float) -> tuple[float, float]:
-        now = time.perf_counter()
-        seconds = max(now - self._time, 1e-9)
-        speed, share = (step - self._step) / seconds, (waited - self._waited) / seconds
-        self._time, self._step, self._waited = now, step, waited
-        return speed, share

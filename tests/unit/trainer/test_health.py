@@ -18,6 +18,7 @@ def test_effective_rank_counts_directions() -> None:
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(two) == pytest.approx(math.exp(entropy), rel=1e-4)
     assert effective_rank(torch.zeros(4, 4)) == 1
+    assert effective_rank(torch.full((4, 4), math.inf)).isnan()
     assert effective_rank(basis[:6].bfloat16()) == pytest.approx(6, rel=0.02)
 
 

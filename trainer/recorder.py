@@ -1,0 +1,101 @@
+"""What is written down and shown of each step."""
+
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from trainer.config import Config
+from trainer.health import collapse_signs
+from trainer.metrics import MetricsWriter, mean_over_ranks
+from trainer.progress import TrainingProgress
+from trainer.setup import Parts
+
+
+class Recorder:
+    """Every rank's; the first one writes and shows.
+
+    Args:
+        config: the run's settings.
+        parts: the run.
+        progress: where values and warnings are shown.
+        metrics: where they are written; None: nowhere.
+        require_lock: raises where this process may write no more.
+        step: the step that the run stands at.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        progress: TrainingProgress,
+        metrics: MetricsWriter | None,
+        require_lock: Callable[[], None],
+        step: int,
+    ) -> None:
+        self._config, self._parts, self._progress = config, parts, progress
+        self._metrics, self._require_lock = metrics, require_lock
+        self._skipped, self._health, self._signs = 0.0, "", set[str]()
+        self.start_clock(step)
+
+    def start_clock(self, step: int) -> None:
+        """Time from here on is that of steps after this one."""
+        self._time, self._step, self._waited = time.perf_counter(), step, self._parts.loader.wait_seconds
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set after so many steps."""
+        return step / self._parts.loader.steps_per_epoch
+
+    def record(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Write down and show a step's values where they are due. Every rank calls."""
+        every = self._config.metrics
+        examined = every.health_every > 0 and step % every.health_every == 0
+        if step % every.log_every and not examined:
+            self._progress.update(step, self.epoch(step))
+            return
+        self._require_lock()
+        values = mean_over_ranks(losses)
+        values["lr"] = self._parts.engine.optimizer.param_groups[0]["lr"]
+        images_per_second, waiting = self._lap(step)
+        if self._metrics is not None:
+            time_values = {
+                "images_per_second": images_per_second,
+                "data_wait": waiting,
+                "bad_samples": self._parts.loader.bad_samples,
+            }
+            self._metrics.write("train", step, values, time_values, epoch=self.epoch(step))
+        if examined:
+            self._judge_health(step, values)
+        self._progress.update(
+            step, self.epoch(step), values["loss"], images_per_second, waiting, self._health
+        )
+        if values["skipped_steps"] > self._skipped:
+            self._progress.say(
+                f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
+                f"{step}: their gradient was not finite, or more than {self._config.guard.spike_factor:g} times as "
+                "large as usual"
+            )
+        self._skipped = values["skipped_steps"]
+
+    def _lap(self, step: int) -> tuple[float, float]:
+        """Images a second and the share of time spent waiting for data since the last lap."""
+        began, first, waited = self._time, self._step, self._waited
+        self.start_clock(step)
+        seconds = max(self._time - began, 1e-9)
+        images = (step - first) * self._config.train.global_batch
+        return images / seconds, (self._waited - waited) / seconds
+
+    def _judge_health(self, step: int, values: dict[str, float]) -> None:
+        """Show health values, and warn of each sign of a collapse where it begins."""
+        self._health = f" · rank {values['z_rank']:.0f}"
+        if "neighbour_agreement" in values:
+            self._health += f" · neighbours agree {100 * values['neighbour_agreement']:.0f} %"
+        signs = collapse_signs(
+            values,
+            size=self._config.method.embedding,
+            rows=self._parts.engine.micro_batch,
+            classes=self._parts.train_set.num_classes,
+        )
+        for name in signs.keys() - self._signs:
+            self._progress.say(f"warning: step {step}: {signs[name]}")
+        self._signs = set(signs)
