@@ -1,6 +1,7 @@
 """Fixtures of all tests: the optional real data, and functions run as several ranks."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from rank_processes import run_as_ranks
 DATA = Path(
     os.environ.get("ALL4ONE_TEST_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data")
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a job in the background of a shell ignores it, and so would every process that a test sends it to
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What only a CUDA device can show. `make gpu-check` runs these; elsewhere they are skipped."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,37 @@ def test_bf16_training_learns_and_resumes_bitwise(digits: Path, tmp_path: Path, 
         f"data.executor={executor}", "train.max_steps=20", "optim.warmup_epochs=1", "checkpoint.every_steps=5",
         "--kills", 1, "--nproc", 1,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_resnet50_in_bf16_is_profiled(digits: Path, tmp_path: Path, compiled: bool) -> None:
+    """Prints images/s, the share of the card's peak, and what bounds the run."""
+    all4one(
+        "profile", "digits_demo", f"data.train={digits}/train", f"data.validation={digits}/validation",
+        "backbone.name=resnet50", "data.views.0.size=224", "data.views.1.size=224", "data.eval_resize=256",
+        "train.precision=bf16", "train.global_batch=128", "method.queue.length=98304", f"parallel.compile={compiled}",
+        "--steps", 20, "--out", tmp_path,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert 0 < found["mfu"] < 1
+    assert sum(found["parts"].values()) == pytest.approx(found["step"], rel=0.2)
+
+
+def test_the_guard_leaves_a_step_out_without_waiting_for_the_device() -> None:
+    from trainer.guard import Guard, GuardSettings
+    from trainer.lars import LARS
+
+    weight = torch.nn.Parameter(torch.ones(4, 4, device="cuda"))
+    optimizer, guard = LARS([weight], lr=0.1), Guard(GuardSettings(), torch.device("cuda"))
+    weight.grad = torch.full_like(weight, torch.nan)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.found_inf = guard.judge(weight.grad.norm())
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(weight.detach(), torch.ones_like(weight))
+    assert guard.state_dict()["skipped"] == 1
 
 
 def test_all4one_on_the_device_equals_the_cpu() -> None:
