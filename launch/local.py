@@ -85,7 +85,7 @@ class _HandOn:
                 process.send_signal(HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL)
         if self._times == 1:
             os.write(
-                2, b"\nstopping at the end of this step; twice more ends at once, without a checkpoint\n"
+                2, b"\nstopping after this step or the next; twice more ends at once, without a checkpoint\n"
             )
 
 

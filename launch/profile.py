@@ -35,6 +35,12 @@ def profile(
         load_config(recipe, overrides), ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe
     )
     check(config, nproc, new_runs=0)
+    if config.parallel.zero:
+        raise UserError(
+            "messages of ZeRO's stages 1 and 2 are DeepSpeed's own and cannot be left out to see what they cost",
+            where="parallel.zero",
+            fix="profile with parallel.zero=0; stages 1 and 2 differ in the update alone",
+        )
     try:
         run.logs.mkdir(parents=True, exist_ok=True)
         run.write_config(config)

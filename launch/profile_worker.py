@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from data_pipelines.files import write_whole
 from launch.worker import end_with_parent, explained
 from trainer.run import RunFolder
-from trainer.signals import StopRequest
 
 
 def main() -> int:
@@ -31,22 +31,21 @@ def _measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     from trainer.profiling.verdict import judge
     from trainer.setup import build
 
-    with StopRequest() as stop:
-        process, config = initialise(), run.read_config()
-        parts = build(config, run, process, give_up=stop.is_set)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save
+    process, config = initialise(), run.read_config()
+    parts = build(config, run, process)
 
-        def write_trace(profiler: Any) -> None:
-            profiler.export_chrome_trace(str(run.path / f"trace_rank_{process.rank}.json"))
+    def write_trace(profiler: Any) -> None:
+        profiler.export_chrome_trace(str(run.path / f"trace_rank_{process.rank}.json"))
 
-        measured, spans = profile(config, process, parts, steps, write_trace if trace else None)
-        if process.is_first:
-            cores = len(os.sched_getaffinity(0))
-            verdict = judge(measured, config, cores)
-            found = {
-                **measured.as_json(), "verdict": dataclasses.asdict(verdict), "spans": [list(s) for s in spans],
-            }  # fmt: skip
-            write_whole(run.path / "profile.json", json.dumps(found, indent=1).encode())
-        parts.engine.close()
+    measured, spans = profile(config, process, parts, steps, write_trace if trace else None)
+    if process.is_first:
+        verdict = judge(measured, config, len(os.sched_getaffinity(0)))
+        found = {
+            **measured.as_json(), "verdict": dataclasses.asdict(verdict), "spans": [list(s) for s in spans],
+        }  # fmt: skip
+        write_whole(run.path / "profile.json", json.dumps(found, indent=1).encode())
+    parts.engine.close()
     return 0
 
 

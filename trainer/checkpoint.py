@@ -242,6 +242,16 @@ class CheckpointStore:
         for _, path in reversed(self._by_age()):
             yield path, json.loads((path / STATE).read_text())
 
+    def go_back_to(self, kept: Path) -> None:
+        """Name a checkpoint the latest and remove those of later steps. What cannot be removed stays."""
+        with suppress(OSError):
+            self._name_latest(kept)
+        for path in self._folders():
+            if _key(path)[0] > _key(kept)[0]:
+                with suppress(OSError):
+                    path.rename(grave := self._temporary(path.name))
+                    _remove(grave)
+
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []
         return [path for path in paths if _FOLDER.fullmatch(path.name) and path.is_dir()]

@@ -172,8 +172,8 @@ MAY_CHANGE_ON_RESUME = (
     "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "parallel.zero", "parallel.compile",
     "backbone.recompute", "checkpoint", "eval", "metrics", "guard", "slurm",
 )  # fmt: skip
-"""Settings that do not change what is learned. All others must be the same on resume; the sets that
-`data.train` and `data.validation` name are compared by content."""
+"""Settings that do not change what is learned, but for `guard`, which says what to do with broken steps. All others
+must be the same on resume; the sets that `data.train` and `data.validation` name are compared by content."""
 
 
 def load_config(

@@ -46,6 +46,7 @@ def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dt
         "torch_autocast": {"enabled": False},
         "steps_per_print": None,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-batch
     }
 
 

@@ -17,7 +17,8 @@ BUCKET = 2**23
 
 
 class GradientBuckets:
-    """Hooks on parameters that average their gradients; every rank has the same parameters in the same order.
+    """Hooks on parameters that average their gradients; every rank has the same parameters in the same order, and the
+    same of them get gradients on every rank.
 
     Args:
         parameters: in the order in which the forward pass uses them; on their device, in their memory format.

@@ -27,8 +27,8 @@ class GuardSettings(Settings):
     """A step is left out where its gradient's norm exceeds this multiple of the average over the last 100 good steps.
     0: only where it is not finite."""
     max_skips: int = Field(5, ge=1)
-    """Steps left out in a row after which the run goes back to its newest good checkpoint, and on from there with the
-    batches that follow."""
+    """Steps left out in a row after which, once one more is done, the run goes back to its newest good checkpoint, and
+    on from there with the batches that follow."""
     max_rollbacks: int = Field(3, ge=0)
     """Times that the run goes back before it stops with a report."""
 

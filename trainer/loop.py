@@ -147,7 +147,7 @@ class Trainer:
         self.step = self.watch.step = self.persistence.roll_back(self.step, why)
         if self.metrics is not None:
             self.metrics.go_back(self.step)
-        self.recorder.start_clock(self.step)
+        self.recorder.go_on_from(self.step)
         self._say_messages()
 
     def _check_queue(self) -> None:

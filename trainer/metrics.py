@@ -39,13 +39,19 @@ class MetricsWriter:
         self.path = path
         self._folder, self._tensorboard = tensorboard, None
         self._warnings: list[str] = []
+        self._unwritten = ""
+        self.records = read_records(path)
         self.go_back(resume_step)
 
     def go_back(self, step: int) -> None:
-        """Drop the records of steps beyond this one."""
+        """Drop the records of steps beyond this one.
+
+        Raises:
+            OSError: the file cannot be replaced.
+        """
         if self._tensorboard is not None:
             self._tensorboard.close()
-        self.records = [r for r in read_records(self.path) if r["step"] <= step]
+        self.records = [r for r in self.records if r["step"] <= step]
         write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
         self._unwritten = ""
         self._tensorboard = _summary_writer(self._folder, step) if self._folder else None

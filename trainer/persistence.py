@@ -93,9 +93,10 @@ class Persistence:
         """
         before, most = self.detour, self._attempt.config.guard.max_rollbacks
         path: Path | None = None
+        snapshot: Snapshot | None = None
         if self._writer is not None:
             self._writer.wait()
-            path = self._good_checkpoint()
+            path, snapshot = self._good_checkpoint()
         path = from_first(path)
         if path is None or before.rollbacks >= most:
             gone = (
@@ -108,11 +109,12 @@ class Persistence:
                 fix="lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
                 "ledger.jsonl has the steps, and the checkpoints stay",
             )  # fmt: skip
-        reached = self._take(self._store.load(path))
+        reached = self._take(snapshot or self._store.load(path))
         self.detour = Detour(
             step + before.passed_over - reached, rollbacks=before.rollbacks + 1, rolled_back_to=reached
         )
         if self._attempt.process.is_first:
+            self._store.go_back_to(path)
             self._attempt.run.note(
                 "rollback", attempt=self._attempt.number, from_step=step, to_step=reached,
                 passed_over=self.detour.passed_over, message=why,
@@ -123,12 +125,20 @@ class Persistence:
             )
         return reached
 
-    def _good_checkpoint(self) -> Path | None:
-        good = [(path, s["step"]) for path, s in self._store.states() if s["guard"]["in_a_row"] == 0]
-        older = [path for path, step in good if step < self.detour.rolled_back_to]
-        if good and good[0][1] == self.detour.rolled_back_to:
-            return older[0] if older else good[0][0]
-        return good[0][0] if good else None
+    def _good_checkpoint(self) -> tuple[Path, Snapshot] | tuple[None, None]:
+        """The newest whole one that no broken step precedes; the one before where the run has gone back to that."""
+        found: tuple[Path, Snapshot] | tuple[None, None] = (None, None)
+        for path, state in self._store.states():
+            if state["guard"]["in_a_row"]:
+                continue
+            try:
+                found = path, self._store.load(path)
+            except UserError as error:
+                self._messages.append(f"passed over {path.name}: {error}")
+                continue
+            if state["step"] != self.detour.rolled_back_to:
+                break
+        return found
 
     def _take(self, snapshot: Snapshot) -> int:
         """Load what a checkpoint holds into the parts of the run. Returns its step."""
@@ -145,9 +155,9 @@ class Persistence:
         return snapshot.step
 
     def due(self, step: int) -> bool:
-        """Whether the settings name this step."""
+        """Whether the settings name this step, and it was no broken one: such would push good checkpoints out."""
         interval = self._attempt.config.checkpoint.interval(self._parts.loader.steps_per_epoch)
-        return interval > 0 and step % interval == 0
+        return interval > 0 and step % interval == 0 and not self._parts.engine.guard.state_dict()["in_a_row"]
 
     def save(self, step: int) -> None:
         """Copy the state to host memory and write it behind the training's back."""

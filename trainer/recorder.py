@@ -35,7 +35,12 @@ class Recorder:
     ) -> None:
         self._config, self._parts, self._progress = config, parts, progress
         self._metrics, self._require_lock = metrics, require_lock
-        self._skipped, self._health, self._signs = 0.0, "", set[str]()
+        self._health, self._signs = "", set[str]()
+        self.go_on_from(step)
+
+    def go_on_from(self, step: int) -> None:
+        """The run stands at this step now."""
+        self._skipped = float(self._parts.engine.guard.skipped)
         self.start_clock(step)
 
     def start_clock(self, step: int) -> None:

@@ -15,7 +15,7 @@ CANDIDATES = 32
 """Rows that a bf16 product proposes for each key."""
 ROUNDED_FROM = 2**14
 """Rows from which a bf16 product pays."""
-BF16_ROUNDING, FP32_ROUNDING = 2.0**-8, 2.0**-23
+BF16_ROUNDING, FP32_ROUNDING = 2.0**-7, 2.0**-23
 """Twice the largest relative error of a rounded number, which leaves room for higher orders."""
 
 

@@ -22,6 +22,7 @@ from trainer.distributed import Process
 from trainer.engine import Engine
 from trainer.methods import Method
 from trainer.optim import Schedule, build_optimizer, parameter_groups
+from trainer.parallel import world_size
 from trainer.run import RunFolder
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
@@ -50,6 +51,12 @@ def build_method(config: Config, num_classes: int, device: torch.device) -> Meth
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
     method.recompute = config.backbone.recompute
+    if config.backbone.recompute and config.parallel.batch_norm == "global" and world_size() > 1:
+        raise UserError(
+            "batch norms across processes keep what they give, so that nothing would be saved",
+            where="backbone.recompute",
+            fix="set parallel.batch_norm=rank, which changes what is learned, or backbone.recompute=false",
+        )
     if config.parallel.batch_norm == "global":
         synchronise_batch_norm(method, device, config.parallel.batch_norm_group)
     if config.parallel.compile:

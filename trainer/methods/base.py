@@ -113,6 +113,8 @@ class Method(nn.Module):
 
     def compile_networks(self) -> None:
         """Have torch compile each network at its first call, in place: names in `state_dict` stay."""
+        # the shares of the losses take a second way back through the same graph, which it would not allow
+        torch._functorch.config.donated_buffer = False
         for child in self.children():
             for network in child.values() if isinstance(child, nn.ModuleDict) else [child]:
                 if network is not self.queue and network is not self.classifier:

@@ -108,8 +108,10 @@ def _advice(
         if config.parallel.gradient_dtype == "fp32" and reduction >= WORTH_SAYING:
             found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
         if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
-            fewer = "parallel.batch_norm_group=N (moments of N processes, those of a machine)"
-            found.append(Advice(fewer, 1 / (1 - min(gathers, shares[MESSAGES]))))
+            own_moments = (
+                "parallel.batch_norm=rank (each process takes its own moments, which learns something else)"
+            )
+            found.append(Advice(own_moments, 1 / (1 - min(gathers, shares[MESSAGES]))))
         return found
     if kind == UPDATE:
         twice = f"train.global_batch={2 * profile.global_batch} (half as many updates for the same images)"

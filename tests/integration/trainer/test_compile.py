@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from trainer.backbones import Backbone
+from trainer.health import gradient_shares
+from trainer.losses import barlow_twins
 from trainer.methods import Method
 from trainer.methods.barlow_twins import BarlowTwinsSettings
 
@@ -42,3 +44,8 @@ def test_a_compiled_method_has_the_same_loss_gradients_and_running_moments() -> 
         torch.testing.assert_close(chosen.get_parameter(name).grad, weight.grad, **CLOSE, msg=name)
     for name, buffer in chosen.named_buffers():
         torch.testing.assert_close(buffer, buffers[name], **CLOSE, msg=name)
+    # the shares of the losses go back through the graph once, and the backward pass again
+    features = [chosen.backbone(view) for view in batch[0]]
+    loss = barlow_twins(*(chosen.get_submodule("projector")(h) for h in features), redundancy=0.1)
+    assert gradient_shares({"loss": loss}, features)["loss"] == 1
+    loss.backward()

@@ -84,6 +84,13 @@ def test_broken_batches_are_gone_around_from_the_checkpoint_before_them_and_a_ki
     poisoned.runs.assert_same("goes_around", "goes_around_killed")
 
 
+def test_each_return_goes_further_back_and_none_forward(poisoned: Poisoned) -> None:
+    code, _ = poisoned.train("further", "guard.max_skips=2", "checkpoint.every_steps=3", batches="6-999")
+    assert code == 2
+    back = [r["to_step"] for r in poisoned.runs.ledger("further") if r["event"] == "rollback"]
+    assert back == [6, 3, 3]
+
+
 def test_a_run_that_cannot_get_around_stops_and_says_so(
     poisoned: Poisoned, capfd: pytest.CaptureFixture[str]
 ) -> None:

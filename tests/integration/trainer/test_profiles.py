@@ -60,5 +60,8 @@ def test_a_profile_that_cannot_be_made_says_why(runs: Runs, tmp_path: Path) -> N
     result = run("profile", recipe, *common, "train.global_batch=7", "--nproc", 2, "--out", tmp_path / "p")
     assert result.code == 2
     assert "7" in result.words
+    shared = run("profile", recipe, *common, "parallel.zero=1", "--out", tmp_path / "p")
+    assert shared.code == 2
+    assert "profile with parallel.zero=0" in shared.words
     assert "Traceback" not in result.out
     assert not (tmp_path / "p").exists()
