@@ -249,8 +249,7 @@ class CheckpointStore:
         for path in self._folders():
             if _key(path)[0] > _key(kept)[0]:
                 with suppress(OSError):
-                    path.rename(grave := self._temporary(path.name))
-                    _remove(grave)
+                    self._bury(path)
 
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []
@@ -288,12 +287,16 @@ class CheckpointStore:
             kept |= {path for path in older if _key(path)[0] % self.keep_every == 0}
         for path in self._folders():
             if path not in kept:
-                grave = self._temporary(path.name)
                 try:
-                    path.rename(grave)
+                    self._bury(path)
                 except OSError as error:
                     raise _failed("an old checkpoint could not be removed", path, error) from error
-                _remove(grave)
+
+    def _bury(self, path: Path) -> None:
+        """Remove a checkpoint, whose name goes first: what is left of it does not pass for one."""
+        grave = self._temporary(path.name)
+        path.rename(grave)
+        _remove(grave)
 
 
 class BackgroundWriter:

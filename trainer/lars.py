@@ -1,16 +1,16 @@
 """Layer-wise adaptive rate scaling, the optimiser of large batches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.momentum import momentum_update
+from trainer.momentum import MomentumRule, momentum_update
 from trainer.partition import Partition
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(MomentumRule):
     """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888) as All4One trains with it.
 
     For a weight w with gradient g, with |.| the L2 norm of one tensor:
@@ -19,7 +19,6 @@ class LARS(torch.optim.Optimizer):
     groups with `exclude` true, the gradient is neither scaled nor decayed.
 
     Groups carry `lr`, `momentum`, `weight_decay`, `eta`, `clip_lr` and `exclude`. No step waits for the device.
-    `found_inf` is for steps to leave out; see `momentum_update`.
 
     Under ZeRO the engine puts a flat tensor of pieces in the place of a group's weights, and says in `partitions`
     which: norms are then those of the whole weights, summed over the ranks in one message a group.
@@ -38,23 +37,8 @@ class LARS(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "eta": eta, "clip_lr": clip_lr, "exclude": exclude})
         self.partitions: dict[Tensor, Partition] = {}
-        self.found_inf: Tensor | None = None
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(group, weights)
-        return loss
-
-    def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        gradients = [w.grad for w in weights if w.grad is not None]
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
         updates = gradients if group["exclude"] else self._updates(group, weights, gradients)
         momentum_update(self, group, weights, updates, found_inf=self.found_inf)
 

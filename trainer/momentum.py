@@ -1,5 +1,6 @@
 """Gradient descent with momentum, and the update that other rules share with it."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,21 +8,16 @@ import torch
 from torch import Tensor
 
 
-class SGD(torch.optim.Optimizer):
-    """`v ← momentum v + g + wd w`, `w ← w - lr v`; v is 0 before the first step.
+class MomentumRule(torch.optim.Optimizer):
+    """A rule that updates a group at once. `found_inf` is for steps to leave out; see `momentum_update`."""
 
-    Groups carry `lr`, `momentum` and `weight_decay`. `found_inf` is for steps to leave out; see `momentum_update`.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
         self.found_inf: Tensor | None = None
+
+    @abstractmethod
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        """Update the weights of a group that have gradients."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -32,11 +28,29 @@ class SGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             if weights := [p for p in group["params"] if p.grad is not None]:
-                momentum_update(
-                    self, group, weights, [w.grad for w in weights], decay=group["weight_decay"],
-                    found_inf=self.found_inf,
-                )  # fmt: skip
+                self._step_group(group, weights, [w.grad for w in weights])
         return loss
+
+
+class SGD(MomentumRule):
+    """`v ← momentum v + g + wd w`, `w ← w - lr v`; v is 0 before the first step.
+
+    Groups carry `lr`, `momentum` and `weight_decay`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        momentum_update(
+            self, group, weights, gradients, decay=group["weight_decay"], found_inf=self.found_inf
+        )
 
 
 def momentum_update(

@@ -5,22 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from learner import Learner
 
 from data_pipelines.errors import UserError
 from trainer.lars import LARS
 from trainer.momentum import SGD
 from trainer.optim import OptimSettings, Schedule, build_optimizer, parameter_groups
-
-
-class Learner(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-        self.backbone.transformer = nn.Linear(4, 4, bias=False)
-        self.momentum_backbone = nn.Linear(2, 2).requires_grad_(False)
-        self.transformer_encoder = nn.Linear(4, 4)
-        self.classifier = nn.Linear(4, 10)
 
 
 def groups_of(learner, **fields):

@@ -1,20 +1,10 @@
 import pytest
 import torch
-from torch import nn
+from learner import Learner
 
 from data_pipelines.errors import UserError
 from trainer.optim import OptimSettings, build_optimizer, parameter_groups
 from trainer.optimizer_state import load_optimizer_tensors, optimizer_tensors
-
-
-class Learner(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-        self.backbone.transformer = nn.Linear(4, 4, bias=False)
-        self.momentum_backbone = nn.Linear(2, 2).requires_grad_(False)
-        self.transformer_encoder = nn.Linear(4, 4)
-        self.classifier = nn.Linear(4, 10)
 
 
 def train(learner, optimizer, steps, *, start=0):
