@@ -33,6 +33,18 @@ def cast_once(module: nn.Module) -> Iterator[None]:
             module.requires_grad_(False)
 
 
+class MomentumEncoder(nn.ModuleDict):
+    """Averaged copy of a backbone and of the projector on it, under these names. It takes no gradient."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__({"backbone": frozen_copy(backbone), "projector": frozen_copy(projector)})
+
+    def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings of views [B, 3, S, S], in the working precision: [B, D] each."""
+        with cast_once(self):
+            return [self["projector"](self["backbone"](x)) for x in views]
+
+
 @torch.no_grad()
 def distance(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> Tensor:
     """Euclidean distance of the first modules' parameters from the second's, as a share of the norm of these: []."""
@@ -46,3 +58,13 @@ def distance(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> Tensor:
 def update(target: nn.Module, source: nn.Module, momentum: float) -> None:
     """target <- momentum * target + (1 - momentum) * source, parameters only: batch-norm buffers run their own."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - momentum)
+
+
+def follow(pairs: Sequence[tuple[nn.Module, nn.Module]], step: int, total_steps: int, start: float) -> None:
+    """Move the first module of each pair after the second one, once optimiser step number `step` (from 1) is done.
+
+    The momentum is that of a cosine from `start`.
+    """
+    momentum = momentum_at(step - 1, total_steps, start)
+    for target, source in pairs:
+        update(target, source, momentum)

@@ -19,10 +19,27 @@ def projector(features: int, hidden: int, out: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+def two_layers(features: int, hidden: int, out: int) -> nn.Sequential:
+    """Two linear layers with batch norm between: [B, features] -> [B, out] (BYOL, section 3.3)."""
+    return nn.Sequential(
+        nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
+    )  # fmt: skip
+
+
 def predictor(size: int, hidden: int) -> nn.Sequential:
     """Two linear layers with batch norm between: [B, size] -> [B, size]."""
+    return two_layers(size, hidden, size)
+
+
+def expander(features: int, hidden: int, out: int) -> nn.Sequential:
+    """Three linear layers, batch norm after the first two: [B, features] -> [B, out] (Barlow Twins, VICReg).
+
+    Without biases: batch norm takes the first two out again, and both losses centre the last one's output.
+    """
     return nn.Sequential(
-        nn.Linear(size, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, size)
+        nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
+        nn.Linear(hidden, out, bias=False),
     )  # fmt: skip
 
 

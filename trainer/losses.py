@@ -1,7 +1,8 @@
 """The losses of the methods, each over the global batch and in full precision.
 
 Shapes: B is the number of rows on this rank, D the embedding size. Sources: All4One (Estepa et al., ICCV 2023),
-InfoNCE (van den Oord et al. 2018), Barlow Twins (Zbontar et al., ICML 2021).
+InfoNCE (van den Oord et al. 2018), SimCLR (Chen et al., ICML 2020), BYOL (Grill et al., NeurIPS 2020), Barlow Twins
+(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.parallel import all_sum, gather, rank
+from trainer.parallel import all_sum, gather, rank, world_size
 
 Scope = Literal["rank", "global"]
 P = ParamSpec("P")
@@ -70,6 +71,31 @@ def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(logits, own)
 
 
+@full_precision
+def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """SimCLR's equation 1: each embedding against its image's other view among all others of both views and all ranks.
+
+    Args:
+        z: embeddings of two views, [B, D] each, normalised here.
+        temperature: what cosines are divided by.
+
+    Returns a scalar, the mean over this rank's 2B embeddings.
+    """
+    everyone = torch.cat(keys_of_all(z))  # [2 * world * B, D], first views before second ones
+    queries = torch.cat([F.normalize(v, dim=1) for v in z])  # [2B, D]
+    first = torch.arange(len(z[0]), device=queries.device) + rank() * len(z[0])
+    second = first + len(everyone) // 2
+    logits = queries @ everyone.T / temperature  # [2B, 2 * world * B]
+    logits = logits.scatter(1, torch.cat([first, second])[:, None], -torch.inf)
+    return F.cross_entropy(logits, torch.cat([second, first]))
+
+
+@full_precision
+def normalised_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
+    """Squared distance of normalised rows [B, D], which is 2 - 2 cos, mean over this rank's rows (BYOL, equation 2)."""
+    return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
+
+
 def symmetric(
     loss: Callable[[Tensor, Tensor], Tensor], left: Sequence[Tensor], right: Sequence[Tensor]
 ) -> Tensor:
@@ -123,3 +149,24 @@ def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
     correlation = _correlation(z1, z2, "global")
     on = (correlation.diagonal() - 1).square().sum()
     return on + redundancy * _off_diagonal(correlation).square().sum()
+
+
+@full_precision
+def vicreg(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    """VICReg's three terms over the global batch, without their weights (its section 4.1 and algorithm 1).
+
+    `invariance` is the squared difference, mean over rows and features as in algorithm 1, where equation 5 sums over
+    the features: the published weights belong to the mean. `variance` and `covariance` add up both views.
+
+    z1, z2: embeddings [B, D], the same B on every rank.
+    """
+    rows, size = len(z1) * world_size(), z1.shape[1]
+    z = torch.stack([z1, z2])  # [2, B, D]
+    centred = z - all_sum(z.sum(1, keepdim=True)) / rows
+    covariances = all_sum(centred.mT @ centred) / (rows - 1)  # [2, D, D]
+    deviations = (covariances.diagonal(dim1=1, dim2=2) + 1e-4).sqrt()  # [2, D]
+    return {
+        "invariance": F.mse_loss(z1, z2),
+        "variance": F.relu(1 - deviations).sum() / size,
+        "covariance": torch.stack([_off_diagonal(c).square().sum() for c in covariances]).sum() / size,
+    }

@@ -29,6 +29,8 @@ def test_shipped_recipes_are_valid_described_and_round_trip(name: str) -> None:
 def test_the_recipes_that_are_promised_are_there() -> None:
     expected = {"digits_demo", "cifar10", "cifar100", "imagenet100_resnet18", "imagenet_resnet50"}
     assert expected <= set(RECIPES)
+    for method in ("simclr", "byol", "moco_v3", "vicreg"):
+        assert load_config(f"cifar10_{method}").method.name == method
 
 
 def test_published_numbers_of_the_cifar_and_imagenet100_recipes() -> None:
@@ -83,7 +85,7 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("data.views.0.sise=32", "did you mean data.views.0.size?"),
         ("train.epochs=many", "train.epochs"),
         ("train.epochs=0", "greater than or equal to 1"),
-        ("method.name=byoll", "there is no method 'byoll'; there are all4one, barlow_twins, nnclr"),
+        ("method.name=byoll", "there is no method 'byoll'; there are all4one, barlow_twins, byol"),
         ("method.queue.length=3", "neighbours (5) must not exceed queue.length (3)"),
         ("method.transformer_heads=7", "must divide embedding"),
         ("train.accumulation=3", "nearest: 255 and 258"),
@@ -140,6 +142,8 @@ def test_every_method_can_be_chosen_by_name(name: str, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"base: cifar10\nmethod: {{name: {name}}}\n")
     assert load_config(recipe).method.name == name
+    for shipped in RECIPES:
+        assert load_config(shipped, [f"method.name={name}"]).method.name == name
 
 
 def test_overrides_that_name_another_component_start_from_its_defaults() -> None:

@@ -3,7 +3,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.losses import barlow_twins, feature_contrast, keys_of_all, nce, symmetric
+from trainer.losses import (
+    barlow_twins,
+    feature_contrast,
+    keys_of_all,
+    nce,
+    normalised_squared_error,
+    nt_xent,
+    symmetric,
+    vicreg,
+)
 from trainer.parallel import all_sum, rank, world_size
 
 
@@ -76,6 +85,31 @@ def test_losses_stay_in_full_precision_under_autocast() -> None:
         assert contrast(q.bfloat16(), k.bfloat16(), 0.1).dtype == torch.float32
         inside = contrast(q, k, 0.1)
     assert torch.equal(inside, contrast(q, k, 0.1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b: nt_xent([a, b], temperature=0.1),
+        normalised_squared_error,
+        lambda a, b: torch.stack(list(vicreg(a, b).values())),
+    ],
+)
+def test_losses_of_bf16_embeddings_are_those_of_their_float32_values(loss) -> None:
+    a, b = torch.randn(8, 16).bfloat16(), torch.randn(8, 16).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(a, b)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, loss(a.float(), b.float()))
+
+
+def test_vicreg_of_constant_embeddings_has_a_finite_gradient() -> None:
+    z = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    terms = vicreg(z, z)
+    torch.stack(list(terms.values())).sum().backward()
+    assert float(terms["variance"].detach()) == pytest.approx(2 * (1 - 0.01))
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
 
 
 def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

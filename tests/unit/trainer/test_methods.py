@@ -1,21 +1,13 @@
 import pytest
 import torch
+from small_methods import QUEUE, SMALL
 from torch import Tensor, nn
 
 from trainer.backbones import BackboneSettings, build_backbone
 from trainer.ema import momentum_at
 from trainer.methods import Method, available
 from trainer.methods.all4one import All4OneSettings
-from trainer.methods.barlow_twins import BarlowTwinsSettings
-from trainer.methods.nnclr import NNCLRSettings
-from trainer.queue import QueueSettings
-
-QUEUE = QueueSettings(length=50)
-SMALL = {
-    "all4one": All4OneSettings(projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE),
-    "nnclr": NNCLRSettings(projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE),
-    "barlow_twins": BarlowTwinsSettings(projector_hidden=16, embedding=8),
-}
+from trainer.methods.moco_v3 import MoCoV3Settings
 
 
 def make(name: str, num_classes: int = 3) -> Method:
@@ -114,21 +106,37 @@ def test_recomputing_changes_no_loss_and_no_gradient(name: str, precision: torch
         assert torch.equal(a, b)
 
 
-def test_autocast_computes_in_bf16_and_keeps_weights_and_queue_in_fp32() -> None:
-    method = make("all4one")
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_autocast_computes_in_bf16_and_keeps_losses_weights_and_queue_in_fp32(name: str) -> None:
+    method = make(name)
     method.autocast_dtype = torch.bfloat16
     seen: list[torch.dtype] = []
-    method.backbone.layer1.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
-    method(*batch()).loss.backward()
+    for backbone in method.evaluation_backbones().values():
+        backbone.layer1.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    out = method(*batch())
+    out.loss.backward()
     method.after_backward()
-    assert set(seen) == {torch.bfloat16}
-    assert method.queue is not None
-    assert method.queue.rows.dtype == torch.float32
+    assert seen == [torch.bfloat16] * 2 * len(method.evaluation_backbones())
+    assert out.loss.dtype == torch.float32
+    assert method.queue is None or method.queue.rows.dtype == torch.float32
     assert {p.dtype for p in method.parameters()} == {torch.float32}
 
 
-def test_the_averaged_copy_moves_with_the_published_momentum() -> None:
-    method = make("all4one")
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_all_health_values_are_finite(name: str) -> None:
+    method = make(name)
+    method.examine = True
+    parts = method(*batch()).parts
+    assert {"z_std", "z_rank", "features_std", "features_rank"} <= parts.keys()
+    assert ("ema_distance" in parts) == bool(method.averaged())
+    assert not [part for part, value in parts.items() if not value.isfinite()]
+    shares = [value for part, value in parts.items() if part.endswith("_share")]
+    assert not shares or float(sum(shares)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("name", "start"), [("all4one", 0.99), ("byol", 0.996), ("moco_v3", 0.99)])
+def test_the_averaged_copy_moves_with_the_published_momentum(name: str, start: float) -> None:
+    method = make(name)
     copy: nn.Module = method.momentum
     before = {k: v.clone() for k, v in copy.named_parameters()}
     with torch.no_grad():
@@ -138,10 +146,22 @@ def test_the_averaged_copy_moves_with_the_published_momentum() -> None:
         parameter.data.copy_(old)
     method.after_step(step=1, total_steps=10)
     online = dict(method.named_parameters())
-    tau = momentum_at(0, 10, 0.99)
-    for name, parameter in copy.named_parameters():
-        torch.testing.assert_close(parameter, tau * before[name] + (1 - tau) * online[name])
+    tau = momentum_at(0, 10, start)
+    for weight, parameter in copy.named_parameters():
+        torch.testing.assert_close(parameter, tau * before[weight] + (1 - tau) * online[weight])
     assert set(method.evaluation_backbones()) == {"online", "momentum"}
+
+
+def test_moco_v3_keeps_the_patches_of_a_vision_transformer_as_they_are_drawn() -> None:
+    for freeze in (True, False):
+        settings = MoCoV3Settings(projector_hidden=8, predictor_hidden=8, embedding=4, freeze_patches=freeze)
+        method = settings.build(build_backbone(BackboneSettings(name="test_vit"), 160), 0)
+        method(
+            [torch.randn(2, 3, 160, 160) for _ in range(2)], torch.full((2,), -1), torch.arange(2)
+        ).loss.backward()
+        learn = {n for n, p in method.backbone.named_parameters() if p.grad is not None}
+        assert ("patch_embed.proj.weight" in learn) is not freeze
+        assert "blocks.0.attn.qkv.weight" in learn
 
 
 def count_gathers() -> list[tuple[int, ...]]:

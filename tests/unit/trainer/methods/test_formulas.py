@@ -1,0 +1,210 @@
+"""Loss and gradients of every method against its paper's formula, straight and in float64, on one process and on two.
+
+All4One is held to files of numbers that other code made: tests/golden.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import pytest
+import torch
+from rank_processes import run_as_ranks
+from small_methods import SMALL
+from torch import Tensor, nn
+
+from trainer.backbones import Backbone
+from trainer.batch_norm import synchronise_batch_norm
+from trainer.methods import Method, available
+from trainer.parallel import all_sum, rank, world_size
+
+ROWS = 8  # of the global batch
+Tensors = dict[str, Tensor]
+
+
+class Result(NamedTuple):
+    loss: Tensor
+    """Mean over the ranks."""
+    gradients: Tensors
+    """By parameter, means over the ranks."""
+
+
+def linear(p: Tensors, layer: str, x: Tensor) -> Tensor:
+    out = x @ p[f"{layer}.weight"].T
+    return out + p[f"{layer}.bias"] if f"{layer}.bias" in p else out
+
+
+def norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
+    x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    return x * p[f"{layer}.weight"] + p[f"{layer}.bias"]
+
+
+def two(p: Tensors, head: str, x: Tensor) -> Tensor:
+    return linear(p, f"{head}.3", norm(p, f"{head}.1", linear(p, f"{head}.0", x)).clamp(min=0))
+
+
+def three(p: Tensors, head: str, x: Tensor) -> Tensor:
+    hidden = norm(p, f"{head}.1", linear(p, f"{head}.0", x)).clamp(min=0)
+    return linear(p, f"{head}.6", norm(p, f"{head}.4", linear(p, f"{head}.3", hidden)).clamp(min=0))
+
+
+def features(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    return linear(p, f"{copy}backbone.1", x.reshape(len(x), -1)).tanh()
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / (x * x).sum(1, keepdim=True).sqrt()
+
+
+def cross_entropy(scores: Tensor) -> Tensor:
+    """Of each row's own column."""
+    return torch.stack([-(row[i].exp() / row.exp().sum()).log() for i, row in enumerate(scores)]).mean()
+
+
+def simclr(p: Tensors, views: list[Tensor]) -> Tensor:
+    z = torch.cat(
+        [linear(p, "projector.2", linear(p, "projector.0", features(p, x)).clamp(min=0)) for x in views]
+    )
+    similarity, count = (unit(z) @ unit(z).T / 0.1).exp(), len(z)
+    total = torch.zeros((), dtype=z.dtype)
+    for i in range(count):
+        others = sum(similarity[i, k] for k in range(count) if k != i)
+        total = total - (similarity[i, (i + ROWS) % count] / others).log()
+    return total / count
+
+
+def byol(p: Tensors, views: list[Tensor]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for online, target in (views, views[::-1]):
+        q = two(p, "predictor", two(p, "projector", features(p, online)))
+        t = two(p, "momentum.projector", features(p, target, "momentum."))
+        cosines = [a @ b / (a.norm() * b.norm()) for a, b in zip(q, t, strict=True)]
+        total = total + torch.stack([2 - 2 * c for c in cosines]).mean()
+    return total
+
+
+def moco_v3(p: Tensors, views: list[Tensor]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for online, target in (views, views[::-1]):
+        z = norm(p, "projector.7", three(p, "projector", features(p, online)))
+        q = norm(p, "predictor.4", two(p, "predictor", z))
+        k = three(p, "momentum.projector", features(p, target, "momentum."))
+        k = norm(p, "momentum.projector.7", k)
+        total = total + 2 * 0.2 * cross_entropy(unit(q) @ unit(k).T / 0.2)
+    return total
+
+
+def vicreg(p: Tensors, views: list[Tensor]) -> Tensor:
+    z = [three(p, "projector", features(p, x)) for x in views]
+    count, size = z[0].shape
+    total = 25 * sum((a - b).square().mean() for a, b in zip(*z, strict=True)) / count
+    for v in z:
+        deviations = (v.var(0, correction=1) + 1e-4).sqrt()
+        assert 0 < (deviations < 1).sum() < size  # on both sides of the hinge
+        total = total + 25 * sum(torch.clamp(1 - s, min=0) for s in deviations) / size
+        centred = v - v.mean(0)
+        covariance = sum(torch.outer(row, row) for row in centred) / (count - 1)
+        total = total + sum(covariance[i, j] ** 2 for i in range(size) for j in range(size) if i != j) / size
+    return total
+
+
+def barlow_twins(p: Tensors, views: list[Tensor]) -> Tensor:
+    a, b = [three(p, "projector", features(p, x)) for x in views]
+    a, b = a - a.mean(0), b - b.mean(0)
+    total = torch.zeros((), dtype=a.dtype)
+    for i in range(a.shape[1]):
+        for j in range(a.shape[1]):
+            c = a[:, i] @ b[:, j] / (a[:, i].norm() * b[:, j].norm())
+            total = total + ((1 - c) ** 2 if i == j else 0.0051 * c**2)
+    return total
+
+
+def nnclr(p: Tensors, views: list[Tensor]) -> Tensor:
+    z = [norm(p, "projector.7", three(p, "projector", features(p, x))) for x in views]
+    neighbours = [p["queue.rows"][(unit(v) @ p["queue.rows"].T).argmax(1)] for v in z]
+    predicted = [unit(two(p, "predictor", v)) for v in z]
+    pairs = [(neighbours[0], predicted[1]), (neighbours[1], predicted[0])]
+    return torch.stack([cross_entropy(unit(n) @ q.T / 0.1) for n, q in pairs]).mean()
+
+
+FORMULAS: dict[str, Callable[[Tensors, list[Tensor]], Tensor]] = {
+    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr)
+}
+
+
+def make(name: str) -> Method:
+    """The method in float64, with a momentum copy that has gone another way than what it follows."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.Tanh())
+    network.feature_dim = 10
+    method = SMALL[name].build(cast(Backbone, network), 0).double()
+    with torch.no_grad():
+        for copy, _ in method.averaged():
+            for parameter in copy.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        if name == "vicreg":
+            last = method.projector[6].weight
+            last.mul_(torch.linspace(0.2, 5, len(last), dtype=last.dtype)[:, None])
+    return method
+
+
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(ROWS, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+def computed(name: str) -> Result:
+    """What this rank's method makes of its rows, and the engine of all ranks' gradients."""
+    method = make(name)
+    synchronise_batch_norm(method, torch.device("cpu"))
+    own = slice(rank() * ROWS // world_size(), (rank() + 1) * ROWS // world_size())
+    ids = torch.arange(ROWS)[own]
+    out = method([x[own] for x in images()], torch.full_like(ids, -1), ids)
+    out.loss.backward()
+    gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    return Result(
+        all_sum(out.loss.detach()) / world_size(),
+        {n: all_sum(g) / world_size() for n, g in gradients.items()},
+    )
+
+
+def expected(name: str) -> Result:
+    method = make(name)
+    tensors = {n: t.detach().clone() for n, t in method.state_dict().items()}
+    learn = [n for n, p in method.named_parameters() if p.requires_grad]
+    for n in learn:
+        tensors[n].requires_grad_()
+    loss = FORMULAS[name](tensors, images())
+    gradients = torch.autograd.grad(loss, [tensors[n] for n in learn])
+    return Result(loss.detach(), dict(zip(learn, gradients, strict=True)))
+
+
+def all_computed() -> dict[str, Result]:
+    return {name: computed(name) for name in FORMULAS}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Result]]:
+    return run_as_ranks(all_computed, 2, tmp_path_factory.mktemp("ranks"), ())
+
+
+def assert_same(found: Result, wanted: Result) -> None:
+    torch.testing.assert_close(found.loss, wanted.loss, rtol=0, atol=1e-10)
+    assert found.gradients.keys() == wanted.gradients.keys()
+    for name, gradient in wanted.gradients.items():
+        torch.testing.assert_close(found.gradients[name], gradient, rtol=0, atol=1e-9, msg=name)
+
+
+def test_every_method_has_a_formula() -> None:
+    assert {*FORMULAS, "all4one"} == set(available())
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_one_process_computes_the_formula(name: str) -> None:
+    assert_same(computed(name), expected(name))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_two_ranks_compute_the_formula_of_the_whole_batch(on_two_ranks, name: str) -> None:
+    wanted = expected(name)
+    for result in on_two_ranks:
+        assert_same(result[name], wanted)

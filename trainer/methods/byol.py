@@ -1,0 +1,64 @@
+"""BYOL (Grill et al., NeurIPS 2020): predict an averaged copy's embedding of the other view, without negatives."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer import ema
+from trainer.backbones import Backbone
+from trainer.heads import predictor, two_layers
+from trainer.losses import normalised_squared_error, symmetric
+from trainer.methods.base import Method, MethodSettings, Representation
+
+
+class BYOLSettings(MethodSettings):
+    """Settings of BYOL; the defaults are the paper's."""
+
+    name: Literal["byol"] = "byol"
+    """The method."""
+    projector_hidden: int = Field(4096, ge=1)
+    """Width of the projector."""
+    predictor_hidden: int = Field(4096, ge=1)
+    """Width of the predictor."""
+    embedding: int = Field(256, ge=2)
+    """Size of the embedding, D."""
+    momentum: float = Field(0.996, ge=0, le=1)
+    """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "BYOL":
+        """Make the module; see the base class."""
+        return BYOL(self, backbone, num_classes)
+
+
+class BYOL(Method):
+    """The method; `momentum`, the paper's target network, is the averaged copy of backbone and projector."""
+
+    def __init__(self, settings: BYOLSettings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        self.projector = two_layers(backbone.feature_dim, s.projector_hidden, s.embedding)
+        self.predictor = predictor(s.embedding, s.predictor_hidden)
+        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Two views of [B, 3, S, S]: equation 2 for either view as the target, added up."""
+        targets = self.momentum.embed(views)  # V x [B, D]
+        features = self.features(views)  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        predicted = [self.predictor(v) for v in z]
+        loss = 2 * symmetric(normalised_squared_error, targets, predicted)
+        return Representation(loss, {}, features[0], z)
+
+    def evaluation_backbones(self) -> dict[str, nn.Module]:
+        """Both backbones."""
+        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
+
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Backbone and projector."""
+        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Move the averaged copy."""
+        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

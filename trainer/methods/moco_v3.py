@@ -1,0 +1,73 @@
+"""MoCo v3 (Chen, Xie, He, ICCV 2021): contrast predictions with an averaged copy's embeddings of the other view."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer import ema
+from trainer.backbones import Backbone
+from trainer.heads import predictor, projector
+from trainer.losses import keys_of_all, nce, symmetric
+from trainer.methods.base import Method, MethodSettings, Representation
+
+
+class MoCoV3Settings(MethodSettings):
+    """Settings of MoCo v3; the defaults are the paper's."""
+
+    name: Literal["moco_v3"] = "moco_v3"
+    """The method."""
+    projector_hidden: int = Field(4096, ge=1)
+    """Width of the projector."""
+    predictor_hidden: int = Field(4096, ge=1)
+    """Width of the predictor."""
+    embedding: int = Field(256, ge=2)
+    """Size of the embedding, D."""
+    temperature: float = Field(0.2, gt=0)
+    """Temperature of the contrast, τ."""
+    momentum: float = Field(0.99, ge=0, le=1)
+    """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
+    freeze_patches: bool = True
+    """Whether a vision transformer's patch projection stays as it is drawn, for stability (section 4.2)."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "MoCoV3":
+        """Make the module; see the base class."""
+        return MoCoV3(self, backbone, num_classes)
+
+
+class MoCoV3(Method):
+    """The method; `momentum` is the averaged copy of backbone and projector. The heads end in batch norm."""
+
+    def __init__(self, settings: MoCoV3Settings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        patches = getattr(backbone, "patch_embed", None)  # timm's name
+        if s.freeze_patches and patches is not None:
+            patches.requires_grad_(False)
+        self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding)
+        self.predictor = predictor(s.embedding, s.predictor_hidden).append(nn.BatchNorm1d(s.embedding))
+        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Two views of [B, 3, S, S]: algorithm 1, the sum of two contrasts, each times 2τ."""
+        tau = self.settings.temperature
+        keys = keys_of_all(self.momentum.embed(views))  # V x [world * B, D]
+        features = self.features(views)  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        queries = [self.predictor(v) for v in z]
+        loss = 4 * tau * symmetric(partial(nce, temperature=tau), queries, keys)
+        return Representation(loss, {}, features[0], z)
+
+    def evaluation_backbones(self) -> dict[str, nn.Module]:
+        """Both backbones."""
+        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
+
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Backbone and projector."""
+        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Move the averaged copy."""
+        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

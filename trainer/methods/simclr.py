@@ -1,0 +1,47 @@
+"""SimCLR (Chen et al., ICML 2020): contrast each view with the other view of its image among all of the batch."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.backbones import Backbone
+from trainer.losses import nt_xent
+from trainer.methods.base import Method, MethodSettings, Representation
+
+
+class SimCLRSettings(MethodSettings):
+    """Settings of SimCLR; the defaults are those of the paper's ResNet-50 on ImageNet."""
+
+    name: Literal["simclr"] = "simclr"
+    """The method."""
+    projector_hidden: int = Field(2048, ge=1)
+    """Width of the projector; the paper's is that of the features."""
+    embedding: int = Field(128, ge=2)
+    """Size of the embedding, D."""
+    temperature: float = Field(0.1, gt=0)
+    """Temperature of the contrast, τ."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "SimCLR":
+        """Make the module; see the base class."""
+        return SimCLR(self, backbone, num_classes)
+
+
+class SimCLR(Method):
+    """The method: no momentum copy, no queue. The projector is two linear layers, without batch norm (section 2.1)."""
+
+    def __init__(self, settings: SimCLRSettings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.feature_dim, s.projector_hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(s.projector_hidden, s.embedding),
+        )
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Two views of [B, 3, S, S]: the NT-Xent loss of algorithm 1, negatives from all ranks."""
+        features = self.features(views)  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        return Representation(nt_xent(z, temperature=self.settings.temperature), {}, features[0], z)

@@ -1,0 +1,57 @@
+"""VICReg (Bardes, Ponce, LeCun, ICLR 2022): equal views, features that vary, and no two that vary together."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trainer.backbones import Backbone
+from trainer.heads import expander
+from trainer.losses import vicreg
+from trainer.methods.base import Method, MethodSettings, Representation
+
+
+class VICRegSettings(MethodSettings):
+    """Settings of VICReg; the defaults are the paper's."""
+
+    name: Literal["vicreg"] = "vicreg"
+    """The method."""
+    projector_hidden: int = Field(8192, ge=1)
+    """Width of the hidden layers of the projector, which the paper calls expander."""
+    embedding: int = Field(8192, ge=2)
+    """Size of the embedding, D."""
+    invariance_weight: float = Field(25, ge=0)
+    """Weight of the distance between views, λ."""
+    variance_weight: float = Field(25, ge=0)
+    """Weight of the hinge on each feature's standard deviation, μ."""
+    covariance_weight: float = Field(1, ge=0)
+    """Weight of the covariances of different features, ν."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> "VICReg":
+        """Make the module; see the base class."""
+        return VICReg(self, backbone, num_classes)
+
+
+class VICReg(Method):
+    """The method: no momentum copy, no queue, no predictor."""
+
+    def __init__(self, settings: VICRegSettings, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        s = self.settings = settings
+        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding)
+
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+        """Two views of [B, 3, S, S]: equation 6 of the paper over the global batch."""
+        s = self.settings
+        features = self.features(views)  # V x [B, F]
+        z = [self.projector(h) for h in features]  # V x [B, D]
+        parts = vicreg(z[0], z[1])
+        weights = {
+            "invariance": s.invariance_weight,
+            "variance": s.variance_weight,
+            "covariance": s.covariance_weight,
+        }
+        terms = {name: weights[name] * part for name, part in parts.items()}
+        return Representation(torch.stack(list(terms.values())).sum(), parts, features[0], z, terms)
