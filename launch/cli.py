@@ -9,6 +9,7 @@ import typer
 from data_pipelines.errors import UserError
 from launch.data_commands import app as data_app
 from launch.messages import of_the_disk, print_error
+from launch.model_commands import export
 from launch.slurm_commands import (
     DryRun,
     ExcludeSuspects,
@@ -34,7 +35,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel):
+for command in (submit, status, logs, cancel, export):
     app.command()(command)
 
 Recipe = Annotated[
@@ -145,21 +146,6 @@ def evaluate(
     evaluate_backbone(
         source, knn=knn or both, linear=linear or both, train=train_set, validation=validation_set, out=out
     )
-
-
-@app.command()
-def export(
-    run: Run,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("backbone.safetensors"),
-    momentum: Annotated[
-        bool, typer.Option("--momentum", help="The averaged copy instead of the trained network.")
-    ] = False,
-) -> None:
-    """Write a run's backbone to one safetensors file, with torchvision's or timm's weight names."""
-    from trainer.export import export_backbone
-
-    export_backbone(run, out, momentum=momentum)
-    typer.echo(f"wrote {out}")
 
 
 @app.command()

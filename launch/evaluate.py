@@ -20,7 +20,7 @@ from data_pipelines.shards import ShardSet
 from trainer.evaluation.features import extract
 from trainer.evaluation.knn import knn_accuracy
 from trainer.evaluation.linear import linear_probe, wilson_interval
-from trainer.export import Trained, load_backbones
+from trainer.trained import Trained, load_backbones
 
 
 def evaluate_backbone(

@@ -68,10 +68,15 @@ def torchvision_resnets() -> list[str]:
     return [name for name in names if builder(name).__module__ == torchvision.models.resnet.__name__]
 
 
+def stem_of(settings: BackboneSettings, image_size: int) -> str:
+    """First layers that a torchvision ResNet gets for images of `image_size` pixels: `cifar`, `half` or `imagenet`."""
+    if settings.stem == "auto":
+        return "cifar" if image_size <= CIFAR_STEM_UP_TO else "imagenet"
+    return settings.stem
+
+
 def _torchvision_resnet(settings: BackboneSettings, image_size: int) -> nn.Module:
-    stem = settings.stem
-    if stem == "auto":
-        stem = "cifar" if image_size <= CIFAR_STEM_UP_TO else "imagenet"
+    stem = stem_of(settings, image_size)
     if settings.pretrained and (stem != "imagenet" or settings.width != 64):
         raise UserError(
             f"the pretrained weights of {settings.name} need the imagenet stem and width 64, "

@@ -23,8 +23,8 @@ from trainer.config import Config
 from trainer.distributed import agree
 from trainer.evaluation.features import Stopped, extract
 from trainer.evaluation.online import OnlineEvaluation
-from trainer.export import METADATA_KEY, Recipe
 from trainer.parallel import rank, world_size
+from trainer.trained import METADATA_KEY, Recipe
 
 VIEW = ViewSettings(size=16)
 DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)

@@ -1,4 +1,4 @@
-"""A backbone on its own: read from a run's checkpoint or from an exported file, and written to one."""
+"""A trained backbone on its own: read from a run's checkpoint or from an exported file."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import Backbone, BackboneSettings, build_backbone
 from trainer.checkpoint import MANIFEST, CheckpointStore
@@ -35,13 +33,36 @@ class Recipe(Settings):
     source: str
     """The checkpoint that it comes from."""
 
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that it was trained on, pixels."""
+        return self.data.views[0].size
+
 
 @dataclass(frozen=True)
 class Trained:
     """Backbones of a run or a file."""
 
-    backbones: dict[str, Backbone]  # by name: online, momentum
+    backbones: dict[str, Backbone]
+    """`online` and `momentum` of a run, `exported` of a file; in evaluation mode, on the GPU if there is one."""
     recipe: Recipe
+    run: Path | None = None
+    """Folder of the run that they were read from."""
+
+    def choose(self, name: str | None) -> tuple[str, Backbone]:
+        """One of the backbones with its name; None: the trained network, or the only one.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        chosen = name or next(iter(self.backbones))
+        if chosen not in self.backbones:
+            raise UserError(
+                f"has no {name} backbone, only: {', '.join(self.backbones)}",
+                where=self.run or self.recipe.source,
+                fix="leave the choice out; an exported file has one backbone, and not every method an averaged copy",
+            )
+        return chosen, self.backbones[chosen]
 
 
 def load_backbones(source: Path) -> Trained:
@@ -56,25 +77,8 @@ def load_backbones(source: Path) -> Trained:
     model, config, path = _read_checkpoint(source)
     recipe = Recipe(backbone=config.backbone, data=config.data, source=str(path))
     parts = {"online": _under(model, ONLINE), "momentum": _under(model, MOMENTUM)}
-    return Trained({name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}, recipe)
-
-
-def export_backbone(run: Path, out: Path, *, momentum: bool) -> None:
-    """Write one backbone of a run to a safetensors file with its library's own weight names."""
-    trained = load_backbones(run)
-    name = "momentum" if momentum else "online"
-    if name not in trained.backbones:
-        raise UserError("this method has no averaged copy", where=run, fix="leave --momentum out")
-    tensors = {k: v.contiguous() for k, v in trained.backbones[name].state_dict().items()}
-    metadata = {METADATA_KEY: trained.recipe.model_dump_json()}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
-            save_file(tensors, str(temporary), metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot be written: {error}", where=out, fix="choose another place with --out"
-        ) from None
+    backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
+    return Trained(backbones, recipe, path.parent.parent)
 
 
 def _read_checkpoint(source: Path) -> tuple[dict[str, Tensor], Config, Path]:
@@ -96,8 +100,9 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
             return {name: file.get_tensor(name) for name in file.keys()}, Recipe.model_validate(metadata)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, ValidationError):
         raise UserError(
-            "is not a file that `all4one export` wrote", where=path, fix="give a run's folder, or export one"
-        ) from None
+            "is not a file that `all4one export` wrote in the format safetensors or hf", where=path,
+            fix="give a run's folder, or export one",
+        ) from None  # fmt: skip
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -106,7 +111,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _build(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Backbone:
     settings = recipe.backbone.model_copy(update={"pretrained": False})
-    backbone = build_backbone(settings, recipe.data.views[0].size)
+    backbone = build_backbone(settings, recipe.image_size)
     load_model(backbone, tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return backbone.to(device).to(memory_format=torch.channels_last).eval()

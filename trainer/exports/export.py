@@ -1,0 +1,111 @@
+"""Writes a backbone in one of the formats, and checks that what was written gives the backbone's features."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
+from trainer.exports import hf, onnx, safetensors, timm, torchscript, torchvision
+from trainer.exports.format import Format, Normalised, Subject
+from trainer.trained import load_backbones
+
+FORMATS: dict[str, Format] = {
+    "safetensors": safetensors.FORMAT,
+    "torchvision": torchvision.FORMAT,
+    "timm": timm.FORMAT,
+    "torchscript": torchscript.FORMAT,
+    "onnx": onnx.FORMAT,
+    "hf": hf.FORMAT,
+}
+TOLERANCE = 1e-5
+"""Largest difference of a feature, as a share of the largest feature where that is above 1."""
+
+
+def export_backbone(
+    source: Path,
+    out: Path | None,
+    *,
+    format_name: str = "safetensors",
+    momentum: bool = False,
+    license: str | None = None,
+) -> tuple[Path, str]:
+    """Write one backbone of a run.
+
+    Args:
+        source: a run's folder, a checkpoint's folder or an exported file.
+        out: the file or folder to write; None: `backbone` with the format's ending, in the working directory.
+        format_name: a key of `FORMATS`.
+        momentum: the averaged copy instead of the trained network.
+        license: what the model card says of it.
+
+    Returns:
+        What was written, and what loads it in one sentence.
+
+    Raises:
+        UserError: no such source or backbone, a format that the backbone does not fit, a place that cannot be
+            written, or a file that gives other features than the backbone; nothing is left of it.
+    """
+    form = FORMATS[format_name]
+    out = out or Path("backbone").with_suffix(form.suffixes[0] if form.suffixes else "")
+    _require_name(out, format_name)
+    trained = load_backbones(source)
+    which, backbone = trained.choose("momentum" if momentum else None)
+    backbone = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
+    subject = Subject(backbone, trained.recipe, which, trained.run, license)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (replacing if form.suffixes else _new_folder)(out) as temporary:
+            form.write(subject, temporary)
+            _check(subject, form, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot be written: {error}", where=out, fix="choose another place with --out"
+        ) from None
+    return out, form.loads_into(subject)
+
+
+@torch.no_grad()
+def _check(subject: Subject, form: Format, path: Path) -> None:
+    """Compare features of what was written, on another batch size than it was made with."""
+    size = subject.recipe.image_size
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    whole = Normalised(subject)
+    wanted = whole(images)  # [3, F]
+    found = form.load(subject, path)(images if form.normalises else whole.normalise(images))
+    difference = (found - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"what was written gives other features than the backbone: they differ by {difference:.1e}", where=path,
+            fix="export in another format, such as safetensors",
+        )  # fmt: skip
+
+
+def _require_name(out: Path, name: str) -> None:
+    """Refuse the ending of another format: a slip that would only show where the file is loaded."""
+    known = {suffix: other for other, form in reversed(FORMATS.items()) for suffix in form.suffixes}
+    if out.suffix in known and out.suffix not in FORMATS[name].suffixes:
+        raise UserError(
+            f"the name ends in {out.suffix}, and the format is {name}", where=out,
+            fix=f"add --format {known[out.suffix]}, or choose another name with --out",
+        )  # fmt: skip
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name at the block's end, where it held nothing before."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError("is there already", where=path, fix="choose another folder with --out, or remove it")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""What every export format is: it writes a backbone, says what loads it, and loads it as others would."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data_pipelines.errors import UserError
+from trainer.backbones import Backbone, stem_of, torchvision_resnets
+from trainer.trained import Recipe
+
+Features = Callable[[Tensor], Tensor]
+"""Images `[B, 3, S, S]` → features `[B, F]`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backbone that is exported, and what is known of it."""
+
+    backbone: Backbone
+    """In evaluation mode on the CPU, float32."""
+    recipe: Recipe
+    which: str
+    """`online`, `momentum`, or `exported` where it comes from a file."""
+    run: Path | None = None
+    """Folder of its run, if it comes from one."""
+    license: str | None = None
+    """Licence that the user gives it."""
+
+    @property
+    def name(self) -> str:
+        """The library's name of the network."""
+        return self.recipe.backbone.name
+
+    @property
+    def is_torchvision(self) -> bool:
+        """Whether the network is torchvision's rather than timm's."""
+        return self.name in torchvision_resnets()
+
+    @property
+    def stem(self) -> str:
+        """First layers of a torchvision ResNet: `cifar`, `half` or `imagenet`."""
+        return stem_of(self.recipe.backbone, self.recipe.image_size)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is its library's own network, without a stem or width of ours."""
+        return not self.is_torchvision or (self.stem == "imagenet" and self.recipe.backbone.width == 64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers by the library's names, contiguous."""
+        return {name: value.contiguous() for name, value in self.backbone.state_dict().items()}
+
+
+class Format(NamedTuple):
+    """A layout that a backbone is written in."""
+
+    suffixes: tuple[str, ...]
+    """Endings of its files, the usual one first; empty: it is a folder."""
+    write: Callable[[Subject, Path], None]
+    """Writes the file or folder; raises UserError where the backbone does not fit the format."""
+    load: Callable[[Subject, Path], Features]
+    """Loads what was written, strictly and with the tools of those it is for."""
+    loads_into: Callable[[Subject], str]
+    """Says what loads it."""
+    normalises: bool = False
+    """Whether it takes images in [0, 1] and normalises them itself, rather than normalised ones."""
+
+
+class Normalised(nn.Module):
+    """A backbone with its normalisation: RGB images `[B, 3, S, S]` in [0, 1] → features `[B, F]`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.backbone = subject.backbone
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(subject.recipe.data, name))[:, None, None]  # [3, 1, 1]
+            self.register_buffer(name, values)
+        self.eval()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, S, S]` as the backbone was trained on them."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        features: Tensor = self.backbone(self.normalise(images))
+        return features
+
+
+def input_facts(subject: Subject) -> dict[str, object]:
+    """What a file that normalises by itself says of its input and origin, as JSON takes it."""
+    size, data = subject.recipe.image_size, subject.recipe.data
+    return {
+        "input": f"images [B, 3, {size}, {size}] float32, RGB in [0, 1]; normalised inside",
+        "output": f"features [B, {subject.backbone.feature_dim}] float32",
+        "resize_shorter_side": data.eval_resize, "centre_crop": size, "mean": data.mean, "std": data.std,
+        "network": subject.name, "backbone": subject.which, "checkpoint": Path(subject.recipe.source).name,
+    }  # fmt: skip
+
+
+def require_plain(subject: Subject, library: str) -> None:
+    """Raise a UserError where no model of the library takes the weights as they are."""
+    if not subject.is_plain:
+        raise UserError(
+            f"{library} has no {subject.name} with the {subject.stem} stem and width {subject.recipe.backbone.width}",
+            where="--format",
+            fix="export as safetensors (the names are torchvision's), hf (its card says how to load it), torchscript "
+            "or onnx",
+        )

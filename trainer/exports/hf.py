@@ -1,0 +1,89 @@
+"""Format `hf`: a folder as model hubs keep them, with config.json, model.safetensors and a model card.
+
+Where timm has the network, config.json is timm's, so that `timm.create_model("local-dir:FOLDER")` loads it. A ResNet of
+ours with another stem or width has the same files, and its card says how to build it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from data_pipelines.settings import DataSettings
+from trainer.exports.format import Features, Format, Subject
+from trainer.exports.model_card import model_card
+from trainer.exports.timm import model_arguments
+from trainer.trained import METADATA_KEY, load_backbones
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+def _write(subject: Subject, path: Path) -> None:
+    (path / CONFIG).write_text(json.dumps(_config(subject), indent=2) + "\n")
+    metadata = {"format": "pt", METADATA_KEY: _shared(subject).model_dump_json()}
+    save_file(subject.tensors(), str(path / WEIGHTS), metadata=metadata)
+    (path / CARD).write_text(model_card(subject))
+
+
+def _load(subject: Subject, path: Path) -> Features:
+    if subject.is_plain:
+        import timm
+
+        arguments = model_arguments(subject)
+        return timm.create_model(f"local-dir:{path.resolve()}", pretrained=True, **arguments).eval()
+    if subject.recipe.backbone.width != 64:
+        return load_backbones(path / WEIGHTS).backbones["exported"].cpu()
+    network = torchvision.models.get_model(subject.name, weights=None)
+    stride = 1 if subject.stem == "cifar" else 2
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=1, bias=False)
+    network.maxpool = network.fc = nn.Identity()
+    network.load_state_dict(load_file(path / WEIGHTS), strict=True)
+    return network.eval()
+
+
+def _config(subject: Subject) -> dict[str, Any]:
+    """timm's config.json; without `architecture`, which timm would take for its own, where it has no such network."""
+    size, data = subject.recipe.image_size, subject.recipe.data
+    images = {
+        "input_size": [3, size, size], "interpolation": "bicubic", "crop_mode": "center",
+        "crop_pct": size / data.eval_resize, "mean": data.mean, "std": data.std, "num_classes": 0,
+    }  # fmt: skip
+    shared = {"num_classes": 0, "num_features": subject.backbone.feature_dim}
+    if not subject.is_plain:
+        ours = {"torchvision": subject.name, "stem": subject.stem, "width": subject.recipe.backbone.width}
+        return {**ours, **shared, "images": images}
+    import timm
+
+    # a tag names weights of timm's that these are not
+    architecture = subject.name.partition(".")[0]
+    theirs = timm.get_pretrained_cfg(architecture).to_dict()
+    network = {key: theirs[key] for key in ("first_conv", "classifier") if key in theirs}
+    network["fixed_input_size"] = not subject.is_torchvision and theirs.get("fixed_input_size", False)
+    arguments = {k: v for k, v in model_arguments(subject).items() if k != "num_classes"}
+    licence = {"license": subject.license} if subject.license else {}
+    return {
+        "architecture": architecture, **shared, **({"model_args": arguments} if arguments else {}),
+        "pretrained_cfg": {**images, **network, **licence},
+    }  # fmt: skip
+
+
+def _shared(subject: Subject) -> Any:
+    """The recipe without the paths of this machine, which are nobody else's business."""
+    fields = DataSettings.model_fields
+    unset = {name: fields[name].default for name in ("train", "validation", "cache")}
+    data = subject.recipe.data.model_copy(update=unset)
+    checkpoint = Path(subject.recipe.source).name
+    return subject.recipe.model_copy(update={"data": data, "source": checkpoint})
+
+
+def _loads_into(subject: Subject) -> str:
+    by_timm = 'timm.create_model("local-dir:FOLDER", pretrained=True)'
+    loader = by_timm if subject.is_plain else "the snippet in its README.md"
+    licence = "" if subject.license else "; its licence is for you to fill in (--license)"
+    return f"{loader} loads it{licence}"
+
+
+FORMAT = Format((), _write, _load, _loads_into)

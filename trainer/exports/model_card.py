@@ -1,0 +1,123 @@
+"""The model card of an export: what the network is, how it was trained, what it reaches and how it is loaded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipelines.errors import UserError
+from data_pipelines.index import read_record
+from trainer.exports.format import Subject
+from trainer.exports.snippets import snippet
+from trainer.run import RunFolder, read_records
+
+Row = tuple[str, float, float | None, str]
+"""Judge, top-1, top-5 where it is known, and the set."""
+
+
+def model_card(subject: Subject) -> str:
+    """The card as Markdown with the front matter that model hubs read."""
+    size, data = subject.recipe.image_size, subject.recipe.data
+    library = "timm" if subject.is_plain else "torchvision"
+    front = {
+        "library_name": library, "pipeline_tag": "image-feature-extraction",
+        **({"license": subject.license} if subject.license else {}), "tags": ["self-supervised"],
+    }  # fmt: skip
+    unknown = "Not chosen yet: fill it in, here and as `license:` above, before you publish this."
+    parts = [
+        "---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "",
+        f"# {subject.name}, trained without labels", "",
+        f"A backbone that turns images into {subject.backbone.feature_dim} features. It has no classifier.", "",
+        *_recipe(subject), *_results(subject),
+        "## Images", "",
+        f"RGB in [0, 1]; the shorter side is resized to {data.eval_resize} pixels (bicubic) and the centre of "
+        f"{size} x {size} cut out; then {list(data.mean)} is subtracted and the rest divided by {list(data.std)}.", "",
+        "## How to load it", "", "In this folder, with an image in it:", "",
+        "```python", snippet(subject), "```", "",
+        "## Licence", "", subject.license or unknown, "",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _recipe(subject: Subject) -> list[str]:
+    """How it was trained; of a backbone without its run only the checkpoint is known."""
+    rows = [("checkpoint", f"{Path(subject.recipe.source).name}, {_which(subject.which)}")]
+    if subject.run is not None:
+        config = RunFolder(subject.run).read_config()
+        optim, train = config.optim, config.train
+        rows += [
+            ("data", _data(config.data.train)),
+            ("method", config.method.name),
+            ("epochs", f"{train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")),
+            ("global batch", f"{train.global_batch}"),
+            ("optimiser", f"{optim.name}, weight decay {optim.weight_decay:g}"),
+            ("learning rate", f"{optim.lr:g} for each {optim.reference_batch} images of the batch"),
+            ("schedule", f"{optim.warmup_epochs:g} epochs of warm-up, then a cosine"),
+            ("precision", train.precision),
+            ("seed", f"{config.run.seed}"),
+            ("starting from", _start(config.backbone.pretrained)),
+        ]
+    lines = [f"| {name} | {value} |" for name, value in rows]
+    return ["## Training", "", "| | |", "| --- | --- |", *lines, ""]
+
+
+def _which(name: str) -> str:
+    names = {"online": "the trained network", "momentum": "the averaged copy of the trained network"}
+    return names.get(name, "from an exported file")
+
+
+def _start(pretrained: bool) -> str:
+    return "the library's pretrained weights" if pretrained else "random weights"
+
+
+def _data(place: Any) -> str:
+    """The last two names of where the set lies: the others are of a machine."""
+    name = "/".join(str(place).rstrip("/").split("/")[-2:])
+    try:
+        return f"{name}, {read_record(Path(place)).samples:,} images"
+    except UserError:
+        return name
+
+
+def _results(subject: Subject) -> list[str]:
+    rows = [*_during_training(subject), *_evaluated(subject)]
+    if not rows:
+        return ["## Results", "", "None were recorded.", ""]
+    lines = (
+        f"| {judge} | {_percent(top1)} | {_percent(top5)} | {when} |" for judge, top1, top5, when in rows
+    )
+    head = ["| judge | top-1 % | top-5 % | on |", "| --- | --- | --- | --- |"]
+    return ["## Results", "", *head, *lines, ""]
+
+
+def _during_training(subject: Subject) -> Iterator[Row]:
+    """kNN at the last evaluation of the run that is not later than the checkpoint."""
+    if subject.run is None:
+        return
+    step = json.loads((Path(subject.recipe.source) / "state.json").read_text())["step"]
+    records = [
+        r for r in read_records(RunFolder(subject.run).metrics) if r["kind"] == "eval" and r["step"] <= step
+    ]
+    value = records[-1].get(f"knn_{subject.which}") if records else None
+    if value is not None:
+        yield "kNN during training", value, None, f"the validation set, after step {records[-1]['step']}"
+
+
+def _evaluated(subject: Subject) -> Iterator[Row]:
+    """What `all4one eval` found of this checkpoint."""
+    path = subject.run / "eval.json" if subject.run is not None else None
+    if path is None or not path.is_file():
+        return
+    found = json.loads(path.read_text())
+    if Path(found.get("checkpoint", "")).name != Path(subject.recipe.source).name:
+        return
+    where = _data(found["validation"]) if found.get("validation") else ""
+    for judge, result in found.get("backbones", {}).get(subject.which, {}).items():
+        if isinstance(result, dict) and isinstance(result.get("top1"), float):
+            yield judge, result["top1"], result.get("top5"), where
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"

@@ -1,0 +1,69 @@
+"""Format `onnx`: a graph for any ONNX runtime, batch size free, with the normalisation inside."""
+
+import json
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from trainer.exports.format import Features, Format, Normalised, Subject, input_facts
+
+MAX_BYTES = 2**31
+"""What a protobuf file, and so an ONNX file without others beside it, may hold."""
+
+
+def _write(subject: Subject, path: Path) -> None:
+    _require_packages()
+    if (size := sum(value.nbytes for value in subject.tensors().values())) >= MAX_BYTES:
+        raise UserError(
+            f"an ONNX file holds up to 2 GB, and {subject.name} has {size / 1e9:.1f} GB", where="--format",
+            fix="export as safetensors, hf or torchscript",
+        )  # fmt: skip
+    images = torch.rand(
+        2, 3, subject.recipe.image_size, subject.recipe.image_size
+    )  # 0 and 1 would be constants
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        program = torch.onnx.export(
+            Normalised(subject), (images,), dynamo=True, verbose=False,
+            input_names=["images"], output_names=["features"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )  # fmt: skip
+    assert program is not None
+    program.model.metadata_props["all4one"] = json.dumps(input_facts(subject))
+    program.save(str(path), external_data=False)
+
+
+def _load(_: Subject, path: Path) -> Features:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+    def features(images: Tensor) -> Tensor:
+        (found,) = session.run(["features"], {"images": images.numpy()})
+        return torch.from_numpy(found)
+
+    return features
+
+
+def _loads_into(subject: Subject) -> str:
+    size = subject.recipe.image_size
+    return (
+        f"input `images`, RGB in [0, 1], [B, 3, {size}, {size}], normalised inside; output `features` "
+        f"[B, {subject.backbone.feature_dim}]; checked with onnxruntime"
+    )
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"ONNX files are written and checked with {', '.join(missing)}, not installed", where="--format",
+            fix=f"run: pip install {' '.join(missing)}",
+        )  # fmt: skip
+
+
+FORMAT = Format((".onnx",), _write, _load, _loads_into, normalises=True)

@@ -1,0 +1,24 @@
+"""Format `safetensors`: the library's weight names, and in the metadata what `all4one eval` needs to use the file."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from trainer.exports.format import Features, Format, Subject
+from trainer.trained import METADATA_KEY, load_backbones
+
+
+def _write(subject: Subject, path: Path) -> None:
+    save_file(subject.tensors(), str(path), metadata={METADATA_KEY: subject.recipe.model_dump_json()})
+
+
+def _load(_: Subject, path: Path) -> Features:
+    return load_backbones(path).backbones["exported"].cpu()
+
+
+def _loads_into(subject: Subject) -> str:
+    names = "torchvision's" if subject.is_torchvision else "timm's"
+    return f"`all4one eval`, `all4one embed` and backbone.init take it; its weights have {names} names"
+
+
+FORMAT = Format((".safetensors",), _write, _load, _loads_into)

@@ -1,0 +1,47 @@
+"""Format `timm`: safetensors with timm's names; those of its plain ResNets are torchvision's."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from data_pipelines.errors import UserError
+from trainer.exports.format import Features, Format, Subject, require_plain
+
+
+def model_arguments(subject: Subject) -> dict[str, Any]:
+    """What `timm.create_model` takes beside the name to make the network that the weights fit.
+
+    Raises:
+        UserError: timm has no such network.
+    """
+    import timm
+
+    require_plain(subject, "timm")
+    if not timm.is_model(subject.name):
+        raise UserError(
+            f"timm has no model {subject.name}", where="--format", fix="export as torchvision or safetensors"
+        )
+    fixed = not subject.is_torchvision and timm.get_pretrained_cfg(subject.name).fixed_input_size
+    return {"num_classes": 0, **({"img_size": subject.recipe.image_size} if fixed else {})}
+
+
+def _write(subject: Subject, path: Path) -> None:
+    model_arguments(subject)
+    save_file(subject.tensors(), str(path), metadata={"format": "pt"})
+
+
+def _load(subject: Subject, path: Path) -> Features:
+    import timm
+
+    network = timm.create_model(subject.name, pretrained=False, **model_arguments(subject))
+    network.load_state_dict(load_file(path), strict=True)
+    return network.eval()
+
+
+def _loads_into(subject: Subject) -> str:
+    given = "".join(f", {name}={value}" for name, value in model_arguments(subject).items())
+    return f"it loads strictly by timm.create_model({subject.name!r}{given}, checkpoint_path=FILE)"
+
+
+FORMAT = Format((".safetensors",), _write, _load, _loads_into)
