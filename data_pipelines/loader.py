@@ -174,8 +174,13 @@ class EvalLoader:
         self._size = settings.views[0].size
         plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
         self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
-        self.bad_samples = 0
+        self.bad: dict[str, str] = {}
+        """Reason for each sample left out so far, by `SHARD.tar/KEY`."""
+
+    @property
+    def bad_samples(self) -> int:
         """Samples left out so far."""
+        return len(self.bad)
 
     def __len__(self) -> int:
         return -(-len(self._samples) // self._batch)
@@ -187,7 +192,7 @@ class EvalLoader:
         )
         try:
             for read in prefetch:
-                self.bad_samples += len(read.bad)
+                self.bad |= read.bad
                 if read.views:
                     yield EvalBatch(read.views[0], read.labels, read.ids)
         finally:

@@ -17,7 +17,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.labels import read_labels
 from data_pipelines.tars import inner_members, members
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MAX_KEY = 90
 
 
@@ -213,7 +213,7 @@ def _is_wanted(path: PurePosixPath | Path) -> bool:
     """
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return False
-    return len(path.parts) > 1 or path.suffix.lower() in _IMAGE_SUFFIXES
+    return len(path.parts) > 1 or path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _number(named: list[_Named], classes: Sequence[str]) -> Source:

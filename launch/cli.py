@@ -9,7 +9,7 @@ import typer
 from data_pipelines.errors import UserError
 from launch.data_commands import app as data_app
 from launch.messages import of_the_disk, print_error
-from launch.model_commands import export
+from launch.model_commands import embed, export
 from launch.slurm_commands import (
     DryRun,
     ExcludeSuspects,
@@ -35,7 +35,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, export):
+for command in (submit, status, logs, cancel, export, embed):
     app.command()(command)
 
 Recipe = Annotated[

@@ -59,3 +59,38 @@ def export(
         run, out, format_name=format_, momentum=momentum, license=license_
     )  # fmt: skip
     typer.echo(f"wrote {written}: {loads_into}")
+
+
+class EmbedBackbone(StrEnum):
+    """The backbones of a run."""
+
+    ONLINE = "online"
+    MOMENTUM = "momentum"
+
+
+def embed(
+    source: Source,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            show_default=False,
+            help="Images, folders and tars of them, and sets of shards with an index, which may be URLs.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The features: .parquet with key, label and embedding, or .npy with the keys in a .txt."
+        ),
+    ] = Path("features.npy"),
+    backbone: Annotated[
+        EmbedBackbone | None,
+        typer.Option(help="The trained network of a run, which is the default, or its averaged copy."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 256,
+) -> None:
+    """Write the features of images, sized and normalised as for evaluation; what is left out is named, with why."""
+    from launch.embed import embed_images
+
+    embed_images(source, images, out, backbone=backbone, batch=batch)

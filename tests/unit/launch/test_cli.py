@@ -27,6 +27,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["resume"],
         ["eval"],
         ["export"],
+        ["embed"],
         ["verify-resume"],
         ["config", "show"],
         ["data", "build"],

@@ -1,0 +1,91 @@
+"""Images one after the other, from files, folders and tars: listed while they are read, so that none is too large."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from data_pipelines.errors import UserError
+from data_pipelines.sources import IMAGE_SUFFIXES, Place
+from data_pipelines.tars import inner_members, members
+
+
+class Picture(NamedTuple):
+    """One encoded image."""
+
+    name: str
+    """Its path; inside of a tar, the tar's path and the member's name."""
+    place: Place
+    """Where its bytes lie."""
+
+
+def pictures(path: Path) -> Iterator[Picture]:
+    """The images of a file, a tar, a tar of tars or a folder of these, in the order of names or as a tar stores them.
+
+    In folders and tars an image is told by its ending (.jpg, .jpeg, .png, .webp); hidden files are passed over. Links
+    are followed.
+
+    Raises:
+        UserError: there is no such file or folder, a folder cannot be read, or a tar is refused (see `tars.members`).
+    """
+    require_source(path)
+    if path.is_dir():
+        yield from _of_folder(path)
+    elif path.suffix == ".tar":
+        yield from _of_tar(path)
+    else:
+        yield _of_file(path)
+
+
+def require_source(path: Path) -> None:
+    """Raise a UserError where there is no such file or folder."""
+    if not path.exists():
+        raise UserError(
+            "there is no such file or folder", where=path, fix="name images, folders, tars or shards"
+        )
+
+
+def readable(name: str | Path) -> str:
+    """A name of a file as text that can be written anywhere: bytes of it that are no UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _of_folder(root: Path) -> Iterator[Picture]:
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
+        ) from error
+
+    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
+        inner[:] = sorted(name for name in inner if not _hidden(name))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if _hidden(name) or not path.is_file():
+                continue
+            if path.suffix == ".tar":
+                yield from _of_tar(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                yield _of_file(path)
+
+
+def _of_file(path: Path) -> Picture:
+    return Picture(readable(path), Place(path, 0, path.stat().st_size))
+
+
+def _of_tar(path: Path) -> Iterator[Picture]:
+    for member in members(path):
+        inner = PurePosixPath(member.name)
+        if any(_hidden(part) for part in inner.parts):
+            continue
+        if inner.suffix == ".tar":
+            for image in inner_members(path, member):
+                if PurePosixPath(image.name).suffix.lower() in IMAGE_SUFFIXES:
+                    yield Picture(
+                        readable(f"{path}/{inner}/{image.name}"), Place(path, image.offset, image.size)
+                    )
+        elif inner.suffix.lower() in IMAGE_SUFFIXES:
+            yield Picture(readable(f"{path}/{inner}"), Place(path, member.offset, member.size))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

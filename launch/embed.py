@@ -1,0 +1,68 @@
+"""`all4one embed`: features of images to a file, with what was left out named on the way."""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from data_pipelines.errors import UserError
+from trainer.embed import embed
+from trainer.feature_files import feature_file, keys_of, require_place
+from trainer.trained import load_backbones
+
+
+def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: str | None, batch: int) -> None:
+    """Write the features of all images that can be used.
+
+    Args:
+        source: a run's folder, a checkpoint's folder or an exported file.
+        images: images, folders, tars and sets of shards.
+        out: file that ends in `.parquet` or `.npy`.
+        backbone: `online` or `momentum`; None: the trained network, or the one of a file.
+        batch: images at a time.
+
+    Raises:
+        UserError: no such source, backbone or images, none that can be used, or a file that cannot be written; then
+            none is.
+    """
+    require_place(out)
+    trained = load_backbones(source)
+    _, network = trained.choose(backbone)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    console = Console(stderr=True)
+    done = left_out = 0
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def tell(name: str, reason: str) -> None:
+            nonlocal left_out
+            left_out += 1
+            bar.console.print(f"left out {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+        with feature_file(out, network.feature_dim) as write:
+            task = bar.add_task("features", total=None)
+            found = embed(network, images, trained.recipe.data, batch=batch, on_bad=tell)
+            with closing(found):
+                for rows in found:
+                    write(rows)
+                    done += len(rows.keys)
+                    bar.advance(task, len(rows.keys))
+            if not done:
+                raise _none(images, left_out)
+    beside = f", keys in {keys_of(out)}" if out.suffix == ".npy" else ""
+    also = f"; {left_out:,} left out" if left_out else ""
+    print(f"wrote {out}: {done:,} images x {network.feature_dim} features{beside}{also}")
+
+
+def _none(images: Sequence[str], left_out: int) -> UserError:
+    where = images[0] if len(images) == 1 else f"{images[0]} and {len(images) - 1:,} more"
+    if left_out:
+        return UserError(f"none of {left_out:,} images can be used", where=where, fix="see the reasons above")
+    return UserError(
+        "there are no images", where=where,
+        fix="name image files, or folders, tars or sets of shards that hold .jpg, .png or .webp",
+    )  # fmt: skip

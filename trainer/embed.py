@@ -1,0 +1,120 @@
+"""Features of any images, batch by batch: files, folders, tars and indexed sets of shards."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipelines.index import DATASET
+from data_pipelines.loader import EvalLoader
+from data_pipelines.picture_loader import PictureLoader
+from data_pipelines.pictures import Picture, pictures, readable, require_source
+from data_pipelines.settings import DataSettings
+from data_pipelines.shards import ShardSet
+from data_pipelines.urls import Url, place
+from trainer.backbones import Backbone
+
+
+class Rows(NamedTuple):
+    """Features of some images."""
+
+    keys: list[str]
+    """The b images' paths; inside of a tar or a set of shards, its path and the name there."""
+    labels: list[int] | None
+    """Class of each, -1 where it has none; none where the source has no labels at all."""
+    features: NDArray[np.float32]
+    """`[b, F]`."""
+
+
+def embed(
+    backbone: Backbone,
+    sources: Sequence[str],
+    settings: DataSettings,
+    *,
+    batch: int,
+    on_bad: Callable[[str, str], None],
+) -> Generator[Rows, None, None]:
+    """Features of all images of some sources, in their order, each sized and normalised as for evaluation.
+
+    Args:
+        backbone: in evaluation mode; images go to its device.
+        sources: images, folders of images, tars of images, and sets of shards with their index, which may be URLs.
+        settings: executor, threads, sizes, normalisation, cache of URLs.
+        batch: images at a time.
+        on_bad: told name and reason of each image that is left out.
+
+    Raises:
+        UserError: a source is missing, before the first image is read; as `pictures.pictures` and `ShardSet.open`.
+    """
+    places = [place(source) for source in sources]
+    for path in places:
+        if isinstance(path, Path):
+            require_source(path)
+    for indexed, group in groupby(places, key=_is_indexed):
+        if indexed:
+            for folder in group:
+                yield from _of_shards(backbone, ShardSet.open(folder, settings), settings, batch, on_bad)
+        else:
+            # one stream of all of them: a thousand files are not a thousand batches
+            listed = chain.from_iterable(pictures(Path(path)) for path in group)
+            yield from _of_pictures(backbone, listed, settings, batch, on_bad)
+
+
+def _is_indexed(source: Path | Url) -> bool:
+    return isinstance(source, Url) or (source / DATASET).is_file()
+
+
+def _of_shards(
+    backbone: Backbone,
+    shards: ShardSet,
+    settings: DataSettings,
+    batch: int,
+    on_bad: Callable[[str, str], None],
+) -> Iterator[Rows]:
+    loader = EvalLoader(shards, settings, rank=0, world_size=1, batch=batch, device=_device(backbone))
+    told, prefix = 0, f"{shards.folder}/"
+    with loader:
+        for images, labels, ids in loader:
+            keys = [readable(prefix + shards.key(sample)) for sample in ids.tolist()]
+            known = labels.tolist() if shards.num_classes else None
+            yield Rows(keys, known, _features(backbone, images))
+            told = _tell(loader.bad, told, prefix, on_bad)
+        _tell(loader.bad, told, prefix, on_bad)
+
+
+def _of_pictures(
+    backbone: Backbone,
+    listed: Iterable[Picture],
+    settings: DataSettings,
+    batch: int,
+    on_bad: Callable[[str, str], None],
+) -> Iterator[Rows]:
+    loader = PictureLoader(listed, settings, batch=batch, device=_device(backbone))
+    told = 0
+    with loader:
+        for images, names in loader:
+            yield Rows(names, None, _features(backbone, images))
+            told = _tell(loader.bad, told, "", on_bad)
+        _tell(loader.bad, told, "", on_bad)
+
+
+def _tell(bad: dict[str, str], told: int, prefix: str, on_bad: Callable[[str, str], None]) -> int:
+    """Tell of those that came after the first `told`; returns how many are told then."""
+    for name, reason in islice(bad.items(), told, None):
+        on_bad(readable(prefix + name), reason)
+    return len(bad)
+
+
+@torch.no_grad()
+def _features(backbone: Backbone, images: Tensor) -> NDArray[np.float32]:
+    features: NDArray[np.float32] = backbone(images).float().cpu().numpy()  # [b, F]
+    return features
+
+
+def _device(backbone: Backbone) -> torch.device:
+    return next(backbone.parameters()).device
