@@ -1,5 +1,6 @@
 """Batch norm whose moments span the batches of several ranks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,42 +12,55 @@ from trainer.parallel import world_size
 
 
 class _CrossRankNorm(torch.autograd.Function):
-    """Batch norm by the moments of the global batch; one message forward, one backward."""
+    """Batch norm of V stacked views [V * B, C, …], each by its moments [C] over all ranks; one message forward, one
+    backward.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: float,
-        group: dist.ProcessGroup | None,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, means: Tensor, variances: Tensor, eps: float,
+        count: float, group: dist.ProcessGroup | None,
     ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x, weight, mean, var)
+        ctx.save_for_backward(x, weight, means, variances)  # moments: [V, C]
         ctx.eps, ctx.count, ctx.group = eps, count, group
-        return torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        out = torch.empty_like(x)
+        unused = x.new_empty(0)
+        views = zip(x.chunk(len(means)), means, variances, out.chunk(len(means)), strict=True)
+        for rows, mean, var, place in views:
+            torch.ops.aten.native_batch_norm.out(
+                rows, weight, bias, mean, var, False, 0.0, eps, out=place, save_mean=unused, save_invstd=unused
+            )  # fmt: skip
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, var = ctx.saved_tensors
+        x, weight, means, variances = ctx.saved_tensors
+        views = list(
+            zip(grad.contiguous(memory_format=_format(x)).chunk(len(means)), x.chunk(len(means)), means,
+                variances, strict=True)
+        )  # fmt: skip
         # The inference-mode kernel yields w * invstd * dy and both local sums in one pass. What training mode
         # adds is affine in x per channel (Ioffe & Szegedy 2015, section 3), with the sums taken over all ranks.
-        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(memory_format=_format(x)),
-            x,
-            weight,
-            mean,
-            var,
-            None,
-            None,
-            False,
-            ctx.eps,
-            [True, True, True],
-        )
-        sums = torch.stack([dbias, dweight]).to(mean.dtype)  # [2, C]
+        local = [
+            torch.ops.aten.native_batch_norm_backward(
+                dy, rows, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )
+            for dy, rows, mean, var in views
+        ]  # V x (dx, dweight, dbias)
+        sums = torch.stack([torch.stack([dbias, dweight]) for _, dweight, dbias in local])  # [V, 2, C]
+        sums = sums.to(means.dtype)
+        own = sums.sum(0)
         dist.all_reduce(sums, group=ctx.group)
-        invstd = (var + ctx.eps).rsqrt()
-        slope = -weight * invstd.square() * sums[1] / ctx.count  # [C]
-        offset = -weight * invstd * sums[0] / ctx.count - slope * mean  # [C]
+        out = torch.empty_like(x)
         shape = [1, -1] + [1] * (x.dim() - 2)
-        dx = torch.addcmul(offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype)).add_(dx)
-        return dx, dweight, dbias, None, None, None, None, None
+        places = out.chunk(len(means))
+        for (_, rows, mean, var), (dx, _, _), total, place in zip(views, local, sums, places, strict=True):
+            invstd = (var + ctx.eps).rsqrt()
+            slope = -weight * invstd.square() * total[1] / ctx.count  # [C]
+            offset = -weight * invstd * total[0] / ctx.count - slope * mean  # [C]
+            torch.addcmul(offset.view(shape).to(x.dtype), rows, slope.view(shape).to(x.dtype), out=place)
+            place.add_(dx)
+        return out, own[1], own[0], None, None, None, None, None
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -62,6 +76,8 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     process_group: dist.ProcessGroup | None = None
+    views = 1
+    """Views that are stacked in a batch, each with moments of its own; `by_view` sets it for all layers."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -72,34 +88,61 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         if not self.training or world_size() == 1:
             return super().forward(input)
-        mean, var, count = self._global_moments(input)
+        means, variances, count = self._global_moments(input.detach())
+        self._follow(means, variances * (count / max(count - 1, 1)))
+        return _CrossRankNorm.apply(
+            input, self.weight, self.bias, means, variances, self.eps, count, self.process_group
+        )
+
+    @torch.no_grad()
+    def _follow(self, means: Tensor, unbiased: Tensor) -> None:
+        """Move the running moments by those of each view [V, C], one after the other."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        with torch.no_grad():
-            self.num_batches_tracked += 1
+        self.num_batches_tracked += len(means)
+        for mean, variance in zip(means, unbiased, strict=True):
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum)
-        return _CrossRankNorm.apply(
-            input, self.weight, self.bias, mean, var, self.eps, count, self.process_group
-        )
+            self.running_var.lerp_(variance, self.momentum)
 
     @torch.no_grad()
     def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Mean [C], biased variance [C] and rows of the batches of all ranks of the group."""
-        mean, var = _moments(x, like=self.running_mean)
-        count = mean.new_full((1,), x.numel() / x.shape[1])
-        own = torch.cat([mean, var, count])[None]  # [1, 2C + 1]
-        parts = own.new_empty(dist.get_world_size(self.process_group), own.shape[1])  # [ranks, 2C + 1]
-        dist.all_gather_single(parts, own, group=self.process_group)
-        means, variances, counts = parts.split([len(mean), len(var), 1], dim=1)
+        """Means [V, C], biased variances [V, C] and rows of each view in the batches of all ranks of the group."""
+        parts = [torch.stack(_moments(view, like=self.running_mean)) for view in x.chunk(self.views)]
+        local = torch.stack(parts)  # [V, 2, C]
+        count = local.new_full((1,), x.numel() / x.shape[1] / self.views)
+        own = torch.cat([local.flatten(), count])[None]  # [1, 2VC + 1]
+        found = own.new_empty(dist.get_world_size(self.process_group), own.shape[1])  # [ranks, 2VC + 1]
+        dist.all_gather_single(found, own, group=self.process_group)
+        means, variances = found[:, :-1].unflatten(1, local.shape).unbind(2)  # [ranks, V, C] each
+        counts = found[:, -1]
         total = counts.sum()
-        weights = counts / total
+        weights = (counts / total)[:, None, None]
         # Chan et al. 1979: combining centred moments does not cancel as a difference of sums would
         mean = (weights * means).sum(0)
         var = (weights * (variances + (means - mean).square())).sum(0)
         return mean, var, float(total)
+
+
+def by_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    """What the network makes of each view [B, …], each with batch-norm moments of its own: V x [B, …].
+
+    Where these are taken across ranks by `CrossRankBatchNorm`, views of one shape go through together, so that each
+    layer sends one message rather than one a view; else one after the other.
+    """
+    norms = [m for m in network.modules() if isinstance(m, CrossRankBatchNorm)]
+    alike = len({view.shape for view in views}) == 1
+    if not (norms and alike and network.training and len(views) > 1 and world_size() > 1):
+        return [network(view) for view in views]
+    for norm in norms:
+        norm.views = len(views)
+    try:
+        out: Tensor = network(torch.cat(list(views)))
+    finally:
+        for norm in norms:
+            norm.views = 1
+    return list(out.chunk(len(views)))
 
 
 def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:

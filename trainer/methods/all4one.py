@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data_pipelines.settings import Probability
 from trainer import ema
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
 from trainer.losses import Scope, feature_contrast, keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -100,9 +101,9 @@ class All4One(Method):
         found = self.queue.nearest(keys, s.neighbours)
         self.queue.start_push(keys[0], labels, ids)
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
-        predicted = [self.neighbour_predictor(v) for v in z]
-        of_neighbours, of_predictions = self._centroids(found, [self.centroid_predictor(v) for v in z])
+        z = by_view(self.projector, features)  # V x [B, D]
+        predicted = by_view(self.neighbour_predictor, z)
+        of_neighbours, of_predictions = self._centroids(found, by_view(self.centroid_predictor, z))
 
         gathered = keys_of_all([*predicted, *of_predictions])
         predicted, of_predictions = gathered[: len(z)], gathered[len(z) :]
@@ -125,7 +126,7 @@ class All4One(Method):
         """Normalised momentum embeddings in the queue's precision, [B, D] each."""
         backbone, projector = self.momentum["backbone"], self.momentum["projector"]  # type: ignore[index]
         with ema.cast_once(self.momentum):
-            projected = [projector(backbone(x)) for x in views]
+            projected = by_view(projector, by_view(backbone, views))
         return [F.normalize(m.to(self.queue.rows.dtype), dim=1) for m in projected]
 
     def _centroids(

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
+from trainer.heads import expander
 from trainer.losses import barlow_twins
 from trainer.methods.base import Method, MethodSettings, Representation
 
@@ -34,19 +36,11 @@ class BarlowTwins(Method):
     def __init__(self, settings: BarlowTwinsSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
-        self.projector = nn.Sequential(
-            nn.Linear(backbone.feature_dim, s.projector_hidden, bias=False),
-            nn.BatchNorm1d(s.projector_hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(s.projector_hidden, s.projector_hidden, bias=False),
-            nn.BatchNorm1d(s.projector_hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(s.projector_hidden, s.embedding, bias=False),
-        )
+        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views of [B, 3, S, S]: equation 1 of the paper over the global batch."""
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
+        z = by_view(self.projector, features)  # V x [B, D]
         loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
         return Representation(loss, {}, features[0], z)

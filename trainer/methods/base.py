@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_pipelines.settings import Settings
 from trainer import ema, health
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.parallel import world_size
 from trainer.queue import NeighbourQueue, Neighbours
 from trainer.recompute import recompute_activations
@@ -123,7 +124,7 @@ class Method(nn.Module):
     def features(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Backbone features of each view, [B, F]; with `recompute` few activations are kept for the backward pass."""
         with recompute_activations() if self.recompute else nullcontext():
-            return [self.backbone(x) for x in views]
+            return by_view(self.backbone, views)
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.heads import predictor, projector
 from trainer.losses import keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -51,13 +52,13 @@ class NNCLR(Method):
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Views of [B, 3, S, S]: the symmetric neighbour loss of equation 3."""
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
+        z = by_view(self.projector, features)  # V x [B, D]
         keys = [F.normalize(v.detach().to(self.queue.rows.dtype), dim=1) for v in z]
         found = self.queue.nearest(keys, k=1)
         loss = symmetric(
             partial(nce, temperature=self.settings.temperature),
             [n.rows[:, 0] for n in found],
-            keys_of_all([self.predictor(v) for v in z]),
+            keys_of_all(by_view(self.predictor, z)),
         )
         self.queue.start_push(keys[0], labels, ids)
         return Representation(loss, {}, features[0], z, neighbours=(keys[0], found[0]))

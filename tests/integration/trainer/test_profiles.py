@@ -39,7 +39,8 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
     if bound == "data":
         settings = (*settings, f"data.train={large_images}", "data.validation=null")
     recipe, *common = runs.common
-    calm = ("optim.warmup_epochs=0", "checkpoint.every_steps=1000")
+    # threads of one step wait for each other: with 2, other work on the machine would count as computing
+    calm = ("optim.warmup_epochs=0", "checkpoint.every_steps=1000", "parallel.threads=1")
     result = run(
         "profile", recipe, *common, *calm, *settings, "--nproc", nproc, "--steps", 3, "--out", tmp_path
     )
@@ -50,6 +51,8 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
     assert found["world_size"] == nproc
     assert found["flops"] > 0
     assert found["mfu"] > 0
+    kinds = {message["kind"] for message in found["messages"]}
+    assert kinds == ({"gradients", "keys", "predictions", "batch norm", "sums"} if nproc > 1 else set())
     assert (found["message_bytes"] > 0) == (nproc > 1)
     assert all(seconds >= 0 for seconds in found["parts"].values())
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,6 @@
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -7,7 +9,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.batch_norm import CrossRankBatchNorm, require_group, synchronise_batch_norm
+from trainer.batch_norm import CrossRankBatchNorm, by_view, require_group, synchronise_batch_norm
 from trainer.parallel import all_sum, rank, world_size
 
 
@@ -67,6 +69,57 @@ def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:
     module = nn.BatchNorm1d(4)
     x = torch.randn(64, 4) + 300  # a difference of sums of squares would lose every digit of the variance
     check_against_the_whole_batch(run_ranks, module, x, [32, 32], 5e-3)
+
+
+def passed(module: nn.Module, views: list[Tensor], together: bool) -> tuple[dict[str, Tensor], int]:
+    """Outputs, gradients and buffers of a training pass over this rank's rows of each view, and its messages."""
+    module = convert(copy.deepcopy(module))
+    own = [rows_of(view, [3, 3]).clone().requires_grad_() for view in views]
+    sent = 0
+
+    def counted(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def send(*args: Any, **kwargs: Any) -> Any:
+            nonlocal sent
+            sent += 1
+            return plain(*args, **kwargs)
+
+        return send
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_gather_single", "all_reduce"):
+            patch.setattr(torch.distributed, name, counted(getattr(torch.distributed, name)))
+        out = by_view(module, own) if together else [module(view) for view in own]
+        sum(((number + 1) * (o**3).sum() for number, o in enumerate(out)), torch.zeros(())).backward()
+    found = {f"out {number}": o.detach() for number, o in enumerate(out)}
+    found |= {f"input {number}": x.grad for number, x in enumerate(own) if x.grad is not None}
+    found |= {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return found | dict(module.named_buffers()), sent
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_views_that_go_through_together_have_moments_of_their_own(run_ranks, channels_last: bool) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)
+    )
+    views = [torch.randn(6, 3, 5, 5) * (number + 1) + number for number in range(3)]
+    if channels_last:
+        views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    apart = run_ranks(passed, 2, module.double(), [v.double() for v in views], False)
+    together = run_ranks(passed, 2, module.double(), [v.double() for v in views], True)
+    for (one, many), (other, few) in zip(apart, together, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-12)
+        assert (many, few) == (12, 4)  # of each of two layers one forward and one backward, a view or in all
+
+
+def views_of_two_sizes(module: nn.Module) -> list[torch.Size]:
+    return [o.shape for o in by_view(convert(module), [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)])]
+
+
+def test_views_of_several_sizes_go_one_after_the_other(run_ranks) -> None:
+    shapes = run_ranks(views_of_two_sizes, 2, nn.Sequential(nn.BatchNorm2d(3)))
+    assert shapes == [[(2, 3, 4, 4), (2, 3, 2, 2)]] * 2
 
 
 def convert(module: nn.Module) -> nn.Module:
