@@ -1,8 +1,12 @@
 """Puts spans around the parts of a step from outside, so that training itself knows nothing of being measured."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -28,6 +32,33 @@ _SENDS = (
     "reduce",
     "broadcast",
 )
+
+GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
+    "gradients", "keys", "predictions", "batch norm", "sums", "other",
+)  # fmt: skip
+"""What messages carry: predictions of all ranks' rows with their gradients, moments, sums of losses over the batch."""
+_SENDERS = {
+    "trainer.gradient_buckets": GRADIENTS,
+    "trainer.batch_norm": MOMENTS,
+    "torch.nn.modules._functions": MOMENTS,  # SyncBatchNorm
+    "trainer.parallel:start_gather": KEYS,
+    "trainer.parallel:_Gather": PREDICTIONS,
+    "trainer.parallel:_Sum": SUMS,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Message:
+    """A collective operation of all ranks."""
+
+    kind: str
+    """What it carries."""
+    operation: str
+    """Name of the function of `torch.distributed`."""
+    bytes: int
+    """What each rank gives."""
+    in_background: bool
+    """Whether the rank goes on while it is under way."""
 
 
 def instrument(engine: Engine, timeline: Timeline) -> None:
@@ -81,8 +112,8 @@ class Messages:
     """All messages between the ranks while it is entered: counted and timed, and sent only where `silent` is false."""
 
     def __init__(self, timeline: Timeline) -> None:
-        self.bytes = 0
-        """Of this rank's messages while the timeline was on: what it gave into each collective."""
+        self.sent: Counter[Message] = Counter()
+        """How often this rank took part in each while the timeline was on."""
         self.silent = False
         self._timeline = timeline
         self._plain: dict[str, Callable[..., Any]] = {}
@@ -113,15 +144,22 @@ class Messages:
         def send(*tensors: Any, **options: Any) -> Any:
             # (out, in) of a gather or a scatter, (in, …) of the others
             given = [t for t in tensors if isinstance(t, Tensor)]
+            in_background = bool(options.get("async_op"))
             if self._timeline.on:
-                self.bytes += given[-1].numel() * given[-1].element_size()
+                size = given[-1].numel() * given[-1].element_size()
+                self.sent[Message(_kind(sys._getframe(1)), name, size, in_background)] += 1
             if self.silent:
-                return _Sent(given) if options.get("async_op") else _pretend(given)
+                return _Sent(given) if in_background else _pretend(given)
             with self._timeline.span(GATHERS):
                 work = plain(*tensors, **options)
             return work if work is None else _Waited(work, self._timeline)
 
         return send
+
+
+def _kind(sender: FrameType) -> str:
+    module, owner = sender.f_globals["__name__"], sender.f_code.co_qualname.partition(".")[0]
+    return _SENDERS.get(module) or _SENDERS.get(f"{module}:{owner}", OTHER_MESSAGES)
 
 
 def _pretend(given: list[Tensor]) -> None:

@@ -54,8 +54,10 @@ class Profile:
     """Floating-point operations a second of a matrix product of this precision, per rank, all at once."""
     peak_bf16: float
     """The same in bf16."""
-    message_bytes: float
-    """Bytes that a rank gives into collectives in a step."""
+    messages: list[dict[str, Any]]
+    """Messages of a step, those of the first rank: a `Message` each, with `times`, how often it is sent."""
+    jitter: float
+    """Standard deviation of a step without data and messages: what ranks wait for each other at least."""
     memory: float
     """Most memory of a rank so far, bytes: of the device, or resident."""
 
@@ -63,6 +65,11 @@ class Profile:
     def on_gpu(self) -> bool:
         """Whether the ranks have GPUs."""
         return not self.device.startswith("CPU")
+
+    @property
+    def message_bytes(self) -> float:
+        """Bytes that a rank gives into collectives in a step."""
+        return float(sum(m["bytes"] * m["times"] for m in self.messages))
 
     @property
     def images_per_second(self) -> float:
@@ -76,7 +83,8 @@ class Profile:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"images_per_second": self.images_per_second, "mfu": self.mfu}
+        derived = ("images_per_second", "mfu", "message_bytes")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
 
 
 def profile(
@@ -106,7 +114,7 @@ def profile(
             bench.train(iterator, timeline)
         timeline.on = False
         spans = timeline.spans()
-        message_bytes = messages.bytes / steps
+        sent = [asdict(m) | {"times": count / steps} for m, count in sorted(messages.sent.items())]
         without_data, silent = [], []
         for _ in range(steps):
             dist.barrier()
@@ -132,14 +140,14 @@ def profile(
             "step": statistics.fmean(whole), "without_data": statistics.fmean(without_data),
             "without_messages": statistics.fmean(silent), "loader": loader, "checkpoint": checkpoint,
             "flops": float(counter.get_total_flops()), "peak": bench.peak(bench.dtype),
-            "peak_bf16": bench.peak(torch.bfloat16), "message_bytes": message_bytes,
+            "peak_bf16": bench.peak(torch.bfloat16), "jitter": statistics.pstdev(silent),
             "memory": bench.memory(), **{f"part {name}": value for name, value in divided.items()},
         }
     )  # fmt: skip
     shares = {name: mean.pop(f"part {name}") for name in divided}
     return Profile(
         world_size=process.world_size, global_batch=config.train.global_batch, precision=config.train.precision,
-        device=bench.device_name(), parts=shares,
+        device=bench.device_name(), parts=shares, messages=from_all(sent)[0],
         checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch), **mean,
     ), spans  # fmt: skip
 

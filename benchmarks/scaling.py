@@ -1,0 +1,152 @@
+"""What a step takes on many GPUs, from a profile of few: its messages one by one over a network of two levels.
+
+The model, for W ranks on machines of G, each with b images:
+
+- A collective runs inside the machines and between them, each rank with its own link (NCCL's trees and rings, Horovod's
+  hierarchical ones): a sum of n bytes moves `2 (G-1)/G n` inside and `2 (m-1)/m n/G` between m machines, a gather of n
+  from each `(m-1) n` between and `(G-1) m n` inside; each has a latency for every doubling of the ranks, a sum twice.
+- What is sent in the background costs what outlasts the computation that it runs beside.
+- Ranks wait for the slowest before each message in the foreground: times between messages vary independently, with
+  the variance of a step divided among them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from trainer.profiling.instruments import BACKWARD, GRADIENTS, KEYS, MOMENTS, PREDICTIONS
+
+CONTRASTS = 4
+"""Pairs of queries with the keys of all ranks: neighbour and centroid, each in both directions."""
+WAITING = "waiting"
+CONTRAST = "contrast"
+COMPUTE = "compute"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links of each GPU; seconds, and bytes a second in one direction."""
+
+    gpus_a_machine: int
+    latency_inside: float
+    bandwidth_inside: float
+    latency_between: float
+    bandwidth_between: float
+
+    def seconds(self, operation: str, size: float, ranks: int) -> float:
+        """A collective of `ranks` ranks that each give `size` bytes."""
+        inside = min(ranks, self.gpus_a_machine)
+        machines = math.ceil(ranks / inside)
+        doublings = math.log2(inside) * self.latency_inside + math.log2(machines) * self.latency_between
+        if operation.startswith("all_gather"):
+            moved = (inside - 1) * machines * size / self.bandwidth_inside
+            return doublings + moved + (machines - 1) * size / self.bandwidth_between
+        share = size / inside
+        moved = 2 * (inside - 1) * share / self.bandwidth_inside
+        return 2 * doublings + moved + 2 * (machines - 1) / machines * share / self.bandwidth_between
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a profile says of a rank's step, made for another batch or another machine by `of`."""
+
+    ranks: int
+    rows: float  # images of a rank
+    compute: float
+    """Seconds without messages."""
+    backward: float
+    """Of these, seconds of the backward pass, beside which gradients are sent."""
+    jitter: float
+    """Standard deviation of `compute`, seconds."""
+    flops: float
+    """Floating-point operations."""
+    messages: Sequence[Mapping[str, Any]]
+    embedding: int
+
+    @classmethod
+    def of(
+        cls,
+        profile: Mapping[str, Any],
+        *,
+        embedding: int,
+        rows: float = 0,
+        speed: float = 0,
+        jitter: float = -1,
+    ) -> "Step":
+        """A profile's step.
+
+        Args:
+            profile: what `all4one profile` wrote, of two processes at least.
+            embedding: size of the embedding, D.
+            rows: images of a rank; 0: the profile's.
+            speed: operations a second of a rank where it is another machine than the profile's; 0: the profile's own.
+            jitter: standard deviation as a share of the step; negative: the profile's.
+        """
+        own_rows = profile["global_batch"] / profile["world_size"]
+        rows = rows or own_rows
+        flops = profile["flops"] * rows / own_rows
+        measured = profile["without_messages"] * rows / own_rows
+        compute = flops / speed if speed else measured
+        share = profile["parts"][BACKWARD] / (profile["step"] - profile["parts"]["data wait"])
+        deviation = profile["jitter"] / profile["without_messages"] if jitter < 0 else jitter
+        return cls(
+            profile["world_size"], rows, compute, share * compute, deviation * compute, flops,
+            [_scaled(m, rows / own_rows) for m in profile["messages"]], embedding,
+        )  # fmt: skip
+
+
+def _scaled(message: Mapping[str, Any], rows: float) -> dict[str, Any]:
+    per_row = message["kind"] in (KEYS, PREDICTIONS)
+    return {**message, "bytes": message["bytes"] * (rows if per_row else 1)}
+
+
+def predict(
+    step: Step, network: Network, ranks: int, *, group: int = 0, half: bool = False
+) -> dict[str, float]:
+    """Seconds of a step on `ranks` ranks by what they are spent for.
+
+    Args:
+        step: of one rank.
+        network: between the ranks.
+        ranks: how many.
+        group: of ranks that share batch-norm moments; 0: all.
+        half: gradients travel in half the bytes (`parallel.gradient_dtype`).
+    """
+    speed = step.flops / step.compute
+    # logits [b, W b] of each pair: the product forward and two backward
+    more = CONTRASTS * 3 * 2 * step.rows * (ranks - step.ranks) * step.rows * step.embedding / speed
+    found = {COMPUTE: step.compute, CONTRAST: max(0.0, more)}
+    if ranks == 1:
+        return found
+    beside: dict[str, float] = {}
+    waits = 1.0
+    for message in step.messages:
+        kind, size, times = message["kind"], float(message["bytes"]), message["times"]
+        among = min(group or ranks, ranks) if kind == MOMENTS else ranks
+        if kind == PREDICTIONS and message["operation"] == "all_reduce":
+            size *= ranks / step.ranks  # gradients of all ranks' rows
+        if kind == GRADIENTS and half:
+            size /= 2
+        seconds = times * network.seconds(message["operation"], size, among)
+        into = beside if message["in_background"] else found
+        into[kind] = into.get(kind, 0.0) + seconds
+        waits += 0 if message["in_background"] else times
+    for kind, seconds in beside.items():
+        # the last bucket of gradients is full when the backward pass ends
+        buckets = sum(m["times"] for m in step.messages if m["kind"] == kind)
+        last = seconds / buckets if kind == GRADIENTS else 0.0
+        found[kind] = found.get(kind, 0.0) + max(last, seconds - step.backward)
+    found[WAITING] = math.sqrt(waits) * step.jitter * slowest_of(ranks)
+    return found
+
+
+def slowest_of(ranks: int) -> float:
+    """Expected largest of `ranks` standard normal numbers (Blom 1958)."""
+    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
+
+
+def efficiency(step: Step, seconds: Mapping[str, float]) -> float:
+    """Images a second of a rank over those of a rank alone."""
+    return step.compute / sum(seconds.values())
