@@ -13,6 +13,7 @@ from data_pipelines.urls import Url
 from trainer.backbones import build_backbone
 from trainer.batch_norm import require_group
 from trainer.config import Config
+from trainer.initial_weights import read_initial_weights
 from trainer.optim import Schedule
 from trainer.setup import TrainSet, open_train_set
 
@@ -21,8 +22,8 @@ Found = TypeVar("Found")
 
 def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
-    classes; a batch or ranks that do not divide; a backbone or a schedule that cannot be made; a disk without room
-    for the checkpoints of so many new runs."""  # fmt: skip
+    classes; a batch or ranks that do not divide; a backbone, first weights or a schedule that cannot be made; a disk
+    without room for the checkpoints of so many new runs."""  # fmt: skip
     found: list[UserError] = []
 
     def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -34,7 +35,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
 
     tried(_check_divides, config, ranks)
     tried(require_group, config.parallel.batch_norm_group, ranks)
-    tried(_check_backbone, config)
+    tried(_check_backbone, config, new_runs)
     train_set = tried(open_train_set, config.data)
     if train_set is not None:
         tried(_check_samples, config, ranks, len(train_set), config.data.train)
@@ -89,9 +90,11 @@ def _check_schedule(config: Config, samples: int) -> None:
         Schedule.from_settings(config.optim, steps, min(total, config.train.max_steps or total))
 
 
-def _check_backbone(config: Config) -> None:
+def _check_backbone(config: Config, new_runs: int) -> None:
     with torch.random.fork_rng(devices=[]):
         build_backbone(config.backbone, config.data.views[0].size)
+    if new_runs and config.backbone.init is not None:
+        read_initial_weights(config.backbone, config.data.views[0].size)
 
 
 def _check_room(config: Config, classes: int, runs: int) -> None:

@@ -1,11 +1,12 @@
 """Backbones by name: torchvision's ResNets and every timm model, without their classifiers."""
 
 import difflib
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
 import torchvision
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
@@ -28,11 +29,25 @@ class BackboneSettings(Settings):
     """Channels of the first stage, for resnet18 to resnet152; later stages double it."""
     pretrained: bool = False
     """Start from the library's weights, which are downloaded."""
+    init: Path | None = None
+    """File of weights to start from: a state_dict of torchvision or timm, a checkpoint of solo-learn or lightly, or one
+    that `all4one export` wrote as safetensors, timm or torchvision. Read by a new run only; no code in it is run."""
+    init_partial: bool = False
+    """Start from `init` even where some of the backbone's weights are not in it or have another shape: those are drawn
+    anew."""
     zero_init_residual: bool = False
     """Start each residual branch of a torchvision ResNet at zero (Goyal et al. 2017, section 5.1)."""
     recompute: bool = False
     """Make batch norms, ReLUs and sums again in the backward pass instead of keeping what they gave: the activations of
     a ResNet take about half the memory, at a few per cent of the time. Gradients are the same up to rounding."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "BackboneSettings":
+        if self.pretrained and self.init is not None:
+            raise ValueError("takes either pretrained or init, not both")
+        if self.init_partial and self.init is None:
+            raise ValueError("init_partial needs init, the file of weights")
+        return self
 
 
 class Backbone(nn.Module):

@@ -59,6 +59,8 @@ class Trainer:
         """  # fmt: skip
         with self._cleanup:
             self._say_messages()
+            if self.parts.initial_weights is not None:
+                self.progress.say(self.parts.initial_weights)
             if self.config.data.reader == "stream":
                 self.progress.say(
                     "data.reader is stream: a resumed run goes on with other samples than this one would"

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.loader import TrainLoader
@@ -17,9 +18,11 @@ from data_pipelines.shards import ShardSet
 from data_pipelines.stream import StreamLoader, StreamSet
 from trainer.backbones import build_backbone
 from trainer.batch_norm import synchronise_batch_norm
+from trainer.checkpoint import CheckpointStore
 from trainer.config import Config
-from trainer.distributed import Process
+from trainer.distributed import Process, from_first
 from trainer.engine import Engine
+from trainer.initial_weights import InitialWeights, read_initial_weights
 from trainer.methods import Method
 from trainer.optim import Schedule, build_optimizer, parameter_groups
 from trainer.parallel import world_size
@@ -42,12 +45,25 @@ class Parts:
     loader: TrainLoader | StreamLoader
     engine: Engine
     total_steps: int
+    initial_weights: str | None = None
+    """What was found in `backbone.init`; None where nothing was taken from it."""
 
 
-def build_method(config: Config, num_classes: int, device: torch.device) -> Method:
-    """The method with freshly drawn weights, a function of the seed alone, on its device."""
+def build_method(
+    config: Config, num_classes: int, device: torch.device, *, initial: Mapping[str, Tensor] | None = None
+) -> Method:
+    """The method on its device, with freshly drawn weights, a function of the seed alone.
+
+    Args:
+        config: the run's.
+        num_classes: of the labels; 0: there are none.
+        device: where it goes.
+        initial: tensors that the backbone starts from, by its names; every copy of it is made after that.
+    """
     torch.manual_seed(config.run.seed)
     backbone = build_backbone(config.backbone, config.data.views[0].size)
+    if initial is not None:
+        backbone.load_state_dict(initial, strict=False)
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
     method.recompute = config.backbone.recompute
@@ -102,6 +118,22 @@ def _loader(
     return TrainLoader(train_set, config.data, **share)
 
 
+def _initial_weights(config: Config, run: RunFolder, process: Process) -> InitialWeights | None:
+    """What `backbone.init` holds, read by the first rank for all; None where a checkpoint holds the weights."""
+    if config.backbone.init is None:
+        return None
+    found: InitialWeights | UserError | None = None
+    if process.is_first and CheckpointStore(run.checkpoints).newest_state() is None:
+        try:
+            found = read_initial_weights(config.backbone, config.data.views[0].size)
+        except UserError as error:
+            found = error
+    found = from_first(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
 def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable[[], bool] = never) -> Parts:
     """Open the data and make everything that trains; `give_up` ends the loader's waits.
 
@@ -116,7 +148,10 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
     total_steps = config.train.epochs * loader.steps_per_epoch
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)
-    method = build_method(config, train_set.num_classes, process.device)
+    initial = _initial_weights(config, run, process)
+    method = build_method(
+        config, train_set.num_classes, process.device, initial=initial.tensors if initial else None
+    )
     groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
     optimizer = build_optimizer(groups, config.optim)
     engine = Engine(
@@ -126,4 +161,4 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
         total_steps=total_steps, zero=config.parallel.zero, gradient_dtype=config.parallel.gradient_dtype,
         guard=config.guard, health_every=config.metrics.health_every,
     )  # fmt: skip
-    return Parts(train_set, validation_set, loader, engine, total_steps)
+    return Parts(train_set, validation_set, loader, engine, total_steps, initial.report if initial else None)

@@ -76,7 +76,8 @@ def _shared(subject: Subject) -> Any:
     unset = {name: fields[name].default for name in ("train", "validation", "cache")}
     data = subject.recipe.data.model_copy(update=unset)
     checkpoint = Path(subject.recipe.source).name
-    return subject.recipe.model_copy(update={"data": data, "source": checkpoint})
+    backbone = subject.recipe.backbone.model_copy(update={"init": None, "init_partial": False})
+    return subject.recipe.model_copy(update={"backbone": backbone, "data": data, "source": checkpoint})
 
 
 def _loads_into(subject: Subject) -> str:

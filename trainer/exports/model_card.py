@@ -9,6 +9,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.index import read_record
+from trainer.backbones import BackboneSettings
 from trainer.exports.format import Subject
 from trainer.exports.snippets import snippet
 from trainer.run import RunFolder, read_records
@@ -57,7 +58,7 @@ def _recipe(subject: Subject) -> list[str]:
             ("schedule", f"{optim.warmup_epochs:g} epochs of warm-up, then a cosine"),
             ("precision", train.precision),
             ("seed", f"{config.run.seed}"),
-            ("starting from", _start(config.backbone.pretrained)),
+            ("starting from", _start(config.backbone)),
         ]
     lines = [f"| {name} | {value} |" for name, value in rows]
     return ["## Training", "", "| | |", "| --- | --- |", *lines, ""]
@@ -68,8 +69,10 @@ def _which(name: str) -> str:
     return names.get(name, "from an exported file")
 
 
-def _start(pretrained: bool) -> str:
-    return "the library's pretrained weights" if pretrained else "random weights"
+def _start(settings: BackboneSettings) -> str:
+    if settings.init is not None:
+        return f"the weights of {settings.init.name}"
+    return "the library's pretrained weights" if settings.pretrained else "random weights"
 
 
 def _data(place: Any) -> str:

@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from trained_runs import make_run, sized
 
-from data_pipelines.errors import UserError
 from launch.model_commands import ExportFormat
 from trainer.backbones import torchvision_resnets
-from trainer.checkpoint import CheckpointStore, Snapshot
 from trainer.exports.export import FORMATS, export_backbone
 from trainer.trained import load_backbones
 
@@ -161,58 +159,6 @@ def test_what_was_exported_is_exported_again(exported, tmp_path):
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": in_unit_range(images, recipe).numpy()})
     assert_same(torch.from_numpy(found), features)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "given", "message"),
-    [
-        (
-            CIFAR,
-            {"format_name": "torchvision"},
-            "torchvision has no resnet18 with the cifar stem and width 64",
-        ),
-        (NARROW, {"format_name": "timm"}, "timm has no resnet18 with the half stem and width 8"),
-        (VIT, {"format_name": "torchvision"}, "test_vit is a timm model"),
-        (NARROW, {"format_name": "safetensors", "out": "net.onnx"}, "add --format onnx"),
-        (NARROW, {"format_name": "torchscript", "out": "net.pth"}, "add --format torchvision"),
-        (NARROW, {"format_name": "hf", "out": "run"}, "is there already"),
-    ],
-)
-def test_wrong_use_is_one_message_and_leaves_nothing(tmp_path, overrides, given, message):
-    run, _ = make_run(tmp_path / "run", *overrides)
-    before = sorted(tmp_path.rglob("*"))
-    out = tmp_path / given.pop("out", "new")
-    with pytest.raises(UserError, match=message):
-        export_backbone(run.path, out, **given)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_method_without_an_averaged_copy_has_none_to_export(tmp_path):
-    run, method = make_run(tmp_path / "run", *NARROW)
-    online = {k: v for k, v in method.state_dict().items() if not k.startswith("momentum.")}
-    CheckpointStore(run.checkpoints, attempt=2).write(Snapshot(4, online, {}, {"step": 4}))
-    with pytest.raises(UserError, match="has no momentum backbone, only: online"):
-        export_backbone(run.path, tmp_path / "net.safetensors", momentum=True)
-
-
-def test_a_file_that_gives_other_features_is_not_left(tmp_path, monkeypatch):
-    run, _ = make_run(tmp_path / "run", *NARROW)
-    form = FORMATS["safetensors"]
-    broken = form._replace(load=lambda subject, path: lambda images: 1.01 * form.load(subject, path)(images))
-    monkeypatch.setitem(FORMATS, "safetensors", broken)
-    (tmp_path / "net.safetensors").write_bytes(b"before")
-    with pytest.raises(UserError, match="other features than the backbone"):
-        export_backbone(run.path, tmp_path / "net.safetensors")
-    assert (tmp_path / "net.safetensors").read_bytes() == b"before"
-
-
-def test_missing_packages_of_onnx_are_named(tmp_path, monkeypatch):
-    run, _ = make_run(tmp_path / "run", *NARROW)
-    monkeypatch.setattr(
-        "trainer.exports.onnx.find_spec", lambda name: None if name == "onnxruntime" else True
-    )
-    with pytest.raises(UserError, match=r"onnxruntime, not installed[\s\S]*pip install onnxruntime"):
-        export_backbone(run.path, tmp_path / "net.onnx", format_name="onnx")
 
 
 def test_the_command_offers_every_format():

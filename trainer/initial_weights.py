@@ -1,0 +1,177 @@
+"""Weights that others have trained: a file's tensors are matched to the backbone's by name and shape.
+
+Checkpoints name the same weights behind different prefixes (`backbone.`, `module.encoder_q.` …). The prefix is the one
+behind which most of the backbone's tensors are found with their shapes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from data_pipelines.errors import UserError
+from trainer.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.weight_files import read_weights
+
+SHOWN = 5
+"""Names of each kind that a report lists."""
+
+
+class InitialWeights(NamedTuple):
+    """What a file holds for a backbone."""
+
+    tensors: dict[str, Tensor]
+    """By the backbone's names."""
+    report: str
+    """How many matched, and which did not, for the user."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a file the backbone's tensors are."""
+
+    tensors: Mapping[str, Tensor]
+    """One group of the file's tensors."""
+    group: str
+    """Key of the group in the file; empty: the file has one."""
+    prefix: str
+    """Stands before each name."""
+    spelling: Mapping[str, str]
+    """The backbone's names → those after the prefix."""
+    matched: int
+    """Tensors of the backbone that are there in their shape."""
+
+    def name(self, own: str) -> str:
+        """The file's name of a tensor of the backbone."""
+        return self.prefix + self.spelling[own]
+
+    def __str__(self) -> str:
+        parts = [f"under {self.group}"] if self.group else []
+        parts += [f"behind {self.prefix}"] if self.prefix else []
+        return " ".join(parts) or "by their own names"
+
+
+def read_initial_weights(settings: BackboneSettings, image_size: int) -> InitialWeights:
+    """Find the backbone's weights in the file that `settings.init` names.
+
+    Args:
+        settings: of the backbone; `init` is set.
+        image_size: side of its images, pixels.
+
+    Raises:
+        UserError: the file cannot be read without running code of it, less than half of the backbone is in it, or,
+            unless `settings.init_partial`, less than all.
+    """
+    assert settings.init is not None
+    path = settings.init
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        backbone = build_backbone(settings.model_copy(update={"pretrained": False}), image_size)
+    own = backbone.state_dict()
+    groups = read_weights(path)
+    places = [place for group, tensors in groups.items() for place in _places(backbone, own, group, tensors)]
+    best = max(places, key=lambda place: place.matched, default=None)  # of equals, the first in the file
+    if best is None or 2 * best.matched < len(_needed(own)):
+        raise _another_network(path, own, groups, best.matched if best else 0)
+    tensors = {n: best.tensors[best.name(n)] for n in own if _fits(best, n, own)}
+    report, whole = _report(
+        path, own, best, [p for p in places if p.matched == best.matched and p is not best]
+    )
+    if not whole and not settings.init_partial:
+        raise UserError(
+            report, where="backbone.init",
+            fix="set backbone.name, stem and width and the size of the views to those of the file, or "
+            "backbone.init_partial=true to draw anew what does not match",
+        )  # fmt: skip
+    return InitialWeights(tensors, f"backbone.init: {report}")
+
+
+def _places(
+    backbone: Backbone, own: Mapping[str, Tensor], group: str, tensors: Mapping[str, Tensor]
+) -> Iterator[Place]:
+    """Every prefix of a group behind which tensors of the backbone are, in the file's order."""
+    needed = _needed(own)
+    for spelling, sure in ((_own_names(own), True), (_by_number(backbone, own), False)):
+        known = {spelling[name]: own[name].shape for name in needed if name in spelling}
+        votes: Counter[str] = Counter()
+        for name, tensor in tensors.items():
+            for start in [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]:
+                if known.get(name[start:]) == tensor.shape:
+                    votes[name[:start]] += 1
+        for prefix, matched in votes.items():
+            # numbers say little of what they number: only a file that fits as a whole is taken so
+            if sure or matched == len(needed):
+                yield Place(tensors, group, prefix, spelling, matched)
+
+
+def _own_names(own: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: name for name in own}
+
+
+def _by_number(backbone: nn.Module, own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names as `nn.Sequential(*backbone.children())` has them: `layer1.0.conv1.weight` is `4.0.conv1.weight`."""
+    numbers = {child: str(number) for number, (child, _) in enumerate(backbone.named_children())}
+    parts = {name: name.partition(".") for name in own}
+    return {name: f"{numbers[c]}.{rest}" for name, (c, _, rest) in parts.items() if c in numbers}
+
+
+def _needed(own: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in own if not _is_counter(name)]
+
+
+def _is_counter(name: str) -> bool:
+    """Whether a tensor only counts batches: older files lack them, and nothing reads them."""
+    return name.endswith("num_batches_tracked")
+
+
+def _fits(place: Place, name: str, own: Mapping[str, Tensor]) -> bool:
+    found = place.tensors.get(place.name(name))
+    return found is not None and found.shape == own[name].shape
+
+
+def _report(path: Path, own: Mapping[str, Tensor], best: Place, others: list[Place]) -> tuple[str, bool]:
+    """What matched and what did not, and whether all did."""
+    needed = _needed(own)
+    shapes = {n: best.tensors[best.name(n)].shape for n in needed if best.name(n) in best.tensors}
+    missing = [name for name in needed if name not in shapes]
+    other = [
+        f"{name} {list(shape)} where the backbone has {list(own[name].shape)}"
+        for name, shape in shapes.items()
+        if shape != own[name].shape
+    ]
+    used = {best.name(name) for name in own}
+    unused = Counter(
+        name.removeprefix(best.prefix).partition(".")[0]
+        if name.startswith(best.prefix)
+        else name.partition(".")[0]
+        for name in best.tensors
+        if name not in used and not _is_counter(name)
+    )
+    lines = [f"{best.matched} of {len(needed)} tensors of the backbone match those of {path} {best}"]
+    lines += [f"  missing in the file: {_some(missing)}"] if missing else []
+    lines += [f"  of another shape in the file: {_some(other)}"] if other else []
+    lines += (
+        [f"  not used: {_some([f'{name} ({count})' for name, count in unused.items()])}"] if unused else []
+    )
+    lines += [f"  match as well: {_some([str(place) for place in others])}"] if others else []
+    return "\n".join(lines), not missing and not other
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _another_network(
+    path: Path, own: Mapping[str, Tensor], groups: Mapping[str, Mapping[str, Tensor]], matched: int
+) -> UserError:
+    largest = max(groups.values(), key=len, default={})
+    theirs = f"its tensors are such as {_some(list(largest))}" if largest else "it holds no named tensors"
+    return UserError(
+        f"holds another network: {matched} of {len(_needed(own))} tensors of the backbone match; {theirs}; the "
+        f"backbone's are such as {_some(list(own))}", where=path,
+        fix="set backbone.name and backbone.width to those of the file",
+    )  # fmt: skip
