@@ -7,17 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import submitit
 
-from data_pipelines.errors import UserError
+from launch.executor import NOT_TAKEN, executor, not_taken, script
 from launch.job import TrainJob
 from launch.submissions import Submissions
 from trainer.run import RunFolder
 from trainer.slurm_settings import SlurmSettings
-
-_FAILURES = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,12 @@ class Batch:
         return cls([run], settings, Submissions(run).folder)
 
     def script(self) -> str:
-        """The sbatch script that submitit would write; it has no public way to ask for it.
+        """The sbatch script that submitit would write.
 
         Raises:
             UserError: there is no SLURM on this machine.
         """
-        executor = self._executor()
-        if len(self.runs) > 1:
-            executor.parameters["map_count"] = len(self.runs)
-        text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-        return text
+        return script(self._executor(), len(self.runs))
 
     def queue(self) -> list[str]:
         """Submit, note the jobs in the folders of their runs, and return their numbers.
@@ -68,20 +61,17 @@ class Batch:
         queued: list[str] = []
         try:
             while len(queued) < self.settings.chain:
-                executor = self._executor(after=queued[-1] if queued else None)
+                submitter = self._executor(after=queued[-1] if queued else None)
                 if len(work) > 1:
-                    with executor.batch():
-                        jobs = [executor.submit(one) for one in work]
+                    with submitter.batch():
+                        jobs = [submitter.submit(one) for one in work]
                 else:
-                    jobs = [executor.submit(work[0])]
+                    jobs = [submitter.submit(work[0])]
                 queued += [job.job_id for job in jobs]
-        except _FAILURES as error:
+        except NOT_TAKEN as error:
             for number in queued:
                 subprocess.run(["scancel", number], check=False)
-            raise UserError(
-                f"SLURM did not take the job: {str(error).strip()}", where=self.folder.parent,
-                fix="mend it and give the command again",
-            ) from None  # fmt: skip
+            raise not_taken(error, self.folder.parent) from None
         self._note(queued)
         return queued
 
@@ -99,36 +89,10 @@ class Batch:
             )
 
     def _executor(self, after: str | None = None) -> submitit.SlurmExecutor:
-        """submitit's executor with all that the settings ask for."""
-        settings = self.settings
-        try:
-            executor = submitit.SlurmExecutor(self.folder, max_num_timeout=settings.requeues)
-        except RuntimeError:  # it looks for srun
-            raise UserError(
-                "there is no SLURM on this machine",
-                fix="run this on a login node of the cluster, or `all4one train`",
-            ) from None
-        named: dict[str, Any] = {
-            "partition": settings.partition, "account": settings.account, "qos": settings.qos,
-            "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
-            "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
-            "dependency": f"afterany:{after}" if after else None,
-        }  # fmt: skip
-        # newer versions of srun do not take this from the job
-        cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
-        again = "no-requeue" if settings.chain > 1 else "requeue"
-        executor.update_parameters(
-            **{name: value for name, value in named.items() if value},
-            job_name=self.folder.parent.name, time=settings.minutes, nodes=settings.nodes,
-            ntasks_per_node=settings.tasks, array_parallelism=self.parallel,
-            signal_delay_s=settings.signal_before, stderr_to_stdout=True,
-            additional_parameters={again: True, "signal": f"USR2@{settings.signal_before}", **settings.extra},
-            # the signal that submitit listens to is an environment variable's, and the two must be the same
-            setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", *settings.setup],
-            srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
-            teardown=self._teardown(),
+        return executor(
+            self.settings, self.folder, requeues=self.settings.requeues, requeue=self.settings.chain == 1,
+            after=after, parallel=self.parallel, teardown=self._teardown(),
         )  # fmt: skip
-        return executor
 
     def _teardown(self) -> list[str]:
         """Shell lines after the processes: each element of an array ends its own run."""

@@ -159,11 +159,31 @@ def profile(
         typer.Option(metavar="FOLDER", help="Folder of the results; profiles/CONFIG if not given."),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="A torch.profiler trace of a step as well.")] = False,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,2,4", help="Numbers of machines of a SLURM cluster: a job on each, and how it scales."
+        ),
+    ] = None,
+    gpus_per_node: GpusPerNode = None,
+    tasks_per_node: TasksPerNode = None,
 ) -> None:
-    """Measure a recipe's steps here: where their time goes, what bounds them, and which settings to change."""
+    """Measure a recipe's steps: where their time goes, what bounds them, and which settings to change.
+
+    On this machine, or with --nodes by jobs of SLURM, whose other options are settings (slurm.partition=NAME). CONFIG's
+    global batch is that of the most machines; fewer get the same batch for each process.
+    """
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
+    if nodes is not None:
+        if nproc != 1:
+            raise UserError("--nproc is for this machine, --nodes for a cluster", fix="--tasks-per-node")
+        from launch.profile_nodes import parse_nodes, profile_on
+
+        asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
+        settings = [*(overrides or []), *asked]
+        raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
     from launch.profile import profile as measure
 
     raise typer.Exit(measure(recipe, overrides or [], nproc=nproc, steps=steps, out=out, trace=trace))

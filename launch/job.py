@@ -74,13 +74,8 @@ class TrainJob:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit has put its own there just before
         assert callable(requeue)
         with StopRequest() as stop:
-            task = submitit.JobEnvironment()
-            task.paths.result_pickle.unlink(missing_ok=True)  # an earlier start's would pass for this one's
             start = Start.this()
-            _write_to(start.logs(self.run) / f"rank_{task.global_rank}.log")
-            TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
-            if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
-                os.environ["LOCAL_RANK"] = "0"  # a task that sees one GPU knows it by that number
+            rank = begin_task(start.logs(self.run))
             facts: dict[str, Any] = {
                 "job": start.job, "restart": start.restart, "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
             }  # fmt: skip
@@ -92,7 +87,7 @@ class TrainJob:
             if end.code == TIME_IS_UP and start.restart >= self.max_requeues:
                 self._say_used_up(start)
             elif end.code in (TIME_IS_UP, TERMINATED) and end.reason not in DECIDED:
-                if end.code == TIME_IS_UP and task.global_rank == 0 and stop.received != TERMINATED:
+                if end.code == TIME_IS_UP and rank == 0 and stop.received != TERMINATED:
                     _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
             if end.code:
@@ -113,6 +108,18 @@ class TrainJob:
         if Start.this().restart >= self.max_requeues:
             return None
         return DelayedSubmission(self)
+
+
+def begin_task(logs: Path) -> int:
+    """Take this process for the rank that SLURM made it: its environment, and its output in a file of a folder."""
+    task = submitit.JobEnvironment()
+    task.paths.result_pickle.unlink(missing_ok=True)  # an earlier start's would pass for this one's
+    rank: int = task.global_rank
+    _write_to(logs / f"rank_{rank}.log")
+    TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+    if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
+        os.environ["LOCAL_RANK"] = "0"  # a task that sees one GPU knows it by that number
+    return rank
 
 
 def _reason(start: Start, code: int) -> str:

@@ -1,7 +1,7 @@
 """`all4one profile`: measures a recipe's steps on this machine, and says what bounds them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from data_pipelines.errors import UserError
 from launch.jobs import check
 from launch.local import launch
 from launch.profile_plot import plot
-from trainer.config import load_config, override
+from trainer.config import Config, load_config, override
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder
 
@@ -30,25 +30,9 @@ def profile(
         out: folder of the results; None: `profiles/RECIPE`. What is there is replaced.
         trace: whether torch's profiler writes a trace of a step as well.
     """
-    run = RunFolder(out or Path("profiles") / find_recipe(recipe).stem)
-    config = override(
-        load_config(recipe, overrides), ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe
-    )
+    run, config = RunFolder(place(recipe, out)), settings(recipe, overrides)
     check(config, nproc, new_runs=0)
-    if config.parallel.zero:
-        raise UserError(
-            "messages of ZeRO's stages 1 and 2 are DeepSpeed's own and cannot be left out to see what they cost",
-            where="parallel.zero",
-            fix="profile with parallel.zero=0; stages 1 and 2 differ in the update alone",
-        )
-    try:
-        run.logs.mkdir(parents=True, exist_ok=True)
-        run.write_config(config)
-        (run.path / "profile.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be written: {error.strerror}", where=run.path, fix="choose another by --out"
-        ) from None
+    prepare(run, config)
     arguments = [str(run.path), str(steps), *(["--trace"] if trace else [])]
     if code := launch("launch.profile_worker", arguments, nproc=nproc, logs=run.logs):
         return code
@@ -59,6 +43,36 @@ def profile(
         f"wrote {run.path}/profile.json and profile.png" + (", and trace_rank_R.json" if trace else "")
     )
     return 0
+
+
+def place(recipe: str, out: Path | None) -> Path:
+    """Folder of the results."""
+    return out or Path("profiles") / find_recipe(recipe).stem
+
+
+def settings(recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Config:
+    """A recipe's settings without what training does now and then. Raises a UserError where they cannot be profiled."""
+    loaded = load_config(recipe, overrides, defaults)
+    config = override(loaded, ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
+    if config.parallel.zero:
+        raise UserError(
+            "messages of ZeRO's stages 1 and 2 are DeepSpeed's own and cannot be left out to see what they cost",
+            where="parallel.zero",
+            fix="profile with parallel.zero=0; stages 1 and 2 differ in the update alone",
+        )
+    return config
+
+
+def prepare(run: RunFolder, config: Config) -> None:
+    """Make the folder of a profile, without an earlier one's result. Raises a UserError where it cannot be written."""
+    try:
+        run.logs.mkdir(parents=True, exist_ok=True)
+        run.write_config(config)
+        (run.path / "profile.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", where=run.path, fix="choose another by --out"
+        ) from None
 
 
 def show(found: dict[str, Any]) -> None:

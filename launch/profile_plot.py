@@ -1,5 +1,6 @@
 """The picture of a profile: where a step's time goes, and its timeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,32 @@ def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[st
     axes.set_xlabel("ms; what is below is inside")
     axes.set_yticks([])
     axes.invert_yaxis()
+
+
+def plot_scaling(points: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw what `scaling.json` holds as a PNG: images a second beside the ideal, and the efficiency."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    nodes = [p["nodes"] for p in points]
+    speed = [p["images_per_second"] for p in points]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(nodes, speed, "o-", label="measured")
+    left.plot(nodes, [speed[0] * n / nodes[0] for n in nodes], ":", color="gray", label="ideal")
+    left.set(ylabel="images/s", ylim=(0, None))
+    left.legend(frameon=False)
+    right.bar([str(n) for n in nodes], [100 * p["efficiency"] for p in points], width=0.5)
+    for place, point in enumerate(points):
+        right.text(
+            place, 100 * point["efficiency"], f"{100 * point['efficiency']:.0f} %", ha="center", va="bottom"
+        )
+    right.set(ylabel="images/s of a process, % of the first", ylim=(0, 115))
+    left.set_xticks(nodes)
+    for axes in (left, right):
+        axes.set_xlabel("machines")
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)

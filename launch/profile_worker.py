@@ -22,10 +22,11 @@ def main() -> int:
     parser.add_argument("steps", type=int)
     parser.add_argument("--trace", action="store_true")
     args = parser.parse_args()
-    return explained(lambda: _measure(RunFolder(args.run), args.steps, trace=args.trace))
+    return explained(lambda: measure(RunFolder(args.run), args.steps, trace=args.trace))
 
 
-def _measure(run: RunFolder, steps: int, *, trace: bool) -> int:
+def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
+    """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Returns 0."""
     from trainer.distributed import initialise
     from trainer.profiling.measure import profile
     from trainer.profiling.verdict import judge

@@ -156,16 +156,21 @@ def _refuse_what_fails(batch: Batch, configs: Sequence[Config], *, new_runs: int
         for config in configs
         for error in problems(config, config.slurm.ranks, new_runs=new_runs)
     }
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "job.sh"
-        try:
-            script.write_text(batch.script())
-        except UserError as error:
-            found[str(error)] = error
-        else:
-            if refused := slurm.refusal(script):
-                found[str(refused)] = refused
+    try:
+        refused = refused_by_slurm(batch.script())
+    except UserError as error:
+        refused = error
+    if refused:
+        found[str(refused)] = refused
     refuse(list(found.values()))
+
+
+def refused_by_slurm(script: str) -> UserError | None:
+    """Why SLURM would not take a job's script, from its own test; None where it would."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.sh"
+        path.write_text(script)
+        return slurm.refusal(path)
 
 
 def _refuse_live_job(run: RunFolder) -> None:

@@ -1,0 +1,86 @@
+"""submitit's executor with all that a recipe's `slurm:` section asks for."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from data_pipelines.errors import UserError
+from trainer.slurm_settings import SlurmSettings
+
+NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
+"""What submitit raises where SLURM does not take a job."""
+
+
+def executor(
+    settings: SlurmSettings,
+    folder: Path,
+    *,
+    requeues: int,
+    requeue: bool,
+    after: str | None = None,
+    parallel: int = 1,
+    teardown: Sequence[str] = (),
+) -> submitit.SlurmExecutor:
+    """What submits jobs.
+
+    Args:
+        settings: what each job asks for.
+        folder: where submitit writes scripts, pickles and what SLURM says; jobs have the name of its parent.
+        requeues: restarts that a job may ask for.
+        requeue: whether SLURM may start a job again by itself.
+        after: number of a job that must have ended before.
+        parallel: elements of an array that run at a time, at most.
+        teardown: shell lines after the processes.
+
+    Raises:
+        UserError: there is no SLURM on this machine.
+    """
+    try:
+        found = submitit.SlurmExecutor(folder, max_num_timeout=requeues)
+    except RuntimeError:  # it looks for srun
+        raise UserError(
+            "there is no SLURM on this machine",
+            fix="run this on a login node of the cluster, or `all4one train`",
+        ) from None
+    named: dict[str, Any] = {
+        "partition": settings.partition, "account": settings.account, "qos": settings.qos,
+        "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
+        "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
+        "dependency": f"afterany:{after}" if after else None,
+    }  # fmt: skip
+    # newer versions of srun do not take this from the job
+    cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
+    found.update_parameters(
+        **{name: value for name, value in named.items() if value},
+        job_name=folder.parent.name, time=settings.minutes, nodes=settings.nodes,
+        ntasks_per_node=settings.tasks, array_parallelism=parallel,
+        signal_delay_s=settings.signal_before, stderr_to_stdout=True,
+        additional_parameters={
+            "requeue" if requeue else "no-requeue": True, "signal": f"USR2@{settings.signal_before}", **settings.extra,
+        },
+        # the signal that submitit listens to is an environment variable's, and the two must be the same
+        setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", *settings.setup],
+        srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
+        teardown=list(teardown),
+    )  # fmt: skip
+    return found
+
+
+def script(submitter: submitit.SlurmExecutor, elements: int = 1) -> str:
+    """The sbatch script of a job, or of an array of so many elements; submitit has no public way to ask for it."""
+    if elements > 1:
+        submitter.parameters["map_count"] = elements
+    text: str = submitter._make_submission_file_text(submitter._submitit_command_str, "")
+    return text
+
+
+def not_taken(error: Exception, where: Path) -> UserError:
+    """What to say of one of `NOT_TAKEN`."""
+    return UserError(
+        f"SLURM did not take the job: {str(error).strip()}",
+        where=where,
+        fix="mend it and give the command again",
+    )

@@ -1,0 +1,27 @@
+"""What SLURM runs as each task of a profile."""
+
+from pathlib import Path
+
+from launch.job import begin_task
+from launch.profile_worker import measure
+from launch.worker import explained
+from trainer.run import RunFolder
+
+
+class ProfileJob:
+    """A profile as submitit pickles it.
+
+    Args:
+        folder: holds `config.yaml`, on a file system that all machines share; the result and logs go there.
+        steps: that are measured of each kind.
+        trace: whether torch's profiler writes a trace of a step as well.
+    """
+
+    def __init__(self, folder: Path, steps: int, *, trace: bool) -> None:
+        self.folder, self.steps, self.trace = folder, steps, trace
+
+    def __call__(self) -> None:
+        """Measure as the rank that the environment names."""
+        run = RunFolder(self.folder)
+        begin_task(run.logs)
+        explained(lambda: measure(run, self.steps, trace=self.trace))

@@ -1,0 +1,180 @@
+"""`all4one profile --nodes 1,2,4`: a profile on each number of machines of a SLURM cluster, and how it scales."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import write_whole
+from launch import profile, slurm
+from launch.executor import NOT_TAKEN, executor, not_taken, script
+from launch.preflight import problems, refuse
+from launch.profile_job import ProfileJob
+from launch.profile_plot import plot, plot_scaling
+from launch.submit import refused_by_slurm
+from launch.user_settings import slurm_defaults
+from trainer.config import Config, override
+from trainer.run import RunFolder
+
+LOOK_SECONDS = 2.0
+TAIL_LINES = 10
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured on so many machines."""
+
+    nodes: int
+    ranks: int
+    images_per_second: float
+    efficiency: float
+    """Images a second of a process over those of a process on the fewest machines."""
+    bound: str
+
+
+def parse_nodes(text: str) -> list[int]:
+    """Numbers of machines from the form `1,2,4`. Raises a UserError where it is another."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise UserError(f"needs numbers of machines such as 1,2,4, not {text!r}", where="--nodes")
+    return [int(part) for part in parts]
+
+
+def profile_on(
+    recipe: str, overrides: Sequence[str], nodes: Sequence[int], *, steps: int, out: Path | None, trace: bool
+) -> int:
+    """Profile a recipe on each number of machines, one job after the other, and wait. Returns the exit code.
+
+    The recipe's global batch is that of the most machines; fewer get the same batch for each process.
+
+    Args:
+        recipe: what would be trained.
+        overrides: `key=value` settings, those of `slurm` among them.
+        nodes: numbers of machines.
+        steps: that are measured of each kind.
+        out: folder of the results, one for each number in it; None: `profiles/RECIPE`.
+        trace: whether torch's profiler writes a trace of a step as well.
+
+    Raises:
+        UserError: with everything that would stop a job, or that a job failed.
+    """
+    folder = profile.place(recipe, out).absolute()
+    configs = _configs(recipe, overrides, nodes)
+    runs = {n: RunFolder(folder / f"nodes_{n}") for n in configs}
+    _refuse_what_fails(configs, folder)
+    for n, config in configs.items():
+        profile.prepare(runs[n], config)
+    jobs = _queue(configs, runs, folder, steps, trace=trace)
+    points: list[Point] = []
+    try:
+        for n, job in jobs.items():
+            _wait(job, n, runs[n])
+            points.append(_point(runs[n], configs[n], points))
+            write_whole(folder / "scaling.json", json.dumps([asdict(p) for p in points], indent=1).encode())
+    except BaseException:
+        _cancel(jobs)
+        raise
+    plot_scaling([asdict(p) for p in points], folder / "scaling.png")
+    _show(points)
+    Console().print(
+        f"wrote {folder}/scaling.json, scaling.png, and a profile in each nodes_N", soft_wrap=True
+    )
+    return 0
+
+
+def _configs(recipe: str, overrides: Sequence[str], nodes: Sequence[int]) -> dict[int, Config]:
+    whole = profile.settings(recipe, overrides, slurm_defaults())
+    most, batch = max(nodes), whole.train.global_batch
+    if odd := [n for n in nodes if batch * n % most]:
+        raise UserError(
+            f"a global batch of {batch} on {most} machines leaves no whole batch for {odd[0]}",
+            where="--nodes",
+            fix=f"set train.global_batch to a multiple of {most}",
+        )
+    return {
+        n: override(whole, [f"slurm.nodes={n}", f"train.global_batch={batch * n // most}"], where=recipe)
+        for n in sorted(set(nodes))
+    }
+
+
+def _refuse_what_fails(configs: dict[int, Config], folder: Path) -> None:
+    found = {str(e): e for c in configs.values() for e in problems(c, c.slurm.ranks, new_runs=0)}
+    for config in configs.values():
+        submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False)
+        if refused := refused_by_slurm(script(submitter)):
+            found[str(refused)] = refused
+    refuse(list(found.values()))
+
+
+def _queue(
+    configs: dict[int, Config], runs: dict[int, RunFolder], folder: Path, steps: int, *, trace: bool
+) -> dict[int, str]:
+    """Number of the job for each number of machines. One begins when the one before has ended, undisturbed by it."""
+    jobs: dict[int, str] = {}
+    for n, config in configs.items():
+        after = next(reversed(jobs.values()), None)
+        submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False, after=after)
+        try:
+            jobs[n] = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace)).job_id
+        except NOT_TAKEN as error:
+            _cancel(jobs)
+            raise not_taken(error, folder) from None
+    return jobs
+
+
+def _cancel(jobs: Mapping[int, str]) -> None:
+    known = slurm.jobs(jobs.values())
+    for job in known.values():
+        if not job.over:
+            slurm.cancel(job.number)
+
+
+def _wait(job: str, nodes: int, run: RunFolder) -> None:
+    """Return once a job has ended well, saying what it does."""
+    said = ""
+    while True:
+        try:
+            known = slurm.jobs([job]).get(job)
+            now = (
+                f"{known.state.lower()}{f' ({known.why})' if known.state == 'PENDING' else ''}"
+                if known
+                else "gone"
+            )
+            over = known is None or known.over
+        except slurm.Unanswered as error:
+            now, over = error.what, False
+        if now != said:
+            print(f"job {job} on {nodes} machine{'s' * (nodes > 1)}: {now}", flush=True)
+            said = now
+        if over:
+            break
+        time.sleep(LOOK_SECONDS)
+    if not (run.path / "profile.json").exists():
+        log = run.logs / "rank_0.log"
+        end = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
+        raise UserError(
+            "\n  ".join([f"job {job} on {nodes} machines left no profile, and is {said}", *end]),
+            where=run.logs,
+            fix="mend it and give the command again; what SLURM says of it is in the folder `slurm` beside",
+        )
+
+
+def _point(run: RunFolder, config: Config, before: Sequence[Point]) -> Point:
+    found = json.loads((run.path / "profile.json").read_text())
+    plot(found, run.path / "profile.png")
+    speed, ranks = found["images_per_second"], found["world_size"]
+    alone = before[0].images_per_second / before[0].ranks if before else speed / ranks
+    return Point(config.slurm.nodes, ranks, speed, speed / ranks / alone, found["verdict"]["bound"])
+
+
+def _show(points: Sequence[Point]) -> None:
+    table = Table("machines", "processes", "images/s", "efficiency", "bound by", box=None)
+    for p in points:
+        row = (p.nodes, p.ranks, f"{p.images_per_second:.0f}", f"{100 * p.efficiency:.1f} %", p.bound)
+        table.add_row(*map(str, row))
+    Console(highlight=False).print(table)
