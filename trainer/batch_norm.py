@@ -24,7 +24,7 @@ class _CrossRankNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, means, variances)  # moments: [V, C]
         ctx.eps, ctx.count, ctx.group = eps, count, group
         out = torch.empty_like(x)
-        unused = x.new_empty(0)
+        unused = means.new_empty(0)
         views = zip(x.chunk(len(means)), means, variances, out.chunk(len(means)), strict=True)
         for rows, mean, var, place in views:
             torch.ops.aten.native_batch_norm.out(

@@ -71,6 +71,11 @@ def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:
     check_against_the_whole_batch(run_ranks, module, x, [32, 32], 5e-3)
 
 
+def test_batch_norm_takes_bf16_with_weights_of_float32(run_ranks) -> None:
+    x = torch.randn(8, 4, 3, 3).bfloat16()
+    check_against_the_whole_batch(run_ranks, nn.BatchNorm2d(4), x, [4, 4], 0.1)
+
+
 def passed(module: nn.Module, views: list[Tensor], together: bool) -> tuple[dict[str, Tensor], int]:
     """Outputs, gradients and buffers of a training pass over this rank's rows of each view, and its messages."""
     module = convert(copy.deepcopy(module))
