@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trainer.batch_norm import by_view
+
 
 def momentum_at(step: int, total_steps: int, start: float) -> float:
     """Cosine from `start` at step 0 to 1.0 at the last step (Grill et al. 2020, appendix)."""
@@ -42,7 +44,7 @@ class MomentumEncoder(nn.ModuleDict):
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings of views [B, 3, S, S], in the working precision: [B, D] each."""
         with cast_once(self):
-            return [self["projector"](self["backbone"](x)) for x in views]
+            return by_view(self["projector"], by_view(self["backbone"], views))
 
 
 @torch.no_grad()

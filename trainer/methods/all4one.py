@@ -89,9 +89,7 @@ class All4One(Method):
             s.embedding, length=s.neighbours, depth=s.transformer_depth, heads=s.transformer_heads,
             dropout=s.transformer_dropout, encoding=s.positional_encoding,
         )  # fmt: skip
-        self.momentum = ema.frozen_copy(
-            nn.ModuleDict({"backbone": self.backbone, "projector": self.projector})
-        )
+        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
         self.queue = NeighbourQueue(s.queue, s.embedding)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
@@ -124,10 +122,7 @@ class All4One(Method):
 
     def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Normalised momentum embeddings in the queue's precision, [B, D] each."""
-        backbone, projector = self.momentum["backbone"], self.momentum["projector"]  # type: ignore[index]
-        with ema.cast_once(self.momentum):
-            projected = by_view(projector, by_view(backbone, views))
-        return [F.normalize(m.to(self.queue.rows.dtype), dim=1) for m in projected]
+        return [F.normalize(m.to(self.queue.rows.dtype), dim=1) for m in self.momentum.embed(views)]
 
     def _centroids(
         self, found: Sequence[Neighbours], predicted: Sequence[Tensor]
@@ -146,14 +141,12 @@ class All4One(Method):
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """Both backbones."""
-        return {"online": self.backbone, "momentum": self.momentum["backbone"]}  # type: ignore[index]
+        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
 
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
         """Backbone and projector."""
-        return [(self.momentum[part], getattr(self, part)) for part in ("backbone", "projector")]  # type: ignore[index]
+        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Move the averaged copy, with its momentum for the step that has just been done."""
-        tau = ema.momentum_at(step - 1, total_steps, self.settings.momentum)
-        for copy, network in self.averaged():
-            ema.update(copy, network, tau)
+        """Move the averaged copy."""
+        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

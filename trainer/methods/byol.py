@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trainer import ema
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.heads import predictor, two_layers
 from trainer.losses import normalised_squared_error, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -46,8 +47,8 @@ class BYOL(Method):
         """Two views of [B, 3, S, S]: equation 2 for either view as the target, added up."""
         targets = self.momentum.embed(views)  # V x [B, D]
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
-        predicted = [self.predictor(v) for v in z]
+        z = by_view(self.projector, features)  # V x [B, D]
+        predicted = by_view(self.predictor, z)
         loss = 2 * symmetric(normalised_squared_error, targets, predicted)
         return Representation(loss, {}, features[0], z)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer import ema
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.heads import predictor, projector
 from trainer.losses import keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -55,8 +56,8 @@ class MoCoV3(Method):
         tau = self.settings.temperature
         keys = keys_of_all(self.momentum.embed(views))  # V x [world * B, D]
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
-        queries = [self.predictor(v) for v in z]
+        z = by_view(self.projector, features)  # V x [B, D]
+        queries = by_view(self.predictor, z)
         loss = 4 * tau * symmetric(partial(nce, temperature=tau), queries, keys)
         return Representation(loss, {}, features[0], z)
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.losses import nt_xent
 from trainer.methods.base import Method, MethodSettings, Representation
 
@@ -43,5 +44,5 @@ class SimCLR(Method):
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views of [B, 3, S, S]: the NT-Xent loss of algorithm 1, negatives from all ranks."""
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
+        z = by_view(self.projector, features)  # V x [B, D]
         return Representation(nt_xent(z, temperature=self.settings.temperature), {}, features[0], z)

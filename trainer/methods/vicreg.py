@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.backbones import Backbone
+from trainer.batch_norm import by_view
 from trainer.heads import expander
 from trainer.losses import vicreg
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -46,7 +47,7 @@ class VICReg(Method):
         """Two views of [B, 3, S, S]: equation 6 of the paper over the global batch."""
         s = self.settings
         features = self.features(views)  # V x [B, F]
-        z = [self.projector(h) for h in features]  # V x [B, D]
+        z = by_view(self.projector, features)  # V x [B, D]
         parts = vicreg(z[0], z[1])
         weights = {
             "invariance": s.invariance_weight,
