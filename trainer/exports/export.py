@@ -67,6 +67,12 @@ def export_backbone(
         raise UserError(
             f"cannot be written: {error}", where=out, fix="choose another place with --out"
         ) from None
+    except RuntimeError as error:  # of the exporters, for a network that they do not understand
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{subject.name} cannot be written as {format_name}: {reason}", where=out,
+            fix="export in another format, such as safetensors",
+        ) from error  # fmt: skip
     return out, form.loads_into(subject)
 
 

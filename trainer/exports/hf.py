@@ -16,7 +16,7 @@ from data_pipelines.settings import DataSettings
 from trainer.exports.format import Features, Format, Subject
 from trainer.exports.model_card import model_card
 from trainer.exports.timm import model_arguments
-from trainer.trained import METADATA_KEY, load_backbones
+from trainer.trained import METADATA_KEY, Recipe, load_backbones
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -70,7 +70,7 @@ def _config(subject: Subject) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shared(subject: Subject) -> Any:
+def _shared(subject: Subject) -> Recipe:
     """The recipe without the paths of this machine, which are nobody else's business."""
     fields = DataSettings.model_fields
     unset = {name: fields[name].default for name in ("train", "validation", "cache")}

@@ -17,14 +17,13 @@ MAX_BYTES = 2**31
 
 def _write(subject: Subject, path: Path) -> None:
     _require_packages()
-    if (size := sum(value.nbytes for value in subject.tensors().values())) >= MAX_BYTES:
+    if (weights := sum(value.nbytes for value in subject.tensors().values())) >= MAX_BYTES:
         raise UserError(
-            f"an ONNX file holds up to 2 GB, and {subject.name} has {size / 1e9:.1f} GB", where="--format",
+            f"an ONNX file holds up to 2 GB, and {subject.name} has {weights / 1e9:.1f} GB", where="--format",
             fix="export as safetensors, hf or torchscript",
         )  # fmt: skip
-    images = torch.rand(
-        2, 3, subject.recipe.image_size, subject.recipe.image_size
-    )  # 0 and 1 would be constants
+    size = subject.recipe.image_size
+    images = torch.rand(2, 3, size, size)  # a batch of 1 would become a constant
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
         program = torch.onnx.export(

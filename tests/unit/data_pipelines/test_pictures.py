@@ -77,7 +77,9 @@ def test_what_is_missing_or_no_tar_is_named(tmp_path):
         list(pictures(tmp_path))
 
 
-def test_bad_pictures_are_left_out_and_named(tmp_path):
+@pytest.mark.parametrize("executor", ["opencv", "dali"])
+def test_bad_pictures_are_left_out_and_named(tmp_path, executor):
+    settings = SETTINGS.model_copy(update={"executor": executor})
     levels = {}
     for number in range(10):
         path = tmp_path / f"{number}.png"
@@ -88,7 +90,7 @@ def test_bad_pictures_are_left_out_and_named(tmp_path):
     (tmp_path / "3.png").write_bytes(whole[:60] + bytes(20) + whole[80:])  # header and end are right
     (tmp_path / "8.png").write_bytes(whole[:-30])
     bad = [str(tmp_path / f"{number}.png") for number in (1, 3, 8)]
-    with PictureLoader(pictures(tmp_path), SETTINGS, batch=4, device=torch.device("cpu")) as loader:
+    with PictureLoader(pictures(tmp_path), settings, batch=4, device=torch.device("cpu")) as loader:
         batches = list(loader)
     assert [len(batch.names) for batch in batches] == [2, 4, 1]
     names = [name for batch in batches for name in batch.names]

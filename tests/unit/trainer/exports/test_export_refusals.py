@@ -1,6 +1,7 @@
 """Exports that cannot be: one message, and nothing is left of them."""
 
 import pytest
+import torch
 from trained_runs import make_run, sized
 
 from data_pipelines.errors import UserError
@@ -53,6 +54,18 @@ def test_a_file_that_gives_other_features_is_not_left(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="other features than the backbone"):
         export_backbone(run.path, tmp_path / "net.safetensors")
     assert (tmp_path / "net.safetensors").read_bytes() == b"before"
+
+
+def test_a_network_that_an_exporter_does_not_take_is_one_message(tmp_path, monkeypatch):
+    run, _ = make_run(tmp_path / "run", *NARROW)
+
+    def fail(*arguments, **options):
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(torch.jit, "trace", fail)
+    with pytest.raises(UserError, match="resnet18 cannot be written as torchscript: no such operator\n  fix"):
+        export_backbone(run.path, tmp_path / "net.pt", format_name="torchscript")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_missing_packages_of_onnx_are_named(tmp_path, monkeypatch):
