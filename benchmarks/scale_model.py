@@ -2,12 +2,13 @@
 
     python benchmarks/scale_model.py PROFILE [--rows 64] [--tflops 70] [--jitter 0.02] [--png FILE] [--json FILE]
                                      [--gpus-a-machine 8] [--latency-inside 2.5e-6] [--bandwidth-inside 300e9]
-                                     [--latency-between 5e-6] [--bandwidth-between 45e9]
+                                     [--latency-between 5e-6] [--bandwidth-between 45e9] [--apart 2]
 
 PROFILE is what `all4one profile RECIPE --nproc 2` wrote: the messages are counted there, and their sizes are those
 of the model, whatever the machine. What the machine computes in a step is the profile's own time, or its operations at
 the speed that --tflops names. The network's defaults are those of a machine of 8 H100 with NVLink and a 400 Gb/s link
-for each GPU. The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
+for each GPU. On CPUs batch norm sends the moments of both views in one message, on GPUs torch's SyncBatchNorm one for
+each view (--apart 2). The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
 """
 
 import argparse
@@ -25,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "batch norm over all": {},
     "batch norm in groups of 8": {"group": 8},
     "groups of 8, gradients in bf16": {"group": 8, "half": True},
+    "no batch norm across ranks": {"group": 1},
 }
 
 
@@ -89,6 +91,9 @@ def main() -> int:
     parser.add_argument(
         "--jitter", type=float, default=-1, help="deviation of steps, as a share; else the profile's"
     )
+    parser.add_argument(
+        "--apart", type=int, default=1, help="messages of batch norm for each of the profile's"
+    )
     parser.add_argument("--embedding", type=int, default=256)
     parser.add_argument("--gpus-a-machine", type=int, default=8)
     parser.add_argument("--latency-inside", type=float, default=2.5e-6, help="seconds")
@@ -101,8 +106,9 @@ def main() -> int:
     try:
         profile = json.loads(args.profile.read_text())
         step = Step.of(
-            profile, embedding=args.embedding, rows=args.rows, speed=1e12 * args.tflops, jitter=args.jitter
-        )
+            profile, embedding=args.embedding, rows=args.rows, speed=1e12 * args.tflops, jitter=args.jitter,
+            apart=args.apart,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         sys.exit(
             f"error: {args.profile} is not a profile ({error}): make one by `all4one profile RECIPE --nproc 2`"

@@ -74,6 +74,7 @@ class Step:
         rows: float = 0,
         speed: float = 0,
         jitter: float = -1,
+        apart: int = 1,
     ) -> "Step":
         """A profile's step.
 
@@ -83,6 +84,7 @@ class Step:
             rows: images of a rank; 0: the profile's.
             speed: operations a second of a rank where it is another machine than the profile's; 0: the profile's own.
             jitter: standard deviation as a share of the step; negative: the profile's.
+            apart: messages of batch norm in place of each of the profile's, which carry the moments of all views.
         """
         own_rows = profile["global_batch"] / profile["world_size"]
         rows = rows or own_rows
@@ -93,13 +95,17 @@ class Step:
         deviation = profile["jitter"] / profile["without_messages"] if jitter < 0 else jitter
         return cls(
             profile["world_size"], rows, compute, share * compute, deviation * compute, flops,
-            [_scaled(m, rows / own_rows) for m in profile["messages"]], embedding,
+            [_scaled(m, rows / own_rows, apart) for m in profile["messages"]], embedding,
         )  # fmt: skip
 
 
-def _scaled(message: Mapping[str, Any], rows: float) -> dict[str, Any]:
-    per_row = message["kind"] in (KEYS, PREDICTIONS)
-    return {**message, "bytes": message["bytes"] * (rows if per_row else 1)}
+def _scaled(message: Mapping[str, Any], rows: float, apart: int) -> dict[str, Any]:
+    size, times = message["bytes"], message["times"]
+    if message["kind"] in (KEYS, PREDICTIONS):
+        size *= rows
+    if message["kind"] == MOMENTS:
+        size, times = size / apart, times * apart
+    return {**message, "bytes": size, "times": times}
 
 
 def predict(
@@ -121,7 +127,8 @@ def predict(
     if ranks == 1:
         return found
     beside: dict[str, float] = {}
-    waits = 1.0
+    stretches = 1 + sum(m["times"] for m in step.messages if not m["in_background"])
+    waiting = slowest_of(ranks)  # at the end of a step, for the last gradients
     for message in step.messages:
         kind, size, times = message["kind"], float(message["bytes"]), message["times"]
         among = min(group or ranks, ranks) if kind == MOMENTS else ranks
@@ -132,13 +139,13 @@ def predict(
         seconds = times * network.seconds(message["operation"], size, among)
         into = beside if message["in_background"] else found
         into[kind] = into.get(kind, 0.0) + seconds
-        waits += 0 if message["in_background"] else times
+        waiting += 0 if message["in_background"] else times * slowest_of(among)
     for kind, seconds in beside.items():
         # the last bucket of gradients is full when the backward pass ends
         buckets = sum(m["times"] for m in step.messages if m["kind"] == kind)
         last = seconds / buckets if kind == GRADIENTS else 0.0
         found[kind] = found.get(kind, 0.0) + max(last, seconds - step.backward)
-    found[WAITING] = math.sqrt(waits) * step.jitter * slowest_of(ranks)
+    found[WAITING] = waiting * step.jitter / math.sqrt(stretches)
     return found
 
 

@@ -97,6 +97,7 @@ def show(found: dict[str, Any]) -> None:
         "without waiting for data": _speed(found, "without_data"),
         "and without messages": _speed(found, "without_messages"),
         "the loader alone": _speed(found, "loader"),
+        "host to device": f"{1000 * found['transfer']:.1f} ms a step, in the loader's thread",
         "a checkpoint's stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
         "operations": f"{1000 * tera['flops']:.1f} GFLOP of each process: {tera['flops'] / found['step']:.3f} TFLOP/s",
         "of a matrix product's": f"{100 * found['mfu']:.1f} % of {tera['peak']:.3f} TFLOP/s ({found['precision']})",

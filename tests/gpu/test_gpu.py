@@ -45,6 +45,7 @@ def test_a_resnet50_in_bf16_is_profiled(digits: Path, tmp_path: Path, compiled: 
     )  # fmt: skip
     found = json.loads((tmp_path / "profile.json").read_text())
     assert 0 < found["mfu"] < 1
+    assert found["transfer"] > 0
     assert sum(found["parts"].values()) == pytest.approx(found["step"], rel=0.2)
 
 

@@ -44,6 +44,8 @@ class Profile:
     """The same, where no rank sends anything."""
     loader: float
     """Time in which the loader alone makes the batches of a step."""
+    transfer: float
+    """Copying a step's images from host to device, which the loader's thread does beside the step; 0 on a CPU."""
     checkpoint: float
     """What a checkpoint stalls: the copy to host memory."""
     checkpoint_every: int
@@ -138,7 +140,8 @@ def profile(
     mean = _mean_over_ranks(
         {
             "step": statistics.fmean(whole), "without_data": statistics.fmean(without_data),
-            "without_messages": statistics.fmean(silent), "loader": loader, "checkpoint": checkpoint,
+            "without_messages": statistics.fmean(silent), "loader": loader,
+            "transfer": bench.transfer(batches), "checkpoint": checkpoint,
             "flops": float(counter.get_total_flops()), "peak": bench.peak(bench.dtype),
             "peak_bf16": bench.peak(torch.bfloat16), "jitter": statistics.pstdev(silent),
             "memory": bench.memory(), **{f"part {name}": value for name, value in divided.items()},
@@ -190,6 +193,13 @@ class _Bench:
     def repeat(self, batches: list[Batch]) -> None:
         """A step on the same batches at a learning rate of 0: weights that overfit them would not be typical."""
         self._parts.engine.step(self._parts.total_steps, batches)
+
+    def transfer(self, batches: list[Batch]) -> float:
+        """Seconds that the images of a step take to the device."""
+        if self._device.type == "cpu":
+            return 0.0
+        host = [view.cpu().pin_memory() for batch in batches for view in batch.views]
+        return min(self.timed(lambda: [view.to(self._device) for view in host]) for _ in range(3))
 
     @property
     def dtype(self) -> torch.dtype:

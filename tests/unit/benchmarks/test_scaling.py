@@ -75,6 +75,10 @@ def test_sizes_follow_the_batch_and_the_number_of_ranks(scaling: ModuleType) -> 
     for step in (one, two):
         assert scaling.predict(step, free, 4)["batch norm"] == pytest.approx(moments)
     assert scaling.predict(one, free, 4, group=2)["batch norm"] == pytest.approx(100 / 1000)
+    late = scaling.Network(2**20, 1.0, 1000.0, 0.0, 1.0)
+    apart = scaling.Step.of(profile(*sent), embedding=1, apart=2)
+    assert scaling.predict(apart, late, 4)["batch norm"] == pytest.approx(moments + 2 * 2 * 2 * 1.0)
+    assert scaling.predict(one, late, 4)["batch norm"] == pytest.approx(moments + 2 * 2 * 1.0)
 
 
 def test_logits_grow_with_the_ranks_and_with_the_square_of_the_rows(scaling: ModuleType) -> None:
@@ -102,5 +106,7 @@ def test_ranks_wait_for_the_slowest_of_them(scaling: ModuleType) -> None:
     step = scaling.Step.of(profile(sent), embedding=1, jitter=0.1)
     # 9 stretches, each with a third of the step's deviation
     assert scaling.predict(step, free, 64)["waiting"] == pytest.approx(9 * 0.1 / 3 * scaling.slowest_of(64))
+    few = 8 * scaling.slowest_of(4) + scaling.slowest_of(64)  # those of a group alone, and all at the end
+    assert scaling.predict(step, free, 64, group=4)["waiting"] == pytest.approx(few * 0.1 / 3)
     assert scaling.predict(step, free, 1) == {"compute": 1.0, "contrast": 0.0}
     assert math.isclose(step.jitter, 0.1)

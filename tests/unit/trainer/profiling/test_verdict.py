@@ -15,8 +15,8 @@ def measured(parts: dict[str, float], **changed: Any) -> Profile:
         "world_size": 2, "global_batch": 256, "precision": "bf16", "device": "CPU, 1 threads a process", "step": step,
         "parts": dict.fromkeys(PARTS, 0.0) | parts, "without_data": step - parts.get("data wait", 0.0),
         "without_messages": step - sum(parts.get(n, 0.0) for n in ("data wait", "gathers", "gradient reduction")),
-        "loader": step, "checkpoint": 0.0, "checkpoint_every": 0, "flops": 1e9, "peak": 1e11, "peak_bf16": 1e11,
-        "messages": [{"kind": "keys", "bytes": 1000, "times": 1000}], "jitter": 0.0, "memory": 1e9,
+        "loader": step, "transfer": 0.0, "checkpoint": 0.0, "checkpoint_every": 0, "flops": 1e9, "peak": 1e11,
+        "peak_bf16": 1e11, "messages": [{"kind": "keys", "bytes": 1000, "times": 1000}], "jitter": 0.0, "memory": 1e9,
     }  # fmt: skip
     return Profile(**values | changed)
 
