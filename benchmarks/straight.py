@@ -88,7 +88,7 @@ class StraightAll4One(nn.Module):
         return Losses(loss, neighbour, centroid, feature, agreement, z_std)
 
     def _key(self, view: Tensor) -> Tensor:
-        momentum = self.momentum["projector"](self.momentum["backbone"](view))  # type: ignore[index]
+        momentum = self.momentum["projector"](self.momentum["backbone"](view))
         return F.normalize(momentum, dim=-1)
 
     def _nearest(self, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ class StraightAll4One(nn.Module):
     def update_momentum(self, tau: float) -> None:
         """Move the averaged copy."""
         for part in ("backbone", "projector"):
-            averaged, online = self.momentum[part], getattr(self, part)  # type: ignore[index]
+            averaged, online = self.momentum[part], getattr(self, part)
             for m, w in zip(averaged.parameters(), online.parameters(), strict=True):
                 m.data = tau * m.data + (1 - tau) * w.data
 
