@@ -23,6 +23,8 @@ from trainer.setup import AUTOCAST, IMAGES, Parts
 
 WARM_UP = 3
 """Steps before the first that is measured."""
+SHORT_PARTS = 500
+"""Products that are timed to see how times vary."""
 STEP = "step"
 
 
@@ -59,7 +61,8 @@ class Profile:
     messages: list[dict[str, Any]]
     """Messages of a step, those of the first rank: a `Message` each, with `times`, how often it is sent."""
     jitter: float
-    """Standard deviation of a step without data and messages: what ranks wait for each other at least."""
+    """Standard deviation of a step whose parts vary independently, from how the times of equal short work vary: ranks
+    wait for each other at every message."""
     memory: float
     """Most memory of a rank so far, bytes: of the device, or resident."""
 
@@ -143,7 +146,7 @@ def profile(
             "without_messages": statistics.fmean(silent), "loader": loader,
             "transfer": bench.transfer(batches), "checkpoint": checkpoint,
             "flops": float(counter.get_total_flops()), "peak": bench.peak(bench.dtype),
-            "peak_bf16": bench.peak(torch.bfloat16), "jitter": statistics.pstdev(silent),
+            "peak_bf16": bench.peak(torch.bfloat16), "jitter": bench.jitter(statistics.fmean(silent)),
             "memory": bench.memory(), **{f"part {name}": value for name, value in divided.items()},
         }
     )  # fmt: skip
@@ -214,6 +217,13 @@ class _Bench:
         dist.barrier()
         best = min(self.timed(lambda: a @ a) for _ in range(6))
         return 2 * size**3 / best
+
+    def jitter(self, seconds: float) -> float:
+        """Standard deviation of work of so many seconds, if it is made of parts as short as those that are timed."""
+        a = torch.randn(512, 512, device=self._device)
+        dist.barrier()
+        short = [self.timed(lambda: a @ a) for _ in range(SHORT_PARTS)]
+        return statistics.pstdev(short) * math.sqrt(seconds / statistics.fmean(short))
 
     def memory(self) -> float:
         """Bytes."""
