@@ -8,6 +8,7 @@ import typer
 
 from data_pipelines.errors import UserError
 from launch.data_commands import app as data_app
+from launch.eval_commands import evaluate
 from launch.messages import of_the_disk, print_error
 from launch.model_commands import embed, export
 from launch.slurm_commands import (
@@ -37,6 +38,7 @@ app.add_typer(data_app, name="data", help="Build, index and verify sets of shard
 app.add_typer(config_app, name="config")
 for command in (submit, status, logs, cancel, export, embed):
     app.command()(command)
+app.command(name="eval")(evaluate)
 
 Recipe = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
@@ -116,36 +118,6 @@ def doctor(
     from launch.doctor import examine
 
     raise typer.Exit(examine(runs, as_json=as_json))
-
-
-@app.command(name="eval")
-def evaluate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a run or of one checkpoint, or a file that `export` wrote."
-        ),
-    ],
-    knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
-    linear: Annotated[bool, typer.Option("--linear", help="Linear probe on frozen features.")] = False,
-    train_set: Annotated[
-        str | None,
-        typer.Option("--train", help="Labelled shards to learn from; the run's own if not given."),
-    ] = None,
-    validation_set: Annotated[
-        str | None, typer.Option("--validation", help="Labelled shards to judge on.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the results go; eval.json in the run's folder if not given.")
-    ] = None,
-) -> None:
-    """Judge a frozen backbone by kNN and a linear probe; neither option means both."""
-    from launch.evaluate import evaluate_backbone
-
-    both = not (knn or linear)
-    evaluate_backbone(
-        source, knn=knn or both, linear=linear or both, train=train_set, validation=validation_set, out=out
-    )
 
 
 @app.command()

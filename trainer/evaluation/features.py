@@ -1,8 +1,10 @@
 """Frozen features of a set; every rank makes and keeps those of its own share."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.loader import EvalLoader
@@ -17,11 +19,22 @@ class Stopped(Exception):
         super().__init__(code)
 
 
+class Features(NamedTuple):
+    """Features of this rank's share of a set, in the set's order, on the backbones' device."""
+
+    by_backbone: dict[str, Tensor]
+    """`[n, F]` float32 by backbone's name; n may differ between ranks and be 0, F does not."""
+    labels: Tensor
+    """`[n]` int64, -1 where unlabelled."""
+    ids: Tensor
+    """`[n]` int64: rows of the set's index."""
+
+
 @torch.no_grad()
 def extract(
     backbones: Mapping[str, nn.Module], loader: EvalLoader, *, autocast: torch.dtype | None = None,
     stop: Callable[[], int] = lambda: 0, advance: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
+) -> Features:  # fmt: skip
     """Features of several backbones in evaluation mode, in one pass over the images.
 
     Args:
@@ -32,8 +45,7 @@ def extract(
         advance: called after each batch, for a progress bar.
 
     Returns:
-        Features `[n, F]` by backbone's name, float32 on the backbones' device, and labels `[n]` there: those of
-        this rank's share that could be read, in the set's order. n may differ between ranks and be 0; F does not.
+        Those of this rank's share that could be read.
 
     Raises:
         Stopped: on all ranks, where `stop` says so.
@@ -41,7 +53,8 @@ def extract(
     modes = {name: backbone.training for name, backbone in backbones.items()}
     device = next(next(iter(backbones.values())).parameters()).device
     features: dict[str, list[Tensor]] = {name: [] for name in backbones}
-    labels = [torch.empty(0, dtype=torch.int64, device=device)]
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    labels, ids = [none], [none]
     try:
         for backbone in backbones.values():
             backbone.eval()
@@ -53,6 +66,7 @@ def extract(
                     for name, backbone in backbones.items():
                         features[name].append(backbone(batch.images).float())
                 labels.append(batch.labels)
+                ids.append(batch.ids)
                 advance()
             if code := stop():
                 raise Stopped(code)
@@ -60,7 +74,16 @@ def extract(
         for name, backbone in backbones.items():
             backbone.train(modes[name])
     # popped, so that no more than one backbone's features exist twice
-    return {name: _joined(features.pop(name), device) for name in backbones}, torch.cat(labels)
+    joined = {name: _joined(features.pop(name), device) for name in backbones}
+    return Features(joined, torch.cat(labels), torch.cat(ids))
+
+
+def gather_ragged(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order: `[n, …]` with an n of each rank's own -> `[sum of n, …]`."""
+    counts = gather(torch.tensor([len(x)])).tolist()
+    padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
+    parts = gather(padded).split(max(counts)) if max(counts) else [x]
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=False)])
 
 
 def _joined(parts: list[Tensor], device: torch.device) -> Tensor:

@@ -1,13 +1,13 @@
 """Weighted nearest-neighbour classification of frozen features, of which every rank holds a share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipelines.errors import UserError
+from trainer.evaluation.checks import labelled, require_same_width
 from trainer.evaluation.features import Stopped
 from trainer.parallel import all_sum, gather, rank, world_size
 
@@ -20,7 +20,6 @@ class KNNResult:
     top5: float
 
 
-@torch.no_grad()
 def knn_accuracy(
     train_features: Tensor,
     train_labels: Tensor,
@@ -33,6 +32,26 @@ def knn_accuracy(
     chunk: int = 256,
     stop: Callable[[], int] = lambda: 0,
 ) -> KNNResult:
+    """`knn_accuracies` for one number of neighbours."""
+    sets = train_features, train_labels, test_features, test_labels
+    return knn_accuracies(
+        *sets, ks=[k], temperature=temperature, num_classes=num_classes, chunk=chunk, stop=stop
+    )[k]
+
+
+@torch.no_grad()
+def knn_accuracies(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int],
+    temperature: float,
+    num_classes: int,
+    chunk: int = 256,
+    stop: Callable[[], int] = lambda: 0,
+) -> dict[int, KNNResult]:
     """Let the k most similar training samples vote (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 
     Similarity s is the cosine; a neighbour votes for its class with weight exp(s / temperature). Samples with
@@ -50,12 +69,15 @@ def knn_accuracy(
         train_labels: `[N]` integers below `num_classes`.
         test_features: `[M, F]`.
         test_labels: `[M]`.
-        k: neighbours that vote.
+        ks: numbers of neighbours that vote; all are judged with one search.
         temperature: of the votes; the smaller, the more the nearest count.
         num_classes: number of classes.
         chunk: test samples of all ranks that are compared at once, at least one of each; beside one copy of the
             training features, memory grows with `chunk x N`.
         stop: polled after each chunk by all ranks together; other than 0 raises `Stopped`.
+
+    Returns:
+        The result of each k.
 
     Raises:
         UserError: shapes or labels do not fit, features are not finite, or one set has no label; on all ranks.
@@ -64,18 +86,21 @@ def knn_accuracy(
     train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
     test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
     require_same_width(train_features, test_features)
-    k = min(k, int(all_sum(torch.tensor(len(train_features)))))
+    most = min(max(ks), int(all_sum(torch.tensor(len(train_features)))))
     bank = F.normalize(train_features, dim=1)  # [n, F]
-    counts = torch.tensor([0, 0, len(test_labels)])  # right at first, right among five, all
+    counts = torch.zeros(len(ks), 2, dtype=torch.int64)  # right at first, right among five
     for features, labels in _chunks(test_features, test_labels, -(-chunk // world_size())):
         queries = F.normalize(features, dim=1).to(bank.device)
-        similarity, neighbours = _nearest(queries, bank, train_labels, k)
+        similarity, neighbours = _nearest(queries, bank, train_labels, most)
         # On the CPU votes are added up in one order; elsewhere classes of equal votes could come out unequal.
-        counts[:2] += _right(similarity.cpu(), neighbours.cpu(), labels.cpu(), temperature, num_classes)
+        similarity, neighbours, labels = similarity.cpu(), neighbours.cpu(), labels.cpu()
+        for row, k in enumerate(ks):
+            counts[row] += _right(similarity[:, :k], neighbours[:, :k], labels, temperature, num_classes)
         if code := stop():
             raise Stopped(code)
-    top1, top5, tested = all_sum(counts).tolist()
-    return KNNResult(top1 / tested, top5 / tested)
+    tested = int(all_sum(torch.tensor(len(test_labels))))
+    right = all_sum(counts).tolist()
+    return {k: KNNResult(top1 / tested, top5 / tested) for k, (top1, top5) in zip(ks, right, strict=True)}
 
 
 def _chunks(features: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -126,58 +151,10 @@ def _right(
     # Votes relative to the best neighbour's, in float64: exp(1 / temperature) overflows below 0.012.
     weights = ((similarity - similarity[:, :1]).double() / temperature).exp()
     votes = weights.new_zeros(len(labels), num_classes).scatter_add_(1, neighbours, weights)
+    present = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, neighbours, True)
+    votes.masked_fill_(~present, -1)  # votes of a far neighbour may be 0 too
     own = votes.gather(1, labels.clamp(min=0)[:, None])  # [c, 1]
     below = torch.arange(num_classes) < labels[:, None]
     place = ((votes > own) | ((votes == own) & below)).sum(1)
-    voted = (neighbours == labels[:, None]).any(1)
+    voted = (own[:, 0] >= 0) & (labels >= 0)
     return torch.stack([(voted & (place < 1)).sum(), (voted & (place < 5)).sum()])
-
-
-def require_same_width(train_features: Tensor, test_features: Tensor) -> None:
-    """Raise a UserError where the features of two sets, [N, F] and [M, F], are not of one backbone."""
-    if train_features.shape[1] != test_features.shape[1]:
-        raise UserError(
-            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
-            where="evaluation",
-            fix="compute both with the same backbone",
-        )
-
-
-def labelled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:
-    """The samples of this rank that have a label: features `[n, F]` in at least float32, labels `[n]` int64.
-
-    Every rank calls with its share of the set; what is wrong with one share is raised on all ranks.
-
-    Raises:
-        UserError: shapes do not fit, a feature is not finite, a label is outside the classes, or none is left.
-    """
-    fix = "check the labels and the backbone that the features come from"
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise UserError(
-            f"{name} features {list(features.shape)} and labels {list(labels.shape)} must be [N, F] and [N]",
-            where="evaluation",
-            fix=fix,
-        )
-    labels = labels.to(features.device, torch.int64)
-    has_label = labels >= 0
-    extremes = [int(labels.min()), int(labels.max())] if len(labels) else [-1, -1]
-    facts = torch.tensor([[int(features.isfinite().all()), int(has_label.sum()), *extremes]])
-    finite, count, lowest, highest = gather(facts).unbind(1)  # [world] each
-    if not bool(finite.all()):
-        raise UserError(f"{name} features are not finite", where="evaluation", fix=fix)
-    low, high = int(lowest.min()), int(highest.max())
-    if low < -1 or high >= num_classes:
-        raise UserError(
-            f"{name} labels run from {low} to {high}, outside the {num_classes} classes",
-            where="evaluation",
-            fix="evaluate on data of the same classes, or build their index again",
-        )
-    if not bool(count.any()):
-        raise UserError(
-            f"no {name} sample has a label",
-            where="evaluation",
-            fix="evaluate on shards whose samples have labels",
-        )
-    features = features if features.dtype == torch.float64 else features.float()
-    # a mask copies, and the features may be most of the memory
-    return (features, labels) if bool(has_label.all()) else (features[has_label], labels[has_label])

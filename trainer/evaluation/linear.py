@@ -1,4 +1,4 @@
-"""Linear probe: multinomial logistic regression on frozen features."""
+"""Fast linear probe: multinomial logistic regression on frozen features."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.evaluation.knn import labelled, require_same_width
+from trainer.evaluation.checks import labelled, require_same_width
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """Strengths that are tried, strongest first: 10 to 1e-6, two a decade."""

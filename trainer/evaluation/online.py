@@ -60,7 +60,7 @@ class OnlineEvaluation:
                 features.append(
                     extract(backbones, loader, autocast=autocast, stop=self._agreed, advance=advance)
                 )
-        (bank, bank_labels), (queries, labels) = features
+        (bank, bank_labels, _), (queries, labels, _) = features
         top1 = {
             f"knn_{name}": knn_accuracy(
                 bank[name], bank_labels, queries[name], labels, k=settings.knn_k,

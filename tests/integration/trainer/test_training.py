@@ -263,13 +263,13 @@ def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, s
 
 def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:
     folder = runs.path(straight).path
-    judged = command("eval", folder, "--knn", "--linear")
+    judged = command("eval", folder, "--knn", "--linear-fast")
     assert judged.code == 0, judged.out
     results = json.loads((folder / "eval.json").read_text())["backbones"]
     assert set(results) == {"online", "momentum"}
     recorded = [r for r in runs.metrics(straight) if r["kind"] == "eval"][-1]
-    assert results["online"]["knn"]["top1"] == pytest.approx(recorded["knn_online"], abs=1e-6)
-    assert results["online"]["linear"]["top1"] > 0.5
+    assert results["online"]["knn_20"]["top1"] == pytest.approx(recorded["knn_online"], abs=1e-6)
+    assert results["online"]["linear_fast"]["top1"] > 0.5
 
     file = tmp_path / "backbone.safetensors"
     assert command("export", folder, "--out", file).code == 0
@@ -278,7 +278,7 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     again = command("eval", file, "--knn", "--out", tmp_path / "eval.json")
     assert again.code == 0, again.out
     exported = json.loads((tmp_path / "eval.json").read_text())["backbones"]["exported"]
-    assert exported["knn"] == results["online"]["knn"]
+    assert exported["knn_20"] == results["online"]["knn_20"]
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(file.read_bytes()[:1000])
     refused = command("eval", broken)

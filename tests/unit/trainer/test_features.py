@@ -17,11 +17,12 @@ from data_pipelines.loader import EvalLoader
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards import ShardSet
 from data_pipelines.sources import Item, Source
-from launch.evaluate import evaluate_backbone
+from launch.evaluate import EvalJob, evaluate_backbone
 from trainer.backbones import BackboneSettings, build_backbone
 from trainer.config import Config
 from trainer.distributed import agree
 from trainer.evaluation.features import Stopped, extract
+from trainer.evaluation.judges import Judges
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.parallel import rank, world_size
 from trainer.trained import METADATA_KEY, Recipe
@@ -72,7 +73,8 @@ def own_features(folder, stop=lambda: 0):
     ) as loader:
         found = extract(networks, loader, stop=stop)
     assert [network.training for network in networks.values()] == [True, False]
-    return found
+    assert found.labels.tolist() == ShardSet.open(folder).index["label"][found.ids.cpu()].tolist()
+    return found.by_backbone, found.labels
 
 
 def test_features_are_those_of_each_image_in_order(tmp_path):
@@ -147,11 +149,10 @@ def test_results_of_files_that_differ_after_a_dot_lie_side_by_side(tmp_path, cap
     tensors = {name: value.contiguous() for name, value in build_backbone(settings, 16).state_dict().items()}
     for name in ("net", "net.1"):
         save_file(tensors, str(tmp_path / name), metadata={METADATA_KEY: recipe.model_dump_json()})
-        evaluate_backbone(
-            tmp_path / name, knn=True, linear=name == "net", train=None, validation=None, out=None
-        )
+        judges = Judges(knn=(20,), linear_fast=name == "net")
+        evaluate_backbone(EvalJob(source=tmp_path / name, judges=judges))
     first, second = (json.loads((tmp_path / f"{name}.eval.json").read_text()) for name in ("net", "net.1"))
     assert first["images"] == 20
     judged = first["backbones"]["exported"]
-    assert min(judged["knn"]["top1"], judged["linear"]["top1"]) > 0.7
-    assert second["backbones"]["exported"] == {"knn": judged["knn"]}
+    assert min(judged["knn_20"]["top1"], judged["linear_fast"]["top1"]) > 0.7
+    assert second["backbones"]["exported"] == {"knn_20": judged["knn_20"]}

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from data_pipelines.errors import UserError
 from trainer.distributed import agree
 from trainer.evaluation.features import Stopped
-from trainer.evaluation.knn import KNNResult, knn_accuracy
+from trainer.evaluation.knn import KNNResult, knn_accuracies, knn_accuracy
 from trainer.parallel import rank, world_size
 
 
@@ -66,6 +66,17 @@ def digits():
     features, labels = load_digits(return_X_y=True)
     features, labels = torch.from_numpy(features), torch.from_numpy(labels)
     return features[:1200], labels[:1200], features[1200:], labels[1200:]
+
+
+def test_several_numbers_of_neighbours_are_each_on_its_own():
+    train, labels, test, test_labels = digits()
+    train, test = train.round(decimals=-1), test.round(decimals=-1)  # many rows of the same similarity
+    sets = train, labels, test[:100], test_labels[:100]
+    together = knn_accuracies(*sets, ks=[3, 20, 150], temperature=0.5, num_classes=10)
+    assert list(together) == [3, 20, 150]
+    for k, found in together.items():
+        assert found == knn_accuracy(*sets, k=k, temperature=0.5, num_classes=10)
+    assert len(set(together.values())) == 3
 
 
 def test_accuracy_on_digits_is_scikit_learn_s():

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch.eval_commands import parse_ks
+from launch.eval_results import Results
+
+FACTS = {
+    "source": "runs/a", "checkpoint": "runs/a/checkpoints/step_3", "weights": "ab", "train": "t", "validation": "v",
+    "images": 200,
+}  # fmt: skip
+KNN = {"top1": 0.5, "top5": 0.9, "k": 20}
+RETRIEVAL = {"map": 0.25, "recall_at_1": 0.5, "recall_at_5": 0.75, "recall_at_10": 0.875, "queries": 200}
+
+
+def written(path, facts=FACTS, **judged):
+    results = Results(path, facts)
+    for judge, result in judged.items():
+        results.add("online", judge, result)
+    results.write()
+    return json.loads(path.read_text())["backbones"]
+
+
+def test_other_judges_of_the_same_checkpoint_are_added(tmp_path, capsys):
+    path = tmp_path / "eval.json"
+    written(path, knn_20=KNN)
+    assert written(path, {**FACTS, "source": "./runs/a"}, retrieval=RETRIEVAL) == {
+        "online": {"knn_20": KNN, "retrieval": RETRIEVAL}
+    }
+    assert written(path, knn_20={**KNN, "top1": 0.625})["online"]["knn_20"]["top1"] == 0.625
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [({"weights": "cd"}, "weights"), ({"train": "u"}, "a training set"),
+                         ({"weights": "cd", "validation": "w"}, "weights, a validation set")],
+)  # fmt: skip
+def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_path, capsys, change, word):
+    path = tmp_path / "eval.json"
+    written(path, knn_20=KNN)
+    assert written(path, {**FACTS, **change}, retrieval=RETRIEVAL) == {"online": {"retrieval": RETRIEVAL}}
+    said = capsys.readouterr().err
+    assert f"replacing {path}: what it says (knn_20) is of other {word};" in said
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "eval.json"
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="holds no results"):
+        Results(path, FACTS)
+    assert path.read_text() == "[1]"
+
+
+def test_tables_show_every_judge(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    results = Results(tmp_path / "eval.json", FACTS)
+    results.add("online", "knn_20", KNN)
+    results.add("online", "retrieval", RETRIEVAL)
+    results.show()
+    shown = capsys.readouterr().out
+    for figure in ("50.00", "43.14 to 56.86", "90.00", "25.00", "75.00", "87.50"):
+        assert figure in shown
+
+
+@pytest.mark.parametrize(("text", "ks"), [("20", (20,)), ("200, 10,20,10", (10, 20, 200))])
+def test_numbers_of_neighbours(text, ks):
+    assert parse_ks(text) == ks
+
+
+@pytest.mark.parametrize("text", ["", "0", "a", "1,,2", "-1", "1.5"])
+def test_no_numbers_of_neighbours(text):
+    with pytest.raises(UserError, match="--knn-k"):
+        parse_ks(text)

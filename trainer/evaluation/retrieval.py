@@ -1,0 +1,89 @@
+"""Retrieval among the images of one set: does an image find those of its own class?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from trainer.evaluation.checks import labelled
+from trainer.evaluation.features import gather_ragged
+from trainer.parallel import all_sum, rank
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """How well images find others of their class, as shares in [0, 1]."""
+
+    map: float
+    """Mean over the queries of the average precision of the whole ranking."""
+    recall: dict[int, float]
+    """Share of the queries with an image of their class among the k nearest, by k."""
+    queries: int
+    """Images with another of their class; the others are only found, never asked for."""
+
+
+@torch.no_grad()
+def retrieval(
+    features: Tensor, labels: Tensor, *, num_classes: int, chunk: int = 256,
+    advance: Callable[[], None] = lambda: None,
+) -> RetrievalResult:  # fmt: skip
+    """Rank all other images of the set by their cosine with each image.
+
+    Average precision: Manning, Raghavan, Schütze, "Introduction to Information Retrieval" (2008), section 8.4.
+    Recall at k: Oh Song et al. 2016 (arXiv 1511.06452), section 5. Every rank calls with its own share of the set
+    and gets the result of the whole; the queries of a rank are those of its share, all features go to all ranks. Of
+    images of exactly the same similarity the earlier one is nearer. Samples with label -1 are left out.
+
+    Args:
+        features: `[n, F]`, need not be normalised.
+        labels: `[n]` integers below `num_classes`.
+        num_classes: number of classes.
+        chunk: queries whose similarities `[chunk, N]` exist at once.
+        advance: called after each chunk, for a progress bar.
+
+    Raises:
+        UserError: shapes or labels do not fit, features are not finite, or no class has two images; on all ranks.
+    """
+    features, labels = labelled(features, labels, num_classes, "validation")
+    queries = F.normalize(features, dim=1)  # [n, F]
+    bank, bank_labels = gather_ragged(queries), gather_ragged(labels)  # [N, F], [N]
+    own = torch.arange(len(queries), device=bank.device) + _before(len(queries))  # [n] places in the bank
+    if int(torch.bincount(bank_labels).max()) < 2:
+        raise UserError(
+            "no class has two images, so that none has another to find",
+            where="--retrieval",
+            fix="give a larger labelled set with --validation",
+        )
+    sums = torch.zeros(
+        2 + len(RECALL_AT), dtype=torch.float64
+    )  # queries, average precision, found within k …
+    for rows, wanted, places in zip(queries.split(chunk), labels.split(chunk), own.split(chunk), strict=True):
+        similarity = rows @ bank.T  # [c, N]
+        similarity.scatter_(1, places[:, None], -torch.inf)
+        ranking = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]  # itself stands last
+        relevant = bank_labels[ranking] == wanted[:, None]  # [c, N - 1]
+        sums += _sums(relevant[relevant.any(1)]).cpu()
+        advance()
+    count, precision, *found = all_sum(sums).tolist()
+    recall = {k: hits / count for k, hits in zip(RECALL_AT, found, strict=True)}
+    return RetrievalResult(precision / count, recall, int(count))
+
+
+def _sums(relevant: Tensor) -> Tensor:
+    """Queries, their average precisions and their hits within each k, summed over rankings `[c, N - 1]` of bool."""
+    hits = relevant.cumsum(1)  # [c, N - 1]
+    places = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    precision = (hits.double() / places * relevant).sum(1) / relevant.sum(1)  # [c]
+    within = [(hits[:, : min(k, hits.shape[1])][:, -1] > 0).sum() for k in RECALL_AT]
+    return torch.stack([torch.tensor(len(relevant)).to(precision), precision.sum(), *within]).double()
+
+
+def _before(count: int) -> int:
+    """Rows of the ranks before this one, where each has `count` of its own."""
+    counts = gather_ragged(torch.tensor([count]))
+    return int(counts[: rank()].sum())
