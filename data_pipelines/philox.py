@@ -25,6 +25,8 @@ class Stream(IntEnum):
     SAMPLES = 1
     VIEWS = 2
     BUILD = 3
+    LOW_SHOT = 4
+    HELD_OUT = 5
 
 
 def philox(

@@ -93,7 +93,22 @@ class ShardSet:
 
     def copy(self) -> "ShardSet":
         """The same set with open files, downloads and a window of its own, for one reader among several."""
-        return ShardSet(self.folder, self._record, self.index, self.files.copy())
+        return self._with(self.index, self.shard_sizes)
+
+    def subset(self, samples: NDArray[np.int64]) -> "ShardSet":
+        """Some of the samples as a set of their own, whose ids count through them; reading is independent as by `copy`.
+
+        Args:
+            samples: `[n]` ids, rising.
+        """
+        index = self.index[samples]
+        sizes = np.bincount(index["shard"], minlength=len(self.shard_sizes))
+        return self._with(index, sizes.tolist())
+
+    def _with(self, index: NDArray[np.void], shard_sizes: list[int]) -> "ShardSet":
+        other = ShardSet(self.folder, self._record, index, self.files.copy())
+        other.shard_sizes = shard_sizes
+        return other
 
     @property
     def num_classes(self) -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.loader import EvalLoader
-from trainer.parallel import gather
+from trainer.parallel import gather, world_size
 
 
 class Stopped(Exception):
@@ -17,6 +17,17 @@ class Stopped(Exception):
     def __init__(self, code: int) -> None:
         self.code = code
         super().__init__(code)
+
+
+class OneBackbone(NamedTuple):
+    """Features of samples by one backbone."""
+
+    rows: Tensor
+    """`[n, F]`."""
+    labels: Tensor
+    """`[n]` int64, -1 where unlabelled."""
+    ids: Tensor
+    """`[n]` int64: rows of the set's index."""
 
 
 class Features(NamedTuple):
@@ -28,6 +39,10 @@ class Features(NamedTuple):
     """`[n]` int64, -1 where unlabelled."""
     ids: Tensor
     """`[n]` int64: rows of the set's index."""
+
+    def of(self, name: str) -> OneBackbone:
+        """Those of one backbone."""
+        return OneBackbone(self.by_backbone[name], self.labels, self.ids)
 
 
 @torch.no_grad()
@@ -76,6 +91,15 @@ def extract(
     # popped, so that no more than one backbone's features exist twice
     joined = {name: _joined(features.pop(name), device) for name in backbones}
     return Features(joined, torch.cat(labels), torch.cat(ids))
+
+
+def gather_features(share: OneBackbone) -> OneBackbone:
+    """Features of the whole set on every rank, in the set's order whatever the number of ranks."""
+    if world_size() == 1:
+        return share
+    rows, labels, ids = (gather_ragged(part) for part in share)
+    order = ids.argsort()
+    return OneBackbone(rows[order], labels[order], ids[order])
 
 
 def gather_ragged(x: Tensor) -> Tensor:

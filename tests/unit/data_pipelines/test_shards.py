@@ -182,3 +182,14 @@ def test_a_record_that_cannot_be_read_is_told(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     (folder / "dataset.json").mkdir()
     assert "cannot be read: Is a directory" in refused(folder)
+
+
+def test_a_subset_reads_the_same_bytes_under_ids_of_its_own(shards: ShardSet) -> None:
+    chosen = np.array([1, 60, 74, 89])  # of the first, the third and the last of four shards
+    part = shards.subset(chosen)
+    for again in (part, part.copy(), part.copy().subset(np.arange(4))):
+        assert len(again) == 4
+        assert again.shard_sizes == [1, 0, 2, 1]
+        assert [again.read(i) for i in range(4)] == [shards.read(i) for i in chosen]
+        assert [again.key(i) for i in range(4)] == [shards.key(i) for i in chosen]
+    assert shards.shard_sizes == [25, 25, 25, 15]

@@ -1,0 +1,71 @@
+"""Few labels: a linear classifier of frozen features that learns from a small share of the training set."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipelines.subsets import low_shot_subset
+from trainer.evaluation.linear import linear_probe
+
+
+@dataclass(frozen=True)
+class LowShotResult:
+    """Mean and deviation over the subsets; accuracies are shares in [0, 1]."""
+
+    top1: float
+    top1_std: float
+    """Standard deviation of a subset's result around the mean of all subsets (n - 1)."""
+    top5: float
+    top5_std: float
+    share: float
+    """Of each class's training images."""
+    training_images: int
+    """That one subset has."""
+    subsets: list[dict[str, Any]]
+    """Seed and result of each."""
+
+
+def low_shot(
+    train_features: Tensor, train_labels: Tensor, train_ids: Tensor, test_features: Tensor, test_labels: Tensor,
+    *, share: float, seeds: Sequence[int], index_labels: NDArray[np.int64], classes: Sequence[str],
+) -> LowShotResult:  # fmt: skip
+    """Fit a linear probe to each of several subsets of the training set, and test all on the same test set.
+
+    Labels of 1 % and 10 % of ImageNet: Hénaff et al. 2019 (arXiv 1905.09272). The subsets are those of the set's index:
+    a sample that could not be read is missing from them and changes nothing else.
+
+    Args:
+        train_features: `[N, F]`.
+        train_labels: `[N]`.
+        train_ids: `[N]` rows of the training set's index.
+        test_features: `[M, F]`.
+        test_labels: `[M]`.
+        share: of each class, in (0, 1).
+        seeds: of the subsets, two or more.
+        index_labels: classes of all rows of the training set's index.
+        classes: names of the classes.
+
+    Raises:
+        UserError: the share leaves a class without an image, or as `linear_probe`.
+    """
+    ids = train_ids.cpu()
+    subsets = []
+    for seed in seeds:
+        mask = torch.from_numpy(low_shot_subset(index_labels, share, seed, classes=classes))
+        chosen = mask[ids].to(train_features.device)  # [N] bool
+        found = linear_probe(
+            train_features[chosen], train_labels[chosen], test_features, test_labels,
+            num_classes=len(classes), seed=seed,
+        )  # fmt: skip
+        subsets.append({"seed": seed, **asdict(found)})
+    top1, top5 = ([subset[name] for subset in subsets] for name in ("top1", "top5"))
+    return LowShotResult(
+        statistics.mean(top1), statistics.stdev(top1), statistics.mean(top5), statistics.stdev(top5), share,
+        int(mask.sum()), subsets,
+    )  # fmt: skip
