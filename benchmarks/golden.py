@@ -107,6 +107,7 @@ def run_step(method: All4One, golden: dict[str, np.ndarray]) -> dict[str, Tensor
             assert gradient is not None, name
             results[name] = mean(gradient)
     results |= {name: mean(out.parts[ours].double()) for name, ours in PUBLISHED_LOSSES.items()}
+    assert method.queue is not None
     results |= {
         "after/queue": method.queue.rows,
         "after/queue_y": method.queue.labels,

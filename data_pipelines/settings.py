@@ -124,6 +124,11 @@ class DataSettings(Settings):
     eval_resize: int = Field(256, ge=8, le=2048)
     """Shorter side of an image for evaluation, pixels, before the centre crop of the first view's size."""
 
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes of the views, pixels: that of the first, then those that others have."""
+        return list(dict.fromkeys(view.size for view in self.views))
+
     @field_validator("views", mode="before")
     @classmethod
     def _written_out(cls, views: Any) -> Any:

@@ -92,7 +92,7 @@ def _check_schedule(config: Config, samples: int) -> None:
 
 def _check_backbone(config: Config, new_runs: int) -> None:
     with torch.random.fork_rng(devices=[]):
-        build_backbone(config.backbone, config.data.views[0].size)
+        build_backbone(config.backbone, *config.data.sizes)
     if new_runs and config.backbone.init is not None:
         read_initial_weights(config.backbone, config.data.views[0].size)
 

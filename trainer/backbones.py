@@ -60,19 +60,24 @@ class Backbone(nn.Module):
     feature_dim: int
 
 
-def build_backbone(settings: BackboneSettings, image_size: int) -> Backbone:
+def build_backbone(settings: BackboneSettings, image_size: int, *other_sizes: int) -> Backbone:
     """Build the network for square images of `image_size` pixels, its weights drawn from torch's generator.
+
+    Args:
+        settings: what to build.
+        image_size: of the images that decide its layers.
+        other_sizes: of images that it must take too.
 
     Raises:
         UserError: the name is unknown, a setting does not fit that model, its weights cannot be had, or it
-            refuses the image size.
+            refuses an image size.
     """
     if settings.name in torchvision_resnets():
         network = _torchvision_resnet(settings, image_size)
     else:
         network = _timm_model(settings, image_size)
     backbone = cast(Backbone, network)
-    backbone.feature_dim = _feature_dim(network, settings.name, image_size)
+    backbone.feature_dim, *_ = (_feature_dim(network, settings.name, s) for s in (image_size, *other_sizes))
     return backbone
 
 

@@ -1,6 +1,7 @@
 """Batch norm whose moments span the batches of several ranks."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -128,21 +129,28 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
 def by_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
     """What the network makes of each view [B, …], each with batch-norm moments of its own: V x [B, …].
 
-    Where these are taken across ranks by `CrossRankBatchNorm`, views of one shape go through together, so that each
-    layer sends one message rather than one a view; else one after the other.
+    Where these are taken across ranks by `CrossRankBatchNorm`, consecutive views of one shape go through together, so
+    that each layer sends one message for them rather than one a view; else one after the other.
     """
     norms = [m for m in network.modules() if isinstance(m, CrossRankBatchNorm)]
-    alike = len({view.shape for view in views}) == 1
-    if not (norms and alike and network.training and len(views) > 1 and world_size() > 1):
+    if not (norms and network.training and world_size() > 1):
         return [network(view) for view in views]
+    groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape)]
+    return [out for group in groups for out in _together(network, norms, group)]
+
+
+def _together(
+    network: nn.Module, norms: Sequence[CrossRankBatchNorm], views: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """What `by_view` gives for views of one shape, by one pass."""
     for norm in norms:
         norm.views = len(views)
     try:
-        out: Tensor = network(torch.cat(list(views)))
+        out: Tensor = network(torch.cat(list(views)) if len(views) > 1 else views[0])
     finally:
         for norm in norms:
             norm.views = 1
-    return list(out.chunk(len(views)))
+    return out.chunk(len(views))
 
 
 def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:

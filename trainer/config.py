@@ -134,7 +134,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Config":
-        if len(self.data.views) != self.method.num_views:
+        if not self.method.num_views.takes(len(self.data.views)):
             raise ValueError(
                 f"data.views must list {self.method.num_views} views for method {self.method.name}, "
                 f"not {len(self.data.views)}"

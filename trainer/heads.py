@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PositionalEncoding = Literal["feature_axis", "sequence_axis"]
+PositionalEncoding = Literal["feature_axis", "sequence_axis", "none"]
 
 
 def projector(features: int, hidden: int, out: int) -> nn.Sequential:
@@ -47,8 +47,11 @@ def positional_encoding(length: int, size: int, axis: PositionalEncoding) -> Ten
     """Sine encoding [length, size] of a sequence of neighbours.
 
     `sequence_axis` counts along the neighbours, as in Vaswani et al. 2017 and as the All4One paper describes.
-    `feature_axis` counts along the embedding and takes the neighbours for channels, as the published code does.
+    `feature_axis` counts along the embedding and takes the neighbours for channels, as the published code does. `none`
+    is zeros: but for the first token, which is read, the order of the sequence does not count.
     """
+    if axis == "none":
+        return torch.zeros(length, size, dtype=torch.float64)
     if axis == "sequence_axis":
         return _sine(positions=length, channels=size)
     return _sine(positions=size, channels=length).T.contiguous()

@@ -5,9 +5,9 @@ InfoNCE (van den Oord et al. 2018), SimCLR (Chen et al., ICML 2020), BYOL (Grill
 (Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,26 @@ def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(logits, own)
 
 
+class Contrast(NamedTuple):
+    """Targets and predictions [B, D], and which are contrasted with which, by their places."""
+
+    targets: Sequence[Tensor]
+    predictions: Sequence[Tensor]
+    pairs: Sequence[tuple[int, int]]
+    temperature: float
+
+
+def contrasts_of_all(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
+    """InfoNCE of each contrast, the mean over its pairs; the predictions of all ranks travel in one message."""
+    gathered = iter(keys_of_all([p for c in contrasts.values() for p in c.predictions]))
+    losses = {}
+    for name, c in contrasts.items():
+        keys = [next(gathered) for _ in c.predictions]
+        pairs = [nce(c.targets[i], keys[j], temperature=c.temperature) for i, j in c.pairs]
+        losses[name] = torch.stack(pairs).mean()
+    return losses
+
+
 @full_precision
 def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
     """SimCLR's equation 1: each embedding against its image's other view among all others of both views and all ranks.
@@ -127,11 +147,11 @@ def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scop
     """Contrast along the feature axis (All4One section 3.4): D x D correlations drawn to the identity.
 
     Args:
-        keys: momentum embeddings of two views, [B, D] each.
-        z: online embeddings of the same views, [B, D] each.
+        keys: momentum embeddings of views, [B, D] each.
+        z: for each of them the online embedding of the image's other view, [B, D].
         scope: `rank` correlates this rank's rows (the published code), `global` those of all ranks.
     """
-    correlations = [_correlation(keys[0], z[1], scope), _correlation(keys[1], z[0], scope)]
+    correlations = [_correlation(k, v, scope) for k, v in zip(keys, z, strict=True)]
     on = _root_mean_square([c.diagonal() - 1 for c in correlations])
     off = _root_mean_square([_off_diagonal(c) for c in correlations])
     return 10 * (0.5 * on + 0.5 * off)

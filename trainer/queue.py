@@ -1,5 +1,6 @@
 """The queue of past keys that neighbours are looked up in."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,7 @@ class NeighbourQueue(nn.Module):
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
         self._rounded = RoundedRows()
         self._pending: PendingGather | None = None
+        self._views = 1  # of the push under way
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbours]:
@@ -70,23 +72,31 @@ class NeighbourQueue(nn.Module):
         same = known & (self.labels[found.places[:, 0]] == labels)
         return same.sum() / known.sum().clamp_min(1)
 
-    def start_push(self, keys: Tensor, labels: Tensor, ids: Tensor) -> None:
-        """Begin to gather this rank's keys [B, D], labels [B] and ids [B]; `finish_push` enters them in the ring.
+    def start_push(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:
+        """Begin to gather this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message;
+        `finish_push` enters them in the ring.
+        """  # fmt: skip
+        self._pending, self._views = start_gather(pack(*keys, labels, ids)), len(keys)
 
-        They travel in one message.
-        """
-        self._pending = start_gather(pack(keys, labels, ids))
+    @property
+    def entering(self) -> int:
+        """Keys that the push under way will enter; 0 where there is none."""
+        return 0 if self._pending is None else len(self._pending.out) * self._views
 
     @torch.no_grad()
     def finish_push(self) -> None:
-        """Enter what `start_push` gathered, in rank order, over the oldest rows. Without one it does nothing.
+        """Enter what `start_push` gathered, view by view in rank order, over the oldest rows. Without one it does
+        nothing.
 
         A key that is not finite enters nothing: no later step would be rid of it.
         """
         if self._pending is None:
             return
-        keys, labels, ids = unpack(self._pending.result(), self.rows, self.labels, self.ids)
+        *views, labels, ids = unpack(
+            self._pending.result(), *[self.rows] * self._views, self.labels, self.ids
+        )
         self._pending = None
+        keys, labels, ids = torch.cat(views), labels.repeat(self._views), ids.repeat(self._views)
         # of a batch beyond the ring its last rows are what remains
         surplus = max(0, len(keys) - len(self.rows))
         place = (

@@ -61,7 +61,7 @@ def build_method(
         initial: tensors that the backbone starts from, by its names; every copy of it is made after that.
     """
     torch.manual_seed(config.run.seed)
-    backbone = build_backbone(config.backbone, config.data.views[0].size)
+    backbone = build_backbone(config.backbone, *config.data.sizes)
     if initial is not None:
         backbone.load_state_dict(initial, strict=False)
     method = config.method.build(backbone, num_classes)

@@ -1,7 +1,6 @@
 """All4One (Estepa, Sarasúa, Nagarajan, Radeva, ICCV 2023): neighbour, centroid and feature contrast."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -14,9 +13,12 @@ from trainer import ema
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
 from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
-from trainer.losses import Scope, feature_contrast, keys_of_all, nce, symmetric
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.losses import Contrast, Scope, contrasts_of_all, feature_contrast
+from trainer.methods.base import Method, MethodSettings, Representation, ViewCount
 from trainer.queue import NeighbourQueue, Neighbours, QueueSettings
+
+GLOBAL_VIEWS = 2
+"""The first views of each image, which make keys; those after them are small ones."""
 
 
 class All4OneSettings(MethodSettings):
@@ -43,31 +45,49 @@ class All4OneSettings(MethodSettings):
     transformer_dropout: Probability = 0.1
     """Dropout of the transformer."""
     positional_encoding: PositionalEncoding = "feature_axis"
-    """Axis along which positions count: `feature_axis` as in the published code, `sequence_axis` as in the paper."""
+    """Axis along which positions count: `feature_axis` as in the published code, `sequence_axis` as in the paper, or
+    `none`: positions do not count."""
     feature_scope: Scope = "rank"
     """Rows that the feature contrast correlates: those of each `rank` (published) or the `global` batch."""
     neighbour_weight: float = Field(0.5, ge=0)
-    """Weight of the neighbour contrast."""
+    """Weight of the neighbour contrast; with a weight of 0 nothing of a contrast is built or computed."""
     centroid_weight: float = Field(0.5, ge=0)
     """Weight of the centroid contrast."""
     feature_weight: float = Field(0.5, ge=0)
     """Weight of the feature contrast."""
+    symmetric: bool = True
+    """Whether each of the first two views is contrasted with the other; else keys are the first one's alone, and
+    predictions those of all others."""
     momentum: float = Field(0.99, ge=0, le=1)
     """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
     queue: QueueSettings = QueueSettings()
     """The neighbour queue."""
+    queue_views: Literal["first", "both"] = "first"
+    """Views whose keys enter the queue: the `first` (published), or `both` of the first two."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "All4OneSettings":
-        if self.embedding % self.transformer_heads:
+        if not (self.searches or self.feature_weight):
+            raise ValueError("one of neighbour_weight, centroid_weight and feature_weight must be above 0")
+        if self.centroid_weight and self.embedding % self.transformer_heads:
             raise ValueError(
                 f"transformer_heads ({self.transformer_heads}) must divide embedding ({self.embedding})"
             )
-        if self.neighbours > self.queue.length:
+        if self.searches and self.neighbours > self.queue.length:
             raise ValueError(
                 f"neighbours ({self.neighbours}) must not exceed queue.length ({self.queue.length})"
             )
         return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether a contrast needs neighbours."""
+        return self.neighbour_weight > 0 or self.centroid_weight > 0
+
+    @property
+    def num_views(self) -> ViewCount:
+        """Two, and any number of small ones after them where a contrast takes such."""
+        return ViewCount(GLOBAL_VIEWS, None if self.searches else GLOBAL_VIEWS)
 
     def build(self, backbone: Backbone, num_classes: int) -> "All4One":
         """Make the module; see the base class."""
@@ -77,67 +97,96 @@ class All4OneSettings(MethodSettings):
 class All4One(Method):
     """The method; `momentum` is the averaged copy of backbone and projector."""
 
-    queue: NeighbourQueue
-
     def __init__(self, settings: All4OneSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
+        self._targets = GLOBAL_VIEWS if s.symmetric else 1
+        self._first = 0 if s.symmetric else 1  # view that the online networks see
         self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding)
-        self.neighbour_predictor = predictor(s.embedding, s.predictor_hidden)
-        self.centroid_predictor = predictor(s.embedding, s.predictor_hidden)
-        self.transformer = CentroidTransformer(
-            s.embedding, length=s.neighbours, depth=s.transformer_depth, heads=s.transformer_heads,
-            dropout=s.transformer_dropout, encoding=s.positional_encoding,
-        )  # fmt: skip
+        if s.neighbour_weight:
+            self.neighbour_predictor = predictor(s.embedding, s.predictor_hidden)
+        if s.centroid_weight:
+            self.centroid_predictor = predictor(s.embedding, s.predictor_hidden)
+            self.transformer = CentroidTransformer(
+                s.embedding, length=s.neighbours, depth=s.transformer_depth, heads=s.transformer_heads,
+                dropout=s.transformer_dropout, encoding=s.positional_encoding,
+            )  # fmt: skip
         self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
-        self.queue = NeighbourQueue(s.queue, s.embedding)
+        if s.searches:
+            self.queue = NeighbourQueue(s.queue, s.embedding)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
-        """Two views [B, 3, S, S]: the three contrasts of equation 8, each view its own forward pass."""
+        """V views [B, 3, S, S]: the contrasts of equation 8 that have a weight, each view its own forward pass."""
         s = self.settings
-        keys = self._keys(views)  # V x [B, D]; first, while no activations are held for the backward pass
-        found = self.queue.nearest(keys, s.neighbours)
-        self.queue.start_push(keys[0], labels, ids)
-        features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
-        predicted = by_view(self.neighbour_predictor, z)
-        of_neighbours, of_predictions = self._centroids(found, by_view(self.centroid_predictor, z))
+        keys = self._keys(views)  # K x [B, D]; first, while no activations are held for the backward pass
+        found = self._search(keys)
+        if self.queue is not None:
+            self.queue.start_push(keys if s.queue_views == "both" else keys[:1], labels, ids)
+        features = self.features(views[self._first :])  # O x [B, F]
+        z = by_view(self.projector, features)  # O x [B, D]
 
-        gathered = keys_of_all([*predicted, *of_predictions])
-        predicted, of_predictions = gathered[: len(z)], gathered[len(z) :]
-        nearest = [n.rows[:, 0] for n in found]  # V x [B, D]
-        neighbour = symmetric(partial(nce, temperature=s.temperature), nearest, predicted)
-        centroid = symmetric(partial(nce, temperature=s.centroid_temperature), of_neighbours, of_predictions)
-        feature = feature_contrast(keys, z, scope=s.feature_scope)
+        contrasts: dict[str, Contrast] = {}
+        if s.neighbour_weight:
+            contrasts["neighbour"] = self._neighbour_contrast(found, by_view(self.neighbour_predictor, z))
+        if s.centroid_weight:
+            contrasts["centroid"] = self._centroid_contrast(found, by_view(self.centroid_predictor, z))
+        parts = contrasts_of_all(contrasts) if contrasts else {}
+        if s.feature_weight:
+            pairs = self._pairs(GLOBAL_VIEWS)
+            crossed = [z[j - self._first] for _, j in pairs]
+            parts["feature"] = feature_contrast([keys[i] for i, _ in pairs], crossed, scope=s.feature_scope)
 
-        parts = {"neighbour": neighbour, "centroid": centroid, "feature": feature}
-        weights = {
-            "neighbour": s.neighbour_weight,
-            "centroid": s.centroid_weight,
-            "feature": s.feature_weight,
-        }
-        terms = {name: weights[name] * part for name, part in parts.items()}
-        loss = terms["neighbour"] + terms["centroid"] + terms["feature"]
-        return Representation(loss, parts, features[0], z, terms, neighbours=(keys[0], found[0]))
+        terms = {name: getattr(s, f"{name}_weight") * part for name, part in parts.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        nearest = (keys[0], found[0]) if found else None
+        return Representation(loss, parts, features[0], z, terms, neighbours=nearest)
+
+    def _pairs(self, count: int) -> list[tuple[int, int]]:
+        """Among the first `count` views, those that make targets with those whose predictions are drawn to them."""
+        return [(i, j) for i in range(self._targets) for j in range(count) if i != j]
 
     def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Normalised momentum embeddings in the queue's precision, [B, D] each."""
-        return [F.normalize(m.to(self.queue.rows.dtype), dim=1) for m in self.momentum.embed(views)]
+        """Normalised momentum embeddings in the weights' precision, [B, D] each, of the views that something needs."""
+        s = self.settings
+        completed = s.centroid_weight > 0 or (s.searches and s.queue_views == "both")
+        embedded = self.momentum.embed(views[: GLOBAL_VIEWS if completed else self._targets])
+        return [F.normalize(m.to(next(self.projector.parameters()).dtype), dim=1) for m in embedded]
 
-    def _centroids(
-        self, found: Sequence[Neighbours], predicted: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Centroids [B, D] of each view's neighbours, and of its prediction with all neighbours but the last.
+    def _search(self, keys: list[Tensor]) -> list[Neighbours]:
+        """Neighbours of each key: the k that make a centroid, or else the nearest one; nothing without a queue."""
+        if self.queue is None:
+            return []
+        if self.settings.centroid_weight:
+            return self.queue.nearest(keys, self.settings.neighbours)
+        return self.queue.nearest(keys[: self._targets], 1)
 
-        One call makes all of them: the transformer has no term across sequences.
+    def _neighbour_contrast(self, found: Sequence[Neighbours], predicted: list[Tensor]) -> Contrast:
+        """Each target view's nearest neighbour against the predictions of all other views."""
+        pairs = [(i, j - self._first) for i, j in self._pairs(len(predicted) + self._first)]
+        targets = [n.rows[:, 0] for n in found]
+        return Contrast(targets, predicted, pairs, self.settings.temperature)
+
+    def _centroid_contrast(self, found: Sequence[Neighbours], predicted: list[Tensor]) -> Contrast:
+        """The centroid of each target view's neighbours against one of each other view's prediction.
+
+        That prediction is followed by all neighbours but the last: those of its own view, and after a small one those
+        of the global view that is not the target. One call makes all centroids: the transformer has no term across
+        sequences.
         """
-        of_neighbours = [n.rows for n in found]  # V x [B, k, D]
-        of_predictions = [
-            torch.cat([p[:, None].to(n.rows.dtype), n.rows[:, :-1]], 1)
-            for p, n in zip(predicted, found, strict=True)
-        ]
-        centroids = self.transformer(torch.cat(of_neighbours + of_predictions)).chunk(2 * len(found))
-        return list(centroids[: len(found)]), list(centroids[len(found) :])
+        pairs = self._pairs(len(predicted) + self._first)
+        followed = [(j, j if j < GLOBAL_VIEWS else 1 - i) for i, j in pairs]
+        distinct = sorted(set(followed))
+        sequences = [n.rows for n in found[: self._targets]]  # T x [B, k, D]
+        for j, own in distinct:
+            rows = found[own].rows
+            sequences.append(torch.cat([predicted[j - self._first][:, None].to(rows.dtype), rows[:, :-1]], 1))
+        made = self.transformer(torch.cat(sequences)).chunk(len(sequences))
+        return Contrast(
+            list(made[: self._targets]),
+            list(made[self._targets :]),
+            [(i, distinct.index(sequence)) for (i, _), sequence in zip(pairs, followed, strict=True)],
+            self.settings.centroid_temperature,
+        )
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """Both backbones."""

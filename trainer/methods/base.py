@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from data_pipelines.settings import Settings
 from trainer import ema, health
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
-from trainer.parallel import world_size
 from trainer.queue import NeighbourQueue, Neighbours
 from trainer.recompute import recompute_activations
 
@@ -36,7 +35,7 @@ class Representation(NamedTuple):
     parts: Mapping[str, Tensor]
     """Scalars for the log."""
     features: Tensor
-    """Backbone features of the first view, [B, F]: what the online classifier reads."""
+    """Backbone features of the first view that the backbone sees, [B, F]: what the online classifier reads."""
     z: Sequence[Tensor]
     """Embeddings of the views, V x [B, D], that the loss depends on."""
     terms: Mapping[str, Tensor] = {}
@@ -102,8 +101,7 @@ class Method(nn.Module):
             shares = health.gradient_shares(out.terms, out.z)
             values |= {f"{name}_share": share for name, share in shares.items()}
         if out.neighbours is not None and self.queue is not None:
-            batch = world_size() * len(labels)
-            values |= health.neighbour_values(self.queue, *out.neighbours, batch)
+            values |= health.neighbour_values(self.queue, *out.neighbours, self.queue.entering)
         if pairs := self.averaged():
             values["ema_distance"] = ema.distance(pairs)
         return values
@@ -139,16 +137,35 @@ class Method(nn.Module):
         """Called after optimiser step number `step` (from 1): momentum copies move here."""
 
 
+class ViewCount(NamedTuple):
+    """How many views of an image a method takes."""
+
+    least: int
+    most: int | None
+    """None: any number from `least` on."""
+
+    def takes(self, count: int) -> bool:
+        """Whether so many are right."""
+        return self.least <= count and (self.most is None or count <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"at least {self.least}"
+        return f"{self.least}" if self.most == self.least else f"{self.least} to {self.most}"
+
+
 class MethodSettings(Settings):
     """Base of a method's settings. A subclass gives `name` a Literal default and builds its module."""
-
-    num_views: ClassVar[int] = 2
-    """Views of an image that the method takes."""
 
     name: str
     """The method."""
     embedding: int = Field(256, ge=2)
     """Size of the embedding, D."""
+
+    @property
+    def num_views(self) -> ViewCount:
+        """Views of an image that the method takes."""
+        return ViewCount(2, 2)
 
     def build(self, backbone: Backbone, num_classes: int) -> Method:
         """Make the method around a backbone, with weights drawn from torch's global generator."""

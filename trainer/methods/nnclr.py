@@ -60,5 +60,5 @@ class NNCLR(Method):
             [n.rows[:, 0] for n in found],
             keys_of_all(by_view(self.predictor, z)),
         )
-        self.queue.start_push(keys[0], labels, ids)
+        self.queue.start_push(keys[:1], labels, ids)
         return Representation(loss, {}, features[0], z, neighbours=(keys[0], found[0]))

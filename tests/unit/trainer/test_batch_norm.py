@@ -119,13 +119,15 @@ def test_views_that_go_through_together_have_moments_of_their_own(run_ranks, cha
         assert (many, few) == (12, 4)  # of each of two layers one forward and one backward, a view or in all
 
 
-def views_of_two_sizes(module: nn.Module) -> list[torch.Size]:
-    return [o.shape for o in by_view(convert(module), [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)])]
-
-
-def test_views_of_several_sizes_go_one_after_the_other(run_ranks) -> None:
-    shapes = run_ranks(views_of_two_sizes, 2, nn.Sequential(nn.BatchNorm2d(3)))
-    assert shapes == [[(2, 3, 4, 4), (2, 3, 2, 2)]] * 2
+def test_neighbouring_views_of_one_size_go_through_together(run_ranks) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).double()
+    views = [torch.randn(6, 3, size, size).double() + size for size in (4, 4, 2, 2, 2, 4)]
+    apart = run_ranks(passed, 2, module, views, False)
+    together = run_ranks(passed, 2, module, views, True)
+    for (one, many), (other, few) in zip(apart, together, strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-12)
+        assert (many, few) == (12, 6)  # one forward and one backward for each of 6 views, or of 3 groups
 
 
 def convert(module: nn.Module) -> nn.Module:

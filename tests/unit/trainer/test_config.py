@@ -91,7 +91,6 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("train.accumulation=3", "nearest: 255 and 258"),
         ("data.views.5.size=32", "not a position in a list of 2"),
         ("train.precision=fp8", "'fp32', 'bf16' or 'fp64'"),
-        ("data.views=[{size: 32}, {size: 32}, {size: 32}]", "must list 2 views for method all4one, not 3"),
         ("optim.lr=.nan", "finite"),
         ("optim.lr", "not of the form key=value"),
         ("parallel.zero=3", "moving averages of them, would stand still: it must be 0, 1 or 2"),
@@ -103,6 +102,26 @@ def test_wrong_settings_are_named_with_what_was_meant(override: str, said: str) 
     with pytest.raises(UserError) as error:
         load_config("imagenet100_resnet18", [override])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (["method.name=nnclr"], "must list 2 views for method nnclr, not 3"),
+        (
+            ["method.neighbour_weight=0", "method.centroid_weight=0"],
+            "must list 2 views for method all4one, not 3",
+        ),
+        ([], ""),
+    ],
+)
+def test_a_method_says_how_many_views_it_takes(method: list[str], said: str) -> None:
+    given = [*method, "data.views=[{size: 32}, {size: 32}, {size: 16}]"]
+    if not said:
+        assert load_config("cifar10", given).data.sizes == [32, 16]
+        return
+    with pytest.raises(UserError, match=said):
+        load_config("cifar10", given)
 
 
 @pytest.mark.parametrize("option", ["parallel.zero=1", "parallel.gradient_dtype=bf16"])

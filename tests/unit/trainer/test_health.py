@@ -45,7 +45,7 @@ def test_neighbour_values_know_age_and_cosine() -> None:
     queue = NeighbourQueue(QueueSettings(length=8), 4)
     for batch in range(3):  # ids 0 to 5; the ring has two random rows left
         ids = torch.tensor([2 * batch, 2 * batch + 1])
-        queue.start_push(F.normalize(torch.randn(2, 4), dim=1), ids, ids)
+        queue.start_push([F.normalize(torch.randn(2, 4), dim=1)], ids, ids)
         queue.finish_push()
     places = torch.tensor([[5], [0], [7]])
     found = Neighbours(queue.rows[places], places)

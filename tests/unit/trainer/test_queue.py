@@ -22,7 +22,7 @@ def test_the_ring_holds_the_last_rows_of_any_batches(length: int, batches: list[
     for size in batches:
         ids = torch.arange(len(pushed), len(pushed) + size)
         keys = torch.randn(size, 4)
-        queue.start_push(keys, ids % 3, ids)
+        queue.start_push([keys], ids % 3, ids)
         queue.finish_push()
         pushed += [(int(i), tuple(k.tolist())) for i, k in zip(ids, keys, strict=True)]
     held = [(int(i), tuple(row.tolist())) for i, row in zip(queue.ids, queue.rows, strict=True)]
@@ -86,7 +86,7 @@ def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
     torch.manual_seed(0)
     queue = make(10)
     ids = torch.arange(3) + 3 * rank()
-    queue.start_push(keys[ids], ids + 100, ids)
+    queue.start_push([keys[ids]], ids + 100, ids)
     queue.finish_push()
     same = queue.same_everywhere()
     if rank() == 1:
@@ -108,7 +108,7 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     before = queue.rows.clone()
     keys = F.normalize(torch.randn(3, 4), dim=1)
     keys[1, 2] = float("nan")
-    queue.start_push(keys, torch.tensor([7, 8, 9]), torch.tensor([1, 2, 3]))
+    queue.start_push([keys], torch.tensor([7, 8, 9]), torch.tensor([1, 2, 3]))
     queue.finish_push()
     assert torch.equal(queue.rows[:3], torch.stack([keys[0], before[1], keys[2]]))
     assert queue.labels[:3].tolist() == [7, -1, 9]

@@ -5,12 +5,13 @@ All4One is held to files of numbers that other code made: tests/golden. Others m
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import pytest
 import torch
 from rank_processes import run_as_ranks
 from small_methods import SMALL
+from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
 from torch import Tensor, nn
 
 from trainer.backbones import Backbone
@@ -19,46 +20,10 @@ from trainer.methods import Method, available
 from trainer.parallel import all_sum, rank, world_size
 
 ROWS = 8  # of the global batch
-Tensors = dict[str, Tensor]
-
-
-class Result(NamedTuple):
-    loss: Tensor
-    """Mean over the ranks."""
-    gradients: Tensors
-    """By parameter, means over the ranks."""
-
-
-def linear(p: Tensors, layer: str, x: Tensor) -> Tensor:
-    out = x @ p[f"{layer}.weight"].T
-    return out + p[f"{layer}.bias"] if f"{layer}.bias" in p else out
-
-
-def norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
-    x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
-    return x * p[f"{layer}.weight"] + p[f"{layer}.bias"]
-
-
-def two(p: Tensors, head: str, x: Tensor) -> Tensor:
-    return linear(p, f"{head}.3", norm(p, f"{head}.1", linear(p, f"{head}.0", x)).clamp(min=0))
-
-
-def three(p: Tensors, head: str, x: Tensor) -> Tensor:
-    hidden = norm(p, f"{head}.1", linear(p, f"{head}.0", x)).clamp(min=0)
-    return linear(p, f"{head}.6", norm(p, f"{head}.4", linear(p, f"{head}.3", hidden)).clamp(min=0))
 
 
 def features(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
     return linear(p, f"{copy}backbone.1", x.reshape(len(x), -1)).tanh()
-
-
-def unit(x: Tensor) -> Tensor:
-    return x / (x * x).sum(1, keepdim=True).sqrt()
-
-
-def cross_entropy(scores: Tensor) -> Tensor:
-    """Of each row's own column."""
-    return torch.stack([-(row[i].exp() / row.exp().sum()).log() for i, row in enumerate(scores)]).mean()
 
 
 def simclr(p: Tensors, views: list[Tensor]) -> Tensor:
@@ -186,13 +151,6 @@ def all_computed() -> dict[str, Result]:
 @pytest.fixture(scope="module")
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Result]]:
     return run_as_ranks(all_computed, 2, tmp_path_factory.mktemp("ranks"), ())
-
-
-def assert_same(found: Result, wanted: Result) -> None:
-    torch.testing.assert_close(found.loss, wanted.loss, rtol=0, atol=1e-10)
-    assert found.gradients.keys() == wanted.gradients.keys()
-    for name, gradient in wanted.gradients.items():
-        torch.testing.assert_close(found.gradients[name], gradient, rtol=0, atol=1e-9, msg=name)
 
 
 def test_every_method_has_a_formula() -> None:

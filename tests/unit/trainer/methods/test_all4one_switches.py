@@ -1,0 +1,332 @@
+"""Every switch of All4One against the paper's formulas, straight and in float64, on one process and on two."""
+
+from typing import Any, NamedTuple, cast
+
+import pytest
+import torch
+from rank_processes import run_as_ranks
+from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
+from torch import Tensor, nn
+
+from trainer.backbones import Backbone
+from trainer.batch_norm import synchronise_batch_norm
+from trainer.heads import positional_encoding
+from trainer.methods.all4one import All4One, All4OneSettings
+from trainer.parallel import all_sum, rank, world_size
+from trainer.queue import NeighbourQueue, QueueSettings
+
+ROWS = 8  # of the global batch
+ONLY_NEIGHBOUR = {"centroid_weight": 0, "feature_weight": 0}
+ONLY_CENTROID = {"neighbour_weight": 0, "feature_weight": 0}
+ONLY_FEATURE = {"neighbour_weight": 0, "centroid_weight": 0}
+ONE_WAY = {"symmetric": False}
+SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
+    "published": ({}, 0),
+    "weights": ({"neighbour_weight": 0.3, "centroid_weight": 0.7, "feature_weight": 1.1}, 0),
+    "no neighbour": ({"neighbour_weight": 0}, 0),
+    "no centroid": ({"centroid_weight": 0}, 0),
+    "no feature": ({"feature_weight": 0}, 0),
+    "only neighbour": (ONLY_NEIGHBOUR, 0),
+    "only centroid": (ONLY_CENTROID, 0),
+    "only feature": (ONLY_FEATURE, 0),
+    "one neighbour": ({"neighbours": 1}, 0),
+    "three neighbours": ({"neighbours": 3}, 0),
+    "shallow": ({"transformer_depth": 1, "transformer_heads": 2}, 0),
+    "no positions": ({"positional_encoding": "none"}, 0),
+    "positions of the paper": ({"positional_encoding": "sequence_axis"}, 0),
+    "small embedding": ({"embedding": 4}, 0),
+    "both views enter": ({"queue_views": "both"}, 0),
+    "features of a rank": ({"feature_scope": "rank"}, 0),
+    "one way": (ONE_WAY, 0),
+    "one way, only neighbour": (ONE_WAY | ONLY_NEIGHBOUR, 0),
+    "one way, only neighbour, both views enter": (ONE_WAY | ONLY_NEIGHBOUR | {"queue_views": "both"}, 0),
+    "one way, only centroid": (ONE_WAY | ONLY_CENTROID, 0),
+    "one way, only feature": (ONE_WAY | ONLY_FEATURE, 0),
+    "small views": ({}, 3),
+    "small views, no centroid": ({"centroid_weight": 0}, 2),
+    "small views, one way": (ONE_WAY, 3),
+}
+"""Settings that differ from the published ones, and small views."""
+
+
+class Found(NamedTuple):
+    result: Result
+    parts: Tensors
+    """Means over the ranks."""
+    queue: Tensors
+
+
+def settings_of(name: str) -> All4OneSettings:
+    sizes = {"projector_hidden": 16, "predictor_hidden": 16, "embedding": 8, "transformer_heads": 4}
+    shared = {"transformer_dropout": 0, "feature_scope": "global", "queue": QueueSettings(length=50)}
+    return All4OneSettings(**sizes | shared | SWITCHES[name][0])
+
+
+def make(name: str) -> All4One:
+    """The method in float64, with a momentum copy that has gone another way than what it follows."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 10), nn.BatchNorm1d(10), nn.Tanh()
+    )
+    network.feature_dim = 10
+    method = settings_of(name).build(cast(Backbone, network), 0).double()
+    with torch.no_grad():
+        for parameter in method.momentum.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return method
+
+
+def images(name: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    sizes = [4, 4] + [2] * SWITCHES[name][1]
+    return [torch.randn(ROWS, 3, s, s, generator=generator, dtype=torch.float64) for s in sizes]
+
+
+def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    half = x.shape[-1] // 2
+    pooled = x.reshape(len(x), 3, 2, half, 2, half).mean((3, 5)).reshape(len(x), 12)
+    features = norm(p, f"{copy}backbone.3", linear(p, f"{copy}backbone.2", pooled)).tanh()
+    return norm(p, f"{copy}projector.7", three(p, f"{copy}projector", features))
+
+
+def layer_norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return scaled * p[f"{layer}.weight"] + p[f"{layer}.bias"]
+
+
+def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
+    """[k, D] -> [D]: the whole encoder on one sequence, all its tokens."""
+    x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
+    size = s.embedding // s.transformer_heads
+    for depth in range(s.transformer_depth):
+        layer = f"transformer.layers.{depth}"
+        weight, bias = p[f"{layer}.self_attn.in_proj_weight"], p[f"{layer}.self_attn.in_proj_bias"]
+        q, k, v = (x @ weight.T + bias).chunk(3, dim=1)
+        heads = []
+        for h in range(s.transformer_heads):
+            own = slice(h * size, (h + 1) * size)
+            scores = (q[:, own] @ k[:, own].T / size**0.5).exp()
+            heads.append(scores / scores.sum(1, keepdim=True) @ v[:, own])
+        x = layer_norm(p, f"{layer}.norm1", x + linear(p, f"{layer}.self_attn.out_proj", torch.cat(heads, 1)))
+        hidden = linear(p, f"{layer}.linear1", x).clamp(min=0)
+        x = layer_norm(p, f"{layer}.norm2", x + linear(p, f"{layer}.linear2", hidden))
+    return x[0]
+
+
+def feature(keys: list[Tensor], z: list[Tensor], directions: list[tuple[int, int]]) -> Tensor:
+    on, off = [], []
+    for i, j in directions:
+        for a in range(z[j].shape[1]):
+            for b in range(z[j].shape[1]):
+                x, y = keys[i][:, a], z[j][:, b]
+                cosine = (x @ y) / (x.norm() * y.norm())
+                (on if a == b else off).append((cosine - int(a == b)) ** 2)
+    return 10 * (0.5 * torch.stack(on).mean().sqrt() + 0.5 * torch.stack(off).mean().sqrt())
+
+
+def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
+    """The contrasts that have a weight, and the keys of the two global views."""
+    s, views = settings_of(name), images(name)
+    keys = [unit(embedding(p, x, "momentum.")) for x in views[:2]]
+    z = [embedding(p, x) for x in views]
+    directions = [(0, 1), (1, 0)] if s.symmetric else [(0, 1)]
+    neighbours = []
+    if s.neighbour_weight or s.centroid_weight:
+        for key in keys:
+            order = (key @ p["queue.rows"].T).argsort(dim=1, descending=True)
+            neighbours.append(p["queue.rows"][order[:, : s.neighbours]])  # [B, k, D]
+    parts: Tensors = {}
+    if s.neighbour_weight:
+        parts["neighbour"] = torch.stack(
+            [
+                cross_entropy(unit(neighbours[i][:, 0]) @ unit(two(p, "neighbour_predictor", z[j])).T / 0.2)
+                for i, _ in directions
+                for j in range(len(views))
+                if j != i
+            ]
+        ).mean()
+    if s.centroid_weight:
+        losses = []
+        for i, other in directions:
+            targets = torch.stack([centroid(p, s, rows) for rows in neighbours[i]])
+            for j in range(len(views)):
+                if j == i:
+                    continue
+                predicted = two(p, "centroid_predictor", z[j])
+                follow = neighbours[other][:, :-1]  # of the prediction's own view where it is a global one
+                made = [
+                    centroid(p, s, torch.cat([q[None], rows]))
+                    for q, rows in zip(predicted, follow, strict=True)
+                ]
+                losses.append(cross_entropy(unit(targets) @ unit(torch.stack(made)).T / 0.1))
+        parts["centroid"] = torch.stack(losses).mean()
+    if s.feature_weight:
+        groups = [slice(r * ROWS // ranks, (r + 1) * ROWS // ranks) for r in range(ranks)]
+        if s.feature_scope == "global":
+            groups = [slice(None)]
+        parts["feature"] = torch.stack(
+            [feature([k[g] for k in keys], [v[g] for v in z], directions) for g in groups]
+        ).mean()
+    return parts, keys
+
+
+def expected(name: str, ranks: int) -> Found:
+    method, s = make(name), settings_of(name)
+    tensors = {n: t.detach().clone() for n, t in method.state_dict().items()}
+    learn = [n for n, p in method.named_parameters() if p.requires_grad]
+    for n in learn:
+        tensors[n].requires_grad_()
+    parts, keys = straight(tensors, name, ranks)
+    loss = sum((getattr(s, f"{part}_weight") * value for part, value in parts.items()), torch.zeros(()))
+    gradients = torch.autograd.grad(loss, [tensors[n] for n in learn])
+    queue: Tensors = {}
+    if method.queue is not None:
+        entering = torch.cat(keys if s.queue_views == "both" else keys[:1])
+        rows, ids = tensors["queue.rows"].clone(), tensors["queue.ids"].clone()
+        rows[: len(entering)], ids[: len(entering)] = entering, torch.arange(len(entering)) % ROWS
+        queue = {"rows": rows, "ids": ids, "head": torch.tensor(len(entering))}
+    return Found(Result(loss.detach(), dict(zip(learn, gradients, strict=True))), parts, queue)
+
+
+def computed(name: str) -> Found:
+    """What this rank's method makes of its rows, and the engine of all ranks' gradients."""
+    method = make(name)
+    synchronise_batch_norm(method, torch.device("cpu"))
+    own = slice(rank() * ROWS // world_size(), (rank() + 1) * ROWS // world_size())
+    ids = torch.arange(ROWS)[own]
+    out = method([x[own] for x in images(name)], torch.full_like(ids, -1), ids)
+    out.loss.backward()
+    method.after_backward()
+    gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    mean = {n: all_sum(g) / world_size() for n, g in gradients.items()}
+    parts = {n: all_sum(v) / world_size() for n, v in out.parts.items() if f"{n}_weight" in SIZED}
+    queue = method.queue
+    state = {n: getattr(queue, n) for n in ("rows", "ids", "head")} if queue is not None else {}
+    return Found(Result(all_sum(out.loss.detach()) / world_size(), mean), parts, state)
+
+
+SIZED = {"neighbour_weight", "centroid_weight", "feature_weight"}
+
+
+def all_computed() -> dict[str, Found]:
+    return {name: computed(name) for name in SWITCHES}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return run_as_ranks(all_computed, 2, tmp_path_factory.mktemp("ranks"), ())
+
+
+def assert_found(found: Found, wanted: Found) -> None:
+    assert_same(found.result, wanted.result)
+    assert found.parts.keys() == wanted.parts.keys()
+    for n, value in {**wanted.parts, **wanted.queue}.items():
+        torch.testing.assert_close({**found.parts, **found.queue}[n], value, rtol=0, atol=1e-9, msg=n)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_one_process_computes_the_formula(name: str) -> None:
+    assert_found(computed(name), expected(name, 1))
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_two_ranks_compute_the_formula_of_the_whole_batch(on_two_ranks, name: str) -> None:
+    wanted = expected(name, 2)
+    for result in on_two_ranks:
+        assert_found(result[name], wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [
+        ("published", set()),
+        ("no neighbour", {"neighbour_predictor"}),
+        ("no centroid", {"centroid_predictor", "transformer"}),
+        ("no feature", set()),
+        ("only feature", {"neighbour_predictor", "centroid_predictor", "transformer", "queue"}),
+    ],
+)
+def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> None:
+    whole = {
+        "backbone",
+        "projector",
+        "neighbour_predictor",
+        "centroid_predictor",
+        "transformer",
+        "momentum",
+        "queue",
+    }
+    assert {n for n, _ in make(name).named_children()} == whole - absent
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "searches", "online"),
+    [
+        ("published", [4, 4], [(2, 5)], [4, 4]),
+        ("no centroid", [4, 4], [(2, 1)], [4, 4]),
+        ("only feature", [4, 4], [], [4, 4]),
+        ("one way", [4, 4], [(2, 5)], [4]),
+        ("one way, only neighbour", [4], [(1, 1)], [4]),
+        ("one way, only neighbour, both views enter", [4, 4], [(1, 1)], [4]),
+        ("one way, only feature", [4], [], [4]),
+        ("small views", [4, 4], [(2, 5)], [4, 4, 2, 2, 2]),
+        ("small views, one way", [4, 4], [(2, 5)], [4, 2, 2, 2]),
+    ],
+)
+def test_nothing_is_computed_that_no_loss_needs(
+    name: str, keys: list[int], searches: list[tuple[int, int]], online: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    calls: list[tuple[int, int]] = []
+    nearest = NeighbourQueue.nearest
+    monkeypatch.setattr(
+        NeighbourQueue, "nearest", lambda q, x, k: calls.append((len(x), k)) or nearest(q, x, k)
+    )
+    method, seen = make(name), dict[str, list[int]](online=[], momentum=[])
+    for part, backbone in method.evaluation_backbones().items():
+        backbone.register_forward_hook(lambda m, i, o, part=part: seen[part].append(i[0].shape[-1]))
+    method(images(name), torch.full((ROWS,), -1), torch.arange(ROWS))
+    assert (seen["momentum"], calls, seen["online"]) == (keys, searches, online)
+
+
+def messages() -> dict[str, list[tuple[int, ...]]]:
+    found = {}
+    send = torch.distributed.all_gather_single
+    for name in SWITCHES:
+        shapes: list[tuple[int, ...]] = []
+
+        def counted(out: Tensor, x: Tensor, shapes: Any = shapes, **options: bool) -> object:
+            shapes.append(tuple(x.shape))
+            return send(out, x, **options)
+
+        torch.distributed.all_gather_single = counted
+        method = make(name).float()
+        out = method([x.float() for x in images(name)], torch.full((ROWS,), -1), torch.arange(ROWS))
+        out.loss.backward()
+        method.after_backward()
+        found[name] = shapes
+    return found
+
+
+def test_messages_hold_what_the_contrasts_need_and_no_more(run_ranks) -> None:
+    one_view, both_views = (ROWS, 8 + 4), (ROWS, 2 * 8 + 4)  # words of keys, a label and an id
+    for found in run_ranks(messages, 2):
+        assert found["published"] == [one_view, (ROWS, 4 * 8)]
+        assert found["both views enter"] == [both_views, (ROWS, 4 * 8)]
+        assert found["only neighbour"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
+        assert found["one way"] == [one_view, (ROWS, 2 * 8)]
+        assert found["only feature"] == found["one way, only feature"] == []
+        assert found["small views"] == [one_view, (ROWS, (5 + 2 + 2 * 3) * 8)]
+
+
+def test_settings_that_leave_nothing_to_learn_from_are_refused() -> None:
+    with pytest.raises(ValueError, match="one of neighbour_weight, centroid_weight and feature_weight"):
+        All4OneSettings(**ONLY_FEATURE | {"feature_weight": 0})
+
+
+def test_what_is_off_restricts_nothing() -> None:
+    All4OneSettings(centroid_weight=0, embedding=10)
+    All4OneSettings(**ONLY_FEATURE, queue=QueueSettings(length=1))
+    assert str(All4OneSettings().num_views) == "at least 2"
+    assert str(All4OneSettings(**ONLY_FEATURE).num_views) == "2"
