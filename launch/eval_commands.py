@@ -27,6 +27,28 @@ def evaluate(
         bool,
         typer.Option("--linear-fast", help="Logistic regression by L-BFGS on features that are made once."),
     ] = False,
+    low_shot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1%,10%", help="Logistic regression on shares of the training set, several subsets of each."
+        ),
+    ] = None,
+    low_shot_seeds: Annotated[int, typer.Option(min=2, help="Subsets of each share.")] = 5,
+    linear: Annotated[
+        bool,
+        typer.Option(
+            "--linear", help="The published protocol: linear classifiers trained by SGD on crops and flips."
+        ),
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Of --linear.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a step of --linear, of all processes.")] = 256,
+    learning_rates: Annotated[
+        str,
+        typer.Option(
+            metavar="0.1,1,10", help="Of --linear, for each 256 images of the batch: all are tried in one pass."
+        ),
+    ] = "0.1,0.2,0.5,1,2,5,10,30",
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     train_set: Annotated[
         str | None,
         typer.Option("--train", help="Labelled shards to learn from; the run's own if not given."),
@@ -40,17 +62,24 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge a frozen backbone; without a judge, by --knn and --linear-fast.
 
-    What earlier evaluations of the same checkpoint and sets found stays in eval.json.
+    What earlier evaluations of the same checkpoint and sets found stays in eval.json. --linear goes on where it was
+    killed when the same command is given again.
     """
-    ks = parse_ks(knn_k)
-    from launch.evaluate import EvalJob, evaluate_backbone
+    ks, shares = parse_ks(knn_k), parse_shares(low_shot) if low_shot is not None else ()
+    rates = parse_rates(learning_rates)
+    from launch.evaluate import EvalJob
+    from launch.evaluate import evaluate as judge
     from trainer.evaluation.judges import Judges
+    from trainer.evaluation.protocol import LinearProtocol
 
-    none = not (knn or retrieval or linear_fast)
-    judges = Judges(knn=ks if knn or none else (), retrieval=retrieval, linear_fast=linear_fast or none)
-    evaluate_backbone(
-        EvalJob(source=source, judges=judges, train=train_set, validation=validation_set, out=out)
-    )
+    none = not (knn or retrieval or linear_fast or shares or linear)
+    protocol = LinearProtocol(epochs=epochs, batch=batch, learning_rates=rates)
+    judges = Judges(
+        knn=ks if knn or none else (), retrieval=retrieval, linear_fast=linear_fast or none, low_shot=shares,
+        low_shot_seeds=low_shot_seeds, linear=protocol if linear else None,
+    )  # fmt: skip
+    job = EvalJob(source=source, judges=judges, train=train_set, validation=validation_set, out=out)
+    raise typer.Exit(judge(job, nproc))
 
 
 def parse_ks(text: str) -> tuple[int, ...]:
@@ -61,3 +90,36 @@ def parse_ks(text: str) -> tuple[int, ...]:
             f"{text!r} is no list of numbers from 1", where="--knn-k", fix="give it as in --knn-k 10,20,200"
         )
     return tuple(sorted({int(part) for part in parts}))
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Shares in (0, 1), smallest first, from `1%,10%`. Raises UserError."""
+    shares = set()
+    for part in text.split(","):
+        number = part.strip().removesuffix("%")
+        try:
+            share = float(number) / 100 if part.strip().endswith("%") else 0.0
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            raise UserError(
+                f"{part.strip()!r} is no share of a set: a number of per cent above 0 and below 100",
+                where="--low-shot",
+                fix="give it as in --low-shot 1%,10%",
+            )
+        shares.add(share)
+    return tuple(sorted(shares))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Learning rates, smallest first, from `0.1,1,10`. Raises UserError."""
+    try:
+        rates = {float(part) for part in text.split(",")}
+    except ValueError:
+        rates = set()
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise UserError(
+            f"{text!r} is no list of numbers above 0", where="--learning-rates",
+            fix="give it as in --learning-rates 0.1,1,10",
+        )  # fmt: skip
+    return tuple(sorted(rates))

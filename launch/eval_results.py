@@ -23,12 +23,13 @@ class Results:
     Args:
         path: the file.
         facts: source, checkpoint, weights, train, validation and images.
+        quiet: whether nothing is said of what is replaced.
 
     Raises:
         UserError: the file holds something else.
     """  # fmt: skip
 
-    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, path: Path, facts: dict[str, Any], *, quiet: bool = False) -> None:
         self.path = path
         self.found: dict[str, Any] = {**facts, "backbones": {}}
         """What the file holds once `write` is called."""
@@ -37,7 +38,7 @@ class Results:
         other = [name for key, name in SAME.items() if before.get(key) != facts[key]]
         if not other:
             self.found["backbones"] = before["backbones"]
-        elif any(before["backbones"].values()):
+        elif any(before["backbones"].values()) and not quiet:
             judges = sorted({judge for judged in before["backbones"].values() for judge in judged})
             print(
                 f"replacing {path}: what it says ({', '.join(judges)}) is of other {', '.join(other)}; "
@@ -96,6 +97,8 @@ def _title(found: dict[str, Any]) -> str:
 
 
 def _interval(result: dict[str, Any], images: int) -> str:
+    if "top1_std" in result:
+        return f"deviation {_percent(result['top1_std'])} of {len(result['subsets'])} subsets"
     low, high = wilson_interval(result["top1"], images)
     return f"{_percent(low)} to {_percent(high)}"
 

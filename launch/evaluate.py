@@ -3,21 +3,26 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from data_pipelines.errors import UserError
 from data_pipelines.loader import EvalLoader
+from data_pipelines.reader import share_of_cores
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards import ShardSet
 from launch.eval_results import Results
+from launch.local import launch
 from trainer.backbones import Backbone
+from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import Features, extract
-from trainer.evaluation.judges import Judges, judge_features, require_neighbours
+from trainer.evaluation.judges import Judges, judge_features, require_enough
+from trainer.evaluation.protocol import linear_protocol
+from trainer.parallel import all_sum, rank, world_size
 from trainer.trained import Trained, load_backbones
 
 
@@ -47,8 +52,29 @@ class EvalJob(Settings):
         return path.with_name(f"{path.name}.eval.json")
 
 
+def evaluate(job: EvalJob, nproc: int) -> int:
+    """Judge with N processes on this machine. Returns the exit code.
+
+    Raises:
+        UserError: as `evaluate_backbone`, or more processes than GPUs.
+    """
+    if nproc == 1:
+        evaluate_backbone(job)
+        return 0
+    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
+            fix=f"--nproc {torch.cuda.device_count()} or fewer",
+        )
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
+    return launch("launch.eval_worker", [job.model_dump_json()], nproc=nproc, logs=logs)
+
+
 def evaluate_backbone(job: EvalJob) -> None:
     """Judge every backbone of a run, or the one of an exported file; what each judge finds is written at once.
+
+    Every rank of a process group calls alike, and the first one writes and prints.
 
     Raises:
         UserError: no such source, or sets that are missing, unlabelled or of different classes.
@@ -63,22 +89,37 @@ def evaluate_backbone(job: EvalJob) -> None:
             where=validation_set.folder,
             fix="give sets of the same classes",
         )
-    require_neighbours(job.judges.knn, torch.from_numpy(train_set.index["label"].astype("int64")))
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    train_labels = train_set.index["label"].astype(np.int64)
+    require_enough(job.judges, train_labels, train_set.classes)
+    torch.set_num_threads(share_of_cores())
     facts: dict[str, Any] = {
         "source": str(job.source), "checkpoint": trained.recipe.source, "weights": fingerprint(trained.backbones),
         "train": str(train_set.folder), "validation": str(validation_set.folder),
         "images": int((validation_set.index["label"] >= 0).sum()),
     }  # fmt: skip
-    results = Results(job.place, facts)
-    if job.judges.of_features:
-        bank, queries = _features(trained, train_set), _features(trained, validation_set)
-        results.found["images"] = int((queries.labels >= 0).sum())
-        for name, judge, result in judge_features(job.judges, bank, queries, train_set.num_classes):
-            results.add(name, judge, result)
+    results, progress = Results(job.place, facts, quiet=rank() > 0), EvalProgress(rank() == 0)
+
+    def note(backbone: str, judge: str, result: dict[str, Any]) -> None:
+        results.add(backbone, judge, result)
+        if rank() == 0:
             results.write()
-    results.show()
-    print(f"wrote {results.path}")
+
+    if job.judges.of_features:
+        bank, queries = (_features(trained, shards, progress) for shards in (train_set, validation_set))
+        results.found["images"] = int(all_sum((queries.labels >= 0).sum().cpu()))
+        for judged in judge_features(job.judges, bank, queries, train_labels, train_set.classes):
+            note(*judged)
+        del bank, queries
+    if job.judges.linear is not None:
+        state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
+        for name, result in linear_protocol(
+            trained.backbones, train_set, validation_set, settings, job.judges.linear,
+            weights=facts["weights"], state=state, progress=progress,
+        ):  # fmt: skip
+            note(name, "linear", result)
+    if rank() == 0:
+        results.show()
+        print(f"wrote {results.path}")
 
 
 def fingerprint(backbones: Mapping[str, Backbone]) -> str:
@@ -97,15 +138,15 @@ def _labelled(folder: Path | str | None, settings: DataSettings, option: str) ->
             "the recipe names no labelled set for this", where=option, fix=f"give one with {option} SHARDS"
         )
     shards = ShardSet.open(folder, settings)
-    if shards.num_classes == 0:
+    if shards.num_classes == 0 or not (shards.index["label"] >= 0).any():
         raise UserError("has no labels", where=folder, fix=f"give a labelled set with {option} SHARDS")
     return shards
 
 
-def _features(trained: Trained, shards: ShardSet) -> Features:
+def _features(trained: Trained, shards: ShardSet, progress: EvalProgress) -> Features:
     device = next(next(iter(trained.backbones.values())).parameters()).device
-    loader = EvalLoader(shards, trained.recipe.data, rank=0, world_size=1, batch=256, device=device)
-    console = Console(stderr=True)
-    with loader, Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"features of {shards.folder}", total=len(loader))
-        return extract(trained.backbones, loader, advance=lambda: bar.advance(task))
+    loader = EvalLoader(
+        shards, trained.recipe.data, rank=rank(), world_size=world_size(), batch=256, device=device
+    )
+    with loader, progress.task(f"features of {shards.folder}", len(loader)) as advance:
+        return extract(trained.backbones, loader, advance=lambda: advance(""))

@@ -4,13 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from trainer.evaluation.features import Features
+from data_pipelines.subsets import low_shot_subset
+from trainer.evaluation.features import Features, OneBackbone, gather_features
 from trainer.evaluation.knn import knn_accuracies
 from trainer.evaluation.linear import linear_probe
+from trainer.evaluation.low_shot import low_shot
+from trainer.evaluation.protocol import LinearProtocol
 from trainer.evaluation.retrieval import retrieval
 
 TEMPERATURE = 0.07
@@ -26,11 +30,17 @@ class Judges(Settings):
     """Whether validation images look for those of their own class."""
     linear_fast: bool = False
     """Whether a linear classifier is fitted to features that are made once."""
+    low_shot: tuple[float, ...] = ()
+    """Shares of the training set, in (0, 1), to each of which a linear classifier is fitted."""
+    low_shot_seeds: int = 5
+    """Subsets of each share."""
+    linear: LinearProtocol | None = None
+    """How linear classifiers are trained on augmented images."""
 
     @property
     def of_features(self) -> bool:
         """Whether any judge needs features of both sets."""
-        return bool(self.knn) or self.retrieval or self.linear_fast
+        return bool(self.knn or self.low_shot) or self.retrieval or self.linear_fast
 
 
 class Judged(NamedTuple):
@@ -42,41 +52,76 @@ class Judged(NamedTuple):
     """Its figures and its settings."""
 
 
-def judge_features(judges: Judges, bank: Features, queries: Features, num_classes: int) -> Iterator[Judged]:
+def judge_features(
+    judges: Judges, bank: Features, queries: Features, index_labels: NDArray[np.int64], classes: Sequence[str]
+) -> Iterator[Judged]:
     """Ask all judges of features; every rank calls with its own shares, and gets the results of the whole.
+
+    kNN and retrieval share their work among the ranks. Linear classifiers of cached features take seconds on what takes
+    minutes to make: every rank fits them to all features.
 
     Args:
         judges: which to ask.
         bank: features of the training set.
         queries: features of the validation set.
-        num_classes: of both sets.
+        index_labels: `[N]` classes of all rows of the training set's index.
+        classes: names of the classes of both sets.
 
     Raises:
-        UserError: features or labels that cannot be judged, such as fewer training images than neighbours.
+        UserError: features or labels that cannot be judged, such as a share that leaves a class without an image.
     """
-    for name, rows in queries.by_backbone.items():
-        sets = bank.by_backbone[name], bank.labels, rows, queries.labels
-        yield from (Judged(name, judge, result) for judge, result in _of_one(judges, sets, num_classes))
+    for name in bank.by_backbone:
+        for judge, result in _by_shares(judges, bank.of(name), queries.of(name), len(classes)):
+            yield Judged(name, judge, result)
+        if judges.linear_fast or judges.low_shot:
+            whole = gather_features(bank.of(name)), gather_features(queries.of(name))
+            for judge, result in _by_all(judges, *whole, index_labels, classes):
+                yield Judged(name, judge, result)
 
 
-def _of_one(
-    judges: Judges, sets: tuple[Tensor, Tensor, Tensor, Tensor], num_classes: int
+def _by_shares(
+    judges: Judges, bank: OneBackbone, queries: OneBackbone, num_classes: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if judges.knn:
-        found = knn_accuracies(*sets, ks=judges.knn, temperature=TEMPERATURE, num_classes=num_classes)
+        found = knn_accuracies(
+            bank.rows, bank.labels, queries.rows, queries.labels, ks=judges.knn, temperature=TEMPERATURE,
+            num_classes=num_classes,
+        )  # fmt: skip
         for k, accuracy in found.items():
             yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
     if judges.retrieval:
-        seen = retrieval(*sets[2:], num_classes=num_classes)
+        seen = retrieval(queries.rows, queries.labels, num_classes=num_classes)
         recall = {f"recall_at_{k}": share for k, share in seen.recall.items()}
         yield "retrieval", {"map": seen.map, **recall, "queries": seen.queries}
+
+
+def _by_all(
+    judges: Judges, bank: OneBackbone, queries: OneBackbone, index_labels: NDArray[np.int64],
+    classes: Sequence[str],
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    test = queries.rows, queries.labels
     if judges.linear_fast:
-        yield "linear_fast", asdict(linear_probe(*sets, num_classes=num_classes, seed=0)) | {"seed": 0}
+        probe = linear_probe(bank.rows, bank.labels, *test, num_classes=len(classes), seed=0)
+        yield "linear_fast", asdict(probe) | {"seed": 0}
+    for share in judges.low_shot:
+        few = low_shot(
+            *bank, *test, share=share, seeds=range(judges.low_shot_seeds), index_labels=index_labels,
+            classes=classes,
+        )  # fmt: skip
+        yield f"low_shot_{100 * share:g}%", asdict(few)
 
 
-def require_neighbours(ks: Sequence[int], labels: Tensor) -> None:
-    """Raise a UserError where a set's labels `[N]`, -1 for none, are fewer than the neighbours that shall vote."""
-    count = int((labels >= 0).sum())
+def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Raise a UserError where a training set is too small for what is asked, before its features are made.
+
+    Args:
+        judges: what is asked.
+        labels: `[N]` classes of all rows of its index, -1 where unlabelled.
+        classes: their names.
+    """
+    ks, count = judges.knn, int((labels >= 0).sum())
+    for share in judges.low_shot:
+        low_shot_subset(labels, share, 0, classes=classes)
     if max(ks, default=0) > count:
         raise UserError(
             f"{max(ks)} neighbours cannot vote: the training set has {count} labelled images",

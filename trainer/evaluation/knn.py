@@ -116,7 +116,7 @@ def _nearest(queries: Tensor, bank: Tensor, bank_labels: Tensor, k: int) -> tupl
     """Similarity and label `[c, k]` of the k samples of all ranks' banks nearest to this rank's queries `[c, F]`."""
     similarity, labels = (
         gather(found).view(world_size(), world_size(), len(queries), k)[:, rank()].transpose(0, 1).flatten(1)
-        for found in _nearest_here(gather(queries), bank, bank_labels, k)
+        for found in nearest_here(gather(queries), bank, bank_labels, k)
     )  # [c, world * k]
     by_label = labels.argsort(dim=1, stable=True)
     similarity, labels = similarity.take_along_dim(by_label, 1), labels.take_along_dim(by_label, 1)
@@ -124,7 +124,7 @@ def _nearest(queries: Tensor, bank: Tensor, bank_labels: Tensor, k: int) -> tupl
     return similarity.take_along_dim(nearest, 1), labels.take_along_dim(nearest, 1)
 
 
-def _nearest_here(queries: Tensor, bank: Tensor, bank_labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_here(queries: Tensor, bank: Tensor, bank_labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Similarity and label `[q, k]` of the k samples of this rank's bank `[n, F]` nearest to each query `[q, F]`.
 
     Where the bank has fewer, samples of similarity -inf follow.

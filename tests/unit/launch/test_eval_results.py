@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.eval_commands import parse_ks
+from launch.eval_commands import parse_ks, parse_rates, parse_shares
 from launch.eval_results import Results
 
 FACTS = {
@@ -57,9 +57,10 @@ def test_tables_show_every_judge(tmp_path, capsys, monkeypatch):
     results = Results(tmp_path / "eval.json", FACTS)
     results.add("online", "knn_20", KNN)
     results.add("online", "retrieval", RETRIEVAL)
+    results.add("online", "low_shot_1%", {"top1": 0.25, "top1_std": 0.0125, "top5": 1.0, "subsets": [{}] * 5})
     results.show()
     shown = capsys.readouterr().out
-    for figure in ("50.00", "43.14 to 56.86", "90.00", "25.00", "75.00", "87.50"):
+    for figure in ("50.00", "43.14 to 56.86", "90.00", "25.00", "75.00", "87.50", "1.25 of 5 subsets"):
         assert figure in shown
 
 
@@ -72,3 +73,24 @@ def test_numbers_of_neighbours(text, ks):
 def test_no_numbers_of_neighbours(text):
     with pytest.raises(UserError, match="--knn-k"):
         parse_ks(text)
+
+
+@pytest.mark.parametrize(("text", "shares"), [("1%", (0.01,)), ("10%, 0.5%,10%", (0.005, 0.1))])
+def test_shares(text, shares):
+    assert parse_shares(text) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0%", "100%", "1%,", "nan%", "x%", "-1%", "1%;2%"])
+def test_no_shares(text):
+    with pytest.raises(UserError, match="--low-shot"):
+        parse_shares(text)
+
+
+def test_learning_rates():
+    assert parse_rates("1,0.1, 30,1") == (0.1, 1, 30)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "-1", "1,,2", "nan", "inf"])
+def test_no_learning_rates(text):
+    with pytest.raises(UserError, match="--learning-rates"):
+        parse_rates(text)

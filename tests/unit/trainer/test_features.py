@@ -4,19 +4,15 @@ import io
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from noise_sets import DATA, make_set
 from safetensors.torch import save_file
 from torch import nn
 
-from data_pipelines.build import BuildOptions, build
 from data_pipelines.errors import UserError
 from data_pipelines.loader import EvalLoader
-from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Item, Source
 from launch.evaluate import EvalJob, evaluate_backbone
 from trainer.backbones import BackboneSettings, build_backbone
 from trainer.config import Config
@@ -26,23 +22,6 @@ from trainer.evaluation.judges import Judges
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.parallel import rank, world_size
 from trainer.trained import METADATA_KEY, Recipe
-
-VIEW = ViewSettings(size=16)
-DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)
-
-
-def make_set(folder, count=20, classes=("dark", "light")):
-    """Noise of 16 x 16 pixels, brighter in the second class."""
-    rng = np.random.default_rng(count)
-    items = []
-    for number in range(count):
-        label = number % len(classes)
-        file = io.BytesIO()
-        pixels = rng.integers(100 * label, 100 * label + 100, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, "PNG")
-        items.append(Item(f"image-{number:03d}", file.getvalue(), label))
-    build(Source(items, classes), folder, BuildOptions(shard_samples=8))
-    return folder
 
 
 def spoil(folder, samples):

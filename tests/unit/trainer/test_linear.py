@@ -85,6 +85,16 @@ def test_digits(digits):
     assert 0.95 < found.train_top1 <= 1
 
 
+def test_the_probe_is_scikit_learn_s_classifier_of_the_same_penalty(digits):
+    train, labels, test, test_labels = digits
+    found = linear_probe(train, labels, test, test_labels, num_classes=10, seed=0)
+    mean, std = train.mean(0), train.std(0, correction=0)
+    std[std == 0] = 1
+    other = LogisticRegression(C=1 / (found.l2 * len(labels)), tol=1e-6, max_iter=5000)
+    score = other.fit((train - mean) / std, labels).score((test - mean) / std, test_labels)
+    assert found.top1 == pytest.approx(score, abs=0.005)
+
+
 def test_the_same_seed_gives_the_same_result_and_the_test_set_chooses_nothing(digits):
     train, labels, test, test_labels = digits
     first = linear_probe(train, labels, test, test_labels, num_classes=10, seed=3)

@@ -1,0 +1,29 @@
+"""Sets of tiny noisy images whose classes differ in brightness."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.build import BuildOptions, build
+from data_pipelines.settings import DataSettings, ViewSettings
+from data_pipelines.sources import Item, Source
+
+VIEW = ViewSettings(size=16)
+DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)
+
+
+def make_set(folder: Path, count: int = 20, classes: Sequence[str] = ("dark", "light")) -> Path:
+    """Noise of 16 x 16 pixels, brighter in the second class."""
+    rng = np.random.default_rng(count)
+    items = []
+    for number in range(count):
+        label = number % len(classes)
+        file = io.BytesIO()
+        pixels = rng.integers(100 * label, 100 * label + 100, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "PNG")
+        items.append(Item(f"image-{number:03d}", file.getvalue(), label))
+    build(Source(items, classes), folder, BuildOptions(shard_samples=8))
+    return folder

@@ -1,0 +1,82 @@
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from data_pipelines.errors import UserError
+from data_pipelines.subsets import low_shot_subset
+from trainer.evaluation.features import OneBackbone, gather_features
+from trainer.evaluation.judges import Judges, require_enough
+from trainer.evaluation.linear import linear_probe
+from trainer.evaluation.low_shot import low_shot
+from trainer.parallel import rank, world_size
+
+CLASSES = [str(n) for n in range(10)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    features, labels = load_digits(return_X_y=True)
+    features, labels = torch.from_numpy(features).float(), torch.from_numpy(labels)
+    train = features[:600], labels[:600], torch.arange(600)
+    return train, (features[600:], labels[600:]), labels[:600].numpy()
+
+
+def test_the_result_is_that_of_the_probes_on_its_subsets(digits):
+    train, test, index = digits
+    found = low_shot(*train, *test, share=0.05, seeds=range(3), index_labels=index, classes=CLASSES)
+    alone = []
+    for seed in range(3):
+        rows = np.flatnonzero(low_shot_subset(index, 0.05, seed, classes=CLASSES))
+        probe = linear_probe(train[0][rows], train[1][rows], *test, num_classes=10, seed=seed)
+        alone.append(probe.top1)
+        assert found.training_images == len(rows) == 30
+    assert [subset["top1"] for subset in found.subsets] == alone
+    assert found.top1 == pytest.approx(statistics.mean(alone))
+    assert found.top1_std == pytest.approx(float(np.std(alone, ddof=1)))
+    assert found.top1_std > 0
+    assert found.top1 < linear_probe(*train[:2], *test, num_classes=10, seed=0).top1
+
+
+def test_a_sample_that_cannot_be_read_is_missing_and_changes_no_other(digits):
+    (features, labels, ids), test, index = digits
+    chosen = np.flatnonzero(low_shot_subset(index, 0.1, 0, classes=CLASSES))
+    other = np.setdiff1d(np.arange(600), chosen)[0]
+    keep = torch.arange(600) != other
+    options = {"share": 0.1, "seeds": [0, 0], "index_labels": index, "classes": CLASSES}
+    whole = low_shot(features, labels, ids, *test, **options)
+    assert low_shot(features[keep], labels[keep], ids[keep], *test, **options) == whole
+
+
+def ranks_gather(count):
+    """Rank r made the features of samples r, r + world, …; sample n has features n and n + 1/2."""
+    ids = torch.tensor(range(rank(), count, world_size()), dtype=torch.int64)
+    return gather_features(OneBackbone(torch.stack([ids, ids + 0.5], 1), ids % 3, ids))
+
+
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
+    ids = torch.arange(count)
+    for rows, labels, own in run_ranks(ranks_gather, 3, count):
+        assert own.equal(ids)
+        assert labels.equal(ids % 3)
+        assert rows.equal(torch.stack([ids, ids + 0.5], 1))
+
+
+@pytest.mark.parametrize(
+    ("judges", "message"),
+    [(Judges(knn=(5, 601)), "600 labelled images"), (Judges(low_shot=(0.5, 0.001)), "without one")],
+)
+def test_a_set_that_is_too_small_is_refused_before_its_features_are_made(digits, judges, message):
+    with pytest.raises(UserError, match=message):
+        require_enough(judges, digits[2], CLASSES)

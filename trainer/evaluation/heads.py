@@ -1,0 +1,98 @@
+"""Linear classifiers side by side: one for each learning rate, all trained on the same features in one pass."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.parallel import all_sum
+
+MOMENTUM = 0.9
+_CHUNK = 1024  # samples whose logits exist at once
+
+
+class LinearHeads:
+    """L linear classifiers of C classes on F features, zero at first, trained by SGD with momentum, no weight decay.
+
+    Args:
+        rates: learning rates `[L]`.
+        num_classes: C.
+        width: F.
+        device: of the features.
+        dtype: of the weights.
+    """
+
+    def __init__(
+        self, rates: Sequence[float], num_classes: int, width: int, device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        self._rates = torch.tensor(rates, device=device, dtype=dtype)  # [L]
+        bias = torch.zeros(len(rates), num_classes, device=device, dtype=dtype)
+        weight = torch.zeros(len(rates), num_classes, width, device=device, dtype=dtype)
+        self.tensors = {
+            "weight": weight, "bias": bias,
+            "weight_momentum": torch.zeros_like(weight), "bias_momentum": torch.zeros_like(bias),
+        }  # fmt: skip
+        """All that a step changes, by name."""
+
+    @torch.no_grad()
+    def step(self, features: Tensor, labels: Tensor, *, factor: float, batch: int) -> Tensor:
+        """One step of every head on the mean cross-entropy of a global batch; every rank calls with its rows.
+
+        The gradient is written out, so that features, probabilities and one product are all there is to it.
+
+        Args:
+            features: `[b, F]` of this rank.
+            labels: `[b]`, none of them -1.
+            factor: of every learning rate at this step.
+            batch: rows of all ranks together.
+
+        Returns:
+            This rank's part `[L]` of the loss of each head, from before the step.
+        """
+        heads, classes, width = self.tensors["weight"].shape
+        log_p = self.logits(features).log_softmax(2)  # [b, L, C]
+        wanted = labels[:, None, None].expand(-1, heads, 1)  # [b, L, 1]
+        loss = -log_p.gather(2, wanted).sum((0, 2)) / batch
+        error = log_p.exp_().scatter_add_(2, wanted, log_p.new_full(wanted.shape, -1)) / batch  # [b, L, C]
+        gradient = error.flatten(1).T @ features  # [L * C, F]
+        # one message; a rank's rows are few against the weights
+        summed = all_sum(torch.cat([gradient, error.sum(0).reshape(-1, 1)], dim=1))  # [L * C, F + 1]
+        gradients = {
+            "weight": summed[:, :-1].view(heads, classes, width),
+            "bias": summed[:, -1].view(heads, classes),
+        }
+        for name, gradient in gradients.items():
+            momentum, rates = (
+                self.tensors[f"{name}_momentum"],
+                self._rates.view(-1, *[1] * (gradient.ndim - 1)),
+            )
+            momentum.mul_(MOMENTUM).add_(gradient)
+            self.tensors[name].sub_(factor * rates * momentum)
+        return loss
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits `[b, L, C]` of features `[b, F]`, by one product for all heads."""
+        weight, bias = self.tensors["weight"], self.tensors["bias"]
+        wide = F.linear(features, weight.flatten(0, 1), bias.flatten())  # [b, L * C]
+        return wide.view(len(features), *bias.shape)
+
+    @torch.no_grad()
+    def accuracy(self, features: Tensor, labels: Tensor) -> list[tuple[float, float]]:
+        """Top-1 and top-5 of each head; every rank calls with its share `[n, F]`, `[n]` and gets those of all.
+
+        A head that has diverged, whose logits are not finite, is right nowhere. Samples of label -1 are left out.
+        """
+        known = labels >= 0
+        features, labels = features[known], labels[known]
+        right = torch.zeros(len(self._rates), 2, dtype=torch.int64, device=features.device)
+        for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
+            logits = self.logits(rows)
+            own = logits.gather(2, wanted[:, None, None].expand(-1, logits.shape[1], 1))  # [b, L, 1]
+            # not `logits > own`: nothing is above NaN
+            place = (~(logits <= own)).sum(2).masked_fill(~own.squeeze(2).isfinite(), 5)  # [b, L]
+            right += torch.stack([(place < 1).sum(0), (place < 5).sum(0)], dim=1)
+        total = int(all_sum(torch.tensor(len(labels))))
+        shares = (all_sum(right).double() / total).tolist()
+        return [(top1, top5) for top1, top5 in shares]
