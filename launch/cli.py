@@ -28,6 +28,7 @@ from launch.slurm_commands import (
     status,
     submit,
 )
+from launch.studies.command import study
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -36,7 +37,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, export, embed):
+for command in (submit, status, logs, cancel, export, embed, study):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

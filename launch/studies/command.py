@@ -1,0 +1,46 @@
+"""The command `all4one study`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.slurm_commands import GpusPerNode, Nodes, Overrides, Time, slurm_overrides
+
+
+def study(
+    name: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="Path of a study, or the name of a shipped one.")
+    ] = None,
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes of each run on this machine.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the runs and the report; studies/STUDY if not given."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only say what the finished runs show.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Queue the runs as a job array of SLURM.")] = False,
+    array_parallelism: Annotated[int, typer.Option(min=1, help="Runs that run at a time, at most.")] = 256,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    time: Time = None,
+) -> None:
+    """Test claims by a grid of runs: train what is not finished, and say which are held. Without STUDY, list them.
+
+    Runs are trained one after the other, and the same command goes on where it was stopped. Overrides are settings of
+    every run.
+    """
+    from launch.studies.plan import shipped_studies
+    from launch.studies.study import study as run_study
+
+    if name is None:
+        for shipped, description in shipped_studies().items():
+            typer.echo(f"{shipped}: {description}", err=True)
+        raise typer.Exit(2)
+    settings = slurm_overrides(nodes=nodes, gpus_per_node=gpus_per_node, time=time)
+    raise typer.Exit(
+        run_study(
+            name, [*(overrides or []), *settings], nproc=nproc, out=out, submit=submit, parallel=array_parallelism,
+            show=show,
+        )
+    )  # fmt: skip

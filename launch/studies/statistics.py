@@ -1,0 +1,146 @@
+"""What the runs of a study say: means, differences paired by seed, and claims."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from launch.studies.plan import Cell, Claim, Study
+
+CONFIDENCE = 0.95
+HELD, NOT_HELD, UNDECIDED = "held", "not held", "not decided by this budget"
+Scores = Mapping[Cell, float]
+"""Accuracy of each run that is finished, in percent."""
+
+
+class Estimate(NamedTuple):
+    """A mean with its interval of 95 % (Student's t); without an interval where there is one value only."""
+
+    mean: float
+    half: float
+    samples: int
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.mean + self.half
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.half:.2f}" if math.isfinite(self.half) else "")
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and interval of independent values; None where there is none."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return Estimate(values[0], math.inf, 1)
+    from scipy.stats import t
+
+    factor = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    half = factor * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(statistics.fmean(values), half, len(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A combination of choices over its seeds."""
+
+    choices: tuple[tuple[str, str], ...]
+    score: Estimate | None
+    wanted: int
+    """Runs that the study asks for."""
+    difference: Estimate | None
+    """To the best of the other choices of the compared axis, paired by seed; None where there is none to compare."""
+    best_other: str
+
+
+def table(study: Study, cells: Sequence[Cell], scores: Scores) -> list[Row]:
+    """A row for each combination, in the order of the grid."""
+    rows = []
+    for choices in dict.fromkeys(cell.choices for cell in cells):
+        mine = [cell for cell in cells if cell.choices == choices]
+        values = [scores[cell] for cell in mine if cell in scores]
+        others = {
+            dict(c)[study.compare]: c
+            for c in dict.fromkeys(cell.choices for cell in cells)
+            if c != choices and _without(c, study.compare) == _without(choices, study.compare)
+        }
+        means = {n: e.mean for n, c in others.items() if (e := estimate(_of(c, scores))) is not None}
+        best = max(means, key=lambda name: means[name]) if means else ""
+        difference = estimate(_paired(choices, others[best], scores)) if best else None
+        rows.append(Row(choices, estimate(values), len(mine), difference, best))
+    return rows
+
+
+def _without(choices: tuple[tuple[str, str], ...], axis: str) -> tuple[tuple[str, str], ...]:
+    return tuple((a, c) for a, c in choices if a != axis)
+
+
+def _of(choices: tuple[tuple[str, str], ...], scores: Scores) -> list[float]:
+    return [score for cell, score in scores.items() if cell.choices == choices]
+
+
+def _paired(
+    left: tuple[tuple[str, str], ...], right: tuple[tuple[str, str], ...], scores: Scores
+) -> list[float]:
+    """Differences of the runs of the same seed."""
+    other = {cell.seed: score for cell, score in scores.items() if cell.choices == right}
+    return [
+        score - other[cell.seed]
+        for cell, score in scores.items()
+        if cell.choices == left and cell.seed in other
+    ]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a claim."""
+
+    claim: Claim
+    difference: Estimate | None
+    verdict: str
+
+    def __str__(self) -> str:
+        at = " at " + ", ".join(f"{a}={c}" for a, c in self.claim.at.items()) if self.claim.at else ""
+        by = f" by more than {self.claim.by:g} points" if self.claim.by else ""
+        source = f" ({self.claim.source})" if self.claim.source else ""
+        measured = (
+            f"{self.difference.mean:+.2f} points"
+            + (f" ± {self.difference.half:.2f}" if math.isfinite(self.difference.half) else "")
+            + f" over {self.difference.samples} pair{'s' * (self.difference.samples > 1)}"
+            if self.difference
+            else "no pair of runs is finished"
+        )
+        return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
+
+
+def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
+    """Whether a claim is held: its whole interval of differences, paired by seed and all else, is beyond the margin."""
+    wanted = set(claim.at.items())
+    left = {
+        (c.seed, _without(c.choices, study.compare)): s
+        for c, s in scores.items()
+        if {*wanted, (study.compare, claim.better)} <= set(c.choices)
+    }
+    right = {
+        (c.seed, _without(c.choices, study.compare)): s
+        for c, s in scores.items()
+        if {*wanted, (study.compare, claim.than)} <= set(c.choices)
+    }
+    found = estimate([left[pair] - right[pair] for pair in left if pair in right])
+    if found is None or found.samples < 2:
+        verdict = UNDECIDED
+    elif found.low > claim.by:
+        verdict = HELD
+    elif found.high < claim.by:
+        verdict = NOT_HELD
+    else:
+        verdict = UNDECIDED
+    return Judgement(claim, found, verdict)

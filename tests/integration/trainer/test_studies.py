@@ -1,0 +1,83 @@
+"""A small study on digits: stopped, shown half-way, gone on with, and refused where it would compare the unequal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny_runs import TINY, Runs, run
+
+SEEDS = 2
+
+
+def write_study(path: Path, runs: Runs, **changed: Any) -> Path:
+    study = {
+        "description": "digits", "recipe": "digits_demo", "compare": "method", "seeds": list(range(SEEDS)),
+        "grid": {"method": {"all4one": {}, "barlow_twins": {"method": {"name": "barlow_twins"}}}},
+        "claims": [{"better": "all4one", "than": "barlow_twins", "by": 1000}],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(study | changed))
+    return path
+
+
+def settings(runs: Runs) -> list[str]:
+    only_all4one = ("method.predictor_hidden", "method.queue", "method.feature_scope", "method.transformer")
+    common = [s for s in TINY if not s.startswith(only_all4one)]
+    data = [f"data.train={runs.digits}/train", f"data.validation={runs.digits}/validation"]
+    return [*common, *data, "train.max_steps=3", "optim.warmup_epochs=0", "parallel.threads=1"]
+
+
+def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Path) -> None:
+    out, study = tmp_path / "out", write_study(tmp_path / "study.yaml", runs)
+    command = ("study", study, *settings(runs), "--out", out)
+    nothing = run(*command, "--show")
+    assert nothing.code == 0, nothing.out
+    assert "0 of 4 runs are finished" in nothing.words
+    assert "no pair of runs is finished" in nothing.words
+    half = run("study", write_study(tmp_path / "half.yaml", runs, seeds=[0]), *settings(runs), "--out", out)
+    assert half.code == 0, half.out
+    shown = run(*command, "--show")
+    assert "2 of 4 runs are finished" in shown.words
+    assert "not decided by this budget" in shown.words
+    whole = run(*command)
+    assert whole.code == 0, whole.out
+    assert "run 1 of 2: method=all4one,seed=1" in whole.words
+    found = json.loads((out / "study.json").read_text())
+    assert len(found["runs"]) == 4
+    for one in found["runs"]:
+        records = (
+            (out / f"method={one['method']},seed={one['seed']}" / "metrics.jsonl").read_text().splitlines()
+        )
+        last = [r for r in map(json.loads, records) if r["kind"] == "eval"][-1]
+        assert one["score"] == 100 * last["knn_online"]
+        assert last["step"] == 3
+    assert found["claims"][0]["verdict"] == "not held"
+    assert "| all4one | 2/2 |" in (out / "study.md").read_text()
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+    again = run(*command)
+    assert "run 1 of" not in again.out
+
+
+def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Path) -> None:
+    out, study = tmp_path / "out", write_study(tmp_path / "study.yaml", runs, seeds=[0])
+    broken = run(
+        "study",
+        study,
+        *settings(runs),
+        "optim.lr=1e30",
+        "guard.max_skips=1",
+        "guard.max_rollbacks=0",
+        "--out",
+        out,
+    )
+    assert broken.code == 2, broken.out
+    assert "of 2 runs failed" in broken.words
+    other = run("study", study, *settings(runs), "--out", out)
+    assert other.code == 2
+    assert "begun with other settings" in other.words
+    missing = run("study", study, *settings(runs), "data.train=nowhere", "--out", tmp_path / "new")
+    assert missing.code == 2
+    assert "nowhere" in missing.words
+    assert not (tmp_path / "new").exists()
+    for result in (broken, other, missing):
+        assert "Traceback" not in result.out

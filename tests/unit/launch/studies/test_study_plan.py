@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_pipelines.errors import UserError
+from launch.studies.plan import Study, find_study, read_study, runs_of, shipped_studies
+
+GRID = {
+    "method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}},
+    "size": {"small": {"method": {"embedding": 32}}, "large": {"method": {"embedding": 64}}},
+}
+
+
+def study(**changed: object) -> Study:
+    values = {"description": "a study", "recipe": "digits_demo", "grid": GRID, "compare": "method"}
+    return Study.model_validate(values | changed)
+
+
+def test_a_grid_has_a_run_for_each_combination_and_seed(tmp_path: Path) -> None:
+    found = runs_of(study(seeds=[0, 7], settings={"train": {"epochs": 3}}), tmp_path, ["optim.lr=0.5"])
+    names = [cell.name for cell in found]
+    assert names[:4] == [
+        "method=all4one,size=small,seed=0", "method=all4one,size=large,seed=0",
+        "method=nnclr,size=small,seed=0", "method=nnclr,size=large,seed=0",
+    ]  # fmt: skip
+    assert len(names) == 8
+    for cell, config in found.items():
+        choices = dict(cell.choices)
+        assert config.method.name == choices["method"]
+        assert config.method.embedding == {"small": 32, "large": 64}[choices["size"]]
+        assert (config.run.name, config.run.seed, config.run.folder) == (cell.name, cell.seed, tmp_path)
+        assert (config.train.epochs, config.optim.lr) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"compare": "batch"}, "names no axis"),
+        ({"seeds": [1, 1]}, "none twice"),
+        ({"claims": [{"better": "all4one", "than": "nncrl"}]}, "did you mean nnclr"),
+        ({"claims": [{"better": "all4one", "than": "nnclr", "at": {"size": "huge"}}]}, "size=huge"),
+        ({"budget": 3}, "budget"),
+        ({"grid": {**GRID, "size": {"very small": {}}}}, "'very small' names runs' folders"),
+    ],
+)
+def test_a_study_that_is_not_valid_says_why(tmp_path: Path, changed: dict[str, object], said: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        yaml.safe_dump({"description": "a", "recipe": "base", "grid": GRID, "compare": "method"} | changed)
+    )
+    with pytest.raises(UserError, match="is not a valid study") as raised:
+        read_study(path)
+    assert said in str(raised.value)
+
+
+def test_a_name_that_is_almost_right_is_told() -> None:
+    with pytest.raises(UserError, match="did you mean low_dimension"):
+        find_study("low_dimensions")
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_a_shipped_study_is_valid_and_every_run_is_another(name: str, tmp_path: Path) -> None:
+    found = runs_of(read_study(name), tmp_path, [])
+    settings = [config.model_dump(exclude={"run": {"name"}}) for config in found.values()]
+    assert all(one not in settings[:number] for number, one in enumerate(settings))
+
+
+def test_every_kind_of_study_is_shipped() -> None:
+    kinds = {
+        "low_dimension",
+        "weak_augmentation",
+        "objectives",
+        "neighbours",
+        "positional_encoding",
+        "batch_size",
+    }
+    assert kinds <= set(shipped_studies())
