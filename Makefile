@@ -56,6 +56,7 @@ bench: setup slurm-packages  ## the figures of the README
 	-$(BIN)/python benchmarks/agreement.py
 	-$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/neighbours.py
+	-$(BIN)/python benchmarks/knn.py
 	-$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/scale_check.py backbone.width=64
 	$(BIN)/python benchmarks/scale_model.py benchmarks/results/profile_imagenet_resnet50.json --rows 64 --tflops 70 --jitter 0.002 --apart 2
