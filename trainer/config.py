@@ -49,6 +49,8 @@ class RunSettings(Settings):
     """Folder that holds the run folders."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the weights, the order of samples, the views and dropout."""
+    tags: tuple[str, ...] = ()
+    """Words to find the run by, for TensorBoard and Weights & Biases."""
 
 
 class TrainSettings(Settings):
@@ -96,11 +98,22 @@ class MetricsSettings(Settings):
     """What is written down, and how often."""
 
     log_every: int = Field(10, ge=1)
-    """Steps between records in metrics.jsonl and TensorBoard."""
+    """Steps between records in metrics.jsonl and in all that is written beside it."""
     health_every: int = Field(100, ge=0)
     """Steps between records that have all health values: effective rank, neighbours, shares of the losses. 0: none."""
     tensorboard: bool = True
     """Whether TensorBoard files are written."""
+    csv: bool = False
+    """Whether metrics.csv, a table for spreadsheets, is written."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Whether values go to Weights & Biases: at once (`online`), or to files that `wandb sync` sends later."""
+    wandb_project: str = Field("all4one", min_length=1)
+    """Project of the run at Weights & Biases."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # as YAML reads it
 
 
 class Config(Settings):
@@ -167,8 +180,8 @@ class Config(Settings):
 
 
 MAY_CHANGE_ON_RESUME = (
-    "description", "run.name", "run.folder", "data.train", "data.validation", "data.cache", "data.cache_bytes",
-    "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
+    "description", "run.name", "run.folder", "run.tags", "data.train", "data.validation", "data.cache",
+    "data.cache_bytes", "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
     "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "parallel.zero", "parallel.compile",
     "backbone.recompute", "checkpoint", "eval", "metrics", "guard", "slurm",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from trainer.attempt import Attempt
 from trainer.distributed import Agreement, from_all, from_first
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.online import OnlineEvaluation
-from trainer.metrics import MetricsWriter, mean_over_ranks
+from trainer.metrics import MetricsWriter, mean_over_ranks, open_metrics
 from trainer.persistence import Persistence
 from trainer.progress import TrainingProgress
 from trainer.recorder import Recorder
@@ -43,9 +43,8 @@ class Trainer:
         self._cleanup.callback(self.progress.close)
         self.metrics: MetricsWriter | None = None
         if process.is_first:
-            self.metrics = MetricsWriter(
-                run.metrics, run.tensorboard if config.metrics.tensorboard else None, self.step
-            )
+            self.metrics = open_metrics(run, config, self.step)
+            self._cleanup.callback(self._say_messages)  # after what comes of closing
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None

@@ -1,4 +1,4 @@
-"""What a run writes down: JSON lines always, TensorBoard if asked.
+"""What a run writes down: metrics.jsonl always, and beside it what `metrics` asks for.
 
 Values that depend on the clock stand under `time`, so that all else of a record is the same in a run that was
 interrupted and in one that was not.
@@ -7,6 +7,7 @@ interrupted and in one that was not.
 import json
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipelines.files import write_whole
+from trainer.config import Config, dump, meaning
 from trainer.parallel import world_size
-from trainer.run import read_records
+from trainer.run import RunFolder, read_records
+from trainer.writers.base import Background
+from trainer.writers.csv_table import CsvTable
+from trainer.writers.tensorboard import TensorBoard
+from trainer.writers.weights_and_biases import WeightsAndBiases
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
@@ -29,15 +35,34 @@ def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, packed.tolist(), strict=True))
 
 
+def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
+    """What a run's first rank writes to, with every writer that the settings ask for."""
+    wanted, name, values = config.metrics, run.path.name, dump(config)
+    writers = []
+    if wanted.csv:
+        writers.append(Background("metrics.csv", CsvTable(run.csv)))
+    if wanted.tensorboard:
+        board = TensorBoard(run.tensorboard, name, values, meaning(config))
+        writers.append(Background("TensorBoard", board))
+    if wanted.wandb != "off":
+        site = WeightsAndBiases(
+            run.wandb, project=wanted.wandb_project, name=name, tags=config.run.tags, mode=wanted.wandb,
+            config=values,
+        )  # fmt: skip
+        writers.append(Background("Weights & Biases", site))
+    return MetricsWriter(run.metrics, resume_step, writers)
+
+
 class MetricsWriter:
     """Rank 0's writer. Records of steps beyond `resume_step` are dropped: they are about to be done again.
 
-    What cannot be written, since the disk is full or away, is kept and tried again with the next record.
+    What cannot be written to metrics.jsonl, since the disk is full or away, is kept and tried again with the next
+    record.
     """
 
-    def __init__(self, path: Path, tensorboard: Path | None, resume_step: int) -> None:
+    def __init__(self, path: Path, resume_step: int, writers: Sequence[Background] = ()) -> None:
         self.path = path
-        self._folder, self._tensorboard = tensorboard, None
+        self._writers = writers
         self._warnings: list[str] = []
         self._unwritten = ""
         self.records = read_records(path)
@@ -47,14 +72,13 @@ class MetricsWriter:
         """Drop the records of steps beyond this one.
 
         Raises:
-            OSError: the file cannot be replaced.
+            OSError: metrics.jsonl cannot be replaced.
         """
-        if self._tensorboard is not None:
-            self._tensorboard.close()
         self.records = [r for r in self.records if r["step"] <= step]
         write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
         self._unwritten = ""
-        self._tensorboard = _summary_writer(self._folder, step) if self._folder else None
+        for writer in self._writers:
+            writer.restart(step, self.records)
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation at a step is on record."""
@@ -73,25 +97,20 @@ class MetricsWriter:
         record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
         self.records.append(record)
         self._append(json.dumps(record) + "\n")
-        if self._tensorboard is not None:
-            try:
-                for name, value in {**values, **(time or {})}.items():
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
-            except OSError as error:
-                self._tensorboard = None
-                self._warnings.append(f"TensorBoard's files are not written any more: {error}")
+        for writer in self._writers:
+            writer.write(record)
 
     def warnings(self) -> list[str]:
         """What could not be written since this was last asked, for the user."""
         warnings, self._warnings = self._warnings, []
-        return warnings
+        return warnings + [warning for writer in self._writers for warning in writer.warnings()]
 
     def close(self) -> None:
-        """Write what is left, and flush TensorBoard's files."""
+        """Write what is left, and have all writers finish."""
         if self._unwritten:
             self._append("")
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for writer in self._writers:
+            writer.close()
 
     def _append(self, line: str) -> None:
         text, size = self._unwritten + line, 0
@@ -106,9 +125,3 @@ class MetricsWriter:
             if not self._unwritten:
                 self._warnings.append(f"{self.path} cannot be written: {error.strerror}; it is tried again")
             self._unwritten = text
-
-
-def _summary_writer(folder: Path, resume_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=resume_step + 1)

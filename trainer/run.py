@@ -2,10 +2,12 @@
 
 config.yaml      the resolved configuration
 metrics.jsonl    one record for each logged step and evaluation
+metrics.csv      the same as a table, where asked for
 ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
 checkpoints/     see trainer/checkpoint.py
 tensorboard/     event files
+wandb/           files of Weights & Biases, and what of the run it has, where asked for
 logs/            output of each attempt's ranks; on one machine, of those other than 0; stacks of ranks that stalled
 slurm/           scripts and jobs, where the run was submitted
 
@@ -45,6 +47,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def csv(self) -> Path:
+        """The same as a table."""
+        return self.path / "metrics.csv"
+
+    @property
     def ledger(self) -> Path:
         """Records of attempts."""
         return self.path / "ledger.jsonl"
@@ -63,6 +70,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """Folder of Weights & Biases."""
+        return self.path / "wandb"
 
     @property
     def logs(self) -> Path:

@@ -124,6 +124,15 @@ def test_a_method_says_how_many_views_it_takes(method: list[str], said: str) -> 
         load_config("cifar10", given)
 
 
+def test_off_is_a_word_in_yaml_too(tmp_path: Path) -> None:
+    for value in ("off", "offline"):
+        assert load_config("cifar10", [f"metrics.wandb={value}"]).metrics.wandb == value
+    (tmp_path / "own.yaml").write_text("base: cifar10\nmetrics: {wandb: off}\nrun: {tags: [narrow, 2026]}\n")
+    config = load_config(tmp_path / "own.yaml")
+    assert (config.metrics.wandb, config.run.tags) == ("off", ("narrow", "2026"))
+    assert parse(yaml.safe_load(yaml.safe_dump(dump(config))), where="") == config
+
+
 @pytest.mark.parametrize("option", ["parallel.zero=1", "parallel.gradient_dtype=bf16"])
 def test_float64_is_refused_where_something_would_be_rounded(option: str) -> None:
     load_config("cifar10", ["train.precision=fp32", option])

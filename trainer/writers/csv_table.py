@@ -1,0 +1,72 @@
+"""A table for spreadsheets: one row a record, one column a value."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_pipelines.files import write_whole
+from trainer.writers.base import Record, numbers
+
+
+class CsvTable:
+    """`metrics.csv`: columns `kind`, `step`, then every value in the order of their first appearance.
+
+    All rows have all columns at any moment: a record with a new value has the file replaced by one with a wider header,
+    and one without a value leaves its cell empty. What could not be written is made good with the next record.
+    """
+
+    recovers: ClassVar[bool] = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._records: list[Record] = []
+        self._columns: list[str] = []
+        self._whole = False  # whether the file has all records
+
+    def restart(self, step: int, records: Sequence[Record]) -> None:
+        """Replace the file by one of these records."""
+        self._records = list(records)
+        self._replace()
+
+    def write(self, record: Record) -> None:
+        """Append a row, or replace the file where a column is new or something is missing."""
+        self._records.append(record)
+        if not self._whole or not _columns([record]) <= {*self._columns}:
+            self._replace()
+            return
+        self._whole = False
+        with self._path.open("a", newline="") as file:
+            file.write(_text([self._row(record)]))
+        self._whole = True
+
+    def close(self) -> None:
+        """Make good what is missing."""
+        if not self._whole:
+            self._replace()
+
+    def _replace(self) -> None:
+        self._whole = False
+        self._columns = list(dict.fromkeys(name for r in self._records for name in _row(r)))
+        rows = [self._columns, *(self._row(record) for record in self._records)]
+        write_whole(self._path, _text(rows).encode())
+        self._whole = True
+
+    def _row(self, record: Record) -> list[Any]:
+        values = _row(record)
+        return [values.get(name, "") for name in self._columns]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {"kind": record["kind"], "step": record["step"], **dict(numbers(record))}
+
+
+def _columns(records: Sequence[Record]) -> set[str]:
+    return {name for record in records for name in _row(record)}
+
+
+def _text(rows: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()

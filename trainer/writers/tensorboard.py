@@ -1,0 +1,52 @@
+"""TensorBoard's event files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from trainer.writers.base import Record, numbers
+
+
+class TensorBoard:
+    """Scalars as `KIND/NAME`, the configuration as text and as hyperparameters.
+
+    Args:
+        folder: of the event files.
+        name: of the run.
+        config: the configuration, nested.
+        settings: those of its settings that are hyperparameters, by dotted key.
+    """
+
+    recovers: ClassVar[bool] = False
+
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
+        self._folder, self._name, self._config, self._settings = folder, name, config, settings
+        self._writer: Any = None
+
+    def restart(self, step: int, records: Sequence[Record]) -> None:
+        """Begin a file whose scalars take the place of those of later steps."""
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
+        text = yaml.safe_dump(self._config, sort_keys=False)
+        self._writer.add_text(self._name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+        single = {k: v for k, v in self._settings.items() if isinstance(v, bool | int | float | str)}
+        for summary in hparams(single, {"train/loss": 0.0, "eval/knn_online": 0.0}):
+            self._writer.file_writer.add_summary(summary)
+
+    def write(self, record: Record) -> None:
+        """Add the record's values at its step."""
+        for name, value in numbers(record):
+            self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Flush the files."""
+        if self._writer is not None:
+            self._writer.close()

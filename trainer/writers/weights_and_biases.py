@@ -1,0 +1,88 @@
+"""Weights & Biases: a run of the same name there, which every attempt goes on with."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from data_pipelines.files import write_whole
+from trainer.writers.base import Record, numbers
+
+
+class WeightsAndBiases:
+    """Values as `KIND/NAME` over `step`.
+
+    A value that was sent cannot be taken back. `sent.json` beside the library's own files says how far each kind of
+    record has come, and what is done again, on resume or after going back, is not sent again.
+
+    Args:
+        folder: what the library writes to, `wandb` in the run's folder.
+        project: that the run belongs to.
+        name: of the run.
+        tags: of the run.
+        mode: `offline` only writes files, which `wandb sync` sends later.
+        config: the configuration, nested.
+    """
+
+    recovers: ClassVar[bool] = False
+
+    def __init__(
+        self, folder: Path, *, project: str, name: str, tags: Sequence[str],
+        mode: Literal["offline", "online"], config: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self._folder, self._project, self._name, self._tags = folder, project, name, list(tags)
+        self._mode, self._config = mode, dict(config)
+        self._run: Any = None
+        self._id, self._sent = secrets.token_hex(8), dict[str, int]()
+
+    def restart(self, step: int, records: Sequence[Record]) -> None:
+        """Open the run, unless it is open; records of another attempt were sent by that."""
+        if self._run is not None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._state.is_file():
+            state = json.loads(self._state.read_text())
+            self._id, self._sent = state["id"], state["steps"]
+        self._note()
+        self._run = self._open()
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, record: Record) -> None:
+        """Send the record's values, unless those of its step were sent before."""
+        kind, step = record["kind"], record["step"]
+        if step <= self._sent.get(kind, -1):
+            return
+        self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in numbers(record)}})
+        self._sent[kind] = step
+        self._note()
+
+    def close(self) -> None:
+        """Let the library send what is left."""
+        if self._run is not None:
+            self._run.finish()
+
+    @property
+    def _state(self) -> Path:
+        return self._folder / "sent.json"
+
+    def _note(self) -> None:
+        write_whole(self._state, json.dumps({"id": self._id, "steps": self._sent}).encode())
+
+    def _open(self) -> Any:
+        try:
+            import wandb
+        except ImportError:
+            raise RuntimeError("the package wandb is missing: pip install 'all4one[wandb]'") from None
+
+        # asked for here, since `init` would ask for a key at the terminal
+        if self._mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("no account: run `wandb login` once, or set WANDB_API_KEY")
+        settings = wandb.Settings(
+            console="off", silent=True, disable_git=True, save_code=False, init_timeout=30, finish_timeout=10
+        )
+        return wandb.init(
+            project=self._project, name=self._name, tags=self._tags, id=self._id, mode=self._mode,
+            resume="allow" if self._mode == "online" else None, config=self._config,
+            dir=self._folder.parent, settings=settings,
+        )  # fmt: skip
