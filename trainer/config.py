@@ -188,6 +188,11 @@ MAY_CHANGE_ON_RESUME = (
 """Settings that do not change what is learned, but for `guard`, which says what to do with broken steps. All others
 must be the same on resume; the sets that `data.train` and `data.validation` name are compared by content."""
 
+CAME_LATER = [
+    ("backbone.init", None), ("backbone.init_partial", False), ("method.symmetric", True), ("method.queue_views", "first"),
+]  # fmt: skip
+"""Settings that the first checkpoints knew nothing of, with the values that these were made with."""
+
 
 def load_config(
     recipe: str | Path, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
@@ -279,8 +284,12 @@ def meaning(config: Config) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-    """Hash of the settings that decide what is learned."""
-    return hashlib.sha256(json.dumps(meaning(config), sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of the settings that decide what is learned.
+
+    A setting that came later counts where it is not what all did before it, so that older checkpoints stay of use.
+    """
+    values = {key: value for key, value in meaning(config).items() if (key, value) not in CAME_LATER}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_changed_meaning(before: Config, after: Config) -> None:

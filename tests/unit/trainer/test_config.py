@@ -260,3 +260,9 @@ def test_set_value_does_not_lose_siblings() -> None:
     set_value(values, "a.b=3")
     set_value(values, "d.e=4")
     assert values == {"a": {"b": 3, "c": 2}, "d": {"e": 4}}
+
+
+def test_older_checkpoints_stay_of_use() -> None:
+    """A new setting must stand in CAME_LATER; a new default is another meaning, which nothing excuses."""
+    assert fingerprint(parse({}, where="defaults")) == "a040eac4eadce17c"
+    assert fingerprint(parse({"method": {"symmetric": False}}, where="another")) != "a040eac4eadce17c"
