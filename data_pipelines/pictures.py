@@ -23,7 +23,7 @@ def pictures(path: Path) -> Iterator[Picture]:
     """The images of a file, a tar, a tar of tars or a folder of these, in the order of names or as a tar stores them.
 
     In folders and tars an image is told by its ending (.jpg, .jpeg, .png, .webp); hidden files are passed over. Links
-    are followed.
+    are followed, but for those to a folder that they lie in.
 
     Raises:
         UserError: there is no such file or folder, a folder cannot be read, or a tar is refused (see `tars.members`).
@@ -50,22 +50,28 @@ def readable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _of_folder(root: Path) -> Iterator[Picture]:
-    def refuse(error: OSError) -> None:
+def _of_folder(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Picture]:
+    """Its files, then its folders; `above` is device and inode of the folders on the way, to which a link may lead."""
+    try:
+        status = folder.stat()
+        paths = sorted(path for path in folder.iterdir() if not _hidden(path.name))
+    except OSError as error:
         raise UserError(
             f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
         ) from error
-
-    for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        inner[:] = sorted(name for name in inner if not _hidden(name))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if _hidden(name) or not path.is_file():
-                continue
-            if path.suffix == ".tar":
-                yield from _of_tar(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                yield _of_file(path)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for path in paths:
+        if not path.is_file():
+            continue
+        if path.suffix == ".tar":
+            yield from _of_tar(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield _of_file(path)
+    for path in paths:
+        if path.is_dir():
+            yield from _of_folder(path, above | {here})
 
 
 def _of_file(path: Path) -> Picture:

@@ -62,6 +62,17 @@ def test_images_of_folders_and_tars_in_order(folder):
     ]  # named by the user
 
 
+def test_a_link_is_followed_unless_it_leads_back(tmp_path):
+    root = tmp_path / "root"
+    for name in ("root/a.png", "elsewhere/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(png(10))
+    (root / "other").symlink_to(tmp_path / "elsewhere")
+    (root / "self").symlink_to(root)
+    (tmp_path / "elsewhere" / "up").symlink_to(root)
+    assert [p.name for p in pictures(root)] == [f"{root}/a.png", f"{root}/other/b.png"]
+
+
 def test_names_that_are_no_text_become_text(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xffa.png")).write_bytes(png(9))
     (found,) = pictures(tmp_path)
