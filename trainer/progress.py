@@ -24,7 +24,7 @@ class TrainingProgress:
         self.console = Console(stderr=True, quiet=not visible, highlight=False)
         self._total, self._batch, self._last_line, self._values = total_steps, batch, 0.0, ""
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}", style="bold", markup=False), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self.console,
             disable=not (visible and self.console.is_terminal),
         )  # fmt: skip
@@ -33,7 +33,7 @@ class TrainingProgress:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self.console.print(message, soft_wrap=True)
+        self.console.print(message, soft_wrap=True, markup=False)
 
     def update(
         self,
