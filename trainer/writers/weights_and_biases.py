@@ -37,16 +37,13 @@ class WeightsAndBiases:
         self._id, self._sent = secrets.token_hex(8), dict[str, int]()
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """Open the run, unless it is open; records of another attempt were sent by that."""
-        if self._run is not None:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if self._state.is_file():
-            state = json.loads(self._state.read_text())
-            self._id, self._sent = state["id"], state["steps"]
-        self._note()
-        self._run = self._open()
-        self._run.define_metric("*", step_metric="step")
+        """Open the run, unless it is open, and send what earlier attempts did not: the network was away, or the
+        writer was not asked for.
+        """
+        if self._run is None:
+            self._begin()
+        for record in records:
+            self.write(record)
 
     def write(self, record: Record) -> None:
         """Send the record's values, unless those of its step were sent before."""
@@ -61,6 +58,15 @@ class WeightsAndBiases:
         """Let the library send what is left."""
         if self._run is not None:
             self._run.finish()
+
+    def _begin(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._state.is_file():
+            state = json.loads(self._state.read_text())
+            self._id, self._sent = state["id"], state["steps"]
+        self._note()
+        self._run = self._open()
+        self._run.define_metric("*", step_metric="step")
 
     @property
     def _state(self) -> Path:

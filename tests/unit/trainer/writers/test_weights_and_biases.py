@@ -54,6 +54,27 @@ def test_attempts_go_on_with_one_run_and_no_step_is_there_twice(run: RunFolder) 
     assert {"train/images_per_second", "train/epoch"} <= history[0].keys()
 
 
+def test_what_was_not_sent_before_is_sent_with_the_next_attempt(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = metrics_of(run, "off", 0)
+    write(off, range(1, 3), 1.0)
+    off.close()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "wandb", None)
+        failing = metrics_of(run, "offline", 2)
+        write(failing, range(3, 5), 2.0)
+        failing.close()
+    for first in (4, 6):  # the second finds all sent
+        metrics = metrics_of(run, "offline", first)
+        write(metrics, range(first + 1, first + 3), 3.0)
+        metrics.close()
+    history = [h for one in offline_runs(run.wandb) for h in one.history]
+    assert [(h["step"], h["train/loss"]) for h in history] == [
+        (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 3.0), (6, 3.0), (7, 3.0), (8, 3.0)
+    ]  # fmt: skip
+
+
 def test_no_account_is_said_once(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
