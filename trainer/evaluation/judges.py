@@ -90,7 +90,7 @@ def _by_shares(
         for k, accuracy in found.items():
             yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
     if judges.retrieval:
-        seen = retrieval(queries.rows, queries.labels, num_classes=num_classes)
+        seen = retrieval(*queries, num_classes=num_classes)
         recall = {f"recall_at_{k}": share for k, share in seen.recall.items()}
         yield "retrieval", {"map": seen.map, **recall, "queries": seen.queries}
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from trainer.evaluation.checks import labelled
-from trainer.evaluation.features import gather_ragged
-from trainer.parallel import all_sum, rank
+from trainer.evaluation.features import OneBackbone, gather_features
+from trainer.parallel import all_sum
 
 RECALL_AT = (1, 5, 10)
 
@@ -29,7 +29,7 @@ class RetrievalResult:
 
 @torch.no_grad()
 def retrieval(
-    features: Tensor, labels: Tensor, *, num_classes: int, chunk: int = 256,
+    features: Tensor, labels: Tensor, ids: Tensor, *, num_classes: int, chunk: int = 256,
     advance: Callable[[], None] = lambda: None,
 ) -> RetrievalResult:  # fmt: skip
     """Rank all other images of the set by their cosine with each image.
@@ -42,6 +42,7 @@ def retrieval(
     Args:
         features: `[n, F]`, need not be normalised.
         labels: `[n]` integers below `num_classes`.
+        ids: `[n]` rows of the set's index, rising; no two ranks have the same. They say which image is earlier.
         num_classes: number of classes.
         chunk: queries whose similarities `[chunk, N]` exist at once.
         advance: called after each chunk, for a progress bar.
@@ -49,10 +50,12 @@ def retrieval(
     Raises:
         UserError: shapes or labels do not fit, features are not finite, or no class has two images; on all ranks.
     """
-    features, labels = labelled(features, labels, num_classes, "validation")
+    given = labels
+    features, labels = labelled(features, given, num_classes, "validation")
+    ids = ids.to(features.device)[given.to(features.device) >= 0]
     queries = F.normalize(features, dim=1)  # [n, F]
-    bank, bank_labels = gather_ragged(queries), gather_ragged(labels)  # [N, F], [N]
-    own = torch.arange(len(queries), device=bank.device) + _before(len(queries))  # [n] places in the bank
+    bank, bank_labels, bank_ids = gather_features(OneBackbone(queries, labels, ids))  # [N, F], [N], [N]
+    own = torch.searchsorted(bank_ids, ids)  # [n] places in the bank
     if int(torch.bincount(bank_labels).max()) < 2:
         raise UserError(
             "no class has two images, so that none has another to find",
@@ -81,9 +84,3 @@ def _sums(relevant: Tensor) -> Tensor:
     precision = (hits.double() / places * relevant).sum(1) / relevant.sum(1)  # [c]
     within = [(hits[:, : min(k, hits.shape[1])][:, -1] > 0).sum() for k in RECALL_AT]
     return torch.stack([torch.tensor(len(relevant)).to(precision), precision.sum(), *within]).double()
-
-
-def _before(count: int) -> int:
-    """Rows of the ranks before this one, where each has `count` of its own."""
-    counts = gather_ragged(torch.tensor([count]))
-    return int(counts[: rank()].sum())

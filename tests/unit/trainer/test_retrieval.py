@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from trainer.evaluation.features import gather_ragged
 from trainer.evaluation.retrieval import retrieval
-from trainer.parallel import rank
+from trainer.parallel import rank, world_size
 
 
 def straight_retrieval(features, labels):
@@ -47,7 +46,8 @@ def assert_straight(found, features, labels):
 )  # fmt: skip
 def test_retrieval_is_the_straight_formula(seed, count, num_classes, chunk):
     features, labels = random_set(seed, count, num_classes)
-    found = retrieval(*map(torch.from_numpy, (features, labels)), num_classes=num_classes, chunk=chunk)
+    inputs = [*map(torch.from_numpy, (features, labels)), torch.arange(count)]
+    found = retrieval(*inputs, num_classes=num_classes, chunk=chunk)
     assert_straight(found, features, labels)
 
 
@@ -55,15 +55,15 @@ def test_of_images_equally_near_the_earlier_comes_first():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 1])
     # rankings of classes, itself left out: 1 0 1 for the first; 0 1 0 for the second; 1 1 0 and 1 0 0 for the others
-    found = retrieval(features, labels, num_classes=2)
+    found = retrieval(features, labels, torch.arange(4), num_classes=2)
     assert found.map == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1) / 4)
     assert found.recall[1] == 1 / 4
 
 
 def ranks_retrieval(features, labels, cuts):
-    own = slice(cuts[rank()], cuts[rank() + 1])
-    assert gather_ragged(labels[own]).equal(labels)
-    return retrieval(features[own], labels[own], num_classes=5, chunk=3)
+    own = slice(cuts[rank()], cuts[rank() + 1]) if cuts else slice(rank(), None, world_size())
+    ids = torch.arange(len(labels))
+    return retrieval(features[own], labels[own], ids[own], num_classes=5, chunk=3)
 
 
 @pytest.mark.parametrize("cuts", [(0, 13, 30), (0, 30, 30)])
@@ -73,6 +73,13 @@ def test_shares_of_any_size_give_the_result_of_the_whole(run_ranks, cuts):
         assert_straight(found, features, labels)
 
 
+def test_equally_near_images_are_ranked_alike_whatever_the_ranks(run_ranks):
+    rng = np.random.default_rng(5)
+    features, labels = np.eye(3)[rng.integers(0, 3, 40)], rng.integers(-1, 5, 40)
+    for found in run_ranks(ranks_retrieval, 2, *map(torch.from_numpy, (features, labels)), None):
+        assert_straight(found, features, labels)
+
+
 def test_a_set_without_two_of_a_class_is_refused():
     with pytest.raises(UserError, match="no class has two images"):
-        retrieval(torch.randn(3, 2), torch.tensor([0, 1, -1]), num_classes=2)
+        retrieval(torch.randn(3, 2), torch.tensor([0, 1, -1]), torch.arange(3), num_classes=2)
