@@ -5,6 +5,7 @@ ours with another stem or width has the same files, and its card says how to bui
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _config(subject: Subject) -> dict[str, Any]:
     size, data = subject.recipe.image_size, subject.recipe.data
     images = {
         "input_size": [3, size, size], "interpolation": "bicubic", "crop_mode": "center",
-        "crop_pct": size / data.eval_resize, "mean": data.mean, "std": data.std, "num_classes": 0,
+        "crop_pct": crop_share(size, data.eval_resize), "mean": data.mean, "std": data.std, "num_classes": 0,
     }  # fmt: skip
     shared = {"num_classes": 0, "num_features": subject.backbone.feature_dim}
     if not subject.is_plain:
@@ -68,6 +69,14 @@ def _config(subject: Subject) -> dict[str, Any]:
         "architecture": architecture, **shared, **({"model_args": arguments} if arguments else {}),
         "pretrained_cfg": {**images, **network, **licence},
     }  # fmt: skip
+
+
+def crop_share(size: int, resize: int) -> float:
+    """The share of the resized image that the crop takes, as timm reads it: it resizes to the floor of size / share."""
+    share = size / resize
+    while math.floor(size / share) < resize:
+        share = math.nextafter(share, 0)
+    return share
 
 
 def _shared(subject: Subject) -> Recipe:
