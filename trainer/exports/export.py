@@ -54,6 +54,7 @@ def export_backbone(
     form = FORMATS[format_name]
     out = out or Path("backbone").with_suffix(form.suffixes[0] if form.suffixes else "")
     _require_name(out, format_name)
+    _require_free(out, form)
     trained = load_backbones(source)
     which, backbone = trained.choose("momentum" if momentum else None)
     backbone = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
@@ -102,11 +103,21 @@ def _require_name(out: Path, name: str) -> None:
         )  # fmt: skip
 
 
+def _require_free(out: Path, form: Format) -> None:
+    """Refuse a place that cannot be written, before minutes are spent on what goes there."""
+    kind = "file" if form.suffixes else "folder"
+    if out.name in ("", ".."):
+        raise UserError(f"is no name of a {kind}", where=f"--out {out}", fix=f"name a new {kind} with --out")
+    if form.suffixes and out.is_dir():
+        example = out / f"backbone{form.suffixes[0]}"
+        raise UserError("is a folder", where=out, fix=f"name a file with --out, such as {example}")
+    if not form.suffixes and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError("is there already", where=out, fix="choose another folder with --out, or remove it")
+
+
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name at the block's end, where it held nothing before."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError("is there already", where=path, fix="choose another folder with --out, or remove it")
+    """A temporary folder beside `path` that takes its name at the block's end."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -1,5 +1,7 @@
 """Exports that cannot be: one message, and nothing is left of them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from trained_runs import make_run, sized
@@ -35,6 +37,27 @@ def test_wrong_use_is_one_message_and_leaves_nothing(tmp_path, overrides, given,
     with pytest.raises(UserError, match=message):
         export_backbone(run.path, out, **given)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("format_name", "out", "message"),
+    [
+        ("safetensors", ".", "is no name of a file"),
+        ("safetensors", "", "is no name of a file"),
+        ("hf", ".", "is no name of a folder"),
+        ("hf", "..", "is no name of a folder"),
+        ("onnx", "there", "is a folder\n  fix: name a file with --out, such as there/backbone.onnx"),
+        ("hf", "full", "is there already"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_backbone_is_read(
+    tmp_path, monkeypatch, format_name, out, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match=message):
+        export_backbone(tmp_path / "no_such_run", Path(out), format_name=format_name)
 
 
 def test_a_method_without_an_averaged_copy_has_none_to_export(tmp_path):
