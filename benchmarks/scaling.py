@@ -7,7 +7,7 @@ The model, for W ranks on machines of G, each with b images:
   from each `(m-1) n` between and `(G-1) m n` inside; each has a latency for every doubling of the ranks, a sum twice.
 - What is sent in the background costs what outlasts the computation that it runs beside.
 - Ranks wait for the slowest before each message in the foreground: times between messages vary independently, with
-  the variance of a step divided among them.
+  the variance of a step divided among them. Groups that meet by themselves drift apart until all meet.
 """
 
 import math
@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
+
+import numpy as np
 
 from trainer.profiling.instruments import BACKWARD, GRADIENTS, KEYS, MOMENTS, PREDICTIONS
 
@@ -127,8 +129,7 @@ def predict(
     if ranks == 1:
         return found
     beside: dict[str, float] = {}
-    stretches = 1 + sum(m["times"] for m in step.messages if not m["in_background"])
-    waiting = slowest_of(ranks)  # at the end of a step, for the last gradients
+    waits: list[tuple[int, float]] = [(ranks, 1.0)]  # at the end of a step, for the last gradients
     for message in step.messages:
         kind, size, times = message["kind"], float(message["bytes"]), message["times"]
         among = min(group or ranks, ranks) if kind == MOMENTS else ranks
@@ -139,19 +140,37 @@ def predict(
         seconds = times * network.seconds(message["operation"], size, among)
         into = beside if message["in_background"] else found
         into[kind] = into.get(kind, 0.0) + seconds
-        waiting += 0 if message["in_background"] else times * slowest_of(among)
+        if among > 1 and not message["in_background"]:
+            waits.append((among, times))
     for kind, seconds in beside.items():
         # the last bucket of gradients is full when the backward pass ends
         buckets = sum(m["times"] for m in step.messages if m["kind"] == kind)
         last = seconds / buckets if kind == GRADIENTS else 0.0
         found[kind] = found.get(kind, 0.0) + max(last, seconds - step.backward)
-    found[WAITING] = waiting * step.jitter / math.sqrt(stretches)
+    found[WAITING] = step.jitter * _waiting(waits, ranks)
     return found
+
+
+def _waiting(waits: Sequence[tuple[int, float]], ranks: int) -> float:
+    """Time that ranks wait, in standard deviations of a step, where so many wait for each other so often."""
+    deviation = 1 / math.sqrt(sum(times for _, times in waits))  # of the stretch before each
+    whole = sum(times * slowest_of(among) for among, times in waits)
+    drift = 0.0
+    for size in {among for among, _ in waits if among < ranks}:
+        # groups drift apart by their slowest ranks, and wait for each other where all meet
+        steps = sum(times for among, times in waits if among == size)
+        drift += math.sqrt(steps) * _spread_of_slowest(size) * slowest_of(ranks // size)
+    return deviation * (whole + drift)
 
 
 def slowest_of(ranks: int) -> float:
     """Expected largest of `ranks` standard normal numbers (Blom 1958)."""
     return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
+
+
+def _spread_of_slowest(ranks: int) -> float:
+    """Standard deviation of the largest of `ranks` standard normal numbers, from 10,000 draws."""
+    return float(np.random.default_rng(0).standard_normal((10_000, ranks)).max(1).std())
 
 
 def efficiency(step: Step, seconds: Mapping[str, float]) -> float:

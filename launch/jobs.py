@@ -96,7 +96,7 @@ def last_world_size(run: RunFolder) -> int | None:
 def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None:
     """Say so where the loss depends on the number of processes and that has changed."""
     last = last_world_size(run)
-    scopes = (config.method.model_dump().get("feature_scope"), config.parallel.batch_norm)
+    scopes = (config.method.model_dump().get("feature_scope", "global"), config.parallel.batch_norm)
     of_all = scopes == ("global", "global") and config.parallel.batch_norm_group == 0
     if last not in (None, ranks) and not of_all:
         print(

@@ -189,8 +189,11 @@ MAY_CHANGE_ON_RESUME = (
 must be the same on resume; the sets that `data.train` and `data.validation` name are compared by content."""
 
 CAME_LATER = [
-    ("backbone.init", None), ("backbone.init_partial", False), ("method.symmetric", True), ("method.queue_views", "first"),
-]  # fmt: skip
+    ("backbone.init", None),
+    ("backbone.init_partial", False),
+    ("method.symmetric", True),
+    ("method.queue_views", "first"),
+]
 """Settings that the first checkpoints knew nothing of, with the values that these were made with."""
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from data_pipelines.errors import UserError
 from launch.slurm_commands import GpusPerNode, Nodes, Overrides, Time, slurm_overrides
 
 
@@ -13,7 +14,9 @@ def study(
         str | None, typer.Argument(metavar="STUDY", help="Path of a study, or the name of a shipped one.")
     ] = None,
     overrides: Overrides = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes of each run on this machine.")] = 1,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes of each run on this machine; 1 if not given.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the runs and the report; studies/STUDY if not given."),
@@ -38,9 +41,13 @@ def study(
             typer.echo(f"{shipped}: {description}", err=True)
         raise typer.Exit(2)
     settings = slurm_overrides(nodes=nodes, gpus_per_node=gpus_per_node, time=time)
+    if settings and not submit:
+        raise UserError("--nodes, --gpus-per-node and --time are for jobs of SLURM", fix="add --submit")
+    if nproc and submit:
+        raise UserError("--nproc is for this machine", fix="leave it out, or leave --submit out")
     raise typer.Exit(
         run_study(
-            name, [*(overrides or []), *settings], nproc=nproc, out=out, submit=submit, parallel=array_parallelism,
+            name, [*(overrides or []), *settings], nproc=nproc or 1, out=out, submit=submit, parallel=array_parallelism,
             show=show,
         )
     )  # fmt: skip

@@ -65,6 +65,11 @@ class Study(Settings):
         for axis, choices in self.grid.items():
             if not choices:
                 raise ValueError(f"grid.{axis} has no choices")
+            for name, choice in choices.items():
+                if own := {"run", "slurm"} & choice.keys():
+                    raise ValueError(
+                        f"grid.{axis}.{name} sets {own.pop()}, which the study sets for all runs"
+                    )
             if odd := [name for name in (axis, *choices) if not re.fullmatch(r"[\w.+-]+", name)]:
                 raise ValueError(f"{odd[0]!r} names runs' folders: letters, digits, _ . + and - are allowed")
         for claim in self.claims:
@@ -152,6 +157,10 @@ def runs_of(
     Raises:
         UserError: a run's settings are not valid.
     """  # fmt: skip
+    if moved := [o for o in overrides if o.partition("=")[0] in ("run.folder", "run.name", "run.seed")]:
+        raise UserError(
+            f"{moved[0]} would make all runs of the study one", fix="--out FOLDER moves all of them"
+        )
     common = merge(merge(defaults or {}, read_recipe(study.recipe)), study.settings)
     axes = [[(axis, choice) for choice in choices] for axis, choices in study.grid.items()]
     found = {}

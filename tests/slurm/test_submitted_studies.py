@@ -29,5 +29,5 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     for element in range(2):
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
     shown = jobs.all4one(*command, "--show")
-    assert "2 of 2 runs are finished" in shown.words
+    assert "2 of 2 runs are judged" in shown.words
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])

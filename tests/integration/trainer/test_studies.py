@@ -32,12 +32,12 @@ def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Pat
     command = ("study", study, *settings(runs), "--out", out)
     nothing = run(*command, "--show")
     assert nothing.code == 0, nothing.out
-    assert "0 of 4 runs are finished" in nothing.words
+    assert "0 of 4 runs are judged" in nothing.words
     assert "no pair of runs is finished" in nothing.words
     half = run("study", write_study(tmp_path / "half.yaml", runs, seeds=[0]), *settings(runs), "--out", out)
     assert half.code == 0, half.out
     shown = run(*command, "--show")
-    assert "2 of 4 runs are finished" in shown.words
+    assert "2 of 4 runs are judged" in shown.words
     assert "not decided by this budget" in shown.words
     whole = run(*command)
     assert whole.code == 0, whole.out
@@ -75,9 +75,12 @@ def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Pa
     other = run("study", study, *settings(runs), "--out", out)
     assert other.code == 2
     assert "begun with other settings" in other.words
+    machines = run("study", study, *settings(runs), "--out", tmp_path / "new", "--nodes", 2)
+    assert machines.code == 2
+    assert "add --submit" in machines.words
     missing = run("study", study, *settings(runs), "data.train=nowhere", "--out", tmp_path / "new")
     assert missing.code == 2
     assert "nowhere" in missing.words
     assert not (tmp_path / "new").exists()
-    for result in (broken, other, missing):
+    for result in (broken, other, machines, missing):
         assert "Traceback" not in result.out

@@ -41,6 +41,7 @@ def test_a_grid_has_a_run_for_each_combination_and_seed(tmp_path: Path) -> None:
         ({"claims": [{"better": "all4one", "than": "nncrl"}]}, "did you mean nnclr"),
         ({"claims": [{"better": "all4one", "than": "nnclr", "at": {"size": "huge"}}]}, "size=huge"),
         ({"budget": 3}, "budget"),
+        ({"grid": {**GRID, "size": {"small": {"run": {"seed": 3}}}}}, "sets run"),
         ({"grid": {**GRID, "size": {"very small": {}}}}, "'very small' names runs' folders"),
     ],
 )
@@ -75,4 +76,10 @@ def test_every_kind_of_study_is_shipped() -> None:
         "positional_encoding",
         "batch_size",
     }
-    assert kinds <= set(shipped_studies())
+    assert set(shipped_studies()) == kinds | {f"imagenet100_{kind}" for kind in kinds}
+
+
+@pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here"])
+def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="would make all runs of the study one"):
+        runs_of(study(), tmp_path, [override])

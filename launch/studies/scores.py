@@ -1,0 +1,65 @@
+"""What judges a study's run: its own kNN at the end of training, or a regression on its frozen features."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+from launch.studies.plan import Study
+from trainer.config import Config
+from trainer.run import RunFolder, read_records
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether the run has come to its end; false where it was not begun."""
+    return run.config.exists() and run.is_finished()
+
+
+def require_judge(asked: Study, config: Config) -> None:
+    """Raise a UserError where a run with these settings could not be judged at its end."""
+    if config.data.validation is None:
+        raise UserError("runs of a study need labelled images to be judged on", fix="set data.validation")
+    if asked.judge == "knn" and config.eval.every_epochs == 0:
+        raise UserError(
+            "this study is judged by the kNN of training, which eval.every_epochs=0 leaves out",
+            fix="set eval.every_epochs, or judge: linear_fast in the study",
+        )
+
+
+def score(asked: Study, run: RunFolder) -> float | None:
+    """Accuracy of a run, in percent; None where it is not finished or not judged yet."""
+    if not is_finished(run):
+        return None
+    if asked.judge == "knn":
+        judged = [r for r in read_records(run.metrics) if r["kind"] == "eval"]
+        found = {name: judged[-1].get(f"knn_{name}") for name in ("momentum", "online")} if judged else {}
+    elif _regression(run).exists():
+        backbones = json.loads(_regression(run).read_text())["backbones"]
+        found = {name: by["linear_fast"]["top1"] for name, by in backbones.items()}
+    else:
+        found = {}
+    value = found.get(asked.backbone)
+    value = found.get("online") if value is None else value
+    return None if value is None else 100 * value
+
+
+def judge_finished(asked: Study, run: RunFolder) -> None:
+    """Fit the regression of a run that is finished, where the study wants one and there is none.
+
+    Raises:
+        UserError: the evaluation failed; it has said why.
+    """
+    if asked.judge == "knn" or not is_finished(run) or _regression(run).exists():
+        return
+    command = [sys.executable, "-m", "launch.cli", "eval", str(run.path), "--linear-fast"]
+    done = subprocess.run([*command, "--out", str(_regression(run))], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise UserError(
+            "this run is trained but cannot be judged", where=run.path, fix="see the message above"
+        )
+
+
+def _regression(run: RunFolder) -> Path:
+    """A file of the study's own: eval.json may be of another checkpoint or another set."""
+    return run.path / "study_eval.json"

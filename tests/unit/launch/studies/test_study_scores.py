@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch.studies.plan import Study, runs_of
+from launch.studies.report import report
+from launch.studies.scores import require_judge, score
+from trainer.config import parse
+from trainer.run import RunFolder, create_run
+
+GRID = {"method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}}}
+
+
+def study(**changed: Any) -> Study:
+    values = {"description": "a", "recipe": "digits_demo", "grid": GRID, "compare": "method", "seeds": [0]}
+    return Study.model_validate(values | changed)
+
+
+def finished(folder: Path, **knn: float) -> RunFolder:
+    """A run at its end, with such records of two evaluations."""
+    (config,) = runs_of(study(grid={"method": {"all4one": {}}}), folder, []).values()
+    run = create_run(config, "run")
+    run.ledger.write_text(json.dumps({"event": "end", "reason": "finished"}) + "\n")
+    records = [{"kind": "eval", "step": 0, "knn_online": 0.1}, {"kind": "eval", "step": 9, **knn}]
+    run.metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return run
+
+
+def test_the_last_knn_counts_and_the_online_one_where_there_is_no_other(tmp_path: Path) -> None:
+    run = finished(tmp_path, knn_online=0.5, knn_momentum=0.0)
+    assert score(study(), run) == 50
+    assert score(study(backbone="momentum"), run) == 0
+    alone = finished(tmp_path / "b", knn_online=0.5)
+    assert score(study(backbone="momentum"), alone) == 50
+
+
+def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
+    run = finished(tmp_path, knn_online=0.5)
+    of_another = {"backbones": {"online": {"linear_fast": {"top1": 0.2}}}}
+    (run.path / "eval.json").write_text(json.dumps(of_another))
+    assert score(study(judge="linear_fast"), run) is None
+    (run.path / "study_eval.json").write_text(json.dumps(of_another))
+    assert score(study(judge="linear_fast"), run) == 20
+
+
+@pytest.mark.parametrize(
+    ("judge", "settings", "said"),
+    [
+        ("knn", {"data": {"validation": None}}, "labelled images"),
+        ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "leaves out"),
+    ],
+)
+def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        require_judge(study(judge=judge), parse(settings, where="here"))
+
+
+def test_half_a_study_is_json_that_everybody_reads(tmp_path: Path) -> None:
+    asked = study()
+    runs = {
+        cell: finished(tmp_path / dict(cell.choices)["method"], knn_online=0.5)
+        for cell in runs_of(asked, tmp_path / "out", [])
+    }
+    report(asked, runs, tmp_path / "out")
+    text = (tmp_path / "out" / "study.json").read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found["rows"][0]["score"] == {"mean": 50.0, "half": None, "samples": 1}
+    assert found["rows"][0]["difference"]["mean"] == 0
