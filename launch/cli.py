@@ -149,12 +149,14 @@ def profile(
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
+    asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
+    if asked and nodes is None:
+        raise UserError("--gpus-per-node and --tasks-per-node are for jobs of SLURM", fix="add --nodes 1,2")
     if nodes is not None:
         if nproc != 1:
             raise UserError("--nproc is for this machine, --nodes for a cluster", fix="--tasks-per-node")
         from launch.profile_nodes import parse_nodes, profile_on
 
-        asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
         settings = [*(overrides or []), *asked]
         raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
     from launch.profile import profile as measure

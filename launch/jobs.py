@@ -21,6 +21,8 @@ from trainer.run_lock import RunLock
 from trainer.setup import open_train_set
 from trainer.stall import STALL, stall_of
 
+ON_STOP = "stopping after this step or the next; twice more ends at once, without a checkpoint"
+
 
 def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
     """Make a run's folder and train it with N processes. Returns the exit code."""
@@ -109,7 +111,7 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
 def _launch(run: RunFolder, nproc: int) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
-    code = launch("launch.worker", [str(run.path)], nproc=nproc, logs=logs)
+    code = launch("launch.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in (130, 143):
         print(f"go on with it: all4one resume {run.path}")
     elif code == 0:

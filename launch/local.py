@@ -22,11 +22,25 @@ HANDED_ON = {  # a closed terminal ends a run as gently as a request does
 LOST_PEER = 3  # exit code of a rank that ended since another had: the other knows the reason
 
 
-def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
+def launch(
+    module: str,
+    arguments: list[str],
+    *,
+    nproc: int,
+    logs: Path,
+    on_stop: str = "stopping; twice more ends at once",
+) -> int:
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
     Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on.
     When a rank fails the others are ended, and the end of a failed rank's log is printed.
+
+    Args:
+        module: what each rank runs.
+        arguments: of each rank.
+        nproc: ranks.
+        logs: folder of the other ranks' output.
+        on_stop: what is said when the first signal asks to stop.
 
     Returns the exit code: 0, or that of the first rank that failed; what ranks hung at is left to the caller to say.
     """
@@ -35,7 +49,7 @@ def launch(module: str, arguments: list[str], *, nproc: int, logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
-    previous = {number: signal.signal(number, _HandOn(ranks)) for number in HANDED_ON}
+    previous = {number: signal.signal(number, _HandOn(ranks, on_stop)) for number in HANDED_ON}
     try:
         code, failed = _supervise(ranks)
     finally:
@@ -75,8 +89,8 @@ def _start(
 class _HandOn:
     """Hands a signal to every rank; the third one of a kind ends them at once, also out of a hung collective."""
 
-    def __init__(self, ranks: list[subprocess.Popen[bytes]]) -> None:
-        self._ranks, self._times = ranks, 0
+    def __init__(self, ranks: list[subprocess.Popen[bytes]], on_stop: str) -> None:
+        self._ranks, self._on_stop, self._times = ranks, on_stop, 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self._times += 1
@@ -84,9 +98,7 @@ class _HandOn:
             if process.poll() is None:
                 process.send_signal(HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL)
         if self._times == 1:
-            os.write(
-                2, b"\nstopping after this step or the next; twice more ends at once, without a checkpoint\n"
-            )
+            os.write(2, f"\n{self._on_stop}\n".encode())
 
 
 def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:

@@ -33,6 +33,7 @@ def test_what_cannot_be_profiled_on_machines_says_why(jobs, tmp_path) -> None:
     for arguments, said in (
         (("--nodes", "1,two"), "such as 1,2,4"),
         (("--nodes", "1", "--nproc", 2), "--tasks-per-node"),
+        (("--gpus-per-node", 2), "add --nodes"),
         (("--nodes", "2,3", "train.global_batch=16"), "multiple of 3"),
         (("--nodes", "1", "slurm.partition=nowhere"), "nowhere"),
     ):
