@@ -36,10 +36,17 @@ def cast_once(module: nn.Module) -> Iterator[None]:
 
 
 class MomentumEncoder(nn.ModuleDict):
-    """Averaged copy of a backbone and of the projector on it, under these names. It takes no gradient."""
+    """Averaged copy of a backbone and of the projector on it, under these names. It takes no gradient.
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+    Args:
+        backbone: what is copied.
+        projector: what is copied.
+        start: momentum at the first step; a cosine takes it to 1.0 at the end.
+    """
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, start: float) -> None:
         super().__init__({"backbone": frozen_copy(backbone), "projector": frozen_copy(projector)})
+        self.start = start
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings of views [B, 3, S, S], in the working precision: [B, D] each."""

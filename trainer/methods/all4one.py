@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipelines.settings import Probability
-from trainer import ema
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
+from trainer.ema import MomentumEncoder
 from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
 from trainer.losses import Contrast, Scope, contrasts_of_all, feature_contrast
 from trainer.methods.base import Method, MethodSettings, Representation, ViewCount
@@ -97,6 +97,8 @@ class All4OneSettings(MethodSettings):
 class All4One(Method):
     """The method; `momentum` is the averaged copy of backbone and projector."""
 
+    momentum: MomentumEncoder
+
     def __init__(self, settings: All4OneSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
@@ -111,7 +113,7 @@ class All4One(Method):
                 s.embedding, length=s.neighbours, depth=s.transformer_depth, heads=s.transformer_heads,
                 dropout=s.transformer_dropout, encoding=s.positional_encoding,
             )  # fmt: skip
-        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
+        self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
         if s.searches:
             self.queue = NeighbourQueue(s.queue, s.embedding)
 
@@ -187,15 +189,3 @@ class All4One(Method):
             [(i, distinct.index(sequence)) for (i, _), sequence in zip(pairs, followed, strict=True)],
             self.settings.centroid_temperature,
         )
-
-    def evaluation_backbones(self) -> dict[str, nn.Module]:
-        """Both backbones."""
-        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
-
-    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Backbone and projector."""
-        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
-
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Move the averaged copy."""
-        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

@@ -56,12 +56,14 @@ class Method(nn.Module):
     """
 
     queue: NeighbourQueue | None
+    momentum: ema.MomentumEncoder | None
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = nn.Linear(backbone.feature_dim, num_classes) if num_classes else None
         self.queue = None
+        self.momentum = None
         self.autocast_dtype: torch.dtype | None = None
         self.examine = False
         """Whether the next forward passes compute all health values, rather than those that cost nothing."""
@@ -107,8 +109,10 @@ class Method(nn.Module):
         return values
 
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Every momentum copy with the network that it follows."""
-        return []
+        """Every momentum copy with the network that it follows: the method's own of the same name."""
+        if self.momentum is None:
+            return []
+        return [(copy, self.get_submodule(name)) for name, copy in self.momentum.items()]
 
     def compile_networks(self) -> None:
         """Have torch compile each network at its first call, in place: names in `state_dict` stay."""
@@ -126,7 +130,8 @@ class Method(nn.Module):
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""
-        return {"online": self.backbone}
+        copies = {} if self.momentum is None else {"momentum": self.momentum["backbone"]}
+        return {"online": self.backbone, **copies}
 
     def after_backward(self) -> None:
         """Called after each micro-batch's backward pass: what was gathered during it enters the queue."""
@@ -134,7 +139,9 @@ class Method(nn.Module):
             self.queue.finish_push()
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after optimiser step number `step` (from 1): momentum copies move here."""
+        """Called after optimiser step number `step` (from 1): the momentum copies move."""
+        if self.momentum is not None:
+            ema.follow(self.averaged(), step, total_steps, self.momentum.start)
 
 
 class ViewCount(NamedTuple):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer import ema
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
+from trainer.ema import MomentumEncoder
 from trainer.heads import predictor, two_layers
 from trainer.losses import normalised_squared_error, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -36,12 +36,14 @@ class BYOLSettings(MethodSettings):
 class BYOL(Method):
     """The method; `momentum`, the paper's target network, is the averaged copy of backbone and projector."""
 
+    momentum: MomentumEncoder
+
     def __init__(self, settings: BYOLSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
         self.projector = two_layers(backbone.feature_dim, s.projector_hidden, s.embedding)
         self.predictor = predictor(s.embedding, s.predictor_hidden)
-        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
+        self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views of [B, 3, S, S]: equation 2 for either view as the target, added up."""
@@ -51,15 +53,3 @@ class BYOL(Method):
         predicted = by_view(self.predictor, z)
         loss = 2 * symmetric(normalised_squared_error, targets, predicted)
         return Representation(loss, {}, features[0], z)
-
-    def evaluation_backbones(self) -> dict[str, nn.Module]:
-        """Both backbones."""
-        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
-
-    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Backbone and projector."""
-        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
-
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Move the averaged copy."""
-        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

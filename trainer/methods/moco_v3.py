@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer import ema
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
+from trainer.ema import MomentumEncoder
 from trainer.heads import predictor, projector
 from trainer.losses import keys_of_all, nce, symmetric
 from trainer.methods.base import Method, MethodSettings, Representation
@@ -41,6 +41,8 @@ class MoCoV3Settings(MethodSettings):
 class MoCoV3(Method):
     """The method; `momentum` is the averaged copy of backbone and projector. The heads end in batch norm."""
 
+    momentum: MomentumEncoder
+
     def __init__(self, settings: MoCoV3Settings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
@@ -49,7 +51,7 @@ class MoCoV3(Method):
             patches.requires_grad_(False)
         self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding)
         self.predictor = predictor(s.embedding, s.predictor_hidden).append(nn.BatchNorm1d(s.embedding))
-        self.momentum = ema.MomentumEncoder(self.backbone, self.projector)
+        self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
         """Two views of [B, 3, S, S]: algorithm 1, the sum of two contrasts, each times 2τ."""
@@ -60,15 +62,3 @@ class MoCoV3(Method):
         queries = by_view(self.predictor, z)
         loss = 4 * tau * symmetric(partial(nce, temperature=tau), queries, keys)
         return Representation(loss, {}, features[0], z)
-
-    def evaluation_backbones(self) -> dict[str, nn.Module]:
-        """Both backbones."""
-        return {"online": self.backbone, "momentum": self.momentum["backbone"]}
-
-    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Backbone and projector."""
-        return [(self.momentum["backbone"], self.backbone), (self.momentum["projector"], self.projector)]
-
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Move the averaged copy."""
-        ema.follow(self.averaged(), step, total_steps, self.settings.momentum)

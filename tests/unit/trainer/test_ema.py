@@ -50,7 +50,7 @@ def test_a_frozen_copy_is_cast_once_for_several_calls_and_stays_frozen() -> None
 
 def test_the_encoder_embeds_without_gradient_and_follows_on_the_cosine() -> None:
     backbone, projector = nn.Linear(3, 4), nn.Linear(4, 2)
-    encoder = ema.MomentumEncoder(backbone, projector)
+    encoder = ema.MomentumEncoder(backbone, projector, 0.9)
     views = [torch.randn(5, 3) for _ in range(2)]
     for view, embedding in zip(views, encoder.embed(views), strict=True):
         assert not embedding.requires_grad
@@ -60,7 +60,7 @@ def test_the_encoder_embeds_without_gradient_and_follows_on_the_cosine() -> None
     before = backbone.weight.detach().clone()
     with torch.no_grad():
         backbone.weight.add_(1)
-    ema.follow(pairs, step=4, total_steps=12, start=0.9)
+    ema.follow(pairs, step=4, total_steps=12, start=encoder.start)
     tau = 1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2  # that of the fourth of twelve steps
     torch.testing.assert_close(encoder["backbone"].weight, before + 1 - tau)
     assert torch.equal(encoder["projector"].weight, projector.weight)

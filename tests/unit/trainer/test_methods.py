@@ -4,7 +4,7 @@ from small_methods import QUEUE, SMALL
 from torch import Tensor, nn
 
 from trainer.backbones import BackboneSettings, build_backbone
-from trainer.ema import momentum_at
+from trainer.ema import MomentumEncoder, momentum_at
 from trainer.methods import Method
 from trainer.methods.all4one import All4OneSettings
 from trainer.methods.moco_v3 import MoCoV3Settings
@@ -146,6 +146,31 @@ def test_the_averaged_copy_moves_with_the_published_momentum(name: str, start: f
     for weight, parameter in copy.named_parameters():
         torch.testing.assert_close(parameter, tau * before[weight] + (1 - tau) * online[weight])
     assert set(method.evaluation_backbones()) == {"online", "momentum"}
+
+
+class Own(Method):
+    """A method that only makes its copy."""
+
+    def __init__(self) -> None:
+        super().__init__(build_backbone(BackboneSettings(width=8), 16), 0)
+        self.projector = nn.Linear(self.backbone.feature_dim, 4)
+        self.momentum = MomentumEncoder(self.backbone, self.projector, 0.5)
+
+
+def test_a_method_that_makes_a_copy_needs_no_hook_for_it() -> None:
+    method = Own()
+    copy = method.momentum["projector"]
+    assert method.evaluation_backbones() == {
+        "online": method.backbone, "momentum": method.momentum["backbone"]
+    }  # fmt: skip
+    assert method.averaged() == [
+        (method.momentum["backbone"], method.backbone), (copy, method.projector)
+    ]  # fmt: skip
+    before = copy.bias.clone()
+    with torch.no_grad():
+        method.projector.bias.add_(1)
+    method.after_step(step=1, total_steps=10)
+    torch.testing.assert_close(copy.bias, before + 0.5)
 
 
 def test_moco_v3_keeps_the_patches_of_a_vision_transformer_as_they_are_drawn() -> None:
