@@ -16,7 +16,9 @@ from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import Backbone, BackboneSettings, build_backbone
 from trainer.checkpoint import MANIFEST, CheckpointStore
 from trainer.config import Config
+from trainer.distributed import from_first
 from trainer.engine import load_model
+from trainer.parallel import rank, world_size
 from trainer.run import open_run
 
 ONLINE, MOMENTUM = "backbone.", "momentum.backbone."
@@ -79,6 +81,18 @@ def load_backbones(source: Path) -> Trained:
     parts = {"online": _under(model, ONLINE), "momentum": _under(model, MOMENTUM)}
     backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
     return Trained(backbones, recipe, path.parent.parent)
+
+
+def load_alike(source: Path) -> Trained:
+    """As `load_backbones`, on every rank the checkpoint that the first one finds: while a run still trains, its newest
+    one is another a moment later.
+    """
+    if world_size() == 1:
+        return load_backbones(source)
+    trained = load_backbones(source) if rank() == 0 else None
+    found = Path(trained.recipe.source) if trained is not None and trained.run is not None else source
+    found = from_first(found)
+    return load_backbones(found) if trained is None else trained
 
 
 def _read_checkpoint(source: Path) -> tuple[dict[str, Tensor], Config, Path]:

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.files import replacing
+from trainer.distributed import from_first
 from trainer.evaluation.heads import LinearHeads
-from trainer.parallel import rank
+from trainer.parallel import rank, world_size
 
 _METADATA = "all4one_heads"
 
@@ -29,7 +31,17 @@ class HeadState:
         self._facts = json.loads(json.dumps(facts))  # as they will be read
 
     def load(self, heads: Mapping[str, LinearHeads]) -> int:
-        """Put the file's tensors into the heads; returns the epochs they are of, 0 where there is no such file."""
+        """Put the file's tensors into the heads; returns the epochs they are of, 0 where there is no such file.
+
+        The first rank reads, and all others, which call alike, get what it found.
+        """
+        epoch = self._read(heads) if rank() == 0 else 0
+        if world_size() > 1 and (epoch := from_first(epoch)):
+            for tensor in self._tensors(heads).values():
+                dist.broadcast(tensor, src=0)
+        return epoch
+
+    def _read(self, heads: Mapping[str, LinearHeads]) -> int:
         try:
             with safe_open(str(self._path), framework="pt") as file:
                 found = json.loads((file.metadata() or {})[_METADATA])

@@ -124,3 +124,19 @@ def test_training_goes_on_from_its_file_bit_for_bit(tmp_path):
 def test_a_file_that_is_no_state_is_passed_over(tmp_path):
     (tmp_path / "state").write_bytes(b"no")
     assert HeadState(tmp_path / "state", {}).load({}) == 0
+
+
+def ranks_loaded(folder):
+    heads = {"online": LinearHeads(RATES, CLASSES, WIDTH, CPU)}
+    name = "none" if rank() else "state"  # a rank may see the folder as it was
+    return HeadState(folder / name, {}).load(heads), heads["online"].tensors
+
+
+def test_all_ranks_go_on_from_what_the_first_one_reads(run_ranks, tmp_path):
+    heads = LinearHeads(RATES, CLASSES, WIDTH, CPU)
+    for tensor in heads.tensors.values():
+        tensor.normal_()
+    HeadState(tmp_path / "state", {}).save({"online": heads}, 7)
+    for epoch, tensors in run_ranks(ranks_loaded, 2, tmp_path):
+        assert epoch == 7
+        assert all(tensors[name].equal(tensor) for name, tensor in heads.tensors.items())

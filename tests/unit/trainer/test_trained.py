@@ -1,0 +1,45 @@
+"""Backbones that several ranks read while their run goes on."""
+
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from trained_runs import make_run
+
+from trainer import trained
+from trainer.checkpoint import CheckpointStore, Snapshot
+from trainer.parallel import rank
+from trainer.run import RunFolder
+
+NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
+NEWER = "step_00000009"
+
+
+def load_while_it_trains(path: Path) -> str:
+    """The checkpoint that a rank judges; a newer one is written once the first rank has read."""
+    original, run = trained.load_backbones, RunFolder(path)
+
+    def load(source: Path) -> trained.Trained:
+        for _ in range(600 if rank() else 0):
+            if (run.checkpoints / NEWER).is_dir():
+                break
+            time.sleep(0.05)
+        found = original(source)
+        if rank() == 0:
+            store = CheckpointStore(run.checkpoints, attempt=2)
+            model = store.load(Path(found.recipe.source)).model
+            store.write(Snapshot(9, model, {}, {"step": 9}))
+        return found
+
+    with mock.patch.object(trained, "load_backbones", load):
+        return Path(trained.load_alike(path).recipe.source).name
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_all_ranks_judge_the_checkpoint_that_the_first_one_found(
+    run_ranks, tmp_path: Path, ranks: int
+) -> None:
+    run, _ = make_run(tmp_path / "run", *NARROW)
+    assert run_ranks(load_while_it_trains, ranks, run.path) == ["step_00000003"] * ranks
+    assert (run.checkpoints / NEWER).is_dir()
