@@ -12,7 +12,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from trainer.evaluation.linear import wilson_interval
 
-SAME = {"weights": "weights", "train": "a training set", "validation": "a validation set"}
+SAME = {"weights": "weights", "train_index": "a training set", "validation_index": "a validation set"}
 """What results must share to stand in one file, and how a message calls it."""
 
 
@@ -22,7 +22,8 @@ class Results:
 
     Args:
         path: the file.
-        facts: source, checkpoint, weights, train, validation and images.
+        facts: source, checkpoint, train, validation and images; weights, train_index and validation_index, which are
+            hashes.
         quiet: whether nothing is said of what is replaced.
 
     Raises:

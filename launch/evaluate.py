@@ -23,7 +23,7 @@ from trainer.evaluation.features import Features, extract
 from trainer.evaluation.judges import Judges, judge_features, require_enough
 from trainer.evaluation.protocol import linear_protocol
 from trainer.parallel import all_sum, rank, world_size
-from trainer.trained import Trained, load_backbones
+from trainer.trained import Trained, load_alike
 
 
 class EvalJob(Settings):
@@ -79,7 +79,7 @@ def evaluate_backbone(job: EvalJob) -> None:
     Raises:
         UserError: no such source, or sets that are missing, unlabelled or of different classes.
     """
-    trained = load_backbones(job.source)
+    trained = load_alike(job.source)
     settings = trained.recipe.data
     train_set = _labelled(job.train or settings.train, settings, "--train")
     validation_set = _labelled(job.validation or settings.validation, settings, "--validation")
@@ -95,6 +95,7 @@ def evaluate_backbone(job: EvalJob) -> None:
     facts: dict[str, Any] = {
         "source": str(job.source), "checkpoint": trained.recipe.source, "weights": fingerprint(trained.backbones),
         "train": str(train_set.folder), "validation": str(validation_set.folder),
+        "train_index": train_set.fingerprint, "validation_index": validation_set.fingerprint,
         "images": int((validation_set.index["label"] >= 0).sum()),
     }  # fmt: skip
     results, progress = Results(job.place, facts, quiet=rank() > 0), EvalProgress(rank() == 0)

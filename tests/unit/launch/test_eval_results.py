@@ -8,7 +8,7 @@ from launch.eval_results import Results
 
 FACTS = {
     "source": "runs/a", "checkpoint": "runs/a/checkpoints/step_3", "weights": "ab", "train": "t", "validation": "v",
-    "images": 200,
+    "train_index": "12", "validation_index": "34", "images": 200,
 }  # fmt: skip
 KNN = {"top1": 0.5, "top5": 0.9, "k": 20}
 RETRIEVAL = {"map": 0.25, "recall_at_1": 0.5, "recall_at_5": 0.75, "recall_at_10": 0.875, "queries": 200}
@@ -25,7 +25,7 @@ def written(path, facts=FACTS, **judged):
 def test_other_judges_of_the_same_checkpoint_are_added(tmp_path, capsys):
     path = tmp_path / "eval.json"
     written(path, knn_20=KNN)
-    assert written(path, {**FACTS, "source": "./runs/a"}, retrieval=RETRIEVAL) == {
+    assert written(path, {**FACTS, "source": "./runs/a", "train": "/data/t"}, retrieval=RETRIEVAL) == {
         "online": {"knn_20": KNN, "retrieval": RETRIEVAL}
     }
     assert written(path, knn_20={**KNN, "top1": 0.625})["online"]["knn_20"]["top1"] == 0.625
@@ -33,8 +33,8 @@ def test_other_judges_of_the_same_checkpoint_are_added(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"weights": "cd"}, "weights"), ({"train": "u"}, "a training set"),
-                         ({"weights": "cd", "validation": "w"}, "weights, a validation set")],
+    ("change", "word"), [({"weights": "cd"}, "weights"), ({"train_index": "13"}, "a training set"),
+                         ({"weights": "cd", "validation_index": "35"}, "weights, a validation set")],
 )  # fmt: skip
 def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_path, capsys, change, word):
     path = tmp_path / "eval.json"

@@ -135,3 +135,6 @@ def test_results_of_files_that_differ_after_a_dot_lie_side_by_side(tmp_path, cap
     judged = first["backbones"]["exported"]
     assert min(judged["knn_20"]["top1"], judged["linear_fast"]["top1"]) > 0.7
     assert second["backbones"]["exported"] == {"knn_20": judged["knn_20"]}
+    assert (first["train_index"], first["validation_index"]) == (
+        ShardSet.open(train).fingerprint, ShardSet.open(validation).fingerprint
+    )  # fmt: skip
