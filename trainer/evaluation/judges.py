@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from data_pipelines.subsets import low_shot_subset
+from data_pipelines.subsets import held_out_subset, low_shot_subset
 from trainer.evaluation.features import Features, OneBackbone, gather_features
 from trainer.evaluation.knn import knn_accuracies
 from trainer.evaluation.linear import linear_probe
 from trainer.evaluation.low_shot import low_shot
 from trainer.evaluation.protocol import LinearProtocol
 from trainer.evaluation.retrieval import retrieval
+from trainer.parallel import world_size
 
 TEMPERATURE = 0.07
 """Of the votes of kNN (Wu et al. 2018, section 4.1)."""
@@ -128,3 +129,24 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
             where="--knn-k",
             fix=f"ask for {count} at most",
         )
+    if judges.linear is not None:
+        held_out = held_out_subset(
+            labels, judges.linear.held_out, judges.linear.seed, num_classes=len(classes)
+        )
+        _require_batch(judges.linear.batch, count - int(held_out.sum()))
+
+
+def _require_batch(batch: int, count: int) -> None:
+    """Refuse a batch that the ranks cannot share evenly, or that is larger than the `count` images to learn from."""
+    ranks = world_size()
+    below, most = batch // ranks * ranks, count // ranks * ranks
+    if batch % ranks:
+        near = " or ".join(str(size) for size in (below, below + ranks) if size)
+        raise UserError(
+            f"{batch} images do not divide over {ranks} processes", where="--batch", fix=f"--batch {near}"
+        )
+    if batch > count:
+        raise UserError(
+            f"{batch} images are more than the {count} that there are to learn from", where="--batch",
+            fix=f"--batch {most} or less" if most else "fewer processes with --nproc",
+        )  # fmt: skip

@@ -11,6 +11,7 @@ from trainer.evaluation.features import OneBackbone, gather_features
 from trainer.evaluation.judges import Judges, require_enough
 from trainer.evaluation.linear import linear_probe
 from trainer.evaluation.low_shot import low_shot
+from trainer.evaluation.protocol import LinearProtocol
 from trainer.parallel import rank, world_size
 
 CLASSES = [str(n) for n in range(10)]
@@ -75,8 +76,30 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
 
 @pytest.mark.parametrize(
     ("judges", "message"),
-    [(Judges(knn=(5, 601)), "600 labelled images"), (Judges(low_shot=(0.5, 0.001)), "without one")],
+    [
+        (Judges(knn=(5, 601)), "600 labelled images"),
+        (Judges(low_shot=(0.5, 0.001)), "without one"),
+        (
+            Judges(linear=LinearProtocol(batch=481, held_out=0.2)),
+            "--batch: 481 images are more than the 480 .*\\n.*--batch 480 or less",
+        ),
+    ],
 )
 def test_a_set_that_is_too_small_is_refused_before_its_features_are_made(digits, judges, message):
     with pytest.raises(UserError, match=message):
         require_enough(judges, digits[2], CLASSES)
+
+
+def ranks_refuse(labels, batch):
+    protocol = LinearProtocol(batch=batch)
+    try:
+        require_enough(Judges(linear=protocol), labels, CLASSES)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused_before_features_are_made(run_ranks, digits):
+    message = "--batch: 5 images do not divide over 2 processes\n  fix: --batch 4 or 6"
+    assert run_ranks(ranks_refuse, 2, digits[2], 5) == [message] * 2
+    assert run_ranks(ranks_refuse, 2, digits[2], 6) == [""] * 2
