@@ -18,8 +18,11 @@ def evaluate(
     ],
     knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
     knn_k: Annotated[
-        str, typer.Option(metavar="10,20,200", help="How many neighbours vote; each number is a judge.")
-    ] = "20",
+        str | None,
+        typer.Option(
+            metavar="10,20,200", help="How many neighbours vote; each number is a judge. 20 if not given."
+        ),
+    ] = None,
     retrieval: Annotated[
         bool, typer.Option("--retrieval", help="mAP and recall of validation images among each other.")
     ] = False,
@@ -33,21 +36,28 @@ def evaluate(
             metavar="1%,10%", help="Logistic regression on shares of the training set, several subsets of each."
         ),
     ] = None,
-    low_shot_seeds: Annotated[int, typer.Option(min=2, help="Subsets of each share.")] = 5,
+    low_shot_seeds: Annotated[
+        int | None, typer.Option(min=2, help="Subsets of each share; 5 if not given.")
+    ] = None,
     linear: Annotated[
         bool,
         typer.Option(
             "--linear", help="The published protocol: linear classifiers trained by SGD on crops and flips."
         ),
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Of --linear.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Images of a step of --linear, of all processes.")] = 256,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of --linear; 100 if not given.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of a step of --linear, of all processes; 256 if not given."),
+    ] = None,
     learning_rates: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="0.1,1,10", help="Of --linear, for each 256 images of the batch: all are tried in one pass."
+            metavar="0.1,1,10",
+            help="Of --linear, for each 256 images of the batch: all are tried in one pass. "
+            "0.1,0.2,0.5,1,2,5,10,30 if not given.",
         ),
-    ] = "0.1,0.2,0.5,1,2,5,10,30",
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     train_set: Annotated[
         str | None,
@@ -65,21 +75,36 @@ def evaluate(
     What earlier evaluations of the same checkpoint and sets found stays in eval.json. --linear goes on where it was
     killed when the same command is given again.
     """
-    ks, shares = parse_ks(knn_k), parse_shares(low_shot) if low_shot is not None else ()
-    rates = parse_rates(learning_rates)
+    none = not (knn or retrieval or linear_fast or low_shot is not None or linear)
+    require_judge("--knn", knn or none, knn_k=knn_k)
+    require_judge("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
+    require_judge("--linear", linear, epochs=epochs, batch=batch, learning_rates=learning_rates)
+    ks = parse_ks(knn_k) if knn_k is not None else (20,)
+    shares = parse_shares(low_shot) if low_shot is not None else ()
+    rates = parse_rates(learning_rates) if learning_rates is not None else None
     from launch.evaluate import EvalJob
     from launch.evaluate import evaluate as judge
     from trainer.evaluation.judges import Judges
     from trainer.evaluation.protocol import LinearProtocol
 
-    none = not (knn or retrieval or linear_fast or shares or linear)
-    protocol = LinearProtocol(epochs=epochs, batch=batch, learning_rates=rates)
+    given = {"epochs": epochs, "batch": batch, "learning_rates": rates}
+    protocol = LinearProtocol.model_validate({k: v for k, v in given.items() if v is not None})
     judges = Judges(
         knn=ks if knn or none else (), retrieval=retrieval, linear_fast=linear_fast or none, low_shot=shares,
-        low_shot_seeds=low_shot_seeds, linear=protocol if linear else None,
+        low_shot_seeds=low_shot_seeds or 5, linear=protocol if linear else None,
     )  # fmt: skip
     job = EvalJob(source=source, judges=judges, train=train_set, validation=validation_set, out=out)
     raise typer.Exit(judge(job, nproc))
+
+
+def require_judge(judge: str, asked: bool, **options: object) -> None:
+    """Raise a UserError where options of a judge, other than None, were given and it is not asked."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given and not asked:
+        raise UserError(
+            f"has no effect without {judge}", where=", ".join(given),
+            fix=f"add {judge}, or leave it out",
+        )  # fmt: skip
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.eval_commands import parse_ks, parse_rates, parse_shares
+from launch.eval_commands import evaluate, parse_ks, parse_rates, parse_shares
 from launch.eval_results import Results
 
 FACTS = {
@@ -94,3 +95,20 @@ def test_learning_rates():
 def test_no_learning_rates(text):
     with pytest.raises(UserError, match="--learning-rates"):
         parse_rates(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 100}, "--epochs: has no effect without --linear"),
+        ({"knn": True, "batch": 8, "learning_rates": "1"}, "--batch, --learning-rates: .* --linear"),
+        ({"low_shot_seeds": 5}, "--low-shot-seeds: .* without --low-shot"),
+        ({"linear": True, "knn_k": "5"}, "--knn-k: .* without --knn"),
+        ({"knn_k": "x"}, "no list of numbers"),
+        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "no list of numbers"),
+        ({"low_shot": "1%", "low_shot_seeds": 3}, "not the folder of a run"),
+    ],
+)
+def test_an_option_of_a_judge_that_is_not_asked_is_refused(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(Path(tmp_path / "no_such_run"), **given)
