@@ -8,6 +8,7 @@ from typing import NamedTuple
 from data_pipelines.errors import UserError
 from data_pipelines.sources import IMAGE_SUFFIXES, Place
 from data_pipelines.tars import inner_members, members
+from data_pipelines.walk import files_below, is_hidden
 
 
 class Picture(NamedTuple):
@@ -50,28 +51,12 @@ def readable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _of_folder(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Picture]:
-    """Its files, then its folders; `above` is device and inode of the folders on the way, to which a link may lead."""
-    try:
-        status = folder.stat()
-        paths = sorted(path for path in folder.iterdir() if not _hidden(path.name))
-    except OSError as error:
-        raise UserError(
-            f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
-        ) from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for path in paths:
-        if not path.is_file():
-            continue
+def _of_folder(folder: Path) -> Iterator[Picture]:
+    for path in files_below(folder):
         if path.suffix == ".tar":
             yield from _of_tar(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield _of_file(path)
-    for path in paths:
-        if path.is_dir():
-            yield from _of_folder(path, above | {here})
 
 
 def _of_file(path: Path) -> Picture:
@@ -81,7 +66,7 @@ def _of_file(path: Path) -> Picture:
 def _of_tar(path: Path) -> Iterator[Picture]:
     for member in members(path):
         inner = PurePosixPath(member.name)
-        if any(_hidden(part) for part in inner.parts):
+        if any(is_hidden(part) for part in inner.parts):
             continue
         if inner.suffix == ".tar":
             for image in inner_members(path, member):
@@ -91,7 +76,3 @@ def _of_tar(path: Path) -> Iterator[Picture]:
                     )
         elif inner.suffix.lower() in IMAGE_SUFFIXES:
             yield Picture(readable(f"{path}/{inner}"), Place(path, member.offset, member.size))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

@@ -3,7 +3,6 @@
 Listing looks at names and tar headers only. The images are read later, by the workers that write the shards.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 from data_pipelines.errors import UserError
 from data_pipelines.labels import read_labels
 from data_pipelines.tars import inner_members, members
+from data_pipelines.walk import files_below, is_hidden
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MAX_KEY = 90
@@ -162,20 +162,13 @@ def digits() -> Mapping[str, Source]:
 
 
 def _from_folder(root: Path) -> list[_Named]:
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
-        ) from error
-
     named = []
-    # Subsets of large sets are often folders of links to class folders, so links are followed.
-    for folder, _, files in os.walk(root, onerror=refuse, followlinks=True):
-        for name in files:
-            path = Path(folder, name)
-            inner = path.relative_to(root)
-            if _is_wanted(inner) and path.is_file():
-                class_name = inner.parts[0] if len(inner.parts) > 1 else None
-                named.append(_Named(class_name, PurePosixPath(inner), Place(path, 0, path.stat().st_size)))
+    # Subsets of large sets are often folders of links to class folders: links are followed.
+    for path in files_below(root):
+        inner = path.relative_to(root)
+        if _is_wanted(inner):
+            class_name = inner.parts[0] if len(inner.parts) > 1 else None
+            named.append(_Named(class_name, PurePosixPath(inner), Place(path, 0, path.stat().st_size)))
     return named
 
 
@@ -211,7 +204,7 @@ def _is_wanted(path: PurePosixPath | Path) -> bool:
 
     Inside a class folder every file counts, so that what is no image is reported and not passed over.
     """
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+    if any(is_hidden(part) for part in path.parts):
         return False
     return len(path.parts) > 1 or path.suffix.lower() in IMAGE_SUFFIXES
 

@@ -90,6 +90,14 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
     assert open_source(tmp_path / "subset").classes == ("bee",)
 
 
+def test_a_link_back_adds_no_class_and_no_image(tmp_path: Path) -> None:
+    root = folder(tmp_path / "all", FILES)
+    plain = open_source(root)
+    (root / "again").symlink_to(root)
+    (root / "bee" / "up").symlink_to(root)
+    assert content(open_source(root)) == content(plain)
+
+
 def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
     source = open_source(
         folder(tmp_path, {"1.jpg": b"1", "2.png": b"2", "README.md": b"", ".hidden.jpg": b""})
