@@ -2,7 +2,9 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +20,12 @@ class OfflineRun(NamedTuple):
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
     """Those in the library's folder, in the order in which they began."""
-    paths = sorted(folder.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted(folder.glob("offline-run-*/*.wandb"))  # named by the second, then by a number
     return [_read(path) for path in paths]
 
 
 def _read(path: Path) -> OfflineRun:
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    records = [Record.FromString(message) for message in _messages(path.read_bytes())]
+    records = _records(path)
     (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
     history = [
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in r.history.item}
@@ -34,6 +34,21 @@ def _read(path: Path) -> OfflineRun:
     ]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     return OfflineRun(run.run_id, run.display_name, list(run.tags), run.project, config, history)
+
+
+def _records(path: Path) -> list[Any]:
+    """All records of a run that has ended; the library's own process may write the last ones after `finish`."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    deadline = time.monotonic() + 30
+    while True:
+        with suppress(DecodeError, struct.error):
+            records = [Record.FromString(message) for message in _messages(path.read_bytes())]
+            if records and records[-1].WhichOneof("record_type") == "exit":
+                return records
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.05)
 
 
 def _messages(data: bytes, header: int = 7, block: int = 2**15) -> Iterator[bytes]:
