@@ -242,8 +242,11 @@ def test_the_cap_holds_while_many_fetch(tmp_path: Path) -> None:
             number = draw.randrange(8)
             with suppress(NoRoom):
                 fetch(cache, f"set/{number}", sizes[number])
+            used = 0
             with cache._locked():
-                used = sum(path.stat().st_size for path in tmp_path.glob("set/*"))
+                for path in tmp_path.glob("set/*"):
+                    with suppress(FileNotFoundError):  # a download ends without the lock
+                        used += path.stat().st_size
             if used > 700:
                 over.append(used)
 
