@@ -50,7 +50,8 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
 
 
 def refuse(found: Sequence[UserError]) -> None:
-    """Raise one UserError that lists all that was found; nothing where that is nothing."""
+    """Raise one UserError that lists all that was found, each thing once; nothing where that is nothing."""
+    found = list({str(problem): problem for problem in found}.values())
     if len(found) == 1:
         raise found[0]
     if found:

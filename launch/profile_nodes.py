@@ -103,12 +103,12 @@ def _configs(recipe: str, overrides: Sequence[str], nodes: Sequence[int]) -> dic
 
 
 def _refuse_what_fails(configs: dict[int, Config], folder: Path) -> None:
-    found = {str(e): e for c in configs.values() for e in problems(c, c.slurm.ranks, new_runs=0)}
+    found = [e for c in configs.values() for e in problems(c, c.slurm.ranks, new_runs=0)]
     for config in configs.values():
         submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False)
         if refused := refused_by_slurm(script(submitter)):
-            found[str(refused)] = refused
-    refuse(list(found.values()))
+            found.append(refused)
+    refuse(found)
 
 
 def _queue(

@@ -151,18 +151,14 @@ def _keys(point: Sequence[str]) -> list[str]:
 
 
 def _refuse_what_fails(batch: Batch, configs: Sequence[Config], *, new_runs: int) -> None:
-    found = {
-        str(error): error
-        for config in configs
-        for error in problems(config, config.slurm.ranks, new_runs=new_runs)
-    }
+    found = [error for config in configs for error in problems(config, config.slurm.ranks, new_runs=new_runs)]
     try:
         refused = refused_by_slurm(batch.script())
     except UserError as error:
         refused = error
     if refused:
-        found[str(refused)] = refused
-    refuse(list(found.values()))
+        found.append(refused)
+    refuse(found)
 
 
 def refused_by_slurm(script: str) -> UserError | None:

@@ -57,7 +57,7 @@ def study(
     failed: list[Cell] = []
     if left and not show:
         ranks = configs[left[0]].slurm.ranks if submit else nproc
-        _refuse_what_fails([configs[cell] for cell in left], ranks)
+        refuse([e for cell in left for e in problems(configs[cell], ranks, new_runs=len(left))])
         if submit:
             _queue({cell: configs[cell] for cell in left}, runs, folder, parallel)
             return 0
@@ -97,11 +97,6 @@ def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, R
 
 def _compared(config: Config) -> object:
     return meaning(config), dump(config)["eval"]
-
-
-def _refuse_what_fails(configs: Sequence[Config], ranks: int) -> None:
-    found = {str(e): e for config in configs for e in problems(config, ranks, new_runs=len(configs))}
-    refuse(list(found.values()))
 
 
 def _train(config: Config, run: RunFolder, nproc: int) -> int:

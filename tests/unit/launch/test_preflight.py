@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.preflight import _checkpoint_bytes, problems
+from data_pipelines.errors import UserError
+from launch.preflight import _checkpoint_bytes, problems, refuse
 from trainer.checkpoint import CheckpointStore, Snapshot
 from trainer.config import Config, load_config
 from trainer.optim import build_optimizer, parameter_groups
@@ -66,3 +67,10 @@ def test_groups_of_batch_norm_that_do_not_divide_the_ranks_are_refused(digits_se
     (found,) = problems(config, 6, new_runs=0)
     assert "nearest that does: 3 and 6" in str(found)
     assert problems(config, 4, new_runs=0) == []
+
+
+def test_what_several_runs_lack_is_said_once() -> None:
+    with pytest.raises(UserError) as raised:
+        refuse([UserError("no set"), UserError("no room"), UserError("no set")])
+    assert "2 things would stop this run" in str(raised.value)
+    assert str(raised.value).count("no set") == 1
