@@ -132,8 +132,9 @@ def by_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
     Where these are taken across ranks by `CrossRankBatchNorm`, consecutive views of one shape go through together, so
     that each layer sends one message for them rather than one a view; else one after the other.
     """
-    norms = [m for m in network.modules() if isinstance(m, CrossRankBatchNorm)]
-    if not (norms and network.training and world_size() > 1):
+    across = network.training and world_size() > 1
+    norms = [m for m in network.modules() if isinstance(m, CrossRankBatchNorm)] if across else []
+    if not norms:
         return [network(view) for view in views]
     groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape)]
     return [out for group in groups for out in _together(network, norms, group)]

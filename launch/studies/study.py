@@ -57,7 +57,8 @@ def study(
     failed: list[Cell] = []
     if left and not show:
         ranks = configs[left[0]].slurm.ranks if submit else nproc
-        refuse([e for cell in left for e in problems(configs[cell], ranks, new_runs=len(left))])
+        one_of_each = {cell.choices: configs[cell] for cell in left}  # seeds have the same problems
+        refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:
             _queue({cell: configs[cell] for cell in left}, runs, folder, parallel)
             return 0

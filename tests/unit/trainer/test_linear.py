@@ -11,14 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from data_pipelines.errors import UserError
 from trainer.evaluation.linear import L2_SWEEP, fit, linear_probe, wilson_interval
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Products this small gain nothing from threads, and lose much where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
