@@ -161,7 +161,9 @@ def test_without_rounding_the_number_of_processes_changes_nothing(runs) -> None:
 
 
 def test_two_processes_cannot_train_one_run(runs) -> None:
-    process = runs.start(*runs.arguments("held"), "--nproc", 1)
+    # longer than the second command takes to come up, on however busy a machine
+    long = ("train.epochs=10000", "train.max_steps=100000")
+    process = runs.start(*runs.arguments("held", *long), "--nproc", 1)
     try:
         runs.wait_for_step("held", 1, process)
         result = runs.resume("held", nproc=1)
