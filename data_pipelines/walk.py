@@ -1,5 +1,6 @@
 """The files below a folder, also where links lead to them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
     """
     try:
         status = folder.stat()
-        paths = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+        with os.scandir(folder) as listed:
+            entries = sorted((e for e in listed if not is_hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise UserError(
             f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
@@ -28,10 +30,17 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    yield from (path for path in paths if path.is_file())
-    for path in paths:
-        if path.is_dir():
-            yield from files_below(path, above | {here})
+    # a listing says what an entry is; only a link must be looked at, which a million files would not wait for
+    folders = []
+    for entry in entries:
+        path = Path(entry.path)
+        linked = entry.is_symlink()
+        if path.is_file() if linked else entry.is_file():
+            yield path
+        elif path.is_dir() if linked else entry.is_dir():
+            folders.append(path)
+    for path in folders:
+        yield from files_below(path, above | {here})
 
 
 def is_hidden(name: str) -> bool:
