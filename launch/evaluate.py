@@ -17,6 +17,7 @@ from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards import ShardSet
 from launch.eval_results import Results
 from launch.local import launch
+from launch.preflight import require_devices
 from trainer.backbones import Backbone
 from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import Features, extract
@@ -61,11 +62,7 @@ def evaluate(job: EvalJob, nproc: int) -> int:
     if nproc == 1:
         evaluate_backbone(job)
         return 0
-    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
-        raise UserError(
-            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
-            fix=f"--nproc {torch.cuda.device_count()} or fewer",
-        )
+    require_devices(nproc)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
     return launch("launch.eval_worker", [job.model_dump_json()], nproc=nproc, logs=logs)

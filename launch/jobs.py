@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from data_pipelines.errors import UserError
 from launch.local import launch
 from launch.messages import print_error
-from launch.preflight import problems, refuse
+from launch.preflight import problems, refuse, require_devices
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, load_config, override, refuse_changed_meaning
 from trainer.persistence import refuse_other_set
@@ -60,11 +58,7 @@ def check(config: Config, nproc: int, *, new_runs: int) -> None:
     Raises:
         UserError: all that `launch.preflight.problems` finds, or more processes than GPUs.
     """
-    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
-        raise UserError(
-            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
-            fix=f"--nproc {torch.cuda.device_count()} or fewer",
-        )
+    require_devices(nproc)
     refuse(problems(config, nproc, new_runs=new_runs))
 
 

@@ -59,6 +59,15 @@ def refuse(found: Sequence[UserError]) -> None:
         raise UserError(f"{len(found)} things would stop this run:\n{items}")
 
 
+def require_devices(nproc: int) -> None:
+    """Raise a UserError where this machine has GPUs, but not one for each of so many processes."""
+    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
+            fix=f"--nproc {torch.cuda.device_count()} or fewer",
+        )
+
+
 def _check_divides(config: Config, ranks: int) -> None:
     batch, parts = config.train.global_batch, config.train.accumulation
     unit = ranks * parts
