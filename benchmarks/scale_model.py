@@ -19,7 +19,7 @@ from typing import Any
 
 from scaling import COMPUTE, Network, Step, efficiency, predict
 
-from data_pipelines.files import replacing
+from launch.figures import drawn
 
 RANKS = tuple(2**n for n in range(3, 12))
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -48,35 +48,27 @@ def show(name: str, step: Step, predicted: dict[int, dict[str, float]]) -> None:
 
 
 def draw(step: Step, tables: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (line, bars) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, predicted in tables.items():
-        line.plot(list(predicted), [100 * efficiency(step, s) for s in predicted.values()], "o-", label=name)
-    line.set(xscale="log", xlabel="GPUs", ylabel="efficiency, %", ylim=(0, 102))
-    line.set_xticks(RANKS, [str(r) for r in RANKS])
-    line.minorticks_off()
-    line.legend(frameon=False, loc="lower left")
-    line.set_title(
-        f"{step.rows:.0f} images a GPU, {1000 * step.compute:.0f} ms of computing a step", fontsize=10
-    )
-    first = next(iter(tables))
-    bottom = [0.0] * len(RANKS)
-    for kind in sorted({kind for seconds in tables[first].values() for kind in seconds} - {COMPUTE}):
-        heights = [1000 * seconds.get(kind, 0.0) for seconds in tables[first].values()]
-        bars.bar([str(r) for r in RANKS], heights, bottom=bottom, label=kind)
-        bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
-    bars.set(xlabel="GPUs", ylabel="ms a step beside computing")
-    bars.legend(frameon=False)
-    bars.set_title(f"what is lost with {first}", fontsize=10)
-    for axes in (line, bars):
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    with drawn(path, 1, 2, figsize=(11, 4)) as (line, bars):
+        for name, predicted in tables.items():
+            line.plot(
+                list(predicted), [100 * efficiency(step, s) for s in predicted.values()], "o-", label=name
+            )
+        line.set(xscale="log", xlabel="GPUs", ylabel="efficiency, %", ylim=(0, 102))
+        line.set_xticks(RANKS, [str(r) for r in RANKS])
+        line.minorticks_off()
+        line.legend(frameon=False, loc="lower left")
+        line.set_title(
+            f"{step.rows:.0f} images a GPU, {1000 * step.compute:.0f} ms of computing a step", fontsize=10
+        )
+        first = next(iter(tables))
+        bottom = [0.0] * len(RANKS)
+        for kind in sorted({kind for seconds in tables[first].values() for kind in seconds} - {COMPUTE}):
+            heights = [1000 * seconds.get(kind, 0.0) for seconds in tables[first].values()]
+            bars.bar([str(r) for r in RANKS], heights, bottom=bottom, label=kind)
+            bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
+        bars.set(xlabel="GPUs", ylabel="ms a step beside computing")
+        bars.legend(frameon=False)
+        bars.set_title(f"what is lost with {first}", fontsize=10)
 
 
 def main() -> int:

@@ -4,37 +4,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.files import replacing
+from launch.figures import drawn
 from trainer.profiling.instruments import PARTS
 from trainer.profiling.measure import STEP
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Draw what `profile.json` holds as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import colormaps
 
     names = [name for name in PARTS if found["parts"].get(name, 0) > 0]
-    colours = dict(zip(PARTS, pyplot.get_cmap("tab20").colors, strict=False))
-    figure, (bars, line) = pyplot.subplots(2, 1, figsize=(10, 6), height_ratios=(3, 2), layout="constrained")
-    values = [1000 * found["parts"][name] for name in names]
-    bars.barh(names, values, color=[colours[name] for name in names])
-    for row, value in enumerate(values):
-        bars.text(value, row, f" {value:.1f} ms", va="center", fontsize=8)
-    bars.invert_yaxis()
-    bars.margins(x=0.12)
-    bars.set_title(
-        f"a step of {1000 * found['step']:.1f} ms: {found['images_per_second']:.0f} images/s, "
-        f"bound by {found['verdict']['bound']}"
-    )
-    _timeline(line, found["spans"], colours)
-    for axes in (bars, line):
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    colours = {name: colormaps["tab20"](place) for place, name in enumerate(PARTS)}
+    with drawn(path, 2, 1, figsize=(10, 6), height_ratios=(3, 2)) as (bars, line):
+        values = [1000 * found["parts"][name] for name in names]
+        bars.barh(names, values, color=[colours[name] for name in names])
+        for row, value in enumerate(values):
+            bars.text(value, row, f" {value:.1f} ms", va="center", fontsize=8)
+        bars.invert_yaxis()
+        bars.margins(x=0.12)
+        bars.set_title(
+            f"a step of {1000 * found['step']:.1f} ms: {found['images_per_second']:.0f} images/s, "
+            f"bound by {found['verdict']['bound']}"
+        )
+        _timeline(line, found["spans"], colours)
 
 
 def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[str, Any]) -> None:
@@ -56,28 +48,23 @@ def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[st
 
 def plot_scaling(points: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw what `scaling.json` holds as a PNG: images a second beside the ideal, and the efficiency."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     nodes = [p["nodes"] for p in points]
     speed = [p["images_per_second"] for p in points]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(nodes, speed, "o-", label="measured")
-    left.plot(nodes, [speed[0] * n / nodes[0] for n in nodes], ":", color="gray", label="ideal")
-    left.set(ylabel="images/s", ylim=(0, None))
-    left.legend(frameon=False)
-    right.bar([str(n) for n in nodes], [100 * p["efficiency"] for p in points], width=0.5)
-    for place, point in enumerate(points):
-        right.text(
-            place, 100 * point["efficiency"], f"{100 * point['efficiency']:.0f} %", ha="center", va="bottom"
-        )
-    right.set(ylabel="images/s of a process, % of the first", ylim=(0, 115))
-    left.set_xticks(nodes)
-    for axes in (left, right):
-        axes.set_xlabel("machines")
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    with drawn(path, 1, 2, figsize=(10, 4)) as (left, right):
+        left.plot(nodes, speed, "o-", label="measured")
+        left.plot(nodes, [speed[0] * n / nodes[0] for n in nodes], ":", color="gray", label="ideal")
+        left.set(ylabel="images/s", ylim=(0, None))
+        left.legend(frameon=False)
+        right.bar([str(n) for n in nodes], [100 * p["efficiency"] for p in points], width=0.5)
+        for place, point in enumerate(points):
+            right.text(
+                place,
+                100 * point["efficiency"],
+                f"{100 * point['efficiency']:.0f} %",
+                ha="center",
+                va="bottom",
+            )
+        right.set(ylabel="images/s of a process, % of the first", ylim=(0, 115))
+        left.set_xticks(nodes)
+        for axes in (left, right):
+            axes.set_xlabel("machines")
