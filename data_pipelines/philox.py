@@ -27,6 +27,7 @@ class Stream(IntEnum):
     BUILD = 3
     LOW_SHOT = 4
     HELD_OUT = 5
+    SHOWN = 6
 
 
 def philox(

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import Backbone, BackboneSettings, build_backbone
-from trainer.checkpoint import MANIFEST, CheckpointStore
+from trainer.checkpoint import MANIFEST, CheckpointStore, Snapshot
 from trainer.config import Config
 from trainer.distributed import from_first
 from trainer.engine import load_model
@@ -50,6 +50,8 @@ class Trained:
     recipe: Recipe
     run: Path | None = None
     """Folder of the run that they were read from."""
+    step: int | None = None
+    """Of the run's checkpoint."""
 
     def choose(self, name: str | None) -> tuple[str, Backbone]:
         """One of the backbones with its name; None: the trained network, or the only one.
@@ -76,11 +78,11 @@ def load_backbones(source: Path) -> Trained:
     if source.is_file():
         tensors, recipe = _read_exported(source)
         return Trained({"exported": _build(recipe, tensors)}, recipe)
-    model, config, path = _read_checkpoint(source)
+    snapshot, config, path = _read_checkpoint(source)
     recipe = Recipe(backbone=config.backbone, data=config.data, source=str(path))
-    parts = {"online": _under(model, ONLINE), "momentum": _under(model, MOMENTUM)}
+    parts = {"online": _under(snapshot.model, ONLINE), "momentum": _under(snapshot.model, MOMENTUM)}
     backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
-    return Trained(backbones, recipe, path.parent.parent)
+    return Trained(backbones, recipe, path.parent.parent, snapshot.step)
 
 
 def load_alike(source: Path) -> Trained:
@@ -95,16 +97,16 @@ def load_alike(source: Path) -> Trained:
     return load_backbones(found) if trained is None else trained
 
 
-def _read_checkpoint(source: Path) -> tuple[dict[str, Tensor], Config, Path]:
-    """Model tensors of one checkpoint's folder, or of the newest whole one of a run, and the run's configuration."""
+def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
+    """One checkpoint's folder, or the newest whole one of a run, and the run's configuration."""
     if (source / MANIFEST).is_file():
         run = open_run(source.parent.parent)
-        return CheckpointStore(run.checkpoints).load(source).model, run.read_config(), source
+        return CheckpointStore(run.checkpoints).load(source), run.read_config(), source
     run = open_run(source)
     loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
         raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
-    return loaded.snapshot.model, run.read_config(), loaded.path
+    return loaded.snapshot, run.read_config(), loaded.path
 
 
 def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:

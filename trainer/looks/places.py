@@ -1,0 +1,100 @@
+"""Features laid out in a plane: what is alike stands together."""
+
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipelines.errors import UserError
+
+UMAP, T_SNE, PCA = "UMAP", "t-SNE", "PCA"
+FEW = 30
+"""Samples below which neighbourhoods say nothing, and PCA is what is left."""
+_WIDTH = 50
+"""Principal components that t-SNE sees: those after them are noise, at the cost of signal (van der Maaten, 2008)."""
+_PERPLEXITY, _NEIGHBOURS = 30, 15
+
+
+def choose_way(how: str | None) -> str:
+    """The way of laying out that a user names in upper or lower case; None: UMAP where it is installed, else t-SNE.
+
+    Raises:
+        UserError: there is no such way, or it is UMAP and not installed.
+    """
+    installed = find_spec("umap") is not None
+    if how is None:
+        return UMAP if installed else T_SNE
+    ways = {way.lower(): way for way in (UMAP, T_SNE, PCA)}
+    if how.lower() not in ways:
+        raise UserError(
+            f"there is no map by {how!r}", where="--map", fix=f"choose one of {', '.join(ways.values())}"
+        )
+    way = ways[how.lower()]
+    if way == UMAP and not installed:
+        raise UserError(
+            "the package umap-learn is missing", where="--map", fix="pip install 'all4one[report]'"
+        )
+    return way
+
+
+def lay_out(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDArray[np.float32], str]:
+    """Places of features in the unit square, by their directions alone, as kNN compares them.
+
+    Sources: McInnes, Healy, Melville, "UMAP", 2018; van der Maaten, Hinton, "Visualizing data using t-SNE", 2008.
+
+    Args:
+        features: `[N, F]`, finite.
+        way: what `choose_way` gave; samples that are few or all alike are laid out by PCA in any case.
+        seed: of what a way draws by chance.
+
+    Returns:
+        `[N, 2]` in [0, 1], in the same scale along both axes, and the way that was taken.
+    """
+    from threadpoolctl import threadpool_limits
+
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    directions = features / np.maximum(norms, np.finfo(np.float32).tiny)  # [N, F]
+    if len(features) < FEW or np.ptp(directions, axis=0).max(initial=0) == 0:
+        way = PCA
+    # with threads, sums come in another order each time, and the map is another one
+    with threadpool_limits(limits=1):
+        if way == UMAP:
+            places = _umap(directions, seed)
+        elif way == T_SNE:
+            places = _t_sne(directions, seed)
+        else:
+            places = _components(directions, 2, seed)
+    return _fit(places), way
+
+
+def _umap(directions: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    from umap import UMAP as Reducer
+
+    reducer = Reducer(n_neighbors=_NEIGHBOURS, random_state=seed, n_jobs=1)
+    return np.asarray(reducer.fit_transform(directions), np.float32)
+
+
+def _t_sne(directions: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (len(directions) - 1) / 3)
+    reducer = TSNE(perplexity=perplexity, random_state=seed)
+    return np.asarray(reducer.fit_transform(_components(directions, _WIDTH, seed)), np.float32)
+
+
+def _components(directions: NDArray[np.float32], width: int, seed: int) -> NDArray[np.float32]:
+    """At most `width` principal components, and at least two columns."""
+    from sklearn.decomposition import PCA as Reducer
+
+    places = np.zeros((len(directions), 2), np.float32)
+    if np.ptp(directions, axis=0).max(initial=0) == 0:
+        return places
+    found = Reducer(min(width, *directions.shape), random_state=seed).fit_transform(directions)
+    return np.hstack([found, places[:, found.shape[1] :]]).astype(np.float32)
+
+
+def _fit(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move and scale places `[N, 2]` into the unit square, the narrower axis to its middle."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    extent = float((high - low).max()) or 1.0
+    return ((places - (low + high) / 2) / extent + 0.5).clip(0, 1).astype(np.float32)
