@@ -10,7 +10,7 @@ from data_pipelines.philox import Stream, permutation
 
 
 def low_shot_subset(
-    labels: NDArray[np.int64], share: float, seed: int, *, classes: Sequence[str]
+    labels: NDArray[np.int64], share: float, seed: int, *, classes: Sequence[str], option: str = "--low-shot"
 ) -> NDArray[np.bool_]:
     """Mask `[N]` of the samples that a share of a labelled set consists of.
 
@@ -19,9 +19,10 @@ def low_shot_subset(
 
     Args:
         labels: `[N]` classes by row of the index, -1 where unlabelled.
-        share: of each class, in (0, 1).
+        share: of each class, in (0, 1]; 1 is all that have a label.
         seed: another one is another subset.
         classes: names of the classes.
+        option: that asked for it, for the message.
 
     Raises:
         UserError: the share leaves a class that has samples without one, or all classes with one.
@@ -33,13 +34,13 @@ def low_shot_subset(
         least = int(lost[counts[lost].argmin()])
         raise UserError(
             f"{100 * share:g} % of {counts[least]} images leave the class {classes[least]} without one",
-            where="--low-shot",
+            where=option,
             fix=f"ask for {np.ceil(50 / counts[least] * 10) / 10:g}% or more, or give a larger set with --train",
         )
     if wanted.max(initial=0) < 2:
         raise UserError(
-            f"{100 * share:g} % leave each class one image, and none to choose the penalty with",
-            where="--low-shot",
+            f"{100 * share:g} % leave each class one image, and none to choose with",
+            where=option,
             fix="ask for more",
         )
     return (labels >= 0) & (place < wanted[labels])

@@ -46,16 +46,36 @@ def evaluate(
         ),
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of --linear; 100 if not given.")] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images of a step of --linear, of all processes; 256 if not given."),
-    ] = None,
     learning_rates: Annotated[
         str | None,
         typer.Option(
             metavar="0.1,1,10",
             help="Of --linear, for each 256 images of the batch: all are tried in one pass. "
             "0.1,0.2,0.5,1,2,5,10,30 if not given.",
+        ),
+    ] = None,
+    finetune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1%,10%,100%",
+            help="Whole networks trained by SGD on shares of the training set, on crops and flips.",
+        ),
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of --finetune; 50 if not given.")
+    ] = None,
+    finetune_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0.01,0.1",
+            help="Learning rates of --finetune, for each 256 images of the batch: each is a training. "
+            "0.01,0.03,0.1 if not given.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images of a step of --linear and --finetune, of all processes; 256 if not given."
         ),
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
@@ -70,28 +90,36 @@ def evaluate(
         Path | None, typer.Option(help="Where the results go; eval.json in the run's folder if not given.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Judge a frozen backbone; without a judge, by --knn and --linear-fast.
+    """Judge a backbone; without a judge, by --knn and --linear-fast.
 
-    What earlier evaluations of the same checkpoint and sets found stays in eval.json. --linear goes on where it was
-    killed when the same command is given again.
+    What earlier evaluations of the same checkpoint and sets found stays in eval.json. --linear and --finetune go on
+    where they were killed when the same command is given again.
     """
-    none = not (knn or retrieval or linear_fast or low_shot is not None or linear)
+    none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
     require_judge("--knn", knn or none, knn_k=knn_k)
     require_judge("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
-    require_judge("--linear", linear, epochs=epochs, batch=batch, learning_rates=learning_rates)
+    require_judge("--linear", linear, epochs=epochs, learning_rates=learning_rates)
+    require_judge(
+        "--finetune", finetune is not None, finetune_epochs=finetune_epochs, finetune_rates=finetune_rates
+    )
+    require_judge("--linear or --finetune", linear or finetune is not None, batch=batch)
     ks = parse_ks(knn_k) if knn_k is not None else (20,)
-    shares = parse_shares(low_shot) if low_shot is not None else ()
-    rates = parse_rates(learning_rates) if learning_rates is not None else None
+    shares = parse_shares(low_shot, "--low-shot") if low_shot is not None else ()
+    rates = parse_rates(learning_rates, "--learning-rates")
+    tuned_shares = parse_shares(finetune, "--finetune", whole=True) if finetune is not None else ()
+    tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
     from launch.evaluate import EvalJob
     from launch.evaluate import evaluate as judge
+    from trainer.evaluation.finetune import FinetuneProtocol
     from trainer.evaluation.judges import Judges
     from trainer.evaluation.protocol import LinearProtocol
 
-    given = {"epochs": epochs, "batch": batch, "learning_rates": rates}
-    protocol = LinearProtocol.model_validate({k: v for k, v in given.items() if v is not None})
+    of_linear = given(epochs=epochs, batch=batch, learning_rates=rates)
+    of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)
     judges = Judges(
         knn=ks if knn or none else (), retrieval=retrieval, linear_fast=linear_fast or none, low_shot=shares,
-        low_shot_seeds=low_shot_seeds or 5, linear=protocol if linear else None,
+        low_shot_seeds=low_shot_seeds or 5, linear=LinearProtocol.model_validate(of_linear) if linear else None,
+        finetune=FinetuneProtocol.model_validate(of_finetune) if tuned_shares else None,
     )  # fmt: skip
     job = EvalJob(source=source, judges=judges, train=train_set, validation=validation_set, out=out)
     raise typer.Exit(judge(job, nproc))
@@ -107,6 +135,11 @@ def require_judge(judge: str, asked: bool, **options: object) -> None:
         )  # fmt: skip
 
 
+def given(**options: object) -> dict[str, object]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def parse_ks(text: str) -> tuple[int, ...]:
     """Numbers of neighbours, smallest first, from `10,20,200`. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
@@ -117,8 +150,8 @@ def parse_ks(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def parse_shares(text: str) -> tuple[float, ...]:
-    """Shares in (0, 1), smallest first, from `1%,10%`. Raises UserError."""
+def parse_shares(text: str, option: str, *, whole: bool = False) -> tuple[float, ...]:
+    """Shares in (0, 1), or in (0, 1] where the whole set counts, smallest first, from `1%,10%`. Raises UserError."""
     shares = set()
     for part in text.split(","):
         number = part.strip().removesuffix("%")
@@ -126,25 +159,27 @@ def parse_shares(text: str) -> tuple[float, ...]:
             share = float(number) / 100 if part.strip().endswith("%") else 0.0
         except ValueError:
             share = 0.0
-        if not 0 < share < 1:
+        if not (0 < share < 1 or (whole and share == 1)):
+            most = "up to 100" if whole else "below 100"
             raise UserError(
-                f"{part.strip()!r} is no share of a set: a number of per cent above 0 and below 100",
-                where="--low-shot",
-                fix="give it as in --low-shot 1%,10%",
+                f"{part.strip()!r} is no share of a set: a number of per cent above 0 and {most}",
+                where=option,
+                fix=f"give it as in {option} 1%,10%",
             )
         shares.add(share)
     return tuple(sorted(shares))
 
 
-def parse_rates(text: str) -> tuple[float, ...]:
-    """Learning rates, smallest first, from `0.1,1,10`. Raises UserError."""
+def parse_rates(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Learning rates, smallest first, from `0.1,1,10`; None of None. Raises UserError."""
+    if text is None:
+        return None
     try:
         rates = {float(part) for part in text.split(",")}
     except ValueError:
         rates = set()
     if not rates or not all(0 < rate < float("inf") for rate in rates):
         raise UserError(
-            f"{text!r} is no list of numbers above 0", where="--learning-rates",
-            fix="give it as in --learning-rates 0.1,1,10",
-        )  # fmt: skip
+            f"{text!r} is no list of numbers above 0", where=option, fix=f"give it as in {option} 0.1,1,10"
+        )
     return tuple(sorted(rates))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader
 from data_pipelines.reader import share_of_cores
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards import ShardSet
@@ -20,11 +19,12 @@ from launch.local import launch
 from launch.preflight import require_devices
 from trainer.backbones import Backbone
 from trainer.evaluation.eval_progress import EvalProgress
-from trainer.evaluation.features import Features, extract
+from trainer.evaluation.features import features_of_set
+from trainer.evaluation.finetune import finetune
 from trainer.evaluation.judges import Judges, judge_features, require_enough
 from trainer.evaluation.protocol import linear_protocol
-from trainer.parallel import all_sum, rank, world_size
-from trainer.trained import Trained, load_alike
+from trainer.parallel import all_sum, rank
+from trainer.trained import load_alike
 
 
 class EvalJob(Settings):
@@ -103,7 +103,10 @@ def evaluate_backbone(job: EvalJob) -> None:
             results.write()
 
     if job.judges.of_features:
-        bank, queries = (_features(trained, shards, progress) for shards in (train_set, validation_set))
+        bank, queries = (
+            features_of_set(trained.backbones, shards, settings, progress, f"features of {shards.folder}")
+            for shards in (train_set, validation_set)
+        )
         results.found["images"] = int(all_sum((queries.labels >= 0).sum().cpu()))
         for judged in judge_features(job.judges, bank, queries, train_labels, train_set.classes):
             note(*judged)
@@ -115,6 +118,13 @@ def evaluate_backbone(job: EvalJob) -> None:
             weights=facts["weights"], state=state, progress=progress,
         ):  # fmt: skip
             note(name, "linear", result)
+    if job.judges.finetune is not None:
+        state = job.place.with_name(f"{job.place.stem}.finetune.safetensors")
+        for finetuned in finetune(
+            trained.backbones, train_set, validation_set, settings, job.judges.finetune,
+            weights=facts["weights"], state=state, progress=progress,
+        ):  # fmt: skip
+            note(*finetuned)
     if rank() == 0:
         results.show()
         print(f"wrote {results.path}")
@@ -139,12 +149,3 @@ def _labelled(folder: Path | str | None, settings: DataSettings, option: str) ->
     if shards.num_classes == 0 or not (shards.index["label"] >= 0).any():
         raise UserError("has no labels", where=folder, fix=f"give a labelled set with {option} SHARDS")
     return shards
-
-
-def _features(trained: Trained, shards: ShardSet, progress: EvalProgress) -> Features:
-    device = next(next(iter(trained.backbones.values())).parameters()).device
-    loader = EvalLoader(
-        shards, trained.recipe.data, rank=rank(), world_size=world_size(), batch=256, device=device
-    )
-    with loader, progress.task(f"features of {shards.folder}", len(loader)) as advance:
-        return extract(trained.backbones, loader, advance=lambda: advance(""))

@@ -113,7 +113,7 @@ class Engine:
         self.method.examine = self.health_every > 0 and (step + 1) % self.health_every == 0
         collected: list[Mapping[str, Tensor]] = []
         for index, batch in enumerate(batches):
-            torch.manual_seed(_step_seed(self.seed, step, index, rank()))
+            torch.manual_seed(step_seed(self.seed, step, index, rank()))
             out = self._deepspeed(batch.views, batch.labels, batch.ids)
             self._deepspeed.backward(out.loss)
             self.method.after_backward()
@@ -208,6 +208,6 @@ def _broadcast_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def _step_seed(*parts: int) -> int:
+def step_seed(*parts: int) -> int:
     """A seed that is a function of (seed, step, micro-batch, rank), so that no generator's state needs saving."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

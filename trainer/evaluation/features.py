@@ -7,8 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_pipelines.errors import UserError
 from data_pipelines.loader import EvalLoader
-from trainer.parallel import gather, world_size
+from data_pipelines.settings import DataSettings
+from data_pipelines.shards import ShardSet
+from trainer.evaluation.eval_progress import EvalProgress
+from trainer.parallel import all_sum, gather, rank, world_size
+
+_BATCH = 256  # images of a rank that go through a backbone together
 
 
 class Stopped(Exception):
@@ -91,6 +97,40 @@ def extract(
     # popped, so that no more than one backbone's features exist twice
     joined = {name: _joined(features.pop(name), device) for name in backbones}
     return Features(joined, torch.cat(labels), torch.cat(ids))
+
+
+def features_of_set(
+    backbones: Mapping[str, nn.Module], shards: ShardSet, settings: DataSettings, progress: EvalProgress,
+    task: str,
+) -> Features:  # fmt: skip
+    """As `extract`, in full precision, of this rank's share of a set; `task` is what the user sees it called."""
+    device = next(next(iter(backbones.values())).parameters()).device
+    loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=_BATCH, device=device)
+    with loader, progress.task(task, len(loader)) as advance:
+        return extract(backbones, loader, advance=lambda: advance(""))
+
+
+@torch.no_grad()
+def feature_widths(backbones: Mapping[str, nn.Module], size: int) -> dict[str, int]:
+    """Numbers of a feature of each backbone, in evaluation mode, from a blank image of `size` pixels.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    device = next(next(iter(backbones.values())).parameters()).device
+    blank = torch.zeros(1, 3, size, size, device=device)
+    features = {name: backbone(blank) for name, backbone in backbones.items()}  # [1, F] each
+    require_finite(features)
+    return {name: row.shape[1] for name, row in features.items()}
+
+
+def require_finite(features: Mapping[str, Tensor]) -> None:
+    """Raise a UserError on all ranks where features `[n, F]` of any of them are not finite."""
+    finite = all(bool(rows.isfinite().all()) for rows in features.values())
+    if int(all_sum(torch.tensor(int(not finite)))):
+        raise UserError(
+            "features are not finite", where="evaluation", fix="judge an earlier checkpoint of the run"
+        )
 
 
 def gather_features(share: OneBackbone) -> OneBackbone:

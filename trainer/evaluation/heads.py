@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.evaluation.accuracy import count_right, shares_right
+from trainer.evaluation.crops import MOMENTUM
 from trainer.parallel import all_sum
 
-MOMENTUM = 0.9
 _CHUNK = 1024  # samples whose logits exist at once
 
 
@@ -88,11 +89,5 @@ class LinearHeads:
         features, labels = features[known], labels[known]
         right = torch.zeros(len(self._rates), 2, dtype=torch.int64, device=features.device)
         for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-            logits = self.logits(rows)
-            own = logits.gather(2, wanted[:, None, None].expand(-1, logits.shape[1], 1))  # [b, L, 1]
-            # not `logits > own`: nothing is above NaN
-            place = (~(logits <= own)).sum(2).masked_fill(~own.squeeze(2).isfinite(), 5)  # [b, L]
-            right += torch.stack([(place < 1).sum(0), (place < 5).sum(0)], dim=1)
-        total = int(all_sum(torch.tensor(len(labels))))
-        shares = (all_sum(right).double() / total).tolist()
-        return [(top1, top5) for top1, top5 in shares]
+            right += count_right(self.logits(rows), wanted)
+        return shares_right(right, len(labels))

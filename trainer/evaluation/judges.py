@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from data_pipelines.subsets import held_out_subset, low_shot_subset
+from trainer.evaluation.crops import CropProtocol
 from trainer.evaluation.features import Features, OneBackbone, gather_features
+from trainer.evaluation.finetune import FinetuneProtocol, share_labels
 from trainer.evaluation.knn import knn_accuracies
 from trainer.evaluation.linear import linear_probe
 from trainer.evaluation.low_shot import low_shot
@@ -37,6 +39,8 @@ class Judges(Settings):
     """Subsets of each share."""
     linear: LinearProtocol | None = None
     """How linear classifiers are trained on augmented images."""
+    finetune: FinetuneProtocol | None = None
+    """How whole networks are trained on augmented images."""
 
     @property
     def of_features(self) -> bool:
@@ -130,15 +134,22 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
             fix=f"ask for {count} at most",
         )
     if judges.linear is not None:
-        held_out = held_out_subset(
-            labels, judges.linear.held_out, judges.linear.seed, num_classes=len(classes)
-        )
-        _require_batch(judges.linear.batch, count - int(held_out.sum()))
+        _require_batch(judges.linear, labels, classes, "")
+    if judges.finetune is not None:
+        for share in judges.finetune.shares:
+            own = share_labels(labels, share, judges.finetune, classes)
+            _require_batch(judges.finetune, own, classes, f" in {100 * share:g} % of the training set")
 
 
-def _require_batch(batch: int, count: int) -> None:
-    """Refuse a batch that the ranks cannot share evenly, or that is larger than the `count` images to learn from."""
-    ranks = world_size()
+def _require_batch(
+    protocol: CropProtocol, labels: NDArray[np.int64], classes: Sequence[str], place: str
+) -> None:
+    """Refuse a batch that the ranks cannot share evenly, or that is larger than the images to learn from, of all whose
+    label `[N]` is not -1.
+    """
+    held_out = held_out_subset(labels, protocol.held_out, protocol.seed, num_classes=len(classes))
+    count = int((labels >= 0).sum() - held_out.sum())
+    batch, ranks = protocol.batch, world_size()
     below, most = batch // ranks * ranks, count // ranks * ranks
     if batch % ranks:
         near = " or ".join(str(size) for size in (below, below + ranks) if size)
@@ -147,6 +158,6 @@ def _require_batch(batch: int, count: int) -> None:
         )
     if batch > count:
         raise UserError(
-            f"{batch} images are more than the {count} that there are to learn from", where="--batch",
+            f"{batch} images are more than the {count} that there are to learn from{place}", where="--batch",
             fix=f"--batch {most} or less" if most else "fewer processes with --nproc",
         )  # fmt: skip

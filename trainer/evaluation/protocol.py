@@ -1,6 +1,5 @@
 """The published linear protocol: heads trained by SGD on augmented images, on top of a backbone that stays as it is."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,44 +9,30 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader, TrainLoader
-from data_pipelines.settings import DataSettings, Settings, ViewSettings
+from data_pipelines.settings import DataSettings
 from data_pipelines.shards import ShardSet
-from data_pipelines.subsets import held_out_subset
+from trainer.evaluation.crops import (
+    CropProtocol,
+    chosen,
+    crop_view,
+    say_if_others_may_do_better,
+    split,
+    train_on_crops,
+)
 from trainer.evaluation.eval_progress import EvalProgress
-from trainer.evaluation.features import Features, extract
-from trainer.evaluation.head_state import HeadState
-from trainer.evaluation.heads import MOMENTUM, LinearHeads
-from trainer.evaluation.linear import wilson_interval
-from trainer.parallel import all_sum, rank, world_size
-
-REFERENCE_BATCH = 256
-"""Images of a batch that a learning rate is for; it grows with the batch (Goyal et al. 2017, arXiv 1706.02677)."""
+from trainer.evaluation.features import feature_widths, features_of_set, require_finite
+from trainer.evaluation.heads import LinearHeads
+from trainer.evaluation.training_state import TrainingState
+from trainer.parallel import all_sum
 
 
-class LinearProtocol(Settings):
-    """How `--linear` trains."""
+class LinearProtocol(CropProtocol):
+    """How `--linear` trains: a head of its own for each learning rate."""
 
     epochs: int = Field(100, ge=1)
     """Passes over the training set."""
-    batch: int = Field(256, ge=1)
-    """Images of a step, of all processes together."""
     learning_rates: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-    """Each has a head of its own, for each 256 images of the batch."""
-    held_out: float = Field(0.05, gt=0, lt=1)
-    """Share of each class of the training set that chooses the learning rate and is not learned from."""
-    seed: int = 0
-    """Of that share, the order and the crops."""
-
-
-def linear_view(settings: DataSettings) -> ViewSettings:
-    """Random resized crop and flip alone, of the size that the backbone learned from (He et al. 2020, section 4.1).
-
-    Where the recipe never flips, since a mirrored digit is another thing, nothing is flipped here.
-    """
-    first = settings.views[0]
-    return ViewSettings(size=first.size, flip=first.flip, jitter=0, grey=0, blur=0, solarise=0)
+    """Those that are tried, smallest first, for each 256 images of the batch."""
 
 
 def linear_protocol(
@@ -74,112 +59,56 @@ def linear_protocol(
     Raises:
         UserError: too few training images for a batch or of a class, or features that are not finite.
     """  # fmt: skip
-    labels = train_set.index["label"].astype(np.int64)
-    held_out = held_out_subset(labels, protocol.held_out, protocol.seed, num_classes=train_set.num_classes)
-    learned = train_set.subset(np.flatnonzero((labels >= 0) & ~held_out))
+    learned, held_out = split(train_set, train_set.index["label"].astype(np.int64), protocol)
     facts = {
         "weights": weights, "train": train_set.fingerprint, "settings": protocol.model_dump(mode="json"),
-        "view": linear_view(settings).model_dump(mode="json"),
+        "view": crop_view(settings).model_dump(mode="json"),
     }  # fmt: skip
-    saved = HeadState(state, facts)
+    saved = TrainingState(state, facts)
     heads = _train(backbones, learned, settings, protocol, saved, progress)
-    chosen = train_set.subset(np.flatnonzero(held_out))
-    judging = _features(backbones, chosen, settings, progress, "held-out training images")
-    reporting = _features(backbones, validation_set, settings, progress, "validation images")
+    judging = features_of_set(backbones, held_out, settings, progress, "features of held-out training images")
+    reporting = features_of_set(
+        backbones, validation_set, settings, progress, "features of validation images"
+    )
+    for found in (judging, reporting):
+        require_finite(found.by_backbone)
     images = int(all_sum((reporting.labels >= 0).sum().cpu()))
     for name, several in heads.items():
         scores = several.accuracy(judging.by_backbone[name], judging.labels)
-        held_out_top1 = [top1 for top1, _ in scores]
-        best = held_out_top1.index(max(held_out_top1))
-        top1, top5 = several.accuracy(reporting.by_backbone[name], reporting.labels)[best]
-        yield (
-            name,
-            {
-                "top1": top1, "top5": top5, "interval": wilson_interval(top1, images),
-                "learning_rate": protocol.learning_rates[best], "held_out_top1": held_out_top1[best],
-                "held_out_images": int(held_out.sum()),
-                "held_out_top1_by_learning_rate": dict(
-                    zip(map(str, protocol.learning_rates), held_out_top1, strict=True)
-                ),
-                "momentum": MOMENTUM, **protocol.model_dump(exclude={"learning_rates"}),
-                "crop_scale": linear_view(settings).crop_scale, "flip": linear_view(settings).flip,
-            },
+        result = chosen(
+            protocol, settings, held_out_top1=[top1 for top1, _ in scores], held_out_images=len(held_out),
+            reached=several.accuracy(reporting.by_backbone[name], reporting.labels), images=images,
         )  # fmt: skip
-        if best in (0, len(scores) - 1) and len(scores) > 1:
-            end = "smallest" if best == 0 else "largest"
-            progress.say(
-                f"{name}: the {end} learning rate does best; --learning-rates beyond it may do better"
-            )
+        yield name, result
+        say_if_others_may_do_better(result, protocol, name=name, option="--learning-rates", progress=progress)
     saved.remove()
 
 
 def _train(
     backbones: Mapping[str, nn.Module], learned: ShardSet, settings: DataSettings, protocol: LinearProtocol,
-    saved: HeadState, progress: EvalProgress,
+    saved: TrainingState, progress: EvalProgress,
 ) -> dict[str, LinearHeads]:  # fmt: skip
     device = next(next(iter(backbones.values())).parameters()).device
-    one_view = settings.model_copy(update={"views": (linear_view(settings),)})
-    rates = [rate * protocol.batch / REFERENCE_BATCH for rate in protocol.learning_rates]
-    loader = TrainLoader(
-        learned, one_view, seed=protocol.seed, rank=rank(), world_size=world_size(), global_batch=protocol.batch,
-        device=device,
+    heads = {
+        name: LinearHeads(protocol.step_rates, learned.num_classes, width, device)
+        for name, width in feature_widths(backbones, settings.views[0].size).items()
+    }
+    tensors = {
+        f"{backbone}.{name}": tensor
+        for backbone, several in heads.items()
+        for name, tensor in several.tensors.items()
+    }
+    if begun := saved.notes().get("epoch", 0):
+        saved.load(tensors)
+
+    @torch.no_grad()
+    def step(images: Tensor, labels: Tensor, factor: float) -> None:
+        for name, backbone in backbones.items():
+            features = backbone(images).float()  # [b, F]
+            heads[name].step(features, labels, factor=factor, batch=protocol.batch)
+
+    train_on_crops(
+        learned, settings, protocol, device=device, name="linear", begun=begun, step=step,
+        save=lambda epoch: saved.save(tensors, {"epoch": epoch}), progress=progress,
     )  # fmt: skip
-    with loader:
-        heads = {
-            name: LinearHeads(rates, learned.num_classes, width, device)
-            for name, width in _widths(backbones, settings, device).items()
-        }
-        per_epoch = loader.steps_per_epoch
-        begun = saved.load(heads)
-        if begun:
-            progress.say(f"going on after epoch {begun} of {protocol.epochs}")
-        total, batches = protocol.epochs * per_epoch, loader.batches(begun * per_epoch)
-        with progress.task("linear", total, begun * per_epoch) as advance:
-            for step in range(begun * per_epoch, total):
-                batch = next(batches)
-                factor = (1 + math.cos(math.pi * step / total)) / 2
-                for name, backbone in backbones.items():
-                    features = _frozen(backbone, batch.views[0])
-                    heads[name].step(features, batch.labels, factor=factor, batch=protocol.batch)
-                advance(f"epoch {step / per_epoch:.1f}")
-                if (step + 1) % per_epoch == 0:
-                    saved.save(heads, (step + 1) // per_epoch)
     return heads
-
-
-@torch.no_grad()
-def _frozen(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Features `[b, F]` of images `[b, 3, S, S]`."""
-    features: Tensor = backbone(images).float()
-    return features
-
-
-def _widths(
-    backbones: Mapping[str, nn.Module], settings: DataSettings, device: torch.device
-) -> dict[str, int]:
-    size = settings.views[0].size
-    blank = torch.zeros(1, 3, size, size, device=device)
-    features = {name: _frozen(backbone, blank) for name, backbone in backbones.items()}  # [1, F] each
-    _require_finite(features)
-    return {name: row.shape[1] for name, row in features.items()}
-
-
-def _require_finite(features: Mapping[str, Tensor]) -> None:
-    """Raise a UserError on all ranks where features `[n, F]` of any of them are not finite."""
-    finite = all(bool(rows.isfinite().all()) for rows in features.values())
-    if int(all_sum(torch.tensor(int(not finite)))):
-        raise UserError(
-            "features are not finite", where="evaluation", fix="judge an earlier checkpoint of the run"
-        )
-
-
-def _features(
-    backbones: Mapping[str, nn.Module], shards: ShardSet, settings: DataSettings, progress: EvalProgress,
-    name: str,
-) -> Features:  # fmt: skip
-    device = next(next(iter(backbones.values())).parameters()).device
-    loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=256, device=device)
-    with loader, progress.task(f"features of {name}", len(loader)) as advance:
-        found = extract(backbones, loader, advance=lambda: advance(""))
-    _require_finite(found.by_backbone)
-    return found

@@ -272,14 +272,16 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     recorded = [r for r in runs.metrics(straight) if r["kind"] == "eval"][-1]
     assert results["online"]["knn_20"]["top1"] == pytest.approx(recorded["knn_online"], abs=1e-6)
     assert results["online"]["linear_fast"]["top1"] > 0.5
-    options = ("--linear", "--epochs", 2, "--batch", 64, "--learning-rates", "1,10")
+    options = ("--linear", "--epochs", 2, "--batch", 64, "--learning-rates", "1,10",
+               "--finetune", "10%,40%", "--finetune-epochs", 4, "--finetune-rates", "0.2")  # fmt: skip
     trained = command("eval", folder, *options, "--nproc", 2)
     assert trained.code == 0, trained.out
     added = json.loads((folder / "eval.json").read_text())["backbones"]
     for name, judged_before in results.items():
         assert {judge: added[name].pop(judge) for judge in judged_before} == judged_before
-        assert list(added[name]) == ["linear"]
+        assert list(added[name]) == ["linear", "finetune_10%", "finetune_40%"]
         assert added[name]["linear"]["epochs"] == 2
+        assert (added[name]["finetune_40%"]["share"], added[name]["finetune_40%"]["epochs"]) == (0.4, 4)
     assert added["online"]["linear"]["top1"] > 0.15  # after 42 steps; chance is a tenth
     assert not list(folder.glob("*.safetensors"))
 

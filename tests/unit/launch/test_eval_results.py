@@ -78,30 +78,46 @@ def test_no_numbers_of_neighbours(text):
 
 @pytest.mark.parametrize(("text", "shares"), [("1%", (0.01,)), ("10%, 0.5%,10%", (0.005, 0.1))])
 def test_shares(text, shares):
-    assert parse_shares(text) == pytest.approx(shares)
+    assert parse_shares(text, "--low-shot") == pytest.approx(shares)
+
+
+def test_the_whole_set_is_a_share_where_it_is_asked_for():
+    assert parse_shares("100%,1%", "--finetune", whole=True) == (0.01, 1)
+    with pytest.raises(UserError, match=r"--finetune: '101%' is no share of a set: .* up to 100"):
+        parse_shares("101%", "--finetune", whole=True)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0%", "100%", "1%,", "nan%", "x%", "-1%", "1%;2%"])
 def test_no_shares(text):
     with pytest.raises(UserError, match="--low-shot"):
-        parse_shares(text)
+        parse_shares(text, "--low-shot")
 
 
 def test_learning_rates():
-    assert parse_rates("1,0.1, 30,1") == (0.1, 1, 30)
+    assert parse_rates("1,0.1, 30,1", "--learning-rates") == (0.1, 1, 30)
+    assert parse_rates(None, "--learning-rates") is None
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "1,,2", "nan", "inf"])
 def test_no_learning_rates(text):
-    with pytest.raises(UserError, match="--learning-rates"):
-        parse_rates(text)
+    with pytest.raises(UserError, match="--finetune-rates"):
+        parse_rates(text, "--finetune-rates")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"epochs": 100}, "--epochs: has no effect without --linear"),
-        ({"knn": True, "batch": 8, "learning_rates": "1"}, "--batch, --learning-rates: .* --linear"),
+        ({"knn": True, "epochs": 8, "learning_rates": "1"}, "--epochs, --learning-rates: .* --linear"),
+        ({"knn": True, "batch": 8}, "--batch: .* without --linear or --finetune"),
+        (
+            {"linear": True, "finetune_epochs": 8, "finetune_rates": "1"},
+            "--finetune-rates: .* without --finetune",
+        ),
+        ({"finetune": "1%", "epochs": 8}, "--epochs: .* without --linear"),
+        ({"finetune": "101%"}, "--finetune: '101%' is no share"),
+        ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* no list of numbers"),
+        ({"finetune": "100%", "batch": 8}, "not the folder of a run"),
         ({"low_shot_seeds": 5}, "--low-shot-seeds: .* without --low-shot"),
         ({"linear": True, "knn_k": "5"}, "--knn-k: .* without --knn"),
         ({"knn_k": "x"}, "no list of numbers"),

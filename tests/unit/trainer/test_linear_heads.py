@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.evaluation.head_state import HeadState
 from trainer.evaluation.heads import LinearHeads
 from trainer.parallel import rank, world_size
 
@@ -46,12 +45,12 @@ def straight(rate):
     return head.weight.detach(), head.bias.detach(), losses
 
 
-def trained(steps=range(STEPS), heads=None):
+def trained():
     """Heads and their losses, of this rank's share of each batch."""
-    heads = heads or LinearHeads(RATES, CLASSES, WIDTH, CPU, torch.float64)
+    heads = LinearHeads(RATES, CLASSES, WIDTH, CPU, torch.float64)
     own = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
     losses = []
-    for step in steps:
+    for step in range(STEPS):
         features, labels = make_batches()[step]
         losses.append(heads.step(features[own], labels[own], factor=factor(step), batch=BATCH))
     return heads, torch.stack(losses)
@@ -104,39 +103,3 @@ def test_a_head_that_has_diverged_is_right_nowhere():
     accuracy = heads.accuracy(features, labels)
     assert accuracy[1] == (0, 0)
     assert accuracy[0][0] > 0.3
-
-
-def test_training_goes_on_from_its_file_bit_for_bit(tmp_path):
-    state = HeadState(tmp_path / "state", {"rates": RATES})
-    fresh = {"online": LinearHeads(RATES, CLASSES, WIDTH, CPU, torch.float64)}
-    assert state.load(fresh) == 0
-    state.save({"online": trained(range(2))[0]}, 2)
-    assert HeadState(tmp_path / "state", {"rates": [1.0]}).load(fresh) == 0
-    assert not fresh["online"].tensors["weight"].any()
-    assert HeadState(tmp_path / "state", {"rates": list(RATES)}).load(fresh) == 2
-    trained(range(2, STEPS), fresh["online"])
-    for name, tensor in trained()[0].tensors.items():
-        assert fresh["online"].tensors[name].equal(tensor)
-    state.remove()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_file_that_is_no_state_is_passed_over(tmp_path):
-    (tmp_path / "state").write_bytes(b"no")
-    assert HeadState(tmp_path / "state", {}).load({}) == 0
-
-
-def ranks_loaded(folder):
-    heads = {"online": LinearHeads(RATES, CLASSES, WIDTH, CPU)}
-    name = "none" if rank() else "state"  # a rank may see the folder as it was
-    return HeadState(folder / name, {}).load(heads), heads["online"].tensors
-
-
-def test_all_ranks_go_on_from_what_the_first_one_reads(run_ranks, tmp_path):
-    heads = LinearHeads(RATES, CLASSES, WIDTH, CPU)
-    for tensor in heads.tensors.values():
-        tensor.normal_()
-    HeadState(tmp_path / "state", {}).save({"online": heads}, 7)
-    for epoch, tensors in run_ranks(ranks_loaded, 2, tmp_path):
-        assert epoch == 7
-        assert all(tensors[name].equal(tensor) for name, tensor in heads.tensors.items())

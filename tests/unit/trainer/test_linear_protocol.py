@@ -9,9 +9,10 @@ from torch import nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards import ShardSet
-from trainer.evaluation import protocol as module
+from trainer.evaluation.crops import TrainLoader, crop_view
 from trainer.evaluation.eval_progress import EvalProgress
-from trainer.evaluation.protocol import LinearProtocol, linear_protocol, linear_view
+from trainer.evaluation.heads import LinearHeads
+from trainer.evaluation.protocol import LinearProtocol, linear_protocol
 
 SHORT = LinearProtocol(epochs=3, batch=16, learning_rates=(0.01, 1.0), held_out=0.2)
 
@@ -67,7 +68,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("steps", [4, 8])
 def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, monkeypatch, steps):
     whole = judged(sets, tmp_path / "whole")
-    original = module.LinearHeads.step
+    original = LinearHeads.step
     count = 0
 
     def step(*args, **options):
@@ -77,7 +78,7 @@ def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, monkeypatc
             raise Killed
         return original(*args, **options)
 
-    monkeypatch.setattr(module.LinearHeads, "step", step)
+    monkeypatch.setattr(LinearHeads, "step", step)
     with pytest.raises(Killed):
         judged(sets, tmp_path / "state")
     count = -100
@@ -88,14 +89,14 @@ def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, monkeypatc
 
 def test_held_out_images_are_not_learned_from(sets, tmp_path, monkeypatch):
     learned = []
-    original = module.TrainLoader.batches
+    original = TrainLoader.batches
 
     def batches(self, start):
         for batch in islice(original(self, start), 9):
             learned.append(len(batch.labels))
             yield batch
 
-    monkeypatch.setattr(module.TrainLoader, "batches", batches)
+    monkeypatch.setattr(TrainLoader, "batches", batches)
     seen = []
     subset = ShardSet.subset
     monkeypatch.setattr(ShardSet, "subset", lambda self, ids: seen.append(set(ids)) or subset(self, ids))
@@ -118,10 +119,10 @@ def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
 
 def test_a_recipe_that_never_flips_is_not_flipped_here():
     still = DATA.views[0].model_copy(update={"flip": 0.0, "blur": 0.5, "crop_scale": (0.5, 1.0)})
-    view = linear_view(DATA.model_copy(update={"views": (still, still)}))
+    view = crop_view(DATA.model_copy(update={"views": (still, still)}))
     assert (view.flip, view.jitter, view.grey, view.blur, view.solarise) == (0, 0, 0, 0, 0)
     assert view.crop_scale == (0.08, 1.0)
-    assert linear_view(DATA).flip == 0.5
+    assert crop_view(DATA).flip == 0.5
 
 
 def test_wrong_input_is_named(sets, tmp_path):

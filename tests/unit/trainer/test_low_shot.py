@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from data_pipelines.errors import UserError
 from data_pipelines.subsets import low_shot_subset
 from trainer.evaluation.features import OneBackbone, gather_features
+from trainer.evaluation.finetune import FinetuneProtocol
 from trainer.evaluation.judges import Judges, require_enough
 from trainer.evaluation.linear import linear_probe
 from trainer.evaluation.low_shot import low_shot
@@ -77,6 +78,11 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
         (
             Judges(linear=LinearProtocol(batch=481, held_out=0.2)),
             "--batch: 481 images are more than the 480 .*\\n.*--batch 480 or less",
+        ),
+        (Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)), "--finetune: .* without one"),
+        (
+            Judges(finetune=FinetuneProtocol(shares=(0.1, 1.0), batch=51, held_out=0.2)),
+            "--batch: 51 images are more than the 50 .* in 10 % of the training set\\n.*--batch 50 or less",
         ),
     ],
 )

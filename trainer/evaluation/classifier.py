@@ -1,0 +1,72 @@
+"""A backbone with a linear head on it, all of which is trained."""
+
+import copy
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batch_norm import synchronise_batch_norm
+from trainer.evaluation.crops import MOMENTUM
+from trainer.gradient_buckets import GradientBuckets
+from trainer.parallel import world_size
+
+
+class Classifier:
+    """A copy of a backbone and a linear head, zero at first, trained by SGD with Nesterov momentum, no weight decay.
+
+    Gradients are averaged over the ranks, and batch norms take their moments from all of them. What the library fixes,
+    such as the positions of some transformers, stays fixed.
+
+    Args:
+        backbone: images `[B, 3, S, S]` -> features `[B, F]`; it stays as it is.
+        num_classes: C.
+        width: F.
+        rate: learning rate.
+
+    Raises:
+        UserError: a batch norm that cannot take its moments from several ranks.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, width: int, rate: float) -> None:
+        like = next(backbone.parameters())
+        head = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        parts = OrderedDict(backbone=copy.deepcopy(backbone), head=head)
+        self.network = synchronise_batch_norm(nn.Sequential(parts), like.device)
+        """Images `[b, 3, S, S]` -> logits `[b, C]`."""
+        self._rate = rate
+        learned = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.SGD(learned.values(), lr=rate, momentum=MOMENTUM, nesterov=True)
+        momenta = {name: torch.zeros_like(p) for name, p in learned.items()}
+        for name, parameter in learned.items():
+            self._optimizer.state[parameter]["momentum_buffer"] = momenta[name]
+        self.tensors = self.network.state_dict() | {f"momentum.{name}": m for name, m in momenta.items()}
+        """All that a step changes, by name."""
+        self._buckets: GradientBuckets | None = None
+        if world_size() > 1:
+            self._buckets = GradientBuckets(list(learned.values()), like.dtype, due=lambda: True)
+
+    def step(self, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+        """One step on the mean cross-entropy of a global batch; every rank calls with as many rows.
+
+        Args:
+            images: `[b, 3, S, S]` of this rank.
+            labels: `[b]`, none of them -1.
+            factor: of the learning rate at this step.
+
+        Returns:
+            This rank's mean loss, from before the step.
+        """
+        self.network.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * factor
+        self._optimizer.zero_grad()
+        loss = F.cross_entropy(self.network(images), labels)
+        loss.backward()
+        if self._buckets is not None:
+            self._buckets.finish()
+        self._optimizer.step()
+        return loss.detach()

@@ -1,0 +1,151 @@
+"""What `--linear` and `--finetune` share: SGD on random crops, and a learning rate that held-out images choose."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from data_pipelines.loader import TrainLoader
+from data_pipelines.settings import DataSettings, Settings, ViewSettings
+from data_pipelines.shards import ShardSet
+from data_pipelines.subsets import held_out_subset
+from trainer.engine import step_seed
+from trainer.evaluation.eval_progress import EvalProgress
+from trainer.evaluation.linear import wilson_interval
+from trainer.parallel import rank, world_size
+
+MOMENTUM = 0.9
+
+REFERENCE_BATCH = 256
+"""Images of a batch that a learning rate is for; it grows with the batch (Goyal et al. 2017, arXiv 1706.02677)."""
+
+
+class CropProtocol(Settings):
+    """How classifiers are trained on random crops."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the training set."""
+    batch: int = Field(256, ge=1)
+    """Images of a step, of all processes together."""
+    learning_rates: tuple[float, ...]
+    """Those that are tried, smallest first, for each 256 images of the batch."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """Share of each class of the training set that chooses the learning rate and is not learned from."""
+    seed: int = 0
+    """Of that share, the order and the crops."""
+
+    @property
+    def step_rates(self) -> list[float]:
+        """The learning rates of a step at first."""
+        return [rate * self.batch / REFERENCE_BATCH for rate in self.learning_rates]
+
+
+class Split(NamedTuple):
+    """The two parts of a labelled training set."""
+
+    learned: ShardSet
+    """What is learned from."""
+    held_out: ShardSet
+    """What chooses the learning rate."""
+
+
+def crop_view(settings: DataSettings) -> ViewSettings:
+    """Random resized crop and flip alone, of the size that the backbone learned from (He et al. 2020, section 4.1).
+
+    Where the recipe never flips, since a mirrored digit is another thing, nothing is flipped here.
+    """
+    first = settings.views[0]
+    return ViewSettings(size=first.size, flip=first.flip, jitter=0, grey=0, blur=0, solarise=0)
+
+
+def split(train_set: ShardSet, labels: NDArray[np.int64], protocol: CropProtocol) -> Split:
+    """The samples whose label `[N]` is not -1 in two parts; a function of these labels, the share and the seed."""
+    held_out = held_out_subset(labels, protocol.held_out, protocol.seed, num_classes=train_set.num_classes)
+    learned = (labels >= 0) & ~held_out
+    return Split(*(train_set.subset(np.flatnonzero(mask)) for mask in (learned, held_out)))
+
+
+def train_on_crops(
+    learned: ShardSet, settings: DataSettings, protocol: CropProtocol, *, device: torch.device, name: str,
+    begun: int, step: Callable[[Tensor, Tensor, float], object], save: Callable[[int], None],
+    progress: EvalProgress,
+) -> None:  # fmt: skip
+    """Give every batch of every epoch to `step`; every rank calls alike.
+
+    Args:
+        learned: to learn from.
+        settings: executor, sizes and normalisation of the backbone's recipe.
+        protocol: epochs, batch and seed.
+        device: where the batches go.
+        name: of the training, for the user.
+        begun: epochs that were trained before.
+        step: called with images `[b, 3, S, S]` and labels `[b]` of this rank and the factor of the learning rate, a
+            half cosine from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983). Torch's generator stands at a number
+            of the step and the rank, so that no generator's state needs saving.
+        save: called with the epochs that are done, after each.
+        progress: what the user sees.
+
+    Raises:
+        UserError: fewer images than a batch.
+    """
+    one_view = settings.model_copy(update={"views": (crop_view(settings),)})
+    loader = TrainLoader(
+        learned, one_view, seed=protocol.seed, rank=rank(), world_size=world_size(), global_batch=protocol.batch,
+        device=device,
+    )  # fmt: skip
+    with loader:
+        per_epoch = loader.steps_per_epoch
+        total, first = protocol.epochs * per_epoch, begun * per_epoch
+        if begun:
+            progress.say(f"{name}: going on after epoch {begun} of {protocol.epochs}")
+        batches = loader.batches(first)
+        with progress.task(name, total, first) as advance:
+            for number in range(first, total):
+                batch = next(batches)
+                torch.manual_seed(step_seed(protocol.seed, number, rank()))
+                step(batch.views[0], batch.labels, (1 + math.cos(math.pi * number / total)) / 2)
+                advance(f"epoch {number / per_epoch:.1f}")
+                if (number + 1) % per_epoch == 0:
+                    save((number + 1) // per_epoch)
+
+
+def chosen(
+    protocol: CropProtocol, settings: DataSettings, *, held_out_top1: Sequence[float], held_out_images: int,
+    reached: Sequence[tuple[float, float]], images: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The result of the learning rate that does best on held-out images, the smallest of equals, and its settings.
+
+    Args:
+        protocol: what was trained.
+        settings: of the backbone's recipe.
+        held_out_top1: of each learning rate.
+        held_out_images: how many there are.
+        reached: top-1 and top-5 of each on the validation set.
+        images: of the validation set.
+    """
+    best = held_out_top1.index(max(held_out_top1))
+    top1, top5 = reached[best]
+    view = crop_view(settings)
+    by_rate = dict(zip(map(str, protocol.learning_rates), held_out_top1, strict=True))
+    return {
+        "top1": top1, "top5": top5, "interval": wilson_interval(top1, images),
+        "learning_rate": protocol.learning_rates[best], "held_out_top1": held_out_top1[best],
+        "held_out_images": held_out_images, "held_out_top1_by_learning_rate": by_rate, "momentum": MOMENTUM,
+        **protocol.model_dump(include=set(CropProtocol.model_fields) - {"learning_rates"}),
+        "crop_scale": view.crop_scale, "flip": view.flip,
+    }  # fmt: skip
+
+
+def say_if_others_may_do_better(
+    result: dict[str, Any], protocol: CropProtocol, *, name: str, option: str, progress: EvalProgress
+) -> None:
+    """Tell the user where the learning rate of a result is the smallest or the largest of several."""
+    rates = protocol.learning_rates
+    if len(rates) > 1 and result["learning_rate"] in (rates[0], rates[-1]):
+        end = "smallest" if result["learning_rate"] == rates[0] else "largest"
+        progress.say(f"{name}: the {end} learning rate does best; {option} beyond it may do better")

@@ -1,0 +1,179 @@
+"""Fine-tuning: the whole network learns from a share of the labels, or from those of another set."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from data_pipelines.settings import DataSettings
+from data_pipelines.shards import ShardSet
+from data_pipelines.subsets import low_shot_subset
+from trainer.evaluation.accuracy import count_right, shares_right
+from trainer.evaluation.classifier import Classifier
+from trainer.evaluation.crops import (
+    CropProtocol,
+    Split,
+    chosen,
+    crop_view,
+    say_if_others_may_do_better,
+    split,
+    train_on_crops,
+)
+from trainer.evaluation.eval_progress import EvalProgress
+from trainer.evaluation.features import feature_widths, features_of_set
+from trainer.evaluation.training_state import TrainingState
+from trainer.parallel import all_sum
+
+
+class FinetuneProtocol(CropProtocol):
+    """How `--finetune` trains: a network of its own for each backbone, share and learning rate."""
+
+    shares: tuple[float, ...]
+    """Of each class's training images, in (0, 1]."""
+    epochs: int = Field(50, ge=1)
+    """Passes over the share."""
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Those that are tried, smallest first, for each 256 images of the batch."""
+
+
+class Finetuned(NamedTuple):
+    """What fine-tuning of one backbone on one share gave."""
+
+    backbone: str
+    judge: str
+    """`finetune_10%`."""
+    result: dict[str, Any]
+    """Its figures and its settings."""
+
+
+class _Reached(NamedTuple):
+    """Where one training ended; accuracies are shares in [0, 1]."""
+
+    held_out_top1: float
+    top1: float
+    top5: float
+    images: int
+    """Of the validation set that could be read."""
+
+
+def finetune(
+    backbones: Mapping[str, nn.Module], train_set: ShardSet, validation_set: ShardSet, settings: DataSettings,
+    protocol: FinetuneProtocol, *, weights: str, state: Path, progress: EvalProgress,
+) -> Iterator[Finetuned]:  # fmt: skip
+    """Train each backbone on each share with each learning rate, choose the rate on held-out images of the share.
+
+    SGD with Nesterov momentum on crops and flips, without warm-up and regularisation: Chen et al. 2020 (arXiv
+    2002.05709, appendix B.5); several rates, one of which is chosen on images that are not learned from: Grill et al.
+    2020 (arXiv 2006.07733). Every rank calls alike, and gets the same results. A killed training goes on with the next
+    epoch.
+
+    Args:
+        backbones: by name, in evaluation mode; they stay as they are.
+        train_set: to take the shares of.
+        validation_set: chooses nothing.
+        settings: executor, sizes and normalisation of the backbones' recipe.
+        protocol: what is trained.
+        weights: hash of the backbones' weights.
+        state: file of what is half trained.
+        progress: what the user sees.
+
+    Yields:
+        What the best learning rate reaches, with the held-out result of each.
+
+    Raises:
+        UserError: too few training images for a share, for a batch or of a class, or features that are not finite.
+    """  # fmt: skip
+    facts = {
+        "weights": weights, "train": train_set.fingerprint, "validation": validation_set.fingerprint,
+        "settings": protocol.model_dump(mode="json"), "view": crop_view(settings).model_dump(mode="json"),
+    }  # fmt: skip
+    widths = feature_widths(backbones, settings.views[0].size)
+    trainings = _Trainings(validation_set, settings, protocol, TrainingState(state, facts), progress)
+    labels = train_set.index["label"].astype(np.int64)
+    for name, backbone in backbones.items():
+        for share in protocol.shares:
+            own = share_labels(labels, share, protocol, train_set.classes)
+            parts = split(train_set, own, protocol)
+            title = f"finetune {name} {100 * share:g}%"
+            reached = [
+                trainings.reached(f"{title} rate {rate:g}", backbone, widths[name], parts, step_rate)
+                for rate, step_rate in zip(protocol.learning_rates, protocol.step_rates, strict=True)
+            ]
+            result = chosen(
+                protocol, settings, held_out_top1=[found.held_out_top1 for found in reached],
+                held_out_images=len(parts.held_out), reached=[(found.top1, found.top5) for found in reached],
+                images=reached[0].images,
+            )  # fmt: skip
+            counts = {"share": share, "training_images": int((own >= 0).sum())}
+            yield Finetuned(name, f"finetune_{100 * share:g}%", {**result, **counts})
+            say_if_others_may_do_better(
+                result, protocol, name=title, option="--finetune-rates", progress=progress
+            )
+    trainings.saved.remove()
+
+
+def share_labels(
+    labels: NDArray[np.int64], share: float, protocol: FinetuneProtocol, classes: Sequence[str]
+) -> NDArray[np.int64]:
+    """Labels `[N]` of the samples that a share consists of, -1 for all others; the subset that `--low-shot` takes.
+
+    Raises:
+        UserError: the share leaves a class without an image.
+    """
+    mask = low_shot_subset(labels, share, protocol.seed, classes=classes, option="--finetune")
+    return np.where(mask, labels, -1)
+
+
+class _Trainings:
+    """Trains one network after the other, and remembers in one file what each reached and how far the last one is."""
+
+    def __init__(
+        self, validation_set: ShardSet, settings: DataSettings, protocol: FinetuneProtocol, saved: TrainingState,
+        progress: EvalProgress,
+    ) -> None:  # fmt: skip
+        self._validation_set, self._settings, self._protocol = validation_set, settings, protocol
+        self.saved, self._progress = saved, progress
+        before = saved.notes()
+        self._under_way: tuple[str, int] = before.get("title", ""), before.get("epoch", 0)
+        self._done: dict[str, dict[str, Any]] = before.get("done", {})
+
+    def reached(
+        self, title: str, backbone: nn.Module, width: int, parts: Split, step_rate: float
+    ) -> _Reached:
+        """What the training of this title reaches, or has reached before."""
+        if title not in self._done:
+            self._done[title] = self._train(title, backbone, width, parts, step_rate)._asdict()
+            self.saved.save({}, {"done": self._done})
+        return _Reached(**self._done[title])
+
+    def _train(self, title: str, backbone: nn.Module, width: int, parts: Split, step_rate: float) -> _Reached:
+        classifier = Classifier(backbone, parts.learned.num_classes, width, step_rate)
+        begun = self._under_way[1] if self._under_way[0] == title else 0
+        if begun:
+            self.saved.load(classifier.tensors)
+
+        def save(epoch: int) -> None:
+            self.saved.save(classifier.tensors, {"title": title, "epoch": epoch, "done": self._done})
+
+        train_on_crops(
+            parts.learned, self._settings, self._protocol, device=next(backbone.parameters()).device, name=title,
+            begun=begun, step=classifier.step, save=save, progress=self._progress,
+        )  # fmt: skip
+        held_out_top1, _, _ = self._accuracy(classifier.network, parts.held_out, f"{title}: held-out images")
+        top1, top5, images = self._accuracy(
+            classifier.network, self._validation_set, f"{title}: validation images"
+        )
+        return _Reached(held_out_top1, top1, top5, images)
+
+    def _accuracy(self, network: nn.Module, shards: ShardSet, task: str) -> tuple[float, float, int]:
+        """Top-1 and top-5 on a set, and how many of its images have a label and could be read."""
+        found = features_of_set({"logits": network}, shards, self._settings, self._progress, task)
+        known = found.labels >= 0
+        logits = found.by_backbone["logits"][known]  # [n, C]
+        right = count_right(logits[:, None], found.labels[known])  # [1, 2]
+        [(top1, top5)] = shares_right(right, len(logits))
+        return top1, top5, int(all_sum(known.sum().cpu()))
