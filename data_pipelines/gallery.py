@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,51 @@ from data_pipelines.shards import BadSample, ShardSet
 _CELL = 2.2  # inches
 
 
+class FirstViews(NamedTuple):
+    """The first images of an epoch that can be read, and what a recipe makes of them."""
+
+    samples: list[int]
+    """Sample ids of the B images."""
+    originals: list[NDArray[np.uint8]]
+    """B x `[H, W, 3]`."""
+    views: list[NDArray[np.float32]]
+    """V x `[B, S, S, 3]` in [0, 1], not normalised."""
+    numbers: list[ViewNumbers]
+    """How each of the V views was made."""
+    refused: list[str]
+    """Images that cannot be read: name and reason."""
+
+
+def first_views(
+    shards: ShardSet, settings: DataSettings, *, seed: int, epoch: int, images: int
+) -> FirstViews:
+    """The first images of an epoch with the views that a run sees of them.
+
+    Args:
+        shards: the set.
+        settings: views and shuffling.
+        seed: seed of the run.
+        epoch: which epoch's order and numbers.
+        images: at most so many, and at most as many as the set has samples.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    order = Order(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
+    samples = order.samples(epoch, 0, min(images, len(shards)))
+    good, decoded, refused = _read(shards, samples)
+    if not decoded:
+        raise UserError("none of the images can be read", where=shards.folder, fix=refused[0])
+    ids = np.array(good)
+    numbers = numbers_of_views(settings.views, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids)
+    views = _make([data for data, _ in decoded], numbers)
+    return FirstViews(good, [pixels for _, pixels in decoded], views, numbers, refused)
+
+
 def draw(
     shards: ShardSet, settings: DataSettings, out: Path, *, seed: int, epoch: int, images: int
 ) -> list[str]:
-    """Draw the first images of an epoch, a row each: the original with its crops, then every view.
+    """Draw the `first_views`, a row each: the original with its crops, then every view.
 
     Args:
         shards: the set.
@@ -39,16 +80,10 @@ def draw(
     Raises:
         UserError: `out` cannot be written, or no image can be read.
     """
-    order = Order(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
-    samples = order.samples(epoch, 0, min(images, len(shards)))
-    good, decoded, refused = _read(shards, samples)
-    if not decoded:
-        raise UserError("none of the images can be read", where=shards.folder, fix=refused[0])
-    ids = np.array(good)
-    numbers = numbers_of_views(settings.views, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids)
-    views = _make([data for data, _ in decoded], numbers)
-    _picture(out, [pixels for _, pixels in decoded], views, numbers, [shards.key(i) for i in good])
-    return refused
+    first = first_views(shards, settings, seed=seed, epoch=epoch, images=images)
+    names = [shards.key(sample) for sample in first.samples]
+    _picture(out, first.originals, first.views, first.numbers, names)
+    return first.refused
 
 
 def _read(

@@ -46,7 +46,7 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
     Args:
         run: the run.
         images: at most so many.
-        how: `UMAP`, `t-SNE` or `PCA`; None: UMAP where it is installed, else t-SNE.
+        how: `umap`, `tsne` or `pca`; None: UMAP where it is installed, else t-SNE.
         seed: of the choice of images and of the layout.
 
     Raises:

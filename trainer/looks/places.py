@@ -16,7 +16,8 @@ _PERPLEXITY, _NEIGHBOURS = 30, 15
 
 
 def choose_way(how: str | None) -> str:
-    """The way of laying out that a user names in upper or lower case; None: UMAP where it is installed, else t-SNE.
+    """The way of laying out that a user names (`umap`, `t-sne` or `tsne`, `pca`, in any case); None: UMAP where it is
+    installed, else t-SNE.
 
     Raises:
         UserError: there is no such way, or it is UMAP and not installed.
@@ -24,12 +25,10 @@ def choose_way(how: str | None) -> str:
     installed = find_spec("umap") is not None
     if how is None:
         return UMAP if installed else T_SNE
-    ways = {way.lower(): way for way in (UMAP, T_SNE, PCA)}
-    if how.lower() not in ways:
-        raise UserError(
-            f"there is no map by {how!r}", where="--map", fix=f"choose one of {', '.join(ways.values())}"
-        )
-    way = ways[how.lower()]
+    ways = {"umap": UMAP, "tsne": T_SNE, "pca": PCA}
+    way = ways.get(how.lower().replace("-", ""))
+    if way is None:
+        raise UserError(f"there is no map by {how!r}", where="--map", fix=f"choose one of {', '.join(ways)}")
     if way == UMAP and not installed:
         raise UserError(
             "the package umap-learn is missing", where="--map", fix="pip install 'all4one[report]'"

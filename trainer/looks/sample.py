@@ -1,16 +1,17 @@
-"""Which images of a set are shown: a function of the labels, their number and a seed, on every machine."""
+"""Which images of a set are shown, and what they are called."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.philox import Stream, permutation
+from data_pipelines.shards import ShardSet
 
 
 def balanced_sample(labels: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int64]:
     """Rising ids `[min(count, N)]` of samples that are spread over the classes as evenly as these allow.
 
     Classes give one sample each in turn. The samples of a smaller count are among those of a larger one of the same
-    seed.
+    seed, and they are the same on every machine.
 
     Args:
         labels: `[N]` classes by row of the index, -1 where unlabelled, which counts as a class.
@@ -23,3 +24,9 @@ def balanced_sample(labels: NDArray[np.integer], count: int, seed: int) -> NDArr
     turn = np.empty(len(labels), np.int64)
     turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
     return np.sort(drawn[turn[drawn].argsort(kind="stable")][:count])
+
+
+def class_name(shards: ShardSet, sample: int) -> str:
+    """Class of a sample, empty where unlabelled."""
+    label = int(shards.index["label"][sample])
+    return shards.classes[label] if label >= 0 else ""

@@ -86,7 +86,7 @@ def test_the_same_seed_is_the_same_map(trained):
     part, again, other = (feature_map(trained[0], images=40, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(part.places, again.places)
     assert not np.array_equal(part.places, other.places)
-    whole = feature_map(trained[0], how="T-SNE")
+    whole = feature_map(trained[0], how="tsne")
     assert (whole.how, len(whole.places)) == ("t-SNE", 64)
     assert (whole.places.min(), whole.places.max()) == (0, 1)
 
@@ -137,7 +137,7 @@ def test_umap_is_taken_where_it_is_installed(trained, monkeypatch):
     ("how", "message"),
     [
         ("umap", r"umap-learn is missing\n.*pip install 'all4one\[report\]'"),
-        ("map", "choose one of UMAP, t-SNE"),
+        ("map", "choose one of umap, tsne, pca"),
     ],
 )
 def test_a_way_that_is_not_there(trained, monkeypatch, how, message):
