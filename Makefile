@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := data_pipelines trainer launch benchmarks tests
 
-.PHONY: help setup demo test test-fast slurm-packages lint format bench gpu-check clean
+.PHONY: help setup demo test test-fast test-packages lint format bench gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,10 +24,10 @@ demo: setup  ## from bundled images to an evaluated backbone, in a few minutes
 	$(BIN)/all4one train digits_demo
 	$(BIN)/all4one eval runs/digits_demo
 
-slurm-packages:  ## SLURM for tests/slurm, where this user may install it; again: a moment
-	tests/slurm/cluster/packages.sh
+test-packages:  ## SLURM and Chromium for the tests, where this user may install them; again: a moment
+	tests/packages.sh
 
-test: setup lint slurm-packages  ## everything that this machine can test
+test: setup lint test-packages  ## everything that this machine can test
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## unit tests only
@@ -42,7 +42,7 @@ format: setup  ## mend the style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: setup slurm-packages  ## the figures of the README
+bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
 	$(BIN)/python benchmarks/resume.py
@@ -65,6 +65,8 @@ bench: setup slurm-packages  ## the figures of the README
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/slurm_chaos.py
 	$(BIN)/python benchmarks/cifar10_short.py
+	test -d runs/digits_demo || $(MAKE) demo
+	$(BIN)/python benchmarks/report.py runs/digits_demo
 
 gpu-check: setup  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -2,7 +2,7 @@
 
     python benchmarks/slurm_chaos.py [--interruptions 25] [--seed S] [--json FILE]
 
-A run of two processes on two machines of three (namespaces of this machine; needs root, see `make slurm-packages`) is
+A run of two processes on two machines of three (namespaces of this machine; needs root, see `make test-packages`) is
 interrupted at random steps, each kind about equally often:
 
     time limit     SIGUSR2, as SLURM sends it before a time limit

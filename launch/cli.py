@@ -11,6 +11,7 @@ from launch.data_commands import app as data_app
 from launch.eval_commands import evaluate
 from launch.messages import of_the_disk, print_error
 from launch.model_commands import embed, export
+from launch.report.command import report
 from launch.slurm_commands import (
     DryRun,
     ExcludeSuspects,
@@ -37,7 +38,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, export, embed, study):
+for command in (submit, status, logs, cancel, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from data_pipelines.files import replacing
 
@@ -18,17 +18,26 @@ def drawn(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterat
         columns: of axes.
         options: of `pyplot.subplots`.
     """
+    with replacing(path) as temporary, drawn_into(temporary, "png", rows, columns, **options) as axes:
+        yield axes
+
+
+@contextmanager
+def drawn_into(
+    target: Path | IO[bytes], form: str, rows: int = 1, columns: int = 1, *, dpi: float = 120, **options: Any
+) -> Iterator[list[Any]]:
+    """As `drawn`, into a file as it is or into memory, as `png` or `svg`. The same drawing gives the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, columns, squeeze=False, layout="constrained", **options)
-    try:
-        yield list(axes.flat)
-        for one in axes.flat:
-            one.spines[["top", "right"]].set_visible(False)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-    finally:
-        pyplot.close(figure)
+    with matplotlib.rc_context({"svg.hashsalt": form, "svg.fonttype": "none"}):
+        figure, axes = pyplot.subplots(rows, columns, squeeze=False, layout="constrained", **options)
+        try:
+            yield list(axes.flat)
+            for one in axes.flat:
+                one.spines[["top", "right"]].set_visible(False)
+            figure.savefig(target, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else None)
+        finally:
+            pyplot.close(figure)

@@ -33,7 +33,7 @@ def missing() -> str | None:
         return "a SLURM cluster in namespaces needs root"
     absent = [command for command in COMMANDS if shutil.which(command) is None]
     if absent:
-        return f"{', '.join(absent)} missing: make slurm-packages (apt-get install {' '.join(PACKAGES)})"
+        return f"{', '.join(absent)} missing: make test-packages (apt-get install {' '.join(PACKAGES)})"
     return None
 
 

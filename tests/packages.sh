@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# SLURM's Debian packages for tests/slurm, where they are missing and this user may install them.
+# Debian packages for tests/slurm (SLURM) and for the tests of reports (Chromium), where they are missing and this user
+# may install them.
 set -euo pipefail
-packages=(slurmctld slurmd slurm-client munge iproute2 util-linux)
+packages=(slurmctld slurmd slurm-client munge iproute2 util-linux chromium)
 present=true
-for command in munged slurmctld slurmd sbatch ip unshare; do
+for command in munged slurmctld slurmd sbatch ip unshare chromium; do
     command -v "$command" >/dev/null || present=false
 done
 if $present; then
     exit 0
 fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "tests/slurm need a Debian-like system and root: apt-get install ${packages[*]}" >&2
+    echo "tests of SLURM and of reports need a Debian-like system and root: apt-get install ${packages[*]}" >&2
     exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive

@@ -1,0 +1,86 @@
+"""Curves of a run, and the groups that a page shows them in."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from launch.report.facts import RunFacts
+from trainer.ema import momentum_at
+
+POINTS = 400
+"""That a drawn curve has at most: more than a chart has pixels."""
+TAU = "τ"
+"""Momentum of the averaged copy."""
+EVALUATION = "Evaluation during training"
+GROUPS: dict[str, tuple[str, ...]] = {
+    EVALUATION: ("knn_online", "knn_momentum", "online_top1", "online_loss"),
+    "Optimisation": ("lr", TAU, "gradient_norm", "skipped_steps"),
+    "Speed": ("images_per_second", "data_wait", "bad_samples"),
+}
+"""Names of known values; losses and health values are told by their names' ends."""
+LOSSES, HEALTH = "Losses", "Health"
+ORDER = (EVALUATION, LOSSES, HEALTH, "Optimisation", "Speed")
+_HEALTH_ENDS = ("_std", "_rank", "_share", "_agreement", "_cosine", "_age", "_filled", "_distance")
+_SHARES = ("knn_online", "knn_momentum", "online_top1", "neighbour_agreement", "data_wait")
+
+
+class Curve(NamedTuple):
+    """One value over time."""
+
+    epochs: list[float]
+    values: list[float]
+
+
+def curves(facts: RunFacts) -> dict[str, Curve]:
+    """Every value on record by its name, over epochs, and τ as the schedule has it."""
+    found: dict[str, Curve] = {}
+    for record in facts.records:
+        for name, value in _values(record):
+            curve = found.setdefault(name, Curve([], []))
+            curve.epochs.append(float(record["epoch"]))
+            curve.values.append(value)
+    start, total = getattr(facts.config.method, "momentum", None), facts.status.total_steps
+    steps = [(r["epoch"], r["step"]) for r in facts.records if r["kind"] == "train"]
+    if start is not None and total and steps:
+        taus = [momentum_at(step - 1, total, float(start)) for _, step in steps]
+        found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)
+    return {name: thinned(curve) for name, curve in found.items()}
+
+
+def grouped(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names under the group that each belongs to, in the order of the page; groups without any are left out."""
+    groups: dict[str, list[str]] = {group: [] for group in ORDER}
+    for name in names:
+        groups[_group(name)].append(name)
+    for group, members in GROUPS.items():
+        groups[group].sort(key=members.index)
+    groups[LOSSES].sort(key=lambda name: name != "loss")  # the sum first, its parts as they were written
+    return {group: found for group, found in groups.items() if found}
+
+
+def is_share(name: str) -> bool:
+    """Whether a value is a share, which is shown in percent."""
+    return name in _SHARES or name.endswith("_share")
+
+
+def thinned(curve: Curve) -> Curve:
+    """A curve of POINTS values at most: the lowest and the highest of each stretch, so that no peak is lost."""
+    count = len(curve.values)
+    if count <= POINTS:
+        return curve
+    stretches, kept = POINTS // 2, set[int]()
+    for stretch in range(stretches):
+        places = range(stretch * count // stretches, (stretch + 1) * count // stretches)
+        kept |= {min(places, key=curve.values.__getitem__), max(places, key=curve.values.__getitem__)}
+    chosen = sorted(kept)
+    return Curve([curve.epochs[i] for i in chosen], [curve.values[i] for i in chosen])
+
+
+def _values(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in (record | record.get("time", {})).items():
+        if name not in ("step", "epoch", "kind", "time") and isinstance(value, int | float):
+            yield name, float(value)
+
+
+def _group(name: str) -> str:
+    known = next((group for group, members in GROUPS.items() if name in members), None)
+    return known or (HEALTH if name.endswith(_HEALTH_ENDS) else LOSSES)

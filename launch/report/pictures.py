@@ -1,0 +1,95 @@
+"""Sections that look at images and weights: the map of features, neighbours from the queue, and views."""
+
+from collections.abc import Iterator
+
+from data_pipelines.errors import UserError
+from launch.report.charts import data_uri, map_chart
+from launch.report.facts import RunFacts
+from launch.report.page import Cell, Gallery, Section, Tile, TileRow
+from trainer.looks.feature_map import feature_map
+from trainer.looks.neighbours import NeighbourGallery, NeighbourRow, Seen, neighbour_galleries
+from trainer.looks.views import view_rows
+
+
+def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
+    """One section after the other. What cannot be made, since images or checkpoints are away, is said in its place.
+
+    Args:
+        facts: of the run.
+        how: of the map: `umap`, `t-sne` or `pca`; None: the best of them that there is.
+    """
+    makers = {"Map of features": lambda: _map(facts, how), "Neighbours": lambda: _neighbours(facts),
+              "Views": lambda: _views(facts)}  # fmt: skip
+    for title, make in makers.items():
+        try:
+            section = make()
+        except UserError as error:
+            section = Section(title, words=f"Not shown: {error}")
+        if section is not None:
+            yield section
+
+
+def _map(facts: RunFacts, how: str | None) -> Section:
+    chart = map_chart(feature_map(facts.run, how=how))
+    return Section(
+        "Map of features",
+        words="Validation images by the features of the frozen backbone. Near means alike; far says little.",
+        charts=[chart],
+        wide=True,
+    )
+
+
+def _neighbours(facts: RunFacts) -> Section | None:
+    galleries = neighbour_galleries(facts.run)
+    if not galleries:
+        return None
+    return Section(
+        "Neighbours",
+        words="The same training images at several checkpoints, each with the nearest keys of that checkpoint's queue, "
+        "best first, and their cosines. A solid green frame is the image's own class, a dashed red one another.",
+        galleries=[Gallery(_title(found), [_row(row) for row in found.rows]) for found in galleries],
+    )
+
+
+def _title(found: NeighbourGallery) -> str:
+    agreement = (
+        f", {100 * found.agreement:.0f} % of these in the image's class"
+        if found.agreement is not None
+        else ""
+    )
+    return f"Step {found.step:,}{agreement}"
+
+
+def _row(row: NeighbourRow) -> TileRow:
+    return TileRow(
+        _tile(row.image),
+        [
+            Cell(_tile(seen) if seen else None, _match(row.image, seen), f"{cosine:.2f}")
+            for seen, cosine in zip(row.neighbours, row.cosines, strict=True)
+        ],
+    )
+
+
+def _match(image: Seen, seen: Seen | None) -> str:
+    if seen is None or image.label < 0 or seen.label < 0:
+        return ""
+    return "same" if seen.label == image.label else "other"
+
+
+def _tile(seen: Seen) -> Tile:
+    return Tile(data_uri(seen.jpeg, "jpeg"), seen.name)
+
+
+def _views(facts: RunFacts) -> Section:
+    rows = [
+        TileRow(
+            Tile(data_uri(row.original, "jpeg"), row.name),
+            [Cell(Tile(data_uri(view, "jpeg"), row.name), words=f"view {n}") for n, view in enumerate(row.views, 1)],
+        )
+        for row in view_rows(facts.run)
+    ]  # fmt: skip
+    return Section(
+        "Views",
+        words="Training images, and their views in the first epoch by this run's augmentations.",
+        galleries=[Gallery("", rows)],
+    )

@@ -1,0 +1,125 @@
+"""What the report says in words and numbers, as rows of text."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from launch.ledger import RUNNING
+from launch.report.facts import RunFacts, differences, disagreements
+from trainer.evaluation.linear import wilson_interval
+
+
+class Table(NamedTuple):
+    """Rows under a header; every cell is plain text."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
+    """The few numbers that a reader looks for first, each with what it is."""
+    status = facts.status
+    epoch = next((r["epoch"] for r in reversed(facts.records)), 0.0)
+    figures = [
+        ("state", status.state),
+        ("steps", f"{status.step:,} of {status.total_steps or 0:,}"),
+        ("epochs", f"{epoch:.4g} of {facts.config.train.epochs:,}"),
+    ]
+    figures += [(name, _percent(value)) for name in ("knn_momentum", "knn_online")
+                if (value := facts.newest(name)) is not None]  # fmt: skip
+    figures += [
+        (f"{judge}, {backbone}", _percent(result["top1"]))
+        for backbone, by in facts.backbones.items()
+        for judge, result in by.items()
+        if judge.startswith("linear") and "top1" in result
+    ]
+    if status.images_per_second:
+        figures.append(("images/s", f"{status.images_per_second:,.0f}"))
+    hours = status.hours
+    figures.append(("device-hours", f"{hours.useful + hours.lost + hours.starting:,.2f}"))
+    return [*figures, ("attempts", str(status.attempts))]
+
+
+def results(facts: RunFacts) -> Table:
+    """What `all4one eval` found."""
+    rows = []
+    for backbone, judged in facts.backbones.items():
+        for judge, result in judged.items():
+            shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
+            values = [f"{name} {_percent(result[key])}" for key, name in shown if key in result]
+            rows.append([judge, backbone, ", ".join(values), _interval(result, facts)])
+    return Table(("judge", "backbone", "found", "95 % interval"), rows)
+
+
+def attempts(facts: RunFacts) -> Table:
+    """The ledger: every start and what became of it."""
+    rows = [
+        [
+            str(one.number), _clock(one.start), "" if one.reason == RUNNING else _clock(one.end), one.nodes,
+            str(one.devices), f"{one.kept:,}", f"{one.lost:,}", f"{one.hours.useful:.3g}",
+            f"{one.hours.lost + one.hours.starting:.3g}",
+            f"{one.reason}: {one.message}" if one.message else one.reason,
+        ]
+        for one in facts.status.history
+    ]  # fmt: skip
+    header = ("attempt", "start", "end", "machines", "devices", "steps kept", "steps lost", "useful hours",
+              "other hours", "how it ended")  # fmt: skip
+    return Table(header, rows)
+
+
+def settings(facts: RunFacts) -> Table:
+    """Settings that are not the base recipe's."""
+    rows = [[key, shown(before), shown(value)] for key, before, value in differences(facts.config)]
+    return Table(("setting", "base recipe", "this run"), rows)
+
+
+def versions(facts: RunFacts) -> Table:
+    """Of packages."""
+    return Table(("package", "version"), [[name, value] for name, value in facts.versions.items()])
+
+
+def side_by_side(several: Sequence[RunFacts]) -> Table:
+    """A row for each run with its key figures; what a run does not have stays empty."""
+    each = [dict(key_figures(facts)) for facts in several]
+    header = list(dict.fromkeys(name for figures in each for name in figures))
+    rows = [
+        [facts.name, facts.config.method.name, *(figures.get(name, "") for name in header)]
+        for facts, figures in zip(several, each, strict=True)
+    ]
+    return Table(("run", "method", *header), rows)
+
+
+def other_settings(several: Sequence[RunFacts]) -> Table:
+    """Settings in which runs differ, a column for each run."""
+    rows = [[key, *map(shown, values)] for key, values in disagreements([f.config for f in several])]
+    return Table(("setting", *(facts.name for facts in several)), rows)
+
+
+def shown(value: Any) -> str:
+    """A setting's value as YAML would have it, in one line."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _interval(result: dict[str, Any], facts: RunFacts) -> str:
+    if "top1_std" in result:
+        return f"deviation {_percent(result['top1_std'])}"
+    if "top1" not in result or facts.judged is None:
+        return ""
+    low, high = wilson_interval(result["top1"], facts.judged["images"])
+    return f"{_percent(low)} to {_percent(high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

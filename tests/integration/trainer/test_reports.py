@@ -1,0 +1,163 @@
+"""`all4one report` on real runs, opened in a real browser: nothing fails, nothing is fetched, every figure is drawn."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Runs, run
+
+from trainer.run import read_records
+
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+LOADED = """() => [...document.images].map(i => ({
+    drawn: i.complete && i.naturalWidth > 1 && i.getBoundingClientRect().width > 1, alt: i.alt}))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if (path := shutil.which("chromium")) is None:
+        why = "chromium is missing: make test-packages (apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def open_page(browser: Any, path: Path, size: dict[str, int]) -> tuple[Any, list[str]]:
+    """A page that is loaded, and what went wrong meanwhile: messages, errors, requests."""
+    page, wrong = browser.new_page(viewport=size), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda request: wrong.extend([] if request.url.startswith(("file:", "data:")) else [request.url]),
+    )
+    page.goto(path.resolve().as_uri(), wait_until="load")
+    return page, wrong
+
+
+def require_whole(browser: Any, path: Path) -> Any:
+    """A page that is in order on a phone, on a desk and in print; the one of the desk."""
+    assert path.stat().st_size < 5e6
+    for size in (PHONE, DESK):
+        page, wrong = open_page(browser, path, size)
+        assert wrong == []
+        images = page.evaluate(LOADED)
+        assert images
+        assert [i["alt"] for i in images if not i["drawn"] or not i["alt"]] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        targets = page.evaluate(
+            "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash) !== null)"
+        )
+        assert targets
+        assert all(targets)
+    assert page.pdf(format="A4").count(b"/Type /Page") > 1
+    return page
+
+
+def titles(page: Any, selector: str) -> list[str]:
+    return [words.strip() for words in page.locator(selector).all_text_contents()]
+
+
+def test_the_page_of_a_run_shows_all_that_is_on_record(
+    runs: Runs, straight: str, browser: Any, tmp_path: Path
+) -> None:
+    folder, out = runs.path(straight), tmp_path / "page.html"
+    done = run("report", folder.path, "--out", out, "--map", "pca")
+    assert done.code == 0, done.out
+    page = require_whole(browser, out)
+    assert titles(page, "h2") == [
+        "Evaluation during training", "Losses", "Health", "Optimisation", "Speed", "Map of features", "Neighbours",
+        "Views", "Attempts", "Settings", "Versions",
+    ]  # fmt: skip
+    recorded = {name for record in read_records(folder.metrics) for name in record | record.get("time", {})}
+    charts = titles(page, "figcaption")
+    assert recorded - {"kind", "step", "epoch", "time"} | {"τ"} == set(charts[:-1])
+    assert charts[-1].startswith("PCA of 296 features of the momentum backbone, step 14")
+    assert "finished" in titles(page, ".cards dd")
+    shown = {row[0]: row[2] for row in page.evaluate(
+        "[...document.querySelectorAll('#settings tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )}  # fmt: skip
+    assert shown["method.queue.length"] == "200"
+    assert page.locator("#neighbours .tiles").count() % 6 == 0
+    assert page.locator("#views .tiles").count() == 6
+    page.locator("nav a", has_text="Views").click()
+    assert page.url.endswith("#views")
+
+
+def test_runs_stand_side_by_side(runs: Runs, straight: str, browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "both.html"
+    trained = run("train", *barlow_twins(runs))
+    assert trained.code == 0, trained.out
+    done = run("report", runs.path(straight).path, runs.path("twins").path, "--out", out)
+    assert done.code == 0, done.out
+    page = require_whole(browser, out)
+    assert titles(page, "#runs tbody td:first-child") == ["straight", "twins"]
+    assert titles(page, "#losses .legend li") == ["straight", "twins"]
+    assert "method.name" in titles(page, "#settings-that-differ tbody td:first-child")
+    assert page.locator(".tiles").count() == 0
+
+
+def barlow_twins(runs: Runs) -> list[str]:
+    changed = {
+        "method.name": "barlow_twins",
+        "run.name": "twins",
+        "train.max_steps": 3,
+        "optim.warmup_epochs": 0,
+    }
+    others = (
+        "method.predictor_hidden",
+        "method.queue",
+        "method.feature_scope",
+        "method.transformer",
+        *changed,
+    )
+    kept = [setting for setting in runs.common if not setting.startswith(others)]
+    return [*kept, *(f"{key}={value}" for key, value in changed.items())]
+
+
+def test_a_study_comes_with_its_table_and_its_claims(
+    runs: Runs, straight: str, browser: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(runs.path(straight).path, folder / "method=all4one,seed=0")
+    estimate = {"mean": 50.0, "half": None, "samples": 1}
+    row = {"method": "all4one", "score": estimate, "runs": 3, "best_other": None, "difference": None}
+    found = {"description": "<a study>", "judge": "knn", "backbone": "online", "rows": [row],
+             "claims": [{"words": "all4one is better: not decided by this budget"}]}  # fmt: skip
+    (folder / "study.json").write_text(json.dumps(found))
+    done = run("report", folder)
+    assert done.code == 0, done.out
+    page = require_whole(browser, folder / "report.html")
+    assert titles(page, "header p") == ["<a study>"]
+    assert titles(page, "#study tbody td") == ["all4one", "1/3", "50.00", ""]
+    assert titles(page, "#study li") == ["all4one is better: not decided by this budget"]
+    (folder / "study.json").write_text("{}")
+    broken = run("report", folder)
+    assert broken.code == 2
+    assert "is not what `all4one study` writes" in broken.words
+
+
+def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(runs.path(straight).path, folder)
+    shutil.rmtree(folder / "checkpoints")
+    done = run("report", folder)
+    assert done.code == 0, done.out
+    page = require_whole(browser, folder / "report.html")
+    assert "has no whole checkpoint yet" in page.locator("#map-of-features").inner_text()
+    nowhere = run("report", tmp_path / "nowhere")
+    assert nowhere.code == 2
+    assert "there is no run here" in nowhere.words
+    refused = run("report", folder, "--no-pictures", "--out", tmp_path / "no" / "page.html")
+    assert refused.code == 2
+    assert "cannot be written" in refused.words

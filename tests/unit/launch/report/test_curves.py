@@ -1,0 +1,81 @@
+"""Values on record become curves, under the group that they belong to."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.report.curves import POINTS, TAU, Curve, curves, grouped, thinned
+from launch.report.facts import read_facts
+from trainer.config import load_config
+from trainer.run import RunFolder, append_record, create_run
+
+
+def a_run(folder: Path, *overrides: str) -> RunFolder:
+    config = load_config("digits_demo", [f"run.folder={folder}", "run.name=one", *overrides])
+    run = create_run(config, "one")
+    run.note("start", attempt=1, world_size=1)
+    run.note("ready", attempt=1, step=0, total_steps=8, replayed=0)
+    append_record(run.metrics, {"kind": "eval", "step": 0, "epoch": 0.0, "knn_online": 0.5})
+    for step in (1, 5):
+        record = {"kind": "train", "step": step, "epoch": step / 2, "loss": 3.0 / step, "neighbour": 1.0}
+        append_record(run.metrics, record | {"time": {"images_per_second": 100.0}})
+    return run
+
+
+def test_every_value_on_record_is_a_curve(tmp_path: Path) -> None:
+    [facts] = read_facts([a_run(tmp_path)])
+    found = curves(facts)
+    assert found["loss"] == Curve([0.5, 2.5], [3.0, 0.6])
+    assert found["images_per_second"] == Curve([0.5, 2.5], [100.0, 100.0])
+    assert found["knn_online"] == Curve([0.0], [0.5])
+    assert found.keys() == {"loss", "neighbour", "images_per_second", "knn_online", TAU}
+
+
+def test_tau_is_what_the_copy_followed_with(tmp_path: Path) -> None:
+    [facts] = read_facts([a_run(tmp_path, "method.momentum=0.9")])
+    expected = 1 - (1 - 0.9) * (torch.cos(torch.tensor(torch.pi, dtype=torch.float64) * 4 / 8) + 1) / 2
+    assert curves(facts)[TAU].epochs == [0.5, 2.5]
+    assert curves(facts)[TAU].values == pytest.approx([0.9, float(expected)], abs=1e-12)
+
+
+def test_a_method_without_an_averaged_copy_has_no_tau(tmp_path: Path) -> None:
+    [facts] = read_facts([a_run(tmp_path, "method.name=barlow_twins")])
+    assert TAU not in curves(facts)
+
+
+def test_values_stand_under_their_groups_and_those_of_a_new_method_under_losses() -> None:
+    names = [
+        "invariance",
+        "loss",
+        "z_rank",
+        "lr",
+        "data_wait",
+        "knn_momentum",
+        "knn_online",
+        "centroid_share",
+    ]
+    assert grouped(names) == {
+        "Evaluation during training": ["knn_online", "knn_momentum"],
+        "Losses": ["loss", "invariance"],
+        "Health": ["z_rank", "centroid_share"],
+        "Optimisation": ["lr"],
+        "Speed": ["data_wait"],
+    }
+
+
+@given(st.integers(0, 5000), st.integers(0, 2**16))
+def test_thinning_keeps_peaks_order_and_short_curves(count: int, seed: int) -> None:
+    values = [random.Random(seed + i).gauss(0, 1) for i in range(count)]
+    curve = Curve([float(i) for i in range(count)], values)
+    thin = thinned(curve)
+    assert len(thin.values) <= POINTS
+    assert thin.epochs == sorted(set(thin.epochs))
+    assert all(values[int(epoch)] == value for epoch, value in zip(*thin, strict=True))
+    if count:
+        assert (max(thin.values), min(thin.values)) == (max(values), min(values))
+    if count <= POINTS:
+        assert thin == curve
