@@ -27,7 +27,7 @@ class MoCoV3Settings(MethodSettings):
     embedding: int = Field(256, ge=2)
     """Size of the embedding, D."""
     temperature: float = Field(0.2, gt=0)
-    """Temperature of the contrast, τ."""
+    """Temperature of the contrast, τ. That of its vision transformers; its authors' setup for ResNet-50 has 1.0."""
     momentum: float = Field(0.99, ge=0, le=1)
     """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
     freeze_patches: bool = True
