@@ -240,7 +240,11 @@ class CheckpointStore:
     def states(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every checkpoint with its JSON part, whose bytes are not checked; the one written last comes first."""
         for _, path in reversed(self._by_age()):
-            yield path, json.loads((path / STATE).read_text())
+            try:
+                state = json.loads((path / STATE).read_text())
+            except FileNotFoundError:  # the run, which trains, has removed it meanwhile
+                continue
+            yield path, state
 
     def go_back_to(self, kept: Path) -> None:
         """Name a checkpoint the latest and remove those of later steps. What cannot be removed stays."""

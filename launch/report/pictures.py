@@ -12,7 +12,8 @@ from trainer.looks.views import view_rows
 
 
 def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
-    """One section after the other. What cannot be made, since images or checkpoints are away, is said in its place.
+    """One section after the other. What cannot be made, since images or checkpoints are away, is said in its place;
+    what a run cannot have, such as neighbours without a queue, is left out.
 
     Args:
         facts: of the run.
@@ -80,7 +81,7 @@ def _tile(seen: Seen) -> Tile:
     return Tile(data_uri(seen.jpeg, "jpeg"), seen.name)
 
 
-def _views(facts: RunFacts) -> Section:
+def _views(facts: RunFacts) -> Section | None:
     rows = [
         TileRow(
             Tile(data_uri(row.original, "jpeg"), row.name),
@@ -88,6 +89,8 @@ def _views(facts: RunFacts) -> Section:
         )
         for row in view_rows(facts.run)
     ]  # fmt: skip
+    if not rows:
+        return None
     return Section(
         "Views",
         words="Training images, and their views in the first epoch by this run's augmentations.",

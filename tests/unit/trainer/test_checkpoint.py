@@ -1,4 +1,5 @@
 import json
+import shutil
 import multiprocessing
 import os
 import random
@@ -244,6 +245,16 @@ def test_left_overs_go_with_the_next_attempt_and_those_of_a_later_one_stay(tmp_p
     assert len(names(tmp_path)) == 3
     store_at(tmp_path, attempt=2)
     assert names(tmp_path) == [".tmp-9-4711-step_00000007"]
+
+
+def test_a_reader_passes_over_what_a_running_run_removes_meanwhile(tmp_path):
+    store = store_at(tmp_path)
+    for step in (1, 2, 3):
+        store.write(snapshot(step))
+    reading = CheckpointStore(tmp_path).states()
+    assert next(reading)[1]["step"] == 3
+    shutil.rmtree(tmp_path / "step_00000002")
+    assert [state["step"] for _, state in reading] == [1]
 
 
 def test_a_store_to_read_makes_nothing(tmp_path):
