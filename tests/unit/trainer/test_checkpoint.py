@@ -1,9 +1,9 @@
 import json
-import shutil
 import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import threading
 import time
