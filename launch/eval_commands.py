@@ -92,8 +92,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge a backbone; without a judge, by --knn and --linear-fast.
 
-    What earlier evaluations of the same checkpoint and sets found stays in eval.json. --linear and --finetune go on
-    where they were killed when the same command is given again.
+    What earlier evaluations of the same checkpoint and sets found stays in eval.json.
+    --linear and --finetune go on where they were killed when the same command is given again.
     """
     none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
     require_judge("--knn", knn or none, knn_k=knn_k)

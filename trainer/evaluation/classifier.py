@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_pipelines.errors import UserError
 from trainer.batch_norm import synchronise_batch_norm
 from trainer.evaluation.crops import MOMENTUM
 from trainer.gradient_buckets import GradientBuckets
@@ -35,7 +36,7 @@ class Classifier:
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         parts = OrderedDict(backbone=copy.deepcopy(backbone), head=head)
-        self.network = synchronise_batch_norm(nn.Sequential(parts), like.device)
+        self.network = _across_ranks(nn.Sequential(parts), like.device)
         """Images `[b, 3, S, S]` -> logits `[b, C]`."""
         self._rate = rate
         learned = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
@@ -70,3 +71,10 @@ class Classifier:
             self._buckets.finish()
         self._optimizer.step()
         return loss.detach()
+
+
+def _across_ranks(network: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        return synchronise_batch_norm(network, device)
+    except UserError as error:
+        raise UserError(error.what, where="--finetune", fix="evaluate with one process") from None

@@ -108,8 +108,8 @@ def finetune(
                 held_out_images=len(parts.held_out), reached=[(found.top1, found.top5) for found in reached],
                 images=reached[0].images,
             )  # fmt: skip
-            counts = {"share": share, "training_images": int((own >= 0).sum())}
-            yield Finetuned(name, f"finetune_{100 * share:g}%", {**result, **counts})
+            of_share = {"nesterov": True, "share": share, "training_images": int((own >= 0).sum())}
+            yield Finetuned(name, f"finetune_{100 * share:g}%", {**result, **of_share})
             say_if_others_may_do_better(
                 result, protocol, name=title, option="--finetune-rates", progress=progress
             )

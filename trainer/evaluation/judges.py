@@ -136,6 +136,10 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
     if judges.linear is not None:
         _require_batch(judges.linear, labels, classes, "")
     if judges.finetune is not None:
+        if judges.finetune.batch == 1:
+            raise UserError(
+                "batch norms cannot learn from one image", where="--batch", fix="--batch 2 or more"
+            )
         for share in judges.finetune.shares:
             own = share_labels(labels, share, judges.finetune, classes)
             _require_batch(judges.finetune, own, classes, f" in {100 * share:g} % of the training set")

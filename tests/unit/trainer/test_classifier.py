@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from data_pipelines.errors import UserError
 from trainer.evaluation.classifier import Classifier
 from trainer.parallel import rank, world_size
 
@@ -83,9 +84,15 @@ def test_the_head_is_zero_at_first():
 
 
 def ranks_trained():
-    return list(trained().network.state_dict().values())
+    plain = nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH, affine=False))
+    try:
+        Classifier(plain, CLASSES, WIDTH, RATE)
+    except UserError as error:
+        return list(trained().network.state_dict().values()), str(error)
 
 
-def test_two_ranks_train_as_one(run_ranks):
-    for state in run_ranks(ranks_trained, 2):
+def test_two_ranks_train_as_one_and_name_what_only_one_can_train(run_ranks):
+    for state, refused in run_ranks(ranks_trained, 2):
         assert_straight(state)
+        assert "--finetune: BatchNorm2d" in refused
+        assert "evaluate with one process" in refused

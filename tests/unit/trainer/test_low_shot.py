@@ -79,6 +79,10 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
             Judges(linear=LinearProtocol(batch=481, held_out=0.2)),
             "--batch: 481 images are more than the 480 .*\\n.*--batch 480 or less",
         ),
+        (
+            Judges(finetune=FinetuneProtocol(shares=(0.5,), batch=1)),
+            "--batch: batch norms cannot learn from one",
+        ),
         (Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)), "--finetune: .* without one"),
         (
             Judges(finetune=FinetuneProtocol(shares=(0.1, 1.0), batch=51, held_out=0.2)),
