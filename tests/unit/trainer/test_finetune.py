@@ -109,6 +109,19 @@ def test_every_backbone_learns_from_every_share_and_stays_as_it_is(sets, tmp_pat
     assert not (tmp_path / "state").exists()
 
 
+def watched(monkeypatch):
+    """Weights, buffers and momenta of each network that is trained from now on."""
+    ends = []
+    original = Classifier.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        ends.append(self.tensors)
+
+    monkeypatch.setattr(Classifier, "__init__", init)
+    return ends
+
+
 @pytest.mark.parametrize(
     ("died", "kept"),
     [
@@ -119,24 +132,20 @@ def test_every_backbone_learns_from_every_share_and_stays_as_it_is(sets, tmp_pat
     ],
 )
 def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, counted, monkeypatch, died, kept):
-    ends = []
-    original = Classifier.__init__
-
-    def init(self, *args):
-        original(self, *args)
-        ends.append(self.tensors)
-
-    monkeypatch.setattr(Classifier, "__init__", init)
+    ends = watched(monkeypatch)
     whole = judged(sets, tmp_path / "whole")
-    weights = ends[-1]
+    not_killed = [*ends]
     counted |= {"steps": 0, "last": died}
     with pytest.raises(Killed):
         judged(sets, tmp_path / "state")
+    ends.clear()
     counted |= {"steps": 0, "last": -1}
     assert judged(sets, tmp_path / "state") == whole
     assert counted["steps"] == STEPS - kept
-    for name, value in ends[-1].items():
-        assert value.equal(weights[name])
+    # the one that was killed and all after it
+    for resumed, straight in zip(ends, not_killed[-len(ends) :], strict=True):
+        for name, value in resumed.items():
+            assert value.equal(straight[name]), name
 
 
 def test_a_share_is_that_of_low_shot_and_its_held_out_images_are_not_learned_from(
@@ -154,13 +163,17 @@ def test_a_share_is_that_of_low_shot_and_its_held_out_images_are_not_learned_fro
 
 
 def ranks_judged(sets, state):
-    return judged(sets, state, SHORT.model_copy(update={"shares": (0.5,)}))
+    with pytest.MonkeyPatch.context() as patch:
+        ends = watched(patch)
+        return judged(sets, state, SHORT.model_copy(update={"shares": (0.5,)})), ends
 
 
 def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
-    alone = ranks_judged(sets, tmp_path / "state")
-    for found in run_ranks(ranks_judged, 2, sets, tmp_path / "state"):
-        assert found == alone
+    results, networks = ranks_judged(sets, tmp_path / "state")
+    for found, others in run_ranks(ranks_judged, 2, sets, tmp_path / "state"):
+        assert found == results
+        for one, other in zip(networks, others, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_training_that_diverges_is_right_nowhere_and_not_chosen(sets, tmp_path):
