@@ -26,12 +26,14 @@ class Batch:
         settings: what each job asks for.
         folder: where submitit writes scripts, pickles and what SLURM says.
         parallel: elements of an array that run at a time, at most.
+        then: module that each job calls with its run's folder, on its first machine, once its processes ended well.
     """
 
     runs: Sequence[RunFolder]
     settings: SlurmSettings
     folder: Path
     parallel: int = 256
+    then: str | None = None
 
     @classmethod
     def of(cls, run: RunFolder, settings: SlurmSettings) -> "Batch":
@@ -99,6 +101,8 @@ class Batch:
         runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
         python, run = shlex.quote(sys.executable), '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
         lines = ["code=$?", f"runs=({runs})", f"[ $code -eq 0 ] || {python} -m launch.job_end {run} $code"]
+        if self.then is not None:
+            lines.append(f"[ $code -ne 0 ] || {python} -m {self.then} {run} || code=$?")
         if self.settings.chain > 1:
             lines.append(f"{python} -m launch.chain_end {run}")
         return [*lines, "exit $code"]

@@ -21,7 +21,7 @@ def study(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the runs and the report; studies/STUDY if not given."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Only say what the finished runs show.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only say what the judged runs show.")] = False,
     submit: Annotated[bool, typer.Option("--submit", help="Queue the runs as a job array of SLURM.")] = False,
     array_parallelism: Annotated[int, typer.Option(min=1, help="Runs that run at a time, at most.")] = 256,
     nodes: Nodes = None,
@@ -40,6 +40,8 @@ def study(
         for shipped, description in shipped_studies().items():
             typer.echo(f"{shipped}: {description}", err=True)
         raise typer.Exit(2)
+    if show and submit:
+        raise UserError("--show trains nothing, and --submit queues what is to be trained", fix="give either")
     settings = slurm_overrides(nodes=nodes, gpus_per_node=gpus_per_node, time=time)
     if settings and not submit:
         raise UserError("--nodes, --gpus-per-node and --time are for jobs of SLURM", fix="add --submit")

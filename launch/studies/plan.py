@@ -17,6 +17,8 @@ from trainer.config import Config, override, parse
 from trainer.recipes import SHIPPED, merge, read_recipe
 
 SHIPPED_STUDIES = SHIPPED / "studies"
+RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})
+"""Names that reports give a meaning of their own."""
 
 
 class Claim(Settings):
@@ -62,6 +64,8 @@ class Study(Settings):
             raise ValueError(f"compare names no axis of the grid: {self.compare!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must name one at least, and none twice")
+        if taken := RESERVED & self.grid.keys():
+            raise ValueError(f"an axis cannot be called {min(taken)}: reports have a column of that name")
         for axis, choices in self.grid.items():
             if not choices:
                 raise ValueError(f"grid.{axis} has no choices")
@@ -166,7 +170,7 @@ def runs_of(
     found = {}
     for seed in study.seeds:
         for choices in product(*axes):
-            cell, values = Cell(tuple(choices), seed), common
+            cell, values = Cell(choices, seed), common
             for axis, choice in choices:
                 values = merge(values, study.grid[axis][choice])
             values = merge(values, {"run": {"folder": str(folder), "name": cell.name, "seed": seed}})

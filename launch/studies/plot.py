@@ -23,7 +23,7 @@ def plot(asked: Study, rows: Sequence[Row], path: Path) -> None:
             }
             places = [groups.index(g) + 0.7 * ((number + 0.5) / len(names) - 0.5) for g in found]
             means = [score.mean for score in found.values()]
-            halves = [score.half if math.isfinite(score.half) else 0.0 for score in found.values()]
+            halves = [score.half if math.isfinite(score.half) else math.nan for score in found.values()]
             axes.errorbar(places, means, yerr=halves, fmt="o", capsize=4, label=name)
         axes.set_xticks(range(len(groups)), [g or "all" for g in groups])
         axes.set_xlim(-0.6, len(groups) - 0.4)

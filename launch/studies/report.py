@@ -16,6 +16,9 @@ from launch.studies.scores import score
 from launch.studies.statistics import Estimate, Judgement, Row, judge, table
 from trainer.run import RunFolder
 
+WORDS = "Means with intervals of 95 % over seeds; differences are paired by seed."
+"""What stands under the table."""
+
 
 def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Console | None = None) -> None:
     """Write what the finished runs show as `study.json`, `study.md` and `study.png`, and print it."""
@@ -24,6 +27,7 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     judgements = [judge(asked, claim, scores) for claim in asked.claims]
     found = {
         "description": asked.description, "judge": asked.judge, "backbone": asked.backbone, "compare": asked.compare,
+        "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": WORDS},
         "runs": [{**dict(c.choices), "seed": c.seed, "score": scores.get(c)} for c in runs],
         "rows": [_as_json(row) for row in rows],
         "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in judgements],
@@ -79,7 +83,7 @@ def _markdown(asked: Study, rows: Sequence[Row], judgements: Sequence[Judgement]
     header = _header(asked)
     lines = [asked.description, "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(line)} |" for line in _lines(asked, rows)]
-    lines += ["", "Means with intervals of 95 % over seeds; differences are paired by seed.", ""]
+    lines += ["", WORDS, ""]
     return "\n".join(lines + [f"- {j}" for j in judgements]) + "\n"
 
 

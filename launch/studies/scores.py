@@ -10,6 +10,9 @@ from launch.studies.plan import Study
 from trainer.config import Config
 from trainer.run import RunFolder, read_records
 
+JUDGING = "launch.studies.judge_run"
+"""Module that a job calls with its run, once that is trained."""
+
 
 def is_finished(run: RunFolder) -> bool:
     """Whether the run has come to its end; false where it was not begun."""
@@ -44,20 +47,32 @@ def score(asked: Study, run: RunFolder) -> float | None:
     return None if value is None else 100 * value
 
 
-def judge_finished(asked: Study, run: RunFolder) -> None:
-    """Fit the regression of a run that is finished, where the study wants one and there is none.
+def judge_finished(asked: Study, run: RunFolder) -> bool:
+    """Fit the regression of a run that is finished, where the study wants one and there is none. Returns whether that
+    went well; where it did not, the evaluation has said why."""  # fmt: skip
+    return asked.judge == "knn" or not is_finished(run) or _regression(run).exists() or fit_regression(run)
 
-    Raises:
-        UserError: the evaluation failed; it has said why.
-    """
-    if asked.judge == "knn" or not is_finished(run) or _regression(run).exists():
-        return
-    command = [sys.executable, "-m", "launch.cli", "eval", str(run.path), "--linear-fast"]
-    done = subprocess.run([*command, "--out", str(_regression(run))], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise UserError(
-            "this run is trained but cannot be judged", where=run.path, fix="see the message above"
-        )
+
+def fit_regression(run: RunFolder) -> bool:
+    """Judge a run by `linear_fast`. Returns whether that went well. Its results appear once they are whole: those of
+    one backbone alone would pass for a run that is judged."""  # fmt: skip
+    path = _regression(run)
+    begun = path.with_suffix(".part.json")
+    begun.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "launch.cli",
+        "eval",
+        str(run.path),
+        "--linear-fast",
+        "--out",
+        str(begun),
+    ]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode == 0:
+        begun.replace(path)
+    return done.returncode == 0
 
 
 def _regression(run: RunFolder) -> Path:

@@ -114,7 +114,7 @@ class Judgement:
         measured = (
             f"{self.difference.mean:+.2f} points"
             + (f" ± {self.difference.half:.2f}" if math.isfinite(self.difference.half) else "")
-            + f" over {self.difference.samples} pair{'s' * (self.difference.samples > 1)}"
+            + f" over {self.difference.samples} seed{'s' * (self.difference.samples > 1)}"
             if self.difference
             else "no pair of runs is finished"
         )
@@ -122,7 +122,11 @@ class Judgement:
 
 
 def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
-    """Whether a claim is held: its whole interval of differences, paired by seed and all else, is beyond the margin."""
+    """Whether a claim is held: the whole interval of its differences is beyond the margin.
+
+    Runs are paired by seed and all else. Where the claim leaves axes open, a seed's difference is the mean over their
+    choices: runs of one seed share images and order, and are no samples of their own.
+    """
     wanted = set(claim.at.items())
     left = {
         (c.seed, _without(c.choices, study.compare)): s
@@ -134,7 +138,10 @@ def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
         for c, s in scores.items()
         if {*wanted, (study.compare, claim.than)} <= set(c.choices)
     }
-    found = estimate([left[pair] - right[pair] for pair in left if pair in right])
+    by_seed: dict[int, list[float]] = {}
+    for seed, others in left.keys() & right.keys():
+        by_seed.setdefault(seed, []).append(left[seed, others] - right[seed, others])
+    found = estimate([statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)])
     if found is None or found.samples < 2:
         verdict = UNDECIDED
     elif found.low > claim.by:

@@ -11,9 +11,9 @@ from launch import slurm
 from launch.batch import Batch
 from launch.jobs import resume_run
 from launch.preflight import problems, refuse
-from launch.studies.plan import Cell, find_study, read_study, runs_of
+from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
 from launch.studies.report import report
-from launch.studies.scores import is_finished, judge_finished, require_judge
+from launch.studies.scores import JUDGING, is_finished, judge_finished, require_judge
 from launch.submissions import Submissions
 from launch.submit import refused_by_slurm
 from launch.user_settings import slurm_defaults
@@ -60,7 +60,8 @@ def study(
         one_of_each = {cell.choices: configs[cell] for cell in left}  # seeds have the same problems
         refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:
-            _queue({cell: configs[cell] for cell in left}, runs, folder, parallel)
+            _queue(asked, {cell: configs[cell] for cell in left}, runs, folder, parallel)
+            report(asked, runs, folder)
             return 0
         for number, cell in enumerate(left, 1):
             print(f"run {number} of {len(left)}: {cell.name}", flush=True)
@@ -68,17 +69,15 @@ def study(
             if code in STOPPED:
                 print("go on with the study: the same command again")
                 return code
-            failed += [cell] if code else []
-            judge_finished(asked, runs[cell])
+            failed += [cell] if code or not judge_finished(asked, runs[cell]) else []
             report(asked, runs, folder)
     if not show:
-        for run in runs.values():
-            judge_finished(asked, run)
+        failed += [c for c, run in runs.items() if c not in failed and not judge_finished(asked, run)]
     report(asked, runs, folder, out=Console(highlight=False))
     if failed:
         names = "\n".join(f"  - {runs[cell].path}" for cell in failed)
         raise UserError(
-            f"{len(failed)} of {len(left)} runs failed:\n{names}",
+            f"{len(failed)} of {len(runs)} runs failed:\n{names}",
             where=folder,
             fix="mend them and give the command again",
         )
@@ -97,7 +96,9 @@ def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, R
 
 
 def _compared(config: Config) -> object:
-    return meaning(config), dump(config)["eval"]
+    values = dump(config)
+    sets = [values["data"][key] for key in ("train", "validation", "eval_resize")]
+    return meaning(config), values["eval"], sets
 
 
 def _train(config: Config, run: RunFolder, nproc: int) -> int:
@@ -112,7 +113,7 @@ def _train(config: Config, run: RunFolder, nproc: int) -> int:
 
 
 def _queue(
-    configs: Mapping[Cell, Config], runs: Mapping[Cell, RunFolder], folder: Path, parallel: int
+    asked: Study, configs: Mapping[Cell, Config], runs: Mapping[Cell, RunFolder], folder: Path, parallel: int
 ) -> None:
     settings = next(iter(configs.values())).slurm
     if settings.chain > 1:
@@ -122,7 +123,8 @@ def _queue(
             f"{len(live)} runs of this study are queued or run", where=folder,
             fix=f"all4one status {folder} says how they go; all4one cancel RUN ends one",
         )  # fmt: skip
-    batch = Batch([runs[cell] for cell in configs], settings, folder / "slurm", parallel)
+    then = JUDGING if asked.judge == "linear_fast" else None
+    batch = Batch([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell, config in configs.items():

@@ -10,24 +10,25 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     study, out = tmp_path / "study.yaml", tmp_path / "out"
     study.write_text(
         yaml.safe_dump({
-            "description": "digits", "recipe": "digits_demo", "compare": "k", "seeds": [0],
+            "description": "digits", "recipe": "digits_demo", "compare": "k", "seeds": [0], "judge": "linear_fast",
             "grid": {"k": {"5": {}, "2": {"method": {"neighbours": 2}}}},
         })
     )  # fmt: skip
     _, *settings = jobs.runs.common
     settings = [s for s in settings if not s.startswith("run.folder")]
     command = (
-        "study", study, *settings, *SHORT, "train.max_steps=3", "eval.every_epochs=100", "optim.warmup_epochs=0",
+        "study", study, *settings, *SHORT, "train.max_steps=3", "eval.every_epochs=0", "optim.warmup_epochs=0",
         "slurm.cpus_per_task=1", "--out", out,
     )  # fmt: skip
     result = jobs.all4one(*command, "--submit")
     assert result.code == 0, result.out
+    assert [one["score"] for one in json.loads((out / "study.json").read_text())["runs"]] == [None, None]
     twice = jobs.all4one(*command, "--submit")
     assert twice.code == 2
     assert "2 runs of this study are queued or run" in twice.words
     array = json.loads((out / "k=5,seed=0" / "slurm" / "jobs.jsonl").read_text())["job"].partition("_")[0]
     for element in range(2):
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
-    shown = jobs.all4one(*command, "--show")
+    shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have judged their own runs
     assert "2 of 2 runs are judged" in shown.words
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])

@@ -1,6 +1,7 @@
 """A small study on digits: stopped, shown half-way, gone on with, and refused where it would compare the unequal."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,37 @@ def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Pa
     assert not (tmp_path / "new").exists()
     for result in (broken, other, machines, missing):
         assert "Traceback" not in result.out
+
+
+def test_a_study_is_judged_by_regressions_and_one_that_fails_stops_no_other(
+    runs: Runs, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    study = write_study(tmp_path / "study.yaml", runs, judge="linear_fast", seeds=[0])
+    command = ("study", study, *settings(runs), "eval.every_epochs=0", "--out", out)
+    done = run(*command)
+    assert done.code == 0, done.out
+    judged = out / "method=all4one,seed=0" / "study_eval.json"
+    backbones = json.loads(judged.read_text())["backbones"]
+    assert backbones.keys() == {"online", "momentum"}
+    scores = {one["method"]: one["score"] for one in json.loads((out / "study.json").read_text())["runs"]}
+    assert scores["all4one"] == 100 * backbones["online"]["linear_fast"]["top1"]
+    judged.rename(judged.with_suffix(".part.json"))  # as a judge leaves it that is cut short
+    shown = run(*command, "--show")
+    assert "1 of 2 runs are judged" in shown.words
+    shutil.rmtree(out / "method=all4one,seed=0" / "checkpoints")
+    (out / "method=barlow_twins,seed=0" / "study_eval.json").unlink()
+    failed = run(*command)
+    assert failed.code == 2
+    assert "1 of 2 runs failed" in failed.words
+    assert "has no whole checkpoint yet" in failed.words
+    assert json.loads((out / "study.json").read_text())["runs"][1]["score"] == scores["barlow_twins"]
+
+
+def test_a_study_of_another_set_is_refused(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study = write_study(tmp_path / "study.yaml", runs, seeds=[0], grid={"method": {"all4one": {}}}, claims=[])
+    assert run("study", study, *settings(runs), "train.max_steps=1", "--out", out).code == 0
+    other = run("study", study, *settings(runs), "train.max_steps=1", "data.eval_resize=40", "--out", out)
+    assert other.code == 2
+    assert "begun with other settings" in other.words

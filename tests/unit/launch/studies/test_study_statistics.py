@@ -80,9 +80,21 @@ def test_a_claim_is_held_where_the_whole_interval_is_beyond_its_margin(
     assert "by more than 5 points" in str(judged)
 
 
-def test_a_claim_without_other_choices_takes_all_of_them_together() -> None:
+def test_a_claim_that_leaves_an_axis_open_takes_its_mean_for_each_seed() -> None:
     found = scores(a=[50, 51, 52], b=[40, 41, 42])
     found |= {cell("a", "large", 0): 70.0, cell("b", "large", 0): 61.0, cell("a", "large", 1): 99.0}
     judged = judge(STUDY, Claim(better="a", than="b"), found)
     assert judged.difference is not None
-    assert (judged.difference.samples, judged.difference.mean) == (4, pytest.approx(9.75))
+    assert (judged.difference.samples, judged.difference.mean) == (3, pytest.approx((9.5 + 10 + 10) / 3))
+
+
+def test_the_same_seeds_at_more_choices_decide_no_more() -> None:
+    claim = Claim(better="a", than="b")
+    once = {cell(m, "small", s): 50.0 + (2 * s if m == "a" else 0) for m in "ab" for s in range(3)}
+    again = {
+        cell(m, "large", s): value
+        for (m, s), value in {(c.choices[0][1], c.seed): v for c, v in once.items()}.items()
+    }
+    alone, both = judge(STUDY, claim, once), judge(STUDY, claim, once | again)
+    assert (alone.difference, alone.verdict) == (both.difference, both.verdict)
+    assert alone.verdict == "not decided by this budget"
