@@ -88,7 +88,8 @@ def evaluate_backbone(job: EvalJob) -> None:
         )
     train_labels = train_set.index["label"].astype(np.int64)
     require_enough(job.judges, train_labels, train_set.classes)
-    torch.set_num_threads(share_of_cores())
+    if "OMP_NUM_THREADS" not in os.environ:  # which torch has obeyed
+        torch.set_num_threads(share_of_cores())
     facts: dict[str, Any] = {
         "source": str(job.source), "checkpoint": trained.recipe.source, "weights": fingerprint(trained.backbones),
         "train": str(train_set.folder), "validation": str(validation_set.folder),

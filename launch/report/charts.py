@@ -5,12 +5,16 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from matplotlib.colors import to_hex
+
 from launch.figures import drawn_into
 from launch.report.curves import Curve, is_share
 from trainer.looks.feature_map import FeatureMap
 
 LEGEND = 20
 """Classes or labels that a legend can hold."""
+UNLABELLED = "#b0b0b0"
+"""Colour of images without a label."""
 _SIZE = (4.2, 2.4)  # inches: letters stay readable where a phone shows one chart a line
 
 
@@ -55,32 +59,34 @@ def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colours: Mapping[s
     return Figure(name, data_uri(target.getvalue(), "svg+xml"), f"{name} over epochs: {last}")
 
 
-def map_chart(found: FeatureMap) -> Figure:
-    """A map of features, coloured by class."""
+def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
+    """A map of features, coloured by class where classes are known, and the colour of each class for a legend."""
     from matplotlib import colormaps
 
-    names = found.classes if 0 < len(found.classes) <= LEGEND else ()
-    colours = colormaps["tab10" if len(found.classes) <= 10 else "tab20" if names else "turbo"]
+    labels = sorted({label for label in found.labels.tolist() if label >= 0})
+    if len(labels) <= LEGEND:
+        colours = dict(
+            zip(labels, colours_of([found.classes[label] for label in labels]).values(), strict=True)
+        )
+    else:
+        colours = {label: to_hex(colormaps["turbo"](n / len(labels))) for n, label in enumerate(labels)}
     target = io.BytesIO()
     with drawn_into(target, "png", figsize=(7.5, 6), dpi=130) as (axes,):
-        unlabelled = found.labels < 0
-        axes.scatter(*found.places[unlabelled].T, s=6, color="lightgrey", linewidths=0)
-        for label in sorted(set(found.labels[~unlabelled].tolist())):
-            colour = colours(label if names else label / max(1, len(found.classes) - 1))
-            places = found.places[found.labels == label]
-            axes.scatter(*places.T, s=9, color=colour, linewidths=0, label=names[label] if names else None)
+        shown = [colours.get(label, UNLABELLED) for label in found.labels.tolist()]
+        axes.scatter(*found.places.T, s=9, c=shown, linewidths=0)
         axes.set(aspect="equal", xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
-        if names:
-            axes.legend(frameon=False, markerscale=2, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    title = f"{found.how} of {len(found.labels)} features of the {found.backbone} backbone, step {found.step}"
-    return Figure(title, data_uri(target.getvalue(), "png"), f"{title}, coloured by class")
+    title = (
+        f"{found.how} of {len(found.labels):,} features of the {found.backbone} backbone, step {found.step:,}"
+    )
+    by_class = f", coloured by {len(labels)} classes" if labels else ""
+    legend = {found.classes[label]: colours[label] for label in labels} if len(labels) <= LEGEND else {}
+    return Figure(title + by_class, data_uri(target.getvalue(), "png"), title + by_class), legend
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, str]:
     """A colour for each label, in their order; they come again where there are very many."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex
 
     distinct = list(dict.fromkeys(labels))
     palette = colormaps["tab10" if len(distinct) <= 10 else "tab20"]

@@ -43,7 +43,7 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
     if start is not None and total and steps:
         taus = [momentum_at(step - 1, total, float(start)) for _, step in steps]
         found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)
-    return {name: thinned(curve) for name, curve in found.items()}
+    return found
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[str]]:
@@ -62,12 +62,14 @@ def is_share(name: str) -> bool:
     return name in _SHARES or name.endswith("_share")
 
 
-def thinned(curve: Curve) -> Curve:
-    """A curve of POINTS values at most: the lowest and the highest of each stretch, so that no peak is lost."""
+def thinned(curve: Curve, points: int = POINTS) -> Curve:
+    """A curve of `points` values at most: the first, the last, and the lowest and the highest of each stretch, so that
+    no peak is lost.
+    """  # fmt: skip
     count = len(curve.values)
-    if count <= POINTS:
+    if count <= points:
         return curve
-    stretches, kept = POINTS // 2, set[int]()
+    stretches, kept = points // 2 - 1, {0, count - 1}
     for stretch in range(stretches):
         places = range(stretch * count // stretches, (stretch + 1) * count // stretches)
         kept |= {min(places, key=curve.values.__getitem__), max(places, key=curve.values.__getitem__)}

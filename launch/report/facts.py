@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
+from data_pipelines.errors import UserError
 from launch.status import Status, status
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, dump, flat, parse
@@ -15,6 +18,8 @@ from trainer.run import RunFolder, open_run, read_records
 
 BASE = "base"
 """The recipe whose settings a run's are compared with."""
+JUDGED = frozenset({"backbones", "images", "checkpoint", "validation"})
+"""What a file of results says at least."""
 NAMES = ("description", "run.name", "run.folder", "run.tags")
 """Settings that say what a run is called, not what it does."""
 
@@ -49,9 +54,20 @@ def read_facts(runs: Sequence[RunFolder]) -> list[RunFacts]:
     """Facts of each run.
 
     Raises:
-        UserError: a folder that is not one of a run, or settings that this version does not know.
+        UserError: a folder that is not one of a run, or settings or records that cannot be read.
     """
     return [_read(run, name) for run, name in zip(runs, short_names([r.path for r in runs]), strict=True)]
+
+
+def readable(runs: Sequence[RunFolder]) -> tuple[list[RunFacts], list[str]]:
+    """Facts of the runs that can be read, and for each of the others why it cannot."""
+    found, unread = [], []
+    for run, name in zip(runs, short_names([r.path for r in runs]), strict=True):
+        try:
+            found.append(_read(run, name))
+        except UserError as error:
+            unread.append(f"{name}: {error.what}")
+    return found, unread
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -60,7 +76,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     resolved = [path.resolve() for path in paths]
-    above = Path(os.path.commonpath(resolved))
+    above = Path(os.path.commonpath([path.parent for path in resolved]))
     return [str(path.relative_to(above)) for path in resolved]
 
 
@@ -99,21 +115,33 @@ def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _read(run: RunFolder, name: str) -> RunFacts:
-    opened = open_run(run.path)
-    state = CheckpointStore(opened.checkpoints).newest_state() or {}
-    return RunFacts(
-        run=opened, name=name, config=opened.read_config(), status=status(opened, None, None),
-        records=read_records(opened.metrics), judged=_judged(opened), versions=state.get("versions", {}),
-    )  # fmt: skip
+    run = open_run(run.path)
+    try:
+        return RunFacts(
+            run=run, name=name, config=run.read_config(), status=status(run, None, None),
+            records=read_records(run.metrics), judged=_judged(run), versions=_versions(run),
+        )  # fmt: skip
+    except (OSError, YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"what it has on record cannot be read: {error}", where=run.path, fix="mend or restore its files"
+        ) from None
+
+
+def _versions(run: RunFolder) -> Mapping[str, str]:
+    try:
+        state = CheckpointStore(run.checkpoints).newest_state()
+    except ValueError:  # a checkpoint that nothing has checked may be damaged
+        return {}
+    return state["versions"] if state and "versions" in state else {}
 
 
 def _judged(run: RunFolder) -> Mapping[str, Any] | None:
-    """The results of `all4one eval`, or of a study's own judge."""
-    for name in ("eval.json", "study_eval.json"):
+    """The results of a study's own judge, which are those of its table, or of `all4one eval`."""
+    for name in ("study_eval.json", "eval.json"):
         try:
             found = json.loads((run.path / name).read_text())
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and isinstance(found.get("backbones"), dict):
+        if isinstance(found, dict) and found.keys() >= JUDGED:
             return found
     return None

@@ -31,10 +31,13 @@ def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
 
 
 def _map(facts: RunFacts, how: str | None) -> Section:
-    chart = map_chart(feature_map(facts.run, how=how))
+    found = feature_map(facts.run, how=how)
+    chart, legend = map_chart(found)
+    images = "Validation images" if found.of_validation else "Training images, since the run has no others,"
     return Section(
         "Map of features",
-        words="Validation images by the features of the frozen backbone. Near means alike; far says little.",
+        words=f"{images} by the features of the frozen backbone. Near means alike; far says little.",
+        legend=list(legend.items()),
         charts=[chart],
         wide=True,
     )
@@ -46,8 +49,10 @@ def _neighbours(facts: RunFacts) -> Section | None:
         return None
     return Section(
         "Neighbours",
-        words="The same training images at several checkpoints, each with the nearest keys of that checkpoint's queue, "
-        "best first, and their cosines. A solid green frame is the image's own class, a dashed red one another.",
+        words="The same training images at several checkpoints, each with the nearest keys of that checkpoint's "
+        "queue, best first, and their cosines, by the networks in evaluation mode. A solid green frame is the image's "
+        "own class, a dashed red one another. The image's own keys are left out; – is a random key from before "
+        "training, or an image that cannot be read.",
         galleries=[Gallery(_title(found), [_row(row) for row in found.rows]) for found in galleries],
     )
 
@@ -82,13 +87,20 @@ def _tile(seen: Seen) -> Tile:
 
 
 def _views(facts: RunFacts) -> Section | None:
+    sizes = [view.size for view in facts.config.data.views]
     rows = [
         TileRow(
             Tile(data_uri(row.original, "jpeg"), row.name),
-            [Cell(Tile(data_uri(view, "jpeg"), row.name), words=f"view {n}") for n, view in enumerate(row.views, 1)],
+            [
+                Cell(
+                    Tile(data_uri(view, "jpeg"), f"view {n} of {row.name or 'an image'}"),
+                    words=f"view {n}, {size} px",
+                )
+                for n, (view, size) in enumerate(zip(row.views, sizes, strict=True))
+            ],
         )
         for row in view_rows(facts.run)
-    ]  # fmt: skip
+    ]
     if not rows:
         return None
     return Section(

@@ -10,12 +10,18 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from launch.report import tables
 from launch.report.charts import LEGEND, Figure, colours_of, data_uri, line_chart
-from launch.report.curves import Curve, curves, grouped
-from launch.report.facts import RunFacts, read_facts
+from launch.report.curves import POINTS, Curve, curves, grouped, thinned
+from launch.report.facts import RunFacts, read_facts, readable
 from launch.report.page import Page, Section, render
 from launch.status import runs_at
+from trainer.looks.places import choose_way
+from trainer.run import RunFolder
 
 STUDY = "study.json"
+HANDFUL = 10
+"""Runs of a study up to which each has a colour of its own, rather than one for all seeds."""
+LEAST_POINTS = 60
+"""Of each curve, however many runs there are."""
 OWN = "this run"
 """Label of the curves of a page that shows one run."""
 
@@ -32,12 +38,17 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
     Raises:
         UserError: no run in a folder, a study's file that cannot be read, or a page that cannot be written.
     """
-    runs = [run for path in paths for run in runs_at(path)]
-    found = read_facts(list({run.path.resolve(): run for run in runs}.values()))
+    runs = list({run.path.resolve(): run for path in paths for run in runs_at(path)}.values())
     study = _study(paths[0]) if len(paths) == 1 else None
-    page = _of_several(found, study, paths) if study or len(found) > 1 else _of_one(found[0], pictures, how)
+    single = study is None and len(runs) == 1
+    if how is not None:
+        if not (single and pictures):
+            raise UserError("--map is for the page of one run with its pictures", fix="leave it out")
+        choose_way(how)
     target = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    page = _of_one(read_facts(runs)[0], pictures, how) if single else _of_several(runs, study, paths)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, render(page).encode())
     except OSError as error:
         raise UserError(
@@ -50,7 +61,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
     from launch.report.pictures import picture_sections
 
     sections = [
-        *_table("Results", tables.results(facts)),
+        *_table("Results", tables.results(facts), tables.judged_of(facts)),
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
         *_table("Attempts", tables.attempts(facts)),
@@ -64,27 +75,35 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
     return Page(facts.name, subtitle, sections, tables.key_figures(facts), _footer(facts.run.path))
 
 
-def _of_several(found: Sequence[RunFacts], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
-    labelled = list(zip(_labels(found, study), found, strict=True))
+def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
+    found, unread = readable(runs)
+    if not found:
+        raise UserError(f"none of the {len(runs)} runs can be read:\n" + "\n".join(unread), where=paths[0])
     sections = [
         *(_of_study(study, paths[0]) if study else ()),
         *_table("Runs", tables.side_by_side(found)),
-        *_chart_sections(labelled),
+        *([Section("Left out", points=unread)] if unread else ()),
+        *_chart_sections(list(zip(_labels(found, study), found, strict=True))),
         *_table("Settings that differ", tables.other_settings(found)),
     ]
-    title = " and ".join(path.resolve().name for path in paths)
+    names = [path.resolve().name for path in paths]
+    title = " and ".join(names) if len(names) < 4 else f"{len(found)} runs"
     subtitle = study["description"] if study else f"{len(found)} runs side by side"
     return Page(title, subtitle, sections, footer=_footer(*paths))
 
 
 def _chart_sections(labelled: Sequence[tuple[str, RunFacts]]) -> Iterator[Section]:
     """A section for each group of values, with a chart for each value and a curve for each run that has it."""
-    each = [(label, curves(facts)) for label, facts in labelled]
+    points = max(
+        LEAST_POINTS, POINTS // max(1, len(labelled))
+    )  # many runs on one chart need not make a large page
+    each = [(label, {n: thinned(c, points) for n, c in curves(facts).items()}) for label, facts in labelled]
     colours = colours_of([label for label, _ in labelled])
-    several = list(colours.items()) if len(colours) > 1 else []
+    legend = list(colours.items()) if len(labelled) > 1 else []
+    words = "There are more runs than colours: these come again." if len(colours) > LEGEND else ""
     for title, names in grouped(list(dict.fromkeys(n for _, found in each for n in found))).items():
         charts = [_chart(name, each, colours) for name in names]
-        yield Section(title, legend=several, charts=charts)
+        yield Section(title, words=words, legend=legend, charts=charts)
 
 
 def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colours: dict[str, str]) -> Figure:
@@ -92,48 +111,22 @@ def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colours: dic
 
 
 def _labels(found: Sequence[RunFacts], study: dict[str, Any] | None) -> list[str]:
-    """Of each run's curves: its name; without the seed where a study has more runs than a legend holds."""
-    if study is None or len(found) <= LEGEND // 2:
+    """Of each run's curves: its name; without the seed where a study has more than a handful of runs."""
+    if study is None or len(found) <= HANDFUL:
         return [facts.name for facts in found]
     return [",".join(p for p in facts.name.split(",") if not p.startswith("seed=")) for facts in found]
 
 
 def _of_study(study: dict[str, Any], folder: Path) -> Iterator[Section]:
-    axes = (
-        list(study["rows"][0])[: -len(("score", "runs", "best_other", "difference"))] if study["rows"] else []
-    )
-    rows = [
-        [
-            *(row[axis] for axis in axes), f"{row['score']['samples'] if row['score'] else 0}/{row['runs']}",
-            _estimate(row["score"]),
-            f"{_estimate(row['difference'], '+')} to {row['best_other']}" if row["difference"] else "",
-        ]
-        for row in study["rows"]
-    ]  # fmt: skip
-    header = [
-        *axes,
-        "runs",
-        f"{study['judge']} of the {study['backbone']} backbone, %",
-        "difference to the best other",
-    ]
-    picture = folder / "study.png"
+    picture, table = folder / "study.png", study["table"]
     charts = []
     if picture.is_file():
-        charts = [
-            Figure("Means and intervals", data_uri(picture.read_bytes(), "png"), "the table as a picture")
-        ]
+        uri = data_uri(picture.read_bytes(), "png")
+        charts = [Figure("Means and intervals", uri, "means and intervals of the table")]
     yield Section(
-        "Study", words="Means with intervals of 95 % over seeds; differences are paired by seed.",
-        points=[claim["words"] for claim in study["claims"]], table=tables.Table(header, rows), charts=charts,
-        wide=True,
+        "Study", words=table["words"], points=[claim["words"] for claim in study["claims"]],
+        table=tables.Table(table["header"], table["rows"]), charts=charts, wide=True,
     )  # fmt: skip
-
-
-def _estimate(found: dict[str, Any] | None, sign: str = "") -> str:
-    if found is None:
-        return ""
-    half = f" ± {found['half']:.2f}" if found["half"] is not None else ""
-    return f"{found['mean']:{sign}.2f}{half}"
 
 
 def _study(folder: Path) -> dict[str, Any] | None:
@@ -141,13 +134,14 @@ def _study(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads((folder / STUDY).read_text())
-        return {key: found[key] for key in ("description", "judge", "backbone", "rows", "claims")}
-    except (OSError, ValueError, KeyError, TypeError):
+        if not {"description", "table", "claims"} <= found.keys():
+            raise ValueError("parts are missing")
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            "is not what `all4one study` writes",
-            where=folder / STUDY,
-            fix="give the study's command with --show",
-        ) from None
+            f"is not what `all4one study` writes: {error}", where=folder / STUDY,
+            fix="give the study's command with --show, which writes it anew",
+        ) from None  # fmt: skip
+    return dict(found)
 
 
 def _table(title: str, table: tables.Table, words: str = "") -> list[Section]:

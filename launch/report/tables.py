@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch.ledger import RUNNING
@@ -20,10 +21,12 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
     """The few numbers that a reader looks for first, each with what it is."""
     status = facts.status
     epoch = next((r["epoch"] for r in reversed(facts.records)), 0.0)
+    total = f" of {status.total_steps:,}" if status.total_steps else ""
+    whole = f" of {facts.config.train.epochs:,}" if not facts.config.train.max_steps else ""
     figures = [
         ("state", status.state),
-        ("steps", f"{status.step:,} of {status.total_steps or 0:,}"),
-        ("epochs", f"{epoch:.4g} of {facts.config.train.epochs:,}"),
+        ("steps", f"{status.step:,}{total}"),
+        ("epochs", f"{epoch:.4g}{whole}"),
     ]
     figures += [(name, _percent(value)) for name in ("knn_momentum", "knn_online")
                 if (value := facts.newest(name)) is not None]  # fmt: skip
@@ -31,7 +34,7 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
         (f"{judge}, {backbone}", _percent(result["top1"]))
         for backbone, by in facts.backbones.items()
         for judge, result in by.items()
-        if judge.startswith("linear") and "top1" in result
+        if judge.startswith(("linear", "finetune")) and "top1" in result
     ]
     if status.images_per_second:
         figures.append(("images/s", f"{status.images_per_second:,.0f}"))
@@ -48,7 +51,15 @@ def results(facts: RunFacts) -> Table:
             shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
             values = [f"{name} {_percent(result[key])}" for key, name in shown if key in result]
             rows.append([judge, backbone, ", ".join(values), _interval(result, facts)])
-    return Table(("judge", "backbone", "found", "95 % interval"), rows)
+    return Table(("judge", "backbone", "found", "95 % interval, or deviation"), rows)
+
+
+def judged_of(facts: RunFacts) -> str:
+    """Which checkpoint the results are of, and on what."""
+    if facts.judged is None:
+        return ""
+    checkpoint = Path(facts.judged["checkpoint"]).name
+    return f"Of {checkpoint}, on {facts.judged['images']:,} images of {facts.judged['validation']}."
 
 
 def attempts(facts: RunFacts) -> Table:
@@ -110,7 +121,7 @@ def shown(value: Any) -> str:
 
 def _interval(result: dict[str, Any], facts: RunFacts) -> str:
     if "top1_std" in result:
-        return f"deviation {_percent(result['top1_std'])}"
+        return f"{_percent(result['top1_std'])} over {len(result['subsets'])} subsets"
     if "top1" not in result or facts.judged is None:
         return ""
     low, high = wilson_interval(result["top1"], facts.judged["images"])

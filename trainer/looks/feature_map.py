@@ -34,6 +34,8 @@ class FeatureMap:
     """Whose features: `momentum`, or `online` where the method has no averaged copy."""
     step: int
     """Of the checkpoint."""
+    of_validation: bool
+    """Whether the images are of the validation set, and not of the one that was learned from."""
 
 
 def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, seed: int = 0) -> FeatureMap:
@@ -53,8 +55,8 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
         UserError: no checkpoint, no set with an index, no image that can be read, features that are not finite, or a
             way that is unknown or not installed.
     """
-    way = choose_way(how)
-    shards = _open(run.read_config().data)
+    way, data = choose_way(how), run.read_config().data
+    shards = _open(data)
     trained = load_backbones(run.path)
     assert trained.step is not None
     name, backbone = trained.choose("momentum" if "momentum" in trained.backbones else None)
@@ -77,7 +79,8 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
             fix="the run has diverged: train again with a lower optim.lr",
         )  # fmt: skip
     places, way = lay_out(features, way, seed)
-    return FeatureMap(places, found.labels.cpu().numpy(), shards.classes, way, name, trained.step)
+    labels = found.labels.cpu().numpy()
+    return FeatureMap(places, labels, shards.classes, way, name, trained.step, data.validation is not None)
 
 
 def _open(settings: DataSettings) -> ShardSet:

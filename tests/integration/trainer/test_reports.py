@@ -1,6 +1,5 @@
 """`all4one report` on real runs, opened in a real browser: nothing fails, nothing is fetched, every figure is drawn."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +9,12 @@ from typing import Any
 import pytest
 from tiny_runs import Runs, run
 
-from trainer.run import read_records
+from launch.studies.plan import Cell, Study
+from launch.studies.report import report as write_study_report
+from trainer.run import RunFolder, read_records
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PAPER = {"width": 718, "height": 1046}  # A4 less margins of 1 cm, at 96 dots an inch
 LOADED = """() => [...document.images].map(i => ({
     drawn: i.complete && i.naturalWidth > 1 && i.getBoundingClientRect().width > 1, alt: i.alt}))"""
 
@@ -37,12 +39,10 @@ def open_page(browser: Any, path: Path, size: dict[str, int]) -> tuple[Any, list
     page, wrong = browser.new_page(viewport=size), []
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "request",
-        lambda request: wrong.extend([] if request.url.startswith(("file:", "data:")) else [request.url]),
-    )
-    page.goto(path.resolve().as_uri(), wait_until="load")
-    return page, wrong
+    address = path.resolve().as_uri()
+    page.on("request", lambda request: wrong.append(request.url))
+    page.goto(address, wait_until="load")
+    return page, [what for what in wrong if what != address and not what.startswith("data:")]
 
 
 def require_whole(browser: Any, path: Path) -> Any:
@@ -60,7 +60,11 @@ def require_whole(browser: Any, path: Path) -> Any:
         )
         assert targets
         assert all(targets)
-    assert page.pdf(format="A4").count(b"/Type /Page") > 1
+    page.emulate_media(media="print")
+    page.set_viewport_size(PAPER)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER["width"]
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.emulate_media(media="screen")
     return page
 
 
@@ -88,7 +92,9 @@ def test_the_page_of_a_run_shows_all_that_is_on_record(
         "[...document.querySelectorAll('#settings tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )}  # fmt: skip
     assert shown["method.queue.length"] == "200"
-    assert page.locator("#neighbours .tiles").count() % 6 == 0
+    assert page.locator("#neighbours h3").count() == 3  # checkpoints that are kept
+    assert page.locator("#neighbours .tiles").count() == 3 * 6
+    assert page.locator("#neighbours img.same, #neighbours img.other").count() > 3 * 6
     assert page.locator("#views .tiles").count() == 6
     page.locator("nav a", has_text="Views").click()
     assert page.url.endswith("#views")
@@ -130,17 +136,32 @@ def test_a_study_comes_with_its_table_and_its_claims(
 ) -> None:
     folder = tmp_path / "study"
     shutil.copytree(runs.path(straight).path, folder / "method=all4one,seed=0")
-    estimate = {"mean": 50.0, "half": None, "samples": 1}
-    row = {"method": "all4one", "score": estimate, "runs": 3, "best_other": None, "difference": None}
-    found = {"description": "<a study>", "judge": "knn", "backbone": "online", "rows": [row],
-             "claims": [{"words": "all4one is better: not decided by this budget"}]}  # fmt: skip
-    (folder / "study.json").write_text(json.dumps(found))
+    claim = {"better": "all4one", "than": "barlow_twins"}
+    grid = {"method": {"all4one": {}, "barlow_twins": {"method": {"name": "barlow_twins"}}}}
+    asked = Study.model_validate({
+        "description": "<a study>", "recipe": "digits_demo", "compare": "method", "seeds": [0], "grid": grid,
+        "claims": [claim],
+    })  # fmt: skip
+    cells = [Cell((("method", name),), 0) for name in grid["method"]]
+    write_study_report(asked, {cell: RunFolder(folder / cell.name) for cell in cells}, folder)
     done = run("report", folder)
     assert done.code == 0, done.out
     page = require_whole(browser, folder / "report.html")
     assert titles(page, "header p") == ["<a study>"]
-    assert titles(page, "#study tbody td") == ["all4one", "1/3", "50.00", ""]
-    assert titles(page, "#study li") == ["all4one is better: not decided by this budget"]
+    knn = [
+        record["knn_online"] for record in read_records(runs.path(straight).metrics) if "knn_online" in record
+    ]
+    assert titles(page, "#study tbody td") == [
+        "all4one",
+        "1/1",
+        f"{100 * knn[-1]:.2f}",
+        "",
+        "barlow_twins",
+        "0/1",
+        "",
+        "",
+    ]
+    assert titles(page, "#study > ul > li")[0].startswith("all4one is better than barlow_twins: not decided")
     (folder / "study.json").write_text("{}")
     broken = run("report", folder)
     assert broken.code == 2
@@ -158,6 +179,29 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     nowhere = run("report", tmp_path / "nowhere")
     assert nowhere.code == 2
     assert "there is no run here" in nowhere.words
-    refused = run("report", folder, "--no-pictures", "--out", tmp_path / "no" / "page.html")
+    in_vain = run("report", folder, "--no-pictures", "--map", "pca")
+    assert in_vain.code == 2
+    assert "--map is for the page of one run with its pictures" in in_vain.words
+    (tmp_path / "file").write_text("")
+    refused = run("report", folder, "--no-pictures", "--out", tmp_path / "file" / "page.html")
     assert refused.code == 2
     assert "cannot be written" in refused.words
+
+
+def test_a_run_that_cannot_be_read_is_named_and_keeps_no_other_from_the_page(
+    runs: Runs, straight: str, browser: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(runs.path(straight).path, tmp_path / "good")
+    for name, config in (("newer", "train: {epochz: 3}"), ("torn", "train: {")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+    done = run("report", tmp_path)
+    assert done.code == 0, done.out
+    page = require_whole(browser, tmp_path / "report.html")
+    assert titles(page, "#runs tbody td:first-child") == ["good"]
+    assert [words.partition(":")[0] for words in titles(page, "#left-out li")] == ["newer", "torn"]
+    shutil.rmtree(tmp_path / "good")
+    nothing = run("report", tmp_path)
+    assert nothing.code == 2
+    assert "none of the 2 runs can be read" in nothing.words
+    assert "Traceback" not in nothing.out

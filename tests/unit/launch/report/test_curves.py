@@ -1,11 +1,11 @@
 """Values on record become curves, under the group that they belong to."""
 
-import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.report.curves import POINTS, TAU, Curve, curves, grouped, thinned
@@ -67,15 +67,20 @@ def test_values_stand_under_their_groups_and_those_of_a_new_method_under_losses(
     }
 
 
-@given(st.integers(0, 5000), st.integers(0, 2**16))
-def test_thinning_keeps_peaks_order_and_short_curves(count: int, seed: int) -> None:
-    values = [random.Random(seed + i).gauss(0, 1) for i in range(count)]
+@settings(deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 2**16), st.sampled_from([POINTS, 60]))
+def test_thinning_keeps_ends_peaks_order_and_short_curves(count: int, seed: int, points: int) -> None:
+    values = np.random.default_rng(seed).normal(size=count).tolist()
     curve = Curve([float(i) for i in range(count)], values)
-    thin = thinned(curve)
-    assert len(thin.values) <= POINTS
+    thin = thinned(curve, points)
+    assert len(thin.values) <= points
     assert thin.epochs == sorted(set(thin.epochs))
     assert all(values[int(epoch)] == value for epoch, value in zip(*thin, strict=True))
-    if count:
-        assert (max(thin.values), min(thin.values)) == (max(values), min(values))
-    if count <= POINTS:
+    if count <= points:
         assert thin == curve
+        return
+    assert (thin.epochs[0], thin.epochs[-1]) == (0.0, count - 1.0)
+    stretches = points // 2 - 1
+    for part in range(stretches):
+        stretch = values[part * count // stretches : (part + 1) * count // stretches]
+        assert {min(stretch), max(stretch)} <= set(thin.values)

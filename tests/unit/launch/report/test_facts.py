@@ -13,6 +13,7 @@ from trainer.run import RunFolder, create_run
 def test_runs_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert short_names([tmp_path / "a" / "one", tmp_path / "b" / "two"]) == ["one", "two"]
     assert short_names([tmp_path / "a" / "one", tmp_path / "b" / "one"]) == ["a/one", "b/one"]
+    assert short_names([tmp_path / "one", tmp_path / "one" / "one"]) == ["one", "one/one"]
 
 
 def test_the_base_recipe_does_not_differ_from_itself() -> None:

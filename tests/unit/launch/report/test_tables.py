@@ -1,0 +1,62 @@
+"""Key figures and results of a run in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launch.report.facts import RunFacts, read_facts
+from launch.report.tables import judged_of, key_figures, results, shown
+from trainer.config import load_config
+from trainer.run import create_run
+
+EVAL = {
+    "checkpoint": "runs/one/checkpoints/step_00000008", "validation": "data/cars", "images": 200,
+    "backbones": {
+        "online": {
+            "linear_fast": {"top1": 0.5, "top5": 0.9},
+            "low_shot_10%": {"top1": 0.4, "top1_std": 0.02, "top5": 0.8, "subsets": [{}, {}, {}]},
+            "retrieval": {"map": 0.3, "recall_at_1": 0.6},
+        }
+    },
+}  # fmt: skip
+
+
+def facts(folder: Path, *overrides: str, judged: Any = None) -> RunFacts:
+    config = load_config("digits_demo", [f"run.folder={folder}", "run.name=one", *overrides])
+    run = create_run(config, "one")
+    if judged is not None:
+        (run.path / "eval.json").write_text(json.dumps(judged))
+    return read_facts([run])[0]
+
+
+def test_results_say_what_they_are_of(tmp_path: Path) -> None:
+    found = facts(tmp_path, judged=EVAL)
+    assert judged_of(found) == "Of step_00000008, on 200 images of data/cars."
+    rows = [list(row) for row in results(found).rows]
+    assert rows == [
+        ["linear_fast", "online", "top-1 50.00 %, top-5 90.00 %", "43.14 % to 56.86 %"],
+        ["low_shot_10%", "online", "top-1 40.00 %, top-5 80.00 %", "2.00 % over 3 subsets"],
+        ["retrieval", "online", "mAP 30.00 %, recall@1 60.00 %", ""],
+    ]
+    assert ("linear_fast, online", "50.00 %") in key_figures(found)
+
+
+def test_a_file_that_is_no_result_is_passed_over(tmp_path: Path) -> None:
+    found = facts(tmp_path, judged={"backbones": {"online": {}}})
+    assert found.judged is None
+    assert judged_of(found) == ""
+    assert results(found).rows == []
+
+
+def test_a_run_that_has_only_been_made_promises_nothing(tmp_path: Path) -> None:
+    assert dict(key_figures(facts(tmp_path)))["steps"] == "0"
+
+
+def test_epochs_are_no_goal_where_steps_are(tmp_path: Path) -> None:
+    assert dict(key_figures(facts(tmp_path / "a")))["epochs"] == "0 of 60"
+    assert dict(key_figures(facts(tmp_path / "b", "train.max_steps=3")))["epochs"] == "0"
+
+
+def test_settings_are_shown_in_a_line() -> None:
+    assert shown(None) == "–"
+    assert shown([{"size": 32, "ratio": [0.75, 4 / 3]}]) == "[size: 32, ratio: [0.75, 1.33333]]"
