@@ -1,12 +1,16 @@
 """The picture of a study: every combination with its interval."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from launch.figures import drawn
 from launch.studies.plan import Study
 from launch.studies.statistics import Row
+
+LETTERS = 11
+"""Of a title, on an inch."""
 
 
 def plot(asked: Study, rows: Sequence[Row], path: Path) -> None:
@@ -28,7 +32,7 @@ def plot(asked: Study, rows: Sequence[Row], path: Path) -> None:
         axes.set_xticks(range(len(groups)), [g or "all" for g in groups])
         axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.set_ylabel(f"{asked.judge} top-1, % (mean, 95 % interval)")
-        axes.set_title(asked.description, fontsize=10)
+        axes.set_title(textwrap.fill(asked.description, int(LETTERS * width)), fontsize=10)
         axes.legend(frameon=False, title=asked.compare)
 
 
