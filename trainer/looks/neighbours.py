@@ -129,9 +129,10 @@ def _spread_checkpoints(run: RunFolder, most: int) -> Iterator[Snapshot]:
     kept: list[Path] = [path for path, _ in store.states()][::-1]
     for number in np.linspace(len(kept) - 1, 0, min(most, len(kept))).round().astype(int)[::-1]:
         try:
-            yield store.load(kept[number])
-        except UserError:
+            snapshot = store.load(kept[number])
+        except (UserError, OSError):  # damaged, or removed meanwhile by the run, which trains
             continue
+        yield snapshot
 
 
 def _keys(
