@@ -109,7 +109,7 @@ class Judgement:
 
     def __str__(self) -> str:
         at = " at " + ", ".join(f"{a}={c}" for a, c in self.claim.at.items()) if self.claim.at else ""
-        by = f" by more than {self.claim.by:g} points" if self.claim.by else ""
+        by = f" by more than {self.claim.by:g} point{'s' * (self.claim.by != 1)}" if self.claim.by else ""
         source = f" ({self.claim.source})" if self.claim.source else ""
         measured = (
             f"{self.difference.mean:+.2f} points"
