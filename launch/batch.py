@@ -26,7 +26,8 @@ class Batch:
         settings: what each job asks for.
         folder: where submitit writes scripts, pickles and what SLURM says.
         parallel: elements of an array that run at a time, at most.
-        then: module that each job calls with its run's folder, on its first machine, once its processes ended well.
+        then: module, with what it is told, that each job calls with its run's folder, on its first machine, once its
+            processes ended well.
     """
 
     runs: Sequence[RunFolder]

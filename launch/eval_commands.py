@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
+from launch.model_commands import BackboneName
 
 
 def evaluate(
@@ -78,6 +79,10 @@ def evaluate(
             min=1, help="Images of a step of --linear and --finetune, of all processes; 256 if not given."
         ),
     ] = None,
+    backbone: Annotated[
+        BackboneName | None,
+        typer.Option(help="Judge this one alone; all that there are if not given.", show_default=False),
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     train_set: Annotated[
         str | None,
@@ -121,7 +126,9 @@ def evaluate(
         low_shot_seeds=low_shot_seeds or 5, linear=LinearProtocol.model_validate(of_linear) if linear else None,
         finetune=FinetuneProtocol.model_validate(of_finetune) if tuned_shares else None,
     )  # fmt: skip
-    job = EvalJob(source=source, judges=judges, train=train_set, validation=validation_set, out=out)
+    job = EvalJob(
+        source=source, judges=judges, backbone=backbone, train=train_set, validation=validation_set, out=out
+    )  # fmt: skip
     raise typer.Exit(judge(job, nproc))
 
 

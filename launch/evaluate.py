@@ -34,6 +34,8 @@ class EvalJob(Settings):
     """A run's folder, a checkpoint's folder or an exported file."""
     judges: Judges
     """Whom to ask."""
+    backbone: str | None = None
+    """The one to judge; None: all."""
     train: str | None = None
     """Labelled shards to learn from; None: those that the backbone was trained on."""
     validation: str | None = None
@@ -69,14 +71,15 @@ def evaluate(job: EvalJob, nproc: int) -> int:
 
 
 def evaluate_backbone(job: EvalJob) -> None:
-    """Judge every backbone of a run, or the one of an exported file; what each judge finds is written at once.
+    """Judge the backbones of a run, or the one of an exported file; what each judge finds is written at once.
 
     Every rank of a process group calls alike, and the first one writes and prints.
 
     Raises:
-        UserError: no such source, or sets that are missing, unlabelled or of different classes.
+        UserError: no such source or backbone, or sets that are missing, unlabelled or of different classes.
     """
     trained = load_alike(job.source)
+    backbones = trained.backbones if job.backbone is None else dict([trained.choose(job.backbone)])
     settings = trained.recipe.data
     train_set = _labelled(job.train or settings.train, settings, "--train")
     validation_set = _labelled(job.validation or settings.validation, settings, "--validation")
@@ -105,7 +108,7 @@ def evaluate_backbone(job: EvalJob) -> None:
 
     if job.judges.of_features:
         bank, queries = (
-            features_of_set(trained.backbones, shards, settings, progress, f"features of {shards.folder}")
+            features_of_set(backbones, shards, settings, progress, f"features of {shards.folder}")
             for shards in (train_set, validation_set)
         )
         results.found["images"] = int(all_sum((queries.labels >= 0).sum().cpu()))
@@ -115,15 +118,15 @@ def evaluate_backbone(job: EvalJob) -> None:
     if job.judges.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(
-            trained.backbones, train_set, validation_set, settings, job.judges.linear,
-            weights=facts["weights"], state=state, progress=progress,
+            backbones, train_set, validation_set, settings, job.judges.linear, weights=fingerprint(backbones),
+            state=state, progress=progress,
         ):  # fmt: skip
             note(name, "linear", result)
     if job.judges.finetune is not None:
         state = job.place.with_name(f"{job.place.stem}.finetune.safetensors")
         for finetuned in finetune(
-            trained.backbones, train_set, validation_set, settings, job.judges.finetune,
-            weights=facts["weights"], state=state, progress=progress,
+            backbones, train_set, validation_set, settings, job.judges.finetune, weights=fingerprint(backbones),
+            state=state, progress=progress,
         ):  # fmt: skip
             note(*finetuned)
     if rank() == 0:

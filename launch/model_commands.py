@@ -61,7 +61,7 @@ def export(
     typer.echo(f"wrote {written}: {loads_into}")
 
 
-class EmbedBackbone(StrEnum):
+class BackboneName(StrEnum):
     """The backbones of a run."""
 
     ONLINE = "online"
@@ -85,7 +85,7 @@ def embed(
         ),
     ] = Path("features.npy"),
     backbone: Annotated[
-        EmbedBackbone | None,
+        BackboneName | None,
         typer.Option(help="The trained network of a run, which is the default, or its averaged copy."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 256,

@@ -1,4 +1,4 @@
-"""What a job of a study does once its run is trained: `python -m launch.studies.judge_run RUN`."""
+"""What a job of a study does once its run is trained: `python -m launch.studies.judge_run BACKBONE RUN`."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ from trainer.run import open_run
 
 def main() -> int:
     """Judge the run on the machine that trained it, if it has come to its end. Returns the exit code."""
-    run = open_run(Path(sys.argv[1]))
-    return int(is_finished(run) and not fit_regression(run))
+    backbone, run = sys.argv[1], open_run(Path(sys.argv[2]))
+    return int(is_finished(run) and not fit_regression(run, backbone))
 
 
 if __name__ == "__main__":

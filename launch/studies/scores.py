@@ -11,7 +11,7 @@ from trainer.config import Config
 from trainer.run import RunFolder, read_records
 
 JUDGING = "launch.studies.judge_run"
-"""Module that a job calls with its run, once that is trained."""
+"""Module that a job calls with a backbone and its run, once that is trained."""
 
 
 def is_finished(run: RunFolder) -> bool:
@@ -50,15 +50,22 @@ def score(asked: Study, run: RunFolder) -> float | None:
 def judge_finished(asked: Study, run: RunFolder) -> bool:
     """Fit the regression of a run that is finished, where the study wants one and there is none. Returns whether that
     went well; where it did not, the evaluation has said why."""  # fmt: skip
-    return asked.judge == "knn" or not is_finished(run) or _regression(run).exists() or fit_regression(run)
+    if asked.judge == "knn" or not is_finished(run) or _regression(run).exists():
+        return True
+    return fit_regression(run, asked.backbone)
 
 
-def fit_regression(run: RunFolder) -> bool:
-    """Judge a run by `linear_fast`. Returns whether that went well. Its results appear once they are whole: those of
-    one backbone alone would pass for a run that is judged."""  # fmt: skip
+def fit_regression(run: RunFolder, backbone: str) -> bool:
+    """Judge a backbone of a run by `linear_fast`. Returns whether that went well; results appear once they are whole.
+
+    Args:
+        run: a run that is finished.
+        backbone: `online`; or `momentum`, for which all are judged, since not every method has an averaged copy.
+    """
     path = _regression(run)
     begun = path.with_suffix(".part.json")
     begun.unlink(missing_ok=True)
+    alone = ["--backbone", backbone] if backbone == "online" else []
     command = [
         sys.executable,
         "-m",
@@ -69,7 +76,7 @@ def fit_regression(run: RunFolder) -> bool:
         "--out",
         str(begun),
     ]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run([*command, *alone], stdout=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         begun.replace(path)
     return done.returncode == 0

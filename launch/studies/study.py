@@ -45,7 +45,7 @@ def study(
         show: only report what is there.
 
     Raises:
-        UserError: the study is not valid, or something would stop a run.
+        UserError: the study is not valid, jobs are at work on it, or something would stop a run.
     """
     asked, folder = read_study(name), (out or Path("studies") / find_study(name).stem)
     configs = runs_of(asked, folder, overrides, slurm_defaults() if submit else None)
@@ -53,6 +53,8 @@ def study(
     _refuse_other_settings(configs, runs)
     for config in configs.values():
         require_judge(asked, config)
+    if not show:
+        _refuse_live(runs, folder)
     left = [cell for cell, run in runs.items() if not is_finished(run)]
     failed: list[Cell] = []
     if left and not show:
@@ -118,12 +120,7 @@ def _queue(
     settings = next(iter(configs.values())).slurm
     if settings.chain > 1:
         raise UserError("a study is one job array and cannot be a chain", fix="set slurm.chain=1")
-    if live := [cell.name for cell in configs if _live(runs[cell])]:
-        raise UserError(
-            f"{len(live)} runs of this study are queued or run", where=folder,
-            fix=f"all4one status {folder} says how they go; all4one cancel RUN ends one",
-        )  # fmt: skip
-    then = JUDGING if asked.judge == "linear_fast" else None
+    then = f"{JUDGING} {asked.backbone}" if asked.judge == "linear_fast" else None
     batch = Batch([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
         raise refused
@@ -137,6 +134,16 @@ def _queue(
         "what they show, also while they run: the same command with --show",
         flush=True,
     )
+
+
+def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
+    """What a job of SLURM trains or judges, this command must leave alone."""
+    if live := [cell.name for cell, run in runs.items() if _live(run)]:
+        raise UserError(
+            f"{len(live)} run{'s' * (len(live) > 1)} of this study in jobs of SLURM that are queued or run",
+            where=folder,
+            fix=f"all4one status {folder} says how they go; all4one cancel RUN ends one; --show says what they show",
+        )
 
 
 def _live(run: RunFolder) -> bool:

@@ -299,6 +299,15 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     assert alone["top1"] == pytest.approx(
         by_two["top1"], abs=0.1
     )  # what float32 makes of rounding in 8 steps
+    one = command("eval", folder, "--knn", "--knn-k", 5, "--backbone", "momentum")
+    assert one.code == 0, one.out
+    kept = json.loads((folder / "eval.json").read_text())["backbones"]
+    assert "knn_5" in kept["momentum"]
+    assert "knn_5" not in kept["online"]  # whose results stay: they are of the same weights
+    assert kept["online"]["knn_20"] == results["online"]["knn_20"]
+    absent = command("eval", file, "--backbone", "momentum")
+    assert absent.code == 2
+    assert "has no momentum backbone" in absent.words
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(file.read_bytes()[:1000])
     refused = command("eval", broken)
