@@ -99,6 +99,7 @@ def evaluate_backbone(job: EvalJob) -> None:
         "train_index": train_set.fingerprint, "validation_index": validation_set.fingerprint,
         "images": int((validation_set.index["label"] >= 0).sum()),
     }  # fmt: skip
+    judged_weights = facts["weights"] if job.backbone is None else fingerprint(backbones)
     results, progress = Results(job.place, facts, quiet=rank() > 0), EvalProgress(rank() == 0)
 
     def note(backbone: str, judge: str, result: dict[str, Any]) -> None:
@@ -118,15 +119,15 @@ def evaluate_backbone(job: EvalJob) -> None:
     if job.judges.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(
-            backbones, train_set, validation_set, settings, job.judges.linear, weights=fingerprint(backbones),
-            state=state, progress=progress,
+            backbones, train_set, validation_set, settings, job.judges.linear, weights=judged_weights, state=state,
+            progress=progress,
         ):  # fmt: skip
             note(name, "linear", result)
     if job.judges.finetune is not None:
         state = job.place.with_name(f"{job.place.stem}.finetune.safetensors")
         for finetuned in finetune(
-            backbones, train_set, validation_set, settings, job.judges.finetune, weights=fingerprint(backbones),
-            state=state, progress=progress,
+            backbones, train_set, validation_set, settings, job.judges.finetune, weights=judged_weights, state=state,
+            progress=progress,
         ):  # fmt: skip
             note(*finetuned)
     if rank() == 0:

@@ -66,17 +66,10 @@ def fit_regression(run: RunFolder, backbone: str) -> bool:
     begun = path.with_suffix(".part.json")
     begun.unlink(missing_ok=True)
     alone = ["--backbone", backbone] if backbone == "online" else []
-    command = [
-        sys.executable,
-        "-m",
-        "launch.cli",
-        "eval",
-        str(run.path),
-        "--linear-fast",
-        "--out",
-        str(begun),
-    ]
-    done = subprocess.run([*command, *alone], stdout=subprocess.DEVNULL, check=False)
+    command = ["eval", str(run.path), "--linear-fast", "--out", str(begun), *alone]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.cli", *command], stdout=subprocess.DEVNULL, check=False
+    )
     if done.returncode == 0:
         begun.replace(path)
     return done.returncode == 0

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -138,14 +139,11 @@ def _queue(
 
 def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
     """What a job of SLURM trains or judges, this command must leave alone."""
-    if live := [cell.name for cell, run in runs.items() if _live(run)]:
+    chains = [Submissions(run).newest_chain() for run in runs.values() if run.config.exists()]
+    over = {number: job.over for number, job in slurm.jobs(chain.from_iterable(chains)).items()}
+    if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
             f"{len(live)} run{'s' * (len(live) > 1)} of this study in jobs of SLURM that are queued or run",
             where=folder,
             fix=f"all4one status {folder} says how they go; all4one cancel RUN ends one; --show says what they show",
         )
-
-
-def _live(run: RunFolder) -> bool:
-    chain = Submissions(run).newest_chain() if run.config.exists() else []
-    return any(not job.over for job in slurm.jobs(chain).values())
