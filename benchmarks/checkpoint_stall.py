@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from data_pipelines.feed import Batch
-from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
+from trainer.background_writer import BackgroundWriter
+from trainer.checkpoint import CheckpointStore, Snapshot, clone_to_host
 from trainer.config import Config, load_config
 from trainer.distributed import initialise
 from trainer.engine import Engine

@@ -11,7 +11,8 @@ from launch.local import launch
 from launch.messages import print_error
 from launch.preflight import problems, refuse, require_devices
 from trainer.checkpoint import CheckpointStore
-from trainer.config import Config, load_config, override, refuse_changed_meaning
+from trainer.config import Config, load_config, override
+from trainer.meaning import refuse_changed_meaning
 from trainer.persistence import refuse_other_set
 from trainer.recipes import find_recipe
 from trainer.run import RunFolder, create_run, open_run, read_records

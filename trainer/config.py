@@ -3,18 +3,11 @@
 A recipe is YAML. Its `base:` names another recipe that it starts from; `key=value` overrides come last.
 """
 
-import difflib
-import hashlib
-import json
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -27,10 +20,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
 from trainer.backbones import BackboneSettings
 from trainer.checkpoint import CheckpointSettings
+from trainer.config_problems import explain
 from trainer.guard import GuardSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
+from trainer.overrides import set_value
 from trainer.parallel_settings import ParallelSettings
 from trainer.recipes import merge, read_recipe
 from trainer.slurm_settings import SlurmSettings
@@ -50,7 +45,7 @@ class RunSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the weights, the order of samples, the views and dropout."""
     tags: tuple[str, ...] = ()
-    """Words to find the run by, for TensorBoard and Weights & Biases."""
+    """Words to find the run by at Weights & Biases."""
 
 
 class TrainSettings(Settings):
@@ -179,24 +174,6 @@ class Config(Settings):
         return self
 
 
-MAY_CHANGE_ON_RESUME = (
-    "description", "run.name", "run.folder", "run.tags", "data.train", "data.validation", "data.cache",
-    "data.cache_bytes", "data.cache_ahead", "data.read_ahead", "data.allow_pipe", "data.threads", "data.prefetch",
-    "data.max_bad_fraction", "data.eval_resize", "parallel.threads", "parallel.zero", "parallel.compile",
-    "backbone.recompute", "checkpoint", "eval", "metrics", "guard", "slurm",
-)  # fmt: skip
-"""Settings that do not change what is learned, but for `guard`, which says what to do with broken steps. All others
-must be the same on resume; the sets that `data.train` and `data.validation` name are compared by content."""
-
-CAME_LATER = [
-    ("backbone.init", None),
-    ("backbone.init_partial", False),
-    ("method.symmetric", True),
-    ("method.queue_views", "first"),
-]
-"""Settings that the first checkpoints knew nothing of, with the values that these were made with."""
-
-
 def load_config(
     recipe: str | Path, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> Config:
@@ -258,7 +235,9 @@ def _validated(model: type[Part], values: Mapping[str, Any], where: str, *prefix
         return model.model_validate(values)
     except ValidationError as error:
         whole: Mapping[str, Any] = {prefix[0]: values} if prefix else values
-        problems = sorted({_explain({**e, "loc": (*prefix, *e["loc"])}, whole) for e in error.errors()})
+        problems = sorted(
+            {explain({**e, "loc": (*prefix, *e["loc"])}, whole, Config) for e in error.errors()}
+        )
         raise UserError(
             "the configuration is not valid:\n" + "\n".join(f"  - {p}" for p in problems),
             where=where,
@@ -274,130 +253,7 @@ def dump(config: Config) -> dict[str, Any]:
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def meaning(config: Config) -> dict[str, Any]:
-    """The settings that decide what is learned, by dotted key."""
-    free = tuple(f"{key}." for key in MAY_CHANGE_ON_RESUME)
-    return {key: value for key, value in flat(dump(config)) if not f"{key}.".startswith(free)}
-
-
-def fingerprint(config: Config) -> str:
-    """Hash of the settings that decide what is learned.
-
-    A setting that came later counts where it is not what all did before it, so that older checkpoints stay of use.
-    """
-    values = {key: value for key, value in meaning(config).items() if (key, value) not in CAME_LATER}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def refuse_changed_meaning(before: Config, after: Config) -> None:
-    """Raise a UserError with the differences where a resumed run would learn something else."""
-    old, new = meaning(before), meaning(after)
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if changed:
-        lines = "\n".join(f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed)
-        raise UserError(
-            f"these settings would change what the run learns:\n{lines}",
-            fix="resume without them, or start a new run with `all4one train`",
-        )
-
-
-def set_value(values: dict[str, Any], assignment: str) -> None:
-    """Set one `key=value` in nested values; positions in lists count from 0 (`data.views.0.size=32`).
-
-    A component that is named anew (`optim.name=adamw`) starts from its own defaults.
-    """
-    key, separator, text = assignment.partition("=")
-    if not separator or not key:
-        raise UserError(f"{assignment!r} is not of the form key=value", fix="for example optim.lr=0.5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
-    if isinstance(value, str):
-        value = _number(value)
-    *parents, leaf = key.split(".")
-    place: Any = values
-    for parent in parents:
-        place = _child(place, parent, key)
-    if isinstance(place, list):
-        place[_position(place, leaf, key)] = value
-        return
-    if (
-        parents in (["method"], ["optim"], ["backbone"])
-        and leaf == "name"
-        and place.get("name", value) != value
-    ):
-        place.clear()
-    place[leaf] = value
-
-
-def _child(place: Any, part: str, key: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, key)]
-    if not isinstance(place.get(part), dict | list):
-        place[part] = {}
-    return place[part]
-
-
-def _position(items: list[Any], part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
-    raise UserError(f"{key}: {part!r} is not a position in a list of {len(items)}", fix="count from 0")
-
-
-def _number(text: str) -> float | str:
-    """YAML 1.1 takes 1e-3 for a string."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _explain(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    path = [str(part) for part in error["loc"]]
-    key = ".".join(path) or "configuration"
-    if error["type"] == "extra_forbidden":
-        siblings = [*_fields(path[:-1], values)]
-        near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
-        elsewhere = [k for k in _all_keys(values) if k.rsplit(".")[-1] == path[-1]]
-        hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
-        return f"{key}: there is no such key" + (
-            f"; did you mean {hint}?" if hint else f"; there are {', '.join(siblings)}"
-        )
-    message = error["msg"].removeprefix("Value error, ")
-    shown = error.get("input")
-    return f"{key}: {message}" + (f", not {shown!r}" if isinstance(shown, str | int | float | bool) else "")
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType, typing.Annotated):
-        return next((m for a in typing.get_args(annotation) if (m := _model_of(a))), None)
-    return None
-
-
-def _fields(path: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the model at a dotted path, those of the method being the ones of the method that `values` names."""
-    model: type[BaseModel] | None = Config
-    for part in path:
-        if part.isdigit() or model is None:
-            continue
-        field = model.model_fields.get(part)
-        model = _model_of(field.annotation) if field is not None else None
-        if model is MethodSettings:
-            model = available().get(values.get("method", {}).get("name", "all4one"))
-    return dict(model.model_fields) if model is not None else {}
-
-
-def _all_keys(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, field in _fields(path, values).items():
-        yield ".".join([*path, name])
-        if len(path) < 3 and (_model_of(field.annotation) is not None):
-            yield from _all_keys(values, (*path, name))

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipelines.files import write_whole
-from trainer.config import Config, dump, meaning
+from trainer.config import Config, dump
+from trainer.meaning import meaning
 from trainer.parallel import world_size
 from trainer.run import RunFolder, read_records
 from trainer.writers.base import Background

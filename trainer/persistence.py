@@ -10,9 +10,10 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from trainer.attempt import Attempt
-from trainer.checkpoint import BackgroundWriter, CheckpointStore, Snapshot, clone_to_host
-from trainer.config import fingerprint
+from trainer.background_writer import BackgroundWriter
+from trainer.checkpoint import CheckpointStore, Snapshot, clone_to_host
 from trainer.distributed import from_first
+from trainer.meaning import fingerprint
 from trainer.setup import Parts, TrainSet
 
 PACKAGES = (

@@ -18,7 +18,8 @@ from launch.studies.scores import JUDGING, is_finished, judge_finished, require_
 from launch.submissions import Submissions
 from launch.submit import refused_by_slurm
 from launch.user_settings import slurm_defaults
-from trainer.config import Config, dump, meaning
+from trainer.config import Config, dump
+from trainer.meaning import meaning
 from trainer.run import RunFolder, create_run, run_of
 
 STOPPED = (130, 143)

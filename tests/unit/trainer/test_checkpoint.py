@@ -2,14 +2,13 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
-import threading
 import time
 
 import pytest
 import torch
+from checkpoints import is_whole, names, same_tensors, snapshot, store_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +18,6 @@ from trainer.checkpoint import (
     MODEL,
     OPTIMIZER,
     STATE,
-    BackgroundWriter,
     CheckpointSettings,
     CheckpointStore,
     Snapshot,
@@ -29,35 +27,6 @@ from trainer.checkpoint import (
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "trainer.checkpoint"])
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
-
-
-def snapshot(step, *, size=4):
-    model = {"backbone.weight": torch.full((size, 3), float(step)), "queue.head": torch.tensor(step)}
-    optimizer = {"momentum/backbone.weight": torch.full((size, 3), -float(step))}
-    return Snapshot(step, model, optimizer, {"step": step, "epoch": step / 7, "seed": 1})
-
-
-def is_whole(loaded):
-    wanted = snapshot(loaded.step, size=len(loaded.model["backbone.weight"]))
-    assert loaded.state == wanted.state
-    for name in ("model", "optimizer"):
-        same_tensors(getattr(loaded, name), getattr(wanted, name))
-
-
-def same_tensors(found, wanted):
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
-        raw = [t.contiguous().reshape(-1).view(torch.uint8) for t in (found[name], tensor)]
-        assert torch.equal(*raw), name
-
-
-def store_at(folder, *, attempt=1, keep_last=3, keep_every=0):
-    return CheckpointStore(folder, attempt=attempt, keep_last=keep_last, keep_every=keep_every)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @st.composite
@@ -303,78 +272,6 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
         step = loaded.snapshot.step
     store_at(tmp_path, attempt=10**6)
     assert not [name for name in names(tmp_path) if name.startswith(".tmp")]
-
-
-@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
-def test_a_full_disk_is_a_warning_and_the_next_write_is_tried_again(small_disk):
-    store = store_at(small_disk)
-    writer = BackgroundWriter(store)
-    writer.submit(snapshot(1))
-    writer.submit(snapshot(2, size=1_000_000))
-    writer.wait()
-    [warning] = writer.warnings()
-    assert "checkpoint of step 2 could not be written" in warning
-    assert "No space left" in warning
-    assert str(small_disk) in warning
-    assert "fix: free space" in warning
-    assert writer.warnings() == []
-    assert names(small_disk) == ["latest", "step_00000001"]
-    is_whole(store.load_newest().snapshot)
-    writer.submit(snapshot(3))
-    writer.close()
-    assert writer.warnings() == []
-    assert store.load_newest().snapshot.step == 3
-
-
-def write_beyond_the_size_limit(folder, answer):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    writer = BackgroundWriter(store_at(folder))
-    for step, size in ((1, 10), (2, 10_000), (3, 10)):
-        writer.submit(snapshot(step, size=size))
-    writer.close()
-    answer.put(writer.warnings())
-
-
-def test_a_quota_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
-    answer = CONTEXT.Queue()
-    process = CONTEXT.Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
-    process.start()
-    [warning] = answer.get(timeout=60)
-    process.join()
-    assert "checkpoint of step 2 could not be written" in warning
-    assert names(tmp_path) == ["latest", "step_00000001", "step_00000003"]
-    is_whole(store_at(tmp_path).load_newest().snapshot)
-
-
-def test_a_folder_that_vanishes_is_a_warning(tmp_path):
-    writer = BackgroundWriter(store_at(tmp_path / "checkpoints"))
-    (tmp_path / "checkpoints").rmdir()
-    (tmp_path / "checkpoints").write_text("in the way")
-    writer.submit(snapshot(1))
-    writer.close()
-    assert len(writer.warnings()) == 1
-    with pytest.raises(UserError, match="cannot be opened"):
-        store_at(tmp_path / "checkpoints")
-
-
-def test_submit_returns_while_the_write_goes_on_and_waits_for_the_one_before(tmp_path):
-    let_go, written = threading.Event(), []
-
-    class SlowStore(CheckpointStore):
-        def write(self, snapshot):
-            assert let_go.wait(60)
-            written.append(snapshot.step)
-            return super().write(snapshot)
-
-    writer = BackgroundWriter(SlowStore(tmp_path, attempt=1, keep_last=5, keep_every=0))
-    writer.submit(snapshot(1))
-    assert written == []
-    let_go.set()
-    writer.submit(snapshot(2))
-    assert written[0] == 1
-    writer.close()
-    assert written == [1, 2]
-    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
 
 
 def test_interval():

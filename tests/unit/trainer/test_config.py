@@ -4,14 +4,7 @@ import pytest
 import yaml
 
 from data_pipelines.errors import UserError
-from trainer.config import (
-    dump,
-    fingerprint,
-    load_config,
-    parse,
-    refuse_changed_meaning,
-    set_value,
-)
+from trainer.config import dump, load_config, parse
 from trainer.methods import available
 from trainer.recipes import SHIPPED, merge, read_chain, shipped_recipes
 
@@ -206,29 +199,6 @@ def test_bases_in_a_circle_and_broken_files_are_said(tmp_path: Path) -> None:
         read_chain(tmp_path / "broken.yaml")
 
 
-def test_meaning_is_what_resume_may_not_change() -> None:
-    before = load_config("cifar10")
-    free = load_config(
-        "cifar10",
-        [
-            "data.threads=7",
-            "checkpoint.keep_last=9",
-            "eval.every_epochs=1",
-            "run.name=other",
-            "guard.stall_seconds=0",
-            "parallel.zero=2",
-        ],
-    )
-    refuse_changed_meaning(before, free)
-    assert fingerprint(before) == fingerprint(free)
-    changed = load_config("cifar10", ["optim.lr=0.5", "data.views.0.blur=0.3"])
-    assert fingerprint(before) != fingerprint(changed)
-    with pytest.raises(UserError) as error:
-        refuse_changed_meaning(before, changed)
-    assert "optim.lr: 1.0 -> 0.5" in str(error.value)
-    assert "data.views" in str(error.value)
-
-
 def test_every_setting_has_a_description() -> None:
     from pydantic import BaseModel
 
@@ -253,16 +223,3 @@ def test_every_setting_has_a_description() -> None:
 def test_base_is_not_offered_as_a_recipe() -> None:
     assert (SHIPPED / "base.yaml").is_file()
     assert "base" not in RECIPES
-
-
-def test_set_value_does_not_lose_siblings() -> None:
-    values = {"a": {"b": 1, "c": 2}}
-    set_value(values, "a.b=3")
-    set_value(values, "d.e=4")
-    assert values == {"a": {"b": 3, "c": 2}, "d": {"e": 4}}
-
-
-def test_older_checkpoints_stay_of_use() -> None:
-    """A new setting must stand in CAME_LATER; a new default is another meaning, which nothing excuses."""
-    assert fingerprint(parse({}, where="defaults")) == "a040eac4eadce17c"
-    assert fingerprint(parse({"method": {"symmetric": False}}, where="another")) != "a040eac4eadce17c"

@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipelines.errors import UserError
-from trainer.config import fingerprint, load_config, refuse_changed_meaning
+from trainer.config import load_config
+from trainer.meaning import fingerprint, refuse_changed_meaning
 from trainer.slurm_settings import SlurmSettings
 
 

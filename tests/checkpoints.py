@@ -1,0 +1,34 @@
+"""Snapshots that can be told by their step, and whether one came back whole."""
+
+import torch
+
+from trainer.checkpoint import CheckpointStore, Snapshot
+
+
+def snapshot(step, *, size=4):
+    model = {"backbone.weight": torch.full((size, 3), float(step)), "queue.head": torch.tensor(step)}
+    optimizer = {"momentum/backbone.weight": torch.full((size, 3), -float(step))}
+    return Snapshot(step, model, optimizer, {"step": step, "epoch": step / 7, "seed": 1})
+
+
+def is_whole(loaded):
+    wanted = snapshot(loaded.step, size=len(loaded.model["backbone.weight"]))
+    assert loaded.state == wanted.state
+    for name in ("model", "optimizer"):
+        same_tensors(getattr(loaded, name), getattr(wanted, name))
+
+
+def same_tensors(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
+        raw = [t.contiguous().reshape(-1).view(torch.uint8) for t in (found[name], tensor)]
+        assert torch.equal(*raw), name
+
+
+def store_at(folder, *, attempt=1, keep_last=3, keep_every=0):
+    return CheckpointStore(folder, attempt=attempt, keep_last=keep_last, keep_every=keep_every)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())

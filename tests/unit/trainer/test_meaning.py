@@ -1,0 +1,34 @@
+import pytest
+
+from data_pipelines.errors import UserError
+from trainer.config import load_config, parse
+from trainer.meaning import fingerprint, refuse_changed_meaning
+
+
+def test_meaning_is_what_resume_may_not_change() -> None:
+    before = load_config("cifar10")
+    free = load_config(
+        "cifar10",
+        [
+            "data.threads=7",
+            "checkpoint.keep_last=9",
+            "eval.every_epochs=1",
+            "run.name=other",
+            "guard.stall_seconds=0",
+            "parallel.zero=2",
+        ],
+    )
+    refuse_changed_meaning(before, free)
+    assert fingerprint(before) == fingerprint(free)
+    changed = load_config("cifar10", ["optim.lr=0.5", "data.views.0.blur=0.3"])
+    assert fingerprint(before) != fingerprint(changed)
+    with pytest.raises(UserError) as error:
+        refuse_changed_meaning(before, changed)
+    assert "optim.lr: 1.0 -> 0.5" in str(error.value)
+    assert "data.views" in str(error.value)
+
+
+def test_older_checkpoints_stay_of_use() -> None:
+    """A new setting must stand in CAME_LATER; a new default is another meaning, which nothing excuses."""
+    assert fingerprint(parse({}, where="defaults")) == "a040eac4eadce17c"
+    assert fingerprint(parse({"method": {"symmetric": False}}, where="another")) != "a040eac4eadce17c"

@@ -1,0 +1,64 @@
+"""What is wrong with a configuration, in words, with the key that was probably meant."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from trainer.methods import MethodSettings, available
+
+
+def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    """What is wrong with which key, and the nearest key there is.
+
+    Args:
+        error: one of pydantic's.
+        values: the nested values that were not valid.
+        schema: of the whole configuration.
+    """
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path) or "configuration"
+    if error["type"] == "extra_forbidden":
+        siblings = [*_fields(path[:-1], values, schema)]
+        near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
+        elsewhere = [k for k in _all_keys(values, schema) if k.rsplit(".")[-1] == path[-1]]
+        hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
+        return f"{key}: there is no such key" + (
+            f"; did you mean {hint}?" if hint else f"; there are {', '.join(siblings)}"
+        )
+    message = error["msg"].removeprefix("Value error, ")
+    shown = error.get("input")
+    return f"{key}: {message}" + (f", not {shown!r}" if isinstance(shown, str | int | float | bool) else "")
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType, typing.Annotated):
+        return next((m for a in typing.get_args(annotation) if (m := _model_of(a))), None)
+    return None
+
+
+def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Fields of the model at a dotted path, those of the method being the ones of the method that `values` names."""
+    model: type[BaseModel] | None = schema
+    for part in path:
+        if part.isdigit() or model is None:
+            continue
+        field = model.model_fields.get(part)
+        model = _model_of(field.annotation) if field is not None else None
+        if model is MethodSettings:
+            model = available().get(values.get("method", {}).get("name", "all4one"))
+    return dict(model.model_fields) if model is not None else {}
+
+
+def _all_keys(
+    values: Mapping[str, Any], schema: type[BaseModel], path: tuple[str, ...] = ()
+) -> Iterator[str]:
+    for name, field in _fields(path, values, schema).items():
+        yield ".".join([*path, name])
+        if len(path) < 3 and (_model_of(field.annotation) is not None):
+            yield from _all_keys(values, schema, (*path, name))

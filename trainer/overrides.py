@@ -1,0 +1,59 @@
+"""One `key=value` of the command line, set in nested values."""
+
+from typing import Any
+
+import yaml
+
+from data_pipelines.errors import UserError
+
+
+def set_value(values: dict[str, Any], assignment: str) -> None:
+    """Set one `key=value` in nested values; positions in lists count from 0 (`data.views.0.size=32`).
+
+    A component that is named anew (`optim.name=adamw`) starts from its own defaults.
+    """
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise UserError(f"{assignment!r} is not of the form key=value", fix="for example optim.lr=0.5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
+    if isinstance(value, str):
+        value = _number(value)
+    *parents, leaf = key.split(".")
+    place: Any = values
+    for parent in parents:
+        place = _child(place, parent, key)
+    if isinstance(place, list):
+        place[_position(place, leaf, key)] = value
+        return
+    if (
+        parents in (["method"], ["optim"], ["backbone"])
+        and leaf == "name"
+        and place.get("name", value) != value
+    ):
+        place.clear()
+    place[leaf] = value
+
+
+def _child(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, key)]
+    if not isinstance(place.get(part), dict | list):
+        place[part] = {}
+    return place[part]
+
+
+def _position(items: list[Any], part: str, key: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise UserError(f"{key}: {part!r} is not a position in a list of {len(items)}", fix="count from 0")
+
+
+def _number(text: str) -> float | str:
+    """YAML 1.1 takes 1e-3 for a string."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
