@@ -2,7 +2,7 @@
 
 Every view is scored against the queue by itself, the whole transformer runs once for each of the four sequences, every
 loss gathers for itself, and the optimiser and the averaged copy go through their parameters one by one. Written after
-`reference/ALL4ONE.md`'s description of the step (Estepa et al., ICCV 2023); no DeepSpeed, and `losses` is an ordinary
+the paper and the published code (Estepa et al., ICCV 2023); no DeepSpeed, and `losses` is an ordinary
 forward pass that DistributedDataParallel may wrap. Under autocast everything in it is autocast, as the published
 recipes train.
 """

@@ -16,7 +16,7 @@ from data_pipelines.urls import Url
 CHUNK = 8 << 20
 """Bytes of one request, at most."""
 TRIES = 15
-"""Attempts of one request; with the waits between them they last about nine minutes."""
+"""Attempts of one request; with the waits between them they last up to eight minutes."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 60.0
 _TIMEOUT_SECONDS = 60.0  # of one attempt
 _POLL_SECONDS = 0.1

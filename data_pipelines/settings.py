@@ -114,7 +114,7 @@ class DataSettings(Settings):
     shuffle_block: int = Field(100_000, ge=1)
     """Samples that are shuffled together, at least; a block is made of whole shards that were permuted first."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
-    """Share of the samples that may turn out unreadable during a run before it stops."""
+    """Share of a rank's samples that may turn out unreadable before the run stops; above 0, eight always may."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of red, green, blue in [0, 1] that normalisation subtracts."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="RUN", show_default=False,
-            help="Folder of a run or of one checkpoint, or a file that `export` wrote.",
+            help="Folder of a run or of one checkpoint, or a file that `export` wrote as safetensors.",
         ),
     ],
     knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
@@ -92,7 +92,11 @@ def evaluate(
         str | None, typer.Option("--validation", help="Labelled shards to judge on.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the results go; eval.json in the run's folder if not given.")
+        Path | None,
+        typer.Option(
+            help="Where the results go; if not given, eval.json in the run's folder, or NAME.eval.json beside a "
+            "checkpoint or file."
+        ),
     ] = None,
 ) -> None:  # fmt: skip
     """Judge a backbone; without a judge, by --knn and --linear-fast.

@@ -92,15 +92,25 @@ def last_world_size(run: RunFolder) -> int | None:
 
 def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None:
     """Say so where the loss depends on the number of processes and that has changed."""
-    last = last_world_size(run)
-    scopes = (config.method.model_dump().get("feature_scope", "global"), config.parallel.batch_norm)
-    of_all = scopes == ("global", "global") and config.parallel.batch_norm_group == 0
-    if last not in (None, ranks) and not of_all:
+    last, by_rank = last_world_size(run), _taken_by_rank(config)
+    if last not in (None, ranks) and by_rank:
         print(
-            f"warning: the run had {last} ranks and gets {ranks}: with method.feature_scope or parallel.batch_norm of "
-            "each `rank`, or parallel.batch_norm_group, the loss depends on that number",
+            f"warning: the run had {last} ranks and gets {ranks}, and its loss depends on that number by "
+            + ", ".join(by_rank),
             file=sys.stderr,
         )
+
+
+def _taken_by_rank(config: Config) -> list[str]:
+    """Settings by which the loss depends on how many processes share the batch, as `key=value`."""
+    method, parallel = config.method.model_dump(), config.parallel
+    settings = {
+        "method.feature_scope": method.get("feature_scope") == "rank" and "rank",
+        "method.transformer_dropout": method.get("centroid_weight") and method.get("transformer_dropout"),
+        "parallel.batch_norm": parallel.batch_norm == "rank" and "rank",
+        "parallel.batch_norm_group": parallel.batch_norm == "global" and parallel.batch_norm_group,
+    }
+    return [f"{key}={value}" for key, value in settings.items() if value]
 
 
 def _launch(run: RunFolder, nproc: int) -> int:

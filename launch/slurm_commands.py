@@ -16,7 +16,8 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.")]
 GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs of each machine; 0: CPUs only.")]
 TasksPerNode = Annotated[
-    int | None, typer.Option(min=1, help="Processes on each machine; one for each GPU if not given.")
+    int | None,
+    typer.Option(min=1, help="Processes on each machine; if not given, one for each GPU, or as before."),
 ]
 Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of an attempt.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script, and queue nothing.")]

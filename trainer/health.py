@@ -1,6 +1,6 @@
 """Signs of how a run does beyond its loss: whether embeddings collapse, what neighbours are like, which loss pulls.
 
-All of a value's inputs are this rank's rows. They are computed every `metrics.health_every` steps.
+All of a value's inputs are this rank's rows. They are computed every `metrics.health_every` steps, the spread at each.
 """
 
 from collections.abc import Mapping, Sequence

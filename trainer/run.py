@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and who may write to it.
+"""A run's folder: what is in it.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one record for each logged step and evaluation
@@ -10,6 +10,9 @@ tensorboard/     event files
 wandb/           files of Weights & Biases, and what of the run it has, where asked for
 logs/            output of each attempt's ranks; on one machine, of those other than 0; stacks of ranks that stalled
 slurm/           scripts and jobs, where the run was submitted
+lock             held by the attempt that trains, see trainer/run_lock.py
+
+Beside these lie eval.json, study_eval.json and report.html of the commands that judge and show a run.
 
 Light to import: commands that only look at runs load no torch.
 """

@@ -5,8 +5,9 @@ import pytest
 from data_pipelines.build import build
 from data_pipelines.errors import UserError
 from data_pipelines.sources import digits
-from launch.jobs import check
+from launch.jobs import check, warn_of_other_world_size
 from trainer.config import load_config
+from trainer.run import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,29 @@ def test_all_that_is_wrong_is_said_at_once(data: Path) -> None:
         "nowhere",
     ):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ([], "method.feature_scope=rank"),
+        (["method.transformer_dropout=0.1"], "method.feature_scope=rank, method.transformer_dropout=0.1"),
+        (["method.feature_scope=global", "parallel.batch_norm=rank"], "parallel.batch_norm=rank"),
+        (
+            ["method.feature_scope=global", "method.centroid_weight=0", "parallel.batch_norm_group=1"],
+            "parallel.batch_norm_group=1",
+        ),
+        (["method.feature_scope=global"], ""),
+        (["method.name=nnclr"], ""),
+    ],
+)
+def test_another_number_of_processes_is_said_where_the_loss_depends_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], named: str
+) -> None:
+    run, config = RunFolder(tmp_path), load_config("digits_demo", overrides)
+    run.ledger.write_text('{"event": "start", "world_size": 2}\n')
+    warn_of_other_world_size(run, config, 2)
+    assert capsys.readouterr().err == ""
+    warn_of_other_world_size(run, config, 1)
+    said = f"warning: the run had 2 ranks and gets 1, and its loss depends on that number by {named}\n"
+    assert capsys.readouterr().err == (said if named else "")
