@@ -1,4 +1,4 @@
-"""The picture of a study: every combination with its interval."""
+"""The picture of a study: every combination with its interval, and the runs that it is made of."""
 
 import math
 import textwrap
@@ -6,35 +6,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.figures import drawn
-from launch.studies.plan import Study
-from launch.studies.statistics import Row
+from launch.studies.plan import Cell, Study
+from launch.studies.statistics import Row, Scores
 
 LETTERS = 11
 """Of a title, on an inch."""
 
 
-def plot(asked: Study, rows: Sequence[Row], path: Path) -> None:
-    """Draw the rows as a PNG: a group for each combination of the other axes, a mark for each compared choice."""
+def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
+    """Draw the rows as a PNG: a group for each combination of the other axes, a mark for each compared choice.
+
+    A grey line joins the runs of one seed: intervals of means say nothing of what is paired.
+    """
     names = list(asked.grid[asked.compare])
     groups = list(dict.fromkeys(_others(row, asked.compare) for row in rows))
-    width = max(5.0, 1.2 * len(groups) * len(names) ** 0.5 + 3)
+    places = {
+        (group, name): at + 0.7 * ((number + 0.5) / len(names) - 0.5)
+        for at, group in enumerate(groups)
+        for number, name in enumerate(names)
+    }
+    # in inches, of which the legend takes one or two
+    width = max(6.5, 1.2 * len(groups) * len(names) ** 0.5 + 4)
     with drawn(path, figsize=(width, 4)) as (axes,):
-        for number, name in enumerate(names):
+        for seed in {cell.seed for cell in scores}:
+            for group in groups:
+                points = [
+                    (places[group, dict(cell.choices)[asked.compare]], score)
+                    for cell, score in scores.items()
+                    if cell.seed == seed and _others(cell, asked.compare) == group
+                ]
+                at, values = zip(*sorted(points), strict=True) if points else ((), ())
+                axes.plot(at, values, color="0.6", lw=0.8, marker=".", ms=4, zorder=1)
+        for name in names:
             found = {
-                _others(row, asked.compare): row.score
+                places[_others(row, asked.compare), name]: row.score
                 for row in rows
                 if dict(row.choices)[asked.compare] == name and row.score is not None
             }
-            places = [groups.index(g) + 0.7 * ((number + 0.5) / len(names) - 0.5) for g in found]
-            means = [score.mean for score in found.values()]
             halves = [score.half if math.isfinite(score.half) else math.nan for score in found.values()]
-            axes.errorbar(places, means, yerr=halves, fmt="o", capsize=4, label=name)
-        axes.set_xticks(range(len(groups)), [g or "all" for g in groups])
+            means = [score.mean for score in found.values()]
+            axes.errorbar([*found], means, yerr=halves, fmt="o", capsize=4, label=name)
+        axes.set_xticks(range(len(groups)) if any(groups) else [], groups if any(groups) else [])
+        axes.figure.legend(frameon=False, title=asked.compare, loc="outside right center")
         axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.set_ylabel(f"{asked.judge} top-1, % (mean, 95 % interval)")
-        axes.set_title(textwrap.fill(asked.description, int(LETTERS * width)), fontsize=10)
-        axes.legend(frameon=False, title=asked.compare)
+        axes.figure.suptitle(textwrap.fill(asked.description, int(LETTERS * width)), fontsize=10)
 
 
-def _others(row: Row, compare: str) -> str:
-    return ", ".join(f"{axis} {choice}" for axis, choice in row.choices if axis != compare)
+def _others(found: Row | Cell, compare: str) -> str:
+    return ", ".join(f"{axis} {choice}" for axis, choice in found.choices if axis != compare)

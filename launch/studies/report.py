@@ -36,7 +36,7 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     write_whole(folder / "study.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(folder / "study.md", _markdown(asked, rows, judgements).encode())
     if scores:
-        plot(asked, rows, folder / "study.png")
+        plot(asked, rows, scores, folder / "study.png")
     if out is not None:
         _print(out, asked, rows, judgements, len(scores), len(runs))
         out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""), markup=False)
