@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := data_pipelines trainer launch benchmarks tests
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup demo test test-fast test-packages lint format bench gpu-check clean
 
@@ -28,10 +29,11 @@ test-packages:  ## SLURM and Chromium for the tests, where this user may install
 	tests/packages.sh
 
 test: setup lint test-packages  ## everything that this machine can test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/golden
+	$(BIN)/python -m pytest tests/integration tests/slurm tests/gpu
 
 test-fast: setup  ## unit tests only
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 lint: setup  ## style and types
 	$(BIN)/ruff check $(SOURCES)

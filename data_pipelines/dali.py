@@ -129,21 +129,23 @@ class DaliExecutor:
     def _find_refused(self, images: Sequence[bytes]) -> None:
         """Say which images made DALI refuse the batch.
 
-        Those that decode elsewhere are remembered and will be fed decoded; the others are refused.
+        They are remembered, and DALI sees them no more: those that decode elsewhere will be fed decoded, the others are
+        refused.
         """
         refused: dict[int, str] = {}
         same = [ViewNumbers(v.size, *_whole()) for v in self._views]
-        for row, prepared in enumerate(self._prepare(images)):
-            self._pipeline = self._start()
+        prepared = self._prepare(images)
+        self._pipeline = self._start()
+        for row, image in enumerate(images):
             try:
-                self._run([prepared], self._numbers(same))
+                self._run([prepared[row]], self._numbers(same))
             except RuntimeError:
+                self._pipeline = self._start()  # one that has failed is of no use, and takes seconds to make
+                self._refused_before.add(image)
                 try:
-                    decode_rgb(images[row])
-                    self._refused_before.add(images[row])
+                    decode_rgb(image)
                 except UnusableImage as error:
                     refused[row] = str(error)
-        self._pipeline = self._start()
         if refused:
             raise RefusedImages(refused)
 

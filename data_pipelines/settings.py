@@ -74,8 +74,9 @@ class GpuDecoderSettings(Settings):
     """DALI's JPEG decoder on GPUs that have decoding hardware (from Ampere on); others take no notice."""
 
     hardware_load: float = Field(0.65, ge=0, le=1)
-    """Share of the images that the hardware decodes; the rest is decoded by the GPU's cores. The best value depends on
-    the GPU and on `data.threads`."""
+    """Share of a batch's images, its first ones, that the hardware decodes; the rest is decoded by the GPU's cores, to
+    pixels that may differ in their last bits. The best value depends on the GPU and on `data.threads`; with 0 or 1
+    pixels do not depend on where in a batch a sample stands."""
     width_hint: int = Field(0, ge=0)
     """Width of the images for which memory is set aside at the start, pixels; 0: memory grows as they come."""
     height_hint: int = Field(0, ge=0)

@@ -210,7 +210,9 @@ class StreamLoader:
                 good = [sample for row, sample in enumerate(good) if row not in error.rows]
                 continue
             labels = torch.tensor([sample.label for sample in good])
-            return Batch(views, labels.to(self._device), torch.from_numpy(ids).to(self._device)), bad
+            # a copy that is waited for would wait for the training step on the same stream
+            label, row = (x.to(self._device, non_blocking=True) for x in (labels, torch.from_numpy(ids)))
+            return Batch(views, label, row), bad
 
 
 class _Patience:

@@ -55,6 +55,8 @@ class Batch:
         Raises:
             UserError: SLURM does not take them; nothing is queued then.
         """
+        if warning := few_cores(self.settings):
+            print(f"warning: {warning}", file=sys.stderr)
         for run in self.runs:
             run.logs.mkdir(parents=True, exist_ok=True)
         work = [
@@ -79,17 +81,18 @@ class Batch:
         return queued
 
     def _note(self, queued: Sequence[str]) -> None:
-        nodes, tasks = self.settings.nodes, self.settings.tasks
-        if len(self.runs) == 1:
-            Submissions(self.runs[0]).note(queued, nodes, tasks)
-            return
-        for run, number in zip(self.runs, queued, strict=True):
+        by_run = [queued] if len(self.runs) == 1 else [[number] for number in queued]
+        for run, numbers in zip(self.runs, by_run, strict=True):
             submissions = Submissions(run)
-            submissions.note([number], nodes, tasks)
-            output = f"{number}_0_log.out"  # what SLURM says of a run is found in its folder
-            (submissions.folder / output).symlink_to(
-                os.path.relpath(self.folder / output, submissions.folder)
-            )
+            submissions.note(numbers, self.settings.nodes, self.settings.tasks)
+            if submissions.folder.resolve() == self.folder.resolve():
+                continue
+            for output in (
+                f"{number}_0_log.out" for number in numbers
+            ):  # SLURM's words are found in its folder
+                (submissions.folder / output).symlink_to(
+                    os.path.relpath(self.folder / output, submissions.folder)
+                )
 
     def _executor(self, after: str | None = None) -> submitit.SlurmExecutor:
         return executor(
@@ -107,3 +110,13 @@ class Batch:
         if self.settings.chain > 1:
             lines.append(f"{python} -m launch.chain_end {run}")
         return [*lines, "exit $code"]
+
+
+def few_cores(settings: SlurmSettings) -> str:
+    """What is wrong with a job of GPUs that leaves the number of cores to the cluster; empty where it does not."""
+    if not settings.gpus_per_node or settings.cpus_per_task:
+        return ""
+    return (
+        "slurm.cpus_per_task is not set, and most clusters give a process one core then, too few to feed a GPU: "
+        "--cpus-per-task 8"
+    )

@@ -17,8 +17,8 @@ SAME = {"weights": "weights", "train_index": "a training set", "validation_index
 
 
 class Results:
-    """The results in a file, with those that are added; what is there already stays where it is of the same weights and
-    sets, and is said to be replaced where it is not.
+    """The results in a file, with those that are added; what is there already, or comes there meanwhile by another
+    evaluation, stays where it is of the same weights and sets, and is said to be replaced where it is not.
 
     Args:
         path: the file.
@@ -31,34 +31,48 @@ class Results:
     """  # fmt: skip
 
     def __init__(self, path: Path, facts: dict[str, Any], *, quiet: bool = False) -> None:
-        self.path = path
+        self.path, self._quiet = path, quiet
         self.found: dict[str, Any] = {**facts, "backbones": {}}
         """What the file holds once `write` is called."""
-        if (before := _read(path)) is None:
-            return
-        other = [name for key, name in SAME.items() if before.get(key) != facts[key]]
-        if not other:
-            self.found["backbones"] = before["backbones"]
-        elif any(before["backbones"].values()) and not quiet:
-            judges = sorted({judge for judged in before["backbones"].values() for judge in judged})
-            print(
-                f"replacing {path}: what it says ({', '.join(judges)}) is of other {', '.join(other)}; "
-                "keep both with --out",
-                file=sys.stderr,
-            )
+        self._added: dict[str, dict[str, Any]] = {}
+        self._take_in()
 
     def add(self, backbone: str, judge: str, result: dict[str, Any]) -> None:
         """Note what a judge found; what the same judge found before is replaced."""
-        self.found["backbones"].setdefault(backbone, {})[judge] = result
+        for of in (self._added, self.found["backbones"]):
+            of.setdefault(backbone, {})[judge] = result
 
     def write(self) -> None:
         """Write the file, all or nothing. Raises a UserError where it cannot be written."""
+        self._take_in()
         try:
             write_whole(self.path, (json.dumps(self.found, indent=2) + "\n").encode())
         except OSError as error:
             raise UserError(
                 f"cannot be written: {error.strerror}", where=self.path, fix="choose another place with --out"
             ) from None
+
+    def _take_in(self) -> None:
+        """What the file says by now, and over it what was added."""
+        before = _read(self.path)
+        backbones = before["backbones"] if before is not None else {}
+        other = [
+            name for key, name in SAME.items() if before is not None and before.get(key) != self.found[key]
+        ]
+        if other:
+            if any(backbones.values()) and not self._quiet:
+                judges = sorted({judge for judged in backbones.values() for judge in judged})
+                print(
+                    f"replacing {self.path}: what it says ({', '.join(judges)}) is of other {', '.join(other)}; "
+                    "keep both with --out",
+                    file=sys.stderr,
+                )
+                self._quiet = True
+            backbones = {}
+        self.found["backbones"] = {
+            name: {**backbones.get(name, {}), **self._added.get(name, {})}
+            for name in [*backbones, *(n for n in self._added if n not in backbones)]
+        }
 
     def show(self) -> None:
         """Print all that the file holds as tables."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import require_writable
 from data_pipelines.reader import share_of_cores
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards import ShardSet
@@ -61,6 +62,7 @@ def evaluate(job: EvalJob, nproc: int) -> int:
     Raises:
         UserError: as `evaluate_backbone`, or more processes than GPUs.
     """
+    require_writable(job.place)
     if nproc == 1:
         evaluate_backbone(job)
         return 0

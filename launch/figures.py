@@ -18,7 +18,10 @@ def drawn(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterat
         columns: of axes.
         options: of `pyplot.subplots`.
     """
-    with replacing(path) as temporary, drawn_into(temporary, "png", rows, columns, **options) as axes:
+    with (
+        replacing(path, several=True) as temporary,
+        drawn_into(temporary, "png", rows, columns, **options) as axes,
+    ):
         yield axes
 
 

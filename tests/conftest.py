@@ -27,17 +27,6 @@ def test_data() -> Path:
     return DATA
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Products that are small gain nothing from threads, and lose much where cores are shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of its own in memory, of the size that the test gives as the fixture's parameter."""

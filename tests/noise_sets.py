@@ -16,13 +16,14 @@ DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resiz
 
 
 def make_set(folder: Path, count: int = 20, classes: Sequence[str] = ("dark", "light")) -> Path:
-    """Noise of 16 x 16 pixels, brighter in the second class."""
+    """Noise of 16 x 16 pixels, brighter in the second class; without classes, without labels."""
     rng = np.random.default_rng(count)
     items = []
     for number in range(count):
-        label = number % len(classes)
+        label = number % len(classes) if classes else -1
+        darkest = 100 * max(label, 0)
         file = io.BytesIO()
-        pixels = rng.integers(100 * label, 100 * label + 100, (16, 16, 3), dtype=np.uint8)
+        pixels = rng.integers(darkest, darkest + 100, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, "PNG")
         items.append(Item(f"image-{number:03d}", file.getvalue(), label))
     build(Source(items, classes), folder, BuildOptions(shard_samples=8))

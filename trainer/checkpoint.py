@@ -197,6 +197,8 @@ class CheckpointStore:
             try:
                 return Loaded(self.load(path), path, passed_over)
             except UserError as error:
+                if not path.is_dir():  # the run, which trains, has removed it meanwhile and written another
+                    return self.load_newest()
                 passed_over.append((path, f"{error.where}: {error.what}"))
                 self._broken.add(path)
         if passed_over:
@@ -225,11 +227,15 @@ class CheckpointStore:
             if found != wanted:
                 raise _broken(path / name, "differs from its checksum in the manifest")
         # Loaded tensors can be views of the mapped file, which pruning may remove: copies are safe from that.
-        model, optimizer = (
-            {key: value.clone() for key, value in load_file(path / name).items()}
-            for name in (MODEL, OPTIMIZER)
-        )
-        return Snapshot(manifest.step, model, optimizer, json.loads((path / STATE).read_text()))
+        try:
+            model, optimizer = (
+                {key: value.clone() for key, value in load_file(path / name).items()}
+                for name in (MODEL, OPTIMIZER)
+            )
+            state = json.loads((path / STATE).read_text())
+        except OSError as error:
+            raise _broken(path, f"cannot be read ({error.strerror or error})") from error
+        return Snapshot(manifest.step, model, optimizer, state)
 
     def newest_state(self) -> dict[str, Any] | None:
         """The JSON part of the checkpoint written last, whose bytes are not checked; None where there is none."""

@@ -61,8 +61,9 @@ class TrainSettings(Settings):
     accumulation: int = Field(1, ge=1)
     """Micro-batches of one optimiser step; each contrasts within itself."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. With
-    fp64 all of them are float64, at several times the cost: to compare runs without rounding in the way."""
+    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. On GPUs
+    convolutions of fp32 take TF32 (10 bits of mantissa), torch's default. With fp64 all of them are float64, at several
+    times the cost: to compare runs without rounding in the way."""
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -1,12 +1,15 @@
 """The process group of a run, and the facts that its ranks must agree on."""
 
 import os
+import platform
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from data_pipelines.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,19 @@ class Process:
 
 
 def initialise() -> Process:
-    """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+
+    Raises:
+        UserError: there are GPUs, and fewer than processes on this machine.
+    """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
     if cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} of this machine sees {torch.cuda.device_count()} GPUs",
+                where=platform.node(), fix="start one process for each GPU at most, and ask for as many",
+            )  # fmt: skip
         torch.cuda.set_device(local_rank)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import replacing, require_writable
 from trainer.embed import Rows
 
 ROW_GROUP_BYTES = 64_000_000
@@ -46,14 +46,7 @@ def require_place(path: Path) -> None:
                 "Parquet files are written with pyarrow, which is not installed", where=path,
                 fix="run: pip install pyarrow, or write --out features.npy",
             ) from error  # fmt: skip
-    if path.is_dir():
-        raise UserError("is a folder", where=path, fix="choose another name with --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"its folder cannot be made: {error.strerror}", where=path, fix="choose another with --out"
-        ) from None
+    require_writable(path)
 
 
 def keys_of(path: Path) -> Path:

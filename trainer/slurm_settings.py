@@ -67,6 +67,11 @@ class SlurmSettings(Settings):
             raise ValueError(
                 f"signal_before ({self.signal_before} s) must be below the time limit ({self.time})"
             )
+        if 0 < self.gpus_per_node < self.tasks_per_node:
+            raise ValueError(
+                f"tasks_per_node ({self.tasks_per_node}) must not exceed gpus_per_node ({self.gpus_per_node}): each "
+                "process has a GPU of its own"
+            )
         if taken := sorted(name for name in self.extra if name.replace("_", "-") in _OWN_OPTIONS):
             raise ValueError(f"extra may not hold {', '.join(taken)}: use the setting of that name, or none")
         return self

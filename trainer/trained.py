@@ -1,7 +1,9 @@
 """A trained backbone on its own: read from a run's checkpoint or from an exported file."""
 
+import importlib.util
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +81,20 @@ def load_backbones(source: Path) -> Trained:
         tensors, recipe = _read_exported(source)
         return Trained({"exported": _build(recipe, tensors)}, recipe)
     snapshot, config, path = _read_checkpoint(source)
-    recipe = Recipe(backbone=config.backbone, data=config.data, source=str(path))
+    recipe = Recipe(backbone=config.backbone, data=_as_here(config.data), source=str(path))
     parts = {"online": _under(snapshot.model, ONLINE), "momentum": _under(snapshot.model, MOMENTUM)}
     backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
     return Trained(backbones, recipe, path.parent.parent, snapshot.step)
+
+
+def _as_here(data: DataSettings) -> DataSettings:
+    """A run's data settings, with an executor that this machine has: it need not be the one that trained."""
+    if data.executor != "dali":
+        return data
+    with suppress(ModuleNotFoundError):
+        if importlib.util.find_spec("nvidia.dali") is not None:
+            return data
+    return data.model_copy(update={"executor": "auto"})
 
 
 def load_alike(source: Path) -> Trained:
@@ -99,6 +111,7 @@ def load_alike(source: Path) -> Trained:
 
 def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
     """One checkpoint's folder, or the newest whole one of a run, and the run's configuration."""
+    source = source.resolve()
     if (source / MANIFEST).is_file():
         run = open_run(source.parent.parent)
         return CheckpointStore(run.checkpoints).load(source), run.read_config(), source

@@ -10,6 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from data_pipelines.errors import UserError
+from launch.eval_results import SAME
 from launch.status import Status, status
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, dump, flat, parse
@@ -136,12 +137,24 @@ def _versions(run: RunFolder) -> Mapping[str, str]:
 
 
 def _judged(run: RunFolder) -> Mapping[str, Any] | None:
-    """The results of a study's own judge, which are those of its table, or of `all4one eval`."""
+    """The results of a study's own judge, which are those of its table, and of `all4one eval` where these are of the
+    same weights and sets or the only ones.
+    """  # fmt: skip
+    several = []
     for name in ("study_eval.json", "eval.json"):
         try:
             found = json.loads((run.path / name).read_text())
         except (OSError, ValueError):
             continue
         if isinstance(found, dict) and found.keys() >= JUDGED:
-            return found
-    return None
+            several.append(found)
+    if not several:
+        return None
+    first = several[0]
+    alike = [found for found in several if all(found.get(key) == first.get(key) for key in SAME)]
+    names = dict.fromkeys(name for found in alike for name in found["backbones"])
+    merged = {
+        name: {judge: r for found in alike for judge, r in found["backbones"].get(name, {}).items()}
+        for name in names
+    }
+    return {**first, "backbones": merged}

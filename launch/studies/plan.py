@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from trainer.config import Config, override, parse
+from trainer.config import Config, flat, override, parse
 from trainer.recipes import SHIPPED, merge, read_recipe
 
 SHIPPED_STUDIES = SHIPPED / "studies"
@@ -165,6 +165,7 @@ def runs_of(
         raise UserError(
             f"{moved[0]} would make all runs of the study one", fix="--out FOLDER moves all of them"
         )
+    _refuse_to_undo(study, overrides)
     common = merge(merge(defaults or {}, read_recipe(study.recipe)), study.settings)
     axes = [[(axis, choice) for choice in choices] for axis, choices in study.grid.items()]
     found = {}
@@ -176,3 +177,20 @@ def runs_of(
             values = merge(values, {"run": {"folder": str(folder), "name": cell.name, "seed": seed}})
             found[cell] = override(parse(values, where=cell.name), overrides, where=cell.name)
     return found
+
+
+def _refuse_to_undo(study: Study, overrides: Sequence[str]) -> None:
+    """Runs would not be what their names say where an override takes the place of what a choice sets."""
+    for axis, choices in study.grid.items():
+        for choice, own in choices.items():
+            for assignment, (key, _) in product(overrides, flat(own)):
+                if _touches(assignment.partition("=")[0], key):
+                    raise UserError(
+                        f"{assignment} would take the place of {key}, which {axis}={choice} stands for",
+                        fix="change the grid in a copy of the study's file",
+                    )
+
+
+def _touches(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or a part of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

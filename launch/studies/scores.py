@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.shards import ShardSet
 from launch.studies.plan import Study
 from trainer.config import Config
 from trainer.run import RunFolder, read_records
+from trainer.setup import open_train_set
 
 JUDGING = "launch.studies.judge_run"
 """Module that a job calls with a backbone and its run, once that is trained."""
@@ -28,6 +30,16 @@ def require_judge(asked: Study, config: Config) -> None:
             "this study is judged by the kNN of training, which eval.every_epochs=0 leaves out",
             fix="set eval.every_epochs, or judge: linear_fast in the study",
         )
+
+
+def require_labels(config: Config) -> None:
+    """Raise a UserError where the training set of a run has no labels, or no index, for its judge to learn from."""
+    train_set = open_train_set(config.data)
+    if train_set.num_classes == 0 or not isinstance(train_set, ShardSet):
+        raise UserError(
+            "runs of a study are judged by classes that are learned from the training set, which has no labels, or is "
+            "streamed", where=train_set.folder, fix="give data.train a labelled set of shards",
+        )  # fmt: skip
 
 
 def score(asked: Study, run: RunFolder) -> float | None:
@@ -50,9 +62,12 @@ def score(asked: Study, run: RunFolder) -> float | None:
 def judge_finished(asked: Study, run: RunFolder) -> bool:
     """Fit the regression of a run that is finished, where the study wants one and there is none. Returns whether that
     went well; where it did not, the evaluation has said why."""  # fmt: skip
-    if asked.judge == "knn" or not is_finished(run) or _regression(run).exists():
-        return True
-    return fit_regression(run, asked.backbone)
+    return not is_finished(run) or is_judged(asked, run) or fit_regression(run, asked.backbone)
+
+
+def is_judged(asked: Study, run: RunFolder) -> bool:
+    """Whether a run that is finished has what judges it; kNN comes with its training."""
+    return asked.judge == "knn" or _regression(run).exists()
 
 
 def fit_regression(run: RunFolder, backbone: str) -> bool:

@@ -116,7 +116,7 @@ class Judgement:
             + (f" ± {self.difference.half:.2f}" if math.isfinite(self.difference.half) else "")
             + f" over {self.difference.samples} seed{'s' * (self.difference.samples > 1)}"
             if self.difference
-            else "no pair of runs is finished"
+            else "no seed has all of its runs finished"
         )
         return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
 
@@ -125,8 +125,10 @@ def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
     """Whether a claim is held: the whole interval of its differences is beyond the margin.
 
     Runs are paired by seed and all else. Where the claim leaves axes open, a seed's difference is the mean over their
-    choices: runs of one seed share images and order, and are no samples of their own.
+    choices, all of which must be finished: runs of one seed share images and order, and are no samples of their own.
     """
+    named = {study.compare, *claim.at}
+    wanted_pairs = math.prod(len(choices) for axis, choices in study.grid.items() if axis not in named)
     wanted = set(claim.at.items())
     left = {
         (c.seed, _without(c.choices, study.compare)): s
@@ -141,7 +143,8 @@ def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
     by_seed: dict[int, list[float]] = {}
     for seed, others in left.keys() & right.keys():
         by_seed.setdefault(seed, []).append(left[seed, others] - right[seed, others])
-    found = estimate([statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)])
+    whole = [values for _, values in sorted(by_seed.items()) if len(values) == wanted_pairs]
+    found = estimate([statistics.fmean(values) for values in whole])
     if found is None or found.samples < 2:
         verdict = UNDECIDED
     elif found.low > claim.by:

@@ -14,7 +14,14 @@ from launch.jobs import resume_run
 from launch.preflight import problems, refuse
 from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
 from launch.studies.report import report
-from launch.studies.scores import JUDGING, is_finished, judge_finished, require_judge
+from launch.studies.scores import (
+    JUDGING,
+    is_finished,
+    is_judged,
+    judge_finished,
+    require_judge,
+    require_labels,
+)
 from launch.submissions import Submissions
 from launch.submit import refused_by_slurm
 from launch.user_settings import slurm_defaults
@@ -62,9 +69,16 @@ def study(
     if left and not show:
         ranks = configs[left[0]].slurm.ranks if submit else nproc
         one_of_each = {cell.choices: configs[cell] for cell in left}  # seeds have the same problems
+        for config in one_of_each.values():
+            require_labels(config)
         refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:
             _queue(asked, {cell: configs[cell] for cell in left}, runs, folder, parallel)
+            if unjudged := [run for run in runs.values() if is_finished(run) and not is_judged(asked, run)]:
+                print(
+                    f"{len(unjudged)} of {len(runs)} runs are trained but not judged, {unjudged[0].path} among them; "
+                    "the same command without --submit judges them, once these jobs have ended"
+                )
             report(asked, runs, folder)
             return 0
         for number, cell in enumerate(left, 1):

@@ -1,6 +1,7 @@
 """Studies as job arrays of the cluster."""
 
 import json
+import shutil
 
 import yaml
 from submitted_runs import SHORT
@@ -34,4 +35,18 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
     shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have judged their own runs
     assert "2 of 2 runs are judged" in shown.words
+    assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])
+
+    (out / "k=5,seed=0" / "study_eval.json").unlink()
+    shutil.rmtree(out / "k=2,seed=0")
+    one = jobs.all4one(*command, "--submit")
+    assert one.code == 0, one.out
+    assert "1 of 2 runs are trained but not judged" in one.words
+    folder = out / "k=2,seed=0" / "slurm"
+    job = json.loads((folder / "jobs.jsonl").read_text())["job"]
+    jobs.cluster.wait_for_state(job, "COMPLETED", timeout=120)
+    assert (
+        folder / f"{job}_0_log.out"
+    ).is_file()  # where `status` looks for SLURM's words on how the job ended
+    assert jobs.all4one(*command).code == 0
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])

@@ -106,8 +106,29 @@ def features_of_set(
     """As `extract`, in full precision, of this rank's share of a set; `task` is what the user sees it called."""
     device = next(next(iter(backbones.values())).parameters()).device
     loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=_BATCH, device=device)
-    with loader, progress.task(task, len(loader)) as advance:
-        return extract(backbones, loader, advance=lambda: advance(""))
+    with loader:
+        with progress.task(task, len(loader)) as advance:
+            features = extract(backbones, loader, advance=lambda: advance(""))
+        say_what_is_missing(loader, shards, progress.say)
+    return features
+
+
+def say_what_is_missing(loader: EvalLoader, shards: ShardSet, say: Callable[[str], object]) -> None:
+    """Tell how many images of a set could not be read and are left out; all ranks call.
+
+    Raises:
+        UserError: on all ranks, where none could.
+    """
+    missing = int(all_sum(torch.tensor(loader.bad_samples)))
+    if missing == 0:
+        return
+    one = "".join(f"; {name}: {reason}" for name, reason in list(loader.bad.items())[:1])
+    if missing == len(shards):
+        raise UserError(
+            f"none of its {missing} images can be read{one}", where=shards.folder,
+            fix="mend the disk or the set; `all4one data verify` names what is broken",
+        )  # fmt: skip
+    say(f"{missing} of the {len(shards)} images of {shards.folder} cannot be read and are left out{one}")
 
 
 @torch.no_grad()

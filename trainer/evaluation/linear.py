@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from trainer.evaluation.accuracy import count_right
 from trainer.evaluation.checks import labelled, require_same_width
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
@@ -162,13 +163,12 @@ def _objective(weights: Tensor, features: Tensor, labels: Tensor, l2: float) -> 
 
 
 def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
-    top1 = top5 = 0
+    right = torch.zeros(2, dtype=torch.int64, device=features.device)
     for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        logits = torch.addmm(weights[:, -1], rows, weights[:, :-1].T)
-        rank = (logits > logits.gather(1, wanted[:, None])).sum(1)
-        top1 += int((rank < 1).sum())
-        top5 += int((rank < 5).sum())
-    return top1 / len(labels), top5 / len(labels)
+        logits = torch.addmm(weights[:, -1], rows, weights[:, :-1].T)  # [b, C]
+        right += count_right(logits[:, None], wanted)[0]
+    top1, top5 = (right.double() / len(labels)).tolist()
+    return top1, top5
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:

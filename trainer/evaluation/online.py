@@ -5,7 +5,7 @@ from data_pipelines.loader import EvalLoader
 from data_pipelines.shards import ShardSet
 from trainer.config import Config
 from trainer.distributed import Process
-from trainer.evaluation.features import extract
+from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
 from trainer.progress import TrainingProgress
 from trainer.setup import AUTOCAST, IMAGES, Parts
@@ -56,10 +56,12 @@ class OnlineEvaluation:
         autocast = AUTOCAST[self._config.train.precision]
         features = []
         for shards in (train_set, validation_set):
-            with self._loader(shards) as loader, self._progress.task("features", len(loader)) as advance:
-                features.append(
-                    extract(backbones, loader, autocast=autocast, stop=self._agreed, advance=advance)
-                )
+            with self._loader(shards) as loader:
+                with self._progress.task("features", len(loader)) as advance:
+                    features.append(
+                        extract(backbones, loader, autocast=autocast, stop=self._agreed, advance=advance)
+                    )
+                say_what_is_missing(loader, shards, self._progress.say)
         (bank, bank_labels, _), (queries, labels, _) = features
         top1 = {
             f"knn_{name}": knn_accuracy(

@@ -72,11 +72,13 @@ def linear_protocol(
     )
     for found in (judging, reporting):
         require_finite(found.by_backbone)
-    images = int(all_sum((reporting.labels >= 0).sum().cpu()))
+    images, held_out_images = (
+        int(all_sum((found.labels >= 0).sum().cpu())) for found in (reporting, judging)
+    )
     for name, several in heads.items():
         scores = several.accuracy(judging.by_backbone[name], judging.labels)
         result = chosen(
-            protocol, settings, held_out_top1=[top1 for top1, _ in scores], held_out_images=len(held_out),
+            protocol, settings, held_out_top1=[top1 for top1, _ in scores], held_out_images=held_out_images,
             reached=several.accuracy(reporting.by_backbone[name], reporting.labels), images=images,
         )  # fmt: skip
         yield name, result

@@ -58,7 +58,7 @@ def export_backbone(
     trained = load_backbones(source)
     which, backbone = trained.choose("momentum" if momentum else None)
     backbone = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
-    subject = Subject(backbone, trained.recipe, which, trained.run, license)
+    subject = Subject(backbone, trained.recipe, which, trained.run, trained.step, license)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with (replacing if form.suffixes else _new_folder)(out) as temporary:

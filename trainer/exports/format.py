@@ -27,6 +27,8 @@ class Subject:
     """`online`, `momentum`, or `exported` where it comes from a file."""
     run: Path | None = None
     """Folder of its run, if it comes from one."""
+    step: int | None = None
+    """Of its run's checkpoint, if it comes from one."""
     license: str | None = None
     """Licence that the user gives it."""
 

@@ -80,9 +80,9 @@ def crop_share(size: int, resize: int) -> float:
 
 
 def _shared(subject: Subject) -> Recipe:
-    """The recipe without the paths of this machine, which are nobody else's business."""
+    """The recipe without the paths and the executor of this machine, which are nobody else's business."""
     fields = DataSettings.model_fields
-    unset = {name: fields[name].default for name in ("train", "validation", "cache")}
+    unset = {name: fields[name].default for name in ("train", "validation", "cache", "executor")}
     data = subject.recipe.data.model_copy(update=unset)
     checkpoint = Path(subject.recipe.source).name
     backbone = subject.recipe.backbone.model_copy(update={"init": None, "init_partial": False})

@@ -97,12 +97,10 @@ def _results(subject: Subject) -> list[str]:
 
 def _during_training(subject: Subject) -> Iterator[Row]:
     """kNN at the last evaluation of the run that is not later than the checkpoint."""
-    if subject.run is None:
+    if subject.run is None or subject.step is None:
         return
-    step = json.loads((Path(subject.recipe.source) / "state.json").read_text())["step"]
-    records = [
-        r for r in read_records(RunFolder(subject.run).metrics) if r["kind"] == "eval" and r["step"] <= step
-    ]
+    evaluations = [r for r in read_records(RunFolder(subject.run).metrics) if r["kind"] == "eval"]
+    records = [r for r in evaluations if r["step"] <= subject.step]
     value = records[-1].get(f"knn_{subject.which}") if records else None
     if value is not None:
         yield "kNN during training", value, None, f"the validation set, after step {records[-1]['step']}"

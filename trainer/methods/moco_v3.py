@@ -39,7 +39,11 @@ class MoCoV3Settings(MethodSettings):
 
 
 class MoCoV3(Method):
-    """The method; `momentum` is the averaged copy of backbone and projector. The heads end in batch norm."""
+    """The method; `momentum` is the averaged copy of backbone and projector.
+
+    The heads end in batch norm, here with scale and offset, which the authors' code leaves out; its projector has two
+    layers for a ResNet and three for a vision transformer, where this one has three for both.
+    """
 
     momentum: MomentumEncoder
 

@@ -199,10 +199,28 @@ def test_refused_rows_are_named_and_the_executor_goes_on(
     assert executors[name].run(jpegs, chain(jpegs))[0].isfinite().all()
 
 
+def with_stray_bytes(jpeg: bytes, number: int = 3) -> bytes:
+    """Stray bytes between two segments: libjpeg passes over them, DALI's parser does not."""
+    end_of_app0 = 4 + int.from_bytes(jpeg[4:6], "big") - 2 + 2
+    return jpeg[:end_of_app0] + bytes(number) + jpeg[end_of_app0:]
+
+
+def test_an_image_that_dali_refuses_costs_one_pipeline_and_only_once(
+    executors: dict[str, Executor], jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dali = executors["dali"]
+    assert isinstance(dali, DaliExecutor)
+    started, start = [], dali._start
+    monkeypatch.setattr(dali, "_start", lambda: started.append(1) or start())
+    images = [*jpegs[:3], with_stray_bytes(jpegs[3], 5), *jpegs[4:]]
+    first = dali.run(images, unit(jpegs))[0]
+    assert len(started) == 2  # after the batch that failed, and after the image that did
+    assert torch.equal(dali.run(images, unit(jpegs))[0], first)
+    assert len(started) == 2
+
+
 def test_what_only_dali_refuses_is_fed_decoded(executors: dict[str, Executor], jpegs: list[bytes]) -> None:
-    end_of_app0 = 4 + int.from_bytes(jpegs[2][4:6], "big") - 2 + 2
-    # Stray bytes between two segments: libjpeg passes over them, DALI's parser does not.
-    stray = jpegs[2][:end_of_app0] + bytes(3) + jpegs[2][end_of_app0:]
+    stray = with_stray_bytes(jpegs[2])
     for _ in range(2):
         views = levels(executors["dali"].run([jpegs[0], stray, jpegs[1]], unit(jpegs[:3]))[0])
         for view, data in zip(views, [jpegs[0], stray, jpegs[1]], strict=True):

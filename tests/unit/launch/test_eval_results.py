@@ -33,6 +33,24 @@ def test_other_judges_of_the_same_checkpoint_are_added(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
+    path = tmp_path / "eval.json"
+    long = Results(path, FACTS)
+    written(path, knn_20=KNN)
+    long.add("online", "linear", {"top1": 0.75})
+    long.write()
+    assert json.loads(path.read_text())["backbones"] == {"online": {"knn_20": KNN, "linear": {"top1": 0.75}}}
+    assert capsys.readouterr() == ("", "")
+    written(path, {**FACTS, "weights": "cd"}, knn_20=KNN)
+    for top1 in (0.5, 0.625):
+        long.add("online", "linear", {"top1": top1})
+        long.write()
+    assert json.loads(path.read_text())["backbones"]["online"]["linear"] == {"top1": 0.625}
+    assert (
+        capsys.readouterr().err.count("is of other weights") == 2
+    )  # theirs of ours, and ours of theirs, once each
+
+
 @pytest.mark.parametrize(
     ("change", "word"), [({"weights": "cd"}, "weights"), ({"train_index": "13"}, "a training set"),
                          ({"weights": "cd", "validation_index": "35"}, "weights, a validation set")],

@@ -274,6 +274,23 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
     assert not [name for name in names(tmp_path) if name.startswith(".tmp")]
 
 
+def test_a_run_that_keeps_one_checkpoint_may_replace_it_while_it_is_read(tmp_path):
+    run = store_at(tmp_path, keep_last=1)
+    run.write(snapshot(1))
+    reader = CheckpointStore(tmp_path)
+    load, written = reader.load, []
+
+    def load_late(path):
+        if not written:
+            written.append(run.write(snapshot(2)))
+        return load(path)
+
+    reader.load = load_late
+    loaded = reader.load_newest()
+    assert (loaded.path, loaded.passed_over) == (written[0], [])
+    is_whole(loaded.snapshot)
+
+
 def test_interval():
     assert CheckpointSettings(every_steps=7).interval(100) == 7
     assert CheckpointSettings(every_epochs=0.5).interval(101) == 50

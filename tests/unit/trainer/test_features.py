@@ -17,7 +17,8 @@ from launch.evaluate import EvalJob, evaluate_backbone
 from trainer.backbones import BackboneSettings, build_backbone
 from trainer.config import Config
 from trainer.distributed import agree
-from trainer.evaluation.features import Stopped, extract
+from trainer.evaluation.eval_progress import EvalProgress
+from trainer.evaluation.features import Stopped, extract, features_of_set
 from trainer.evaluation.judges import Judges
 from trainer.evaluation.online import OnlineEvaluation
 from trainer.parallel import rank, world_size
@@ -81,6 +82,31 @@ def test_bad_samples_are_left_out_of_each_share(run_ranks, tmp_path, ranks, bad)
         for name, all_rows in whole.items():
             width = all_rows.shape[1] if len(bad) < 20 else 0
             torch.testing.assert_close(features[name], all_rows[share][:, :width])
+
+
+def features_and_words(folder):
+    said = []
+    progress = EvalProgress(visible=False)
+    progress.say = said.append
+    try:
+        found = features_of_set(backbones(), ShardSet.open(folder), DATA, progress, "features")
+    except UserError as error:
+        return str(error), said
+    return len(found.labels), said
+
+
+def test_how_many_images_are_left_out_is_said(run_ranks, tmp_path):
+    folder = make_set(tmp_path / "set")
+    assert features_and_words(folder) == (20, [])
+    spoil(folder, [4, 7, 9])
+    for (number, said), rows in zip(run_ranks(features_and_words, 2, folder), (9, 8), strict=True):
+        assert number == rows
+        [words] = said
+        assert f"3 of the 20 images of {folder} cannot be read and are left out; " in words
+    spoil(folder, set(range(20)) - {4, 7, 9})
+    for error, said in run_ranks(features_and_words, 2, folder):
+        assert "none of its 20 images can be read; " in error
+        assert said == []
 
 
 def stopped_features(folder):

@@ -20,8 +20,6 @@ EPOCH = {0.5: 3, 1.0: 6}
 STEPS = 2 * 2 * (EPOCH[0.5] + EPOCH[1.0])
 """Of one backbone: two epochs of two learning rates of each share."""
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def make_backbone():
     torch.manual_seed(0)

@@ -11,8 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from data_pipelines.errors import UserError
 from trainer.evaluation.linear import L2_SWEEP, fit, linear_probe, wilson_interval
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def digits():
@@ -166,3 +164,10 @@ def test_wrong_input_is_named(change, message):
     }
     with pytest.raises(UserError, match=message):
         linear_probe(**{**usual, **change}, num_classes=3, seed=0)
+
+
+def test_features_that_are_all_alike_are_right_by_chance() -> None:
+    features, labels = torch.full((400, 8), 3.0), torch.arange(400) % 10
+    found = linear_probe(features, labels, features[:100], labels[:100], num_classes=10, seed=0)
+    assert (found.top1, found.top5) == (0.1, 0.5)
+    assert found.held_out_top1 == pytest.approx(0.1)

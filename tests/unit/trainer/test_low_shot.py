@@ -18,9 +18,6 @@ from trainer.parallel import rank, world_size
 CLASSES = [str(n) for n in range(10)]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def digits():
     features, labels = load_digits(return_X_y=True)

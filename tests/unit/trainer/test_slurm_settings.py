@@ -33,6 +33,8 @@ def test_one_process_for_each_gpu_unless_said_otherwise(gpus: int, tasks: int, e
 def test_what_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValidationError, match="below the time limit"):
         SlurmSettings(time="2m", signal_before=120)
+    with pytest.raises(ValidationError, match=r"tasks_per_node \(5\) must not exceed gpus_per_node \(4\)"):
+        SlurmSettings(gpus_per_node=4, tasks_per_node=5)
     with pytest.raises(ValidationError, match="ntasks_per_node"):
         SlurmSettings(extra={"ntasks_per_node": 3})
     with pytest.raises(UserError, match=r"did you mean slurm\.partition"):

@@ -43,3 +43,22 @@ def test_all_ranks_judge_the_checkpoint_that_the_first_one_found(
     run, _ = make_run(tmp_path / "run", *NARROW)
     assert run_ranks(load_while_it_trains, ranks, run.path) == ["step_00000003"] * ranks
     assert (run.checkpoints / NEWER).is_dir()
+
+
+def test_a_checkpoint_is_found_from_inside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = make_run(tmp_path / "run", *NARROW)
+    monkeypatch.chdir(run.checkpoints)
+    for place in (Path("step_00000003"), Path("step_00000003/.")):
+        found = trained.load_backbones(place)
+        assert (found.run, found.step) == (run.path, 3)
+
+
+def test_a_run_that_dali_trained_is_judged_where_there_is_no_dali(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = make_run(tmp_path / "run", *NARROW, "data.executor=dali")
+    assert trained.load_backbones(run.path).recipe.data.executor == "dali"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert trained.load_backbones(run.path).recipe.data.executor == "auto"

@@ -1,5 +1,6 @@
 """What a report reads of runs: names that tell them apart, and settings that are not the base recipe's."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ def test_a_run_that_has_only_been_made_is_read(tmp_path: Path) -> None:
     assert facts.name == "new"
     assert facts.status.state == "new"
     assert (facts.records, facts.judged, facts.versions) == ([], None, {})
+
+
+def test_results_of_the_same_weights_and_sets_stand_together(tmp_path: Path) -> None:
+    config = load_config("digits_demo", [f"run.folder={tmp_path}", "run.name=new"])
+    run = create_run(config, "new")
+    common = {
+        "images": 9,
+        "checkpoint": "c",
+        "validation": "v",
+        "weights": "ab",
+        "train_index": "1",
+        "validation_index": "2",
+    }
+    of_study = {**common, "backbones": {"online": {"linear_fast": {"top1": 0.5}}}}
+    later = {
+        **common,
+        "backbones": {"online": {"linear": {"top1": 0.75}}, "momentum": {"linear": {"top1": 0.25}}},
+    }
+    (run.path / "study_eval.json").write_text(json.dumps(of_study))
+    (run.path / "eval.json").write_text(json.dumps(later))
+    [facts] = read_facts([run])
+    assert facts.backbones == {
+        "online": {"linear_fast": {"top1": 0.5}, "linear": {"top1": 0.75}}, "momentum": {"linear": {"top1": 0.25}},
+    }  # fmt: skip
+    (run.path / "eval.json").write_text(json.dumps({**later, "weights": "cd"}))
+    [facts] = read_facts([run])
+    assert facts.backbones == of_study["backbones"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -83,3 +83,17 @@ def test_every_kind_of_study_is_shipped() -> None:
 def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would make all runs of the study one"):
         runs_of(study(), tmp_path, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("method.embedding=64", "method.embedding, which size=small stands for"),
+        ("method.name=nnclr", "method.name, which method=nnclr stands for"),
+        ("method={name: nnclr}", "method.name, which method=nnclr stands for"),
+    ],
+)
+def test_what_a_choice_stands_for_cannot_be_overridden(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="would take the place of") as raised:
+        runs_of(study(), tmp_path, ["optim.lr=1", override])
+    assert said in str(raised.value)

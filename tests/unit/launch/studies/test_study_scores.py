@@ -3,11 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noise_sets import make_set
 
 from data_pipelines.errors import UserError
 from launch.studies.plan import Study, runs_of
 from launch.studies.report import report
-from launch.studies.scores import require_judge, score
+from launch.studies.scores import require_judge, require_labels, score
 from trainer.config import parse
 from trainer.run import RunFolder, create_run
 
@@ -56,6 +57,19 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
 def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         require_judge(study(judge=judge), parse(settings, where="here"))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_training_set_without_labels_is_refused_before_hours_of_training(
+    tmp_path: Path, labelled: bool
+) -> None:
+    folder = make_set(tmp_path / "set", classes=("a", "b") if labelled else ())
+    config = parse({"data": {"train": str(folder), "validation": str(folder)}}, where="here")
+    if labelled:
+        require_labels(config)
+        return
+    with pytest.raises(UserError, match="has no labels"):
+        require_labels(config)
 
 
 def test_half_a_study_is_json_that_everybody_reads(tmp_path: Path) -> None:

@@ -82,10 +82,23 @@ def test_a_claim_is_held_where_the_whole_interval_is_beyond_its_margin(
 
 def test_a_claim_that_leaves_an_axis_open_takes_its_mean_for_each_seed() -> None:
     found = scores(a=[50, 51, 52], b=[40, 41, 42])
-    found |= {cell("a", "large", 0): 70.0, cell("b", "large", 0): 61.0, cell("a", "large", 1): 99.0}
+    for seed, ahead in enumerate([9, 8, 4]):
+        found |= {cell("a", "large", seed): 60.0 + ahead, cell("b", "large", seed): 60.0}
     judged = judge(STUDY, Claim(better="a", than="b"), found)
     assert judged.difference is not None
-    assert (judged.difference.samples, judged.difference.mean) == (3, pytest.approx((9.5 + 10 + 10) / 3))
+    assert (judged.difference.samples, judged.difference.mean) == (3, pytest.approx((9.5 + 9 + 7) / 3))
+
+
+def test_a_seed_counts_once_all_choices_of_the_open_axes_are_finished() -> None:
+    claim = Claim(better="a", than="b")
+    found = scores(a=[50, 51, 52], b=[40, 41, 42])
+    judged = judge(STUDY, claim, found)
+    assert (judged.difference, judged.verdict) == (None, UNDECIDED)
+    assert "no seed has all of its runs finished" in str(judged)
+    found |= {cell("a", "large", 0): 45.0, cell("b", "large", 0): 50.0, cell("a", "large", 1): 99.0}
+    judged = judge(STUDY, claim, found)
+    assert judged.difference is not None
+    assert (judged.difference.samples, judged.difference.mean, judged.verdict) == (1, 2.5, UNDECIDED)
 
 
 def test_the_same_seeds_at_more_choices_decide_no_more() -> None:
@@ -95,6 +108,7 @@ def test_the_same_seeds_at_more_choices_decide_no_more() -> None:
         cell(m, "large", s): value
         for (m, s), value in {(c.choices[0][1], c.seed): v for c, v in once.items()}.items()
     }
-    alone, both = judge(STUDY, claim, once), judge(STUDY, claim, once | again)
+    small = STUDY.model_copy(update={"grid": {**STUDY.grid, "size": {"small": {}}}})
+    alone, both = judge(small, claim, once), judge(STUDY, claim, once | again)
     assert (alone.difference, alone.verdict) == (both.difference, both.verdict)
     assert alone.verdict == "not decided by this budget"

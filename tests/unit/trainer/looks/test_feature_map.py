@@ -19,7 +19,6 @@ from trainer.looks.sample import balanced_sample
 from trainer.run import RunFolder
 
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from trainer.setup import build_method
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
 NNCLR = "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding: 8, queue: {length: 32}}"
 SIMCLR = "method={name: simclr, projector_hidden: 16, embedding: 8}"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass

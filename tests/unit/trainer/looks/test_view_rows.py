@@ -17,7 +17,6 @@ from trainer.looks.images import tile
 from trainer.looks.views import view_rows
 
 VIEWS = "data.views=[{size: 32, solarise: 1}, {size: 32}, {size: 16, grey: 1}]"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pixels(jpeg):
