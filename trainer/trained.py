@@ -111,8 +111,8 @@ def load_alike(source: Path) -> Trained:
 
 def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
     """One checkpoint's folder, or the newest whole one of a run, and the run's configuration."""
-    source = source.resolve()
     if (source / MANIFEST).is_file():
+        source = source.resolve()  # which may be `.`
         run = open_run(source.parent.parent)
         return CheckpointStore(run.checkpoints).load(source), run.read_config(), source
     run = open_run(source)
