@@ -34,7 +34,7 @@ def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Pat
     nothing = run(*command, "--show")
     assert nothing.code == 0, nothing.out
     assert "0 of 4 runs are judged" in nothing.words
-    assert "no pair of runs is finished" in nothing.words
+    assert "no seed has all of its runs finished" in nothing.words
     half = run("study", write_study(tmp_path / "half.yaml", runs, seeds=[0]), *settings(runs), "--out", out)
     assert half.code == 0, half.out
     shown = run(*command, "--show")
