@@ -9,13 +9,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+PRELOADED = ["torch", "timm", "pytest", "hypothesis", "trainer.checkpoint", "trainer.queue", "trainer.losses"]
+"""Imported once, not once a process; the first test that forks decides for all, so that all name these."""
+
 
 def run_as_ranks(
     function: Callable[..., Any], world_size: int, folder: Path, args: tuple[Any, ...]
 ) -> list[Any]:
     """Call a module-level function in `world_size` processes of one gloo group; its results by rank."""
-    # imported once, not once a rank
-    multiprocessing.set_forkserver_preload(["torch", "trainer.queue", "trainer.losses"])
+    multiprocessing.set_forkserver_preload(PRELOADED)
     mp.start_processes(
         _rank, (function, world_size, folder, args), nprocs=world_size, start_method="forkserver"
     )

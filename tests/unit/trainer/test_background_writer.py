@@ -4,13 +4,14 @@ import threading
 
 import pytest
 from checkpoints import is_whole, names, snapshot, store_at
+from rank_processes import PRELOADED
 
 from data_pipelines.errors import UserError
 from trainer.background_writer import BackgroundWriter
 from trainer.checkpoint import CheckpointStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "trainer.background_writer"])
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)

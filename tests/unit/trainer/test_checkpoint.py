@@ -11,6 +11,7 @@ import torch
 from checkpoints import is_whole, names, same_tensors, snapshot, store_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_processes import PRELOADED
 
 from data_pipelines.errors import UserError
 from trainer.checkpoint import (
@@ -25,7 +26,7 @@ from trainer.checkpoint import (
 )
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "hypothesis", "trainer.checkpoint"])
+CONTEXT.set_forkserver_preload(PRELOADED)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
 

@@ -5,13 +5,14 @@ import signal
 import time
 
 import pytest
+from rank_processes import PRELOADED
 
 import trainer.run_lock
 from data_pipelines.errors import UserError
 from trainer.run_lock import RunLock, is_held
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "trainer.run_lock"])
+CONTEXT.set_forkserver_preload(PRELOADED)
 QUICK = {"stale_after_s": 0.5, "heartbeat_s": 0.05}
 
 
