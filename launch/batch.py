@@ -87,9 +87,8 @@ class Batch:
             submissions.note(numbers, self.settings.nodes, self.settings.tasks)
             if submissions.folder.resolve() == self.folder.resolve():
                 continue
-            for output in (
-                f"{number}_0_log.out" for number in numbers
-            ):  # SLURM's words are found in its folder
+            for number in numbers:  # what SLURM says of a run is found in its folder
+                output = f"{number}_0_log.out"
                 (submissions.folder / output).symlink_to(
                     os.path.relpath(self.folder / output, submissions.folder)
                 )

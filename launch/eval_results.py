@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,20 @@ from trainer.evaluation.linear import wilson_interval
 
 SAME = {"weights": "weights", "train_index": "a training set", "validation_index": "a validation set"}
 """What results must share to stand in one file, and how a message calls it."""
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What results of two files are not of alike, as a message calls it; empty where they may stand in one."""
+    return [name for key, name in SAME.items() if one.get(key) != other.get(key)]
+
+
+def merged(*several: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Results by backbone and judge, all together; of the same judge the last one counts."""
+    names = dict.fromkeys(name for backbones in several for name in backbones)
+    return {
+        name: {judge: result for backbones in several for judge, result in backbones.get(name, {}).items()}
+        for name in names
+    }
 
 
 class Results:
@@ -54,25 +69,19 @@ class Results:
 
     def _take_in(self) -> None:
         """What the file says by now, and over it what was added."""
-        before = _read(self.path)
-        backbones = before["backbones"] if before is not None else {}
-        other = [
-            name for key, name in SAME.items() if before is not None and before.get(key) != self.found[key]
-        ]
-        if other:
-            if any(backbones.values()) and not self._quiet:
-                judges = sorted({judge for judged in backbones.values() for judge in judged})
+        before = _read(self.path) or {"backbones": {}}
+        there = before["backbones"]
+        if other := unlike(before, self.found):
+            if any(there.values()) and not self._quiet:
+                judges = sorted({judge for judged in there.values() for judge in judged})
                 print(
                     f"replacing {self.path}: what it says ({', '.join(judges)}) is of other {', '.join(other)}; "
                     "keep both with --out",
                     file=sys.stderr,
                 )
                 self._quiet = True
-            backbones = {}
-        self.found["backbones"] = {
-            name: {**backbones.get(name, {}), **self._added.get(name, {})}
-            for name in [*backbones, *(n for n in self._added if n not in backbones)]
-        }
+            there = {}
+        self.found["backbones"] = merged(there, self._added)
 
     def show(self) -> None:
         """Print all that the file holds as tables."""

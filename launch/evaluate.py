@@ -24,7 +24,7 @@ from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
 from trainer.evaluation.judges import Judges, judge_features, require_enough
 from trainer.evaluation.protocol import linear_protocol
-from trainer.parallel import all_sum, rank
+from trainer.parallel import rank
 from trainer.trained import load_alike
 
 
@@ -114,7 +114,7 @@ def evaluate_backbone(job: EvalJob) -> None:
             features_of_set(backbones, shards, settings, progress, f"features of {shards.folder}")
             for shards in (train_set, validation_set)
         )
-        results.found["images"] = int(all_sum((queries.labels >= 0).sum().cpu()))
+        results.found["images"] = queries.count_labelled()
         for judged in judge_features(job.judges, bank, queries, train_labels, train_set.classes):
             note(*judged)
         del bank, queries

@@ -10,7 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from data_pipelines.errors import UserError
-from launch.eval_results import SAME
+from launch.eval_results import merged, unlike
 from launch.status import Status, status
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, dump, flat, parse
@@ -151,10 +151,4 @@ def _judged(run: RunFolder) -> Mapping[str, Any] | None:
     if not several:
         return None
     first = several[0]
-    alike = [found for found in several if all(found.get(key) == first.get(key) for key in SAME)]
-    names = dict.fromkeys(name for found in alike for name in found["backbones"])
-    merged = {
-        name: {judge: r for found in alike for judge, r in found["backbones"].get(name, {}).items()}
-        for name in names
-    }
-    return {**first, "backbones": merged}
+    return {**first, "backbones": merged(*(f["backbones"] for f in several if not unlike(f, first)))}

@@ -25,18 +25,16 @@ def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
         for at, group in enumerate(groups)
         for number, name in enumerate(names)
     }
+    paired: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for cell, score in scores.items():
+        group = _others(cell, asked.compare)
+        place = places[group, dict(cell.choices)[asked.compare]]
+        paired.setdefault((cell.seed, group), []).append((place, score))
     # in inches, of which the legend takes one or two
     width = max(6.5, 1.2 * len(groups) * len(names) ** 0.5 + 4)
     with drawn(path, figsize=(width, 4)) as (axes,):
-        for seed in {cell.seed for cell in scores}:
-            for group in groups:
-                points = [
-                    (places[group, dict(cell.choices)[asked.compare]], score)
-                    for cell, score in scores.items()
-                    if cell.seed == seed and _others(cell, asked.compare) == group
-                ]
-                at, values = zip(*sorted(points), strict=True) if points else ((), ())
-                axes.plot(at, values, color="0.6", lw=0.8, marker=".", ms=4, zorder=1)
+        for points in paired.values():
+            axes.plot(*zip(*sorted(points), strict=True), color="0.6", lw=0.8, marker=".", ms=4, zorder=1)
         for name in names:
             found = {
                 places[_others(row, asked.compare), name]: row.score
@@ -46,7 +44,8 @@ def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
             halves = [score.half if math.isfinite(score.half) else math.nan for score in found.values()]
             means = [score.mean for score in found.values()]
             axes.errorbar([*found], means, yerr=halves, fmt="o", capsize=4, label=name)
-        axes.set_xticks(range(len(groups)) if any(groups) else [], groups if any(groups) else [])
+        named = groups if any(groups) else []
+        axes.set_xticks(range(len(named)), named)
         axes.figure.legend(frameon=False, title=asked.compare, loc="outside right center")
         axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.set_ylabel(f"{asked.judge} top-1, % (mean, 95 % interval)")

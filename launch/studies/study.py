@@ -69,7 +69,7 @@ def study(
     if left and not show:
         ranks = configs[left[0]].slurm.ranks if submit else nproc
         one_of_each = {cell.choices: configs[cell] for cell in left}  # seeds have the same problems
-        for config in one_of_each.values():
+        for config in {str(c.data.train): c for c in one_of_each.values()}.values():  # a set is opened once
             require_labels(config)
         refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:

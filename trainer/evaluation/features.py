@@ -50,6 +50,10 @@ class Features(NamedTuple):
         """Those of one backbone."""
         return OneBackbone(self.by_backbone[name], self.labels, self.ids)
 
+    def count_labelled(self) -> int:
+        """Images of the whole set that could be read and have a label; all ranks call."""
+        return int(all_sum((self.labels >= 0).sum().cpu()))
+
 
 @torch.no_grad()
 def extract(
@@ -122,7 +126,7 @@ def say_what_is_missing(loader: EvalLoader, shards: ShardSet, say: Callable[[str
     missing = int(all_sum(torch.tensor(loader.bad_samples)))
     if missing == 0:
         return
-    one = "".join(f"; {name}: {reason}" for name, reason in list(loader.bad.items())[:1])
+    one = next((f"; {name}: {reason}" for name, reason in loader.bad.items()), "")
     if missing == len(shards):
         raise UserError(
             f"none of its {missing} images can be read{one}", where=shards.folder,

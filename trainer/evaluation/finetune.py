@@ -26,7 +26,6 @@ from trainer.evaluation.crops import (
 from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import feature_widths, features_of_set
 from trainer.evaluation.training_state import TrainingState
-from trainer.parallel import all_sum
 
 
 class FinetuneProtocol(CropProtocol):
@@ -176,4 +175,4 @@ class _Trainings:
         logits = found.by_backbone["logits"][known]  # [n, C]
         right = count_right(logits[:, None], found.labels[known])  # [1, 2]
         [(top1, top5)] = shares_right(right, len(logits))
-        return top1, top5, int(all_sum(known.sum().cpu()))
+        return top1, top5, found.count_labelled()

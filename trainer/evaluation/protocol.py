@@ -23,7 +23,6 @@ from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import feature_widths, features_of_set, require_finite
 from trainer.evaluation.heads import LinearHeads
 from trainer.evaluation.training_state import TrainingState
-from trainer.parallel import all_sum
 
 
 class LinearProtocol(CropProtocol):
@@ -72,9 +71,7 @@ def linear_protocol(
     )
     for found in (judging, reporting):
         require_finite(found.by_backbone)
-    images, held_out_images = (
-        int(all_sum((found.labels >= 0).sum().cpu())) for found in (reporting, judging)
-    )
+    images, held_out_images = reporting.count_labelled(), judging.count_labelled()
     for name, several in heads.items():
         scores = several.accuracy(judging.by_backbone[name], judging.labels)
         result = chosen(
