@@ -39,6 +39,11 @@ def require_writable(path: Path) -> None:
     """Make the folder of a file that will be written; raise a UserError where it cannot be written there."""
     if path.is_dir():
         raise UserError("is a folder", where=path, fix="choose another name with --out")
+    require_place(path)
+
+
+def require_place(path: Path) -> None:
+    """Make the folder that a file or folder will be written into; raise a UserError where nothing can be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

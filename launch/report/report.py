@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import write_whole
+from data_pipelines.files import require_writable, write_whole
 from launch.report import tables
 from launch.report.charts import LEGEND, Figure, colours_of, data_uri, line_chart
 from launch.report.curves import POINTS, Curve, curves, grouped, thinned
@@ -46,9 +46,9 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
             raise UserError("--map is for the page of one run with its pictures", fix="leave it out")
         choose_way(how)
     target = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    require_writable(target)
     page = _of_one(read_facts(runs)[0], pictures, how) if single else _of_several(runs, study, paths)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, render(page).encode())
     except OSError as error:
         raise UserError(

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import replacing, require_place
 from trainer.exports import hf, onnx, safetensors, timm, torchscript, torchvision
 from trainer.exports.format import Format, Normalised, Subject
 from trainer.trained import load_backbones
@@ -60,7 +60,6 @@ def export_backbone(
     backbone = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
     subject = Subject(backbone, trained.recipe, which, trained.run, trained.step, license)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with (replacing if form.suffixes else _new_folder)(out) as temporary:
             form.write(subject, temporary)
             _check(subject, form, temporary)
@@ -113,6 +112,7 @@ def _require_free(out: Path, form: Format) -> None:
         raise UserError("is a folder", where=out, fix=f"name a file with --out, such as {example}")
     if not form.suffixes and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError("is there already", where=out, fix="choose another folder with --out, or remove it")
+    require_place(out)
 
 
 @contextmanager

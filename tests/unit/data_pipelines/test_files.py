@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing, require_writable, write_whole
+from data_pipelines.files import replacing, require_place, require_writable, write_whole
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_a_place_that_cannot_be_written_is_said_before(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "deeper").is_dir()
     with pytest.raises(UserError, match="is a folder"):
         require_writable(tmp_path / "new")
+    require_place(tmp_path / "new")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="its folder cannot be made"):
         require_writable(tmp_path / "file" / "out")
