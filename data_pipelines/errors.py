@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and what others say."""
 
 
 class UserError(Exception):
@@ -19,6 +19,11 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (self.what, self.where, self.fix))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _rebuild(what: str, where: object, fix: str | None) -> UserError:

@@ -6,6 +6,7 @@ A sample is the run of members that share a key: the name up to the first dot of
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -54,7 +55,8 @@ def index_folder(
         report: told how many shards are done.
 
     Raises:
-        UserError: no shards, a shard that is cut or compressed, a label that is no class, or no usable image.
+        UserError: no shards, a folder that cannot be written to, a shard that is cut or compressed, a label that is no
+            class, or no usable image.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
@@ -63,6 +65,11 @@ def index_folder(
         raise UserError(
             "the build of these shards was interrupted", where=folder, fix="run the same build command again"
         )
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            "the index cannot be written: this folder is read-only", where=folder,
+            fix="mend its permissions, or link the shards into a folder of your own and index that",
+        )  # fmt: skip
     classes = _read_classes(folder / CLASSES)
     tasks = [_Task(path, decode, len(classes) or _MAX_CLASSES) for path in paths]
     scans = []

@@ -1,7 +1,7 @@
 """The index of a set of shards on disk: `index.npy` with one row a sample, `dataset.json` about the whole.
 
-Both are written under a temporary name, flushed to the disk and renamed, `dataset.json` last: a set without it
-is not whole and does not open.
+All files are written under temporary names first, and renamed once they are on the disk, `dataset.json` last: a set
+without it is not whole and does not open.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing, write_whole
+from data_pipelines.files import replacing
 from data_pipelines.urls import Url
 
 VERSION = 2
@@ -100,14 +101,20 @@ def write_index(
         ),
     )
     try:
-        (folder / DATASET).unlink(missing_ok=True)
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-        write_whole(folder / QUARANTINE, lines.encode())
-        if classes:
-            write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
-        with replacing(folder / INDEX) as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
-        write_whole(folder / DATASET, record.model_dump_json(indent=1).encode())
+        with ExitStack() as stack:
+            # all are on the disk before the first takes its place, and the record, without which it is no set, last
+            written = {
+                name: stack.enter_context(replacing(folder / name)) for name in (DATASET, INDEX, QUARANTINE)
+            }
+            if classes:
+                written[CLASSES] = stack.enter_context(replacing(folder / CLASSES))
+                written[CLASSES].write_text("".join(f"{name}\n" for name in classes))
+            lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
+            written[QUARANTINE].write_text(lines)
+            with written[INDEX].open("wb") as file:
+                np.save(file, rows)
+            written[DATASET].write_text(record.model_dump_json(indent=1))
+            (folder / DATASET).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"the index cannot be written: {error.strerror}",

@@ -1,6 +1,7 @@
 """Keeps count of samples that turned bad during a run, and says when there are too many."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -18,7 +19,7 @@ class Quarantine:
 
     Args:
         max_fraction: share of the samples seen that may be bad; 0 allows none at all.
-        path: JSON-lines file to which each bad sample is appended once; none: no file.
+        path: JSON-lines file to which each bad sample is appended once, by this rank and attempt; none: no file.
     """
 
     def __init__(self, max_fraction: float, path: Path | None) -> None:
@@ -46,13 +47,21 @@ class Quarantine:
         for name, reason in bad.items():
             if name in self._named:
                 continue
-            self._named.add(name)
-            if self._path is not None:
-                shard, _, key = name.partition("/")
-                entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+            shard, _, key = name.partition("/")
+            entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
+            # a disk that is full costs no step: the sample is replaced, and named when it comes again
+            with suppress(OSError):
+                self._write(json.dumps(entry) + "\n")
+                self._named.add(name)
+        self._require_few(bad)
+
+    def _write(self, line: str) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(line)
+
+    def _require_few(self, bad: dict[str, str]) -> None:
         limit = max(self._max_fraction * self.seen, _TOLERATED if self._max_fraction > 0 else 0)
         if bad and self.bad > limit:
             name, reason = next(iter(bad.items()))

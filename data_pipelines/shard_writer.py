@@ -18,9 +18,10 @@ from data_pipelines.images import Header, UnusableImage, check, decode_rgb
 from data_pipelines.index import BUILDING, checksum
 from data_pipelines.out_folder import disk_full
 from data_pipelines.recode import Recoding
-from data_pipelines.sources import Item
+from data_pipelines.sources import Item, Place
 
 _BLOCK = 512
+_OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -83,18 +84,31 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
     """An image as a shard holds it.
 
     Raises:
-        UnusableImage: it cannot be read or trained on.
+        UnusableImage: it cannot be trained on, or its file alone is gone or closed to this user.
+        UserError: its source cannot be read: to leave out all that it holds would be no mend.
     """
     try:
         data = item.read()
     except OSError as error:
-        raise UnusableImage(f"cannot be read: {error.strerror}") from error
+        if _is_alone(item) and error.errno in _OF_ONE_FILE:
+            raise UnusableImage(f"cannot be read: {error.strerror}") from error
+        where = item.content.file if isinstance(item.content, Place) else item.key
+        raise UserError(
+            f"the source cannot be read: {error.strerror or error}", where=where,
+            fix="see that its disk is there, then run the same command again: it goes on",
+        ) from error  # fmt: skip
     header = check(data, decode=False)
     if recoding.applies(header):
         return recoding.apply(data, header)
     if decode:
         decode_rgb(data, header)
     return data, header
+
+
+def _is_alone(item: Item) -> bool:
+    """Whether the image is a file of its own, in a folder that is there."""
+    place = item.content
+    return isinstance(place, Place) and place.offset == 0 and place.file.parent.is_dir()
 
 
 def sample_bytes(size: int, label: int) -> int:

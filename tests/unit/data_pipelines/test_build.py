@@ -74,6 +74,24 @@ def test_bad_images_are_quarantined_with_their_reasons(
     assert all((tmp_path / "out" / entry["shard"]).exists() for entry in found.values())
 
 
+@pytest.mark.parametrize("offset", [0, 512])
+def test_a_source_that_goes_away_stops_the_build_which_goes_on_later(
+    source: Source, tmp_path: Path, offset: int
+) -> None:
+    whole = source.items[0].content
+    assert isinstance(whole, bytes)
+    disk = tmp_path / "disk" / "class"
+    places = [Place(disk / f"{i}.jpg", offset, len(whole)) for i in range(30)]
+    items = [Item(f"k{i}", place, 0) for i, place in enumerate(places)]
+    with pytest.raises(UserError, match=r"\.jpg: the source cannot be read: No such file"):
+        build(Source(items, source.classes), tmp_path / "out", BuildOptions(shard_samples=10))
+    disk.mkdir(parents=True)
+    for place in places:
+        place.file.write_bytes(bytes(offset) + whole)
+    record = build(Source(items, source.classes), tmp_path / "out", BuildOptions(shard_samples=10))
+    assert (record.samples, record.quarantined) == (30, 0)
+
+
 def test_a_shard_of_bad_images_only_is_left_out(source: Source, tmp_path: Path) -> None:
     items = [source.items[0], Item("bad", b"no image", 0), source.items[1]]
     record = build(Source(items, source.classes), tmp_path, BuildOptions(shard_samples=1))

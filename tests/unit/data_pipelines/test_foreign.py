@@ -36,6 +36,14 @@ def test_our_own_shards_get_the_same_index_again(whole_set: Path, tmp_path: Path
     assert ((folder / "dataset.json").read_bytes(), (folder / "index.npy").read_bytes()) == before
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_it_is_read(
+    whole_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="this folder is read-only"):
+        index_folder(whole_set)
+
+
 def test_every_kind_of_label_and_image(
     tmp_path: Path, image: bytes, odd_images: dict[str, bytes], picture: Callable[..., np.ndarray]
 ) -> None:

@@ -20,6 +20,17 @@ def test_each_bad_sample_is_named_once_and_counted_each_time(tmp_path: Path) -> 
     ]
 
 
+def test_a_full_disk_costs_no_step_and_the_sample_is_named_when_it_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "quarantine.jsonl"
+    path.symlink_to("/dev/full")
+    quarantine = Quarantine(0.5, path)
+    quarantine.note(32, {"a.tar/x": "cut short"}, epoch=0, step=1)
+    path.unlink()
+    quarantine.note(32, {"a.tar/x": "cut short"}, epoch=1, step=9)
+    assert quarantine.bad == 2
+    assert json.loads(path.read_text())["step"] == 9
+
+
 def test_one_bad_sample_early_stops_no_run() -> None:
     Quarantine(0.001, None).note(4, {"a.tar/x": "cut"}, epoch=0, step=0)
 
