@@ -9,7 +9,7 @@ import torchvision
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from data_pipelines.settings import Settings
 
 CIFAR_STEM_UP_TO = 64
@@ -210,7 +210,7 @@ def _refused_size(name: str, image_size: int, reason: str) -> UserError:
 
 def _no_weights(name: str, error: Exception) -> UserError:
     return UserError(
-        f"the pretrained weights of {name} could not be had: {str(error).strip().splitlines()[0]}",
+        f"the pretrained weights of {name} could not be had: {first_line(error)}",
         where="backbone.pretrained",
         fix="check the network, fetch them once on a machine that has one and share its cache "
         "(TORCH_HOME, HF_HOME), or set backbone.pretrained=false",

@@ -43,6 +43,6 @@ class BackgroundWriter:
         began = time.monotonic()
         try:
             self._store.write(snapshot)
-        except UserError as error:
+        except (UserError, OSError) as error:
             self._warnings.append(str(error))
         self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)

@@ -68,6 +68,8 @@ class Snapshot:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    after_broken_steps: bool = False
+    """Whether the run may go back from here, so that a checkpoint from before must stay."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class CheckpointStore:
             ) from error
         finally:
             _remove(temporary)
-        self._prune(path, [older for _, older in earlier])
+        self._prune(path, [older for _, older in earlier], self.keep_last + snapshot.after_broken_steps)
         return path
 
     def load_newest(self) -> Loaded | None:
@@ -238,26 +240,35 @@ class CheckpointStore:
         return Snapshot(manifest.step, model, optimizer, state)
 
     def newest_state(self) -> dict[str, Any] | None:
-        """The JSON part of the checkpoint written last, whose bytes are not checked; None where there is none."""
+        """The JSON part of the newest checkpoint of `states`; None where there is none."""
         return next((state for _, state in self.states()), None)
 
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint of `states`; 0 where there is none."""
+        return int((self.newest_state() or {"step": 0})["step"])
+
     def states(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every checkpoint with its JSON part, whose bytes are not checked; the one written last comes first."""
+        """Every checkpoint with its JSON part; the one written last comes first.
+
+        Those whose JSON part is damaged are left out; that of the tensors shows when they are loaded.
+        """
         for _, path in reversed(self._by_age()):
             try:
-                state = json.loads((path / STATE).read_text())
-            except FileNotFoundError:  # the run, which trains, has removed it meanwhile
+                manifest, content = _read_manifest(path), (path / STATE).read_bytes()
+            except (UserError, OSError):  # damaged, or removed meanwhile by the run, which trains
                 continue
-            yield path, state
+            if hashlib.sha256(content).hexdigest() == manifest.files[STATE].sha256:
+                yield path, json.loads(content)
 
     def go_back_to(self, kept: Path) -> None:
         """Name a checkpoint the latest and remove those of later steps. What cannot be removed stays."""
         with suppress(OSError):
             self._name_latest(kept)
-        for path in self._folders():
-            if _key(path)[0] > _key(kept)[0]:
-                with suppress(OSError):
-                    self._bury(path)
+        with suppress(OSError):
+            for path in self._folders():
+                if _key(path)[0] > _key(kept)[0]:
+                    with suppress(OSError):
+                        self._bury(path)
 
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []
@@ -287,10 +298,10 @@ class CheckpointStore:
         temporary.replace(self.folder / LATEST)
         sync(self.folder)
 
-    def _prune(self, newest: Path, earlier: list[Path]) -> None:
+    def _prune(self, newest: Path, earlier: list[Path], keep_last: int) -> None:
         """Remove what the keep rules do not hold. `newest` has just been written; `earlier` is oldest first."""
         older = [path for path in earlier if _key(path)[0] != _key(newest)[0]]
-        kept = {newest, *older[len(older) - min(len(older), self.keep_last - 1) :]}
+        kept = {newest, *older[len(older) - min(len(older), keep_last - 1) :]}
         if self.keep_every:
             kept |= {path for path in older if _key(path)[0] % self.keep_every == 0}
         for path in self._folders():

@@ -130,6 +130,11 @@ class Config(Settings):
     guard: GuardSettings = GuardSettings()
     slurm: SlurmSettings = SlurmSettings()
 
+    def without_first_weights(self) -> "Config":
+        """The same with a backbone that starts from drawn weights: for a run whose checkpoint holds all of them."""
+        backbone = self.backbone.model_copy(update={"pretrained": False, "init": None})
+        return self.model_copy(update={"backbone": backbone})
+
     @field_validator("method", mode="before")
     @classmethod
     def _method_by_name(cls, value: Any) -> Any:
@@ -137,9 +142,9 @@ class Config(Settings):
             return value
         name = value.get("name", "all4one") if isinstance(value, Mapping) else value
         methods = available()
-        if name not in methods:
+        if not isinstance(name, str) or name not in methods:
             raise ValueError(f"there is no method {name!r}; there are {', '.join(sorted(methods))}")
-        return methods[name].model_validate(value)
+        return methods[name].model_validate({"name": name} if isinstance(value, str) else value)
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Config":

@@ -51,7 +51,8 @@ def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseMod
         field = model.model_fields.get(part)
         model = _model_of(field.annotation) if field is not None else None
         if model is MethodSettings:
-            model = available().get(values.get("method", {}).get("name", "all4one"))
+            method = values.get("method")
+            model = available().get(str(method.get("name", "all4one")) if isinstance(method, Mapping) else "")
     return dict(model.model_fields) if model is not None else {}
 
 

@@ -19,6 +19,7 @@ from data_pipelines.feed import Batch
 from trainer.gradient_buckets import BUCKET, GradientBuckets
 from trainer.guard import BatchStatistics, Guard, GuardSettings
 from trainer.methods import Method
+from trainer.methods.base import OF_LABELLED
 from trainer.optim import Schedule
 from trainer.parallel import rank, world_size
 from trainer.zero import Placement, Shares, Whole
@@ -124,7 +125,7 @@ class Engine:
             self._deepspeed.step()
         self._statistics.restore(broken)
         self.method.after_step(step + 1, self.total_steps)
-        parts = {name: torch.stack([p[name].float() for p in collected]).mean() for name in collected[0]}
+        parts = {name: _mean(name, [p[name].float() for p in collected]) for name in collected[0]}
         return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
 
     @torch.no_grad()
@@ -199,6 +200,11 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
         model=method, optimizer=optimizer, config=config, dist_init_required=False
     )
     return engine
+
+
+def _mean(name: str, values: list[Tensor]) -> Tensor:
+    """Of a value over micro-batches; a loss that is NaN in one of them is NaN."""
+    return (torch.nanmean if name in OF_LABELLED else torch.mean)(torch.stack(values))
 
 
 def _broadcast_buffers(module: nn.Module) -> None:

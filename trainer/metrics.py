@@ -19,6 +19,7 @@ from torch import Tensor
 from data_pipelines.files import write_whole
 from trainer.config import Config, dump
 from trainer.meaning import meaning
+from trainer.methods.base import OF_LABELLED
 from trainer.parallel import world_size
 from trainer.run import RunFolder, read_records
 from trainer.writers.base import Background
@@ -28,17 +29,22 @@ from trainer.writers.weights_and_biases import WeightsAndBiases
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
-    """Mean of each scalar over all ranks, in one message; every rank calls it with the same names."""
+    """Mean of each scalar over all ranks, in one message; every rank calls it with the same names.
+
+    That of a value of `OF_LABELLED` is over the ranks that have one.
+    """
     packed = torch.stack([v.detach().double() for v in values.values()])  # [values]
+    optional = torch.tensor([name in OF_LABELLED for name in values], device=packed.device)
+    counted = ~(packed.isnan() & optional)
+    sums = torch.stack([packed.where(counted, 0), counted.double()])  # [2, values]
     if world_size() > 1:
-        dist.all_reduce(packed)
-        packed /= world_size()
-    return dict(zip(values, packed.tolist(), strict=True))
+        dist.all_reduce(sums)
+    return dict(zip(values, (sums[0] / sums[1]).tolist(), strict=True))
 
 
 def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
     """What a run's first rank writes to, with every writer that the settings ask for."""
-    wanted, name, values = config.metrics, run.path.name, dump(config)
+    wanted, name, values = config.metrics, config.run.name or run.path.name, dump(config)
     writers = []
     if wanted.csv:
         writers.append(Background("metrics.csv", CsvTable(run.csv)))
@@ -114,15 +120,17 @@ class MetricsWriter:
             writer.close()
 
     def _append(self, line: str) -> None:
-        text, size = self._unwritten + line, 0
+        text = self._unwritten + line
+        size: int | None = None
         try:
             size = self.path.stat().st_size
             with self.path.open("a") as file:
                 file.write(text)
             self._unwritten = ""
         except OSError as error:
-            with suppress(OSError):
-                os.truncate(self.path, size)  # a line that was cut short would hide all that follow
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, size)  # a line that was cut short would hide all that follow
             if not self._unwritten:
                 self._warnings.append(f"{self.path} cannot be written: {error.strerror}; it is tried again")
             self._unwritten = text

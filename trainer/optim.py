@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.settings import Settings
+from data_pipelines.settings import Settings, Strength
 from trainer.lars import LARS
 from trainer.momentum import SGD
 
@@ -28,7 +28,7 @@ class OptimSettings(Settings):
     """Global batch, samples, for which the learning rates are stated."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of lars and sgd."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Strength, Strength] = (0.9, 0.999)
     """Decay of adamw's first and second moment."""
     weight_decay: float = Field(1e-5, ge=0)
     """Weight decay; biases, norms and the online classifier have none."""
@@ -47,7 +47,7 @@ class OptimSettings(Settings):
     warmup_start_lr: float = Field(3e-5, ge=0)
     """Learning rate of the first step of the warm-up, the same for every group."""
     clip_gradients: float = Field(0, ge=0)
-    """Largest norm of the whole gradient; 0: no clipping."""
+    """Largest norm of the gradient, without the online classifier's, which is not scaled; 0: no clipping."""
 
 
 def parameter_groups(
@@ -68,7 +68,7 @@ def parameter_groups(
     members: dict[tuple[str, bool], list[nn.Parameter]] = {(r, e): [] for r in ROLES for e in (False, True)}
     for name, parameter in named:
         if parameter.requires_grad:
-            members[_role(name), parameter.ndim <= 1].append(parameter)
+            members[role_of(name), parameter.ndim <= 1].append(parameter)
     return [
         {
             "params": parameters,
@@ -83,7 +83,8 @@ def parameter_groups(
     ]
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
+    """The role of a parameter's group, by its dotted name."""
     for part in name.split("."):
         if part == "backbone":
             break

@@ -6,11 +6,15 @@ import yaml
 
 from data_pipelines.errors import UserError
 
+_NAMED = ("method", "optim", "backbone")
+"""Components whose `name` says which settings they have."""
+
 
 def set_value(values: dict[str, Any], assignment: str) -> None:
     """Set one `key=value` in nested values; positions in lists count from 0 (`data.views.0.size=32`).
 
-    A component that is named anew (`optim.name=adamw`) starts from its own defaults.
+    A component that is named anew (`optim.name=adamw`) starts from its own defaults. `optim=adamw` is the
+    same. A value in quotes is a text.
     """
     key, separator, text = assignment.partition("=")
     if not separator or not key:
@@ -19,8 +23,10 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         value = _number(value)
+    if key in _NAMED and isinstance(value, str):
+        key = f"{key}.name"
     *parents, leaf = key.split(".")
     place: Any = values
     for parent in parents:
@@ -28,11 +34,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     if isinstance(place, list):
         place[_position(place, leaf, key)] = value
         return
-    if (
-        parents in (["method"], ["optim"], ["backbone"])
-        and leaf == "name"
-        and place.get("name", value) != value
-    ):
+    if ".".join(parents) in _NAMED and leaf == "name" and place.get("name", value) != value:
         place.clear()
     place[leaf] = value
 
@@ -40,8 +42,10 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 def _child(place: Any, part: str, key: str) -> Any:
     if isinstance(place, list):
         return place[_position(place, part, key)]
-    if not isinstance(place.get(part), dict | list):
+    if place.get(part) is None:
         place[part] = {}
+    if not isinstance(place[part], dict | list):
+        raise UserError(f"{key}: {part!r} is {place[part]!r}, and has nothing of that name in it")
     return place[part]
 
 

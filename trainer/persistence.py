@@ -100,14 +100,16 @@ class Persistence:
             path, snapshot = self._good_checkpoint()
         path = from_first(path)
         if path is None or before.rollbacks >= most:
-            gone = (
-                f"the run has gone back {before.rollbacks} times"
-                if path
-                else "no good checkpoint to go back to"
-            )
+            gone, go_on = "no good checkpoint to go back to", ""
+            if path is not None:
+                gone = f"the run has gone back {before.rollbacks} times"
+                go_on = (
+                    f"where these are far apart, all4one resume {self._attempt.run.path} "
+                    f"guard.max_rollbacks={most + 3}; else "
+                )
             raise UserError(
                 f"{why}, and {gone}", where=self._attempt.run.path,
-                fix="lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
+                fix=f"{go_on}lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
                 "ledger.jsonl has the steps, and the checkpoints stay",
             )  # fmt: skip
         reached = self._take(snapshot or self._store.load(path))
@@ -169,7 +171,13 @@ class Persistence:
         if self._writer is None:
             return
         self.require_lock()
-        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
+        state = self._state(step)
+        self._writer.submit(
+            Snapshot(
+                step, clone_to_host(model), clone_to_host(optimizer), state,
+                after_broken_steps=state["guard"]["in_a_row"] > 0,
+            )
+        )  # fmt: skip
 
     def require_lock(self) -> None:
         """Raise a UserError where another process has taken the run over: this one must write nothing more."""

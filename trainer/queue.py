@@ -67,10 +67,13 @@ class NeighbourQueue(nn.Module):
         return [Neighbours(self.rows[i], i) for i in index.chunk(len(keys))]
 
     def agreement(self, found: Neighbours, labels: Tensor) -> Tensor:
-        """Share of the labelled rows [B] whose nearest neighbour has their label; 0 where none is labelled."""
-        known = labels >= 0
-        same = known & (self.labels[found.places[:, 0]] == labels)
-        return same.sum() / known.sum().clamp_min(1)
+        """Share of the rows [B] whose nearest neighbour has their label, of those where neither image lacks one; NaN
+        where there are none. A row that no image has filled yet has nobody's label.
+        """  # fmt: skip
+        nearest = found.places[:, 0]
+        theirs, unlabelled = self.labels[nearest], (self.labels[nearest] < 0) & (self.ids[nearest] >= 0)
+        known = (labels >= 0) & ~unlabelled
+        return (known & (theirs == labels)).sum() / known.sum()
 
     def start_push(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:
         """Begin to gather this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message;

@@ -1,5 +1,6 @@
 """What is written down and shown of each step."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -75,10 +76,11 @@ class Recorder:
             step, self.epoch(step), values["loss"], images_per_second, waiting, self._health
         )
         if values["skipped_steps"] > self._skipped:
+            factor = self._config.guard.spike_factor
+            or_large = f", or more than {factor:g} times as large as usual" if factor else ""
             self._progress.say(
                 f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
-                f"{step}: their gradient was not finite, or more than {self._config.guard.spike_factor:g} times as "
-                "large as usual"
+                f"{step}: their gradient was not finite{or_large}"
             )
         self._skipped = values["skipped_steps"]
 
@@ -93,7 +95,7 @@ class Recorder:
     def _judge_health(self, step: int, values: dict[str, float]) -> None:
         """Show health values, and warn of each sign of a collapse where it begins."""
         self._health = f" · rank {values['z_rank']:.0f}"
-        if "neighbour_agreement" in values:
+        if math.isfinite(values.get("neighbour_agreement", math.nan)):
             self._health += f" · neighbours agree {100 * values['neighbour_agreement']:.0f} %"
         signs = collapse_signs(
             values,

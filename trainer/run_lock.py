@@ -233,11 +233,17 @@ def _machine() -> str:
 
 def is_held(folder: Path) -> bool:
     """Whether a run's folder is held by a process that is alive as far as can be told from here."""
+    return living_holder(folder) is not None
+
+
+def living_holder(folder: Path) -> Holder | None:
+    """Who holds a run's folder and is alive as far as can be told from here; None: nobody."""
     newest = max((folder / "lock").glob("*.json"), default=None)
     if newest is None:
-        return False
+        return None
     try:
         holder, beat = Holder(**json.loads(newest.read_text())), newest.stat().st_mtime
     except (OSError, ValueError, TypeError):
-        return False
-    return not holder.released and not holder.is_dead() and time.time() - beat < STALE_AFTER_S
+        return None
+    alive = not holder.released and not holder.is_dead() and time.time() - beat < STALE_AFTER_S
+    return holder if alive else None

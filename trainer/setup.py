@@ -118,12 +118,12 @@ def _loader(
     return TrainLoader(train_set, config.data, **share)
 
 
-def _initial_weights(config: Config, run: RunFolder, process: Process) -> InitialWeights | None:
-    """What `backbone.init` holds, read by the first rank for all; None where a checkpoint holds the weights."""
+def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
+    """What `backbone.init` holds, read by the first rank for all."""
     if config.backbone.init is None:
         return None
     found: InitialWeights | UserError | None = None
-    if process.is_first and CheckpointStore(run.checkpoints).newest_state() is None:
+    if process.is_first:
         try:
             found = read_initial_weights(config.backbone, config.data.views[0].size)
         except UserError as error:
@@ -148,7 +148,11 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
     total_steps = config.train.epochs * loader.steps_per_epoch
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)
-    initial = _initial_weights(config, run, process)
+    store = CheckpointStore(run.checkpoints) if process.is_first else None
+    if from_first(store is not None and store.newest_state() is not None):
+        config, initial = config.without_first_weights(), None  # the checkpoint holds all weights
+    else:
+        initial = _initial_weights(config, process)
     method = build_method(
         config, train_set.num_classes, process.device, initial=initial.tensors if initial else None
     )

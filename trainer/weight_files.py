@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 
 
 def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -41,7 +41,7 @@ def _content(path: Path) -> Any:
             f"is no whole file of safetensors: {error}", where=path, fix="copy it again"
         ) from None
     except Exception as error:  # broken bytes lead torch's reader to errors of any kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"cannot be read as weights alone: {reason}", where=path,
             fix="if it is whole and you trust it, keep its tensors alone: torch.save(torch.load(OLD, "

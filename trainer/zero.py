@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainer.gradient_buckets import GradientBuckets
 from trainer.lars import LARS
+from trainer.optim import role_of
 from trainer.optimizer_state import (
     load_optimizer_tensors,
     mismatch,
@@ -31,7 +32,8 @@ class Placement(Protocol):
     def gradients(self) -> list[Tensor]:
         """What this rank holds of the gradient after the last micro-batch's backward pass, averaged over the ranks.
 
-        Changes in place count for the update that follows.
+        Without the online classifier's: labels must not scale what the backbone learns. Changes in place count for the
+        update that follows.
         """
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
@@ -60,12 +62,13 @@ class Whole:
         buckets: GradientBuckets | None = None,
     ) -> None:
         self._optimizer, self._parameters, self._buckets = optimizer, parameters, buckets
+        self._judged = [parameter for name, parameter in parameters.items() if role_of(name) != "classifier"]
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters."""
+        """Of all parameters but the classifier's."""
         if self._buckets is not None:
             self._buckets.finish()
-        return [p.grad for p in self._parameters.values() if p.grad is not None]
+        return [p.grad for p in self._judged if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Needs no message."""
@@ -108,7 +111,12 @@ class Shares:
 
     def gradients(self) -> list[Tensor]:
         """Of this rank's shares, padding included."""
-        return [piece for pieces in self._zero.averaged_gradients.values() for piece in pieces]
+        return [
+            piece
+            for group, pieces in self._zero.averaged_gradients.items()
+            if role_of(self._names[group][0]) != "classifier"
+            for piece in pieces
+        ]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """One number is summed over the ranks."""

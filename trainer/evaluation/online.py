@@ -27,6 +27,11 @@ class OnlineEvaluation:
         self._config, self._process, self._parts = config, process, parts
         self._progress, self._stop, self._watch = progress, stop, watch
         train, validation = parts.train_set, parts.validation_set
+        if config.eval.every_epochs and validation is not None and not train.num_classes:
+            progress.say(
+                "the training set has no labels, so there is no kNN during training; judge checkpoints by "
+                "all4one eval RUN --train SHARDS"
+            )
         self._wanted = bool(config.eval.every_epochs) and validation is not None and train.num_classes > 0
         if self._wanted and validation is not None and validation.classes != train.classes:
             raise UserError(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from data_pipelines.settings import Probability
+from data_pipelines.settings import Strength
 from trainer.backbones import Backbone
 from trainer.batch_norm import by_view
 from trainer.ema import MomentumEncoder
@@ -42,7 +42,7 @@ class All4OneSettings(MethodSettings):
     """Layers of the transformer."""
     transformer_heads: int = Field(8, ge=1)
     """Attention heads of the transformer; divides the embedding."""
-    transformer_dropout: Probability = 0.1
+    transformer_dropout: Strength = 0.1
     """Dropout of the transformer."""
     positional_encoding: PositionalEncoding = "feature_axis"
     """Axis along which positions count: `feature_axis` as in the published code, `sequence_axis` as in the paper, or

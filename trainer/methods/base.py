@@ -17,6 +17,9 @@ from trainer.batch_norm import by_view
 from trainer.queue import NeighbourQueue, Neighbours
 from trainer.recompute import recompute_activations
 
+OF_LABELLED = frozenset({"online_loss", "online_top1", "neighbour_agreement"})
+"""Values that are NaN where a micro-batch has no labelled rows; means are those of the others."""
+
 
 class Output(NamedTuple):
     """What a forward pass yields."""
@@ -81,10 +84,10 @@ class Method(nn.Module):
         loss, parts = out.loss, {"loss": out.loss, **out.parts, **self._health(out, labels)}
         if self.classifier is not None:
             logits = self.classifier(out.features.detach().to(self.classifier.weight.dtype))  # [B, classes]
-            known = (labels >= 0).sum().clamp_min(1)
-            online = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / known
-            loss = loss + online
-            parts["online_loss"] = online
+            known = (labels >= 0).sum()
+            summed = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+            loss = loss + summed / known.clamp_min(1)
+            parts["online_loss"] = summed / known
             parts["online_top1"] = (logits.argmax(1) == labels).sum() / known
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+from data_pipelines.errors import first_line
+
 Record = Mapping[str, Any]
 """A line of metrics.jsonl: `kind` (`train` or `eval`), `step`, values by name, and `time`, those of the clock."""
 
@@ -85,12 +87,7 @@ class Background:
         except Exception as error:  # whatever it is, it is no reason to lose a run
             if not self._failed:
                 after = "it is tried again" if self._writer.recovers else "the run goes on without it"
-                self._warnings.append(f"{self._name} failed: {_said(error)}; {after}")
+                self._warnings.append(f"{self._name} failed: {first_line(error)}; {after}")
             self._failed = True
             return False
         return True
-
-
-def _said(error: Exception) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from deepspeed_ranks import engine_of, everything, tiny, train
+from deepspeed_ranks import batches, engine_of, everything, tiny, train
 from rank_processes import run_as_ranks
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class Results(NamedTuple):
     """A checkpoint of stage 1 after stages 0 and 2 loaded it, and a step further."""
     with_accumulation: dict[int, Tensors]
     """The same checkpoint after engines of other accumulation loaded it."""
+    unlabelled: list[Tensors]
+    """After training that is clipped, without labels, by stage."""
     sent: dict[str, list[Counter[torch.dtype]]]
     """Numbers in large messages that a step sums, by what it was asked for and stage."""
 
@@ -42,6 +44,15 @@ def trained(*overrides: str) -> Trained:
     config = tiny(*overrides)
     with engine_of(config) as engine:
         return Trained(train(engine, config, STEPS), everything(engine))
+
+
+def without_labels(*overrides: str) -> Tensors:
+    config = tiny(*overrides)
+    with engine_of(config) as engine:
+        for step in STEPS:
+            unlabelled = [b._replace(labels=torch.full_like(b.labels, -1)) for b in batches(config, step)]
+            engine.step(step, unlabelled)
+        return everything(engine)
 
 
 def taken_over(saved: Tensors, zero: int, *overrides: str) -> tuple[Tensors, Tensors]:
@@ -82,6 +93,7 @@ def on_two_ranks() -> Results:
         by_stage,
         [taken_over(saved[0], zero) for zero in (0, 2)],
         {parts: taken_over(saved[0], 1, f"train.accumulation={parts}")[0] for parts in (1, 3)},
+        [without_labels(*CASES["adamw"], f"parallel.zero={zero}") for zero in (0, 1, 2)],
         {dtype: [sent(dtype, zero) for zero in (0, 1, 2)] for dtype in ("fp32", "bf16")},
     )
 
@@ -119,6 +131,15 @@ def test_all_stages_train_the_same(results: Results, optimiser: str) -> None:
         assert found.pop("momentum", 0) < 2e-3
         assert max(found.values()) < 5e-5
         assert stage.norms == pytest.approx(norms, rel=1e-4)
+
+
+def test_labels_change_nothing_but_the_classifier_also_where_gradients_are_clipped(results: Results) -> None:
+    for labelled, unlabelled in zip(results.trained["adamw"], results.unlabelled, strict=True):
+        different = {n for n, tensor in labelled.tensors.items() if not torch.equal(tensor, unlabelled[n])}
+        assert "classifier.weight" in different
+        assert {name.rpartition("/")[2] for name in different} <= {
+            "classifier.weight", "classifier.bias", "queue.labels"
+        }  # fmt: skip
 
 
 def test_a_checkpoint_goes_to_any_stage_accumulation_and_number_of_processes(

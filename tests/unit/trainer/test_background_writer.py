@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import resource
 import threading
@@ -64,6 +65,23 @@ def test_a_folder_that_vanishes_is_a_warning(tmp_path):
     assert len(writer.warnings()) == 1
     with pytest.raises(UserError, match="cannot be opened"):
         store_at(tmp_path / "checkpoints")
+
+
+def test_a_folder_that_cannot_be_listed_for_a_moment_is_a_warning(tmp_path, monkeypatch):
+    store = store_at(tmp_path)
+    writer = BackgroundWriter(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_folders", _stale)
+        writer.submit(snapshot(1))
+        writer.wait()
+    assert "Stale file handle" in writer.warnings()[0]
+    writer.submit(snapshot(2))
+    writer.close()
+    assert names(tmp_path) == ["latest", "step_00000002"]
+
+
+def _stale():
+    raise OSError(errno.ESTALE, "Stale file handle")
 
 
 def test_submit_returns_while_the_write_goes_on_and_waits_for_the_one_before(tmp_path):

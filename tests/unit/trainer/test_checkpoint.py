@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -225,6 +226,25 @@ def test_a_reader_passes_over_what_a_running_run_removes_meanwhile(tmp_path):
     assert next(reading)[1]["step"] == 3
     shutil.rmtree(tmp_path / "step_00000002")
     assert [state["step"] for _, state in reading] == [1]
+
+
+@pytest.mark.parametrize("damage", [lambda content: bytes(len(content)), lambda c: c.replace(b"3", b"4")])
+def test_a_state_that_is_damaged_is_passed_over_without_reading_tensors(tmp_path, damage):
+    store = store_at(tmp_path)
+    for step in (2, 3):
+        store.write(snapshot(step))
+    state = tmp_path / "step_00000003" / STATE
+    state.write_bytes(damage(state.read_bytes()))
+    assert store_at(tmp_path).newest_state()["step"] == store_at(tmp_path).newest_step() == 2
+
+
+def test_after_broken_steps_the_checkpoint_before_them_stays(tmp_path):
+    store = store_at(tmp_path, keep_last=1)
+    store.write(snapshot(1))
+    store.write(replace(snapshot(2), after_broken_steps=True))
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
+    store.write(snapshot(3))
+    assert names(tmp_path) == ["latest", "step_00000003"]
 
 
 def test_a_store_to_read_makes_nothing(tmp_path):

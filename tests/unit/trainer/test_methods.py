@@ -1,3 +1,6 @@
+import gc
+from typing import Literal
+
 import pytest
 import torch
 from small_methods import QUEUE, SMALL
@@ -5,7 +8,7 @@ from torch import Tensor, nn
 
 from trainer.backbones import BackboneSettings, build_backbone
 from trainer.ema import MomentumEncoder, momentum_at
-from trainer.methods import Method
+from trainer.methods import Method, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.methods.moco_v3 import MoCoV3Settings
 
@@ -59,8 +62,9 @@ def test_unlabelled_batches_train(name: str) -> None:
     views, _, ids = batch()
     out = method(views, torch.full((6,), -1), ids)
     out.loss.backward()
-    assert out.parts["online_loss"] == 0
+    assert out.parts["online_loss"].isnan(), "there is none"
     assert out.loss.isfinite()
+    assert out.loss == out.parts["loss"]
 
 
 @pytest.mark.parametrize("name", ["all4one", "nnclr"])
@@ -214,3 +218,13 @@ def test_the_paper_encoding_is_a_choice() -> None:
     method = settings.build(build_backbone(BackboneSettings(width=8), 16), 0)
     assert method.transformer.encoding.shape == (3, 8)
     method(*batch()).loss.backward()
+
+
+def test_a_method_may_take_its_settings_from_another_s() -> None:
+    class Colder(MoCoV3Settings):
+        name: Literal["colder"] = "colder"  # type: ignore[assignment]
+
+    assert available()["colder"] is Colder
+    del Colder
+    gc.collect()
+    assert "colder" not in available()

@@ -72,7 +72,14 @@ def test_agreement_counts_labelled_rows_only() -> None:
     queue.labels.copy_(torch.tensor([0, 1, 2, -1, -1, -1]))
     found = queue.nearest([queue.rows[:5].clone()], 1)[0]
     assert queue.agreement(found, torch.tensor([0, 0, 2, -1, -1])) == pytest.approx(2 / 3)
-    assert queue.agreement(found, torch.full((5,), -1)) == 0
+    assert queue.agreement(found, torch.tensor([0, 0, 2, 1, 1])) == pytest.approx(2 / 5), (
+        "no image is there yet"
+    )
+    queue.ids.copy_(torch.arange(6))
+    assert queue.agreement(found, torch.tensor([0, 0, 2, 1, 1])) == pytest.approx(2 / 3), (
+        "theirs have no label"
+    )
+    assert queue.agreement(found, torch.full((5,), -1)).isnan()
 
 
 def test_a_push_without_start_changes_nothing() -> None:

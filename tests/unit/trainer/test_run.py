@@ -1,4 +1,6 @@
+import errno
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from data_pipelines.errors import UserError
 from trainer.config import load_config
 from trainer.metrics import MetricsWriter, mean_over_ranks
+from trainer.parallel import rank
 from trainer.run import RunFolder, append_record, create_run, open_run, read_records
 
 
@@ -94,6 +97,39 @@ def test_records_that_a_full_disk_refuses_are_written_later(small_disk: Path) ->
     (small_disk / "filler").unlink()
     writer.close()
     assert [r["step"] for r in read_records(small_disk / "metrics.jsonl")] == list(range(1, 300))
+
+
+def test_a_file_system_that_is_away_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", resume_step=0)
+    writer.write("train", 1, {"loss": 1.0})
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", _stale)
+        writer.write("train", 2, {"loss": 1.0})
+    assert [r["step"] for r in read_records(writer.path)] == [1]
+    writer.write("train", 3, {"loss": 1.0})
+    assert [r["step"] for r in read_records(writer.path)] == [1, 2, 3]
+
+
+def _stale(path: Path, **_: object) -> None:
+    raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+
+def means_of_ranks() -> dict[str, float]:
+    nothing = math.nan if rank() else 0.5
+    return mean_over_ranks(
+        {
+            "loss": torch.tensor(nothing),
+            "online_top1": torch.tensor(nothing),
+            "online_loss": torch.tensor(math.nan),
+        }
+    )
+
+
+def test_a_value_of_labelled_rows_is_the_mean_of_the_ranks_that_have_some(run_ranks) -> None:
+    for means in run_ranks(means_of_ranks, 2):
+        assert means["online_top1"] == 0.5
+        assert math.isnan(means["online_loss"])
+        assert math.isnan(means["loss"]), "a broken loss is no missing one"
 
 
 def test_mean_over_one_rank_is_the_value() -> None:
