@@ -23,7 +23,12 @@ def main() -> None:
     ends = [record["reason"] for record in read_records(run.ledger) if record["event"] == "end"]
     if not ends or not (ends[-1] in _LAST or in_vain(run)):
         return
-    for number, job in slurm.jobs(Submissions(run).newest_chain()).items():
+    try:
+        jobs = slurm.jobs(Submissions(run).newest_chain())
+    except UserError as error:
+        print(f"the jobs that wait behind this one could not be looked up: {error}", file=sys.stderr)
+        return
+    for number, job in jobs.items():
         if job.state == "PENDING":
             try:
                 slurm.cancel(number)

@@ -8,10 +8,12 @@ from typing import Any
 import submitit
 
 from data_pipelines.errors import UserError
+from launch.job import start_line
 from trainer.slurm_settings import SlurmSettings
 
 NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
 """What submitit raises where SLURM does not take a job."""
+_SAY_START = f'echo "{start_line("${SLURM_RESTART_COUNT:-0}")}"'
 
 
 def executor(
@@ -45,11 +47,13 @@ def executor(
             "there is no SLURM on this machine",
             fix="run this on a login node of the cluster, or `all4one train`",
         ) from None
+    extra = dict(settings.extra)
+    own = extra.pop("dependency", None)  # the user's, which the first job of a chain waits for
     named: dict[str, Any] = {
         "partition": settings.partition, "account": settings.account, "qos": settings.qos,
         "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
         "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
-        "dependency": f"afterany:{after}" if after else None,
+        "dependency": f"afterany:{after}" if after else own,
     }  # fmt: skip
     # newer versions of srun do not take this from the job
     cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
@@ -59,10 +63,10 @@ def executor(
         ntasks_per_node=settings.tasks, array_parallelism=parallel,
         signal_delay_s=settings.signal_before, stderr_to_stdout=True,
         additional_parameters={
-            "requeue" if requeue else "no-requeue": True, "signal": f"USR2@{settings.signal_before}", **settings.extra,
+            "requeue" if requeue else "no-requeue": True, "signal": f"USR2@{settings.signal_before}", **extra,
         },
         # the signal that submitit listens to is an environment variable's, and the two must be the same
-        setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", *settings.setup],
+        setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
         srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
         teardown=list(teardown),
     )  # fmt: skip

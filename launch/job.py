@@ -57,6 +57,11 @@ class Start:
         return run / "logs" / f"slurm_{self.job}_{self.restart}"
 
 
+def start_line(restart: int | str) -> str:
+    """What a job's script prints first at each of its starts: SLURM appends the output of all of them to one file."""
+    return f"all4one: start {restart} of this job"
+
+
 class TrainJob:
     """A run's training as submitit pickles it.
 

@@ -5,23 +5,28 @@ requeue of a job that a signal killed, such as SIGKILL where memory ran out, or 
 before, at the same checkpoint.
 """
 
+import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
 from launch import slurm
-from launch.job import Start
+from launch.job import Start, start_line
 from launch.local import LOST_PEER
 from trainer.checkpoint import CheckpointStore
 from trainer.run import RunFolder, read_records
+from trainer.run_lock import living_holder
 from trainer.stall import STALL, stall_of
 
 _KILL = "killed"
 _TRIED_AGAIN = (_KILL, STALL)
 _NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
+_ASKED_FOR_S, _ASKED_EVERY_S = 300.0, 5.0
+"""How long, and how often, a controller that does not answer is asked for a requeue, seconds."""
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
@@ -37,6 +42,12 @@ def main() -> None:
     )
     if ended is not None and ended["reason"] != "lost a rank":
         return
+    if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
+        print(
+            f"this start of job {start.job} has noted nothing: the run is trained by {holder}",
+            file=sys.stderr,
+        )
+        return
     settings = run.read_config().slurm
     number = began["attempt"] if began else run.attempts()
     # processes that hung before they had met were those of an attempt that is not on record
@@ -44,11 +55,25 @@ def main() -> None:
     hung = stall_of(run, attempt, ranks, start.logs(run.path))
     killed = code > 128 and code - 128 in signal.valid_signals()
     reason = STALL if hung else _KILL if killed else "error"
-    run.note(
-        "end", attempt=number, reason=reason, message=hung or _message(run, start), saved=_saved_step(run)
-    )
+    saved = CheckpointStore(run.checkpoints).newest_step()
+    run.note("end", attempt=number, reason=reason, message=hung or _message(run, start), saved=saved)
     if reason in _TRIED_AGAIN and start.restart < settings.requeues and not in_vain(run):
-        slurm.ask("scontrol", "requeue", start.job)
+        _requeue(start.job, run)
+
+
+def _requeue(job: str, run: RunFolder) -> None:
+    """Ask for the job's requeue until the controller answers, for some minutes; say so where it starts no more."""
+    last = time.monotonic() + _ASKED_FOR_S
+    while True:
+        try:
+            slurm.ask("scontrol", "requeue", job)
+            return
+        except UserError as error:
+            if not isinstance(error, slurm.Unanswered) or time.monotonic() > last:
+                said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
+                print(said, file=sys.stderr)
+                return
+        time.sleep(_ASKED_EVERY_S)
 
 
 def _of(record: dict[str, Any], start: Start) -> bool:
@@ -66,7 +91,10 @@ def _still_runs(start: Start) -> bool:
 def _message(run: RunFolder, start: Start) -> str:
     """What srun says of the task that failed by itself, and the last that a rank said of an error."""
     outputs = sorted((run.path / "slurm").glob(f"{start.job}_0_log.*"))
-    lines = [line for path in outputs for line in path.read_text(errors="replace").splitlines()]
+    own = [
+        path.read_text(errors="replace").rpartition(start_line(start.restart) + "\n")[2] for path in outputs
+    ]
+    lines = [line for text in own for line in text.splitlines()]
     found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
     found.sort(key=lambda match: match[2].endswith(f"exit code {LOST_PEER}"))  # those knew of another's end
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
@@ -80,11 +108,6 @@ def _message(run: RunFolder, start: Start) -> str:
     return "; ".join(said) or "see the logs"
 
 
-def _saved_step(run: RunFolder) -> int:
-    state = CheckpointStore(run.checkpoints).newest_state()
-    return int(state["step"]) if state else 0
-
-
 def in_vain(run: RunFolder) -> bool:
     """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
     ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
@@ -92,7 +115,7 @@ def in_vain(run: RunFolder) -> bool:
     return (
         len(last) == 2
         and all(r["reason"] in _TRIED_AGAIN for r in last)
-        and last[0]["saved"] == last[1]["saved"]
+        and last[0].get("saved") == last[1].get("saved")
     )
 
 

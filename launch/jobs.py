@@ -105,7 +105,9 @@ def _taken_by_rank(config: Config) -> list[str]:
     """Settings by which the loss depends on how many processes share the batch, as `key=value`."""
     method, parallel = config.method.model_dump(), config.parallel
     settings = {
-        "method.feature_scope": method.get("feature_scope") == "rank" and "rank",
+        "method.feature_scope": method.get("feature_weight", 1)
+        and method.get("feature_scope") == "rank"
+        and "rank",
         "method.transformer_dropout": method.get("centroid_weight") and method.get("transformer_dropout"),
         "parallel.batch_norm": parallel.batch_norm == "rank" and "rank",
         "parallel.batch_norm_group": parallel.batch_norm == "global" and parallel.batch_norm_group,
@@ -122,7 +124,10 @@ def _launch(run: RunFolder, nproc: int) -> int:
     elif code == 0:
         print(f"judge it: all4one eval {run.path}")
     elif hung := stall_of(run, attempt, nproc, logs):
-        run.note("end", attempt=attempt, reason=STALL, message=hung)  # ranks that hang can note nothing
+        saved = CheckpointStore(run.checkpoints).newest_step()
+        run.note(
+            "end", attempt=attempt, reason=STALL, message=hung, saved=saved
+        )  # ranks that hang can note nothing
         print_error(
             UserError(
                 f"the run stalled: {hung}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from data_pipelines.errors import UserError
 from trainer.run import RunFolder, read_records
 
 RUNNING, NO_END, CUT_OFF, LOST_RANK = "running", "no end noted", "cut off", "lost a rank"
@@ -80,8 +81,17 @@ def total(attempts: Iterable[Attempt]) -> Hours:
 
 
 def global_batch(run: RunFolder) -> int:
-    """Images of a step."""
-    return int(yaml.safe_load(run.config.read_text())["train"]["global_batch"])
+    """Images of a step.
+
+    Raises:
+        UserError: the run's configuration is torn, or another program's.
+    """
+    try:
+        return int(yaml.safe_load(run.config.read_text())["train"]["global_batch"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        raise UserError(
+            "is not the configuration of a run", where=run.config, fix="restore it, or move it elsewhere"
+        ) from None
 
 
 class _History:

@@ -32,7 +32,8 @@ def launch(
 ) -> int:
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
-    Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on.
+    Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on,
+    but for those that this process was started to ignore.
     When a rank fails the others are ended, and the end of a failed rank's log is printed.
 
     Args:
@@ -49,7 +50,10 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
-    previous = {number: signal.signal(number, _HandOn(ranks, on_stop)) for number in HANDED_ON}
+    heeded = [
+        number for number in HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # nohup's is not
+    previous = {number: signal.signal(number, _HandOn(ranks, on_stop)) for number in heeded}
     try:
         code, failed = _supervise(ranks)
     finally:
@@ -76,6 +80,7 @@ def _start(
         "MASTER_PORT": str(port),
         "ALL4ONE_PARENT": str(os.getpid()),
     }
+    environment.pop("SLURM_CPUS_PER_TASK", None)  # of an interactive job: all ranks together have these cores
     command = [sys.executable, "-m", module, *arguments]
     # a new session: Ctrl-C on the terminal reaches the ranks once, through this process
     if rank == 0:

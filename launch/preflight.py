@@ -101,9 +101,10 @@ def _check_schedule(config: Config, samples: int) -> None:
 
 
 def _check_backbone(config: Config, new_runs: int) -> None:
+    backbone = (config if new_runs else config.without_first_weights()).backbone
     with torch.random.fork_rng(devices=[]):
-        build_backbone(config.backbone, *config.data.sizes)
-    if new_runs and config.backbone.init is not None:
+        build_backbone(backbone, *config.data.sizes)
+    if backbone.init is not None:
         read_initial_weights(config.backbone, config.data.views[0].size)
 
 

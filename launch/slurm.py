@@ -15,6 +15,9 @@ _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
 
+_NO_NODES = "None assigned"
+"""What the accounting says of the machines of a job that never began."""
+
 
 class Unanswered(UserError):
     """SLURM's controller cannot be asked for now."""
@@ -85,8 +88,11 @@ def _accounted(numbers: list[str]) -> dict[str, Job]:
         ).splitlines()  # fmt: skip
     except UserError:
         return {}
-    jobs_ = [Job(number, state.split()[0], nodes) for number, state, nodes in (r.split("|") for r in rows)]
-    return {job.number: job for job in jobs_}
+    told = [row.split("|") for row in rows]
+    return {
+        number: Job(number, state.split()[0], "" if nodes == _NO_NODES else nodes)
+        for number, state, nodes in told
+    }
 
 
 def cancel(number: str) -> None:

@@ -87,8 +87,7 @@ def submit(
         time=time, partition=partition, account=account, qos=qos, constraint=constraint, exclude=exclude, mem=mem,
         setup=setup, srun_args=srun_arg, chain=chain,
     )  # fmt: skip
-    extra = [f"slurm.extra.{assignment}" for assignment in slurm or []]
-    given = [*(overrides or []), *settings, *extra]
+    given = [*(overrides or []), *settings, *map(_extra, slurm or [])]
     if exclude_suspects:
         from launch.suspects import excluded_from_new
 
@@ -161,6 +160,12 @@ def cancel(run: Run) -> None:
     for number in reversed(live):  # the first one last: its end lets the next one begin
         slurm.cancel(number)
     typer.echo(f"job {', '.join(live)} is told to save and end; go on with it: all4one resume {run}")
+
+
+def _extra(assignment: str) -> str:
+    """The override of a `--slurm KEY=VALUE`, whose value is sbatch's to read: YAML would take 16:00 for 960."""
+    key, separator, value = assignment.partition("=")
+    return f"slurm.extra.{key}{separator}{value if value in ('', 'true', 'false') else json.dumps(value)}"
 
 
 def slurm_overrides(**options: Any) -> list[str]:

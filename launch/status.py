@@ -54,6 +54,8 @@ class Overview:
     problem: str | None
     """Why SLURM could not be asked."""
     runs: list[Status]
+    left_out: list[str]
+    """What lies among the runs and cannot be read as one, with the reason."""
 
 
 def print_status(path: Path, *, as_json: bool) -> None:
@@ -75,9 +77,9 @@ def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
     """The state of a run, or of all runs in a folder; SLURM may take so many seconds for an answer.
 
     Raises:
-        UserError: there is no run at `path`.
+        UserError: there is no run at `path`, or none that can be read.
     """
-    runs = runs_at(path)
+    runs, left_out = _readable(runs_at(path))
     chains = [Submissions(run).newest_chain() for run in runs]
     known: Mapping[str, slurm.Job] = {}
     problem = None
@@ -89,7 +91,23 @@ def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
     return Overview(
         problem,
         [status(run, known.get(number or ""), number) for run, number in zip(runs, numbers, strict=True)],
+        left_out,
     )
+
+
+def _readable(runs: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+    """Runs whose configuration can be read, and of each of the others why not; raises where none can."""
+    found: list[RunFolder] = []
+    problems: list[UserError] = []
+    for run in runs:
+        try:
+            global_batch(run)
+            found.append(run)
+        except UserError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    return found, [f"{problem.where} {problem.what}" for problem in problems]
 
 
 def runs_at(path: Path) -> list[RunFolder]:

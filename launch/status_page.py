@@ -55,7 +55,10 @@ def _tables(found: Overview) -> list[Table]:
 def _lines(found: Overview) -> list[Text]:
     """What their reader should know besides."""
     why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
-    lines = [Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs)) if line]
+    left_out = [f"left out: {problem}" for problem in found.left_out]
+    lines = [
+        Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *left_out) if line
+    ]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, product
 from pathlib import Path
 
+from data_pipelines.errors import UserError
 from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt, read_attempts
 from trainer.run import RunFolder, open_run
 from trainer.run_lock import is_held
@@ -61,7 +63,7 @@ def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
 
     config = load_config(recipe, overrides, slurm_defaults())
     found = sorted(p.parent for depth in ("*", "*/*") for p in config.run.folder.glob(f"{depth}/config.yaml"))
-    return _excluded([_history(RunFolder(path)) for path in found], config.slurm.exclude)
+    return _excluded([*_histories(found)], config.slurm.exclude)
 
 
 def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
@@ -74,6 +76,12 @@ def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
 
     run = open_run(path)
     return _excluded([_history(run)], settings_on_resume(run, overrides).slurm.exclude)
+
+
+def _histories(folders: Iterable[Path]) -> Iterator[list[Attempt]]:
+    for folder in folders:
+        with suppress(UserError):  # of another program, or torn: it says nothing about machines
+            yield _history(RunFolder(folder))
 
 
 def _history(run: RunFolder) -> list[Attempt]:

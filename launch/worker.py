@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from launch.local import LOST_PEER
 from launch.messages import of_the_disk, print_error
 from trainer.run import RunFolder, open_run, read_records
@@ -92,7 +92,12 @@ def train_run(
             except Exception as error:
                 watch.wait_if_stalled()
                 why = "lost a rank" if _peer_is_gone(error) else "error"
-                note("end", attempt=number, reason=why, message=str(error).splitlines()[0])
+                note(
+                    "end",
+                    attempt=number,
+                    reason=why,
+                    message=first_line(error),
+                )
                 raise
             watch.doing("ending")
             end = End(code, from_first(reason(code) if process.is_first else None))

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from launch import job_end
-from launch.job import Start
+from launch.job import Start, start_line
 from trainer.config import load_config
 from trainer.run import RunFolder, read_records
+from trainer.run_lock import RunLock
 
 
 @pytest.fixture
@@ -130,3 +131,59 @@ def test_an_end_that_is_noted_stays(
     run.note("end", attempt=2, reason=reason)
     assert not end(run, code, monkeypatch)
     assert read_records(run.ledger)[-1]["reason"] == reason
+
+
+def test_an_earlier_start_s_output_is_not_this_one_s(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    (run.path / "slurm" / "7_0_log.out").write_text(
+        f"{start_line(0)}\nsrun: error: node1: task 0: Out Of Memory\n"
+        f"{start_line(1)}\nsrun: error: node2: task 1: Killed\n"
+    )
+    assert end(run, 137, monkeypatch)
+    assert read_records(run.ledger)[-1]["message"] == "node2, task 1: Killed"
+
+
+def scontrol_answers(run: RunFolder, requeue: str) -> None:
+    (run.path.parent / "scontrol").write_text(
+        f'#!/bin/sh\nif [ "$1" = requeue ]; then echo "$@" >>{run.path.parent}/asked; {requeue}; fi\n'
+        "echo JobState=RUNNING Restarts=1\n"
+    )
+
+
+def test_a_controller_that_is_away_is_asked_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_end, "_ASKED_EVERY_S", 0)
+    away = run.path.parent / "away"
+    away.touch()
+    scontrol_answers(run, f"if [ -e {away} ]; then /bin/rm {away}; echo Socket timed out >&2; exit 1; fi")
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    assert end(run, 137, monkeypatch)
+    assert (run.path.parent / "asked").read_text() == "requeue 7\nrequeue 7\n"
+
+
+def test_a_requeue_that_is_refused_is_said_with_the_command_that_goes_on(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scontrol_answers(run, "echo Requested operation is presently disabled >&2; exit 1")
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    end(run, 137, monkeypatch)
+    said = capsys.readouterr().err
+    assert "job 7 could not be requeued: Requested operation is presently disabled" in said
+    assert f"all4one resume {run.path}" in said
+
+
+def test_a_job_that_never_got_the_run_says_nothing_of_the_one_that_has_it(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "6")
+    with RunLock(run.path, attempt=2):
+        run.note("start", attempt=2, world_size=1, job="6", restart=0)
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        assert not end(run, 2, monkeypatch)
+    assert [record["event"] for record in read_records(run.ledger)] == ["start"]
+    assert "the run is trained by" in capsys.readouterr().err
+
+
+def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: RunFolder) -> None:
+    run.note("end", attempt=1, reason="stalled", message="")
+    run.note("end", attempt=2, reason="killed", message="", saved=0)
+    assert not job_end.in_vain(run)

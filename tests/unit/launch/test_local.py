@@ -17,6 +17,7 @@ folder = pathlib.Path(sys.argv[1])
 mode = sys.argv[2]
 keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 (folder / f"rank{rank}").write_text(" ".join(os.environ[k] for k in keys))
+(folder / f"cores{rank}").write_text(os.environ.get("SLURM_CPUS_PER_TASK", "its share"))
 if mode == "fail" and rank == 1:
     print("the reason", file=sys.stderr)
     sys.exit(7)
@@ -28,6 +29,10 @@ if mode == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if mode == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+if mode == "finish":
+    (folder / f"waiting{rank}").touch()
+    while not (folder / "hung up").exists():
+        time.sleep(0.02)
 if mode in ("fail", "signal", "deaf"):
     (folder / f"waiting{rank}").touch()
     time.sleep(60)
@@ -90,12 +95,27 @@ def test_a_signal_is_handed_to_every_rank(job: Path, number: int) -> None:
     assert process.wait(timeout=20) == 143
 
 
-def start(job: Path, mode: str) -> subprocess.Popen[bytes]:
+def test_a_run_under_nohup_outlives_its_terminal(job: Path) -> None:
+    process = start(job, "finish", "nohup")
+    wait_for(job, process)
+    os.kill(process.pid, signal.SIGHUP)
+    time.sleep(0.2)
+    (job / "hung up").touch()
+    assert process.wait(timeout=20) == 0
+
+
+def test_in_an_interactive_job_the_ranks_share_its_cores(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")  # of the shell, which starts all ranks
+    assert launch("the_job", [str(job), "end"], nproc=2, logs=job / "logs") == 0
+    assert (job / "cores1").read_text() == "its share"
+
+
+def start(job: Path, mode: str, *under: str) -> subprocess.Popen[bytes]:
     code = (
         "import pathlib, sys; from launch.local import launch; folder, mode = sys.argv[1:]; "
         "sys.exit(launch('the_job', [folder, mode], nproc=2, logs=pathlib.Path(folder)))"
     )
-    return subprocess.Popen([sys.executable, "-c", code, str(job), mode])
+    return subprocess.Popen([*under, sys.executable, "-c", code, str(job), mode], stdout=subprocess.DEVNULL)
 
 
 def wait_for(job: Path, process: subprocess.Popen[bytes]) -> None:

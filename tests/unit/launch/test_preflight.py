@@ -69,6 +69,17 @@ def test_groups_of_batch_norm_that_do_not_divide_the_ranks_are_refused(digits_se
     assert problems(config, 4, new_runs=0) == []
 
 
+def test_a_run_that_goes_on_needs_no_pretrained_weights(
+    digits_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    pretrained = ("backbone.pretrained=true", "backbone.stem=imagenet", "backbone.width=64")
+    config = config_of(f"data.train={digits_set}", "train.global_batch=64", *pretrained)
+    assert "could not be had" in str(problems(config, 1, new_runs=1))
+    assert problems(config, 1, new_runs=0) == []
+
+
 def test_what_several_runs_lack_is_said_once() -> None:
     with pytest.raises(UserError) as raised:
         refuse([UserError("no set"), UserError("no room"), UserError("no set")])

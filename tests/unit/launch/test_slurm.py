@@ -28,8 +28,9 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
 
 def test_jobs_are_told_by_the_controller_and_those_it_forgot_by_the_accounting(say: Say) -> None:
     say("squeue", "7|RUNNING|node[1-2]|None\n8|PENDING||Resources")
-    say("sacct", "5|CANCELLED by 0|node3")
-    found = slurm.jobs(["5", "7", "8", "9"])
+    say("sacct", "5|CANCELLED by 0|node3\n6|CANCELLED by 0|None assigned")
+    found = slurm.jobs(["5", "6", "7", "8", "9"])
+    assert slurm.current(["5", "6"], found) == "5", "the last that began"
     assert found["7"] == slurm.Job("7", "RUNNING", "node[1-2]", "None")
     assert (found["8"].why, found["8"].over) == ("Resources", False)
     assert (found["5"].state, found["5"].over) == ("CANCELLED", True)

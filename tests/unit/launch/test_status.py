@@ -75,6 +75,23 @@ def test_a_folder_of_runs_is_one_table_also_where_the_controller_is_down(
     assert "does not answer" in shown
 
 
+def test_what_is_no_run_is_named_and_keeps_no_other_from_the_table(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    folder = run.path.parent
+    for name, content in (("other", "model: resnet\n"), ("torn", "train: {")):
+        (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text(content)
+    print_status(folder, as_json=False)
+    shown = capsys.readouterr().out
+    assert "one" in shown
+    assert f"left out: {folder}/other/config.yaml is not the configuration of a run" in shown
+    assert f"left out: {folder}/torn/config.yaml" in shown
+    with pytest.raises(UserError, match=r"other/config.yaml: is not the configuration of a run"):
+        print_status(folder / "other", as_json=False)
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         print_status(tmp_path, as_json=False)

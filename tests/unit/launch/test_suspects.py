@@ -106,6 +106,8 @@ def test_a_new_run_leaves_out_what_is_suspect_by_the_runs_beside_it_together(
     settings = [f"run.folder={tmp_path}"]
     assert excluded_from_new("digits_demo", settings) == []
     failing_run(tmp_path / "one", "node2")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("model: resnet\n")
     failing_run(tmp_path / "sweep" / "two", "node2")
     assert excluded_from_new("digits_demo", settings) == ['slurm.exclude="node2"']
     assert excluded_from_new("digits_demo", [*settings, "slurm.exclude=node7"]) == [
