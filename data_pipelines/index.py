@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import replacing, sync
 from data_pipelines.urls import Url
 
 VERSION = 2
@@ -108,12 +108,14 @@ def write_index(
             }
             if classes:
                 written[CLASSES] = stack.enter_context(replacing(folder / CLASSES))
-                written[CLASSES].write_text("".join(f"{name}\n" for name in classes))
+                written[CLASSES].write_bytes("".join(f"{name}\n" for name in classes).encode())
             lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-            written[QUARANTINE].write_text(lines)
+            written[QUARANTINE].write_bytes(lines.encode())
             with written[INDEX].open("wb") as file:
                 np.save(file, rows)
-            written[DATASET].write_text(record.model_dump_json(indent=1))
+            written[DATASET].write_bytes(record.model_dump_json(indent=1).encode())
+            for temporary in written.values():
+                sync(temporary)
             (folder / DATASET).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(

@@ -95,7 +95,8 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
         where = item.content.file if isinstance(item.content, Place) else item.key
         raise UserError(
             f"the source cannot be read: {error.strerror or error}", where=where,
-            fix="see that its disk is there, then run the same command again: it goes on",
+            fix="see that its disk is there, then run the same command again: it goes on; a file that stays unreadable "
+            "must leave the source, whose build then begins anew",
         ) from error  # fmt: skip
     header = check(data, decode=False)
     if recoding.applies(header):
@@ -106,9 +107,14 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
 
 
 def _is_alone(item: Item) -> bool:
-    """Whether the image is a file of its own, in a folder that is there."""
+    """Whether the image is a file of its own, in a folder that is there and holds others."""
     place = item.content
-    return isinstance(place, Place) and place.offset == 0 and place.file.parent.is_dir()
+    if not isinstance(place, Place) or place.offset:
+        return False
+    try:
+        return any(path != place.file for path in place.file.parent.iterdir())
+    except OSError:
+        return False
 
 
 def sample_bytes(size: int, label: int) -> int:

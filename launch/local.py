@@ -33,7 +33,7 @@ def launch(
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
     Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on,
-    but for those that this process was started to ignore.
+    but for a terminal's end under nohup.
     When a rank fails the others are ended, and the end of a failed rank's log is printed.
 
     Args:
@@ -50,9 +50,8 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
-    heeded = [
-        number for number in HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN
-    ]  # nohup's is not
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [number for number in HANDED_ON if not (under_nohup and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, _HandOn(ranks, on_stop)) for number in heeded}
     try:
         code, failed = _supervise(ranks)

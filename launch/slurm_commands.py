@@ -162,10 +162,15 @@ def cancel(run: Run) -> None:
     typer.echo(f"job {', '.join(live)} is told to save and end; go on with it: all4one resume {run}")
 
 
+_WORDS = ("true", "false", "yes", "no", "on", "off")
+"""With these an option of sbatch that takes no value is given, or is not."""
+
+
 def _extra(assignment: str) -> str:
     """The override of a `--slurm KEY=VALUE`, whose value is sbatch's to read: YAML would take 16:00 for 960."""
     key, separator, value = assignment.partition("=")
-    return f"slurm.extra.{key}{separator}{value if value in ('', 'true', 'false') else json.dumps(value)}"
+    is_yaml = not value or value[0] in "'\"" or value.lower() in _WORDS
+    return f"slurm.extra.{key}{separator}{value if is_yaml else json.dumps(value)}"
 
 
 def slurm_overrides(**options: Any) -> list[str]:

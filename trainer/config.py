@@ -25,7 +25,7 @@ from trainer.guard import GuardSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.optim import OptimSettings
-from trainer.overrides import set_value
+from trainer.overrides import names_component, set_value
 from trainer.parallel_settings import ParallelSettings
 from trainer.recipes import merge, read_recipe
 from trainer.slurm_settings import SlurmSettings
@@ -206,7 +206,7 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     if not overrides:
         return config
     values = dump(config)
-    for assignment in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
+    for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
         set_value(values, assignment)
     return parse(values, where=f"{where} with {' '.join(overrides)}")
 

@@ -35,7 +35,7 @@ class GuardSettings(Settings):
 
 class Guard:
     """Judges the gradient of every step by its norm, which is the same on all ranks: a loss or gradient of one rank
-    that is not finite makes it so.
+    that is not finite makes it so. The online classifier's is no part of it: it is finite where features are.
 
     Args:
         settings: what counts as broken.

@@ -25,7 +25,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
     if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         value = _number(value)
-    if key in _NAMED and isinstance(value, str):
+    if key in _NAMED and not isinstance(value, dict):
         key = f"{key}.name"
     *parents, leaf = key.split(".")
     place: Any = values
@@ -37,6 +37,12 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     if ".".join(parents) in _NAMED and leaf == "name" and place.get("name", value) != value:
         place.clear()
     place[leaf] = value
+
+
+def names_component(assignment: str) -> bool:
+    """Whether a `key=value` chooses a component, which removes settings that were made before it."""
+    key = assignment.partition("=")[0]
+    return key in _NAMED or key.endswith(".name")
 
 
 def _child(place: Any, part: str, key: str) -> Any:

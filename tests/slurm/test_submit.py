@@ -68,13 +68,15 @@ def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
         "submit", *jobs.runs.common, "run.name=dry", "--nodes", 2, "--gpus-per-node", 2, "--time", "2h",
         "--cpus-per-task", 2, "--dry-run",
         "--setup", "module load cuda", "--slurm", "mail-type=END", "--srun-arg=--cpu-bind=none",
-        "--slurm", "begin=16:00", "--slurm", "dependency=afterok:5", "--account", 123, "--mem", 64000,
+        "--slurm", "begin=16:00", "--slurm", "comment='of three'", "--slurm", "contiguous=yes",
+        "--slurm", "dependency=afterok:5", "--account", 123, "--mem", 100,
     )  # fmt: skip
     assert result.code == 0, result.out
     for line in (
         "#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --time=120",
         "#SBATCH --requeue", "#SBATCH --signal=USR2@120", "#SBATCH --mail-type=END", "module load cuda",
-        "#SBATCH --begin=16:00", "#SBATCH --dependency=afterok:5", "#SBATCH --account=123", "#SBATCH --mem=64000",
+        "#SBATCH --begin=16:00", "#SBATCH --comment='of three'", "#SBATCH --contiguous\n",
+        "#SBATCH --dependency=afterok:5", "#SBATCH --account=123", "#SBATCH --mem=100",
         "signal_before: 120",
     ):  # fmt: skip
         assert line in result.out, line

@@ -65,6 +65,7 @@ def test_bad_images_are_quarantined_with_their_reasons(
         "gone": (Place(tmp_path / "none.jpg", 0, 10), "cannot be read: No such file or directory"),
     }
     items = source.items + [Item(key, content, 0) for key, (content, _) in bad.items()]
+    (tmp_path / "another.jpg").touch()
     record = build(Source(items, source.classes), tmp_path / "out", OPTIONS)
     assert (record.samples, record.quarantined) == (90, len(bad))
     found = {entry["key"]: entry for entry in read_quarantine(tmp_path / "out")}
@@ -85,7 +86,9 @@ def test_a_source_that_goes_away_stops_the_build_which_goes_on_later(
     items = [Item(f"k{i}", place, 0) for i, place in enumerate(places)]
     with pytest.raises(UserError, match=r"\.jpg: the source cannot be read: No such file"):
         build(Source(items, source.classes), tmp_path / "out", BuildOptions(shard_samples=10))
-    disk.mkdir(parents=True)
+    disk.mkdir(parents=True)  # where a disk was mounted there is an empty folder
+    with pytest.raises(UserError, match="the source cannot be read"):
+        build(Source(items, source.classes), tmp_path / "out", BuildOptions(shard_samples=10))
     for place in places:
         place.file.write_bytes(bytes(offset) + whole)
     record = build(Source(items, source.classes), tmp_path / "out", BuildOptions(shard_samples=10))

@@ -11,7 +11,6 @@ import pytest
 from data_pipelines import parquet as module
 from data_pipelines.build import BuildOptions, build
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage
 from data_pipelines.parquet import is_parquet, open_parquet
 from data_pipelines.shards import ShardSet
 from data_pipelines.sources import Source
@@ -148,7 +147,7 @@ def test_a_file_that_vanished_is_told_by_its_rows(tmp_path: Path) -> None:
     source = open_parquet(path)[""]
     path.unlink()
     module._cursor.cache_clear()
-    with pytest.raises(UnusableImage, match=r"row group 0 of a\.parquet cannot be read"):
+    with pytest.raises(FileNotFoundError):  # which stops a build
         source.items[0].read()
 
 

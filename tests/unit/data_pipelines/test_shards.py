@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import threading
@@ -176,6 +177,20 @@ def test_an_index_that_cannot_be_written_is_told(folder: Path) -> None:
     with pytest.raises(UserError, match="the index cannot be written: Is a directory"):
         write_index(folder, rows, classes=("a",), shards=[("x.tar", 1)] * 4, quarantined=[])
     assert len(ShardSet.open(folder)) == len(rows), "the set stays what it was"
+
+
+def test_a_disk_that_is_full_when_it_is_flushed_leaves_the_set_what_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before, rows = ShardSet.open(folder), np.load(folder / "index.npy")
+    monkeypatch.setattr("data_pipelines.index.sync", full)
+    monkeypatch.setattr("data_pipelines.files.sync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_index(folder, rows[:1], classes=("a",), shards=[("x.tar", 1)], quarantined=[])
+    assert ShardSet.open(folder).fingerprint == before.fingerprint
 
 
 def test_a_record_that_cannot_be_read_is_told(folder: Path) -> None:

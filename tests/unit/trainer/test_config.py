@@ -172,6 +172,12 @@ def test_every_method_can_be_chosen_by_name(name: str, tmp_path: Path) -> None:
         assert load_config(shipped, [f"method.name={name}"]).method.name == name
 
 
+@pytest.mark.parametrize("choice", ["optim=adamw", "optim.name=adamw"])
+def test_what_is_set_before_a_component_is_named_is_of_that_component(choice: str) -> None:
+    config = load_config("cifar10", ["optim.lr=0.003", choice])
+    assert (config.optim.name, config.optim.lr) == ("adamw", 0.003)
+
+
 def test_overrides_that_name_another_component_start_from_its_defaults() -> None:
     config = load_config("cifar10", ["optim.lr=0.125", "optim.name=adamw", "method.name=nnclr"])
     assert (config.optim.name, config.optim.lr, config.optim.eta) == ("adamw", 0.125, 0.02)
