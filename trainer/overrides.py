@@ -40,9 +40,9 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 
 
 def names_component(assignment: str) -> bool:
-    """Whether a `key=value` chooses a component, which removes settings that were made before it."""
-    key = assignment.partition("=")[0]
-    return key in _NAMED or key.endswith(".name")
+    """Whether a `key=value` chooses a component by name, which removes settings that were made before it."""
+    key, _, value = assignment.partition("=")
+    return key.endswith(".name") or (key in _NAMED and not value.lstrip().startswith("{"))
 
 
 def _child(place: Any, part: str, key: str) -> Any:

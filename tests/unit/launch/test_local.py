@@ -115,7 +115,12 @@ def start(job: Path, mode: str, *under: str) -> subprocess.Popen[bytes]:
         "import pathlib, sys; from launch.local import launch; folder, mode = sys.argv[1:]; "
         "sys.exit(launch('the_job', [folder, mode], nproc=2, logs=pathlib.Path(folder)))"
     )
-    return subprocess.Popen([*under, sys.executable, "-c", code, str(job), mode], stdout=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        command = [*under, sys.executable, "-c", code, str(job), mode]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_for(job: Path, process: subprocess.Popen[bytes]) -> None:

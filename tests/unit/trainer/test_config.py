@@ -234,3 +234,8 @@ def test_every_setting_has_a_description() -> None:
 def test_base_is_not_offered_as_a_recipe() -> None:
     assert (SHIPPED / "base.yaml").is_file()
     assert "base" not in RECIPES
+
+
+def test_a_component_that_is_given_whole_replaces_what_was_set_before_it() -> None:
+    config = load_config("cifar10", ["method.queue.length=32", "method={name: barlow_twins, embedding: 8}"])
+    assert config.method.model_dump()["embedding"] == 8
