@@ -16,7 +16,7 @@ from nvidia.dali import fn, math, pipeline_def, types
 
 from data_pipelines.augment import ViewNumbers
 from data_pipelines.buffers import Buffers
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from data_pipelines.executor import RefusedImages
 from data_pipelines.images import UnusableImage, check, decode_rgb
 from data_pipelines.settings import GpuDecoderSettings
@@ -95,7 +95,7 @@ class DaliExecutor:
             pipeline.build()
         except RuntimeError as error:
             raise UserError(
-                f"DALI cannot start: {str(error).splitlines()[0]}",
+                f"DALI cannot start: {first_line(error)}",
                 where=f"device {self._device}",
                 fix="set data.executor=opencv, or mend the CUDA driver that DALI asks for",
             ) from error

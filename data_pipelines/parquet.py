@@ -43,9 +43,8 @@ class Row(NamedTuple):
             return _cursor(self.file, self.group).read(self.row)
         except (pyarrow.ArrowException, OSError, EOFError) as error:
             _cursor.cache_clear()
-            if (
-                isinstance(error, OSError) and error.errno is not None
-            ):  # of the disk; damaged bytes have no number
+            # an error of the disk has a number, that of damaged bytes has none
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UnusableImage(f"row group {self.group} of {self.file.name} cannot be read") from error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from launch import slurm
-from launch.job import Start, start_line
+from launch.job import RETRY_SECONDS, Start, start_line
 from launch.local import LOST_PEER
 from trainer.checkpoint import CheckpointStore
 from trainer.run import RunFolder, read_records
@@ -25,8 +25,8 @@ from trainer.stall import STALL, stall_of
 _KILL = "killed"
 _TRIED_AGAIN = (_KILL, STALL)
 _NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
-_ASKED_FOR_S, _ASKED_EVERY_S = 300.0, 5.0
-"""How long, and how often, a controller that does not answer is asked for a requeue, seconds."""
+_ASKED_SECONDS = 300.0
+"""How long a controller that does not answer is asked for a requeue."""
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 def _requeue(job: str, run: RunFolder) -> None:
     """Ask for the job's requeue until the controller answers, for some minutes; say so where it starts no more."""
-    last = time.monotonic() + _ASKED_FOR_S
+    last = time.monotonic() + _ASKED_SECONDS
     while True:
         try:
             slurm.ask("scontrol", "requeue", job)
@@ -73,7 +73,7 @@ def _requeue(job: str, run: RunFolder) -> None:
                 said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
                 print(said, file=sys.stderr)
                 return
-        time.sleep(_ASKED_EVERY_S)
+        time.sleep(RETRY_SECONDS)
 
 
 def _of(record: dict[str, Any], start: Start) -> bool:

@@ -104,10 +104,9 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
 def _taken_by_rank(config: Config) -> list[str]:
     """Settings by which the loss depends on how many processes share the batch, as `key=value`."""
     method, parallel = config.method.model_dump(), config.parallel
+    scope = method.get("feature_scope") if method.get("feature_weight", 1) else None
     settings = {
-        "method.feature_scope": method.get("feature_weight", 1)
-        and method.get("feature_scope") == "rank"
-        and "rank",
+        "method.feature_scope": scope == "rank" and scope,
         "method.transformer_dropout": method.get("centroid_weight") and method.get("transformer_dropout"),
         "parallel.batch_norm": parallel.batch_norm == "rank" and "rank",
         "parallel.batch_norm_group": parallel.batch_norm == "global" and parallel.batch_norm_group,
@@ -125,9 +124,8 @@ def _launch(run: RunFolder, nproc: int) -> int:
         print(f"judge it: all4one eval {run.path}")
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
-        run.note(
-            "end", attempt=attempt, reason=STALL, message=hung, saved=saved
-        )  # ranks that hang can note nothing
+        # ranks that hang can note nothing
+        run.note("end", attempt=attempt, reason=STALL, message=hung, saved=saved)
         print_error(
             UserError(
                 f"the run stalled: {hung}",

@@ -101,7 +101,7 @@ def _check_schedule(config: Config, samples: int) -> None:
 
 
 def _check_backbone(config: Config, new_runs: int) -> None:
-    backbone = (config if new_runs else config.without_first_weights()).backbone
+    backbone = config.backbone if new_runs else config.backbone.drawn()
     with torch.random.fork_rng(devices=[]):
         build_backbone(backbone, *config.data.sizes)
     if backbone.init is not None:

@@ -13,7 +13,7 @@ from launch import slurm
 from launch.ledger import NO_END, RUNNING, Attempt, Hours, global_batch, read_attempts, total
 from launch.submissions import Submissions
 from launch.suspects import suspects
-from trainer.run import RunFolder, read_records
+from trainer.run import RunFolder, read_records, runs_below
 from trainer.run_lock import is_held
 
 
@@ -79,7 +79,7 @@ def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
     Raises:
         UserError: there is no run at `path`, or none that can be read.
     """
-    runs, left_out = _readable(runs_at(path))
+    runs = runs_at(path)
     chains = [Submissions(run).newest_chain() for run in runs]
     known: Mapping[str, slurm.Job] = {}
     problem = None
@@ -87,41 +87,27 @@ def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
         known = slurm.jobs(chain.from_iterable(chains), seconds)
     except UserError as error:
         problem = f"{error.what.splitlines()[-1]}: this is what the folders say"
-    numbers = [slurm.current(numbers, known) for numbers in chains]
-    return Overview(
-        problem,
-        [status(run, known.get(number or ""), number) for run, number in zip(runs, numbers, strict=True)],
-        left_out,
-    )
-
-
-def _readable(runs: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
-    """Runs whose configuration can be read, and of each of the others why not; raises where none can."""
-    found: list[RunFolder] = []
-    problems: list[UserError] = []
-    for run in runs:
+    found: list[Status] = []
+    unread: list[UserError] = []
+    for run, numbers in zip(runs, chains, strict=True):
+        number = slurm.current(numbers, known)
         try:
-            global_batch(run)
-            found.append(run)
+            found.append(status(run, known.get(number or ""), number))
         except UserError as error:
-            problems.append(error)
+            unread.append(error)
     if not found:
-        raise problems[0]
-    return found, [f"{problem.where} {problem.what}" for problem in problems]
+        raise unread[0]
+    return Overview(problem, found, [f"{error.where} {error.what}" for error in unread])
 
 
 def runs_at(path: Path) -> list[RunFolder]:
     """The run in a folder, or the runs that it holds, those of sweeps too."""
-    folders = (
-        [path]
-        if (path / "config.yaml").is_file()
-        else sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/config.yaml"))
-    )
-    if not folders:
+    runs = [RunFolder(path)] if RunFolder(path).config.is_file() else runs_below(path)
+    if not runs:
         raise UserError(
             "there is no run here", where=path, fix="give a run's folder, or the one that holds runs"
         )
-    return [RunFolder(folder) for folder in folders]
+    return runs
 
 
 def status(run: RunFolder, job: slurm.Job | None, number: str | None) -> Status:

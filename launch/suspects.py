@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, product
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt, read_attempts
-from trainer.run import RunFolder, open_run
+from trainer.run import RunFolder, open_run, runs_below
 from trainer.run_lock import is_held
 
 _OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
@@ -62,8 +62,11 @@ def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
     from trainer.config import load_config
 
     config = load_config(recipe, overrides, slurm_defaults())
-    found = sorted(p.parent for depth in ("*", "*/*") for p in config.run.folder.glob(f"{depth}/config.yaml"))
-    return _excluded([*_histories(found)], config.slurm.exclude)
+    histories = []
+    for run in runs_below(config.run.folder):
+        with suppress(UserError):  # of another program, or torn: it says nothing about machines
+            histories.append(_history(run))
+    return _excluded(histories, config.slurm.exclude)
 
 
 def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
@@ -76,12 +79,6 @@ def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
 
     run = open_run(path)
     return _excluded([_history(run)], settings_on_resume(run, overrides).slurm.exclude)
-
-
-def _histories(folders: Iterable[Path]) -> Iterator[list[Attempt]]:
-    for folder in folders:
-        with suppress(UserError):  # of another program, or torn: it says nothing about machines
-            yield _history(RunFolder(folder))
 
 
 def _history(run: RunFolder) -> list[Attempt]:

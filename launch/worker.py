@@ -92,12 +92,7 @@ def train_run(
             except Exception as error:
                 watch.wait_if_stalled()
                 why = "lost a rank" if _peer_is_gone(error) else "error"
-                note(
-                    "end",
-                    attempt=number,
-                    reason=why,
-                    message=first_line(error),
-                )
+                note("end", attempt=number, reason=why, message=first_line(error))
                 raise
             watch.doing("ending")
             end = End(code, from_first(reason(code) if process.is_first else None))

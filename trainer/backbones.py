@@ -41,6 +41,10 @@ class BackboneSettings(Settings):
     """Make batch norms, ReLUs and sums again in the backward pass instead of keeping what they gave: the activations of
     a ResNet take about half the memory, at a few per cent of the time. Gradients are the same up to rounding."""
 
+    def drawn(self) -> "BackboneSettings":
+        """The same network with weights that are drawn: where those that it would start from are not asked for."""
+        return self.model_copy(update={"pretrained": False, "init": None, "init_partial": False})
+
     @model_validator(mode="after")
     def _one_start(self) -> "BackboneSettings":
         if self.pretrained and self.init is not None:

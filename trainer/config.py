@@ -130,11 +130,6 @@ class Config(Settings):
     guard: GuardSettings = GuardSettings()
     slurm: SlurmSettings = SlurmSettings()
 
-    def without_first_weights(self) -> "Config":
-        """The same with a backbone that starts from drawn weights: for a run whose checkpoint holds all of them."""
-        backbone = self.backbone.model_copy(update={"pretrained": False, "init": None})
-        return self.model_copy(update={"backbone": backbone})
-
     @field_validator("method", mode="before")
     @classmethod
     def _method_by_name(cls, value: Any) -> Any:

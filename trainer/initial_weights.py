@@ -69,7 +69,7 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
     assert settings.init is not None
     path = settings.init
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        backbone = build_backbone(settings.model_copy(update={"pretrained": False}), image_size)
+        backbone = build_backbone(settings.drawn(), image_size)
     own = backbone.state_dict()
     groups = read_weights(path)
     places = [place for group, tensors in groups.items() for place in _places(backbone, own, group, tensors)]

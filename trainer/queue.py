@@ -71,8 +71,8 @@ class NeighbourQueue(nn.Module):
         where there are none. A row that no image has filled yet has nobody's label.
         """  # fmt: skip
         nearest = found.places[:, 0]
-        theirs, unlabelled = self.labels[nearest], (self.labels[nearest] < 0) & (self.ids[nearest] >= 0)
-        known = (labels >= 0) & ~unlabelled
+        theirs = self.labels[nearest]
+        known = (labels >= 0) & ((theirs >= 0) | (self.ids[nearest] < 0))
         return (known & (theirs == labels)).sum() / known.sum()
 
     def start_push(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:

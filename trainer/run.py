@@ -141,6 +141,12 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
     return run
 
 
+def runs_below(folder: Path) -> list[RunFolder]:
+    """The runs that a folder holds, those of sweeps too, in the order of their names."""
+    found = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/config.yaml"))
+    return [RunFolder(path) for path in found]
+
+
 def open_run(path: Path) -> RunFolder:
     """An existing run's folder.
 

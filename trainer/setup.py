@@ -150,7 +150,8 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
         total_steps = min(total_steps, config.train.max_steps)
     store = CheckpointStore(run.checkpoints) if process.is_first else None
     if from_first(store is not None and store.newest_state() is not None):
-        config, initial = config.without_first_weights(), None  # the checkpoint holds all weights
+        # the checkpoint holds all weights
+        config, initial = config.model_copy(update={"backbone": config.backbone.drawn()}), None
     else:
         initial = _initial_weights(config, process)
     method = build_method(

@@ -139,8 +139,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _build(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Backbone:
-    settings = recipe.backbone.model_copy(update={"pretrained": False})
-    backbone = build_backbone(settings, recipe.image_size)
+    backbone = build_backbone(recipe.backbone.drawn(), recipe.image_size)
     load_model(backbone, tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return backbone.to(device).to(memory_format=torch.channels_last).eval()

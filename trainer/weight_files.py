@@ -41,9 +41,8 @@ def _content(path: Path) -> Any:
             f"is no whole file of safetensors: {error}", where=path, fix="copy it again"
         ) from None
     except Exception as error:  # broken bytes lead torch's reader to errors of any kind
-        reason = first_line(error)
         raise UserError(
-            f"cannot be read as weights alone: {reason}", where=path,
+            f"cannot be read as weights alone: {first_line(error)}", where=path,
             fix="if it is whole and you trust it, keep its tensors alone: torch.save(torch.load(OLD, "
             'weights_only=False)["state_dict"], NEW), with the packages that wrote it',
         ) from None  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from data_pipelines.files import replacing, require_place
 from trainer.exports import hf, onnx, safetensors, timm, torchscript, torchvision
 from trainer.exports.format import Format, Normalised, Subject
@@ -68,9 +68,8 @@ def export_backbone(
             f"cannot be written: {error}", where=out, fix="choose another place with --out"
         ) from None
     except RuntimeError as error:  # of the exporters, for a network that they do not understand
-        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{subject.name} cannot be written as {format_name}: {reason}", where=out,
+            f"{subject.name} cannot be written as {format_name}: {first_line(error)}", where=out,
             fix="export in another format, such as safetensors",
         ) from error  # fmt: skip
     return out, form.loads_into(subject)

@@ -13,8 +13,7 @@ def method_to_look_at(config: Config, num_classes: int) -> Method:
     """A run's method with weights that are to be loaded, in evaluation mode, on the GPU if there is one."""
     # none of these changes what a network makes of an image in evaluation mode
     parallel = config.parallel.model_copy(update={"compile": False, "batch_norm": "rank"})
-    backbone = config.backbone.model_copy(update={"pretrained": False})
-    alike = config.model_copy(update={"parallel": parallel, "backbone": backbone})
+    alike = config.model_copy(update={"parallel": parallel, "backbone": config.backbone.drawn()})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return build_method(alike, num_classes, device).to(memory_format=torch.channels_last).eval()
 

@@ -142,7 +142,7 @@ def test_a_broken_row_group_is_left_out(source: Source, tmp_path: Path, workers:
     assert (record.samples, record.quarantined) == (80, 10)
 
 
-def test_a_file_that_vanished_is_told_by_its_rows(tmp_path: Path) -> None:
+def test_a_file_that_vanished_is_an_error_of_its_disk(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", images(1))
     source = open_parquet(path)[""]
     path.unlink()

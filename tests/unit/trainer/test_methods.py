@@ -222,7 +222,7 @@ def test_the_paper_encoding_is_a_choice() -> None:
 
 def test_a_method_may_take_its_settings_from_another_s() -> None:
     class Colder(MoCoV3Settings):
-        name: Literal["colder"] = "colder"  # type: ignore[assignment]
+        name: Literal["colder"] = "colder"
 
     assert available()["colder"] is Colder
     del Colder
