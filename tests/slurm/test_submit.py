@@ -69,14 +69,14 @@ def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
         "--cpus-per-task", 2, "--dry-run",
         "--setup", "module load cuda", "--slurm", "mail-type=END", "--srun-arg=--cpu-bind=none",
         "--slurm", "begin=16:00", "--slurm", "comment='of three'", "--slurm", "contiguous=yes",
-        "--slurm", "dependency=afterok:5", "--account", 123, "--mem", 100,
+        "--slurm", "dependency=singleton", "--account", 123, "--mem", 100,
     )  # fmt: skip
     assert result.code == 0, result.out
     for line in (
         "#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --time=120",
         "#SBATCH --requeue", "#SBATCH --signal=USR2@120", "#SBATCH --mail-type=END", "module load cuda",
         "#SBATCH --begin=16:00", "#SBATCH --comment='of three'", "#SBATCH --contiguous\n",
-        "#SBATCH --dependency=afterok:5", "#SBATCH --account=123", "#SBATCH --mem=100",
+        "#SBATCH --dependency=singleton", "#SBATCH --account=123", "#SBATCH --mem=100",
         "signal_before: 120",
     ):  # fmt: skip
         assert line in result.out, line
