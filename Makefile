@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := data_pipelines trainer launch benchmarks tests
+SOURCES := all4one data_pipelines trainer launch benchmarks tests
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup demo test test-fast test-packages lint format bench gpu-check clean
@@ -35,10 +35,11 @@ test: setup lint test-packages  ## everything that this machine can test
 test-fast: setup  ## unit tests only
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
-lint: setup  ## style and types
+lint: setup  ## style, types and the direction of imports
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup  ## mend the style
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from trainer.signals import StopRequest
+from trainer.runs.stop_signals import StopRequest
 
 STEP_SECONDS, MOST = 0.1, 0.01
 

@@ -24,14 +24,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from data_pipelines.feed import Batch
-from trainer.background_writer import BackgroundWriter
-from trainer.checkpoint import CheckpointStore, Snapshot, clone_to_host
-from trainer.config import Config, load_config
-from trainer.distributed import initialise
-from trainer.engine import Engine
-from trainer.optim import Schedule, build_optimizer, parameter_groups
-from trainer.setup import build_method
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.checkpoints.background_writer import BackgroundWriter
+from trainer.checkpoints.format import Snapshot, clone_to_host
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import Config, load_config
+from trainer.distributed.process_group import initialise
+from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.runs.components import build_method
 
 MOST_SLOWER, MOST_STALL, LARGE = 1.15, 1.0, 256
 CLASSES, STEPS_OF_BLOCK = 100, 3

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.run import RunFolder, read_records
+from trainer.runs.run_folder import RunFolder, read_records
 
 POINTS = 20.0  # that kNN must gain
 MINUTES = 20.0  # that training may take

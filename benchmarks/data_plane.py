@@ -30,12 +30,12 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from data_pipelines.augment import numbers_of_views
-from data_pipelines.images import check
-from data_pipelines.index import ROW, VERSION, DatasetRecord, ShardRecord, read_record
-from data_pipelines.order import Order
+from data_pipelines.imaging.augment import numbers_of_views
+from data_pipelines.imaging.images import check
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.index import ROW, VERSION, DatasetRecord, ShardRecord, read_record
+from data_pipelines.shards.shard_set import ShardSet
 
 IMAGENET, HUGE = 1_281_167, 100_000_000
 VIEWS = (ViewSettings(blur=1.0), ViewSettings(blur=0.1, solarise=0.2))
@@ -156,7 +156,7 @@ def linked(folder: Path, out: Path) -> None:
 def resume(folder: Path) -> list[Figure]:
     import torch
 
-    from data_pipelines.loader import TrainLoader
+    from data_pipelines.loading.loaders import TrainLoader
 
     def first_batch(at: float) -> float:
         began = time.perf_counter()
@@ -180,7 +180,7 @@ def resume(folder: Path) -> list[Figure]:
 def waiting(folder: Path) -> list[Figure]:
     import torch
 
-    from data_pipelines.loader import TrainLoader
+    from data_pipelines.loading.loaders import TrainLoader
 
     settings = DataSettings(executor="opencv", views=VIEWS, threads=2)
     with TrainLoader(

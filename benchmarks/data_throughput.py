@@ -33,10 +33,10 @@ import psutil
 import torch
 from throughput_pipelines import dali_reader, torchvision_pipeline
 
-from data_pipelines.images import decode_rgb
-from data_pipelines.loader import TrainLoader
+from data_pipelines.imaging.images import decode_rgb
+from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 
 RECIPES = {
     224: (ViewSettings(size=224, blur=1.0), ViewSettings(size=224, blur=0.1, solarise=0.2)),

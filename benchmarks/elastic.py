@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import CheckpointStore
-from trainer.run import RunFolder, read_records
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.run_folder import RunFolder, read_records
 
 TOLERANCE, BATCH = 1e-3, 96  # divides by 4, 2, 1 and 3
 

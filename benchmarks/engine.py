@@ -25,14 +25,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_pipelines.feed import Batch
-from trainer.config import Config, load_config
-from trainer.distributed import initialise
-from trainer.engine import Engine
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.config.schema import Config, load_config
+from trainer.distributed.collectives import world_size
+from trainer.distributed.process_group import initialise
+from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
 from trainer.methods import Method
-from trainer.optim import Schedule, build_optimizer, parameter_groups
-from trainer.parallel import world_size
-from trainer.setup import build_method
+from trainer.runs.components import build_method
 
 MOST_OVERHEAD, LEAST_GAIN = 1.03, 1.9
 CLASSES, TOTAL_STEPS = 10, 1000

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cifar10_short import shards
 
-from trainer.run import RunFolder, read_records
+from trainer.runs.run_folder import RunFolder, read_records
 
 EXECUTORS = ("opencv", "dali")
 

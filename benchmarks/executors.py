@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import correlate1d
 
-from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
-from data_pipelines.dali import DaliExecutor, ViewGraph
-from data_pipelines.executor import Executor
-from data_pipelines.images import decode_rgb, read_header
-from data_pipelines.opencv import OpenCVExecutor
+from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.imaging.backend import Executor
+from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
+from data_pipelines.imaging.images import decode_rgb, read_header
+from data_pipelines.imaging.opencv import OpenCVExecutor
 from data_pipelines.settings import ViewSettings
-from data_pipelines.sources import open_source
+from data_pipelines.sources.image_sources import open_source
 
 SIZE, SMALL = 224, 96
 OPERATIONS: dict[str, dict[str, float | bool]] = {

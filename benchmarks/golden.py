@@ -20,11 +20,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from trainer.batch_norm import synchronise_batch_norm
+from trainer.contrast.queue import QueueSettings
+from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.collectives import gather, rank, world_size
 from trainer.methods.all4one import All4One, All4OneSettings
 from trainer.methods.base import Output
-from trainer.parallel import gather, rank, world_size
-from trainer.queue import QueueSettings
 
 TOLERANCE = 1e-6
 PUBLISHED_NAMES = {

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.queue import NeighbourQueue, QueueSettings
+from trainer.contrast.queue import NeighbourQueue, QueueSettings
 
 D, K, VIEWS, THREADS = 256, 5, 2, 2
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from scaling import Network, Step, predict
 
-from trainer.config import load_config
+from trainer.config.schema import load_config
 
 SMALL, LARGE, REPEATS = 2**10, 2**24, 20
 """Bytes of the messages that latency and bandwidth are taken from."""

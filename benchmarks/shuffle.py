@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.order import Order
+from data_pipelines.loading.sample_order import Order
 
 SHARD, CLASSES, BATCH, EPOCHS = 10_000, 1_000, 256, 3
 Ids = NDArray[np.int64]

@@ -2,9 +2,9 @@
 
     python benchmarks/step.py [--cases resnet18@32x64 ...] [--precisions fp32 bf16] [--rounds 3] [--json FILE]
 
-Ours runs through `trainer.engine.Engine`, the published step is `benchmarks/straight.py`; both on 2 threads, in one
-process, in channels-last memory, with the same weights, the same random batch and a queue of 98,304 keys. Their steps
-alternate, and a ratio is the median over the rounds of ours to the straight one of the same round. The backbone's share
+Ours runs through `trainer.engine.deepspeed_engine.Engine`, the published step is `benchmarks/straight.py`. Both run
+on 2 threads, in one process, in channels-last memory, with the same weights, the same random batch and a queue of
+98,304 keys. Their steps alternate, and a ratio is the median over the rounds of ours to the straight one of the same round. The backbone's share
 is timed within the step by hooks: its own forward passes, those of its averaged copy, and its backward pass, which
 begins when the gradient of the features is known and ends with the gradient of its first weight; the rest is all else.
 
@@ -31,13 +31,13 @@ import torch.distributed as dist
 from straight import StraightAll4One, StraightLARS
 from torch import Tensor, nn
 
-from data_pipelines.feed import Batch
-from trainer import ema
-from trainer.backbones import BackboneSettings, build_backbone
-from trainer.distributed import initialise
-from trainer.engine import Engine
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.distributed.process_group import initialise
+from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.optimizers import OptimSettings, Schedule, build_optimizer, parameter_groups
 from trainer.methods.all4one import All4One, All4OneSettings
-from trainer.optim import OptimSettings, Schedule, build_optimizer, parameter_groups
+from trainer.networks import ema
+from trainer.networks.backbones import BackboneSettings, build_backbone
 
 THREADS, CLASSES, TOTAL_STEPS = 2, 10, 1000
 SCHEDULE = Schedule(warmup_start_lr=0.0, warmup_steps=0, total_steps=TOTAL_STEPS)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.distributed.collectives import gather, rank
 from trainer.methods.all4one import All4One, All4OneSettings
-from trainer.parallel import gather, rank
 
 
 class Losses(NamedTuple):
@@ -148,7 +148,7 @@ def feature_contrast(m1: Tensor, m2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
 
 
 class StraightLARS(torch.optim.Optimizer):
-    """LARS with `clip_lr`, one parameter at a time; groups as `trainer.optim.parameter_groups` makes them."""
+    """LARS with `clip_lr`, one parameter at a time, over groups of `trainer.engine.optimizers.parameter_groups`."""
 
     def __init__(self, groups: Iterable[dict], momentum: float, eta: float) -> None:
         super().__init__(groups, {"lr": 1.0, "momentum": momentum, "eta": eta, "weight_decay": 0.0})

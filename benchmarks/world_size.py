@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import CheckpointStore
-from trainer.run import RunFolder
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.run_folder import RunFolder
 
 TOLERANCE = 1e-4
 DATA: dict[str, tuple[str, str, tuple[str, ...]]] = {

@@ -1,1 +1,5 @@
 """Where training runs: this machine's processes, or a cluster's."""
+
+from launch.renamed_modules import accept_old_names
+
+accept_old_names()

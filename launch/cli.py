@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.data_commands import app as data_app
-from launch.eval_commands import evaluate
-from launch.messages import of_the_disk, print_error
-from launch.model_commands import embed, export
-from launch.report.command import report
-from launch.slurm_commands import (
+from launch.commands.data import app as data_app
+from launch.commands.evaluate import evaluate
+from launch.commands.models import embed, export
+from launch.commands.report import report
+from launch.commands.slurm import (
     DryRun,
     ExcludeSuspects,
     GpusPerNode,
@@ -29,7 +28,8 @@ from launch.slurm_commands import (
     status,
     submit,
 )
-from launch.studies.command import study
+from launch.commands.study import study
+from launch.messages import of_the_disk, print_error
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -56,7 +56,7 @@ def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) 
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
-    from launch.jobs import start_run
+    from launch.local.runs import start_run
 
     raise typer.Exit(start_run(recipe, overrides or [], nproc))
 
@@ -82,8 +82,8 @@ def resume(
 
     A run that was submitted is submitted again, as it was but for the options; --nproc takes it to this machine.
     """
-    from launch.submissions import Submissions
-    from trainer.run import open_run
+    from launch.slurm.submitted_jobs import Submissions
+    from trainer.runs.run_folder import open_run
 
     settings = slurm_overrides(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
@@ -91,19 +91,19 @@ def resume(
     if nproc is not None and (settings or dry_run or wait or exclude_suspects):
         raise UserError("--nproc is for this machine, the other options are for SLURM", fix="give either")
     if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest_chain()):
-        from launch.jobs import resume_run
+        from launch.local.runs import resume_run
 
         raise typer.Exit(resume_run(run, overrides or [], nproc))
-    from launch.submit import resume as queue
+    from launch.slurm.submit import resume as queue
 
     given = [*(overrides or []), *settings]
     if exclude_suspects:
-        from launch.suspects import excluded_from_resumed
+        from launch.status.suspect_nodes import excluded_from_resumed
 
         given += excluded_from_resumed(run, given)
     queued = queue(run, given, preflight=preflight, dry_run=dry_run)
     if queued is not None and wait:
-        from launch.logs import follow
+        from launch.slurm.logs import follow
 
         raise typer.Exit(follow(queued, 0))
 
@@ -117,7 +117,7 @@ def doctor(
 
     Exit code 1 where something would stop runs. In a job, `srun all4one doctor` checks another machine.
     """
-    from launch.doctor import examine
+    from launch.doctor.examination import examine
 
     raise typer.Exit(examine(runs, as_json=as_json))
 
@@ -156,11 +156,11 @@ def profile(
     if nodes is not None:
         if nproc != 1:
             raise UserError("--nproc is for this machine, --nodes for a cluster", fix="--tasks-per-node")
-        from launch.profile_nodes import parse_nodes, profile_on
+        from launch.profile.nodes import parse_nodes, profile_on
 
         settings = [*(overrides or []), *asked]
         raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
-    from launch.profile import profile as measure
+    from launch.profile.profile_run import profile as measure
 
     raise typer.Exit(measure(recipe, overrides or [], nproc=nproc, steps=steps, out=out, trace=trace))
 
@@ -177,7 +177,7 @@ def verify_resume(
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
-    from launch.verify_resume import verify
+    from launch.local.verify_resume import verify
 
     raise typer.Exit(verify(recipe, overrides or [], kills=kills, nproc=nproc, seed=seed))
 
@@ -188,7 +188,7 @@ def show_config(recipe: Recipe = None, overrides: Overrides = None) -> None:
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
-    from launch.show_config import show
+    from launch.commands.show_config import show
 
     show(recipe, overrides or [])
 
@@ -197,7 +197,7 @@ def _list_recipes() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from trainer.recipes import shipped_recipes
+    from trainer.config.recipes import shipped_recipes
 
     table = Table("recipe", "description", title="shipped recipes", title_justify="left")
     for name, description in shipped_recipes().items():

@@ -2,7 +2,8 @@
 
 import torch
 
-from trainer.checkpoint import CheckpointStore, Snapshot
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
 
 
 def snapshot(step, *, size=4):

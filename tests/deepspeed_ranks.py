@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from data_pipelines.feed import Batch
-from trainer.config import Config, load_config
-from trainer.engine import Engine
-from trainer.optim import Schedule, build_optimizer, parameter_groups
-from trainer.parallel import rank, world_size
-from trainer.setup import IMAGES, build_method
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.config.schema import Config, load_config
+from trainer.distributed.collectives import rank, world_size
+from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.runs.components import IMAGES, build_method
 
 ROWS = 24  # of the global batch
 STEPS = 100  # of the schedule

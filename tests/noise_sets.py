@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.build import BuildOptions, build
+from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.sources import Item, Source
+from data_pipelines.sources.image_sources import Item, Source
 
 VIEW = ViewSettings(size=16)
 DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)

@@ -1,4 +1,4 @@
-"""`launch.worker` with a fault on rank 1, which the environment names: run as `python -m poisoned_worker RUN`.
+"""`launch.local.worker` with a fault on rank 1, which the environment names: run as `python -m poisoned_worker RUN`.
 
 POISON_BATCHES=6-12   batches of these positions in the order are NaN
 POISON_GRADIENT=9     this step's gradient of one parameter is infinite
@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from data_pipelines.feed import Batch
-from data_pipelines.loader import TrainLoader
-from launch.worker import main
-from trainer.engine import Engine
+from data_pipelines.loading.loaders import TrainLoader
+from data_pipelines.loading.prefetching_batches import Batch
+from launch.local.worker import main
+from trainer.engine.deepspeed_engine import Engine
 
 FIRST, LAST = map(int, os.environ.get("POISON_BATCHES", "1-0").split("-"))
 GRADIENT, KILL = (int(os.environ.get(f"POISON_{name}", -1)) for name in ("GRADIENT", "KILL"))

@@ -9,7 +9,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["torch", "timm", "pytest", "hypothesis", "trainer.checkpoint", "trainer.queue", "trainer.losses"]
+PRELOADED = [
+    "torch",
+    "timm",
+    "pytest",
+    "hypothesis",
+    "trainer.checkpoints.store",
+    "trainer.contrast.queue",
+    "trainer.contrast.losses",
+]
 """Imported once, not once a process; the first test that forks decides for all, so that all name these."""
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from trainer.contrast.queue import QueueSettings
 from trainer.methods import MethodSettings, available
-from trainer.queue import QueueSettings
 
 QUEUE = QueueSettings(length=50)
 _SIZES: dict[str, Any] = {"projector_hidden": 16, "predictor_hidden": 16, "embedding": 8, "queue": QUEUE}

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoint import CheckpointStore
-from trainer.run import RunFolder, read_records
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.run_folder import RunFolder, read_records
 
 STEPS = 14
 TINY = (

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.config import load_config
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import load_config
 from trainer.methods import Method
-from trainer.run import RunFolder, create_run
-from trainer.setup import build_method
+from trainer.runs.components import build_method
+from trainer.runs.run_folder import RunFolder, create_run
 
 SMALL = (
     "data.executor=opencv", "data.threads=1", "method.projector_hidden=16", "method.predictor_hidden=16",

@@ -8,18 +8,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.feed import Batch
-from trainer.attempt import Attempt
-from trainer.distributed import Agreement, from_all, from_first
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.distributed.process_group import Agreement, from_all, from_first
 from trainer.evaluation.features import Stopped
-from trainer.evaluation.online import OnlineEvaluation
-from trainer.metrics import MetricsWriter, mean_over_ranks, open_metrics
+from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks, open_metrics
+from trainer.monitoring.online_evaluation import OnlineEvaluation
+from trainer.monitoring.recorder import Recorder
 from trainer.persistence import Persistence
-from trainer.progress import TrainingProgress
-from trainer.recorder import Recorder
+from trainer.runs.components import Attempt
+from trainer.runs.hang_watch import StallWatch
+from trainer.runs.progress import TrainingProgress
+from trainer.runs.stop_signals import DATA_FAILED, StopRequest
 from trainer.setup import build
-from trainer.signals import DATA_FAILED, StopRequest
-from trainer.stall import StallWatch
 
 
 class Trainer:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from trainer.attempt import Attempt
-from trainer.background_writer import BackgroundWriter
-from trainer.checkpoint import CheckpointStore, Snapshot, clone_to_host
-from trainer.distributed import from_first
-from trainer.meaning import fingerprint
-from trainer.setup import Parts, TrainSet
+from trainer.checkpoints.background_writer import BackgroundWriter
+from trainer.checkpoints.format import Snapshot, clone_to_host
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.resume_compat import fingerprint
+from trainer.distributed.process_group import from_first
+from trainer.runs.components import Attempt, Parts, refuse_other_set
 
 PACKAGES = (
     "torch",
@@ -24,15 +24,6 @@ PACKAGES = (
     "opencv-python-headless",
     "webdataset",
 )
-
-
-def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
-    """Raise a UserError where a checkpoint's state is of another training set than the one that is opened."""
-    if state["data"] != train_set.fingerprint:
-        raise UserError(
-            "the training set is not the one that the checkpoint was made with", where=train_set.folder,
-            fix="set data.train to the same set, or start a new run",
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.build.output_folder import PLAN, disk_full, locked, make_way
+from data_pipelines.build.shard_writer import Note, Task, prepare, sample_bytes, shard_size, write_shards
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from data_pipelines.images import UnusableImage
-from data_pipelines.index import BUILDING, ROW, DatasetRecord, write_index
-from data_pipelines.out_folder import PLAN, disk_full, locked, make_way
+from data_pipelines.imaging.images import UnusableImage
+from data_pipelines.imaging.recode import Recoding
 from data_pipelines.philox import Stream, permutation
-from data_pipelines.recode import Recoding
-from data_pipelines.shard_writer import Note, Task, prepare, sample_bytes, shard_size, write_shards
-from data_pipelines.sources import Item, Source
+from data_pipelines.shards.index import BUILDING, ROW, DatasetRecord, write_index
+from data_pipelines.sources.image_sources import Item, Source
 from data_pipelines.workers import spread
 
 _SAMPLE = 256

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from data_pipelines.index import BUILDING, CLASSES, DATASET, INDEX, QUARANTINE
+from data_pipelines.shards.index import BUILDING, CLASSES, DATASET, INDEX, QUARANTINE
 
 PLAN = "plan"
 """File in the folder of notes that tells builds apart."""

@@ -12,13 +12,13 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipelines.build.output_folder import disk_full
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync, write_whole
-from data_pipelines.images import Header, UnusableImage, check, decode_rgb
-from data_pipelines.index import BUILDING, checksum
-from data_pipelines.out_folder import disk_full
-from data_pipelines.recode import Recoding
-from data_pipelines.sources import Item, Place
+from data_pipelines.imaging.images import Header, UnusableImage, check, decode_rgb
+from data_pipelines.imaging.recode import Recoding
+from data_pipelines.shards.index import BUILDING, checksum
+from data_pipelines.sources.image_sources import Item, Place
 
 _BLOCK = 512
 _OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM}

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from data_pipelines.augment import ViewNumbers
+from data_pipelines.imaging.augment import ViewNumbers
 
 
 class RefusedImages(Exception):

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
-from data_pipelines.augment import ViewNumbers
-from data_pipelines.buffers import Buffers
 from data_pipelines.errors import UserError, first_line
-from data_pipelines.executor import RefusedImages
-from data_pipelines.images import UnusableImage, check, decode_rgb
+from data_pipelines.imaging.augment import ViewNumbers
+from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.buffers import Buffers
+from data_pipelines.imaging.images import UnusableImage, check, decode_rgb
 from data_pipelines.settings import GpuDecoderSettings
 
 

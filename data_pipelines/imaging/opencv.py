@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.augment import ViewNumbers
-from data_pipelines.buffers import Buffers
-from data_pipelines.executor import RefusedImages
-from data_pipelines.images import SHRINKS, UnusableImage, decode_shrunk
+from data_pipelines.imaging.augment import ViewNumbers
+from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.buffers import Buffers
+from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
 
 # The pool is the parallelism: OpenCV's own threads would only contend with it.
 cv2.setNumThreads(0)

@@ -6,7 +6,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_pipelines.images import Format, Header, decode_rgb
+from data_pipelines.imaging.images import Format, Header, decode_rgb
 
 QUALITY = 90
 """JPEG quality of images that are made smaller, where none is asked for."""

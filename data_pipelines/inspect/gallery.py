@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.augment import ViewNumbers, numbers_of_views
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
-from data_pipelines.images import UnusableImage, decode_rgb
-from data_pipelines.opencv import OpenCVExecutor
-from data_pipelines.order import Order
+from data_pipelines.imaging.augment import ViewNumbers, numbers_of_views
+from data_pipelines.imaging.images import UnusableImage, decode_rgb
+from data_pipelines.imaging.opencv import OpenCVExecutor
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.shards.shard_set import BadSample, ShardSet
 
 _CELL = 2.2  # inches
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.loader import TrainLoader
-from data_pipelines.reader import share_of_cores
+from data_pipelines.loading.batch_reader import share_of_cores
+from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage, check
-from data_pipelines.index import INDEX, fingerprint, mend, read_record
-from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.imaging.images import UnusableImage, check
+from data_pipelines.shards.index import INDEX, fingerprint, mend, read_record
+from data_pipelines.shards.shard_set import BadSample, ShardSet
 from data_pipelines.workers import spread
 
 

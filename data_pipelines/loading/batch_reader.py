@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.augment import ViewNumbers
 from data_pipelines.errors import UserError
-from data_pipelines.executor import Executor, RefusedImages
+from data_pipelines.imaging.augment import ViewNumbers
+from data_pipelines.imaging.backend import Executor, RefusedImages
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.shards.shard_set import BadSample, ShardSet
 
 Numbers = Callable[[NDArray[np.int64]], Sequence[ViewNumbers]]
 
@@ -172,13 +172,13 @@ def make_executor(
     if name == "auto":
         name = "dali" if device.type == "cuda" else "opencv"
     if name == "opencv":
-        from data_pipelines.opencv import OpenCVExecutor
+        from data_pipelines.imaging.opencv import OpenCVExecutor
 
         return OpenCVExecutor(
             pool, threads=threads, mean=settings.mean, std=settings.std, device=device, dtype=dtype
         )
     try:
-        from data_pipelines.dali import DaliExecutor, ViewGraph
+        from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
     except ImportError as error:
         raise UserError(
             f"DALI cannot be imported: {error}",

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.augment import centre_numbers
-from data_pipelines.executor import RefusedImages
-from data_pipelines.images import Header, UnusableImage, check
-from data_pipelines.pictures import Picture
+from data_pipelines.imaging.augment import centre_numbers
+from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.images import Header, UnusableImage, check
+from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.prefetch import Prefetch
-from data_pipelines.reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.settings import DataSettings, ViewSettings
+from data_pipelines.sources.image_files import Picture
 
 
 class PictureBatch(NamedTuple):

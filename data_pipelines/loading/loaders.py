@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.augment import ViewNumbers, centre_numbers, numbers_of_views
-from data_pipelines.cache import Stopped
-from data_pipelines.feed import Batch, Feed, Made, Share
-from data_pipelines.order import Order
+from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, numbers_of_views
+from data_pipelines.loading.batch_reader import ReadBatch, Reader
+from data_pipelines.loading.prefetching_batches import Batch, Feed, Made, Share
+from data_pipelines.loading.quarantine import Quarantine
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.prefetch import Prefetch, never
-from data_pipelines.quarantine import Quarantine
-from data_pipelines.reader import ReadBatch, Reader
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.shard_set import ShardSet
 
 
 class EvalBatch(NamedTuple):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import Prefetch, never, nothing
-from data_pipelines.quarantine import Quarantine
 
 
 class Batch(NamedTuple):

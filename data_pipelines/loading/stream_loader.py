@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_pipelines.augment import numbers_of_views
 from data_pipelines.errors import UserError
-from data_pipelines.executor import RefusedImages
-from data_pipelines.feed import Batch, Feed, Made, Share
-from data_pipelines.foreign import LabelError, choose_image, read_label
-from data_pipelines.images import UnusableImage, check
+from data_pipelines.imaging.augment import numbers_of_views
+from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.images import UnusableImage, check
+from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
+from data_pipelines.loading.prefetching_batches import Batch, Feed, Made, Share
+from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import never
-from data_pipelines.quarantine import Quarantine
-from data_pipelines.reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.settings import DataSettings
+from data_pipelines.sources.existing_shards import LabelError, choose_image, read_label
 
 _MAX_FAILURES = 10
 """Shards that may fail one after the other before a run stops: then it is the network, and not a shard."""

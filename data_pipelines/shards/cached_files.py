@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from threading import Condition, Event, Thread
 
-from data_pipelines.cache import Cache, Descriptor, NoRoom, Read, Stopped
-from data_pipelines.index import DatasetRecord
-from data_pipelines.remote import CHUNK, Remote, RemoteError
+from data_pipelines.shards.cache import Cache, Descriptor, NoRoom, Read, Stopped
+from data_pipelines.shards.index import DatasetRecord
+from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
 
 _THREADS = 4

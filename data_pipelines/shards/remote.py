@@ -9,8 +9,8 @@ from concurrent.futures import wait
 from threading import Event
 from typing import Any
 
-from data_pipelines.cache import Stopped
 from data_pipelines.errors import UserError
+from data_pipelines.shards.cache import Stopped
 from data_pipelines.urls import Url
 
 CHUNK = 8 << 20

@@ -8,11 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.cache import Cache, Descriptor, NoRoom
-from data_pipelines.cached_files import CachedFiles, download, name_in_cache
 from data_pipelines.errors import UserError
-from data_pipelines.index import DATASET, INDEX, ROW, DatasetRecord, fingerprint, parse_record, read_index
-from data_pipelines.remote import CHUNK, Remote, RemoteError
+from data_pipelines.shards.cache import Cache, Descriptor, NoRoom
+from data_pipelines.shards.cached_files import CachedFiles, download, name_in_cache
+from data_pipelines.shards.index import (
+    DATASET,
+    INDEX,
+    ROW,
+    DatasetRecord,
+    fingerprint,
+    parse_record,
+    read_index,
+)
+from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
 
 MEND = "index the shards where they are local (all4one data index FOLDER), then upload index.npy and dataset.json"
@@ -25,7 +33,7 @@ class Opened(NamedTuple):
 
     record: DatasetRecord
     rows: NDArray[np.void]
-    """The index, `[N]` of `data_pipelines.index.ROW`."""
+    """The index, `[N]` of `data_pipelines.shards.index.ROW`."""
     files: CachedFiles
 
 

@@ -2,24 +2,20 @@
 
 import os
 import tarfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.cache import Cache, Descriptor
-from data_pipelines.cached_files import CachedFiles
 from data_pipelines.errors import UserError
-from data_pipelines.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
-from data_pipelines.read_ahead import ReadAhead
-from data_pipelines.remote_set import MEND, open_remote
 from data_pipelines.settings import DataSettings
+from data_pipelines.shards.cache import Cache
+from data_pipelines.shards.cached_files import CachedFiles
+from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
+from data_pipelines.shards.local_files import LocalFiles
+from data_pipelines.shards.remote_set import MEND, open_remote
 from data_pipelines.urls import Url, place
 
-_MAX_OPEN = 256
 _CHECKED = 1000
 
 
@@ -50,12 +46,12 @@ class ShardSet:
         folder: Path | Url,
         record: DatasetRecord,
         index: NDArray[np.void],
-        files: "LocalFiles | CachedFiles",
+        files: LocalFiles | CachedFiles,
     ) -> None:
         self.folder = folder
         self.classes = record.classes
         self.index = index
-        """`[N]` of `data_pipelines.index.ROW`."""
+        """`[N]` of `data_pipelines.shards.index.ROW`."""
         self.fingerprint = record.fingerprint
         """Hash of the index: another one is another set."""
         self.shard_sizes = [shard.samples for shard in record.shards]
@@ -167,46 +163,6 @@ class ShardSet:
 
     def _name(self, shard: int) -> str:
         return self._record.shards[shard].name
-
-
-class LocalFiles:
-    """Positioned reads from the shards of a folder, of which the last used stay open."""
-
-    def __init__(self, folder: Path, names: list[str], read_ahead: bool) -> None:
-        self._folder, self._names = folder, names
-        self._ahead = ReadAhead(folder, names) if read_ahead else None
-        self._lock = Lock()
-        self._open: OrderedDict[int, Descriptor] = OrderedDict()
-
-    def copy(self) -> "LocalFiles":
-        """The same shards with open files of their own."""
-        return LocalFiles(self._folder, self._names, self._ahead is not None)
-
-    def read(self, number: int, size: int, offset: int) -> bytes:
-        """Bytes of a shard, fewer where it ends before. Raises OSError."""
-        with self._lock:
-            descriptor = self._open.pop(number, None) or Descriptor(self._folder / self._names[number])
-            self._open[number] = descriptor
-            if len(self._open) > _MAX_OPEN:
-                self._open.popitem(last=False)
-        return os.pread(descriptor.number, size, offset)
-
-    def read_again(self, number: int, size: int, offset: int, is_right: Callable[[bytes], bool]) -> bytes:
-        """Bytes that were not as they should be; here is the only copy."""
-        return self.read(number, size, offset)
-
-    def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
-        """Have the shards that come next read into memory, if that was asked for."""
-        if self._ahead is not None:
-            self._ahead.expect(upcoming)
-
-    def start(self) -> None:
-        """There is nothing to start."""
-
-    def stop(self) -> None:
-        """End what reads ahead; no other read waits for long."""
-        if self._ahead is not None:
-            self._ahead.stop()
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:

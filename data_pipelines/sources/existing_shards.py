@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage, check
-from data_pipelines.index import BUILDING, CLASSES, DATASET, ROW, DatasetRecord, checksum, write_index
-from data_pipelines.sources import Place
-from data_pipelines.tars import Member, members
+from data_pipelines.imaging.images import UnusableImage, check
+from data_pipelines.shards.index import BUILDING, CLASSES, DATASET, ROW, DatasetRecord, checksum, write_index
+from data_pipelines.shards.tars import Member, members
+from data_pipelines.sources.image_sources import Place
 from data_pipelines.workers import spread
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")

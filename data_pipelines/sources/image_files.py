@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.sources import IMAGE_SUFFIXES, Place
-from data_pipelines.tars import inner_members, members
+from data_pipelines.shards.tars import inner_members, members
+from data_pipelines.sources.image_sources import IMAGE_SUFFIXES, Place
 from data_pipelines.walk import files_below, is_hidden
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from data_pipelines.errors import UserError
-from data_pipelines.labels import read_labels
-from data_pipelines.tars import inner_members, members
+from data_pipelines.shards.tars import inner_members, members
+from data_pipelines.sources.labels import read_labels
 from data_pipelines.walk import files_below, is_hidden
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

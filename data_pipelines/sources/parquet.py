@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage
-from data_pipelines.sources import Item, Source, make_keys
+from data_pipelines.imaging.images import UnusableImage
+from data_pipelines.sources.image_sources import Item, Source, make_keys
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "fine_label")
 _SPLIT = re.compile(r"(?P<split>\w+)-\d+-of-\d+.*|(?P<whole>train|validation|valid|val|test|unlabeled)")

@@ -17,8 +17,8 @@ from PIL import Image
 from torchvision import datasets
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage
-from data_pipelines.sources import Item, Place, Source, make_keys
+from data_pipelines.imaging.images import UnusableImage
+from data_pipelines.sources.image_sources import Item, Place, Source, make_keys
 
 Parts = Mapping[str, Source]
 

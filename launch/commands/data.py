@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.look_commands import show, stats
+from launch.commands.data_looks import show, stats
 
 if TYPE_CHECKING:
-    from data_pipelines.index import DatasetRecord
-    from data_pipelines.sources import Source
+    from data_pipelines.shards.index import DatasetRecord
+    from data_pipelines.sources.image_sources import Source
 
 app = typer.Typer(help="Make, index and verify shards of images.", no_args_is_help=True)
 app.command()(show)
@@ -68,9 +68,9 @@ def build(
     overwrite: Annotated[bool, typer.Option(help="Replace a set of ours that is there.")] = False,
 ) -> None:
     """Write images as WebDataset shards with their index. Interrupted, the same command goes on."""
-    from data_pipelines.build import BuildOptions, drop_notes
-    from data_pipelines.build import build as build_shards
-    from data_pipelines.recode import Recoding
+    from data_pipelines.build.builder import BuildOptions, drop_notes
+    from data_pipelines.build.builder import build as build_shards
+    from data_pipelines.imaging.recode import Recoding
 
     parts = _parts(source, labels, root, download)
     options = BuildOptions(shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality))
@@ -94,8 +94,8 @@ def build(
 def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mapping[str, "Source"]:
     """What is to be written, by the folder inside of OUT."""
     from data_pipelines.errors import UserError
-    from data_pipelines.parquet import is_parquet, open_parquet
-    from data_pipelines.sources import digits, open_source
+    from data_pipelines.sources.image_sources import digits, open_source
+    from data_pipelines.sources.parquet import is_parquet, open_parquet
 
     path = Path(name)
     kind, _, inner = name.partition(":")
@@ -106,7 +106,7 @@ def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mappin
     if name == "digits":
         return digits()
     if kind == "torchvision":
-        from data_pipelines.torchvision_sets import open_set
+        from data_pipelines.sources.torchvision_sets import open_set
 
         return open_set(inner, root, download=download)
     return open_parquet(path)
@@ -121,7 +121,7 @@ def index(
     workers: Workers = 0,
 ) -> None:
     """Index shards that somebody else made, or index ours again."""
-    from data_pipelines.foreign import index_folder
+    from data_pipelines.sources.existing_shards import index_folder
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
         record = index_folder(folder, decode=decode, workers=workers or _cores(), report=report)
@@ -138,7 +138,7 @@ def verify(
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.verify import verify as verify_shards
+    from data_pipelines.inspect.verify import verify as verify_shards
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
         shards = verify_shards(folder, decode=decode, workers=workers or _cores(), report=report)
@@ -176,7 +176,7 @@ def _summary(folder: Path, record: "DatasetRecord") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.index import read_quarantine
+    from data_pipelines.shards.index import read_quarantine
 
     table = Table(show_header=False, title=str(folder), title_justify="left")
     rows: Iterable[tuple[str, str]] = (

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from data_pipelines.inspect.statistics import Statistics
     from data_pipelines.settings import DataSettings
-    from data_pipelines.statistics import Statistics
 
 Shards = Annotated[str, typer.Argument(help="Folder of indexed shards.", show_default=False)]
 Recipe = Annotated[
@@ -28,8 +28,8 @@ def show(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
 ) -> None:
     """Draw images beside their views for a recipe, with the numbers used: data.views=weak shows another preset."""
-    from data_pipelines.gallery import draw
-    from data_pipelines.shards import ShardSet
+    from data_pipelines.inspect.gallery import draw
+    from data_pipelines.shards.shard_set import ShardSet
 
     settings = _data_settings(recipe, overrides)
     for reason in draw(ShardSet.open(shards), settings, out, seed=seed, epoch=epoch, images=images):
@@ -44,8 +44,8 @@ def stats(
     measure: Annotated[bool, typer.Option(help="Measure how fast this machine prepares the views.")] = True,
 ) -> None:
     """Print sizes, aspect ratios, classes and bytes of a set, and the time that an epoch takes to prepare."""
-    from data_pipelines.shards import ShardSet
-    from data_pipelines.statistics import preparing_speed, statistics, threads_of
+    from data_pipelines.inspect.statistics import preparing_speed, statistics, threads_of
+    from data_pipelines.shards.shard_set import ShardSet
 
     settings = _data_settings(recipe, overrides)
     opened = ShardSet.open(shards)
@@ -63,7 +63,7 @@ def stats(
 
 def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":
     """The data part of a recipe: views are looked at whether or not the recipe's method takes as many."""
-    from trainer.config import data_settings
+    from trainer.config.schema import data_settings
 
     return data_settings(recipe, overrides or [])
 
@@ -72,7 +72,7 @@ def _print_facts(name: str, facts: "Statistics") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.statistics import QUANTILES
+    from data_pipelines.inspect.statistics import QUANTILES
 
     typer.echo(
         f"{name}: {facts.samples:,} samples in {facts.shards:,} shards, {facts.image_bytes:,} bytes of images"

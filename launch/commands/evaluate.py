@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.model_commands import BackboneName
+from launch.commands.models import BackboneName
 
 
 def evaluate(
@@ -117,11 +117,11 @@ def evaluate(
     rates = parse_rates(learning_rates, "--learning-rates")
     tuned_shares = parse_shares(finetune, "--finetune", whole=True) if finetune is not None else ()
     tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
-    from launch.evaluate import EvalJob
-    from launch.evaluate import evaluate as judge
+    from launch.evaluate.evaluation import EvalJob
+    from launch.evaluate.evaluation import evaluate as judge
+    from trainer.evaluation.evaluators import Judges
     from trainer.evaluation.finetune import FinetuneProtocol
-    from trainer.evaluation.judges import Judges
-    from trainer.evaluation.protocol import LinearProtocol
+    from trainer.evaluation.linear_protocol import LinearProtocol
 
     of_linear = given(epochs=epochs, batch=batch, learning_rates=rates)
     of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)

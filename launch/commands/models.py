@@ -91,6 +91,6 @@ def embed(
     batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 256,
 ) -> None:
     """Write the features of images, sized and normalised as for evaluation; what is left out is named, with why."""
-    from launch.embed import embed_images
+    from launch.evaluate.embed import embed_images
 
     embed_images(source, images, out, backbone=backbone, batch=batch)

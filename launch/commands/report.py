@@ -8,7 +8,7 @@ import typer
 
 
 class Way(StrEnum):
-    """How features are laid out on a map; names that `trainer.looks.places` takes."""
+    """How features are laid out on a map; names that `trainer.visualization.projection` takes."""
 
     UMAP = "umap"
     TSNE = "t-sne"
@@ -46,7 +46,7 @@ def report(
     For one run: curves, views, neighbours from its queue, a map of its features, attempts, settings. Several runs are
     put side by side, without images.
     """
-    from launch.report.report import write_report
+    from launch.report.sections import write_report
 
     written = write_report(paths, out, pictures=pictures, how=way and way.value)
     typer.echo(f"wrote {written}: {written.stat().st_size / 1e6:.1f} MB")

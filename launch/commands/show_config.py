@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trainer.config import dump, flat, load_config
-from trainer.recipes import read_chain
+from trainer.config.recipes import read_chain
+from trainer.config.schema import dump, flat, load_config
 
 
 def show(recipe: str, overrides: Sequence[str]) -> None:

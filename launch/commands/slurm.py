@@ -79,8 +79,8 @@ def submit(
     Options not given come from the recipe's `slurm:` section, and under it from ~/.config/all4one/slurm.yaml.
     """
     from data_pipelines.errors import UserError
-    from launch.submit import submit as queue
-    from launch.submit import submit_sweep
+    from launch.slurm.submit import submit as queue
+    from launch.slurm.submit import submit_sweep
 
     settings = slurm_overrides(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, cpus_per_task=cpus_per_task,
@@ -89,7 +89,7 @@ def submit(
     )  # fmt: skip
     given = [*(overrides or []), *settings, *map(_extra, slurm or [])]
     if exclude_suspects:
-        from launch.suspects import excluded_from_new
+        from launch.status.suspect_nodes import excluded_from_new
 
         given += excluded_from_new(recipe, given)
     if sweep:
@@ -101,7 +101,7 @@ def submit(
         return
     run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
     if run is not None and wait:
-        from launch.logs import follow
+        from launch.slurm.logs import follow
 
         raise typer.Exit(follow(run, 0))
 
@@ -119,15 +119,14 @@ def status(
     Of a single run, also how each of its attempts ended.
     """
     from data_pipelines.errors import UserError
-    from launch.status import print_status
+    from launch.status.tables import print_status
+    from launch.status.tables import watch as show_again
 
     if watch and as_json:
         raise UserError("--watch is for people, --json for programs", fix="give either")
     if not watch:
         print_status(path, as_json=as_json)
         return
-    from launch.status_page import watch as show_again
-
     show_again(path, interval)
 
 
@@ -137,19 +136,19 @@ def logs(
     rank: Annotated[int, typer.Option(min=0, help="Process whose output is shown.")] = 0,
 ) -> None:
     """Print what a process of a submitted run has printed."""
-    from launch.logs import show
+    from launch.slurm.logs import show
 
     raise typer.Exit(show(run, rank, follow_it=follow))
 
 
 def cancel(run: Run) -> None:
     """End a run's job. It saves first, and stays cancelled; `all4one resume` goes on with it."""
-    from launch import slurm
-    from launch.submissions import Submissions
-    from trainer.run import open_run
+    from launch.slurm import controller
+    from launch.slurm.submitted_jobs import Submissions
+    from trainer.runs.run_folder import open_run
 
     chain = Submissions(open_run(run)).required()
-    known = slurm.jobs(chain)
+    known = controller.jobs(chain)
     live = [number for number in chain if number in known and not known[number].over]
     if not live:
         job = known.get(chain[-1])
@@ -158,7 +157,7 @@ def cancel(run: Run) -> None:
         )
         return
     for number in reversed(live):  # the first one last: its end lets the next one begin
-        slurm.cancel(number)
+        controller.cancel(number)
     typer.echo(f"job {', '.join(live)} is told to save and end; go on with it: all4one resume {run}")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.slurm_commands import GpusPerNode, Nodes, Overrides, Time, slurm_overrides
+from launch.commands.slurm import GpusPerNode, Nodes, Overrides, Time, slurm_overrides
 
 
 def study(
@@ -34,7 +34,7 @@ def study(
     every run.
     """
     from launch.studies.plan import shipped_studies
-    from launch.studies.study import study as run_study
+    from launch.studies.run_study import study as run_study
 
     if name is None:
         for shipped, description in shipped_studies().items():

@@ -16,7 +16,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from launch.findings import OK, PROBLEM, WARNING, Finding
+from launch.doctor.findings import OK, PROBLEM, WARNING, Finding
 
 MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]warning[/]", PROBLEM: "[bold red]problem[/]"}
 
@@ -33,19 +33,19 @@ class Check:
 
 
 CHECKS = (
-    Check("packages", "launch.doctor_packages:packages"),
-    Check("devices", "launch.doctor_packages:devices", 30),
-    Check("gloo", "launch.doctor_packages:gloo", 30),
-    Check("DeepSpeed", "launch.doctor_packages:deepspeed", 30),
-    Check("DALI", "launch.doctor_packages:dali", 30),
-    Check("JPEGs", "launch.doctor_packages:jpegs"),
-    Check("SLURM", "launch.doctor_slurm:slurm_settings", 30),
-    Check("run folder", "launch.doctor_machine:run_folder"),
-    Check("file system", "launch.doctor_machine:shared"),
-    Check("locks", "launch.doctor_machine:locks"),
-    Check("limits", "launch.doctor_machine:limits"),
-    Check("/dev/shm", "launch.doctor_machine:shared_memory"),
-    Check("network", "launch.doctor_machine:network"),
+    Check("packages", "launch.doctor.packages:packages"),
+    Check("devices", "launch.doctor.packages:devices", 30),
+    Check("gloo", "launch.doctor.packages:gloo", 30),
+    Check("DeepSpeed", "launch.doctor.packages:deepspeed", 30),
+    Check("DALI", "launch.doctor.packages:dali", 30),
+    Check("JPEGs", "launch.doctor.packages:jpegs"),
+    Check("SLURM", "launch.doctor.slurm_checks:slurm_settings", 30),
+    Check("run folder", "launch.doctor.machine:run_folder"),
+    Check("file system", "launch.doctor.machine:shared"),
+    Check("locks", "launch.doctor.machine:locks"),
+    Check("limits", "launch.doctor.machine:limits"),
+    Check("/dev/shm", "launch.doctor.machine:shared_memory"),
+    Check("network", "launch.doctor.machine:network"),
 )
 
 
@@ -72,7 +72,7 @@ def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> i
 
 def result(check: Check, runs: Path) -> list[Finding]:
     """What a check finds, within its time."""
-    command = [sys.executable, "-m", "launch.doctor", check.function, str(runs)]
+    command = [sys.executable, "-m", "launch.doctor.examination", check.function, str(runs)]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"ALL4ONE_PARENT": str(os.getpid())},
@@ -118,7 +118,7 @@ def _print(found: Iterator[list[Finding]]) -> list[Finding]:
 
 def main() -> None:
     """One check, in this process: prints its findings as JSON, and nothing else."""
-    from launch.worker import end_with_parent
+    from launch.local.worker import end_with_parent
 
     end_with_parent()
     answer = os.fdopen(os.dup(1), "w")

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from launch.findings import Finding, ok, problem, warning
+from launch.doctor.findings import Finding, ok, problem, warning
 
 GIB = 2**30
 LITTLE_DISK, LITTLE_SHM = 20 * GIB, GIB

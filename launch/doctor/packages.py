@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 from pathlib import Path
 from typing import Any
 
-from launch.findings import Finding, ok, problem, warning
+from launch.doctor.findings import Finding, ok, problem, warning
 
 SHOWN = (
     "torch",
@@ -132,7 +132,7 @@ def gloo(_: Path) -> list[Finding]:
 
 
 ADD = """
-from launch.worker import end_with_parent
+from launch.local.worker import end_with_parent
 end_with_parent()
 import torch, torch.distributed as dist
 dist.init_process_group("gloo")
@@ -162,7 +162,7 @@ def deepspeed(_: Path) -> list[Finding]:
         "MASTER_PORT": "0",
     }
     began = time.monotonic()
-    from trainer.distributed import initialise
+    from trainer.distributed.process_group import initialise
 
     try:
         initialise()

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.findings import Finding, ok, problem, warning
+from launch.doctor.findings import Finding, ok, problem, warning
+from launch.slurm import controller
 
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 ANSWER_SECONDS = 10.0
@@ -26,8 +26,8 @@ def slurm_settings(_: Path) -> list[Finding]:
             "SLURM", f"{', '.join(absent)} missing", "install SLURM's client package on this machine"
         )
     try:
-        settings = read_settings(slurm.ask("scontrol", "show", "config", seconds=ANSWER_SECONDS))
-    except slurm.Unanswered as error:
+        settings = read_settings(controller.ask("scontrol", "show", "config", seconds=ANSWER_SECONDS))
+    except controller.Unanswered as error:
         return problem("SLURM", error.what, "jobs that run go on; tell the administrators if it stays so")
     except UserError as error:
         return warning(
@@ -46,7 +46,7 @@ def read_settings(text: str) -> dict[str, str]:
 
 def _accounting(settings: dict[str, str]) -> list[Finding]:
     try:
-        slurm.ask("sacct", "--noheader", "--allocations", "--format=JobID", seconds=ANSWER_SECONDS)
+        controller.ask("sacct", "--noheader", "--allocations", "--format=JobID", seconds=ANSWER_SECONDS)
     except UserError:
         age = _seconds(settings, "MinJobAge")
         return ok("accounting", f"none: SLURM forgets a job {age} s after its end, the run's folder does not")

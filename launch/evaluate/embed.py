@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from data_pipelines.errors import UserError
-from trainer.embed import embed
-from trainer.feature_files import feature_file, keys_of, require_place
-from trainer.trained import load_backbones
+from trainer.inference.embed import embed
+from trainer.inference.feature_files import feature_file, keys_of, require_place
+from trainer.inference.loaded_backbones import load_backbones
 
 
 def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: str | None, batch: int) -> None:

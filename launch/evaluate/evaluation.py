@@ -12,20 +12,20 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
-from data_pipelines.reader import share_of_cores
+from data_pipelines.loading.batch_reader import share_of_cores
 from data_pipelines.settings import DataSettings, Settings
-from data_pipelines.shards import ShardSet
-from launch.eval_results import Results
-from launch.local import launch
-from launch.preflight import require_devices
-from trainer.backbones import Backbone
-from trainer.evaluation.eval_progress import EvalProgress
+from data_pipelines.shards.shard_set import ShardSet
+from launch.evaluate.results import Results
+from launch.local.preflight import require_devices
+from launch.local.processes import launch
+from trainer.distributed.collectives import rank
+from trainer.evaluation.evaluators import Judges, judge_features, require_enough
 from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
-from trainer.evaluation.judges import Judges, judge_features, require_enough
-from trainer.evaluation.protocol import linear_protocol
-from trainer.parallel import rank
-from trainer.trained import load_alike
+from trainer.evaluation.linear_protocol import linear_protocol
+from trainer.inference.loaded_backbones import load_alike
+from trainer.networks.backbones import Backbone
+from trainer.runs.eval_progress import EvalProgress
 
 
 class EvalJob(Settings):
@@ -69,7 +69,7 @@ def evaluate(job: EvalJob, nproc: int) -> int:
     require_devices(nproc)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
-    return launch("launch.eval_worker", [job.model_dump_json()], nproc=nproc, logs=logs)
+    return launch("launch.evaluate.worker", [job.model_dump_json()], nproc=nproc, logs=logs)
 
 
 def evaluate_backbone(job: EvalJob) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from trainer.evaluation.linear import wilson_interval
+from trainer.evaluation.linear_fast import wilson_interval
 
 SAME = {"weights": "weights", "train_index": "a training set", "validation_index": "a validation set"}
 """What results must share to stand in one file, and how a message calls it."""

@@ -1,9 +1,12 @@
-"""What each rank of an evaluation runs: `python -m launch.eval_worker JOB`, in an environment that names its group."""
+"""What each rank of an evaluation runs: `python -m launch.evaluate.worker JOB`.
+
+The environment names the group of the rank.
+"""
 
 import signal
 import sys
 
-from launch.worker import end_with_parent, explained
+from launch.local.worker import end_with_parent, explained
 
 
 def main() -> int:
@@ -14,8 +17,8 @@ def main() -> int:
 
 
 def _judge() -> int:
-    from launch.evaluate import EvalJob, evaluate_backbone
-    from trainer.distributed import initialise
+    from launch.evaluate.evaluation import EvalJob, evaluate_backbone
+    from trainer.distributed.process_group import initialise
 
     initialise()
     evaluate_backbone(EvalJob.model_validate_json(sys.argv[1]))

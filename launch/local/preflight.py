@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.urls import Url
-from trainer.backbones import build_backbone
-from trainer.batch_norm import require_group
-from trainer.config import Config
-from trainer.initial_weights import read_initial_weights
-from trainer.optim import Schedule
-from trainer.setup import TrainSet, open_train_set
+from trainer.config.schema import Config
+from trainer.distributed.batch_norm import require_group
+from trainer.engine.optimizers import Schedule
+from trainer.networks.backbones import build_backbone
+from trainer.networks.initial_weights import read_initial_weights
+from trainer.runs.components import TrainSet, open_train_set
 
 Found = TypeVar("Found")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
-from trainer.stall import STALLED
+from trainer.runs.hang_watch import STALLED
 
 GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
 TAIL_LINES = 25

@@ -7,18 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.local import launch
+from launch.local.preflight import problems, refuse, require_devices
+from launch.local.processes import launch
 from launch.messages import print_error
-from launch.preflight import problems, refuse, require_devices
-from trainer.checkpoint import CheckpointStore
-from trainer.config import Config, load_config, override
-from trainer.meaning import refuse_changed_meaning
-from trainer.persistence import refuse_other_set
-from trainer.recipes import find_recipe
-from trainer.run import RunFolder, create_run, open_run, read_records
-from trainer.run_lock import RunLock
-from trainer.setup import open_train_set
-from trainer.stall import STALL, stall_of
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.recipes import find_recipe
+from trainer.config.resume_compat import refuse_changed_meaning
+from trainer.config.schema import Config, load_config, override
+from trainer.runs.components import open_train_set, refuse_other_set
+from trainer.runs.hang_watch import STALL, stall_of
+from trainer.runs.run_folder import RunFolder, create_run, open_run, read_records
+from trainer.runs.run_lock import RunLock
 
 ON_STOP = "stopping after this step or the next; twice more ends at once, without a checkpoint"
 
@@ -57,7 +56,7 @@ def check(config: Config, nproc: int, *, new_runs: int) -> None:
     """Find what would stop the ranks of this machine, before they start and before a folder is made.
 
     Raises:
-        UserError: all that `launch.preflight.problems` finds, or more processes than GPUs.
+        UserError: all that `launch.local.preflight.problems` finds, or more processes than GPUs.
     """
     require_devices(nproc)
     refuse(problems(config, nproc, new_runs=new_runs))
@@ -117,7 +116,7 @@ def _taken_by_rank(config: Config) -> list[str]:
 def _launch(run: RunFolder, nproc: int) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
-    code = launch("launch.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
+    code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in (130, 143):
         print(f"go on with it: all4one resume {run.path}")
     elif code == 0:

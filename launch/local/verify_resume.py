@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.errors import UserError
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.config import load_config
-from trainer.run import RunFolder, read_records
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder, read_records
 
 STARTUP_LIMIT = 600.0  # seconds without a new step after which an attempt counts as stuck
 

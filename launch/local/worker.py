@@ -1,4 +1,7 @@
-"""What each rank of a training job runs: `python -m launch.worker RUN`, in an environment that names its group."""
+"""What each rank of a training job runs: `python -m launch.local.worker RUN`.
+
+The environment names the group of the rank.
+"""
 
 import ctypes
 import os
@@ -11,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
-from launch.local import LOST_PEER
+from launch.local.processes import LOST_PEER
 from launch.messages import of_the_disk, print_error
-from trainer.run import RunFolder, open_run, read_records
-from trainer.run_lock import RunLock
-from trainer.signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
-from trainer.stall import StallWatch
+from trainer.runs.hang_watch import StallWatch
+from trainer.runs.run_folder import RunFolder, open_run, read_records
+from trainer.runs.run_lock import RunLock
+from trainer.runs.stop_signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
 
 PR_SET_PDEATHSIG = 1
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -61,9 +64,9 @@ def train_run(
         reason: the ledger's word for an exit code; rank 0 is asked.
         facts: what the ledger says of this attempt besides.
     """
-    from trainer.attempt import Attempt
-    from trainer.distributed import from_first, initialise
+    from trainer.distributed.process_group import from_first, initialise
     from trainer.loop import Trainer
+    from trainer.runs.components import Attempt
 
     run = open_run(folder)
     config, begun = run.read_config(), run.attempts()

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from launch.job import begin_task
-from launch.profile_worker import measure
-from launch.worker import explained
-from trainer.run import RunFolder
+from launch.local.worker import explained
+from launch.profile.worker import measure
+from launch.slurm.job import begin_task
+from trainer.runs.run_folder import RunFolder
 
 
 class ProfileJob:

@@ -11,15 +11,16 @@ from rich.table import Table
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from launch import profile, slurm
-from launch.executor import NOT_TAKEN, executor, not_taken, script
-from launch.preflight import problems, refuse
-from launch.profile_job import ProfileJob
-from launch.profile_plot import plot, plot_scaling
-from launch.submit import refused_by_slurm
-from launch.user_settings import slurm_defaults
-from trainer.config import Config, override
-from trainer.run import RunFolder
+from launch.local.preflight import problems, refuse
+from launch.profile import profile_run
+from launch.profile.job import ProfileJob
+from launch.profile.plot import plot, plot_scaling
+from launch.slurm import controller
+from launch.slurm.submit import refused_by_slurm
+from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
+from launch.slurm.user_settings import slurm_defaults
+from trainer.config.schema import Config, override
+from trainer.runs.run_folder import RunFolder
 
 LOOK_SECONDS = 2.0
 TAIL_LINES = 10
@@ -63,12 +64,12 @@ def profile_on(
     Raises:
         UserError: with everything that would stop a job, or that a job failed.
     """
-    folder = profile.place(recipe, out).absolute()
+    folder = profile_run.place(recipe, out).absolute()
     configs = _configs(recipe, overrides, nodes)
     runs = {n: RunFolder(folder / f"nodes_{n}") for n in configs}
     _refuse_what_fails(configs, folder)
     for n, config in configs.items():
-        profile.prepare(runs[n], config)
+        profile_run.prepare(runs[n], config)
     jobs = _queue(configs, runs, folder, steps, trace=trace)
     points: list[Point] = []
     try:
@@ -88,7 +89,7 @@ def profile_on(
 
 
 def _configs(recipe: str, overrides: Sequence[str], nodes: Sequence[int]) -> dict[int, Config]:
-    whole = profile.settings(recipe, overrides, slurm_defaults())
+    whole = profile_run.settings(recipe, overrides, slurm_defaults())
     most, batch = max(nodes), whole.train.global_batch
     if odd := [n for n in nodes if batch * n % most]:
         raise UserError(
@@ -128,10 +129,10 @@ def _queue(
 
 
 def _cancel(jobs: Mapping[int, str]) -> None:
-    known = slurm.jobs(jobs.values())
+    known = controller.jobs(jobs.values())
     for job in known.values():
         if not job.over:
-            slurm.cancel(job.number)
+            controller.cancel(job.number)
 
 
 def _wait(job: str, nodes: int, run: RunFolder) -> None:
@@ -139,14 +140,14 @@ def _wait(job: str, nodes: int, run: RunFolder) -> None:
     said = ""
     while True:
         try:
-            known = slurm.jobs([job]).get(job)
+            known = controller.jobs([job]).get(job)
             now = (
                 f"{known.state.lower()}{f' ({known.why})' if known.state == 'PENDING' else ''}"
                 if known
                 else "gone"
             )
             over = known is None or known.over
-        except slurm.Unanswered as error:
+        except controller.Unanswered as error:
             now, over = error.what, False
         if now != said:
             print(f"job {job} on {nodes} machine{'s' * (nodes > 1)}: {now}", flush=True)

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.errors import UserError
-from launch.jobs import check
-from launch.local import launch
-from launch.profile_plot import plot
-from trainer.config import Config, load_config, override
-from trainer.recipes import find_recipe
-from trainer.run import RunFolder
+from launch.local.processes import launch
+from launch.local.runs import check
+from launch.profile.plot import plot
+from trainer.config.recipes import find_recipe
+from trainer.config.schema import Config, load_config, override
+from trainer.runs.run_folder import RunFolder
 
 
 def profile(
@@ -34,7 +34,7 @@ def profile(
     check(config, nproc, new_runs=0)
     prepare(run, config)
     arguments = [str(run.path), str(steps), *(["--trace"] if trace else [])]
-    if code := launch("launch.profile_worker", arguments, nproc=nproc, logs=run.logs):
+    if code := launch("launch.profile.worker", arguments, nproc=nproc, logs=run.logs):
         return code
     found = json.loads((run.path / "profile.json").read_text())
     plot(found, run.path / "profile.png")

@@ -1,4 +1,4 @@
-"""What each rank of a profile runs: `python -m launch.profile_worker RUN STEPS [--trace]`."""
+"""What each rank of a profile runs: `python -m launch.profile.worker RUN STEPS [--trace]`."""
 
 import argparse
 import dataclasses
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import write_whole
-from launch.worker import end_with_parent, explained
-from trainer.run import RunFolder
+from launch.local.worker import end_with_parent, explained
+from trainer.runs.run_folder import RunFolder
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
 
 def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Returns 0."""
-    from trainer.distributed import initialise
+    from trainer.distributed.process_group import initialise
     from trainer.profiling.measure import profile
     from trainer.profiling.verdict import judge
     from trainer.setup import build

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from launch.figures import drawn_into
 from launch.report.curves import Curve, is_share
-from trainer.looks.feature_map import FeatureMap
+from trainer.visualization.feature_map import FeatureMap
 
 LEGEND = 20
 """Classes or labels that a legend can hold."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from launch.report.facts import RunFacts
-from trainer.ema import momentum_at
+from trainer.networks.ema import momentum_at
 
 POINTS = 400
 """That a drawn curve has at most: more than a chart has pixels."""

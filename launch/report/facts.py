@@ -10,12 +10,12 @@ from typing import Any
 from yaml import YAMLError
 
 from data_pipelines.errors import UserError
-from launch.eval_results import merged, unlike
-from launch.status import Status, status
-from trainer.checkpoint import CheckpointStore
-from trainer.config import Config, dump, flat, parse
-from trainer.recipes import merge, read_recipe
-from trainer.run import RunFolder, open_run, read_records
+from launch.evaluate.results import merged, unlike
+from launch.status.run_status import Status, status
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.recipes import merge, read_recipe
+from trainer.config.schema import Config, dump, flat, parse
+from trainer.runs.run_folder import RunFolder, open_run, read_records
 
 BASE = "base"
 """The recipe whose settings a run's are compared with."""

@@ -6,9 +6,9 @@ from data_pipelines.errors import UserError
 from launch.report.charts import data_uri, map_chart
 from launch.report.facts import RunFacts
 from launch.report.page import Cell, Gallery, Section, Tile, TileRow
-from trainer.looks.feature_map import feature_map
-from trainer.looks.neighbours import NeighbourGallery, NeighbourRow, Seen, neighbour_galleries
-from trainer.looks.views import view_rows
+from trainer.visualization.feature_map import feature_map
+from trainer.visualization.neighbor_galleries import NeighbourGallery, NeighbourRow, Seen, neighbour_galleries
+from trainer.visualization.view_rows import view_rows
 
 
 def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:

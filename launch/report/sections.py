@@ -13,9 +13,9 @@ from launch.report.charts import LEGEND, Figure, colours_of, data_uri, line_char
 from launch.report.curves import POINTS, Curve, curves, grouped, thinned
 from launch.report.facts import RunFacts, read_facts, readable
 from launch.report.page import Page, Section, render
-from launch.status import runs_at
-from trainer.looks.places import choose_way
-from trainer.run import RunFolder
+from launch.status.run_status import runs_at
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.projection import choose_way
 
 STUDY = "study.json"
 HANDFUL = 10
@@ -33,7 +33,7 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
         paths: folders of runs, of studies, or that hold runs.
         out: the file; None: `report.html` in the folder, or here where there are several.
         pictures: whether images are shown and features are made, which takes a backbone and the shards.
-        how: of the map of features; see `trainer.looks.feature_map`.
+        how: of the map of features; see `trainer.visualization.feature_map`.
 
     Raises:
         UserError: no run in a folder, a study's file that cannot be read, or a page that cannot be written.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.ledger import RUNNING
 from launch.report.facts import RunFacts, differences, disagreements
-from trainer.evaluation.linear import wilson_interval
+from launch.status.ledger import RUNNING
+from trainer.evaluation.linear_fast import wilson_interval
 
 
 class Table(NamedTuple):

@@ -1,4 +1,4 @@
-"""What each job of a chain does last: `python -m launch.chain_end RUN`.
+"""What each job of a chain does last: `python -m launch.slurm.chain_end RUN`.
 
 The jobs of a chain wait for one another and each resumes the run. Where there is nothing left to resume, since the run
 is finished or has failed by itself, those that still wait are cancelled.
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.job_end import in_vain
-from launch.submissions import Submissions
-from trainer.run import RunFolder, read_records
+from launch.slurm import controller
+from launch.slurm.job_end import in_vain
+from launch.slurm.submitted_jobs import Submissions
+from trainer.runs.run_folder import RunFolder, read_records
 
 _LAST = ("finished", "error", "cancelled")
 """Ends of an attempt after which the same command would do nothing, or the same again."""
@@ -24,14 +24,14 @@ def main() -> None:
     if not ends or not (ends[-1] in _LAST or in_vain(run)):
         return
     try:
-        jobs = slurm.jobs(Submissions(run).newest_chain())
+        jobs = controller.jobs(Submissions(run).newest_chain())
     except UserError as error:
         print(f"the jobs that wait behind this one could not be looked up: {error}", file=sys.stderr)
         return
     for number, job in jobs.items():
         if job.state == "PENDING":
             try:
-                slurm.cancel(number)
+                controller.cancel(number)
             except UserError as error:
                 print(f"job {number} of this chain could not be cancelled: {error}", file=sys.stderr)
 

@@ -21,10 +21,10 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.worker import REASONS, explained, train_run
-from trainer.run_lock import STALE_AFTER_S
-from trainer.signals import TERMINATED, TIME_IS_UP, StopRequest
+from launch.local.worker import REASONS, explained, train_run
+from launch.slurm import controller
+from trainer.runs.run_lock import STALE_AFTER_S
+from trainer.runs.stop_signals import TERMINATED, TIME_IS_UP, StopRequest
 
 REQUEUED, CANCELLED = "requeued", "cancelled"
 DECIDED = (REQUEUED, CANCELLED)
@@ -132,7 +132,7 @@ def _reason(start: Start, code: int) -> str:
     if code not in (TIME_IS_UP, TERMINATED):
         return REASONS[code]
     try:
-        facts = slurm.facts(start.job, seconds=ANSWER_SECONDS)
+        facts = controller.facts(start.job, seconds=ANSWER_SECONDS)
     except UserError:
         return REASONS[code]
     if facts["JobState"] != "RUNNING":

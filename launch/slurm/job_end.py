@@ -1,4 +1,4 @@
-"""What a job's script does once its processes have ended: `python -m launch.job_end RUN CODE`.
+"""What a job's script does once its processes have ended: `python -m launch.slurm.job_end RUN CODE`.
 
 A rank that was killed or that hung can note nothing itself. This notes why the processes ended, and asks for the
 requeue of a job that a signal killed, such as SIGKILL where memory ran out, or that stalled, unless that was so just
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.job import RETRY_SECONDS, Start, start_line
-from launch.local import LOST_PEER
-from trainer.checkpoint import CheckpointStore
-from trainer.run import RunFolder, read_records
-from trainer.run_lock import living_holder
-from trainer.stall import STALL, stall_of
+from launch.local.processes import LOST_PEER
+from launch.slurm import controller
+from launch.slurm.job import RETRY_SECONDS, Start, start_line
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.hang_watch import STALL, stall_of
+from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.run_lock import living_holder
 
 _KILL = "killed"
 _TRIED_AGAIN = (_KILL, STALL)
@@ -66,10 +66,10 @@ def _requeue(job: str, run: RunFolder) -> None:
     last = time.monotonic() + _ASKED_SECONDS
     while True:
         try:
-            slurm.ask("scontrol", "requeue", job)
+            controller.ask("scontrol", "requeue", job)
             return
         except UserError as error:
-            if not isinstance(error, slurm.Unanswered) or time.monotonic() > last:
+            if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
                 said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
                 print(said, file=sys.stderr)
                 return
@@ -83,7 +83,7 @@ def _of(record: dict[str, Any], start: Start) -> bool:
 def _still_runs(start: Start) -> bool:
     """Whether SLURM has not ended this start itself, by a cancellation, a requeue or the loss of a machine."""
     try:
-        return slurm.facts(start.job)["JobState"] == "RUNNING"
+        return controller.facts(start.job)["JobState"] == "RUNNING"
     except UserError:
         return True
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.submissions import Submissions
-from trainer.run import RunFolder, open_run
+from launch.slurm import controller
+from launch.slurm.submitted_jobs import Submissions
+from trainer.runs.run_folder import RunFolder, open_run
 
 LOOK_SECONDS = 0.5
 ASK_SECONDS = 5.0
@@ -79,8 +79,8 @@ class _End:
             return False
         self._asked = now
         try:
-            known = slurm.jobs(self._chain)
-        except slurm.Unanswered as error:
+            known = controller.jobs(self._chain)
+        except controller.Unanswered as error:
             if error.what != self.said:
                 print(error.what, file=sys.stderr)
             self.said = error.what

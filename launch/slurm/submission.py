@@ -10,11 +10,11 @@ from pathlib import Path
 
 import submitit
 
-from launch.executor import NOT_TAKEN, executor, not_taken, script
-from launch.job import TrainJob
-from launch.submissions import Submissions
-from trainer.run import RunFolder
-from trainer.slurm_settings import SlurmSettings
+from launch.slurm.job import TrainJob
+from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
+from launch.slurm.submitted_jobs import Submissions
+from trainer.config.slurm_settings import SlurmSettings
+from trainer.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,15 @@ class Batch:
         """Shell lines after the processes: each element of an array ends its own run."""
         runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
         python, run = shlex.quote(sys.executable), '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
-        lines = ["code=$?", f"runs=({runs})", f"[ $code -eq 0 ] || {python} -m launch.job_end {run} $code"]
+        lines = [
+            "code=$?",
+            f"runs=({runs})",
+            f"[ $code -eq 0 ] || {python} -m launch.slurm.job_end {run} $code",
+        ]
         if self.then is not None:
             lines.append(f"[ $code -ne 0 ] || {python} -m {self.then} {run} || code=$?")
         if self.settings.chain > 1:
-            lines.append(f"{python} -m launch.chain_end {run}")
+            lines.append(f"{python} -m launch.slurm.chain_end {run}")
         return [*lines, "exit $code"]
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import yaml
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.batch import Batch
-from launch.jobs import (
+from launch.local.preflight import problems, refuse
+from launch.local.runs import (
     keep_settings,
     refuse_other_train_set,
     settings_on_resume,
     warn_of_other_world_size,
 )
-from launch.preflight import problems, refuse
-from launch.submissions import Submissions
-from launch.sweep import names, points
-from launch.user_settings import slurm_defaults
-from trainer.config import Config, dump, load_config, override
-from trainer.recipes import find_recipe
-from trainer.run import RunFolder, create_run, open_run, run_of
-from trainer.slurm_settings import SlurmSettings
+from launch.slurm import controller
+from launch.slurm.submission import Batch
+from launch.slurm.submitted_jobs import Submissions
+from launch.slurm.sweep import names, points
+from launch.slurm.user_settings import slurm_defaults
+from trainer.config.recipes import find_recipe
+from trainer.config.schema import Config, dump, load_config, override
+from trainer.config.slurm_settings import SlurmSettings
+from trainer.runs.run_folder import RunFolder, create_run, open_run, run_of
 
 
 def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: bool) -> RunFolder | None:
@@ -166,13 +166,13 @@ def refused_by_slurm(script: str) -> UserError | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script)
-        return slurm.refusal(path)
+        return controller.refusal(path)
 
 
 def _refuse_live_job(run: RunFolder) -> None:
     chain = Submissions(run).newest_chain()
-    known = slurm.jobs(chain)
-    number = slurm.current(chain, known)
+    known = controller.jobs(chain)
+    number = controller.current(chain, known)
     job = known.get(number or "")
     if job is not None and not job.over:
         raise UserError(

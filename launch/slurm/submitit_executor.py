@@ -8,8 +8,8 @@ from typing import Any
 import submitit
 
 from data_pipelines.errors import UserError
-from launch.job import start_line
-from trainer.slurm_settings import SlurmSettings
+from launch.slurm.job import start_line
+from trainer.config.slurm_settings import SlurmSettings
 
 NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
 """What submitit raises where SLURM does not take a job."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from trainer.config import parse
+from trainer.config.schema import parse
 
 
 def slurm_defaults() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from trainer.run import RunFolder, read_records
+from trainer.runs.run_folder import RunFolder, read_records
 
 RUNNING, NO_END, CUT_OFF, LOST_RANK = "running", "no end noted", "cut off", "lost a rank"
 Record = Mapping[str, Any]

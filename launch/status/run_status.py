@@ -3,18 +3,18 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.ledger import NO_END, RUNNING, Attempt, Hours, global_batch, read_attempts, total
-from launch.submissions import Submissions
-from launch.suspects import suspects
-from trainer.run import RunFolder, read_records, runs_below
-from trainer.run_lock import is_held
+from launch.slurm import controller
+from launch.slurm.submitted_jobs import Submissions
+from launch.status.ledger import NO_END, RUNNING, Attempt, Hours, global_batch, read_attempts, total
+from launch.status.suspect_nodes import suspects
+from trainer.runs.run_folder import RunFolder, read_records, runs_below
+from trainer.runs.run_lock import is_held
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,7 @@ class Overview:
     """What lies among the runs and cannot be read as one, with the reason."""
 
 
-def print_status(path: Path, *, as_json: bool) -> None:
-    """Print the state of a run, or of all runs in a folder.
-
-    Raises:
-        UserError: there is no run at `path`.
-    """
-    found = overview(path)
-    if as_json:
-        print(json.dumps(asdict(found), indent=1))
-    else:
-        from launch.status_page import show
-
-        show(found)
-
-
-def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
+def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview:
     """The state of a run, or of all runs in a folder; SLURM may take so many seconds for an answer.
 
     Raises:
@@ -81,16 +66,16 @@ def overview(path: Path, seconds: float = slurm.ANSWER_SECONDS) -> Overview:
     """
     runs = runs_at(path)
     chains = [Submissions(run).newest_chain() for run in runs]
-    known: Mapping[str, slurm.Job] = {}
+    known: Mapping[str, controller.Job] = {}
     problem = None
     try:
-        known = slurm.jobs(chain.from_iterable(chains), seconds)
+        known = controller.jobs(chain.from_iterable(chains), seconds)
     except UserError as error:
         problem = f"{error.what.splitlines()[-1]}: this is what the folders say"
     found: list[Status] = []
     unread: list[UserError] = []
     for run, numbers in zip(runs, chains, strict=True):
-        number = slurm.current(numbers, known)
+        number = controller.current(numbers, known)
         try:
             found.append(status(run, known.get(number or ""), number))
         except UserError as error:
@@ -110,7 +95,7 @@ def runs_at(path: Path) -> list[RunFolder]:
     return runs
 
 
-def status(run: RunFolder, job: slurm.Job | None, number: str | None) -> Status:
+def status(run: RunFolder, job: controller.Job | None, number: str | None) -> Status:
     """Where a run stands.
 
     Args:
@@ -139,7 +124,7 @@ def status(run: RunFolder, job: slurm.Job | None, number: str | None) -> Status:
 
 
 def _state(
-    job: slurm.Job | None, history: Sequence[Attempt], records: Sequence[Mapping[str, Any]]
+    job: controller.Job | None, history: Sequence[Attempt], records: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None

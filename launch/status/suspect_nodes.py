@@ -8,9 +8,9 @@ from itertools import chain, product
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt, read_attempts
-from trainer.run import RunFolder, open_run, runs_below
-from trainer.run_lock import is_held
+from launch.status.ledger import CUT_OFF, LOST_RANK, NO_END, Attempt, read_attempts
+from trainer.runs.run_folder import RunFolder, open_run, runs_below
+from trainer.runs.run_lock import is_held
 
 _OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
 _NAMED = re.compile(r"(\S+), tasks? \S+: ")
@@ -58,8 +58,8 @@ def times_in_failures(name: str, attempts: Iterable[Attempt]) -> str:
 def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
     """The override that leaves suspects of the other runs in `run.folder` out of a new one, besides those that its
     settings leave out; it says which. None where there are no suspects."""  # fmt: skip
-    from launch.user_settings import slurm_defaults
-    from trainer.config import load_config
+    from launch.slurm.user_settings import slurm_defaults
+    from trainer.config.schema import load_config
 
     config = load_config(recipe, overrides, slurm_defaults())
     histories = []
@@ -75,7 +75,7 @@ def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no run, or the overrides do not fit it.
     """
-    from launch.jobs import settings_on_resume
+    from launch.local.runs import settings_on_resume
 
     run = open_run(path)
     return _excluded([_history(run)], settings_on_resume(run, overrides).slurm.exclude)

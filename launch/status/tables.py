@@ -1,6 +1,8 @@
 """What `all4one status` shows on a terminal."""
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -10,12 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
-from launch.ledger import RUNNING, Attempt, total
-from launch.status import Overview, Status, overview
-from launch.suspects import times_in_failures
+from launch.status.ledger import RUNNING, Attempt, total
+from launch.status.run_status import Overview, Status, overview
+from launch.status.suspect_nodes import times_in_failures
 
 ANSWER_SECONDS = 5.0
 """How long SLURM may take for an answer while somebody watches."""
+
+
+def print_status(path: Path, *, as_json: bool) -> None:
+    """Print the state of a run, or of all runs in a folder.
+
+    Raises:
+        UserError: there is no run at `path`.
+    """
+    found = overview(path)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        show(found)
 
 
 def show(found: Overview) -> None:

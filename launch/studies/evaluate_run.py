@@ -1,10 +1,10 @@
-"""What a job of a study does once its run is trained: `python -m launch.studies.judge_run BACKBONE RUN`."""
+"""What a job of a study does once its run is trained: `python -m launch.studies.evaluate_run BACKBONE RUN`."""
 
 import sys
 from pathlib import Path
 
 from launch.studies.scores import fit_regression, is_finished
-from trainer.run import open_run
+from trainer.runs.run_folder import open_run
 
 
 def main() -> int:

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from trainer.config import Config, flat, override, parse
-from trainer.recipes import SHIPPED, merge, read_recipe
+from trainer.config.recipes import SHIPPED, merge, read_recipe
+from trainer.config.schema import Config, flat, override, parse
 
 SHIPPED_STUDIES = SHIPPED / "studies"
 RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})

@@ -8,12 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipelines.errors import UserError
-from launch import slurm
-from launch.batch import Batch
-from launch.jobs import resume_run
-from launch.preflight import problems, refuse
+from launch.local.preflight import problems, refuse
+from launch.local.runs import resume_run
+from launch.slurm import controller
+from launch.slurm.submission import Batch
+from launch.slurm.submit import refused_by_slurm
+from launch.slurm.submitted_jobs import Submissions
+from launch.slurm.user_settings import slurm_defaults
 from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
-from launch.studies.report import report
 from launch.studies.scores import (
     JUDGING,
     is_finished,
@@ -22,12 +24,10 @@ from launch.studies.scores import (
     require_judge,
     require_labels,
 )
-from launch.submissions import Submissions
-from launch.submit import refused_by_slurm
-from launch.user_settings import slurm_defaults
-from trainer.config import Config, dump
-from trainer.meaning import meaning
-from trainer.run import RunFolder, create_run, run_of
+from launch.studies.study_report import report
+from trainer.config.resume_compat import meaning
+from trainer.config.schema import Config, dump
+from trainer.runs.run_folder import RunFolder, create_run, run_of
 
 STOPPED = (130, 143)
 
@@ -155,7 +155,7 @@ def _queue(
 def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
     """What a job of SLURM trains or judges, this command must leave alone."""
     chains = [Submissions(run).newest_chain() for run in runs.values() if run.config.exists()]
-    over = {number: job.over for number, job in slurm.jobs(chain.from_iterable(chains)).items()}
+    over = {number: job.over for number, job in controller.jobs(chain.from_iterable(chains)).items()}
     if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
             f"{len(live)} run{'s' * (len(live) > 1)} of this study in jobs of SLURM that are queued or run",

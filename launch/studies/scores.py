@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from launch.studies.plan import Study
-from trainer.config import Config
-from trainer.run import RunFolder, read_records
-from trainer.setup import open_train_set
+from trainer.config.schema import Config
+from trainer.runs.components import open_train_set
+from trainer.runs.run_folder import RunFolder, read_records
 
-JUDGING = "launch.studies.judge_run"
+JUDGING = "launch.studies.evaluate_run"
 """Module that a job calls with a backbone and its run, once that is trained."""
 
 

@@ -14,7 +14,7 @@ from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
 from launch.studies.scores import score
 from launch.studies.statistics import Estimate, Judgement, Row, judge, table
-from trainer.run import RunFolder
+from trainer.runs.run_folder import RunFolder
 
 WORDS = "Means with intervals of 95 % over seeds; differences are paired by seed."
 """What stands under the table."""

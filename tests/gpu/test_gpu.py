@@ -50,8 +50,8 @@ def test_a_resnet50_in_bf16_is_profiled(digits: Path, tmp_path: Path, compiled: 
 
 
 def test_the_guard_leaves_a_step_out_without_waiting_for_the_device() -> None:
-    from trainer.guard import Guard, GuardSettings
-    from trainer.lars import LARS
+    from trainer.engine.guard import Guard, GuardSettings
+    from trainer.engine.lars import LARS
 
     weight = torch.nn.Parameter(torch.ones(4, 4, device="cuda"))
     optimizer, guard = LARS([weight], lr=0.1), Guard(GuardSettings(), torch.device("cuda"))
@@ -67,9 +67,9 @@ def test_the_guard_leaves_a_step_out_without_waiting_for_the_device() -> None:
 
 
 def test_all4one_on_the_device_equals_the_cpu() -> None:
-    from trainer.backbones import BackboneSettings, build_backbone
+    from trainer.contrast.queue import QueueSettings
     from trainer.methods.all4one import All4OneSettings
-    from trainer.queue import QueueSettings
+    from trainer.networks.backbones import BackboneSettings, build_backbone
 
     settings = All4OneSettings(
         projector_hidden=32,

@@ -4,7 +4,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from data_pipelines.errors import UserError
-from trainer.checkpoint import CheckpointStore, Snapshot
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
 
 
 class BackgroundWriter:

@@ -1,44 +1,25 @@
-"""The on-disk format of a checkpoint: named full tensors, checksums, no pickle, whole or not there.
+"""The checkpoints of a run: written whole or not at all, found again, and removed by the keep rules."""
 
-checkpoints/latest                   the name of the folder that was written last
-checkpoints/step_00001200/           model.safetensors, optimizer.safetensors, state.json, manifest.json
-checkpoints/step_00001200.1/         the same step written again: a folder cannot be replaced atomically,
-                                     so a rewrite gets the next revision and the old one goes once it is named
-checkpoints/.tmp-ATTEMPT-PID-NAME/   being written or being removed; left over if the process was killed
-"""
-
-import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync
 from data_pipelines.settings import Settings
+from trainer.checkpoints.format import Snapshot, read_files, read_manifest, read_state, write_files
 
-FORMAT = 1
-MODEL, OPTIMIZER, STATE, MANIFEST = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "state.json",
-    "manifest.json",
-)
 LATEST = "latest"
 _FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
-_HASH_CHUNK = 8 * 2**20  # bytes: large, since each chunk takes the interpreter's lock once
 
 
 class CheckpointSettings(Settings):
@@ -61,55 +42,12 @@ class CheckpointSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """All that a run needs to go on: tensors by full name, and what else there is as JSON."""
-
-    step: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    state: dict[str, Any]
-    after_broken_steps: bool = False
-    """Whether the run may go back from here, so that a checkpoint from before must stay."""
-
-
-@dataclass(frozen=True)
 class Loaded:
     """A checkpoint that was read, and the ones tried before it that are broken, each with the reason."""
 
     snapshot: Snapshot
     path: Path
     passed_over: list[tuple[Path, str]]
-
-
-class _File(Settings):
-    size: int
-    sha256: str
-
-
-class _Manifest(Settings):
-    format: int
-    step: int
-    sequence: int  # rises with every write, whatever the step
-    files: dict[str, _File]
-    check: str = ""
-
-    def own_check(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"check"}).encode()).hexdigest()
-
-
-def clone_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One contiguous copy of each tensor in host memory, of the same type and bits, sharing nothing.
-
-    Copies from CUDA go to pinned memory, all in flight together.
-    """
-    copies = {}
-    for name, tensor in tensors.items():
-        source = tensor.detach()
-        copies[name] = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-        copies[name].copy_(source, non_blocking=True)
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        torch.cuda.synchronize()
-    return copies
 
 
 class CheckpointStore:
@@ -160,20 +98,7 @@ class CheckpointStore:
             earlier = self._by_age()
             _remove(temporary)
             temporary.mkdir()
-            save_file(_separate(snapshot.model), temporary / MODEL)
-            save_file(_separate(snapshot.optimizer), temporary / OPTIMIZER)
-            (temporary / STATE).write_text(json.dumps(snapshot.state, indent=1))
-            manifest = _Manifest(
-                format=FORMAT,
-                step=snapshot.step,
-                sequence=1 + max((sequence for sequence, _ in earlier), default=0),
-                files={file: _digest(temporary / file) for file in (MODEL, OPTIMIZER, STATE)},
-            )
-            sealed = manifest.model_copy(update={"check": manifest.own_check()})
-            (temporary / MANIFEST).write_text(sealed.model_dump_json(indent=1))
-            for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
-                sync(temporary / file)
-            sync(temporary)
+            write_files(snapshot, temporary, 1 + max((sequence for sequence, _ in earlier), default=0))
             temporary.rename(path)
             sync(self.folder)
             self._name_latest(path)
@@ -212,32 +137,8 @@ class CheckpointStore:
         return None
 
     def load(self, path: Path) -> Snapshot:
-        """Read one checkpoint after checking every byte of it. Its tensors are in host memory.
-
-        Raises:
-            UserError: a file is missing, cut short or changed; it is named.
-        """
-        manifest = _read_manifest(path)
-        for name in (MODEL, OPTIMIZER, STATE):
-            wanted = manifest.files.get(name)
-            try:
-                found = _digest(path / name)
-            except OSError as error:
-                raise _broken(path / name, f"cannot be read ({error.strerror or error})") from error
-            if wanted is not None and found.size != wanted.size:
-                raise _broken(path / name, f"has {found.size} bytes instead of {wanted.size}")
-            if found != wanted:
-                raise _broken(path / name, "differs from its checksum in the manifest")
-        # Loaded tensors can be views of the mapped file, which pruning may remove: copies are safe from that.
-        try:
-            model, optimizer = (
-                {key: value.clone() for key, value in load_file(path / name).items()}
-                for name in (MODEL, OPTIMIZER)
-            )
-            state = json.loads((path / STATE).read_text())
-        except OSError as error:
-            raise _broken(path, f"cannot be read ({error.strerror or error})") from error
-        return Snapshot(manifest.step, model, optimizer, state)
+        """Read one checkpoint, as `read_files` does."""
+        return read_files(path)
 
     def newest_state(self) -> dict[str, Any] | None:
         """The JSON part of the newest checkpoint of `states`; None where there is none."""
@@ -253,12 +154,8 @@ class CheckpointStore:
         Those whose JSON part is damaged are left out; that of the tensors shows when they are loaded.
         """
         for _, path in reversed(self._by_age()):
-            try:
-                manifest, content = _read_manifest(path), (path / STATE).read_bytes()
-            except (UserError, OSError):  # damaged, or removed meanwhile by the run, which trains
-                continue
-            if hashlib.sha256(content).hexdigest() == manifest.files[STATE].sha256:
-                yield path, json.loads(content)
+            if (state := read_state(path)) is not None:
+                yield path, state
 
     def go_back_to(self, kept: Path) -> None:
         """Name a checkpoint the latest and remove those of later steps. What cannot be removed stays."""
@@ -283,7 +180,7 @@ class CheckpointStore:
         aged = []
         for path in set(self._folders()) - self._broken:
             with suppress(UserError, OSError):
-                manifest = _read_manifest(path)
+                manifest = read_manifest(path)
                 if all((path / name).stat().st_size == f.size for name, f in manifest.files.items()):
                     aged.append((manifest.sequence, path))
         return sorted(aged)
@@ -325,44 +222,6 @@ def _key(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors wants them: contiguous, on the host, none sharing memory with another."""
-    seen: set[int] = set()
-    separate = {}
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        usable = tensor.device.type == "cpu" and tensor.is_contiguous() and storage not in seen
-        separate[name] = tensor.detach() if usable else clone_to_host({name: tensor})[name]
-        seen.add(storage)
-    return separate
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    file = path / MANIFEST
-    try:
-        content = json.loads(file.read_bytes())
-        if content["format"] > FORMAT:
-            raise _broken(file, f"is of format {content['format']}, this version reads up to {FORMAT}")
-        manifest = _Manifest.model_validate(content)
-    except OSError as error:
-        raise _broken(file, f"cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise _broken(file, "is not a manifest") from error
-    if manifest.check != manifest.own_check():
-        raise _broken(file, "differs from its own checksum")
-    return manifest
-
-
-def _digest(file: Path) -> _File:
-    digest, buffer = hashlib.sha256(), bytearray(_HASH_CHUNK)
-    size = 0
-    with file.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            size += count
-    return _File(size=size, sha256=digest.hexdigest())
-
-
 def _remove(path: Path) -> None:
     """Remove a file or folder if it can be; what stays has a temporary name and goes with the next attempt."""
     if path.is_dir():
@@ -370,10 +229,6 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
-
-
-def _broken(file: Path, what: str) -> UserError:
-    return UserError(what, where=file, fix="choose another checkpoint, or restore this file from a backup")
 
 
 def _failed(what: str, path: Path, error: Exception) -> UserError:

@@ -10,7 +10,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 
 
 def shipped_recipes() -> dict[str, str]:

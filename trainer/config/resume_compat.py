@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from data_pipelines.errors import UserError
-from trainer.config import Config, dump, flat
+from trainer.config.schema import Config, dump, flat
 
 MAY_CHANGE_ON_RESUME = (
     "description", "run.name", "run.folder", "run.tags", "data.train", "data.validation", "data.cache",

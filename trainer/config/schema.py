@@ -18,17 +18,17 @@ from pydantic import (
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
-from trainer.backbones import BackboneSettings
-from trainer.checkpoint import CheckpointSettings
-from trainer.config_problems import explain
-from trainer.guard import GuardSettings
+from trainer.checkpoints.store import CheckpointSettings
+from trainer.config.overrides import names_component, set_value
+from trainer.config.parallel_settings import ParallelSettings
+from trainer.config.problems import explain
+from trainer.config.recipes import merge, read_recipe
+from trainer.config.slurm_settings import SlurmSettings
+from trainer.engine.guard import GuardSettings
+from trainer.engine.optimizers import OptimSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
-from trainer.optim import OptimSettings
-from trainer.overrides import names_component, set_value
-from trainer.parallel_settings import ParallelSettings
-from trainer.recipes import merge, read_recipe
-from trainer.slurm_settings import SlurmSettings
+from trainer.networks.backbones import BackboneSettings
 
 Part = TypeVar("Part", bound=Settings)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.queue import NeighbourQueue, Neighbours
+from trainer.contrast.queue import NeighbourQueue, Neighbours
 
 LEAST_SPREAD = 0.05
 """Share of the standard deviation of a filled sphere below which embeddings count as collapsed to a point."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.parallel import all_sum, gather, rank, world_size
+from trainer.distributed.collectives import all_sum, gather, rank, world_size
 
 Scope = Literal["rank", "global"]
 P = ParamSpec("P")

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
-from trainer.parallel import PendingGather, pack, start_gather, unpack, world_size
-from trainer.search import RoundedRows, nearest_places
+from trainer.contrast.neighbor_search import RoundedRows, nearest_places
+from trainer.distributed.collectives import PendingGather, pack, start_gather, unpack, world_size
 
 
 class QueueSettings(Settings):

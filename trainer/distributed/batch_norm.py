@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.parallel import world_size
+from trainer.distributed.collectives import world_size
 
 
 class _CrossRankNorm(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.parallel import world_size
+from trainer.distributed.collectives import world_size
 
 BUCKET = 2**23
 """Numbers of a bucket. A larger parameter has a bucket of its own."""

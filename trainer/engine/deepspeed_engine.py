@@ -15,14 +15,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.feed import Batch
-from trainer.gradient_buckets import BUCKET, GradientBuckets
-from trainer.guard import BatchStatistics, Guard, GuardSettings
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
+from trainer.engine.guard import BatchStatistics, Guard, GuardSettings
+from trainer.engine.optimizers import Schedule
+from trainer.engine.zero import Placement, Shares, Whole
 from trainer.methods import Method
 from trainer.methods.base import OF_LABELLED
-from trainer.optim import Schedule
-from trainer.parallel import rank, world_size
-from trainer.zero import Placement, Shares, Whole
 
 
 def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.momentum import MomentumRule, momentum_update
-from trainer.partition import Partition
+from trainer.engine.momentum import MomentumRule, momentum_update
+from trainer.engine.partition import Partition
 
 
 class LARS(MomentumRule):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.lars import LARS
-from trainer.momentum import SGD
+from trainer.engine.lars import LARS
+from trainer.engine.momentum import SGD
 
 # What each optimiser keeps for a parameter → what that is called in a checkpoint.
 _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {

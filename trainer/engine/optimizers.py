@@ -11,8 +11,8 @@ from torch import nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings, Strength
-from trainer.lars import LARS
-from trainer.momentum import SGD
+from trainer.engine.lars import LARS
+from trainer.engine.momentum import SGD
 
 ROLES = ("main", "transformer", "classifier")
 

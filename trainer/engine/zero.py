@@ -12,18 +12,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.gradient_buckets import GradientBuckets
-from trainer.lars import LARS
-from trainer.optim import role_of
-from trainer.optimizer_state import (
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.gradient_buckets import GradientBuckets
+from trainer.engine.lars import LARS
+from trainer.engine.optimizer_state import (
     load_optimizer_tensors,
     mismatch,
     optimizer_tensors,
     state_names,
     states_by_parameter,
 )
-from trainer.parallel import rank, world_size
-from trainer.partition import Partition
+from trainer.engine.optimizers import role_of
+from trainer.engine.partition import Partition
 
 
 class Placement(Protocol):

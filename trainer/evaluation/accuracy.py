@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainer.parallel import all_sum
+from trainer.distributed.collectives import all_sum
 
 
 def count_right(logits: Tensor, labels: Tensor) -> Tensor:

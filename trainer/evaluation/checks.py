@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.parallel import gather
+from trainer.distributed.collectives import gather
 
 
 def require_same_width(train_features: Tensor, test_features: Tensor) -> None:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.batch_norm import synchronise_batch_norm
+from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.collectives import world_size
+from trainer.distributed.gradient_buckets import GradientBuckets
 from trainer.evaluation.crops import MOMENTUM
-from trainer.gradient_buckets import GradientBuckets
-from trainer.parallel import world_size
 
 
 class Classifier:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from data_pipelines.loader import TrainLoader
+from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings, Settings, ViewSettings
-from data_pipelines.shards import ShardSet
-from data_pipelines.subsets import held_out_subset
-from trainer.engine import step_seed
-from trainer.evaluation.eval_progress import EvalProgress
-from trainer.evaluation.linear import wilson_interval
-from trainer.parallel import rank, world_size
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import held_out_subset
+from trainer.distributed.collectives import rank, world_size
+from trainer.engine.deepspeed_engine import step_seed
+from trainer.evaluation.linear_fast import wilson_interval
+from trainer.runs.eval_progress import EvalProgress
 
 MOMENTUM = 0.9
 

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from data_pipelines.subsets import held_out_subset, low_shot_subset
+from data_pipelines.shards.subsets import held_out_subset, low_shot_subset
+from trainer.distributed.collectives import world_size
 from trainer.evaluation.crops import CropProtocol
 from trainer.evaluation.features import Features, OneBackbone, gather_features
 from trainer.evaluation.finetune import FinetuneProtocol, share_labels
 from trainer.evaluation.knn import knn_accuracies
-from trainer.evaluation.linear import linear_probe
+from trainer.evaluation.linear_fast import linear_probe
+from trainer.evaluation.linear_protocol import LinearProtocol
 from trainer.evaluation.low_shot import low_shot
-from trainer.evaluation.protocol import LinearProtocol
 from trainer.evaluation.retrieval import retrieval
-from trainer.parallel import world_size
 
 TEMPERATURE = 0.07
 """Of the votes of kNN (Wu et al. 2018, section 4.1)."""

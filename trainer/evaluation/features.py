@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader
+from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
-from trainer.evaluation.eval_progress import EvalProgress
-from trainer.parallel import all_sum, gather, rank, world_size
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.distributed.collectives import all_sum, gather, rank, world_size
+from trainer.runs.eval_progress import EvalProgress
 
 _BATCH = 256  # images of a rank that go through a backbone together
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
-from data_pipelines.subsets import low_shot_subset
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import low_shot_subset
 from trainer.evaluation.accuracy import count_right, shares_right
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.crops import (
@@ -23,9 +23,9 @@ from trainer.evaluation.crops import (
     split,
     train_on_crops,
 )
-from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import feature_widths, features_of_set
 from trainer.evaluation.training_state import TrainingState
+from trainer.runs.eval_progress import EvalProgress
 
 
 class FinetuneProtocol(CropProtocol):

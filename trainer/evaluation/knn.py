@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.distributed.collectives import all_sum, gather, rank, world_size
 from trainer.evaluation.checks import labelled, require_same_width
 from trainer.evaluation.features import Stopped
-from trainer.parallel import all_sum, gather, rank, world_size
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.distributed.collectives import all_sum
 from trainer.evaluation.accuracy import count_right, shares_right
 from trainer.evaluation.crops import MOMENTUM
-from trainer.parallel import all_sum
 
 _CHUNK = 1024  # samples whose logits exist at once
 

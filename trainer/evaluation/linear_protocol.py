@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.crops import (
     CropProtocol,
     chosen,
@@ -19,10 +19,10 @@ from trainer.evaluation.crops import (
     split,
     train_on_crops,
 )
-from trainer.evaluation.eval_progress import EvalProgress
 from trainer.evaluation.features import feature_widths, features_of_set, require_finite
-from trainer.evaluation.heads import LinearHeads
+from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.training_state import TrainingState
+from trainer.runs.eval_progress import EvalProgress
 
 
 class LinearProtocol(CropProtocol):

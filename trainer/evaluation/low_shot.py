@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.subsets import low_shot_subset
-from trainer.evaluation.linear import linear_probe
+from data_pipelines.shards.subsets import low_shot_subset
+from trainer.evaluation.linear_fast import linear_probe
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from trainer.distributed.collectives import all_sum
 from trainer.evaluation.checks import labelled
 from trainer.evaluation.features import OneBackbone, gather_features
-from trainer.parallel import all_sum
 
 RECALL_AT = (1, 5, 10)
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.files import replacing
-from trainer.distributed import from_first
-from trainer.parallel import rank, world_size
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.process_group import from_first
 
 _METADATA = "all4one_training"
 

@@ -13,7 +13,7 @@ from data_pipelines.errors import UserError, first_line
 from data_pipelines.files import replacing, require_place
 from trainer.exports import hf, onnx, safetensors, timm, torchscript, torchvision
 from trainer.exports.format import Format, Normalised, Subject
-from trainer.trained import load_backbones
+from trainer.inference.loaded_backbones import load_backbones
 
 FORMATS: dict[str, Format] = {
     "safetensors": safetensors.FORMAT,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.backbones import Backbone, stem_of, torchvision_resnets
-from trainer.trained import Recipe
+from trainer.inference.loaded_backbones import Recipe
+from trainer.networks.backbones import Backbone, stem_of, torchvision_resnets
 
 Features = Callable[[Tensor], Tensor]
 """Images `[B, 3, S, S]` → features `[B, F]`."""

@@ -17,7 +17,7 @@ from data_pipelines.settings import DataSettings
 from trainer.exports.format import Features, Format, Subject
 from trainer.exports.model_card import model_card
 from trainer.exports.timm import model_arguments
-from trainer.trained import METADATA_KEY, Recipe, load_backbones
+from trainer.inference.loaded_backbones import METADATA_KEY, Recipe, load_backbones
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 

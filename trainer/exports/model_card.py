@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from data_pipelines.index import read_record
-from trainer.backbones import BackboneSettings
+from data_pipelines.shards.index import read_record
 from trainer.exports.format import Subject
 from trainer.exports.snippets import snippet
-from trainer.run import RunFolder, read_records
+from trainer.networks.backbones import BackboneSettings
+from trainer.runs.run_folder import RunFolder, read_records
 
 Row = tuple[str, float, float | None, str]
 """Judge, top-1, top-5 where it is known, and the set."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from trainer.exports.format import Features, Format, Subject
-from trainer.trained import METADATA_KEY, load_backbones
+from trainer.inference.loaded_backbones import METADATA_KEY, load_backbones
 
 
 def _write(subject: Subject, path: Path) -> None:

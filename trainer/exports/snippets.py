@@ -37,7 +37,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torchvision.transforms import v2
-from trainer.trained import load_backbones
+from trainer.inference.loaded_backbones import load_backbones
 
 model = load_backbones(Path("model.safetensors")).backbones["exported"].cpu()
 {image}

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, require_writable
-from trainer.embed import Rows
+from trainer.inference.embed import Rows
 
 ROW_GROUP_BYTES = 64_000_000
 """Bytes of features that are gathered for one row group of a Parquet file, at most one batch more."""

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings, Settings
-from trainer.backbones import Backbone, BackboneSettings, build_backbone
-from trainer.checkpoint import MANIFEST, CheckpointStore, Snapshot
-from trainer.config import Config
-from trainer.distributed import from_first
-from trainer.engine import load_model
-from trainer.parallel import rank, world_size
-from trainer.run import open_run
+from trainer.checkpoints.format import MANIFEST, Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import Config
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.process_group import from_first
+from trainer.engine.deepspeed_engine import load_model
+from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.runs.run_folder import open_run
 
 ONLINE, MOMENTUM = "backbone.", "momentum.backbone."
 METADATA_KEY = "all4one"

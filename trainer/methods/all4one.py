@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from data_pipelines.settings import Strength
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.ema import MomentumEncoder
-from trainer.heads import CentroidTransformer, PositionalEncoding, predictor, projector
-from trainer.losses import Contrast, Scope, contrasts_of_all, feature_contrast
+from trainer.contrast.losses import Contrast, Scope, contrasts_of_all, feature_contrast
+from trainer.contrast.queue import NeighbourQueue, Neighbours, QueueSettings
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation, ViewCount
-from trainer.queue import NeighbourQueue, Neighbours, QueueSettings
+from trainer.networks.backbones import Backbone
+from trainer.networks.ema import MomentumEncoder
+from trainer.networks.heads import CentroidTransformer, PositionalEncoding, predictor, projector
 
 GLOBAL_VIEWS = 2
 """The first views of each image, which make keys; those after them are small ones."""

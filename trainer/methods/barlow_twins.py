@@ -6,11 +6,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.heads import expander
-from trainer.losses import barlow_twins
+from trainer.contrast.losses import barlow_twins
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.networks.backbones import Backbone
+from trainer.networks.heads import expander
 
 
 class BarlowTwinsSettings(MethodSettings):

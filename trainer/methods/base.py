@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
-from trainer import ema, health
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.queue import NeighbourQueue, Neighbours
-from trainer.recompute import recompute_activations
+from trainer.contrast import embedding_health
+from trainer.contrast.queue import NeighbourQueue, Neighbours
+from trainer.distributed.batch_norm import by_view
+from trainer.networks import ema
+from trainer.networks.backbones import Backbone
+from trainer.networks.recompute import recompute_activations
 
 OF_LABELLED = frozenset({"online_loss", "online_top1", "neighbour_agreement"})
 """Values that are NaN where a micro-batch has no labelled rows; means are those of the others."""
@@ -92,21 +93,21 @@ class Method(nn.Module):
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 
     def _health(self, out: Representation, labels: Tensor) -> dict[str, Tensor]:
-        values = {"z_std": torch.stack([health.spread(v) for v in out.z]).mean()}
+        values = {"z_std": torch.stack([embedding_health.spread(v) for v in out.z]).mean()}
         if out.neighbours is not None and self.queue is not None:
             values["neighbour_agreement"] = self.queue.agreement(out.neighbours[1], labels)
         if not self.examine:
             return values
         values |= {
-            "z_rank": health.effective_rank(out.z[0]),
-            "features_std": health.spread(out.features),
-            "features_rank": health.effective_rank(out.features),
+            "z_rank": embedding_health.effective_rank(out.z[0]),
+            "features_std": embedding_health.spread(out.features),
+            "features_rank": embedding_health.effective_rank(out.features),
         }
         if out.terms:
-            shares = health.gradient_shares(out.terms, out.z)
+            shares = embedding_health.gradient_shares(out.terms, out.z)
             values |= {f"{name}_share": share for name, share in shares.items()}
         if out.neighbours is not None and self.queue is not None:
-            values |= health.neighbour_values(self.queue, *out.neighbours, self.queue.entering)
+            values |= embedding_health.neighbour_values(self.queue, *out.neighbours, self.queue.entering)
         if pairs := self.averaged():
             values["ema_distance"] = ema.distance(pairs)
         return values

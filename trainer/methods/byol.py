@@ -6,12 +6,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.ema import MomentumEncoder
-from trainer.heads import predictor, two_layers
-from trainer.losses import normalised_squared_error, symmetric
+from trainer.contrast.losses import normalised_squared_error, symmetric
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.networks.backbones import Backbone
+from trainer.networks.ema import MomentumEncoder
+from trainer.networks.heads import predictor, two_layers
 
 
 class BYOLSettings(MethodSettings):

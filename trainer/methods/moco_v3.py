@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.ema import MomentumEncoder
-from trainer.heads import predictor, projector
-from trainer.losses import keys_of_all, nce, symmetric
+from trainer.contrast.losses import keys_of_all, nce, symmetric
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.networks.backbones import Backbone
+from trainer.networks.ema import MomentumEncoder
+from trainer.networks.heads import predictor, projector
 
 
 class MoCoV3Settings(MethodSettings):

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.heads import predictor, projector
-from trainer.losses import keys_of_all, nce, symmetric
+from trainer.contrast.losses import keys_of_all, nce, symmetric
+from trainer.contrast.queue import NeighbourQueue, QueueSettings
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
-from trainer.queue import NeighbourQueue, QueueSettings
+from trainer.networks.backbones import Backbone
+from trainer.networks.heads import predictor, projector
 
 
 class NNCLRSettings(MethodSettings):

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.losses import nt_xent
+from trainer.contrast.losses import nt_xent
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.networks.backbones import Backbone
 
 
 class SimCLRSettings(MethodSettings):

@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import by_view
-from trainer.heads import expander
-from trainer.losses import vicreg
+from trainer.contrast.losses import vicreg
+from trainer.distributed.batch_norm import by_view
 from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.networks.backbones import Backbone
+from trainer.networks.heads import expander
 
 
 class VICRegSettings(MethodSettings):

@@ -17,15 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipelines.files import write_whole
-from trainer.config import Config, dump
-from trainer.meaning import meaning
+from trainer.config.resume_compat import meaning
+from trainer.config.schema import Config, dump
+from trainer.distributed.collectives import world_size
 from trainer.methods.base import OF_LABELLED
-from trainer.parallel import world_size
-from trainer.run import RunFolder, read_records
-from trainer.writers.base import Background
-from trainer.writers.csv_table import CsvTable
-from trainer.writers.tensorboard import TensorBoard
-from trainer.writers.weights_and_biases import WeightsAndBiases
+from trainer.monitoring.writers.base import Background
+from trainer.monitoring.writers.csv_table import CsvTable
+from trainer.monitoring.writers.tensorboard import TensorBoard
+from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
+from trainer.runs.run_folder import RunFolder, read_records
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:

@@ -1,16 +1,16 @@
 """kNN during training: how well the frozen backbones separate the classes of the validation set."""
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader
-from data_pipelines.shards import ShardSet
-from trainer.config import Config
-from trainer.distributed import Process
+from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.config.schema import Config
+from trainer.distributed.process_group import Process
 from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
-from trainer.progress import TrainingProgress
-from trainer.setup import AUTOCAST, IMAGES, Parts
-from trainer.signals import StopRequest
-from trainer.stall import StallWatch
+from trainer.runs.components import AUTOCAST, IMAGES, Parts
+from trainer.runs.hang_watch import StallWatch
+from trainer.runs.progress import TrainingProgress
+from trainer.runs.stop_signals import StopRequest
 
 
 class OnlineEvaluation:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from trainer.config import Config
-from trainer.health import collapse_signs
-from trainer.metrics import MetricsWriter, mean_over_ranks
-from trainer.progress import TrainingProgress
-from trainer.setup import Parts
+from trainer.config.schema import Config
+from trainer.contrast.embedding_health import collapse_signs
+from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
+from trainer.runs.components import Parts
+from trainer.runs.progress import TrainingProgress
 
 
 class Recorder:

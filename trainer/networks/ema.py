@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainer.batch_norm import by_view
+from trainer.distributed.batch_norm import by_view
 
 
 def momentum_at(step: int, total_steps: int, start: float) -> float:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.backbones import Backbone, BackboneSettings, build_backbone
-from trainer.weight_files import read_weights
+from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.networks.weight_files import read_weights
 
 SHOWN = 5
 """Names of each kind that a report lists."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.engine import Engine
-from trainer.parallel import world_size
+from trainer.distributed.collectives import world_size
+from trainer.engine.deepspeed_engine import Engine
 from trainer.profiling.timeline import Timeline
 
 WAIT, ONLINE, AVERAGED, HEADS, NEIGHBOURS, LOSSES, GATHERS, BACKWARD, REDUCTION, OPTIMISER, EMA, QUEUE, OTHER = (
@@ -38,12 +38,12 @@ GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
 )  # fmt: skip
 """What messages carry: predictions of all ranks' rows with their gradients, moments, sums of losses over the batch."""
 _SENDERS = {
-    "trainer.gradient_buckets": GRADIENTS,
-    "trainer.batch_norm": MOMENTS,
+    "trainer.distributed.gradient_buckets": GRADIENTS,
+    "trainer.distributed.batch_norm": MOMENTS,
     "torch.nn.modules._functions": MOMENTS,  # SyncBatchNorm
-    "trainer.parallel:start_gather": KEYS,
-    "trainer.parallel:_Gather": PREDICTIONS,
-    "trainer.parallel:_Sum": SUMS,
+    "trainer.distributed.collectives:start_gather": KEYS,
+    "trainer.distributed.collectives:_Gather": PREDICTIONS,
+    "trainer.distributed.collectives:_Sum": SUMS,
 }
 
 

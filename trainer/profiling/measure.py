@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_pipelines.feed import Batch
-from trainer.checkpoint import clone_to_host
-from trainer.config import Config
-from trainer.distributed import Process, from_all
+from data_pipelines.loading.prefetching_batches import Batch
+from trainer.checkpoints.format import clone_to_host
+from trainer.config.schema import Config
+from trainer.distributed.process_group import Process, from_all
 from trainer.profiling.instruments import OTHER, PARTS, REDUCTION, WAIT, Messages, instrument
 from trainer.profiling.timeline import Span, Timeline, own_time
-from trainer.setup import AUTOCAST, IMAGES, Parts
+from trainer.runs.components import AUTOCAST, IMAGES, Parts
 
 WARM_UP = 3
 """Steps before the first that is measured."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trainer.config import Config
+from trainer.config.schema import Config
 from trainer.profiling.instruments import EMA, GATHERS, OPTIMISER, QUEUE, REDUCTION, WAIT
 from trainer.profiling.measure import Profile
 

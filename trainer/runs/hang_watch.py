@@ -21,7 +21,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
-from trainer.run import RunFolder
+from trainer.runs.run_folder import RunFolder
 
 STALLED = 4
 """Exit code of a rank that made no step for too long."""
@@ -31,7 +31,7 @@ SETTLE_SECONDS = 5.0
 """Time between a rank's dump and its end. The first rank that ends takes the others with it: srun kills them, and so
 does the launcher on one machine. The ranks' clocks start at the same collective, so all have dumped by then."""
 _LOOK_SECONDS = 1.0
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("trainer", "data_pipelines", "launch")
 _COLLECTIVES = str(Path("torch") / "distributed" / "distributed_c10d.py")
 

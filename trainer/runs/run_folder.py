@@ -5,12 +5,12 @@ metrics.jsonl    one record for each logged step and evaluation
 metrics.csv      the same as a table, where asked for
 ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that turned out unreadable
-checkpoints/     see trainer/checkpoint.py
+checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases, and what of the run it has, where asked for
 logs/            output of each attempt's ranks; on one machine, of those other than 0; stacks of ranks that stalled
 slurm/           scripts and jobs, where the run was submitted
-lock             held by the attempt that trains, see trainer/run_lock.py
+lock             held by the attempt that trains, see trainer/runs/run_lock.py
 
 Beside these lie eval.json, study_eval.json and report.html of the commands that judge and show a run.
 
@@ -30,7 +30,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 
 if TYPE_CHECKING:
-    from trainer.config import Config
+    from trainer.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class RunFolder:
 
     def read_config(self) -> "Config":
         """The configuration that the run was made with."""
-        from trainer.config import parse
+        from trainer.config.schema import parse
 
         return parse(yaml.safe_load(self.config.read_text()), where=str(self.config))
 
     def write_config(self, config: "Config") -> None:
         """Replace the configuration atomically."""
-        from trainer.config import dump
+        from trainer.config.schema import dump
 
         write_whole(self.config, yaml.safe_dump(dump(config), sort_keys=False).encode())
 

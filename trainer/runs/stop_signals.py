@@ -5,7 +5,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.distributed import Agreement
+    from trainer.distributed.process_group import Agreement
 
 INTERRUPTED, TIME_IS_UP, TERMINATED = 130, 140, 143
 """Exit codes of a run that a signal stopped: a terminal's; that of a time limit or a preemption; an ending's."""
@@ -58,7 +58,9 @@ class StopRequest:
         Args:
             failure: code of a fault on this rank that all shall stop for, above any signal's.
         """
-        from trainer.distributed import Agreement  # here: signals are caught before torch is loaded
+        from trainer.distributed.process_group import (
+            Agreement,  # here: signals are caught before torch is loaded
+        )
 
         return Agreement(max(failure, self._received))
 

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader
+from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.features import extract
-from trainer.looks.places import choose_way, lay_out
-from trainer.looks.sample import balanced_sample
-from trainer.run import RunFolder
-from trainer.trained import load_backbones
+from trainer.inference.loaded_backbones import load_backbones
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.projection import choose_way, lay_out
+from trainer.visualization.samples import balanced_sample
 
 _BATCH = 256
 

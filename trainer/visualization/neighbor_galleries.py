@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage, decode_rgb
-from data_pipelines.loader import EvalLoader
-from data_pipelines.shards import BadSample, ShardSet
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.config import Config
-from trainer.engine import load_model
+from data_pipelines.imaging.images import UnusableImage, decode_rgb
+from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.shard_set import BadSample, ShardSet
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import Config
+from trainer.contrast.queue import NeighbourQueue
+from trainer.engine.deepspeed_engine import load_model
 from trainer.evaluation.features import extract
-from trainer.looks.images import tile
-from trainer.looks.queue_keys import key_encoder, method_to_look_at
-from trainer.looks.sample import balanced_sample, class_name
-from trainer.persistence import refuse_other_set
-from trainer.queue import NeighbourQueue
-from trainer.run import RunFolder
+from trainer.methods import Method
+from trainer.runs.components import build_method, refuse_other_set
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.samples import balanced_sample, class_name, tile
 
 _SIDE = 96
 
@@ -175,3 +175,29 @@ def _agreement(rows: tuple[NeighbourRow, ...]) -> float | None:
         if seen is not None and row.image.label >= 0 and seen.label >= 0
     ]
     return sum(own == other for own, other in pairs) / len(pairs) if pairs else None
+
+
+def method_to_look_at(config: Config, num_classes: int) -> Method:
+    """A run's method with weights that are to be loaded, in evaluation mode, on the GPU if there is one."""
+    # none of these changes what a network makes of an image in evaluation mode
+    parallel = config.parallel.model_copy(update={"compile": False, "batch_norm": "rank"})
+    alike = config.model_copy(update={"parallel": parallel, "backbone": config.backbone.drawn()})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return build_method(alike, num_classes, device).to(memory_format=torch.channels_last).eval()
+
+
+def key_encoder(method: Method) -> nn.Module:
+    """Images [B, 3, S, S] to keys [B, D], not normalised: the averaged backbone and projector, or the trained ones of a
+    method that has no averaged copy.
+
+    Raises:
+        UserError: a method of the user's own whose projector has another name.
+    """
+    networks: nn.Module = method if method.momentum is None else method.momentum
+    try:
+        return nn.Sequential(networks.get_submodule("backbone"), networks.get_submodule("projector"))
+    except AttributeError:
+        raise UserError(
+            "it is not known what makes the keys of this method's queue", where=type(method).__name__,
+            fix="name the network between backbone and queue `projector`",
+        ) from None  # fmt: skip

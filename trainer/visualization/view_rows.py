@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.gallery import first_views
-from data_pipelines.shards import ShardSet
-from trainer.looks.images import tile
-from trainer.looks.sample import class_name
-from trainer.run import RunFolder
+from data_pipelines.inspect.gallery import first_views
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.samples import class_name, tile
 
 _SIDE = 128
 

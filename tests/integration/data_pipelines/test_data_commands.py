@@ -20,16 +20,16 @@ import scipy.io
 from typer.testing import CliRunner
 
 from data_pipelines.errors import UserError
-from data_pipelines.index import read_record
-from data_pipelines.shards import ShardSet
-from data_pipelines.verify import verify
-from launch.data_commands import app
+from data_pipelines.inspect.verify import verify
+from data_pipelines.shards.index import read_record
+from data_pipelines.shards.shard_set import ShardSet
+from launch.commands.data import app
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = """
 import sys
 from data_pipelines.errors import UserError
-from launch.data_commands import app
+from launch.commands.data import app
 try:
     app()
 except UserError as error:
@@ -294,7 +294,7 @@ def test_a_full_disk_is_told(images: Path, small_disk: Path) -> None:
 
 
 def test_the_module_is_light() -> None:
-    code = "import sys, launch.data_commands; print([m for m in ('numpy', 'torch', 'rich', 'cv2') if m in sys.modules])"
+    code = "import sys, launch.commands.data; print([m for m in ('numpy', 'torch', 'rich', 'cv2') if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.build import build
-from data_pipelines.sources import digits
+from data_pipelines.build.builder import build
+from data_pipelines.sources.image_sources import digits
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import sys, torch
 from pathlib import Path
-from data_pipelines.loader import TrainLoader
+from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 how, executor, folder = sys.argv[1:]
 settings = DataSettings(executor=executor, views=(ViewSettings(size=32),) * 2, threads=2, eval_resize=32)
 loader = TrainLoader(ShardSet.open(Path(folder)), settings, seed=0, rank=0, world_size=1, global_batch=64,

@@ -8,14 +8,14 @@ import pytest
 import torch
 import webdataset
 
-from data_pipelines.build import BuildOptions, build
-from data_pipelines.foreign import index_folder
-from data_pipelines.images import decode_rgb
-from data_pipelines.loader import EvalLoader, TrainLoader
+from data_pipelines.build.builder import BuildOptions, build
+from data_pipelines.imaging.images import decode_rgb
+from data_pipelines.inspect.verify import verify
+from data_pipelines.loading.loaders import EvalLoader, TrainLoader
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import open_source
-from data_pipelines.verify import verify
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.existing_shards import index_folder
+from data_pipelines.sources.image_sources import open_source
 
 CPU = torch.device("cpu")
 VIEWS = (ViewSettings(size=112, blur=1.0), ViewSettings(size=112, blur=0.1, solarise=0.2))

@@ -15,14 +15,14 @@ import pytest
 import torch
 from file_server import FileServer, Request
 
-from data_pipelines import remote
-from data_pipelines.build import BuildOptions, build
+from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader, TrainLoader
+from data_pipelines.loading.loaders import EvalLoader, TrainLoader
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import digits
-from trainer.persistence import refuse_other_set
+from data_pipelines.shards import remote
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import digits
+from trainer.runs.components import refuse_other_set
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_batches_over_http(folder: Path, server: FileServer, tmp_path: Path) -> 
 def test_batches_over_http_that_fails_often(
     folder: Path, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.cached_files.CHUNK", 20_000)
+    monkeypatch.setattr("data_pipelines.shards.cached_files.CHUNK", 20_000)
     draw = random.Random(0)
 
     def fault(request: Request) -> int | str | None:
@@ -156,9 +156,9 @@ PROGRAM = """
 import hashlib, json, sys, torch
 from itertools import islice
 from pathlib import Path
-from data_pipelines.loader import TrainLoader
+from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 url, rank, config = sys.argv[1], int(sys.argv[2]), DataSettings.model_validate_json(sys.argv[3])
 with TrainLoader(ShardSet.open(url, config), config, seed=3, rank=rank, world_size=2, global_batch=96,
                  device=torch.device("cpu")) as loader:

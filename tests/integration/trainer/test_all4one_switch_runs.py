@@ -6,7 +6,7 @@ import torch.distributed as dist
 from deepspeed_ranks import engine_of, everything, tiny, train
 
 from data_pipelines.errors import UserError
-from trainer.backbones import BackboneSettings, build_backbone
+from trainer.networks.backbones import BackboneSettings, build_backbone
 
 CASES = {
     "only feature": ("method.neighbour_weight=0", "method.centroid_weight=0"),

@@ -5,11 +5,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from trainer.backbones import Backbone
-from trainer.health import gradient_shares
-from trainer.losses import barlow_twins
+from trainer.contrast.embedding_health import gradient_shares
+from trainer.contrast.losses import barlow_twins
 from trainer.methods import Method
 from trainer.methods.barlow_twins import BarlowTwinsSettings
+from trainer.networks.backbones import Backbone
 
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
 

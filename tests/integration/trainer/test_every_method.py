@@ -11,10 +11,10 @@ from rank_processes import run_as_ranks
 from small_methods import SMALL
 from torch import Tensor, nn
 
-from trainer.backbones import Backbone
-from trainer.config import Config, load_config
+from trainer.config.schema import Config, load_config
 from trainer.methods import Method, MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
+from trainer.networks.backbones import Backbone
 
 Tensors = dict[str, Tensor]
 NAMES = sorted(available())

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import STEPS, Runs
 
-from launch.local import launch
-from trainer.checkpoint import CheckpointStore
-from trainer.config import load_config
-from trainer.run import RunFolder, create_run
+from launch.local.processes import launch
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder, create_run
 
 TESTS = Path(__file__).resolve().parents[2]
 

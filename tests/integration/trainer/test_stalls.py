@@ -8,10 +8,10 @@ import yaml
 from file_server import FileServer, Request
 from tiny_runs import STEPS, Runs
 
-from data_pipelines.order import Order
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
-from trainer.stall import STALLED
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.runs.hang_watch import STALLED
 
 BATCH, SHARD = 64, 32
 STALL_SECONDS = 15  # joining and opening must fit in it too, on a busy machine
@@ -56,7 +56,9 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
         assert first["doing"] == "forward, backward and update"
         assert first["in"].startswith("all_gather_single, called by CrossRankBatchNorm")
         # the read that hangs waits for the server, or for the other rank, which fetches the same shard ahead
-        assert re.search(r'data_pipelines/cached_files.py", line \d+ in read$', dumps[1][1], re.MULTILINE)
+        assert re.search(
+            r'data_pipelines/shards/cached_files.py", line \d+ in read$', dumps[1][1], re.MULTILINE
+        )
         *_, end = ledger = runs.ledger("hangs")
         assert [record["event"] for record in ledger] == ["start", "ready", "end"]
         assert end["reason"] == "stalled"

@@ -189,7 +189,7 @@ def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:
 
 def ranks_of(run: Path) -> list[str]:
     found = subprocess.run(
-        ["pgrep", "-f", f"launch.worker {run}"], capture_output=True, text=True, check=False
+        ["pgrep", "-f", f"launch.local.worker {run}"], capture_output=True, text=True, check=False
     )
     return [pid for pid in found.stdout.split() if not is_zombie(int(pid))]
 

@@ -9,9 +9,9 @@ import pytest
 from file_server import FileServer, Request
 from tiny_runs import Runs
 
-from data_pipelines.order import Order
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 
 BATCH, BLOCK = 64, 150
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import ema
-from trainer.backbones import BackboneSettings, build_backbone
+from trainer.contrast.queue import QueueSettings
+from trainer.engine.optimizers import OptimSettings, build_optimizer, parameter_groups
 from trainer.methods.all4one import All4One, All4OneSettings
-from trainer.optim import OptimSettings, build_optimizer, parameter_groups
-from trainer.queue import QueueSettings
+from trainer.networks import ema
+from trainer.networks.backbones import BackboneSettings, build_backbone
 
 ROOT = Path(__file__).resolve().parents[3]
 CLOSE = {"rtol": 0.0, "atol": 1e-6}

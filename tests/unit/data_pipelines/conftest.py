@@ -9,9 +9,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from data_pipelines.build import BuildOptions, build
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Item, Source
+from data_pipelines.build.builder import BuildOptions, build
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import Item, Source
 
 
 def _encode(image: Image.Image, form: str, **options: object) -> bytes:

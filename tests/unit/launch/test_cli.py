@@ -48,7 +48,8 @@ def test_every_command_has_help(command: list[str]) -> None:
 
 def test_looking_at_runs_loads_nothing_heavy() -> None:
     code = (
-        "import sys, launch.status_page, launch.suspects, launch.logs, launch.job, launch.doctor\n"
+        "import sys, launch.status.tables, launch.status.suspect_nodes, launch.slurm.logs, launch.slurm.job, "
+        "launch.doctor.examination\n"
         f"loaded = sorted(m for m in {HEAVY!r} if m in sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
     )

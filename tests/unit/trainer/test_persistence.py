@@ -5,12 +5,13 @@ from typing import Any, cast
 import pytest
 import torch
 
-from trainer.attempt import Attempt
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.config import load_config
-from trainer.distributed import Process
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import load_config
+from trainer.distributed.process_group import Process
 from trainer.persistence import Persistence
-from trainer.run import RunFolder
+from trainer.runs.components import Attempt
+from trainer.runs.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(("job", "signal_before", "told"), [("7", 10, 1), ("7", 3600, 0), (None, 10, 0)])

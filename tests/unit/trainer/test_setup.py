@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from trainer.config import load_config
+from trainer.config.schema import load_config
 from trainer.methods import Method
-from trainer.setup import build_method
+from trainer.runs.components import build_method
 
 SMALL = (
     "backbone.stem=half", "backbone.width=8", "method.projector_hidden=16", "method.predictor_hidden=16",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from trainer.writers.base import Record, numbers
+from trainer.monitoring.writers.base import Record, numbers
 
 
 class TensorBoard:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from data_pipelines.files import write_whole
-from trainer.writers.base import Record, numbers
+from trainer.monitoring.writers.base import Record, numbers
 
 
 class WeightsAndBiases:

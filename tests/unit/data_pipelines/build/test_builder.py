@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from data_pipelines import build as build_module
-from data_pipelines import out_folder, shard_writer
-from data_pipelines.build import BuildOptions, build, drop_notes
+from data_pipelines.build import builder, output_folder, shard_writer
+from data_pipelines.build.builder import BuildOptions, build, drop_notes
 from data_pipelines.errors import UserError
-from data_pipelines.index import read_quarantine
-from data_pipelines.recode import Recoding
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Item, Place, Source
-from data_pipelines.verify import verify
+from data_pipelines.imaging.recode import Recoding
+from data_pipelines.inspect.verify import verify
+from data_pipelines.shards.index import read_quarantine
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import Item, Place, Source
 
 OPTIONS = BuildOptions(shard_samples=25)
 
@@ -208,7 +207,7 @@ def test_images_of_unknown_size_fill_shards_that_keep_to_theirs(
 def test_images_larger_than_foreseen_go_to_further_shards(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "_SAMPLE", 0)  # so that the guesses stay as wrong as they are
+    monkeypatch.setattr(builder, "_SAMPLE", 0)  # so that the guesses stay as wrong as they are
     options = BuildOptions(shard_bytes=51_200, shard_samples=40)
     bad = Item("bad", b"no image", 0)
     guessed = coy(Source([*source.items, bad], source.classes), 10)
@@ -323,9 +322,9 @@ def test_an_output_that_cannot_be_made_is_refused(source: Source, tmp_path: Path
 def test_two_builds_cannot_write_into_one_folder(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(out_folder.time, "sleep", lambda _: None)
+    monkeypatch.setattr(output_folder.time, "sleep", lambda _: None)
     tmp_path.joinpath("out").mkdir()
-    with out_folder.locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
+    with output_folder.locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
         build(source, tmp_path / "out", OPTIONS)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
 from data_pipelines.settings import ViewSettings
 
 FULL = ViewSettings(size=32, blur=0.5, solarise=0.2)

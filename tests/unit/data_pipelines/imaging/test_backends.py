@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.augment import ViewNumbers, centre_numbers, view_numbers
-from data_pipelines.dali import DaliExecutor, ViewGraph
-from data_pipelines.executor import Executor, RefusedImages
-from data_pipelines.images import decode_rgb, read_header
-from data_pipelines.opencv import OpenCVExecutor
+from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.imaging.backend import Executor, RefusedImages
+from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
+from data_pipelines.imaging.images import decode_rgb, read_header
+from data_pipelines.imaging.opencv import OpenCVExecutor
 from data_pipelines.settings import ViewSettings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,6 +1,6 @@
 import torch
 
-from data_pipelines.buffers import Buffers
+from data_pipelines.imaging.buffers import Buffers
 
 
 def test_memory_is_used_again_once_nobody_holds_it() -> None:

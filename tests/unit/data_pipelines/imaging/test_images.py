@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import MAX_PIXELS, Format, UnusableImage, check, decode_rgb, read_header
+from data_pipelines.imaging.images import MAX_PIXELS, Format, UnusableImage, check, decode_rgb, read_header
 
 
 def test_odd_images_are_good_and_follow_pillow(odd_images: dict[str, bytes]) -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.opencv import _tasks
+from data_pipelines.imaging.opencv import _tasks
 
 
 @given(st.integers(0, 5000), st.integers(1, 64))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.images import Format, UnusableImage, check, decode_rgb, read_header
-from data_pipelines.recode import Recoding
+from data_pipelines.imaging.images import Format, UnusableImage, check, decode_rgb, read_header
+from data_pipelines.imaging.recode import Recoding
 
 Encode = Callable[..., bytes]
 Picture = Callable[..., np.ndarray]

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.errors import UserError
-from data_pipelines.gallery import draw
+from data_pipelines.inspect.gallery import draw
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.shard_set import ShardSet
 
 SETTINGS = DataSettings(
     views=(ViewSettings(size=32, blur=1), ViewSettings(size=32, solarise=1), ViewSettings(size=16)),

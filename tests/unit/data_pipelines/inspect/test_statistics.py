@@ -1,8 +1,8 @@
 import numpy as np
 
+from data_pipelines.inspect.statistics import QUANTILES, preparing_speed, statistics
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import ShardSet
-from data_pipelines.statistics import QUANTILES, preparing_speed, statistics
+from data_pipelines.shards.shard_set import ShardSet
 
 
 def test_facts_are_those_of_the_images(shards: ShardSet) -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards import ShardSet
-from data_pipelines.verify import verify
+from data_pipelines.inspect.verify import verify
+from data_pipelines.shards.shard_set import ShardSet
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.augment import centre_numbers
 from data_pipelines.errors import UserError
-from data_pipelines.executor import RefusedImages
-from data_pipelines.foreign import index_folder
-from data_pipelines.images import UnusableImage, check, decode_rgb
-from data_pipelines.opencv import OpenCVExecutor
-from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.imaging.augment import centre_numbers
+from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.images import UnusableImage, check, decode_rgb
+from data_pipelines.imaging.opencv import OpenCVExecutor
+from data_pipelines.shards.shard_set import BadSample, ShardSet
+from data_pipelines.sources.existing_shards import index_folder
 
 JPEGS, FILES, SEED = 5_000, 500, 7
 
@@ -92,8 +92,8 @@ def test_a_batch_with_mutated_images_names_them_and_no_others(images: list[bytes
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> Path:
-    from data_pipelines.build import BuildOptions, build
-    from data_pipelines.sources import Item, Source
+    from data_pipelines.build.builder import BuildOptions, build
+    from data_pipelines.sources.image_sources import Item, Source
 
     folder = tmp_path_factory.mktemp("fuzz") / "set"
     items = [Item(f"sample-{i}", images[i % len(images)], i % 3) for i in range(12)]

@@ -16,12 +16,13 @@ import torch
 from file_server import FileServer
 
 from data_pipelines.errors import UserError
-from data_pipelines.feed import Batch
-from data_pipelines.loader import EvalLoader, TrainLoader
-from data_pipelines.order import Order
-from data_pipelines.quarantine import TooManyBadSamples
+from data_pipelines.loading.loaders import EvalLoader, TrainLoader
+from data_pipelines.loading.prefetching_batches import Batch
+from data_pipelines.loading.quarantine import TooManyBadSamples
+from data_pipelines.loading.sample_order import Order
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards import LocalFiles, ShardSet
+from data_pipelines.shards.local_files import LocalFiles
+from data_pipelines.shards.shard_set import ShardSet
 
 CPU = torch.device("cpu")
 VIEWS = (ViewSettings(size=16, blur=0.5), ViewSettings(size=24, solarise=0.2))
@@ -241,7 +242,7 @@ def test_a_sample_that_was_bad_when_it_was_indexed_is_replaced_too(
     middle = int(shards.index["offset"][png]) + int(shards.index["size"][png]) // 2
     data[middle : middle + 64] = bytes(64)
     path.write_bytes(data)
-    from data_pipelines.foreign import index_folder
+    from data_pipelines.sources.existing_shards import index_folder
 
     index_folder(folder)
     with TrainLoader(
@@ -357,7 +358,7 @@ def test_evaluation_sees_each_sample_once_in_order(
 def test_evaluation_is_the_centre_of_the_image(shards: ShardSet) -> None:
     import cv2
 
-    from data_pipelines.images import decode_rgb
+    from data_pipelines.imaging.images import decode_rgb
 
     with EvalLoader(shards, settings(), rank=0, world_size=1, batch=90, device=CPU) as loader:
         batch = next(iter(loader))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.quarantine import Quarantine, TooManyBadSamples
+from data_pipelines.loading.quarantine import Quarantine, TooManyBadSamples
 
 
 def test_each_bad_sample_is_named_once_and_counted_each_time(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from data_pipelines.order import Order
+from data_pipelines.loading.sample_order import Order
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
 blocks = st.integers(1, 200)
@@ -101,7 +101,7 @@ def test_one_large_block_shuffles_fully() -> None:
 
 
 def test_work_does_not_grow_with_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_pipelines import order as module
+    from data_pipelines.loading import sample_order as module
 
     permuted = []
     real = module.permutation

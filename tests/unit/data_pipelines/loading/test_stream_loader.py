@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.feed import Batch
+from data_pipelines.loading.prefetching_batches import Batch
+from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.stream import StreamLoader, StreamSet
 
 VIEWS = (ViewSettings(size=16), ViewSettings(size=24, solarise=0.2))
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.cache import Cache, Descriptor, NoRoom, Stopped
+from data_pipelines.shards.cache import Cache, Descriptor, NoRoom, Stopped
 
 GO_ON = Event()
 
@@ -78,7 +78,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from threading import Event
-from data_pipelines.cache import Cache
+from data_pipelines.shards.cache import Cache
 def read(offset):
     if offset:
         print("half", flush=True)

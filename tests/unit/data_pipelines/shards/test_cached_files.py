@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from file_server import FileServer, Request
 
-from data_pipelines import cached_files, remote
-from data_pipelines.cache import Stopped
-from data_pipelines.cached_files import CachedFiles
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import BadSample, ShardSet
+from data_pipelines.shards import cached_files, remote
+from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.cached_files import CachedFiles
+from data_pipelines.shards.shard_set import BadSample, ShardSet
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.read_ahead import ReadAhead
+from data_pipelines.shards.read_ahead import ReadAhead
 
 SIZE = 3_000_000
 

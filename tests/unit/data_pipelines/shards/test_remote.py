@@ -8,10 +8,10 @@ from threading import Event, Timer
 import pytest
 from file_server import FileServer
 
-from data_pipelines import remote as module
-from data_pipelines.cache import Stopped
 from data_pipelines.errors import UserError
-from data_pipelines.remote import Remote, RemoteError
+from data_pipelines.shards import remote as module
+from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.remote import Remote, RemoteError
 from data_pipelines.urls import Url
 
 CONTENT = bytes(range(256)) * 40

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from file_server import FileServer
 
-from data_pipelines import remote
 from data_pipelines.errors import UserError
-from data_pipelines.index import write_index
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards import remote
+from data_pipelines.shards.index import write_index
+from data_pipelines.shards.shard_set import ShardSet
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_index_is_downloaded_once_for_each_content(server: FileServer, tmp_p
 def test_a_long_record_comes_in_parts(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.remote_set.CHUNK", 64)
+    monkeypatch.setattr("data_pipelines.shards.remote_set.CHUNK", 64)
     assert len(open_set(server, tmp_path)) == 90
     assert len(server.starts("dataset.json")) > 5
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.index import ROW, write_index
-from data_pipelines.shards import BadSample, ShardSet
-from data_pipelines.sources import Source
+from data_pipelines.shards.index import ROW, write_index
+from data_pipelines.shards.shard_set import BadSample, ShardSet
+from data_pipelines.sources.image_sources import Source
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_an_opened_set_gives_what_was_written(shards: ShardSet, source: Source) 
 
 
 def test_reads_from_many_threads(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shards._MAX_OPEN", 1)
+    monkeypatch.setattr("data_pipelines.shards.local_files._MAX_OPEN", 1)
     expected = [shards.read(sample) for sample in range(90)]
     wrong: list[int] = []
 
@@ -186,7 +186,7 @@ def test_a_disk_that_is_full_when_it_is_flushed_leaves_the_set_what_it_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before, rows = ShardSet.open(folder), np.load(folder / "index.npy")
-    monkeypatch.setattr("data_pipelines.index.sync", full)
+    monkeypatch.setattr("data_pipelines.shards.index.sync", full)
     monkeypatch.setattr("data_pipelines.files.sync", full)
     with pytest.raises(UserError, match="No space left"):
         write_index(folder, rows[:1], classes=("a",), shards=[("x.tar", 1)], quarantined=[])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.subsets import held_out_subset, low_shot_subset
+from data_pipelines.shards.subsets import held_out_subset, low_shot_subset
 
 LABELS = np.repeat([0, 1, 2, -1], [40, 25, 10, 6])[np.random.default_rng(0).permutation(81)]
 NAMES = ["a", "b", "c"]

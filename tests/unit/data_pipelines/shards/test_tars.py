@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.tars import Member, inner_members, members
+from data_pipelines.shards.tars import Member, inner_members, members
 
 
 def write(path: Path, contents: dict[str, bytes], form: int = tarfile.GNU_FORMAT) -> Path:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.foreign import index_folder
-from data_pipelines.index import read_quarantine
-from data_pipelines.shards import ShardSet
+from data_pipelines.shards.index import read_quarantine
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.existing_shards import index_folder
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from data_pipelines.errors import UserError
-from data_pipelines.picture_loader import PictureLoader
-from data_pipelines.pictures import pictures
+from data_pipelines.loading.image_file_loader import PictureLoader
 from data_pipelines.settings import DataSettings, ViewSettings
+from data_pipelines.sources.image_files import pictures
 
 SETTINGS = DataSettings(
     executor="opencv", threads=2, views=(ViewSettings(size=16), ViewSettings(size=16)), eval_resize=16,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import check
-from data_pipelines.sources import Source, digits, open_source
+from data_pipelines.imaging.images import check
+from data_pipelines.sources.image_sources import Source, digits, open_source
 
 FILES = {
     "bee/1.jpg": b"bee one",

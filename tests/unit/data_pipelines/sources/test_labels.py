@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.labels import read_labels
+from data_pipelines.sources.labels import read_labels
 
 Devkit = Callable[..., Path]
 FILES = [f"ILSVRC2012_val_{number:08}.JPEG" for number in (2, 3, 1)]

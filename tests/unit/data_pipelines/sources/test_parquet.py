@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines import parquet as module
-from data_pipelines.build import BuildOptions, build
+from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
-from data_pipelines.parquet import is_parquet, open_parquet
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Source
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources import parquet as module
+from data_pipelines.sources.image_sources import Source
+from data_pipelines.sources.parquet import is_parquet, open_parquet
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

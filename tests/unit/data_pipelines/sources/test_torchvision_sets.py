@@ -15,12 +15,12 @@ import pytest
 import scipy.io
 from torchvision import datasets
 
-from data_pipelines.build import build
+from data_pipelines.build.builder import build
 from data_pipelines.errors import UserError
-from data_pipelines.images import UnusableImage, decode_rgb
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Place, Source
-from data_pipelines.torchvision_sets import NAMES, Pixels, open_set
+from data_pipelines.imaging.images import UnusableImage, decode_rgb
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import Place, Source
+from data_pipelines.sources.torchvision_sets import NAMES, Pixels, open_set
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
 

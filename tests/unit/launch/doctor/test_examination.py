@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import doctor_machine, doctor_packages, doctor_slurm
-from launch.doctor import CHECKS, Check, examine, result
-from launch.findings import OK, PROBLEM, WARNING, Finding, ok
+from launch.doctor import machine, packages, slurm_checks
+from launch.doctor.examination import CHECKS, Check, examine, result
+from launch.doctor.findings import OK, PROBLEM, WARNING, Finding, ok
 
 CONFIG = """\
 Configuration data as of 2026-01-01T00:00:00
@@ -60,7 +60,7 @@ def test_a_check_that_fails_in_any_way_is_a_line_of_the_page(
     function: str, seconds: float, level: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    (finding,) = result(Check("trial", f"test_doctor:{function}", seconds), tmp_path)
+    (finding,) = result(Check("trial", f"test_examination:{function}", seconds), tmp_path)
     assert finding.level == level
     assert said in finding.what
 
@@ -69,7 +69,7 @@ def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    good, bad = (Check(name, f"test_doctor:{name}") for name in ("chatters", "raises"))
+    good, bad = (Check(name, f"test_examination:{name}") for name in ("chatters", "raises"))
     assert examine(tmp_path, as_json=False, checks=[good]) == 0
     assert "1 ok" in capsys.readouterr().out
     assert examine(tmp_path, as_json=False, checks=[good, bad]) == 1
@@ -80,7 +80,7 @@ def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
 
 
 def test_every_check_is_there() -> None:
-    modules = {module.__name__: module for module in (doctor_machine, doctor_packages, doctor_slurm)}
+    modules = {module.__name__: module for module in (machine, packages, slurm_checks)}
     for check in CHECKS:
         module, _, function = check.function.partition(":")
         assert callable(getattr(modules[module], function))
@@ -92,7 +92,7 @@ def levels(findings: list[Finding]) -> dict[str, str]:
 
 def test_here_packages_decoders_and_disks_work(tmp_path: Path) -> None:
     for check in (
-        doctor_packages.packages, doctor_packages.jpegs, doctor_machine.run_folder, doctor_machine.locks,
+        packages.packages, packages.jpegs, machine.run_folder, machine.locks,
     ):  # fmt: skip
         (finding,) = check(tmp_path / "not" / "there" / "yet")
         assert finding.level == OK, finding
@@ -100,11 +100,11 @@ def test_here_packages_decoders_and_disks_work(tmp_path: Path) -> None:
 
 
 def test_packages_that_are_missing_and_of_other_versions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_packages, "requires", lambda _: ["numpy<1", "pyyaml"])
-    (finding,) = doctor_packages.packages(Path())
+    monkeypatch.setattr(packages, "requires", lambda _: ["numpy<1", "pyyaml"])
+    (finding,) = packages.packages(Path())
     assert (finding.level, "numpy" in finding.what, "pyyaml" in finding.what) == (WARNING, True, False)
-    monkeypatch.setattr(doctor_packages, "requires", lambda _: ["numpy", "no-such-package"])
-    (finding,) = doctor_packages.packages(Path())
+    monkeypatch.setattr(packages, "requires", lambda _: ["numpy", "no-such-package"])
+    (finding,) = packages.packages(Path())
     assert (finding.level, finding.what) == (PROBLEM, "missing: no-such-package")
 
 
@@ -113,15 +113,15 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Commands of SLURM of which `scontrol` prints something."""
     monkeypatch.setenv("PATH", str(tmp_path))  # real commands of SLURM must not be found
     (tmp_path / "cat").symlink_to("/bin/cat")
-    monkeypatch.setattr(doctor_slurm, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(slurm_checks, "ANSWER_SECONDS", 5.0)
 
     def say(text: str, code: int = 0, absent: str = "") -> dict[str, str]:
-        for command in {*doctor_slurm.COMMANDS, "sacct"} - {absent}:
+        for command in {*slurm_checks.COMMANDS, "sacct"} - {absent}:
             script = tmp_path / command
             stream = "&2" if code else "&1"
             script.write_text(f"#!/bin/sh\ncat >{stream} <<'EOF'\n{text}EOF\nexit {code}\n")
             script.chmod(0o755)
-        return levels(doctor_slurm.slurm_settings(tmp_path))
+        return levels(slurm_checks.slurm_settings(tmp_path))
 
     return say
 
@@ -129,7 +129,7 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_settings_of_a_cluster_are_said_with_what_they_mean(slurm_says, tmp_path: Path) -> None:
     found = slurm_says(CONFIG.format(requeue=1, parameters="preempt_send_user_signal", timeout=300))
     assert set(found.values()) == {OK}
-    said = {finding.check: finding.what for finding in doctor_slurm.slurm_settings(tmp_path)}
+    said = {finding.check: finding.what for finding in slurm_checks.slurm_settings(tmp_path)}
     assert "22.05.8" in said["SLURM"]
     assert said["KillWait"].startswith("30 s")
     assert said["cred_expire"].startswith("5 s")
@@ -145,20 +145,20 @@ def test_a_controller_that_is_down_commands_without_a_cluster_and_missing_ones_a
     (tmp_path / "srun").unlink()
     assert slurm_says("", absent="srun") == {"SLURM": PROBLEM}
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert levels(doctor_slurm.slurm_settings(tmp_path)) == {"SLURM": OK}
+    assert levels(slurm_checks.slurm_settings(tmp_path)) == {"SLURM": OK}
 
 
 def test_a_disk_that_is_read_only_or_nearly_full_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_machine, "LITTLE_DISK", 2**80)
-    assert levels(doctor_machine.run_folder(tmp_path)) == {"run folder": WARNING}
+    monkeypatch.setattr(machine, "LITTLE_DISK", 2**80)
+    assert levels(machine.run_folder(tmp_path)) == {"run folder": WARNING}
     read_only = ["mount", "--types", "tmpfs", "--options", "ro", "tmpfs", tmp_path]
     if subprocess.run(read_only, capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
     try:
-        (finding,) = doctor_machine.run_folder(tmp_path)
-        kind, place = doctor_machine._mount(tmp_path)
+        (finding,) = machine.run_folder(tmp_path)
+        kind, place = machine._mount(tmp_path)
     finally:
         subprocess.run(["umount", tmp_path], check=True)
     assert (finding.level, "Read-only" in finding.what) == (PROBLEM, True)
@@ -172,25 +172,25 @@ def test_a_disk_that_is_read_only_or_nearly_full_is_said(
 def test_where_there_is_slurm_a_disk_of_this_machine_alone_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, level: str
 ) -> None:
-    monkeypatch.setattr(doctor_machine, "_mount", lambda _: (kind, "/"))
-    monkeypatch.setattr(doctor_machine.shutil, "which", lambda _: "/usr/bin/sbatch")
-    assert levels(doctor_machine.shared(tmp_path)) == {"file system": level}
+    monkeypatch.setattr(machine, "_mount", lambda _: (kind, "/"))
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/sbatch")
+    assert levels(machine.shared(tmp_path)) == {"file system": level}
 
 
 def test_few_open_files_and_little_shared_memory_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_machine, "LITTLE_SHM", 2**80)
-    assert levels(doctor_machine.shared_memory(Path())) == {"/dev/shm": WARNING}
+    monkeypatch.setattr(machine, "LITTLE_SHM", 2**80)
+    assert levels(machine.shared_memory(Path())) == {"/dev/shm": WARNING}
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
     try:
-        assert levels(doctor_machine.limits(Path()))["open files"] == WARNING
+        assert levels(machine.limits(Path()))["open files"] == WARNING
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_host_name_that_leads_nowhere_or_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_machine.shutil, "which", lambda _: "/usr/bin/sbatch")
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/sbatch")
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
-    assert levels(doctor_machine.network(Path())) == {"ports": OK, "host name": WARNING}
+    assert levels(machine.network(Path())) == {"ports": OK, "host name": WARNING}
     monkeypatch.setattr(socket, "gethostname", lambda: "no-such-host.invalid")
-    assert levels(doctor_machine.network(Path()))["host name"] == PROBLEM
+    assert levels(machine.network(Path()))["host name"] == PROBLEM

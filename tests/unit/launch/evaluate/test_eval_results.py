@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.eval_commands import evaluate, parse_ks, parse_rates, parse_shares
-from launch.eval_results import Results
+from launch.commands.evaluate import evaluate, parse_ks, parse_rates, parse_shares
+from launch.evaluate.results import Results
 
 FACTS = {
     "source": "runs/a", "checkpoint": "runs/a/checkpoints/step_3", "weights": "ab", "train": "t", "validation": "v",

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.build import build
+from data_pipelines.build.builder import build
 from data_pipelines.errors import UserError
-from data_pipelines.sources import digits
-from launch.jobs import check, warn_of_other_world_size
-from trainer.config import load_config
-from trainer.run import RunFolder
+from data_pipelines.sources.image_sources import digits
+from launch.local.runs import check, warn_of_other_world_size
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from launch.preflight import _checkpoint_bytes, problems, refuse
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.config import Config, load_config
-from trainer.optim import build_optimizer, parameter_groups
-from trainer.setup import build_method
+from launch.local.preflight import _checkpoint_bytes, problems, refuse
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import Config, load_config
+from trainer.engine.optimizers import build_optimizer, parameter_groups
+from trainer.runs.components import build_method
 
 OVERRIDES = ("backbone.width=8", "method.queue.length=64", "data.validation=null")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.local import launch
+from launch.local.processes import launch
 
 JOB = """
 import os, pathlib, signal, sys, time
@@ -57,7 +57,7 @@ def test_every_rank_gets_its_place_in_one_group(job: Path) -> None:
 def test_a_failed_rank_ends_the_others_and_its_log_is_shown(
     job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.local.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("launch.local.processes.GRACE_SECONDS", 0.2)
     start = time.monotonic()
     assert launch("the_job", [str(job), "fail"], nproc=2, logs=job / "logs") == 7
     assert time.monotonic() - start < 30
@@ -112,7 +112,7 @@ def test_in_an_interactive_job_the_ranks_share_its_cores(job: Path, monkeypatch:
 
 def start(job: Path, mode: str, *under: str) -> subprocess.Popen[bytes]:
     code = (
-        "import pathlib, sys; from launch.local import launch; folder, mode = sys.argv[1:]; "
+        "import pathlib, sys; from launch.local.processes import launch; folder, mode = sys.argv[1:]; "
         "sys.exit(launch('the_job', [folder, mode], nproc=2, logs=pathlib.Path(folder)))"
     )
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup

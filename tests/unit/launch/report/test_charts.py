@@ -5,7 +5,7 @@ import base64
 import numpy as np
 
 from launch.report.charts import UNLABELLED, map_chart
-from trainer.looks.feature_map import FeatureMap
+from trainer.visualization.feature_map import FeatureMap
 
 
 def a_map(labels: list[int], classes: tuple[str, ...]) -> FeatureMap:

@@ -7,8 +7,8 @@ import pytest
 
 from data_pipelines.errors import UserError
 from launch.report.facts import differences, disagreements, read_facts, short_names
-from trainer.config import load_config
-from trainer.run import RunFolder, create_run
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder, create_run
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:

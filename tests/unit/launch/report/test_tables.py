@@ -6,8 +6,8 @@ from typing import Any
 
 from launch.report.facts import RunFacts, read_facts
 from launch.report.tables import judged_of, key_figures, results, shown
-from trainer.config import load_config
-from trainer.run import create_run
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import create_run
 
 EVAL = {
     "checkpoint": "runs/one/checkpoints/step_00000008", "validation": "data/cars", "images": 200,

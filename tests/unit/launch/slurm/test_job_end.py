@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import job_end
-from launch.job import Start, start_line
-from trainer.config import load_config
-from trainer.run import RunFolder, read_records
-from trainer.run_lock import RunLock
+from launch.slurm import job_end
+from launch.slurm.job import Start, start_line
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.run_lock import RunLock
 
 
 @pytest.fixture

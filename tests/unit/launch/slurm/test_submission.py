@@ -1,7 +1,7 @@
 import pytest
 
-from launch.batch import few_cores
-from trainer.slurm_settings import SlurmSettings
+from launch.slurm.submission import few_cores
+from trainer.config.slurm_settings import SlurmSettings
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.executor import executor, script
-from trainer.slurm_settings import SlurmSettings
+from launch.slurm.submitit_executor import executor, script
+from trainer.config.slurm_settings import SlurmSettings
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from launch.sweep import names, points
+from launch.slurm.sweep import names, points
 
 
 def test_every_combination_is_a_point_and_the_last_setting_changes_fastest() -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.ledger import CUT_OFF, NO_END, RUNNING, Attempt, read_attempts, total
-from trainer.run import RunFolder, append_record
+from launch.status.ledger import CUT_OFF, NO_END, RUNNING, Attempt, read_attempts, total
+from trainer.runs.run_folder import RunFolder, append_record
 
 BATCH = 64
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.ledger import NO_END, Attempt, Hours
-from launch.suspects import excluded_from_new, excluded_from_resumed, failures, machines, suspects
-from trainer.config import load_config
-from trainer.run import RunFolder
+from launch.status.ledger import NO_END, Attempt, Hours
+from launch.status.suspect_nodes import excluded_from_new, excluded_from_resumed, failures, machines, suspects
+from trainer.config.schema import load_config
+from trainer.runs.run_folder import RunFolder
 
 
 def attempt(nodes: str, reason: str = NO_END, message: str = "") -> Attempt:

@@ -7,10 +7,10 @@ from noise_sets import make_set
 
 from data_pipelines.errors import UserError
 from launch.studies.plan import Study, runs_of
-from launch.studies.report import report
 from launch.studies.scores import require_judge, require_labels, score
-from trainer.config import parse
-from trainer.run import RunFolder, create_run
+from launch.studies.study_report import report
+from trainer.config.schema import parse
+from trainer.runs.run_folder import RunFolder, create_run
 
 GRID = {"method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}}}
 

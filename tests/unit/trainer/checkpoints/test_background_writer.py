@@ -8,8 +8,8 @@ from checkpoints import is_whole, names, snapshot, store_at
 from rank_processes import PRELOADED
 
 from data_pipelines.errors import UserError
-from trainer.background_writer import BackgroundWriter
-from trainer.checkpoint import CheckpointStore
+from trainer.checkpoints.background_writer import BackgroundWriter
+from trainer.checkpoints.store import CheckpointStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)

@@ -15,16 +15,8 @@ from hypothesis import strategies as st
 from rank_processes import PRELOADED
 
 from data_pipelines.errors import UserError
-from trainer.checkpoint import (
-    MANIFEST,
-    MODEL,
-    OPTIMIZER,
-    STATE,
-    CheckpointSettings,
-    CheckpointStore,
-    Snapshot,
-    clone_to_host,
-)
+from trainer.checkpoints.format import MANIFEST, MODEL, OPTIMIZER, STATE, Snapshot, clone_to_host
+from trainer.checkpoints.store import CheckpointSettings, CheckpointStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)

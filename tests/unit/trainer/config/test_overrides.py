@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.errors import UserError
-from trainer.overrides import set_value
+from trainer.config.overrides import set_value
 
 
 def test_set_value_does_not_lose_siblings() -> None:

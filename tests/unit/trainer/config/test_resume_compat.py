@@ -1,8 +1,8 @@
 import pytest
 
 from data_pipelines.errors import UserError
-from trainer.config import load_config, parse
-from trainer.meaning import fingerprint, refuse_changed_meaning
+from trainer.config.resume_compat import fingerprint, refuse_changed_meaning
+from trainer.config.schema import load_config, parse
 
 
 def test_meaning_is_what_resume_may_not_change() -> None:

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from data_pipelines.errors import UserError
-from trainer.config import dump, load_config, parse
+from trainer.config.recipes import SHIPPED, merge, read_chain, shipped_recipes
+from trainer.config.schema import dump, load_config, parse
 from trainer.methods import available
-from trainer.recipes import SHIPPED, merge, read_chain, shipped_recipes
 
 RECIPES = sorted(shipped_recipes())
 
@@ -213,7 +213,7 @@ def test_bases_in_a_circle_and_broken_files_are_said(tmp_path: Path) -> None:
 def test_every_setting_has_a_description() -> None:
     from pydantic import BaseModel
 
-    from trainer.config import Config
+    from trainer.config.schema import Config
 
     seen: set[type[BaseModel]] = set()
 

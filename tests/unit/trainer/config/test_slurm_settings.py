@@ -2,9 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipelines.errors import UserError
-from trainer.config import load_config
-from trainer.meaning import fingerprint, refuse_changed_meaning
-from trainer.slurm_settings import SlurmSettings
+from trainer.config.resume_compat import fingerprint, refuse_changed_meaning
+from trainer.config.schema import load_config
+from trainer.config.slurm_settings import SlurmSettings
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.health import collapse_signs, effective_rank, gradient_shares, neighbour_values, spread
-from trainer.queue import NeighbourQueue, Neighbours, QueueSettings
+from trainer.contrast.embedding_health import (
+    collapse_signs,
+    effective_rank,
+    gradient_shares,
+    neighbour_values,
+    spread,
+)
+from trainer.contrast.queue import NeighbourQueue, Neighbours, QueueSettings
 
 GOOD = {"z_std": 0.1, "z_rank": 40.0, "neighbour_agreement": 0.6, "queue_filled": 1.0}
 

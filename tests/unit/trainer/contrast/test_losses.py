@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.losses import (
+from trainer.contrast.losses import (
     barlow_twins,
     feature_contrast,
     keys_of_all,
@@ -13,7 +13,7 @@ from trainer.losses import (
     symmetric,
     vicreg,
 )
-from trainer.parallel import all_sum, rank, world_size
+from trainer.distributed.collectives import all_sum, rank, world_size
 
 
 def straight_nce(queries: Tensor, keys: Tensor, t: float) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer import search
-from trainer.search import RoundedRows, nearest_places
+from trainer.contrast import neighbor_search
+from trainer.contrast.neighbor_search import RoundedRows, nearest_places
 
 bf16 = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="bf16 products are used on CPUs with bf16 instructions"
@@ -60,8 +60,8 @@ def test_keys_that_rounding_leaves_in_doubt_are_told_from_those_that_it_does_not
 
 def test_the_bound_on_rounding_holds_for_every_row() -> None:
     queue, keys = unit(2000), unit(30, seed=1)
-    halves, errors, norms = search._rounded(keys)
-    copy, row_errors, row_norms = search._rounded(queue)
+    halves, errors, norms = neighbor_search._rounded(keys)
+    copy, row_errors, row_norms = neighbor_search._rounded(queue)
     apart = (keys.double() @ queue.double().T - halves.double() @ copy.double().T).abs()
     most = errors[:, None] * row_norms + (norms + errors)[:, None] * row_errors
     assert (apart <= most.double() + 1e-6).all()

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.parallel import rank
-from trainer.queue import NeighbourQueue, QueueSettings
+from trainer.contrast.queue import NeighbourQueue, QueueSettings
+from trainer.distributed.collectives import rank
 
 
 def make(length: int, size: int = 4, score_bytes: int = 2**20) -> NeighbourQueue:

@@ -9,8 +9,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.batch_norm import CrossRankBatchNorm, by_view, require_group, synchronise_batch_norm
-from trainer.parallel import all_sum, rank, world_size
+from trainer.distributed.batch_norm import CrossRankBatchNorm, by_view, require_group, synchronise_batch_norm
+from trainer.distributed.collectives import all_sum, rank, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:

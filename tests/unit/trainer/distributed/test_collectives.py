@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.parallel import all_sum, gather, pack, rank, unpack, world_size
+from trainer.distributed.collectives import all_sum, gather, pack, rank, unpack, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:

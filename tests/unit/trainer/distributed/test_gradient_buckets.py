@@ -1,9 +1,9 @@
 import torch
 from torch import Tensor, nn
 
-from trainer import gradient_buckets
-from trainer.gradient_buckets import GradientBuckets
-from trainer.parallel import rank
+from trainer.distributed import gradient_buckets
+from trainer.distributed.collectives import rank
+from trainer.distributed.gradient_buckets import GradientBuckets
 
 ROWS = 6
 

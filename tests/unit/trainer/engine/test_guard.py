@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.guard import SETTLED, BatchStatistics, Guard, GuardSettings
+from trainer.engine.guard import SETTLED, BatchStatistics, Guard, GuardSettings
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.lars import LARS
-from trainer.parallel import rank, world_size
-from trainer.partition import Partition
+from trainer.distributed.collectives import rank, world_size
+from trainer.engine.lars import LARS
+from trainer.engine.partition import Partition
 
 
 def reference_lars(weights, gradients_of_steps, lrs, *, eta, decay, momentum, clip_lr, excluded):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.lars import LARS
-from trainer.momentum import SGD
+from trainer.engine.lars import LARS
+from trainer.engine.momentum import SGD
 
 SHAPES = ((7, 5), (5,), (3, 2, 2))
 

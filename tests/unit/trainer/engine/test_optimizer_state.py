@@ -3,8 +3,8 @@ import torch
 from learner import Learner
 
 from data_pipelines.errors import UserError
-from trainer.optim import OptimSettings, build_optimizer, parameter_groups
-from trainer.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from trainer.engine.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from trainer.engine.optimizers import OptimSettings, build_optimizer, parameter_groups
 
 
 def train(learner, optimizer, steps, *, start=0):

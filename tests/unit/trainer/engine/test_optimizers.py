@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from learner import Learner
 
 from data_pipelines.errors import UserError
-from trainer.lars import LARS
-from trainer.momentum import SGD
-from trainer.optim import OptimSettings, Schedule, build_optimizer, parameter_groups
+from trainer.engine.lars import LARS
+from trainer.engine.momentum import SGD
+from trainer.engine.optimizers import OptimSettings, Schedule, build_optimizer, parameter_groups
 
 
 def groups_of(learner, **fields):

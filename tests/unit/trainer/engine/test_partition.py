@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.parallel import rank, world_size
-from trainer.partition import Partition
+from trainer.distributed.collectives import rank, world_size
+from trainer.engine.partition import Partition
 
 SHAPES = [torch.Size(s) for s in [(2, 3), (), (5,), (1, 1), (4, 2), (0,)]]
 

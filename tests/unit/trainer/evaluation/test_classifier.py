@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from data_pipelines.errors import UserError
+from trainer.distributed.collectives import rank, world_size
 from trainer.evaluation.classifier import Classifier
-from trainer.parallel import rank, world_size
 
 CLASSES, WIDTH, BATCH, RATE = 3, 4, 8, 0.3
 FACTORS = (1.0, 0.75, 0.25)

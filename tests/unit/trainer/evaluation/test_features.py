@@ -11,18 +11,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data_pipelines.errors import UserError
-from data_pipelines.loader import EvalLoader
-from data_pipelines.shards import ShardSet
-from launch.evaluate import EvalJob, evaluate_backbone
-from trainer.backbones import BackboneSettings, build_backbone
-from trainer.config import Config
-from trainer.distributed import agree
-from trainer.evaluation.eval_progress import EvalProgress
+from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.shard_set import ShardSet
+from launch.evaluate.evaluation import EvalJob, evaluate_backbone
+from trainer.config.schema import Config
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.process_group import agree
+from trainer.evaluation.evaluators import Judges
 from trainer.evaluation.features import Stopped, extract, features_of_set
-from trainer.evaluation.judges import Judges
-from trainer.evaluation.online import OnlineEvaluation
-from trainer.parallel import rank, world_size
-from trainer.trained import METADATA_KEY, Recipe
+from trainer.inference.loaded_backbones import METADATA_KEY, Recipe
+from trainer.monitoring.online_evaluation import OnlineEvaluation
+from trainer.networks.backbones import BackboneSettings, build_backbone
+from trainer.runs.eval_progress import EvalProgress
 
 
 def spoil(folder, samples):

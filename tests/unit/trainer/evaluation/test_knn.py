@@ -9,10 +9,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from data_pipelines.errors import UserError
-from trainer.distributed import agree
+from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.process_group import agree
 from trainer.evaluation.features import Stopped
 from trainer.evaluation.knn import KNNResult, knn_accuracies, knn_accuracy
-from trainer.parallel import rank, world_size
 
 
 def straight_knn(train, train_labels, test, test_labels, k, temperature, num_classes):

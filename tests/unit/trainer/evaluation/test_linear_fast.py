@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from data_pipelines.errors import UserError
-from trainer.evaluation.linear import L2_SWEEP, fit, linear_probe, wilson_interval
+from trainer.evaluation.linear_fast import L2_SWEEP, fit, linear_probe, wilson_interval
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.evaluation.heads import LinearHeads
-from trainer.parallel import rank, world_size
+from trainer.distributed.collectives import rank, world_size
+from trainer.evaluation.linear_heads import LinearHeads
 
 RATES, CLASSES, WIDTH, BATCH, STEPS = (0.1, 1.0, 7.0), 4, 6, 12, 5
 CPU = torch.device("cpu")

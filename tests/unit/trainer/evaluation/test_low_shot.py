@@ -6,14 +6,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from data_pipelines.errors import UserError
-from data_pipelines.subsets import low_shot_subset
+from data_pipelines.shards.subsets import low_shot_subset
+from trainer.distributed.collectives import rank, world_size
+from trainer.evaluation.evaluators import Judges, require_enough
 from trainer.evaluation.features import OneBackbone, gather_features
 from trainer.evaluation.finetune import FinetuneProtocol
-from trainer.evaluation.judges import Judges, require_enough
-from trainer.evaluation.linear import linear_probe
+from trainer.evaluation.linear_fast import linear_probe
+from trainer.evaluation.linear_protocol import LinearProtocol
 from trainer.evaluation.low_shot import low_shot
-from trainer.evaluation.protocol import LinearProtocol
-from trainer.parallel import rank, world_size
 
 CLASSES = [str(n) for n in range(10)]
 

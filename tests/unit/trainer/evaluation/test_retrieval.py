@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
+from trainer.distributed.collectives import rank, world_size
 from trainer.evaluation.retrieval import retrieval
-from trainer.parallel import rank, world_size
 
 
 def straight_retrieval(features, labels):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from trainer.distributed.collectives import rank
 from trainer.evaluation.training_state import TrainingState
-from trainer.parallel import rank
 
 
 def make_tensors():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipelines.build import BuildOptions, build
-from data_pipelines.loader import EvalLoader
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import digits
+from data_pipelines.build.builder import BuildOptions, build
+from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import digits
 
 
 @pytest.fixture(scope="session")

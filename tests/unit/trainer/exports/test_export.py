@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 from trained_runs import make_run, sized
 
-from launch.model_commands import ExportFormat
-from trainer.backbones import torchvision_resnets
+from launch.commands.models import ExportFormat
 from trainer.exports.export import FORMATS, export_backbone
-from trainer.trained import load_backbones
+from trainer.inference.loaded_backbones import load_backbones
+from trainer.networks.backbones import torchvision_resnets
 
 RESNET = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=imagenet", *sized(64))
 CIFAR = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=cifar")

@@ -7,7 +7,8 @@ import torch
 from trained_runs import make_run, sized
 
 from data_pipelines.errors import UserError
-from trainer.checkpoint import CheckpointStore, Snapshot
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
 from trainer.exports.export import FORMATS, export_backbone
 
 CIFAR = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=cifar")

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from trained_runs import make_run
 
-from data_pipelines.build import BuildOptions, build
+from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
-from data_pipelines.sources import Item, Source
-from launch.embed import embed_images
-from trainer.embed import Rows
+from data_pipelines.sources.image_sources import Item, Source
+from launch.evaluate.embed import embed_images
 from trainer.exports.export import export_backbone
-from trainer.feature_files import feature_file
-from trainer.trained import load_backbones
+from trainer.inference.embed import Rows
+from trainer.inference.feature_files import feature_file
+from trainer.inference.loaded_backbones import load_backbones
 
 NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
 
@@ -121,7 +121,7 @@ def test_an_exported_file_embeds_and_many_files_are_one_stream(run, tmp_path, mo
         network.register_forward_hook(lambda module, images, out: batches.append(len(out)))
         return trained
 
-    monkeypatch.setattr("launch.embed.load_backbones", counting)
+    monkeypatch.setattr("launch.evaluate.embed.load_backbones", counting)
     embed_images(file, [str(f) for f in files], tmp_path / "out.npy", backbone=None, batch=4)
     assert batches == [4, 2]
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted(run, range(6)), rtol=1e-5, atol=1e-5)
@@ -182,7 +182,7 @@ def test_the_header_grows_with_the_rows_and_keys_stay_lines(tmp_path):
 
 
 def test_row_groups_are_of_many_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.feature_files.ROW_GROUP_BYTES", 160)
+    monkeypatch.setattr("trainer.inference.feature_files.ROW_GROUP_BYTES", 160)
     with feature_file(tmp_path / "f.parquet", 4) as write:
         for start in range(0, 50, 5):
             write(Rows([str(n) for n in range(start, start + 5)], None, np.full((5, 4), start, np.float32)))

@@ -7,10 +7,11 @@ from unittest import mock
 import pytest
 from trained_runs import make_run
 
-from trainer import trained
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.parallel import rank
-from trainer.run import RunFolder
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.distributed.collectives import rank
+from trainer.inference import loaded_backbones
+from trainer.runs.run_folder import RunFolder
 
 NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
 NEWER = "step_00000009"
@@ -18,9 +19,9 @@ NEWER = "step_00000009"
 
 def load_while_it_trains(path: Path) -> str:
     """The checkpoint that a rank judges; a newer one is written once the first rank has read."""
-    original, run = trained.load_backbones, RunFolder(path)
+    original, run = loaded_backbones.load_backbones, RunFolder(path)
 
-    def load(source: Path) -> trained.Trained:
+    def load(source: Path) -> loaded_backbones.Trained:
         for _ in range(600 if rank() else 0):
             if (run.checkpoints / NEWER).is_dir():
                 break
@@ -32,8 +33,8 @@ def load_while_it_trains(path: Path) -> str:
             store.write(Snapshot(9, model, {}, {"step": 9}))
         return found
 
-    with mock.patch.object(trained, "load_backbones", load):
-        return Path(trained.load_alike(path).recipe.source).name
+    with mock.patch.object(loaded_backbones, "load_backbones", load):
+        return Path(loaded_backbones.load_alike(path).recipe.source).name
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -51,7 +52,7 @@ def test_a_checkpoint_is_found_from_inside_its_folder(
     run, _ = make_run(tmp_path / "run", *NARROW)
     monkeypatch.chdir(run.checkpoints)
     for place in (Path("step_00000003"), Path("step_00000003/.")):
-        found = trained.load_backbones(place)
+        found = loaded_backbones.load_backbones(place)
         assert (found.run, found.step) == (run.path, 3)
 
 
@@ -59,6 +60,6 @@ def test_a_run_that_dali_trained_is_judged_where_there_is_no_dali(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _ = make_run(tmp_path / "run", *NARROW, "data.executor=dali")
-    assert trained.load_backbones(run.path).recipe.data.executor == "dali"
+    assert loaded_backbones.load_backbones(run.path).recipe.data.executor == "dali"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert trained.load_backbones(run.path).recipe.data.executor == "auto"
+    assert loaded_backbones.load_backbones(run.path).recipe.data.executor == "auto"

@@ -8,12 +8,12 @@ from rank_processes import run_as_ranks
 from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
 from torch import Tensor, nn
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import synchronise_batch_norm
-from trainer.heads import positional_encoding
+from trainer.contrast.queue import NeighbourQueue, QueueSettings
+from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.collectives import all_sum, rank, world_size
 from trainer.methods.all4one import All4One, All4OneSettings
-from trainer.parallel import all_sum, rank, world_size
-from trainer.queue import NeighbourQueue, QueueSettings
+from trainer.networks.backbones import Backbone
+from trainer.networks.heads import positional_encoding
 
 ROWS = 8  # of the global batch
 ONLY_NEIGHBOUR = {"centroid_weight": 0, "feature_weight": 0}

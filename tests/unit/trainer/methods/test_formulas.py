@@ -14,10 +14,10 @@ from small_methods import SMALL
 from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
 from torch import Tensor, nn
 
-from trainer.backbones import Backbone
-from trainer.batch_norm import synchronise_batch_norm
+from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.collectives import all_sum, rank, world_size
 from trainer.methods import Method, available
-from trainer.parallel import all_sum, rank, world_size
+from trainer.networks.backbones import Backbone
 
 ROWS = 8  # of the global batch
 

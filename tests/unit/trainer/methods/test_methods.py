@@ -6,11 +6,11 @@ import torch
 from small_methods import QUEUE, SMALL
 from torch import Tensor, nn
 
-from trainer.backbones import BackboneSettings, build_backbone
-from trainer.ema import MomentumEncoder, momentum_at
 from trainer.methods import Method, available
 from trainer.methods.all4one import All4OneSettings
 from trainer.methods.moco_v3 import MoCoV3Settings
+from trainer.networks.backbones import BackboneSettings, build_backbone
+from trainer.networks.ema import MomentumEncoder, momentum_at
 
 
 def make(name: str, num_classes: int = 3) -> Method:

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from data_pipelines.errors import UserError
-from trainer.backbones import BackboneSettings, build_backbone, torchvision_resnets
+from trainer.networks.backbones import BackboneSettings, build_backbone, torchvision_resnets
 
 
 def build(image_size, **settings):

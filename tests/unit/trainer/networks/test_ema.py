@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from trainer import ema
+from trainer.networks import ema
 
 
 def test_momentum_goes_from_start_to_one_on_a_cosine() -> None:

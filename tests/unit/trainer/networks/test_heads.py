@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.heads import CentroidTransformer, _dropout, positional_encoding
+from trainer.networks.heads import CentroidTransformer, _dropout, positional_encoding
 
 
 def test_feature_axis_encoding_is_the_published_formula() -> None:

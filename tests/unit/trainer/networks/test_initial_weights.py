@@ -10,11 +10,11 @@ from torch import nn
 from trained_runs import SMALL, make_run
 
 from data_pipelines.errors import UserError
-from trainer.backbones import BackboneSettings, build_backbone
-from trainer.config import load_config
+from trainer.config.schema import load_config
 from trainer.exports.export import export_backbone
-from trainer.initial_weights import read_initial_weights
-from trainer.setup import build_method
+from trainer.networks.backbones import BackboneSettings, build_backbone
+from trainer.networks.initial_weights import read_initial_weights
+from trainer.runs.components import build_method
 
 NARROW = {"name": "resnet18", "width": 8, "stem": "cifar"}
 SIZE = 32

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.backbones import BackboneSettings, build_backbone
-from trainer.recompute import recompute_activations
+from trainer.networks.backbones import BackboneSettings, build_backbone
+from trainer.networks.recompute import recompute_activations
 
 
 def run(network: nn.Module, x: Tensor, lean: bool) -> tuple[Tensor, dict[str, Tensor], int]:

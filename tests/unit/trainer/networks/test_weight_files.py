@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from data_pipelines.errors import UserError
-from trainer.weight_files import read_weights
+from trainer.networks.weight_files import read_weights
 
 
 def test_named_tensors_are_found_by_the_key_that_they_lie_under(tmp_path):

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from trainer.config import Config
+from trainer.config.schema import Config
 from trainer.profiling.instruments import PARTS
 from trainer.profiling.measure import Profile
 from trainer.profiling.verdict import COMPUTE, DATA, MESSAGES, UPDATE, Verdict, judge

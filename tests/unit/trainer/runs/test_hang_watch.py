@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run import RunFolder
-from trainer.stall import STALLED, stall_of
+from trainer.runs.hang_watch import STALLED, stall_of
+from trainer.runs.run_folder import RunFolder
 
 SECONDS = 0.2
 RANK = """
 import ctypes, sys, threading, time
 from pathlib import Path
-from trainer import stall
-from trainer.run import RunFolder
+from trainer.runs import hang_watch
+from trainer.runs.run_folder import RunFolder
 
 def wait_for_data():
     time.sleep(60)
 
-stall.SETTLE_SECONDS = 0.15
+hang_watch.SETTLE_SECONDS = 0.15
 run = RunFolder(Path(sys.argv[1]))
 threading.Thread(target=wait_for_data, name="prefetch", daemon=True).start()
-with stall.StallWatch(run, 3, 1, {seconds}) as watch:
+with hang_watch.StallWatch(run, 3, 1, {seconds}) as watch:
     watch.step = 12
     watch.doing("waiting for data")
     {act}

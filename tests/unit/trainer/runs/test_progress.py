@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from trainer.evaluation import eval_progress
-from trainer.evaluation.eval_progress import EvalProgress
-from trainer.progress import TrainingProgress
+from trainer.runs import eval_progress
+from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import TrainingProgress
 
 WORDS = "pip install 'all4one[wandb]' for /data/[x]/train"
 

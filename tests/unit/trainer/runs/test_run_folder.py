@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from trainer.config import load_config
-from trainer.metrics import MetricsWriter, mean_over_ranks
-from trainer.parallel import rank
-from trainer.run import RunFolder, append_record, create_run, open_run, read_records
+from trainer.config.schema import load_config
+from trainer.distributed.collectives import rank
+from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
+from trainer.runs.run_folder import RunFolder, append_record, create_run, open_run, read_records
 
 
 def test_a_run_is_made_once_and_keeps_its_configuration(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import time
 import pytest
 from rank_processes import PRELOADED
 
-import trainer.run_lock
 from data_pipelines.errors import UserError
-from trainer.run_lock import RunLock, is_held
+from trainer.runs import run_lock
+from trainer.runs.run_lock import RunLock, is_held
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -44,7 +44,7 @@ def leave_a_lock(run, *, age_s, **fields):
 
 def hold(run, entered, leave, machine=None, answer=None, options=None):
     if machine:
-        trainer.run_lock._machine = lambda: machine
+        run_lock._machine = lambda: machine
     with RunLock(run, attempt=4, **(options or {})) as lock:
         entered.set()
         leave.wait(60)
@@ -99,7 +99,7 @@ def test_a_killed_holder_on_this_machine_is_replaced_at_once(tmp_path, reaped):
     if reaped:
         process.join()
     else:
-        until(lambda: trainer.run_lock._process_start(process.pid) is None)
+        until(lambda: run_lock._process_start(process.pid) is None)
     with RunLock(tmp_path) as lock:
         assert not lock.lost
     process.join()

@@ -10,13 +10,14 @@ from noise_sets import make_set
 from trained_runs import make_run
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import decode_rgb
-from data_pipelines.shards import ShardSet
-from trainer.checkpoint import CheckpointStore, Snapshot
-from trainer.looks.feature_map import feature_map
-from trainer.looks.places import lay_out
-from trainer.looks.sample import balanced_sample
-from trainer.run import RunFolder
+from data_pipelines.imaging.images import decode_rgb
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.feature_map import feature_map
+from trainer.visualization.projection import lay_out
+from trainer.visualization.samples import balanced_sample
 
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
 
@@ -140,7 +141,7 @@ def test_umap_is_taken_where_it_is_installed(trained, monkeypatch):
     ],
 )
 def test_a_way_that_is_not_there(trained, monkeypatch, how, message):
-    monkeypatch.setattr("trainer.looks.places.find_spec", lambda name: None)
+    monkeypatch.setattr("trainer.visualization.projection.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         feature_map(trained[0], how=how)
     assert feature_map(trained[0], images=32).how == "t-SNE"

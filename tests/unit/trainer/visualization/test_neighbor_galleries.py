@@ -11,19 +11,18 @@ from noise_sets import make_set
 from PIL import Image
 from trained_runs import make_run
 
-from data_pipelines.build import BuildOptions, build
+from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
-from data_pipelines.images import decode_rgb
-from data_pipelines.shards import ShardSet
-from data_pipelines.sources import Item, Source
-from trainer.checkpoint import MODEL, CheckpointStore, Snapshot
-from trainer.looks.images import tile
-from trainer.looks.neighbours import neighbour_galleries
-from trainer.looks.queue_keys import key_encoder
-from trainer.looks.sample import balanced_sample
+from data_pipelines.imaging.images import decode_rgb
+from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import Item, Source
+from trainer.checkpoints.format import MODEL, Snapshot
+from trainer.checkpoints.store import CheckpointStore
 from trainer.methods import Method
-from trainer.run import RunFolder
-from trainer.setup import build_method
+from trainer.runs.components import build_method
+from trainer.runs.run_folder import RunFolder
+from trainer.visualization.neighbor_galleries import key_encoder, neighbour_galleries
+from trainer.visualization.samples import balanced_sample, tile
 
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
 NNCLR = "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding: 8, queue: {length: 32}}"

@@ -10,11 +10,11 @@ from PIL import Image
 from trained_runs import make_run
 
 from data_pipelines.errors import UserError
-from data_pipelines.images import decode_rgb
-from data_pipelines.loader import TrainLoader
-from data_pipelines.shards import ShardSet
-from trainer.looks.images import tile
-from trainer.looks.views import view_rows
+from data_pipelines.imaging.images import decode_rgb
+from data_pipelines.loading.loaders import TrainLoader
+from data_pipelines.shards.shard_set import ShardSet
+from trainer.visualization.samples import tile
+from trainer.visualization.view_rows import view_rows
 
 VIEWS = "data.views=[{size: 32, solarise: 1}, {size: 32}, {size: 16, grey: 1}]"
 

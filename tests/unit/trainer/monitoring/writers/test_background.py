@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import pytest
 
-from trainer.metrics import MetricsWriter
-from trainer.run import read_records
-from trainer.writers.base import Background, Record
+from trainer.monitoring.metrics import MetricsWriter
+from trainer.monitoring.writers.base import Background, Record
+from trainer.runs.run_folder import read_records
 
 
 class Notebook:

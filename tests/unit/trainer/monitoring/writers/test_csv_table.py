@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.writers.csv_table import CsvTable
+from trainer.monitoring.writers.csv_table import CsvTable
 
 TRAIN = {"kind": "train", "step": 1, "epoch": 0.1, "loss": 2.5, "time": {"images_per_second": 9.0}}
 EXAMINED = {"kind": "train", "step": 2, "epoch": 0.2, "loss": 2.0, "z_rank": 7.0}

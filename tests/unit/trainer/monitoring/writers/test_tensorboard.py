@@ -3,9 +3,9 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from trainer.config import load_config
-from trainer.metrics import open_metrics
-from trainer.run import RunFolder
+from trainer.config.schema import load_config
+from trainer.monitoring.metrics import open_metrics
+from trainer.runs.run_folder import RunFolder
 
 
 def test_values_the_configuration_and_hyperparameters_are_there_and_later_steps_are_replaced(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from wandb_files import offline_runs
 
-from trainer.config import load_config
-from trainer.metrics import MetricsWriter, open_metrics
-from trainer.run import RunFolder
+from trainer.config.schema import load_config
+from trainer.monitoring.metrics import MetricsWriter, open_metrics
+from trainer.runs.run_folder import RunFolder
 
 
 @pytest.fixture

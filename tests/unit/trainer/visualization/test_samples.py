@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from trainer.looks.images import tile
+from trainer.visualization.samples import tile
 
 SMOOTH = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8), (300, 200))
 

@@ -1,0 +1,1 @@
+"""Raw images become shards with an index."""

@@ -1,0 +1,1 @@
+"""Looks at a set of shards: a gallery of views, statistics, verification."""

@@ -1,0 +1,1 @@
+"""Where raw images and their labels come from."""

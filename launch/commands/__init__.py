@@ -1,0 +1,1 @@
+"""The commands of `all4one`, one file a command: parse, call, print."""

@@ -1,0 +1,1 @@
+"""`all4one doctor`: checks of this machine, its packages, its cluster and its disks."""

@@ -1,0 +1,38 @@
+"""Modules under the names that version 0.1 gave them, for jobs that it left in a queue.
+
+The pickle and the script of a queued job name modules. They start whatever version is installed when SLURM starts
+them, so the old names must lead to the code of today.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+_ROOT = Path(__file__).resolve().parent.parent
+RENAMED = {
+    "launch.job": "launch/slurm/job.py",
+    "launch.job_end": "launch/slurm/job_end.py",
+    "launch.chain_end": "launch/slurm/chain_end.py",
+    "launch.profile_job": "launch/profile/job.py",
+    "launch.studies.judge_run": "launch/studies/evaluate_run.py",
+}
+"""Old names of modules with the files that hold their code today."""
+
+
+class _OldNames:
+    """A finder of modules that Python asks last, when no file has the name."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where the code of a module of an old name is; None for all other names."""
+        return spec_from_file_location(name, _ROOT / RENAMED[name]) if name in RENAMED else None
+
+
+def accept_old_names() -> None:
+    """Let `import` and `python -m` find modules by their old names."""
+    sys.meta_path.append(_OldNames)

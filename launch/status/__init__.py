@@ -1,0 +1,1 @@
+"""Where runs stand: the ledger, their state, and nodes that failures point at."""

@@ -1,0 +1,189 @@
+"""The on-disk format of a checkpoint: named full tensors, checksums, no pickle, whole or not there.
+
+checkpoints/latest                   the name of the folder that was written last
+checkpoints/step_00001200/           model.safetensors, optimizer.safetensors, state.json, manifest.json
+checkpoints/step_00001200.1/         the same step written again: a folder cannot be replaced atomically,
+                                     so a rewrite gets the next revision and the old one goes once it is named
+checkpoints/.tmp-ATTEMPT-PID-NAME/   being written or being removed; left over if the process was killed
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import sync
+from data_pipelines.settings import Settings
+
+FORMAT = 1
+MODEL, OPTIMIZER, STATE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+_HASH_CHUNK = 8 * 2**20  # bytes: large, since each chunk takes the interpreter's lock once
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on: tensors by full name, and what else there is as JSON."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+    after_broken_steps: bool = False
+    """Whether the run may go back from here, so that a checkpoint from before must stay."""
+
+
+class _File(Settings):
+    size: int
+    sha256: str
+
+
+class Manifest(Settings):
+    """What a checkpoint's folder holds, sealed by a checksum of its own."""
+
+    format: int
+    step: int
+    sequence: int  # rises with every write, whatever the step
+    files: dict[str, _File]
+    check: str = ""
+
+    def own_check(self) -> str:
+        """Checksum over all that the manifest says but this checksum."""
+        return hashlib.sha256(self.model_dump_json(exclude={"check"}).encode()).hexdigest()
+
+
+def clone_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One contiguous copy of each tensor in host memory, of the same type and bits, sharing nothing.
+
+    Copies from CUDA go to pinned memory, all in flight together.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        source = tensor.detach()
+        copies[name] = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
+        copies[name].copy_(source, non_blocking=True)
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.synchronize()
+    return copies
+
+
+def write_files(snapshot: Snapshot, folder: Path, sequence: int) -> None:
+    """Write the files of a checkpoint into an empty folder, with all bytes on the disk when this returns.
+
+    Args:
+        snapshot: what to write.
+        folder: exists, and nothing reads it yet.
+        sequence: number of this write, which rises with every one.
+
+    Raises:
+        OSError, SafetensorError: the disk is full, over quota or not writable.
+    """
+    save_file(_separate(snapshot.model), folder / MODEL)
+    save_file(_separate(snapshot.optimizer), folder / OPTIMIZER)
+    (folder / STATE).write_text(json.dumps(snapshot.state, indent=1))
+    manifest = Manifest(
+        format=FORMAT,
+        step=snapshot.step,
+        sequence=sequence,
+        files={file: _digest(folder / file) for file in (MODEL, OPTIMIZER, STATE)},
+    )
+    sealed = manifest.model_copy(update={"check": manifest.own_check()})
+    (folder / MANIFEST).write_text(sealed.model_dump_json(indent=1))
+    for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
+        sync(folder / file)
+    sync(folder)
+
+
+def read_files(folder: Path) -> Snapshot:
+    """Read one checkpoint after checking every byte of it. Its tensors are in host memory.
+
+    Raises:
+        UserError: a file is missing, cut short or changed; it is named.
+    """
+    manifest = read_manifest(folder)
+    for name in (MODEL, OPTIMIZER, STATE):
+        wanted = manifest.files.get(name)
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise _broken(folder / name, f"cannot be read ({error.strerror or error})") from error
+        if wanted is not None and found.size != wanted.size:
+            raise _broken(folder / name, f"has {found.size} bytes instead of {wanted.size}")
+        if found != wanted:
+            raise _broken(folder / name, "differs from its checksum in the manifest")
+    # Loaded tensors can be views of the mapped file, which pruning may remove: copies are safe from that.
+    try:
+        model, optimizer = (
+            {key: value.clone() for key, value in load_file(folder / name).items()}
+            for name in (MODEL, OPTIMIZER)
+        )
+        state = json.loads((folder / STATE).read_text())
+    except OSError as error:
+        raise _broken(folder, f"cannot be read ({error.strerror or error})") from error
+    return Snapshot(manifest.step, model, optimizer, state)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The JSON part of a checkpoint; None where it is damaged, or gone meanwhile by the run, which trains."""
+    try:
+        manifest, content = read_manifest(folder), (folder / STATE).read_bytes()
+    except (UserError, OSError):
+        return None
+    if hashlib.sha256(content).hexdigest() != manifest.files[STATE].sha256:
+        return None
+    state: dict[str, Any] = json.loads(content)
+    return state
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint's folder. Raises a UserError where it is missing, newer or damaged."""
+    file = path / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] > FORMAT:
+            raise _broken(file, f"is of format {content['format']}, this version reads up to {FORMAT}")
+        manifest = Manifest.model_validate(content)
+    except OSError as error:
+        raise _broken(file, f"cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(file, "is not a manifest") from error
+    if manifest.check != manifest.own_check():
+        raise _broken(file, "differs from its own checksum")
+    return manifest
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors wants them: contiguous, on the host, none sharing memory with another."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        usable = tensor.device.type == "cpu" and tensor.is_contiguous() and storage not in seen
+        separate[name] = tensor.detach() if usable else clone_to_host({name: tensor})[name]
+        seen.add(storage)
+    return separate
+
+
+def _digest(file: Path) -> _File:
+    digest, buffer = hashlib.sha256(), bytearray(_HASH_CHUNK)
+    size = 0
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            size += count
+    return _File(size=size, sha256=digest.hexdigest())
+
+
+def _broken(file: Path, what: str) -> UserError:
+    return UserError(what, where=file, fix="choose another checkpoint, or restore this file from a backup")

@@ -1,0 +1,1 @@
+"""The schema of every setting, recipes, overrides, and what a resume may change."""

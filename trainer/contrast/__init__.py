@@ -1,0 +1,1 @@
+"""What a contrastive method compares: losses, the queue, neighbor search, the health of embeddings."""

@@ -1,0 +1,1 @@
+"""The process group, its collectives, and batch norm and gradients across ranks."""

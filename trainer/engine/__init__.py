@@ -1,0 +1,1 @@
+"""The training step under DeepSpeed: ZeRO stages, optimizers, the guard against broken steps."""

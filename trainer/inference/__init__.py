@@ -1,0 +1,1 @@
+"""A trained backbone at work: loaded from a checkpoint or an export, and used to embed images."""

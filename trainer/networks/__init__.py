@@ -1,0 +1,1 @@
+"""Backbones, heads, the momentum (EMA) encoder, and the weights that they start from."""

@@ -1,0 +1,1 @@
+"""A run's folder, lock, signals, hang watch and progress."""
