@@ -58,7 +58,7 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/executor_runs.py
 	-$(BIN)/python benchmarks/agreement.py
 	-$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/neighbors.py
 	-$(BIN)/python benchmarks/knn.py
 	-$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/scale_check.py backbone.width=64

@@ -4,7 +4,7 @@
 
 A step is matrix products of about 100 ms and the reduction of a gradient, with an agreement and without one by turns;
 the agreement is on its way meanwhile, as in training. It computes rather than sleeps: a core that slept is slow to
-wake. The cost is the median over pairs of neighbouring steps of their difference; beside it is the time of an agreement
+wake. The cost is the median over pairs of neighboring steps of their difference; beside it is the time of an agreement
 by itself, between ranks that come to it at the same moment. Exits with 1 above 1 %.
 """
 

@@ -29,7 +29,7 @@ from trainer.checkpoints.background_writer import BackgroundWriter
 from trainer.checkpoints.format import Snapshot, clone_to_host
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config, load_config
-from trainer.distributed.process_group import initialise
+from trainer.distributed.process_group import initialize
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
 from trainer.runs.components import build_method
@@ -53,9 +53,15 @@ class Training:
         method = build_method(config, CLASSES, torch.device("cpu"))
         groups = parameter_groups(method.named_parameters(), config.optim, rows)
         engine = Engine(
-            method, build_optimizer(groups, config.optim), Schedule(0.0, 0, 1000), micro_batch=rows, accumulation=1,
-            clip_gradients=0.0, seed=0, total_steps=1000,
-        )  # fmt: skip
+            method,
+            build_optimizer(groups, config.optim),
+            Schedule(0.0, 0, 1000),
+            micro_batch=rows,
+            accumulation=1,
+            max_grad_norm=0.0,
+            seed=0,
+            total_steps=1000,
+        )
         views = [torch.randn(rows, 3, size, size).contiguous(memory_format=torch.channels_last) for _ in "ab"]
         batch = Batch(views, torch.arange(rows) % CLASSES, torch.arange(rows))
         return cls(engine, batch, BackgroundWriter(CheckpointStore(folder, attempt=1, keep_last=1)))
@@ -128,7 +134,7 @@ def main() -> int:
     args = parser.parse_args()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
     os.environ.setdefault("MASTER_PORT", "29511")
-    initialise()
+    initialize()
     precision = f"train.precision={args.precision}"
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)

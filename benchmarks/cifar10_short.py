@@ -90,9 +90,15 @@ def main() -> int:
     print(f"{speed:.0f} images/s, {100 * waiting:.2f} % of the time waiting for data")
     if args.json:
         result = {
-            "before": before, "after": after, "minutes": minutes, "wall_minutes": wall, "images_per_second": speed,
-            "data_wait": waiting, "curve": curve, "overrides": args.overrides,
-        }  # fmt: skip
+            "before": before,
+            "after": after,
+            "minutes": minutes,
+            "wall_minutes": wall,
+            "images_per_second": speed,
+            "data_wait": waiting,
+            "curve": curve,
+            "overrides": args.overrides,
+        }
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return int(after - before < POINTS or minutes > MINUTES)
 

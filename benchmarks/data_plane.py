@@ -32,13 +32,13 @@ import psutil
 
 from data_pipelines.imaging.augment import numbers_of_views
 from data_pipelines.imaging.images import check
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.index import ROW, VERSION, DatasetRecord, ShardRecord, read_record
 from data_pipelines.shards.shard_set import ShardSet
 
 IMAGENET, HUGE = 1_281_167, 100_000_000
-VIEWS = (ViewSettings(blur=1.0), ViewSettings(blur=0.1, solarise=0.2))
+VIEWS = (ViewSettings(blur_prob=1.0), ViewSettings(blur_prob=0.1, solarize_prob=0.2))
 
 
 class Figure(NamedTuple):
@@ -57,7 +57,7 @@ class Figure(NamedTuple):
 def overhead(folder: Path) -> list[Figure]:
     """The parts that are ours, one thread, warm page cache."""
     shards = ShardSet.open(folder)
-    order = Order(shards.shard_sizes, seed=0, global_batch=256, shuffle_block=100_000)
+    order = SampleOrder(shards.shard_sizes, seed=0, global_batch=256, shuffle_block=100_000)
     totals = []
     for epoch in range(9):
         began = time.perf_counter()
@@ -84,13 +84,16 @@ def huge_index(folder: Path, samples: int, per_shard: int) -> None:
             file.truncate(1024 * (count + 2))
     rows.flush()
     record = DatasetRecord(
-        version=VERSION, fingerprint="synthetic", samples=samples, quarantined=0,
+        version=VERSION,
+        fingerprint="synthetic",
+        samples=samples,
+        quarantined=0,
         classes=tuple(f"n{label:08d}" for label in range(1000)),
         shards=tuple(
             ShardRecord(name=f"shard-{number:06d}.tar", size=1024 * (count + 2), samples=count)
             for number, count in enumerate(counts)
         ),
-    )  # fmt: skip
+    )
     (folder / "dataset.json").write_text(record.model_dump_json())
 
 
@@ -106,14 +109,16 @@ def probe(folder: Path) -> dict[str, float]:
     for epoch, place in enumerate(places.tolist()):
         # a new order each time: nothing is remembered from the place before
         began = time.perf_counter()
-        order = Order(shards.shard_sizes, seed=0, global_batch=4096, shuffle_block=100_000)
+        order = SampleOrder(shards.shard_sizes, seed=0, global_batch=4096, shuffle_block=100_000)
         ids = order.samples(epoch, place, place + 4096)
         shards.sizes(ids)
         seeks.append(time.perf_counter() - began)
     return {
-        "open_ms": 1000 * opened, "seek_s": max(seeks), "added_mb": (process.memory_info().rss - before) / 2**20,
+        "open_ms": 1000 * opened,
+        "seek_s": max(seeks),
+        "added_mb": (process.memory_info().rss - before) / 2**20,
         "resident_mb": process.memory_info().rss / 2**20,
-    }  # fmt: skip
+    }
 
 
 def scale(samples: int, bounds: tuple[float, float, float | None]) -> Iterator[Figure]:
@@ -161,7 +166,7 @@ def resume(folder: Path) -> list[Figure]:
     def first_batch(at: float) -> float:
         began = time.perf_counter()
         shards = ShardSet.open(folder)
-        settings = DataSettings(executor="opencv", views=VIEWS, threads=2)
+        settings = DataSettings(executor="opencv", views=VIEWS, decode_threads=2)
         with TrainLoader(
             shards, settings, seed=0, rank=0, world_size=1, global_batch=64, device=torch.device("cpu")
         ) as loader:
@@ -182,7 +187,7 @@ def waiting(folder: Path) -> list[Figure]:
 
     from data_pipelines.loading.loaders import TrainLoader
 
-    settings = DataSettings(executor="opencv", views=VIEWS, threads=2)
+    settings = DataSettings(executor="opencv", views=VIEWS, decode_threads=2)
     with TrainLoader(
         ShardSet.open(folder),
         settings,

@@ -3,8 +3,8 @@
     python benchmarks/data_throughput.py [--data FOLDER] [--rounds 3] [--json FILE] [--plot FILE]
 
 FOLDER holds `imagenet1k-sample/ILSVRC2012_img_train.tar` and `cifar10/test.tar`; without it ALL4ONE_TEST_DATA is
-looked at. All pipelines make the same views, with colour, blur and solarisation at 224 pixels and without blur at 32,
-normalised, in batches:
+looked at. All pipelines make the same views, with color, blur and solarization at 224 pixels and without blur at 32,
+normalized, in batches:
 
     opencv    our loader, executor opencv          torchvision   webdataset, PIL and torchvision v2 in a DataLoader
     dali      our loader, executor dali            dali reader   DALI's webdataset reader and its random operators
@@ -39,8 +39,8 @@ from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.shard_set import ShardSet
 
 RECIPES = {
-    224: (ViewSettings(size=224, blur=1.0), ViewSettings(size=224, blur=0.1, solarise=0.2)),
-    32: (ViewSettings(size=32), ViewSettings(size=32, solarise=0.2)),
+    224: (ViewSettings(size=224, blur_prob=1.0), ViewSettings(size=224, blur_prob=0.1, solarize_prob=0.2)),
+    32: (ViewSettings(size=32), ViewSettings(size=32, solarize_prob=0.2)),
 }
 IMAGES = {224: 1024, 32: 16_384}  # of one measurement, for ours; slower pipelines get a part of it
 BATCH = {224: 64, 32: 256}
@@ -74,9 +74,14 @@ def ours(executor: str, folder: Path, size: int, threads: int) -> Iterator[int]:
         {"executor": executor, "threads": threads, "views": RECIPES[size], "eval_resize": size}
     )
     with TrainLoader(
-        ShardSet.open(folder), settings, seed=0, rank=0, world_size=1, global_batch=BATCH[size],
+        ShardSet.open(folder),
+        settings,
+        seed=0,
+        rank=0,
+        world_size=1,
+        global_batch=BATCH[size],
         device=torch.device("cpu"),
-    ) as loader:  # fmt: skip
+    ) as loader:
         for batch in loader.batches(0):
             yield len(batch.ids)
 
@@ -204,8 +209,8 @@ def plot(results: dict[int, dict[str, list[dict[str, float]]]], path: Path) -> N
         values = [[entry["cpu_ms"] for entry in by_name[name]] for name in names]
         middle = [statistics.median(v) for v in values]
         around = [[m - min(v), max(v) - m] for m, v in zip(middle, values, strict=True)]
-        colours = ["#1f77b4" if name in ("opencv", "dali") else "#b0b0b0" for name in names]
-        axis.barh(names, middle, xerr=list(zip(*around, strict=True)), color=colours, capsize=3)
+        colors = ["#1f77b4" if name in ("opencv", "dali") else "#b0b0b0" for name in names]
+        axis.barh(names, middle, xerr=list(zip(*around, strict=True)), color=colors, capsize=3)
         for row, value in enumerate(middle):
             axis.annotate(
                 f"{value:.2f}", (value, row), xytext=(6, 4), textcoords="offset points", va="bottom"

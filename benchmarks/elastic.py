@@ -86,19 +86,29 @@ def main() -> int:
             all4one("data", "build", "digits", folder / "set"), check=True, stdout=subprocess.DEVNULL
         )
         settings = [
-            "digits_demo", f"data.train={folder}/set/train", "data.validation=null", f"run.folder={folder}",
-            f"train.global_batch={BATCH}", f"train.max_steps={args.steps}", f"train.precision={args.precision}",
-            "method.feature_scope=global", "method.transformer_dropout=0", f"method.queue.length={args.steps * BATCH}",
-            "optim.warmup_epochs=1", "metrics.log_every=1", "metrics.tensorboard=false", "parallel.threads=1",
+            "digits_demo",
+            f"data.train={folder}/set/train",
+            "data.validation=null",
+            f"run.folder={folder}",
+            f"train.global_batch={BATCH}",
+            f"train.max_steps={args.steps}",
+            f"train.precision={args.precision}",
+            "method.feature_scope=global",
+            "method.transformer_dropout=0",
+            f"method.queue.size={args.steps * BATCH}",
+            "optim.warmup_epochs=1",
+            "metrics.log_every=1",
+            "metrics.tensorboard=false",
+            "parallel.torch_threads=1",
             *args.overrides,
-        ]  # fmt: skip
+        ]
         first, moved, straight = PARTS[0], RunFolder(folder / "moved"), RunFolder(folder / "straight")
-        start = ("train", *settings, f"parallel.zero={stage(first)}", "--nproc", first.processes)
+        start = ("train", *settings, f"parallel.zero_stage={stage(first)}", "--nproc", first.processes)
         train(straight, None, *start, "run.name=straight")
         ends = []
         for number, part in enumerate(PARTS, 1):
             until = None if part is PARTS[-1] else args.steps * number // len(PARTS)
-            more = ("resume", moved.path, f"parallel.zero={stage(part)}", "--nproc", part.processes)
+            more = ("resume", moved.path, f"parallel.zero_stage={stage(part)}", "--nproc", part.processes)
             ends.append(train(moved, until, *(more if number > 1 else (*start, "run.name=moved"))))
         expected, found = losses(straight), losses(moved)
         ids = [newest(run)["queue.ids"] for run in (straight, moved)]

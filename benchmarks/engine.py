@@ -28,7 +28,7 @@ from torch import nn
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.config.schema import Config, load_config
 from trainer.distributed.collectives import world_size
-from trainer.distributed.process_group import initialise
+from trainer.distributed.process_group import initialize
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
 from trainer.methods import Method
@@ -77,9 +77,16 @@ def engine(config: Config, data: Batch, zero: int) -> Step:
     method, optimizer = made(config)
     schedule = Schedule(warmup_start_lr=0.0, warmup_steps=0, total_steps=TOTAL_STEPS)
     engine = Engine(
-        method, optimizer, schedule, micro_batch=len(data.ids), accumulation=1, clip_gradients=0.0, seed=0,
-        total_steps=TOTAL_STEPS, zero=zero,
-    )  # fmt: skip
+        method,
+        optimizer,
+        schedule,
+        micro_batch=len(data.ids),
+        accumulation=1,
+        max_grad_norm=0.0,
+        seed=0,
+        total_steps=TOTAL_STEPS,
+        zero=zero,
+    )
     return lambda number: engine.step(number, [data])
 
 
@@ -89,7 +96,7 @@ def serve(config: Config, environment: dict[str, str], pipe: Connection) -> None
     ranks, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     torch.set_num_threads(1)
-    initialise()
+    initialize()
     data = random_batch(config.train.global_batch)
     steps = (
         {ALONE: engine(config, data, 0)}

@@ -27,10 +27,21 @@ def knn(folder: Path, settings: list[str], executor: str, seed: int, epochs: int
     """Top-1 in percent of the online backbone after a run."""
     name = f"{executor}-{seed}"
     command = [
-        sys.executable, "-m", "launch.cli", "train", "cifar10_short", f"run.folder={folder}", f"run.name={name}",
-        f"run.seed={seed}", f"data.executor={executor}", f"train.epochs={epochs}", f"eval.every_epochs={epochs}",
-        "optim.warmup_epochs=0.2", "metrics.tensorboard=false", *settings,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "launch.cli",
+        "train",
+        "cifar10_short",
+        f"run.folder={folder}",
+        f"run.name={name}",
+        f"run.seed={seed}",
+        f"data.executor={executor}",
+        f"train.epochs={epochs}",
+        f"eval.every_epochs={epochs}",
+        "optim.warmup_epochs=0.2",
+        "metrics.tensorboard=false",
+        *settings,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     records = [r for r in read_records(RunFolder(folder / name).metrics) if r["kind"] == "eval"]
     return float(100 * records[-1]["knn_online"])

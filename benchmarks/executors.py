@@ -4,8 +4,8 @@
 
 Takes real JPEGs (`imagenet1k-sample/ILSVRC2012_img_train.tar` in FOLDER or in ALL4ONE_TEST_DATA) through the executors
 `opencv` and `dali` with the same numbers: each operation by itself, crops of all sizes, the whole chain. Prints mean
-absolute differences in levels of 255, between the executors and of each against a plain reference: the colour matrix of
-`ViewNumbers.colour_matrix`, `min(x, 255 - x)`, a mirrored axis, a Gaussian kernel over reflected edges, and Pillow's
+absolute differences in levels of 255, between the executors and of each against a plain reference: the color matrix of
+`AugmentationParams.color_matrix`, `min(x, 255 - x)`, a mirrored axis, a Gaussian kernel over reflected edges, Pillow's
 antialiased bicubic resize. Exits with 1 where the executors differ by more than 1 level, or 3 where images are resized.
 """
 
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import correlate1d
 
-from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
-from data_pipelines.imaging.backend import Executor
-from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
+from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
+from data_pipelines.imaging.backend import AugmentationBackend
+from data_pipelines.imaging.dali import DaliBackend, ViewGraph
 from data_pipelines.imaging.images import decode_rgb, read_header
-from data_pipelines.imaging.opencv import OpenCVExecutor
+from data_pipelines.imaging.opencv import OpenCVBackend
 from data_pipelines.settings import ViewSettings
 from data_pipelines.sources.image_sources import open_source
 
@@ -40,10 +40,10 @@ OPERATIONS: dict[str, dict[str, float | bool]] = {
     "contrast 0.6": {"contrast": 0.6},
     "saturation 1.2": {"saturation": 1.2},
     "hue 0.1": {"hue": 0.1},
-    "all colour": {"brightness": 0.8, "contrast": 1.3, "saturation": 0.8, "hue": -0.1},
-    "grey": {"saturation": 0.0},
+    "all color": {"brightness": 0.8, "contrast": 1.3, "saturation": 0.8, "hue": -0.1},
+    "gray": {"saturation": 0.0},
     "flip": {"flip": True},
-    "solarise": {"solarise": True},
+    "solarize": {"solarize": True},
     "blur 0.5": {"blur_sigma": 0.5},
     "blur 2": {"blur_sigma": 2.0},
 }
@@ -53,28 +53,28 @@ def sizes(images: Sequence[bytes]) -> NDArray[np.int64]:
     return np.array([[header.height, header.width] for header in map(read_header, images)])
 
 
-def corner(images: Sequence[bytes], **changes: float | bool) -> ViewNumbers:
+def corner(images: Sequence[bytes], **changes: float | bool) -> AugmentationParams:
     """The top left corner of each image at its own scale, with some changes."""
     count = len(images)
-    numbers = centre_numbers(sizes(images), resize=SIZE, crop=SIZE)
+    numbers = center_crop_params(sizes(images), resize=SIZE, crop=SIZE)
     numbers = numbers._replace(box=np.tile([0, 0, SIZE, SIZE], (count, 1)))
-    types = {"flip": np.bool_, "solarise": np.bool_}
+    types = {"flip": np.bool_, "solarize": np.bool_}
     arrays: dict[str, Any] = {
         name: np.full(count, value, types.get(name, np.float32)) for name, value in changes.items()
     }
     return numbers._replace(**arrays)
 
 
-def drawn(images: Sequence[bytes], view: ViewSettings) -> ViewNumbers:
+def drawn(images: Sequence[bytes], view: ViewSettings) -> AugmentationParams:
     return view_numbers(view, sizes(images), seed=0, epoch=0, samples=np.arange(len(images)), view=0)
 
 
-def reference(image: NDArray[np.uint8], numbers: ViewNumbers, row: int) -> NDArray[np.float64]:
+def reference(image: NDArray[np.uint8], numbers: AugmentationParams, row: int) -> NDArray[np.float64]:
     """One view `[S, S, 3]` by the formulas, each step rounded to whole levels."""
     y, x, h, w = (int(v) for v in numbers.box[row])
     size = (numbers.size, numbers.size)
     pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, (x, y, x + w, y + h)))
-    matrix = numbers.colour_matrix()[row]
+    matrix = numbers.color_matrix()[row]
     out = levels(pixels @ matrix[:, :3].T + matrix[:, 3])
     if (sigma := float(numbers.blur_sigma[row])) > 0:
         offsets = np.arange(-ceil(3 * sigma), ceil(3 * sigma) + 1)
@@ -82,7 +82,7 @@ def reference(image: NDArray[np.uint8], numbers: ViewNumbers, row: int) -> NDArr
         for axis in (0, 1):
             out = correlate1d(out, kernel / kernel.sum(), axis=axis, mode="mirror")
         out = levels(out)
-    if numbers.solarise[row]:
+    if numbers.solarize[row]:
         out = np.minimum(out, 255 - out)
     return out[:, ::-1] if numbers.flip[row] else out
 
@@ -91,7 +91,9 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.rint(values), 0, 255)
 
 
-def run(executor: Executor, images: Sequence[bytes], numbers: ViewNumbers) -> NDArray[np.float64]:
+def run(
+    executor: AugmentationBackend, images: Sequence[bytes], numbers: AugmentationParams
+) -> NDArray[np.float64]:
     """Levels `[B, S, S, 3]`."""
     (view,) = executor.run(images, [numbers])
     return view.permute(0, 2, 3, 1).double().numpy() * 255
@@ -115,9 +117,9 @@ def main() -> int:
 
 
 def compare(images: list[bytes], path: Path | None) -> int:
-    large = ViewSettings(size=SIZE, blur=0.5, solarise=0.2)
+    large = ViewSettings(size=SIZE, blur_prob=0.5, solarize_prob=0.2)
     small = large.model_copy(update={"size": SMALL})
-    plain = {"jitter": 0, "grey": 0, "blur": 0, "solarise": 0, "flip": 0}
+    plain = {"jitter": 0, "gray": 0, "blur": 0, "solarize": 0, "flip": 0}
     cases = {name: (corner(images, **changes), 1) for name, changes in OPERATIONS.items()}
     cases |= {
         f"crop to {SIZE}": (drawn(images, large.model_copy(update=plain)), 3),
@@ -152,13 +154,19 @@ def compare(images: list[bytes], path: Path | None) -> int:
     return int(any(result["opencv_dali"] > result["bound"] for result in results.values()))
 
 
-def executors(pool: ThreadPoolExecutor, size: int, batch: int) -> tuple[Executor, Executor]:
-    """Both, without normalisation."""
+def executors(
+    pool: ThreadPoolExecutor, size: int, batch: int
+) -> tuple[AugmentationBackend, AugmentationBackend]:
+    """Both, without normalization."""
     given: dict[str, Any] = {
-        "threads": 2, "mean": (0, 0, 0), "std": (1, 1, 1), "device": torch.device("cpu"), "dtype": torch.float32,
-    }  # fmt: skip
-    graph = ViewGraph(size, colour=True, blur=True, solarise=True)
-    return OpenCVExecutor(pool, **given), DaliExecutor([graph], pool, batch=batch, **given)
+        "threads": 2,
+        "mean": (0, 0, 0),
+        "std": (1, 1, 1),
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+    }
+    graph = ViewGraph(size, color=True, blur=True, solarize=True)
+    return OpenCVBackend(pool, **given), DaliBackend([graph], pool, batch=batch, **given)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from trainer.contrast.queue import QueueSettings
-from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import gather, rank, world_size
 from trainer.methods.all4one import All4One, All4OneSettings
 from trainer.methods.base import Output
@@ -30,16 +30,16 @@ TOLERANCE = 1e-6
 PUBLISHED_NAMES = {
     "projector.": "projector.",
     "momentum_projector.": "momentum.projector.",
-    "predictor.": "neighbour_predictor.",
+    "predictor.": "neighbor_predictor.",
     "predictor2.": "centroid_predictor.",
     "transformer_encoder.layers.": "transformer.layers.",
 }
 PUBLISHED_LOSSES = {
     "train_comb_loss": "loss",
-    "train_nnclr_loss": "neighbour",
+    "train_nnclr_loss": "neighbor",
     "train_att_nnclr_loss": "centroid",
     "train_feature_loss": "feature",
-    "train_nn_acc": "neighbour_agreement",
+    "train_nn_acc": "neighbor_agreement",
     "train_z_std": "z_std",
 }
 
@@ -64,10 +64,14 @@ def our_name(published: str) -> str:
 def build(golden: dict[str, np.ndarray], sizes: dict[str, float]) -> All4One:
     """The method in float64 with the file's weights and queue."""
     settings = All4OneSettings(
-        projector_hidden=sizes["proj_hidden_dim"], predictor_hidden=sizes["pred_hidden_dim"],
-        embedding=sizes["proj_dim"], temperature=sizes["temperature"], transformer_dropout=0,
-        feature_scope="global", queue=QueueSettings(length=sizes["queue_size"]),
-    )  # fmt: skip
+        projector_hidden=sizes["proj_hidden_dim"],
+        predictor_hidden=sizes["pred_hidden_dim"],
+        embedding_dim=sizes["proj_dim"],
+        temperature=sizes["temperature"],
+        transformer_dropout=0,
+        feature_scope="global",
+        queue=QueueSettings(size=sizes["queue_size"]),
+    )
     method = All4One(settings, Identity(int(sizes["feature_dim"])), num_classes=0).double()  # type: ignore[arg-type]
     before = {
         k.removeprefix("before/"): torch.from_numpy(v) for k, v in golden.items() if k.startswith("before/")
@@ -120,7 +124,7 @@ def check(path: Path) -> list[tuple[str, float]]:
     """Maximum absolute error of every quantity of one file."""
     golden = dict(np.load(path))
     sizes = json.loads(path.with_suffix(".json").read_text())
-    method = synchronise_batch_norm(build(golden, sizes), torch.device("cpu"))
+    method = synchronize_batch_norm(build(golden, sizes), torch.device("cpu"))
     assert isinstance(method, All4One)
     results = run_step(method, golden)
     expected = {k: torch.from_numpy(golden[k]) for k in results if k in golden}

@@ -2,10 +2,10 @@
 
     python benchmarks/knn.py [--train 50000] [--test 10000] [--width 512] [--threads 2] [--repeats 3] [--json FILE]
 
-Random features in float32, ten classes, k = 20. The plain variant multiplies normalised features in chunks of as many
-rows as ours, and takes torch's top-k: no votes. Variants alternate, and medians are compared. Neighbours are compared
+Random features in float32, ten classes, k = 20. The plain variant multiplies normalized features in chunks of as many
+rows as ours, and takes torch's top-k: no votes. Variants alternate, and medians are compared. Neighbors are compared
 with those of scikit-learn's exact search for the first `--checked` test rows.
-Exits with 1 where the ratio is above 1.2 or neighbours differ by more than what ties in float32.
+Exits with 1 where the ratio is above 1.2 or neighbors differ by more than what ties in float32.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def same_neighbours(bank: Tensor, queries: Tensor) -> bool:
-    """Whether the neighbours are scikit-learn's, but for rows whose similarity ties in float32."""
+def same_neighbors(bank: Tensor, queries: Tensor) -> bool:
+    """Whether the neighbors are scikit-learn's, but for rows whose similarity ties in float32."""
     from sklearn.neighbors import NearestNeighbors
 
     rows = torch.arange(len(bank))
@@ -87,10 +87,10 @@ def main() -> int:
         taken["ours"].append(seconds(ours))
         taken["plain"].append(seconds(lambda: plain(train, test)))
     medians = {name: statistics.median(values) for name, values in taken.items()}
-    ratio, same = medians["ours"] / medians["plain"], same_neighbours(train, test[: args.checked])
+    ratio, same = medians["ours"] / medians["plain"], same_neighbors(train, test[: args.checked])
     print(f"{args.test:,} x {args.train:,} features of {args.width}, k = {K}, {args.threads} threads")
     print(f"ours {medians['ours']:.2f} s, product and top-k {medians['plain']:.2f} s: {ratio:.2f} times")
-    print(f"neighbours of {args.checked} rows are scikit-learn's: {'yes' if same else 'NO'}")
+    print(f"neighbors of {args.checked} rows are scikit-learn's: {'yes' if same else 'NO'}")
     print(f"load of the machine before: {load:.2f} on {os.cpu_count()} cores")
     if args.json:
         found = {**vars(args), "json": None, "seconds": taken, "ratio": ratio, "same": same, "load": load}

@@ -64,8 +64,14 @@ def main() -> int:
     print(
         f"opened in {median:.2f} s (of {args.repeats}: {min(seconds):.2f} to {max(seconds):.2f}), load {load:.1f}"
     )
-    found = {"epochs": epochs, "images": images, "megabytes": megabytes, "writing": writing, "opening": seconds,
-             "load": load}  # fmt: skip
+    found = {
+        "epochs": epochs,
+        "images": images,
+        "megabytes": megabytes,
+        "writing": writing,
+        "opening": seconds,
+        "load": load,
+    }
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
     return int(megabytes >= MEGABYTES or median >= SECONDS)

@@ -31,12 +31,21 @@ def main() -> int:
         for executor, accumulation in CASES:
             print(f"\n{executor}, accumulation {accumulation}", flush=True)
             command = [
-                *all4one, "verify-resume", "digits_demo", f"data.train={folder}/train",
-                f"data.validation={folder}/validation", f"data.executor={executor}",
-                f"train.accumulation={accumulation}", "train.epochs=4", "optim.warmup_epochs=1",
-                "checkpoint.every_steps=4", "eval.every_epochs=2", "method.transformer_dropout=0.1",
-                "--kills", str(args.kills),
-            ]  # fmt: skip
+                *all4one,
+                "verify-resume",
+                "digits_demo",
+                f"data.train={folder}/train",
+                f"data.validation={folder}/validation",
+                f"data.executor={executor}",
+                f"train.grad_accum_steps={accumulation}",
+                "train.epochs=4",
+                "optim.warmup_epochs=1",
+                "checkpoint.every_steps=4",
+                "eval.every_epochs=2",
+                "method.transformer_dropout=0.1",
+                "--kills",
+                str(args.kills),
+            ]
             command += ["--seed", str(args.seed)] if args.seed is not None else []
             code = subprocess.run(command, check=False).returncode
             results.append(

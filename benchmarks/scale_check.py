@@ -63,7 +63,7 @@ def measured_profile(args: argparse.Namespace, processes: int) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             f"train.global_batch={args.batch * processes}",
-            "parallel.threads=1",
+            "parallel.torch_threads=1",
             *args.overrides,
         ]
         command = [Path(sys.executable).with_name("all4one"), "profile", args.recipe, *settings]
@@ -75,7 +75,7 @@ def measured_profile(args: argparse.Namespace, processes: int) -> dict[str, Any]
 
 def one_round(args: argparse.Namespace) -> dict[int, tuple[float, float]]:
     """Seconds of a step that were measured and that are predicted, by the number of processes."""
-    embedding = load_config(args.recipe, args.overrides).method.embedding
+    embedding = load_config(args.recipe, args.overrides).method.embedding_dim
     cores = len(os.sched_getaffinity(0))
     network = measured_network()
     print(

@@ -98,9 +98,13 @@ def main() -> int:
     try:
         profile = json.loads(args.profile.read_text())
         step = Step.of(
-            profile, embedding=args.embedding, rows=args.rows, speed=1e12 * args.tflops, jitter=args.jitter,
+            profile,
+            embedding=args.embedding,
+            rows=args.rows,
+            speed=1e12 * args.tflops,
+            jitter=args.jitter,
             apart=args.apart,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError) as error:
         sys.exit(
             f"error: {args.profile} is not a profile ({error}): make one by `all4one profile RECIPE --nproc 2`"

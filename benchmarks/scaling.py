@@ -21,7 +21,7 @@ import numpy as np
 from trainer.profiling.instruments import BACKWARD, GRADIENTS, KEYS, MOMENTS, PREDICTIONS
 
 CONTRASTS = 4
-"""Pairs of queries with the keys of all ranks: neighbour and centroid, each in both directions."""
+"""Pairs of queries with the keys of all ranks: neighbor and centroid, each in both directions."""
 WAITING = "waiting"
 CONTRAST = "contrast"
 COMPUTE = "compute"
@@ -96,9 +96,15 @@ class Step:
         share = profile["parts"][BACKWARD] / (profile["step"] - profile["parts"]["data wait"])
         deviation = profile["jitter"] / profile["without_messages"] if jitter < 0 else jitter
         return cls(
-            profile["world_size"], rows, compute, share * compute, deviation * compute, flops,
-            [_scaled(m, rows / own_rows, apart) for m in profile["messages"]], embedding,
-        )  # fmt: skip
+            profile["world_size"],
+            rows,
+            compute,
+            share * compute,
+            deviation * compute,
+            flops,
+            [_scaled(m, rows / own_rows, apart) for m in profile["messages"]],
+            embedding,
+        )
 
 
 def _scaled(message: Mapping[str, Any], rows: float, apart: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ own builds spread the classes). For each order prints, as means over epochs,
 
     classes a batch   distinct classes among 256 samples that follow each other
     same shard        chance that two samples of a batch come from one shard
-    neighbours apart  median distance, in samples, between two that are stored side by side
+    neighbors apart  median distance, in samples, between two that are stored side by side
     met again         of the pairs that share a batch in one epoch, how many share one in the next
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 
 SHARD, CLASSES, BATCH, EPOCHS = 10_000, 1_000, 256, 3
 Ids = NDArray[np.int64]
@@ -32,7 +32,7 @@ def shard_sizes(samples: int) -> list[int]:
 
 
 def blocks(samples: int, block: int) -> Callable[[int], Ids]:
-    order = Order(shard_sizes(samples), seed=0, global_batch=BATCH, shuffle_block=block)
+    order = SampleOrder(shard_sizes(samples), seed=0, global_batch=BATCH, shuffle_block=block)
     return lambda epoch: order.samples(epoch, 0, samples)
 
 
@@ -59,7 +59,7 @@ def quality(order: Callable[[int], Ids], samples: int) -> dict[str, float]:
     found: dict[str, list[float]] = {
         "classes a batch": [],
         "same shard": [],
-        "neighbours apart": [],
+        "neighbors apart": [],
         "met again": [],
     }
     batch_before: Ids | None = None
@@ -72,7 +72,7 @@ def quality(order: Callable[[int], Ids], samples: int) -> dict[str, float]:
         found["same shard"].append(float(np.mean([_pairs(row) for row in shards])))
         place = np.empty(samples, np.int64)
         place[ids] = np.arange(samples)
-        found["neighbours apart"].append(float(np.median(np.abs(np.diff(place)))))
+        found["neighbors apart"].append(float(np.median(np.abs(np.diff(place)))))
         batch_of = place // BATCH
         if batch_before is not None:
             before = np.sort(batch_before[batches[::20]], axis=1)

@@ -15,7 +15,7 @@ interrupted at random steps, each kind about equally often:
 Times are from the interruption to the first step of the next attempt. `saving` ends with the attempt's own note of its
 end, `SLURM` with the job's next start, `starting` with that step; the middle part is the cluster's: the wait before a
 requeued job may start (5 s here) and, for a machine that is lost, until SLURM sees it (8 s here). SLURM's start is told
-in whole seconds, rounded down, so that up to one of them is counted as starting. At the end weights, optimiser, queue
+in whole seconds, rounded down, so that up to one of them is counted as starting. At the end weights, optimizer, queue
 and metrics are compared with those of a run that nothing disturbed. Exits with 1 where they differ, where more was lost
 than may be, or where a figure is missed.
 """
@@ -98,9 +98,14 @@ class Chaos:
         ends = [end["time"] for end in self.jobs.ledger(NAME, "end") if end["attempt"] == attempt]
         noted = ends[0] if ends else None
         return Interruption(
-            kind, step, ready["replayed"], ended - began,
-            noted - began if noted else None, max(0.0, started - noted) if noted else None, ended - started,
-        )  # fmt: skip
+            kind,
+            step,
+            ready["replayed"],
+            ended - began,
+            noted - began if noted else None,
+            max(0.0, started - noted) if noted else None,
+            ended - started,
+        )
 
 
 def main() -> int:
@@ -189,11 +194,13 @@ def _report(found: list[Interruption], lost: list[int], equal: bool, args: argpa
         "every step on record once": not lost,
         "no step replayed after a signal": all(one.replayed == 0 for one in graceful),
         f"at most {INTERVAL} steps replayed": all(one.replayed <= INTERVAL for one in found),
-        f"signal to first step, median {statistics.median(seconds):.1f} s (<= {MOST_SECONDS:.0f})":
-            statistics.median(seconds) <= MOST_SECONDS,
-        f"of which ours, median {statistics.median(ours):.1f} s (<= {MOST_OURS:.0f})":
-            statistics.median(ours) <= MOST_OURS,
-    }  # fmt: skip
+        f"signal to first step, median {statistics.median(seconds):.1f} s (<= {MOST_SECONDS:.0f})": statistics.median(
+            seconds
+        )
+        <= MOST_SECONDS,
+        f"of which ours, median {statistics.median(ours):.1f} s (<= {MOST_OURS:.0f})": statistics.median(ours)
+        <= MOST_OURS,
+    }
     for check, held in checks.items():
         print(f"{check}: {'yes' if held else 'NO'}")
     if args.json:

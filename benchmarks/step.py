@@ -4,12 +4,13 @@
 
 Ours runs through `trainer.engine.deepspeed_engine.Engine`, the published step is `benchmarks/straight.py`. Both run
 on 2 threads, in one process, in channels-last memory, with the same weights, the same random batch and a queue of
-98,304 keys. Their steps alternate, and a ratio is the median over the rounds of ours to the straight one of the same round. The backbone's share
-is timed within the step by hooks: its own forward passes, those of its averaged copy, and its backward pass, which
+98,304 keys. Their steps alternate, and a ratio is the median over the rounds of ours to the straight one of the same
+round. The backbone's share is timed within the step by hooks: its own forward passes, those of its averaged copy, and
+its backward pass, which
 begins when the gradient of the features is known and ends with the gradient of its first weight; the rest is all else.
 
-`recompute` is ours with `backbone.recompute`. Memory is the resident peak of a second step in bf16 over what was
-resident before it, each in a process of its own. Exits with 1 where a figure is missed.
+`recompute` is ours with `backbone.activation_checkpointing`. Memory is the resident peak of a second step in bf16 over
+what was resident before it, each in a process of its own. Exits with 1 where a figure is missed.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from straight import StraightAll4One, StraightLARS
 from torch import Tensor, nn
 
 from data_pipelines.loading.prefetching_batches import Batch
-from trainer.distributed.process_group import initialise
+from trainer.distributed.process_group import initialize
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.optimizers import OptimSettings, Schedule, build_optimizer, parameter_groups
 from trainer.methods.all4one import All4One, All4OneSettings
@@ -87,7 +88,7 @@ class Contender(Protocol):
         """The network with `backbone` and `momentum`."""
 
     def step(self, number: int, batch: Batch) -> None:
-        """One optimiser step."""
+        """One optimizer step."""
 
 
 class Ours:
@@ -98,16 +99,22 @@ class Ours:
         method.autocast_dtype = AUTOCAST[precision]
         groups = parameter_groups(method.named_parameters(), OptimSettings(), case.batch)
         self.engine = Engine(
-            method, build_optimizer(groups, OptimSettings()), SCHEDULE, micro_batch=case.batch, accumulation=1,
-            clip_gradients=0.0, seed=0, total_steps=TOTAL_STEPS,
-        )  # fmt: skip
+            method,
+            build_optimizer(groups, OptimSettings()),
+            SCHEDULE,
+            micro_batch=case.batch,
+            accumulation=1,
+            max_grad_norm=0.0,
+            seed=0,
+            total_steps=TOTAL_STEPS,
+        )
 
     def step(self, number: int, batch: Batch) -> None:
         self.engine.step(number, [batch])
 
 
 class OursRecomputing(Ours):
-    """The method with `backbone.recompute`."""
+    """The method with `backbone.activation_checkpointing`."""
 
     def __init__(self, case: Case, method: All4One, precision: str) -> None:
         method.recompute = True
@@ -122,7 +129,7 @@ class Straight:
         self.dtype = AUTOCAST[precision]
         settings = OptimSettings()
         groups = parameter_groups(self.model.named_parameters(), settings, case.batch)
-        self.optimizer = StraightLARS(groups, settings.momentum, settings.eta)
+        self.optimizer = StraightLARS(groups, settings.momentum, settings.trust_coefficient)
 
     def step(self, number: int, batch: Batch) -> None:
         SCHEDULE.apply(self.optimizer, number)
@@ -196,7 +203,7 @@ def time_case(case: Case, precisions: list[str], rounds: int) -> dict[str, dict[
             clocks[name].seconds, began = 0.0, time.perf_counter()
             contender.step(number, batch)
             seconds = time.perf_counter() - began
-            if number:  # the first one makes the optimiser's state and the kernels
+            if number:  # the first one makes the optimizer's state and the kernels
                 step[name].append(seconds)
                 rest[name].append(seconds - clocks[name].seconds)
     return {"step": step, "rest": rest}
@@ -330,7 +337,7 @@ def main() -> int:
 def join_group_of_one() -> None:
     """The engine wants a process group; the straight version then gathers over it too, as it would with more."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    initialise()
+    initialize()
 
 
 def cpu_name() -> str:

@@ -1,7 +1,7 @@
 """The published All4One step in plain torch, line by line: what `benchmarks/step.py` compares ours with.
 
 Every view is scored against the queue by itself, the whole transformer runs once for each of the four sequences, every
-loss gathers for itself, and the optimiser and the averaged copy go through their parameters one by one. Written after
+loss gathers for itself, and the optimizer and the averaged copy go through their parameters one by one. Written after
 the paper and the published code (Estepa et al., ICCV 2023); no DeepSpeed, and `losses` is an ordinary
 forward pass that DistributedDataParallel may wrap. Under autocast everything in it is autocast, as the published
 recipes train.
@@ -23,10 +23,10 @@ class Losses(NamedTuple):
     """What a forward pass yields; all scalars."""
 
     loss: Tensor
-    neighbour: Tensor
+    neighbor: Tensor
     centroid: Tensor
     feature: Tensor
-    neighbour_agreement: Tensor
+    neighbor_agreement: Tensor
     z_std: Tensor
 
 
@@ -43,12 +43,12 @@ class StraightAll4One(nn.Module):
         self.settings: All4OneSettings = method.settings
         self.backbone = copy.deepcopy(method.backbone)
         self.projector = copy.deepcopy(method.projector)
-        self.neighbour_predictor = copy.deepcopy(method.neighbour_predictor)
+        self.neighbor_predictor = copy.deepcopy(method.neighbor_predictor)
         self.centroid_predictor = copy.deepcopy(method.centroid_predictor)
         self.classifier = copy.deepcopy(method.classifier)
         s = self.settings
         layer = nn.TransformerEncoderLayer(
-            s.embedding, s.transformer_heads, 2 * s.embedding, s.transformer_dropout, batch_first=True
+            s.embedding_dim, s.transformer_heads, 2 * s.embedding_dim, s.transformer_dropout, batch_first=True
         )
         self.transformer = nn.TransformerEncoder(layer, s.transformer_depth, enable_nested_tensor=False)
         self.transformer.load_state_dict(method.transformer.state_dict())
@@ -65,27 +65,27 @@ class StraightAll4One(nn.Module):
         x1, x2 = views
         h1, h2 = self.backbone(x1), self.backbone(x2)  # [B, F]
         z1, z2 = self.projector(h1), self.projector(h2)  # [B, D]
-        p1, p2 = self.neighbour_predictor(z1), self.neighbour_predictor(z2)
+        p1, p2 = self.neighbor_predictor(z1), self.neighbor_predictor(z2)
         s1, s2 = self.centroid_predictor(z1), self.centroid_predictor(z2)
         with torch.no_grad():
             m1, m2 = self._key(x1), self._key(x2)
             place1, nn1 = self._nearest(m1)
             _, nn2 = self._nearest(m2)
 
-        neighbour = nce(nn1[:, 0], p2, s.temperature) / 2 + nce(nn2[:, 0], p1, s.temperature) / 2
+        neighbor = info_nce(nn1[:, 0], p2, s.temperature) / 2 + info_nce(nn2[:, 0], p1, s.temperature) / 2
         c1, c2 = self._centroid(nn1), self._centroid(nn2)
         d1, d2 = self._centroid(shifted(s1, nn1)), self._centroid(shifted(s2, nn2))
         t = s.centroid_temperature
-        centroid = nce(c1, d2, t) / 2 + nce(c2, d1, t) / 2
+        centroid = info_nce(c1, d2, t) / 2 + info_nce(c2, d1, t) / 2
         feature = feature_contrast(m1, m2, z1, z2)
-        loss = s.neighbour_weight * neighbour + s.centroid_weight * centroid + s.feature_weight * feature
+        loss = s.neighbor_weight * neighbor + s.centroid_weight * centroid + s.feature_weight * feature
         if self.classifier is not None:
             loss = loss + F.cross_entropy(self.classifier(h1.detach()), labels)
 
         agreement = (self.queue_labels[place1[:, 0]] == labels).float().mean()
         z_std = F.normalize(torch.stack([z1, z2]), dim=-1).std(dim=1).mean().detach()
         self._push(m1, labels, ids)
-        return Losses(loss, neighbour, centroid, feature, agreement, z_std)
+        return Losses(loss, neighbor, centroid, feature, agreement, z_std)
 
     def _key(self, view: Tensor) -> Tensor:
         momentum = self.momentum["projector"](self.momentum["backbone"](view))
@@ -93,7 +93,7 @@ class StraightAll4One(nn.Module):
 
     def _nearest(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Places [B, k] and rows [B, k, D] of the queue that are nearest to keys [B, D], best first."""
-        places = (keys @ self.queue_rows.T).topk(self.settings.neighbours, dim=1).indices
+        places = (keys @ self.queue_rows.T).topk(self.settings.num_neighbors, dim=1).indices
         return places, self.queue_rows[places]
 
     def _centroid(self, sequences: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class StraightAll4One(nn.Module):
                 m.data = tau * m.data + (1 - tau) * w.data
 
 
-def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """InfoNCE of rows [B, D] against the rows of all ranks' keys [B, D]."""
     queries, keys = F.normalize(queries, dim=-1), gather(F.normalize(keys, dim=-1))
     logits = queries @ keys.T / temperature
@@ -132,9 +132,9 @@ def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, own)
 
 
-def shifted(prediction: Tensor, neighbours: Tensor) -> Tensor:
-    """The prediction [B, D] followed by all neighbours [B, k, D] but the last."""
-    return torch.cat([prediction[:, None], neighbours[:, :-1]], dim=1)
+def shifted(prediction: Tensor, neighbors: Tensor) -> Tensor:
+    """The prediction [B, D] followed by all neighbors [B, k, D] but the last."""
+    return torch.cat([prediction[:, None], neighbors[:, :-1]], dim=1)
 
 
 def feature_contrast(m1: Tensor, m2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from trainer.runs.run_folder import RunFolder
 
 TOLERANCE = 1e-4
 DATA: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "cifar10": ("cifar10/train.tar", "", ("backbone.width=16", "method.queue.length=4096")),
+    "cifar10": ("cifar10/train.tar", "", ("backbone.width=16", "method.queue.size=4096")),
     "digits_demo": ("digits", "/train", ()),
 }
 """By recipe: what its set is built from, where in it the training part lies, and settings that make it small."""
@@ -118,11 +118,20 @@ def main() -> int:
             all4one("data", "build", source, folder / "set"), check=True, stdout=subprocess.DEVNULL
         )
         settings = [
-            args.recipe, f"data.train={folder}/set{train}", "data.validation=null", f"run.folder={folder}",
-            f"train.global_batch={args.batch}", f"train.precision={args.precision}", "method.feature_scope=global",
-            "method.transformer_dropout=0", f"checkpoint.every_steps={args.steps}", "checkpoint.keep_last=1000",
-            "metrics.tensorboard=false", *narrow, *args.overrides,
-        ]  # fmt: skip
+            args.recipe,
+            f"data.train={folder}/set{train}",
+            "data.validation=null",
+            f"run.folder={folder}",
+            f"train.global_batch={args.batch}",
+            f"train.precision={args.precision}",
+            "method.feature_scope=global",
+            "method.transformer_dropout=0",
+            f"checkpoint.every_steps={args.steps}",
+            "checkpoint.keep_last=1000",
+            "metrics.tensorboard=false",
+            *narrow,
+            *args.overrides,
+        ]
         one, two = RunFolder(folder / "one"), RunFolder(folder / "two")
         until(last, one, "train", *settings, "run.name=one", "--nproc", 1)
         if args.after:
@@ -139,9 +148,13 @@ def main() -> int:
     print(f"tolerance on weights: {TOLERANCE:.0e}")
     if args.json:
         result = {
-            "recipe": args.recipe, "precision": args.precision, "after": args.after, "steps": args.steps,
-            "batch": args.batch, "overrides": args.overrides,
-        }  # fmt: skip
+            "recipe": args.recipe,
+            "precision": args.precision,
+            "after": args.after,
+            "steps": args.steps,
+            "batch": args.batch,
+            "overrides": args.overrides,
+        }
         args.json.write_text(json.dumps(result | {"relative": errors}, indent=2) + "\n")
     return int(not errors["weights"] <= TOLERANCE)
 

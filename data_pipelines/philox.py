@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of where they are used: Philox 4x32-10, vectorised.
+"""Random numbers as a pure function of where they are used: Philox 4x32-10, vectorized.
 
 A number is named by (seed, stream, epoch, item, lane), so it does not depend on what was drawn before it,
 and needs no generator whose state would have to be kept, shared or restored.
@@ -18,7 +18,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """What a number is for; two streams never share a counter."""
 
     SHARDS = 0
@@ -61,7 +61,7 @@ def _key(seed: int) -> tuple[int, int]:
 
 
 def uniforms(
-    seed: int, stream: Stream, *, epoch: int, items: ArrayLike, lane: int, count: int
+    seed: int, stream: RandomStream, *, epoch: int, items: ArrayLike, lane: int, count: int
 ) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) with 32 random bits: `[B, count]` for items `[B]`.
 
@@ -79,7 +79,9 @@ def uniforms(
     return words.reshape(len(rows), -1)[:, :count].astype(np.float64) * 2.0**-32
 
 
-def permutation(seed: int, stream: Stream, *, epoch: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+def permutation(
+    seed: int, stream: RandomStream, *, epoch: int, items: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """The items `[N]` in random order: sorted by 64 random bits each, equal ones in the order given."""
     words = philox(_key(seed), (items, epoch, int(stream) << 16, 0)).astype(np.uint64)  # [N, 4]
     return items[np.argsort((words[:, 0] << _HALF) | words[:, 1], kind="stable")]

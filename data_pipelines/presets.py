@@ -1,24 +1,24 @@
 """Published augmentations by name, so that a recipe may say `views: byol` in place of every rate and strength.
 
-Values that are not given are the defaults of `ViewSettings`: crops of 8 to 100 % of the image, flips at 0.5, colour
-jitter of 0.4, 0.4, 0.2 and 0.1 at 0.8, grey at 0.2.
+Values that are not given are the defaults of `ViewSettings`: crops of 8 to 100 % of the image, flips at 0.5, color
+jitter of 0.4, 0.4, 0.2 and 0.1 at 0.8, gray at 0.2.
 """
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
-_BLUR_AND_SOLARISE = ({"blur": 1.0}, {"blur": 0.1, "solarise": 0.2})
+_BLUR_AND_SOLARIZE = ({"blur_prob": 1.0}, {"blur_prob": 0.1, "solarize_prob": 0.2})
 
 PRESETS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     # All4One (Estepa et al., ICCV 2023), its recipes for CIFAR and for ImageNet
-    "all4one_cifar": ({"size": 32}, {"size": 32, "solarise": 0.2}),
-    "all4one_imagenet": _BLUR_AND_SOLARISE,
+    "all4one_cifar": ({"size": 32}, {"size": 32, "solarize_prob": 0.2}),
+    "all4one_imagenet": _BLUR_AND_SOLARIZE,
     # BYOL (Grill et al., NeurIPS 2020), table 6; Barlow Twins (Zbontar et al., ICML 2021) takes the same
-    "byol": _BLUR_AND_SOLARISE,
-    "barlow": _BLUR_AND_SOLARISE,
+    "byol": _BLUR_AND_SOLARIZE,
+    "barlow": _BLUR_AND_SOLARIZE,
     # crop and flip alone
-    "weak": ({"jitter": 0.0, "grey": 0.0},) * 2,
+    "weak": ({"color_jitter_prob": 0.0, "grayscale_prob": 0.0},) * 2,
 }
 """What the views of each preset say over the defaults."""
 

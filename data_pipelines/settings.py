@@ -1,7 +1,8 @@
 """Settings of the data plane: what a recipe may say about images and their views."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,10 +17,37 @@ class Settings(BaseModel):
     """Base of every settings model: unknown keys are refused, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    first_names: ClassVar[Mapping[str, str]] = {}
+    """Names that version 0.1 gave to settings of this model, with their names today. Both are accepted."""
+
+    @classmethod
+    def renamed(cls) -> dict[str, str]:
+        """`first_names` of this model and its bases, but for names that settings have today."""
+        found: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            found |= vars(base).get("first_names", {})
+        return {old: new for old, new in found.items() if old not in cls.model_fields}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_first_names(cls, values: Any) -> Any:
+        """Where a setting has both names, the one that was set last counts."""
+        renamed = cls.renamed()
+        if not isinstance(values, Mapping) or not renamed.keys() & values.keys():
+            return values
+        return {renamed.get(key, key): value for key, value in values.items()}
 
 
 class ViewSettings(Settings):
-    """One augmented view. Rates are probabilities; strengths follow torchvision's ColorJitter."""
+    """One augmented view. Strengths follow torchvision's ColorJitter."""
+
+    first_names = {
+        "flip": "flip_prob",
+        "jitter": "color_jitter_prob",
+        "grey": "grayscale_prob",
+        "blur": "blur_prob",
+        "solarise": "solarize_prob",
+    }
 
     size: int = Field(224, ge=8, le=1024)
     """Side of the square view, pixels."""
@@ -27,10 +55,10 @@ class ViewSettings(Settings):
     """Area of the random crop as a share of the image, lowest and highest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of the random crop, lowest and highest (drawn on a log scale)."""
-    flip: Probability = 0.5
-    """Rate of horizontal flips."""
-    jitter: Probability = 0.8
-    """Rate of colour jitter."""
+    flip_prob: Probability = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter_prob: Probability = 0.8
+    """Probability of color jitter."""
     brightness: Strength = 0.4
     """Brightness factor is drawn from [1 - b, 1 + b]."""
     contrast: Strength = 0.4
@@ -38,15 +66,15 @@ class ViewSettings(Settings):
     saturation: Strength = 0.2
     """Saturation factor is drawn from [1 - s, 1 + s]."""
     hue: float = Field(0.1, ge=0, le=0.5)
-    """Hue shift is drawn from [-h, h], in turns of the colour circle."""
-    grey: Probability = 0.2
-    """Rate of conversion to grey."""
-    blur: Probability = 0.0
-    """Rate of Gaussian blur."""
+    """Hue shift is drawn from [-h, h], in turns of the color circle."""
+    grayscale_prob: Probability = 0.2
+    """Probability of conversion to grayscale."""
+    blur_prob: Probability = 0.0
+    """Probability of Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Standard deviation of the blur, pixels of the view, lowest and highest."""
-    solarise: Probability = 0.0
-    """Rate of solarisation: x becomes min(x, 255 - x)."""
+    solarize_prob: Probability = 0.0
+    """Probability of solarization: x becomes min(x, 255 - x)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ViewSettings":
@@ -74,9 +102,9 @@ class GpuDecoderSettings(Settings):
     """DALI's JPEG decoder on GPUs that have decoding hardware (from Ampere on); others take no notice."""
 
     hardware_load: float = Field(0.65, ge=0, le=1)
-    """Share of a batch's images, its first ones, that the hardware decodes; the rest is decoded by the GPU's cores, to
-    pixels that may differ in their last bits. The best value depends on the GPU and on `data.threads`; with 0 or 1
-    pixels do not depend on where in a batch a sample stands."""
+    """Fraction of a batch's images, its first ones, that the hardware decodes. The GPU's cores decode the rest, to
+    pixels that may differ in their last bits. The best value depends on the GPU and on `data.decode_threads`. With 0 or
+    1 the pixels of a sample do not depend on its place in the batch."""
     width_hint: int = Field(0, ge=0)
     """Width of the images for which memory is set aside at the start, pixels; 0: memory grows as they come."""
     height_hint: int = Field(0, ge=0)
@@ -86,15 +114,17 @@ class GpuDecoderSettings(Settings):
 class DataSettings(Settings):
     """Where images come from and how they become batches."""
 
+    first_names = {"threads": "decode_threads", "cache_ahead": "prefetch_shards"}
+
     train: Place = Path("data/train")
     """Folder of shards with their index, to learn from: a path, or a URL that fsspec knows (`s3://BUCKET/PATH`)."""
     validation: Place | None = None
-    """Folder of labelled shards for kNN and probes; none: no evaluation during training."""
+    """Folder of labeled shards for kNN and probes; none: no evaluation during training."""
     cache: Path = Path("~/.cache/all4one/shards")
     """Folder on a disk of this machine that keeps the shards of URLs; processes and runs share it."""
     cache_bytes: int = Field(100_000_000_000, ge=1)
     """Bytes that all shards in `cache` may hold; those not read for longest go first."""
-    cache_ahead: int = Field(16, ge=0, le=4096)
+    prefetch_shards: int = Field(16, ge=0, le=4096)
     """Shards that are fetched before the block of `shuffle_block` samples that needs them is reached."""
     reader: Literal["index", "stream"] = "index"
     """`index`: shards with an index, exact order and resume. `stream`: any URL that webdataset opens, `data.train` with
@@ -105,7 +135,7 @@ class DataSettings(Settings):
     executor: Literal["auto", "dali", "opencv"] = "auto"
     """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
     gpu_decoder: GpuDecoderSettings = GpuDecoderSettings()
-    threads: int = Field(0, ge=0, le=256)
+    decode_threads: int = Field(0, ge=0, le=256)
     """Decoding threads of each process; 0: this process's share of the machine's cores."""
     prefetch: int = Field(3, ge=1, le=64)
     """Batches that are made ready ahead of the step."""
@@ -117,13 +147,13 @@ class DataSettings(Settings):
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
     """Share of a rank's samples that may turn out unreadable before the run stops; above 0, eight always may."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of red, green, blue in [0, 1] that normalisation subtracts."""
+    """Mean of red, green, blue in [0, 1] that normalization subtracts."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation of red, green, blue in [0, 1] that normalisation divides by."""
-    views: tuple[ViewSettings, ...] = (ViewSettings(), ViewSettings(solarise=0.2))
+    """Standard deviation of red, green, blue in [0, 1] that normalization divides by."""
+    views: tuple[ViewSettings, ...] = (ViewSettings(), ViewSettings(solarize_prob=0.2))
     """The views of each image, in order: a list, or the name of a preset; see `data_pipelines.presets`."""
     eval_resize: int = Field(256, ge=8, le=2048)
-    """Shorter side of an image for evaluation, pixels, before the centre crop of the first view's size."""
+    """Shorter side of an image for evaluation, pixels, before the center crop of the first view's size."""
 
     @property
     def sizes(self) -> list[int]:

@@ -29,12 +29,15 @@ from launch.commands.slurm import (
     submit,
 )
 from launch.commands.study import study
-from launch.messages import of_the_disk, print_error
+from launch.messages import disk_error_message, print_error
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Self-supervised pretraining of image backbones with All4One.",
-)  # fmt: skip
+)
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
 app.add_typer(config_app, name="config")
@@ -215,7 +218,7 @@ def main() -> None:
         print_error(error)
         sys.exit(2)
     except OSError as error:
-        if (message := of_the_disk(error)) is None:
+        if (message := disk_error_message(error)) is None:
             raise
         print_error(message)
         sys.exit(2)

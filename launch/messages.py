@@ -9,7 +9,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 
 
 def print_error(error: UserError) -> None:
-    """Print an error on standard error; in colour on a terminal."""
+    """Print an error on standard error; in color on a terminal."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -17,7 +17,7 @@ def print_error(error: UserError) -> None:
     sys.stderr.flush()
 
 
-def of_the_disk(error: OSError) -> UserError | None:
+def disk_error_message(error: OSError) -> UserError | None:
     """The message for a disk that is full, read-only, forbidden or away; None for other faults, which are ours."""
     if error.errno not in _DISK:
         return None

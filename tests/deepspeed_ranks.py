@@ -17,10 +17,17 @@ from trainer.runs.components import IMAGES, build_method
 ROWS = 24  # of the global batch
 STEPS = 100  # of the schedule
 TINY = (
-    "backbone.stem=half", "backbone.width=8", "method.projector_hidden=32", "method.predictor_hidden=32",
-    "method.embedding=16", "method.queue.length=50", "method.feature_scope=global", "method.transformer_dropout=0",
-    f"train.global_batch={ROWS}", "train.precision=fp32",
-)  # fmt: skip
+    "backbone.stem=half",
+    "backbone.width=8",
+    "method.projector_hidden=32",
+    "method.predictor_hidden=32",
+    "method.embedding_dim=16",
+    "method.queue.size=50",
+    "method.feature_scope=global",
+    "method.transformer_dropout=0",
+    f"train.global_batch={ROWS}",
+    "train.precision=fp32",
+)
 
 
 def tiny(*overrides: str) -> Config:
@@ -32,9 +39,13 @@ def tiny(*overrides: str) -> Config:
 def engine_of(config: Config) -> Iterator[Engine]:
     """The engine that a run of this configuration would have; the process group stays."""
     os.environ.update(
-        RANK=str(rank()), LOCAL_RANK="0", WORLD_SIZE=str(world_size()), MASTER_ADDR="localhost", MASTER_PORT="1",
+        RANK=str(rank()),
+        LOCAL_RANK="0",
+        WORLD_SIZE=str(world_size()),
+        MASTER_ADDR="localhost",
+        MASTER_PORT="1",
         DS_ACCELERATOR="cpu",
-    )  # fmt: skip
+    )
     import deepspeed
     import deepspeed.ops
 
@@ -43,11 +54,17 @@ def engine_of(config: Config) -> Iterator[Engine]:
     method = build_method(config, 10, torch.device("cpu"))
     groups = parameter_groups(method.named_parameters(), config.optim, ROWS)
     engine = Engine(
-        method, build_optimizer(groups, config.optim), Schedule(0.0, 2, STEPS),
-        micro_batch=ROWS // config.train.accumulation // world_size(), accumulation=config.train.accumulation,
-        clip_gradients=config.optim.clip_gradients, seed=0, total_steps=STEPS, zero=config.parallel.zero,
+        method,
+        build_optimizer(groups, config.optim),
+        Schedule(0.0, 2, STEPS),
+        micro_batch=ROWS // config.train.grad_accum_steps // world_size(),
+        accumulation=config.train.grad_accum_steps,
+        max_grad_norm=config.optim.max_grad_norm,
+        seed=0,
+        total_steps=STEPS,
+        zero=config.parallel.zero_stage,
         gradient_dtype=config.parallel.gradient_dtype,
-    )  # fmt: skip
+    )
     yield engine
     engine._deepspeed.destroy()
 
@@ -57,7 +74,7 @@ def batches(config: Config, step: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(step)
     views = torch.randn(ROWS, 2, 3, 32, 32, generator=generator).to(IMAGES[config.train.precision])
     labels = torch.randint(10, (ROWS,), generator=generator)
-    parts = config.train.accumulation * world_size()
+    parts = config.train.grad_accum_steps * world_size()
     own = range(rank(), parts, world_size())
     images, marks, ids = views.chunk(parts), labels.chunk(parts), torch.arange(ROWS).chunk(parts)
     return [
@@ -74,7 +91,7 @@ def train(engine: Engine, config: Config, steps: range) -> list[float]:
 
 
 def everything(engine: Engine) -> dict[str, Tensor]:
-    """Copies of all that a checkpoint would hold; on ranks other than the first perhaps without the optimiser."""
+    """Copies of all that a checkpoint would hold; on ranks other than the first perhaps without the optimizer."""
     model, optimizer = engine.state()
     named = model | {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
     return {name: tensor.detach().clone() for name, tensor in named.items()}

@@ -17,14 +17,20 @@ def solo_learn(backbone: nn.Module) -> dict[str, Any]:
     own = backbone.state_dict()
     other = {name: value + 1 for name, value in own.items()}
     tensors = {
-        **behind("backbone.", own), "classifier.weight": torch.rand(10, 64), "classifier.bias": torch.rand(10),
-        **behind("momentum_backbone.", other), "projector.0.weight": torch.rand(16, 64),
+        **behind("backbone.", own),
+        "classifier.weight": torch.rand(10, 64),
+        "classifier.bias": torch.rand(10),
+        **behind("momentum_backbone.", other),
+        "projector.0.weight": torch.rand(16, 64),
         "projector.1.num_batches_tracked": torch.tensor(3),
-    }  # fmt: skip
+    }
     return {
-        "epoch": 3, "global_step": 70, "pytorch-lightning_version": "1.6", "state_dict": OrderedDict(tensors),
+        "epoch": 3,
+        "global_step": 70,
+        "pytorch-lightning_version": "1.6",
+        "state_dict": OrderedDict(tensors),
         "optimizer_states": [{"state": {0: {"momentum_buffer": torch.rand(3)}}}],
-    }  # fmt: skip
+    }
 
 
 def lightly(backbone: nn.Module) -> dict[str, Any]:

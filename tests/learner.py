@@ -1,4 +1,4 @@
-"""A network whose parameters are of every role that an optimiser knows."""
+"""A network whose parameters are of every role that an optimizer knows."""
 
 from torch import nn
 

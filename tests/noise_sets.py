@@ -12,7 +12,7 @@ from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.sources.image_sources import Item, Source
 
 VIEW = ViewSettings(size=16)
-DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), threads=1, eval_resize=16)
+DATA = DataSettings(executor="opencv", views=(VIEW, VIEW), decode_threads=1, eval_resize=16)
 
 
 def make_set(folder: Path, count: int = 20, classes: Sequence[str] = ("dark", "light")) -> Path:

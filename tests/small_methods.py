@@ -5,8 +5,8 @@ from typing import Any
 from trainer.contrast.queue import QueueSettings
 from trainer.methods import MethodSettings, available
 
-QUEUE = QueueSettings(length=50)
-_SIZES: dict[str, Any] = {"projector_hidden": 16, "predictor_hidden": 16, "embedding": 8, "queue": QUEUE}
+QUEUE = QueueSettings(size=50)
+_SIZES: dict[str, Any] = {"projector_hidden": 16, "predictor_hidden": 16, "embedding_dim": 8, "queue": QUEUE}
 
 
 def _small(settings: type[MethodSettings]) -> MethodSettings:

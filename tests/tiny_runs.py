@@ -15,12 +15,24 @@ from trainer.runs.run_folder import RunFolder, read_records
 
 STEPS = 14
 TINY = (
-    "backbone.stem=half", "backbone.width=8", "method.projector_hidden=32", "method.predictor_hidden=32",
-    "method.embedding=16", "method.queue.length=200", "train.global_batch=64", f"train.max_steps={STEPS}",
-    "optim.warmup_epochs=0.2", "checkpoint.every_steps=4", "eval.every_epochs=1", "metrics.log_every=1",
-    "metrics.health_every=7", "metrics.tensorboard=false", "train.precision=fp32", "method.feature_scope=global",
+    "backbone.stem=half",
+    "backbone.width=8",
+    "method.projector_hidden=32",
+    "method.predictor_hidden=32",
+    "method.embedding_dim=16",
+    "method.queue.size=200",
+    "train.global_batch=64",
+    f"train.max_steps={STEPS}",
+    "optim.warmup_epochs=0.2",
+    "checkpoint.every_steps=4",
+    "eval.every_epochs=1",
+    "metrics.log_every=1",
+    "metrics.health_every=7",
+    "metrics.tensorboard=false",
+    "train.precision=fp32",
+    "method.feature_scope=global",
     "method.transformer_dropout=0",
-)  # fmt: skip
+)
 
 
 def all4one(*arguments: object) -> list[str]:
@@ -52,9 +64,12 @@ class Runs:
     def __init__(self, folder: Path, digits: Path) -> None:
         self.folder, self.digits = folder, digits
         self.common = (
-            "digits_demo", *TINY, f"data.train={digits}/train", f"data.validation={digits}/validation",
+            "digits_demo",
+            *TINY,
+            f"data.train={digits}/train",
+            f"data.validation={digits}/validation",
             f"run.folder={folder}",
-        )  # fmt: skip
+        )
 
     def path(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name)

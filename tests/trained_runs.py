@@ -13,9 +13,13 @@ from trainer.runs.components import build_method
 from trainer.runs.run_folder import RunFolder, create_run
 
 SMALL = (
-    "data.executor=opencv", "data.threads=1", "method.projector_hidden=16", "method.predictor_hidden=16",
-    "method.embedding=8", "method.queue.length=32",
-)  # fmt: skip
+    "data.executor=opencv",
+    "data.decode_threads=1",
+    "method.projector_hidden=16",
+    "method.predictor_hidden=16",
+    "method.embedding_dim=8",
+    "method.queue.size=32",
+)
 
 
 def make_run(folder: Path, *overrides: str, step: int = 3) -> tuple[RunFolder, Method]:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.prefetching_batches import Batch
-from trainer.distributed.process_group import Agreement, from_all, from_first
-from trainer.evaluation.features import Stopped
+from trainer.distributed.process_group import AsyncFlagReduce, all_gather_object, broadcast_object
+from trainer.evaluation.features import EvaluationInterrupted
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks, open_metrics
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.monitoring.recorder import Recorder
-from trainer.persistence import Persistence
-from trainer.runs.components import Attempt
-from trainer.runs.hang_watch import StallWatch
+from trainer.persistence import CheckpointManager
+from trainer.runs.components import AttemptContext
+from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
 from trainer.runs.stop_signals import DATA_FAILED, StopRequest
 from trainer.setup import build
@@ -29,14 +29,14 @@ class Trainer:
         UserError: for what the user can mend. Checkpoints that were saved stay.
     """
 
-    def __init__(self, attempt: Attempt, stop: StopRequest, watch: StallWatch) -> None:
+    def __init__(self, attempt: AttemptContext, stop: StopRequest, watch: HangWatch) -> None:
         config, run, process = attempt.config, attempt.run, attempt.process
         self.config, self.stop, self.watch = config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
         self._cleanup.enter_context(self.parts.loader)
-        self.persistence = Persistence(attempt, self.parts)
-        self.step = watch.step = self.persistence.resume()
+        self.checkpoints = CheckpointManager(attempt, self.parts)
+        self.step = watch.step = self.checkpoints.resume()
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
         )
@@ -49,13 +49,13 @@ class Trainer:
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
         self.recorder = Recorder(
-            config, self.parts, self.progress, self.metrics, self.persistence.require_lock, self.step
+            config, self.parts, self.progress, self.metrics, self.checkpoints.require_lock, self.step
         )
 
     def train(self) -> int:
         """Train to the end. Returns the exit code: 0 when done; 130 or 143 where a signal asked to stop, with a
         checkpoint of that step saved.
-        """  # fmt: skip
+        """
         with self._cleanup:
             self._say_messages()
             if self.parts.initial_weights is not None:
@@ -67,33 +67,33 @@ class Trainer:
             try:
                 code = self._loop()
                 self.watch.doing("waiting for the last checkpoint to be written")
-                self.persistence.finish()
+                self.checkpoints.finish()
                 if code:
                     saved = f"; its checkpoint of step {self.step} is saved" if self.step else ""
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
             finally:
-                self.persistence.close()
+                self.checkpoints.close()
                 self._say_messages()
 
     def _loop(self) -> int:
         iterator = self._batches()
         if code := self._evaluate_if_due():
             return code
-        ahead = self._fetch(iterator)
+        prefetched = self._fetch(iterator)
         while self.step < self.parts.total_steps:
             self.watch.doing("agreeing with the other ranks to go on")
-            code = ahead.agreement.result()
+            code = prefetched.agreement.result()
             self.watch.met()
             if code:
                 self._save()
                 if code == DATA_FAILED:
-                    raise UserError(self._first_failure(ahead.failure))
+                    raise UserError(self._first_failure(prefetched.failure))
                 return code
-            batches = ahead.batches
+            batches = prefetched.batches
             if self.step + 1 < self.parts.total_steps:
                 # a step ahead, so that the ranks agree while they compute and none waits for another
-                ahead = self._fetch(iterator)
+                prefetched = self._fetch(iterator)
             self.watch.doing("forward, backward and update")
             self._losses = self.parts.engine.step(self.step, batches)
             self.step += 1
@@ -101,13 +101,13 @@ class Trainer:
             if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:
                 self._roll_back()
                 iterator = self._batches()
-                ahead = self._fetch(iterator)
+                prefetched = self._fetch(iterator)
                 continue
             self.watch.doing("recording the step")
             self.recorder.record(self.step, self._losses)
             self._check_queue()
             # saved before it is judged: an evaluation that is cut short is done again on resume
-            if self.persistence.due(self.step) or self.step == self.parts.total_steps:
+            if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:
                 self._save()
             if code := self._evaluate_if_due():
                 self._save()
@@ -116,24 +116,24 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """Those of the step that comes next, and on."""
-        return self.parts.loader.batches(self.step + self.persistence.detour.passed_over)
+        return self.parts.loader.batches(self.step + self.checkpoints.rollback.skipped_batches)
 
-    def _fetch(self, iterator: Iterator[Batch]) -> "_Ahead":
+    def _fetch(self, iterator: Iterator[Batch]) -> "_PrefetchedStep":
         """All micro-batches of a step before it begins: a step is done as a whole or not at all."""
         self.watch.doing("waiting for data")
         try:
-            batches, failure = list(islice(iterator, self.config.train.accumulation)), None
+            batches, failure = list(islice(iterator, self.config.train.grad_accum_steps)), None
         except UserError as error:
             batches, failure = [], error
-        return _Ahead(batches, failure, self.stop.agreement(DATA_FAILED if failure else 0))
+        return _PrefetchedStep(batches, failure, self.stop.agreement(DATA_FAILED if failure else 0))
 
     def _first_failure(self, own: UserError | None) -> str:
         """What stopped the data of the lowest rank that it stopped on; the same on every rank."""
-        return next(str(error) for error in from_all(own) if error is not None)
+        return next(str(error) for error in all_gather_object(own) if error is not None)
 
     def _save(self) -> None:
         self.watch.doing("saving")
-        self.persistence.save(self.step)
+        self.checkpoints.save(self.step)
         self._say_messages()
 
     def _roll_back(self) -> None:
@@ -145,7 +145,7 @@ class Trainer:
             f"{self.parts.engine.guard.in_a_row} steps in a row before step {self.step} had a broken gradient; at this "
             f"one the loss is {values['loss']:.4g} and the gradient's norm {values['gradient_norm']:.4g}"
         )
-        self.step = self.watch.step = self.persistence.roll_back(self.step, why)
+        self.step = self.watch.step = self.checkpoints.roll_back(self.step, why)
         if self.metrics is not None:
             self.metrics.go_back(self.step)
         self.recorder.go_on_from(self.step)
@@ -154,9 +154,9 @@ class Trainer:
     def _check_queue(self) -> None:
         queue = self.parts.engine.method.queue
         every = queue.settings.check_every if queue is not None else 0
-        if queue is not None and every and self.step % every == 0 and not queue.same_everywhere():
+        if queue is not None and every and self.step % every == 0 and not queue.is_synchronized():
             raise UserError(
-                f"the neighbour queues of the ranks differ at step {self.step}",
+                f"the neighbor queues of the ranks differ at step {self.step}",
                 fix="a device or a network link has corrupted data: resume from the newest checkpoint, on other nodes",
             )
 
@@ -164,12 +164,12 @@ class Trainer:
         """Judge the backbones where the schedule says so. Returns the exit code if a signal came meanwhile."""
         if not self.evaluation.due(self.step):
             return 0
-        if from_first(self.metrics is not None and self.metrics.evaluated(self.step)):
+        if broadcast_object(self.metrics is not None and self.metrics.evaluated(self.step)):
             return 0
         self.watch.doing("evaluating")
         try:
             values = self.evaluation.run()
-        except Stopped as stopped:
+        except EvaluationInterrupted as stopped:
             return stopped.code
         epoch = self.recorder.epoch(self.step)
         if self.metrics is not None:
@@ -180,18 +180,18 @@ class Trainer:
         return 0
 
     def _say_messages(self) -> None:
-        for message in self.persistence.take_messages():
+        for message in self.checkpoints.take_messages():
             self.progress.say(message)
         for warning in self.metrics.warnings() if self.metrics is not None else []:
             self.progress.say(f"warning: {warning}")
 
 
-class _Ahead(NamedTuple):
+class _PrefetchedStep(NamedTuple):
     """What a later step is made of, and whether all ranks have it."""
 
     batches: list[Batch]
     """Too few only where this rank got a signal while it waited for them, or its data failed."""
     failure: UserError | None
     """What stopped this rank's data."""
-    agreement: Agreement
+    agreement: AsyncFlagReduce
     """The code that the ranks shall stop with before that step; 0: none."""

@@ -13,8 +13,8 @@ from trainer.checkpoints.background_writer import BackgroundWriter
 from trainer.checkpoints.format import Snapshot, clone_to_host
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
-from trainer.distributed.process_group import from_first
-from trainer.runs.components import Attempt, Parts, refuse_other_set
+from trainer.distributed.process_group import broadcast_object
+from trainer.runs.components import AttemptContext, TrainingComponents, refuse_other_set
 
 PACKAGES = (
     "torch",
@@ -27,24 +27,24 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Detour:
+class RollbackState:
     """What going back has done to the order of batches."""
 
-    passed_over: int = 0
-    """Batches in the order that no step of the run as it stands has taken: step s takes batch s + passed_over."""
+    skipped_batches: int = 0
+    """Batches in the order that no step of the run as it stands has taken: step s takes batch s + skipped_batches."""
     rollbacks: int = 0
     """Times that the run has gone back."""
     rolled_back_to: int = -1
     """Step that it went back to the last time."""
 
 
-class Persistence:
+class CheckpointManager:
     """What is saved and found again. Every rank takes part in a save, and rank 0 writes."""
 
-    def __init__(self, attempt: Attempt, parts: Parts) -> None:
+    def __init__(self, attempt: AttemptContext, parts: TrainingComponents) -> None:
         self._attempt, self._parts = attempt, parts
         self._last_saved, self._messages = -1, list[str]()
-        self.detour = Detour()
+        self.rollback = RollbackState()
         """Where the run stands in the order of its batches."""
         self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
@@ -64,9 +64,9 @@ class Persistence:
             loaded = self._store.load_newest()
             if loaded is not None:
                 path, snapshot = loaded.path, loaded.snapshot
-                self._messages += [f"passed over {p.name}: {why}" for p, why in loaded.passed_over]
+                self._messages += [f"skipped {p.name}: {why}" for p, why in loaded.skipped]
                 self._messages.append(f"going on from {path.name}")
-        path = from_first(path)
+        path = broadcast_object(path)
         return 0 if path is None else self._take(snapshot or self._store.load(path))
 
     def roll_back(self, step: int, why: str) -> int:
@@ -83,13 +83,13 @@ class Persistence:
         Raises:
             UserError: there is no such checkpoint, or the run has gone back too often.
         """
-        before, most = self.detour, self._attempt.config.guard.max_rollbacks
+        before, most = self.rollback, self._attempt.config.guard.max_rollbacks
         path: Path | None = None
         snapshot: Snapshot | None = None
         if self._writer is not None:
             self._writer.wait()
             path, snapshot = self._good_checkpoint()
-        path = from_first(path)
+        path = broadcast_object(path)
         if path is None or before.rollbacks >= most:
             gone, go_on = "no good checkpoint to go back to", ""
             if path is not None:
@@ -99,23 +99,28 @@ class Persistence:
                     f"guard.max_rollbacks={most + 3}; else "
                 )
             raise UserError(
-                f"{why}, and {gone}", where=self._attempt.run.path,
-                fix=f"{go_on}lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_gradients, in a new run; "
+                f"{why}, and {gone}",
+                where=self._attempt.run.path,
+                fix=f"{go_on}lower optim.lr, lengthen optim.warmup_epochs or set optim.max_grad_norm, in a new run; "
                 "ledger.jsonl has the steps, and the checkpoints stay",
-            )  # fmt: skip
+            )
         reached = self._take(snapshot or self._store.load(path))
-        self.detour = Detour(
-            step + before.passed_over - reached, rollbacks=before.rollbacks + 1, rolled_back_to=reached
+        self.rollback = RollbackState(
+            step + before.skipped_batches - reached, rollbacks=before.rollbacks + 1, rolled_back_to=reached
         )
         if self._attempt.process.is_first:
             self._store.go_back_to(path)
             self._attempt.run.note(
-                "rollback", attempt=self._attempt.number, from_step=step, to_step=reached,
-                passed_over=self.detour.passed_over, message=why,
-            )  # fmt: skip
+                "rollback",
+                attempt=self._attempt.number,
+                from_step=step,
+                to_step=reached,
+                skipped_batches=self.rollback.skipped_batches,
+                message=why,
+            )
             self._messages.append(
                 f"warning: {why}: back to {path.name}, and on with the batches after those "
-                f"({self.detour.rollbacks} of {most} times)"
+                f"({self.rollback.rollbacks} of {most} times)"
             )
         return reached
 
@@ -128,9 +133,9 @@ class Persistence:
             try:
                 found = path, self._store.load(path)
             except UserError as error:
-                self._messages.append(f"passed over {path.name}: {error}")
+                self._messages.append(f"skipped {path.name}: {error}")
                 continue
-            if state["step"] != self.detour.rolled_back_to:
+            if state["step"] != self.rollback.rolled_back_to:
                 break
         return found
 
@@ -138,13 +143,14 @@ class Persistence:
         """Load what a checkpoint holds into the parts of the run. Returns its step."""
         if snapshot.state["config"] != fingerprint(self._attempt.config):
             raise UserError(
-                "the checkpoints were made with other settings", where=self._attempt.run.checkpoints,
+                "the checkpoints were made with other settings",
+                where=self._attempt.run.checkpoints,
                 fix=f"put {self._attempt.run.config} back as it was, or start a new run",
-            )  # fmt: skip
+            )
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
         self._parts.engine.guard.load_state_dict(snapshot.state["guard"])
-        self.detour = Detour(**snapshot.state["detour"])
+        self.rollback = RollbackState(**snapshot.state["detour"])
         self._last_saved = snapshot.step
         return snapshot.step
 
@@ -165,26 +171,30 @@ class Persistence:
         state = self._state(step)
         self._writer.submit(
             Snapshot(
-                step, clone_to_host(model), clone_to_host(optimizer), state,
+                step,
+                clone_to_host(model),
+                clone_to_host(optimizer),
+                state,
                 after_broken_steps=state["guard"]["in_a_row"] > 0,
             )
-        )  # fmt: skip
+        )
 
     def require_lock(self) -> None:
         """Raise a UserError where another process has taken the run over: this one must write nothing more."""
         if self._attempt.lock is not None and self._attempt.lock.lost:
             raise UserError(
                 "another process has taken this run over, since this one gave no sign of life for too long",
-                where=self._attempt.run.path, fix="nothing: it goes on there from the last checkpoint",
-            )  # fmt: skip
+                where=self._attempt.run.path,
+                fix="nothing: it goes on there from the last checkpoint",
+            )
 
     def _state(self, step: int) -> dict[str, Any]:
-        epoch, batch = divmod(step + self.detour.passed_over, self._parts.loader.steps_per_epoch)
+        epoch, batch = divmod(step + self.rollback.skipped_batches, self._parts.loader.steps_per_epoch)
         return {
             "step": step,
             "epoch": epoch,
             "position": batch * self._attempt.config.train.global_batch,
-            "detour": asdict(self.detour),
+            "rollback": asdict(self.rollback),
             "guard": self._parts.engine.guard.state_dict(),
             "seed": self._attempt.config.run.seed,
             "config": fingerprint(self._attempt.config),
@@ -208,7 +218,7 @@ class Persistence:
             newest = self._store.newest_state() or {}
             if self._last_saved >= 0 and newest.get("step") != self._last_saved:
                 failed = "; ".join(self._writer.warnings()) or "it is not there"
-        failed = from_first(failed)
+        failed = broadcast_object(failed)
         if failed:
             raise UserError(
                 f"the last checkpoint could not be saved: {failed}",
@@ -221,13 +231,16 @@ class Persistence:
         if self._writer is None:
             return messages
         warnings = self._writer.warnings()
-        signal_before, slowest = self._attempt.config.slurm.signal_before, self._writer.slowest_seconds
+        signal_lead_seconds, slowest = (
+            self._attempt.config.slurm.signal_lead_seconds,
+            self._writer.slowest_seconds,
+        )
         # twice the time: the signal may find a write that has just begun, and the last one follows it
-        if "SLURM_JOB_ID" in os.environ and 2 * slowest > signal_before and not self._told_slow:
+        if "SLURM_JOB_ID" in os.environ and 2 * slowest > signal_lead_seconds and not self._told_slow:
             self._told_slow = True
             warnings.append(
-                f"a checkpoint took {slowest:.0f} s to write, which may not fit twice into the {signal_before} s "
-                f"between the signal and the end of the job: resume with slurm.signal_before={4 * slowest:.0f}"
+                f"a checkpoint took {slowest:.0f} s to write, which may not fit twice into the {signal_lead_seconds} s "
+                f"between the signal and the end of the job: resume with slurm.signal_lead_seconds={4 * slowest:.0f}"
             )
         return messages + [f"warning: {warning}" for warning in warnings]
 
@@ -235,3 +248,11 @@ class Persistence:
         """Wait for a write in flight and stop the writer."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _rollback_of(state: dict[str, Any]) -> RollbackState:
+    """What a checkpoint says of rollbacks; version 0.1 wrote the same under other names."""
+    if "rollback" in state:
+        return RollbackState(**state["rollback"])
+    before = dict(state["detour"])
+    return RollbackState(skipped_batches=before.pop("passed_over"), **before)

@@ -13,13 +13,13 @@ from data_pipelines.prefetch import never
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
-from trainer.distributed.process_group import Process, from_first
+from trainer.distributed.process_group import Process, broadcast_object
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
 from trainer.networks.initial_weights import InitialWeights, read_initial_weights
 from trainer.runs.components import (
     IMAGES,
-    Parts,
+    TrainingComponents,
     TrainSet,
     build_method,
     open_train_set,
@@ -31,11 +31,16 @@ def _loader(
     train_set: TrainSet, config: Config, run: RunFolder, process: Process, give_up: Callable[[], bool]
 ) -> TrainLoader | StreamLoader:
     share: dict[str, Any] = {
-        "seed": config.run.seed, "rank": process.rank, "world_size": process.world_size,
-        "global_batch": config.train.global_batch, "accumulation": config.train.accumulation,
-        "device": process.device, "dtype": IMAGES[config.train.precision], "quarantine": run.quarantine,
+        "seed": config.run.seed,
+        "rank": process.rank,
+        "world_size": process.world_size,
+        "global_batch": config.train.global_batch,
+        "accumulation": config.train.grad_accum_steps,
+        "device": process.device,
+        "dtype": IMAGES[config.train.precision],
+        "quarantine": run.quarantine,
         "give_up": give_up,
-    }  # fmt: skip
+    }
     if isinstance(train_set, StreamSet):
         return StreamLoader(train_set, config.data, **share)
     return TrainLoader(train_set, config.data, **share)
@@ -51,18 +56,20 @@ def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
             found = read_initial_weights(config.backbone, config.data.views[0].size)
         except UserError as error:
             found = error
-    found = from_first(found)
+    found = broadcast_object(found)
     if isinstance(found, UserError):
         raise found
     return found
 
 
-def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable[[], bool] = never) -> Parts:
+def build(
+    config: Config, run: RunFolder, process: Process, *, give_up: Callable[[], bool] = never
+) -> TrainingComponents:
     """Open the data and make everything that trains; `give_up` ends the loader's waits.
 
     Raises UserError for what the user can mend.
     """
-    torch.set_num_threads(config.parallel.threads or share_of_cores())
+    torch.set_num_threads(config.parallel.torch_threads or share_of_cores())
     train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
@@ -72,7 +79,7 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)
     store = CheckpointStore(run.checkpoints) if process.is_first else None
-    if from_first(store is not None and store.newest_state() is not None):
+    if broadcast_object(store is not None and store.newest_state() is not None):
         # the checkpoint holds all weights
         config, initial = config.model_copy(update={"backbone": config.backbone.drawn()}), None
     else:
@@ -83,10 +90,19 @@ def build(config: Config, run: RunFolder, process: Process, *, give_up: Callable
     groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
     optimizer = build_optimizer(groups, config.optim)
     engine = Engine(
-        method, optimizer, Schedule.from_settings(config.optim, loader.steps_per_epoch, total_steps),
-        micro_batch=config.train.global_batch // (config.train.accumulation * process.world_size),
-        accumulation=config.train.accumulation, clip_gradients=config.optim.clip_gradients, seed=config.run.seed,
-        total_steps=total_steps, zero=config.parallel.zero, gradient_dtype=config.parallel.gradient_dtype,
-        guard=config.guard, health_every=config.metrics.health_every,
-    )  # fmt: skip
-    return Parts(train_set, validation_set, loader, engine, total_steps, initial.report if initial else None)
+        method,
+        optimizer,
+        Schedule.from_settings(config.optim, loader.steps_per_epoch, total_steps),
+        micro_batch=config.train.global_batch // (config.train.grad_accum_steps * process.world_size),
+        accumulation=config.train.grad_accum_steps,
+        max_grad_norm=config.optim.max_grad_norm,
+        seed=config.run.seed,
+        total_steps=total_steps,
+        zero=config.parallel.zero_stage,
+        gradient_dtype=config.parallel.gradient_dtype,
+        guard=config.guard,
+        health_every=config.metrics.health_every,
+    )
+    return TrainingComponents(
+        train_set, validation_set, loader, engine, total_steps, initial.report if initial else None
+    )

@@ -19,7 +19,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.imaging.images import UnusableImage
 from data_pipelines.imaging.recode import Recoding
-from data_pipelines.philox import Stream, permutation
+from data_pipelines.philox import RandomStream, permutation
 from data_pipelines.shards.index import BUILDING, ROW, DatasetRecord, write_index
 from data_pipelines.sources.image_sources import Item, Source
 from data_pipelines.workers import spread
@@ -112,7 +112,7 @@ def _spread(source: Source, seed: int) -> list[Item]:
     Items that are read together stay together.
     """
     starts = np.cumsum([0, *source.runs]) if source.runs else np.arange(len(source.items) + 1)
-    order = permutation(seed, Stream.BUILD, epoch=0, items=np.arange(len(starts) - 1))
+    order = permutation(seed, RandomStream.BUILD, epoch=0, items=np.arange(len(starts) - 1))
     return [source.items[number] for run in order for number in range(starts[run], starts[run + 1])]
 
 

@@ -94,10 +94,11 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
             raise UnusableImage(f"cannot be read: {error.strerror}") from error
         where = item.content.file if isinstance(item.content, Place) else item.key
         raise UserError(
-            f"the source cannot be read: {error.strerror or error}", where=where,
+            f"the source cannot be read: {error.strerror or error}",
+            where=where,
             fix="see that its disk is there, then run the same command again: it goes on; a file that stays unreadable "
             "must leave the source, whose build then begins anew",
-        ) from error  # fmt: skip
+        ) from error
     header = check(data, decode=False)
     if recoding.applies(header):
         return recoding.apply(data, header)

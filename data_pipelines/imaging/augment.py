@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.philox import Stream, uniforms
+from data_pipelines.philox import RandomStream, uniforms
 from data_pipelines.settings import ViewSettings
 
 _TRIES = 10
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
-_CONTRAST_CENTRE = 128.0
+_CONTRAST_CENTER = 128.0
 
 
-class ViewNumbers(NamedTuple):
+class AugmentationParams(NamedTuple):
     """How one view of each of B images is made, in the order in which it is applied."""
 
     size: int
@@ -31,18 +31,18 @@ class ViewNumbers(NamedTuple):
     contrast: NDArray[np.float32]
     """`[B]` factor about 128."""
     saturation: NDArray[np.float32]
-    """`[B]` factor; 0 is grey."""
+    """`[B]` factor; 0 is gray."""
     hue: NDArray[np.float32]
-    """`[B]` turns of the colour circle."""
+    """`[B]` turns of the color circle."""
     blur_sigma: NDArray[np.float32]
     """`[B]` pixels of the view; 0 is no blur."""
-    solarise: NDArray[np.bool_]
+    solarize: NDArray[np.bool_]
     """`[B]` whether x becomes min(x, 255 - x)."""
     flip: NDArray[np.bool_]
     """`[B]` whether left and right are swapped."""
 
-    def colour_matrix(self) -> NDArray[np.float64]:
-        """`[B, 3, 4]` affine map of (red, green, blue, 1) in [0, 255] that changes the colours.
+    def color_matrix(self) -> NDArray[np.float64]:
+        """`[B, 3, 4]` affine map of (red, green, blue, 1) in [0, 255] that changes the colors.
 
         With Y the map from RGB to YIQ, S = diag(1, s, s) and H the rotation of (I, Q) by the hue angle:
         `out = b c Y^-1 H S Y rgb + 128 b (1 - c)`. It is what DALI's `color_twist` computes, so both executors
@@ -53,12 +53,12 @@ class ViewNumbers(NamedTuple):
         zero, one = np.zeros_like(cos), np.ones_like(cos)
         twist = np.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], axis=-1).reshape(-1, 3, 3)
         gain = (self.brightness * self.contrast.astype(np.float64))[:, None, None]
-        offset = self.brightness * (1 - self.contrast.astype(np.float64)) * _CONTRAST_CENTRE  # [B]
+        offset = self.brightness * (1 - self.contrast.astype(np.float64)) * _CONTRAST_CENTER  # [B]
         linear = gain * (_YIQ_TO_RGB @ twist @ _RGB_TO_YIQ)
         return np.concatenate([linear, np.repeat(offset[:, None, None], 3, axis=1)], axis=2)
 
-    def colour_changes(self) -> NDArray[np.bool_]:
-        """`[B]` whether the colour matrix is another than the identity."""
+    def color_changes(self) -> NDArray[np.bool_]:
+        """`[B]` whether the color matrix is another than the identity."""
         return (self.brightness != 1) | (self.contrast != 1) | (self.saturation != 1) | (self.hue != 0)
 
 
@@ -70,7 +70,7 @@ def view_numbers(
     epoch: int,
     samples: NDArray[np.int64],
     view: int,
-) -> ViewNumbers:
+) -> AugmentationParams:
     """The numbers of view number `view` for a batch.
 
     Args:
@@ -81,24 +81,26 @@ def view_numbers(
         samples: `[B]` sample ids.
         view: which of the views this is.
     """
-    u = uniforms(seed, Stream.VIEWS, epoch=epoch, items=samples, lane=view, count=2 * _TRIES + 12)
+    u = uniforms(seed, RandomStream.VIEWS, epoch=epoch, items=samples, lane=view, count=2 * _TRIES + 12)
     crops, rest = u[:, : 2 * _TRIES], u[:, 2 * _TRIES :].T
-    jittered, grey = rest[2] < settings.jitter, rest[3] < settings.grey
+    jittered, gray = rest[2] < settings.color_jitter_prob, rest[3] < settings.grayscale_prob
     low, high = settings.blur_sigma
 
     def factor(strength: float, draw: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(jittered, 1 + strength * (2 * draw - 1), 1.0)
 
-    return ViewNumbers(
+    return AugmentationParams(
         size=settings.size,
         box=_random_resized_crop(settings, sizes, crops, place=rest[:2]),
         brightness=factor(settings.brightness, rest[4]).astype(np.float32),
         contrast=factor(settings.contrast, rest[5]).astype(np.float32),
-        saturation=np.where(grey, 0.0, factor(settings.saturation, rest[6])).astype(np.float32),
+        saturation=np.where(gray, 0.0, factor(settings.saturation, rest[6])).astype(np.float32),
         hue=np.where(jittered, settings.hue * (2 * rest[7] - 1), 0.0).astype(np.float32),
-        blur_sigma=np.where(rest[8] < settings.blur, low + (high - low) * rest[9], 0.0).astype(np.float32),
-        solarise=rest[10] < settings.solarise,
-        flip=rest[11] < settings.flip,
+        blur_sigma=np.where(rest[8] < settings.blur_prob, low + (high - low) * rest[9], 0.0).astype(
+            np.float32
+        ),
+        solarize=rest[10] < settings.solarize_prob,
+        flip=rest[11] < settings.flip_prob,
     )
 
 
@@ -109,7 +111,7 @@ def numbers_of_views(
     seed: int,
     epoch: int,
     samples: NDArray[np.int64],
-) -> list[ViewNumbers]:
+) -> list[AugmentationParams]:
     """`view_numbers` of each view in turn."""
     return [
         view_numbers(view, sizes, seed=seed, epoch=epoch, samples=samples, view=number)
@@ -117,10 +119,10 @@ def numbers_of_views(
     ]
 
 
-def centre_numbers(sizes: NDArray[np.int64], *, resize: int, crop: int) -> ViewNumbers:
-    """The view for evaluation: shorter side to `resize`, centre crop of `crop`, nothing random.
+def center_crop_params(sizes: NDArray[np.int64], *, resize: int, crop: int) -> AugmentationParams:
+    """The view for evaluation: shorter side to `resize`, center crop of `crop`, nothing random.
 
-    Both steps are one crop of the stored image, a centred square of `crop / resize` of its shorter side rounded
+    Both steps are one crop of the stored image, a centerd square of `crop / resize` of its shorter side rounded
     to whole pixels, that is scaled to `crop` once.
 
     Args:
@@ -133,7 +135,7 @@ def centre_numbers(sizes: NDArray[np.int64], *, resize: int, crop: int) -> ViewN
     count = len(sizes)
     one, zero, no = np.ones(count, np.float32), np.zeros(count, np.float32), np.zeros(count, np.bool_)
     box = np.column_stack([corner, side, side])
-    return ViewNumbers(crop, box, one, one, one, zero, zero, no, no)
+    return AugmentationParams(crop, box, one, one, one, zero, zero, no, no)
 
 
 def _random_resized_crop(
@@ -142,7 +144,7 @@ def _random_resized_crop(
     """Boxes `[B, 4]` as torchvision's RandomResizedCrop draws them.
 
     The first of ten tries (area uniform, aspect ratio log-uniform) that fits into the image; where none does,
-    the largest centred crop within the range of aspect ratios.
+    the largest centerd crop within the range of aspect ratios.
     """
     height, width = sizes[:, 0], sizes[:, 1]
     (scale_low, scale_high), (ratio_low, ratio_high) = settings.crop_scale, settings.crop_ratio

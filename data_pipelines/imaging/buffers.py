@@ -23,7 +23,7 @@ class Buffers:
         self._free: defaultdict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
 
     def take(self, *shape: int) -> torch.Tensor:
-        """An uninitialised tensor `[*shape]`, contiguous."""
+        """An uninitialized tensor `[*shape]`, contiguous."""
         free = self._free[shape]
         try:
             memory = free.pop()

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from data_pipelines.errors import UserError, first_line
-from data_pipelines.imaging.augment import ViewNumbers
-from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.augment import AugmentationParams
+from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.buffers import Buffers
 from data_pipelines.imaging.images import UnusableImage, check, decode_rgb
 from data_pipelines.settings import GpuDecoderSettings
@@ -26,12 +26,12 @@ class ViewGraph(NamedTuple):
     """What the graph must be able to do for one view; what no image needs is left out of it."""
 
     size: int
-    colour: bool
+    color: bool
     blur: bool
-    solarise: bool
+    solarize: bool
 
 
-class DaliExecutor:
+class DaliBackend:
     """Makes the views of a batch with DALI.
 
     Args:
@@ -80,8 +80,8 @@ class DaliExecutor:
         self._refused_before: set[bytes] = set()
         self._pipeline = self._start()
 
-    def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
-        """See `Executor.run`."""
+    def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
+        """See `AugmentationBackend.run`."""
         numbers = self._numbers(views)
         try:
             return self._run(self._prepare(images), numbers)
@@ -120,7 +120,7 @@ class DaliExecutor:
 
         prepared = list(self._pool.map(prepare, range(len(images))))
         if refused:
-            raise RefusedImages(refused)
+            raise DecodeError(refused)
         return prepared
 
     def _was_refused(self, data: bytes) -> bool:
@@ -133,7 +133,7 @@ class DaliExecutor:
         refused.
         """
         refused: dict[int, str] = {}
-        same = [ViewNumbers(v.size, *_whole()) for v in self._views]
+        same = [AugmentationParams(v.size, *_whole()) for v in self._views]
         prepared = self._prepare(images)
         self._pipeline = self._start()
         for row, image in enumerate(images):
@@ -147,16 +147,16 @@ class DaliExecutor:
                 except UnusableImage as error:
                     refused[row] = str(error)
         if refused:
-            raise RefusedImages(refused)
+            raise DecodeError(refused)
 
-    def _numbers(self, views: Sequence[ViewNumbers]) -> dict[str, NDArray[Any]]:
+    def _numbers(self, views: Sequence[AugmentationParams]) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         for i, (view, graph) in enumerate(zip(views, self._views, strict=True)):
             box = view.box.astype(np.float32)
             arrays |= {f"start{i}": box[:, :2], f"end{i}": box[:, :2] + box[:, 2:]}
             arrays[f"flip{i}"] = view.flip.astype(np.int32)
-            if graph.colour:
-                arrays[f"coloured{i}"] = view.colour_changes()
+            if graph.color:
+                arrays[f"colored{i}"] = view.color_changes()
                 arrays |= {f"brightness{i}": view.brightness, f"contrast{i}": view.contrast}
                 arrays |= {f"saturation{i}": view.saturation, f"hue{i}": 360 * view.hue}
             if graph.blur:
@@ -165,8 +165,8 @@ class DaliExecutor:
                     f"blurred{i}": blurred,
                     f"sigma{i}": np.where(blurred, view.blur_sigma, np.float32(1)),
                 }
-            if graph.solarise:
-                arrays[f"solarise{i}"] = view.solarise
+            if graph.solarize:
+                arrays[f"solarize{i}"] = view.solarize
         return arrays
 
     def _run(self, images: list[NDArray[np.uint8]], numbers: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
@@ -224,7 +224,7 @@ def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: lis
         roi_end=number("end", ndim=1),
         interp_type=types.INTERP_CUBIC,
     )
-    if view.colour and number("coloured", types.BOOL):
+    if view.color and number("colored", types.BOOL):
         out = fn.color_twist(
             out,
             brightness=number("brightness"),
@@ -236,7 +236,7 @@ def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: lis
         sigma = number("sigma")
         if number("blurred", types.BOOL):
             out = fn.gaussian_blur(out, sigma=sigma)
-    if view.solarise and number("solarise", types.BOOL):
+    if view.solarize and number("solarize", types.BOOL):
         out = math.min(out, types.Constant(255, dtype=types.UINT8) - out)
     flip = number("flip", types.INT32)
     return fn.crop_mirror_normalize(out, mirror=flip, mean=mean, std=std, dtype=dtype, output_layout="HWC")

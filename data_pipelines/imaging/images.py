@@ -1,6 +1,6 @@
 """What an encoded image is: its format and size by its header, its faults, and its pixels as RGB.
 
-One definition of the pixels serves every executor. Plain JPEGs (8 bit, grey or three components) are decoded
+One definition of the pixels serves every executor. Plain JPEGs (8 bit, gray or three components) are decoded
 by libjpeg-turbo. Everything else follows Pillow's `convert("RGB")`: CMYK JPEGs by its inversion convention,
 palettes expanded, alpha dropped; of 16-bit samples the high byte is kept. EXIF orientation is ignored, and of
 animations the first frame is taken.
@@ -154,8 +154,8 @@ def _pillow_rgb(data: bytes, form: Format) -> NDArray[np.uint8]:
 
 def _parse(data: bytes) -> Header | None:
     if data[:3] == b"\xff\xd8\xff":
-        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        return Header(Format.JPEG, width, height, plain_jpeg=colourspace in ("Gray", "YCbCr", "RGB"))
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        return Header(Format.JPEG, width, height, plain_jpeg=colorspace in ("Gray", "YCbCr", "RGB"))
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
         width, height = struct.unpack_from(">II", data, 16)
         return Header(Format.PNG, width, height, plain_jpeg=False)

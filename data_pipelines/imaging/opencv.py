@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.imaging.augment import ViewNumbers
-from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.augment import AugmentationParams
+from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.buffers import Buffers
 from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
 
@@ -19,13 +19,13 @@ from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
 cv2.setNumThreads(0)
 
 
-_SOLARISED = np.minimum(np.arange(256), 255 - np.arange(256)).astype(np.uint8)
+_SOLARIZED = np.minimum(np.arange(256), 255 - np.arange(256)).astype(np.uint8)
 """What each of the 256 levels becomes."""
 _CUBIC_UP_TO, _LINEAR_UP_TO = 1.6, 3.0
 """Shrinking up to which `_resize` goes through twice the size, by which interpolation."""
 
 
-class OpenCVExecutor:
+class OpenCVBackend:
     """Makes the views of a batch on the CPU.
 
     Args:
@@ -50,13 +50,13 @@ class OpenCVExecutor:
         self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
         # For the copy to a GPU, memory is pinned; PyTorch itself uses that again.
         self._memory = partial(torch.empty, pin_memory=True) if device.type == "cuda" else Buffers().take
-        self._normal = _normalisation(mean, std)
+        self._normal = _normalization(mean, std)
 
-    def run(self, images: Sequence[bytes], views: Sequence[ViewNumbers]) -> list[torch.Tensor]:
-        """See `Executor.run`."""
+    def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
+        """See `AugmentationBackend.run`."""
         batch = [self._memory(len(images), view.size, view.size, 3) for view in views]  # V x [B, S, S, 3]
         out = [tensor.numpy() for tensor in batch]
-        colours = [_colours(view) for view in views]
+        colors = [_colors(view) for view in views]
         shrinks = _shrinks(views)
         refused: dict[int, str] = {}
 
@@ -67,40 +67,40 @@ class OpenCVExecutor:
                 except UnusableImage as error:
                     refused[row] = str(error)
                     continue
-                for view, colour, target in zip(views, colours, out, strict=True):
+                for view, color, target in zip(views, colors, out, strict=True):
                     pixels = _cut(image, view.box[row], view.size, done)
-                    self._finish(pixels, view, row, colour[row], target[row])
+                    self._finish(pixels, view, row, color[row], target[row])
 
         list(self._pool.map(make, _tasks(len(images), self._threads)))
         if refused:
-            raise RefusedImages(refused)
+            raise DecodeError(refused)
         return [t.permute(0, 3, 1, 2).to(self._device, self._dtype, non_blocking=True) for t in batch]
 
     def _finish(
         self,
         pixels: NDArray[np.uint8],
-        view: ViewNumbers,
+        view: AugmentationParams,
         row: int,
-        colour: NDArray[np.float64] | None,
+        color: NDArray[np.float64] | None,
         target: NDArray[np.float32],
     ) -> None:
         """Fill `target` `[S, S, 3]` with one view, of which the crop `[S, S, 3]` is made."""
-        if colour is not None:
-            pixels = cv2.transform(pixels, colour)
+        if color is not None:
+            pixels = cv2.transform(pixels, color)
         sigma = float(view.blur_sigma[row])
         if sigma > 0:
             side = 2 * ceil(3 * sigma) + 1
             pixels = cv2.GaussianBlur(pixels, (side, side), sigma)
         if view.flip[row]:
             pixels = cv2.flip(pixels, 1)
-        if view.solarise[row]:
-            pixels = cv2.LUT(pixels, _SOLARISED)
+        if view.solarize[row]:
+            pixels = cv2.LUT(pixels, _SOLARIZED)
         cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
 
 
 def _tasks(count: int, threads: int) -> list[range]:
     """Rows of each task: large ones first, since one task an image would cost more than a view of 32 pixels, then ever
-    smaller ones, so that the threads come to the batch's end together."""  # fmt: skip
+    smaller ones, so that the threads come to the batch's end together."""
     tasks, start = [], 0
     while start < count:
         tasks.append(range(start, start + max(1, (count - start) // (2 * threads))))
@@ -108,15 +108,13 @@ def _tasks(count: int, threads: int) -> list[range]:
     return tasks
 
 
-def _colours(view: ViewNumbers) -> list[NDArray[np.float64] | None]:
-    """The colour matrix `[3, 4]` of each image; none where nothing changes."""
-    changes = view.colour_changes()
-    return [
-        matrix if changed else None for matrix, changed in zip(view.colour_matrix(), changes, strict=True)
-    ]
+def _colors(view: AugmentationParams) -> list[NDArray[np.float64] | None]:
+    """The color matrix `[3, 4]` of each image; none where nothing changes."""
+    changes = view.color_changes()
+    return [matrix if changed else None for matrix, changed in zip(view.color_matrix(), changes, strict=True)]
 
 
-def _shrinks(views: Sequence[ViewNumbers]) -> NDArray[np.int64]:
+def _shrinks(views: Sequence[AugmentationParams]) -> NDArray[np.int64]:
     """`[B]` how far each image may be shrunk while it is decoded: no crop may become smaller than its view."""
     room = np.min([view.box[:, 2:].min(axis=1) / view.size for view in views], axis=0)  # [B]
     return np.select([room >= shrink for shrink in SHRINKS], SHRINKS, default=1)
@@ -153,7 +151,7 @@ def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _normalisation(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """The affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalised values."""
+def _normalization(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """The affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalized values."""
     scale = 1 / np.asarray(std)
     return np.column_stack([np.diag(scale / 255), -np.asarray(mean) * scale]).astype(np.float32)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
-from data_pipelines.imaging.augment import ViewNumbers, numbers_of_views
+from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
-from data_pipelines.imaging.opencv import OpenCVExecutor
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.imaging.opencv import OpenCVBackend
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 
@@ -28,8 +28,8 @@ class FirstViews(NamedTuple):
     originals: list[NDArray[np.uint8]]
     """B x `[H, W, 3]`."""
     views: list[NDArray[np.float32]]
-    """V x `[B, S, S, 3]` in [0, 1], not normalised."""
-    numbers: list[ViewNumbers]
+    """V x `[B, S, S, 3]` in [0, 1], not normalized."""
+    numbers: list[AugmentationParams]
     """How each of the V views was made."""
     refused: list[str]
     """Images that cannot be read: name and reason."""
@@ -50,7 +50,7 @@ def first_views(
     Raises:
         UserError: no image can be read.
     """
-    order = Order(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
+    order = SampleOrder(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
     samples = order.samples(epoch, 0, min(images, len(shards)))
     good, decoded, refused = _read(shards, samples)
     if not decoded:
@@ -100,10 +100,10 @@ def _read(
     return good, decoded, refused
 
 
-def _make(images: list[bytes], numbers: list[ViewNumbers]) -> list[NDArray[np.float32]]:
+def _make(images: list[bytes], numbers: list[AugmentationParams]) -> list[NDArray[np.float32]]:
     """V x `[B, S, S, 3]` in [0, 1]."""
     with ThreadPoolExecutor(1) as pool:
-        executor = OpenCVExecutor(
+        executor = OpenCVBackend(
             pool, threads=1, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"), dtype=torch.float32
         )
         return [view.permute(0, 2, 3, 1).numpy() for view in executor.run(images, numbers)]
@@ -113,7 +113,7 @@ def _picture(
     out: Path,
     originals: list[NDArray[np.uint8]],
     views: list[NDArray[np.float32]],
-    numbers: list[ViewNumbers],
+    numbers: list[AugmentationParams],
     names: list[str],
 ) -> None:
     import matplotlib
@@ -121,7 +121,7 @@ def _picture(
     matplotlib.use("Agg")
     from matplotlib import colormaps, pyplot
 
-    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
     rows, columns = len(originals), 1 + len(views)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(_CELL * columns, 1.35 * _CELL * rows), squeeze=False, layout="constrained"
@@ -129,11 +129,11 @@ def _picture(
     for row, (cells, original) in enumerate(zip(axes, originals, strict=True)):
         _show(cells[0], original, f"{names[row]}\n{original.shape[1]} x {original.shape[0]}")
         for number, (cell, view) in enumerate(zip(cells[1:], views, strict=True)):
-            colour = colours[number % len(colours)]
+            color = colors[number % len(colors)]
             y, x, h, w = numbers[number].box[row]
-            cells[0].add_patch(pyplot.Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.5))
+            cells[0].add_patch(pyplot.Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=1.5))
             _show(cell, view[row], _words(numbers[number], row))
-            cell.set_title(f"view {number}, {numbers[number].size} px", fontsize=7, color=colour)
+            cell.set_title(f"view {number}, {numbers[number].size} px", fontsize=7, color=color)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
@@ -152,15 +152,15 @@ def _show(cell: Any, pixels: NDArray[Any], words: str) -> None:
     cell.set_xlabel(words, fontsize=6)
 
 
-def _words(numbers: ViewNumbers, row: int) -> str:
+def _words(numbers: AugmentationParams, row: int) -> str:
     """What was done to one view, without what was not."""
     y, x, h, w = numbers.box[row]
     lines = [f"crop {w} x {h} at {x}, {y}"]
-    if numbers.colour_changes()[row]:
+    if numbers.color_changes()[row]:
         factors = (numbers.brightness, numbers.contrast, numbers.saturation, numbers.hue)
         b, c, s, turn = (float(factor[row]) for factor in factors)
-        lines.append(f"b {b:.2f}, c {c:.2f}, " + ("grey" if s == 0 else f"s {s:.2f}, h {turn:+.3f}"))
-    others = {"flip": numbers.flip[row], "solarise": numbers.solarise[row]}
+        lines.append(f"b {b:.2f}, c {c:.2f}, " + ("gray" if s == 0 else f"s {s:.2f}, h {turn:+.3f}"))
+    others = {"flip": numbers.flip[row], "solarize": numbers.solarize[row]}
     words = [word for word, done in others.items() if done]
     if (sigma := float(numbers.blur_sigma[row])) > 0:
         words.append(f"blur {sigma:.2f} px")

@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
     """Values at `QUANTILES` of `shorter side`, `longer side` (pixels), `aspect` (width over height) and `bytes`."""
     per_class: NDArray[np.int64]
     """`[classes]` samples of each class."""
-    unlabelled: int
+    unlabeled: int
 
 
 def statistics(shards: ShardSet) -> Statistics:
@@ -47,7 +47,7 @@ def statistics(shards: ShardSet) -> Statistics:
         image_bytes=int(index["size"].sum(dtype=np.int64)),
         quantiles={name: np.quantile(value, QUANTILES) for name, value in values.items()},
         per_class=np.bincount(labels[labels >= 0], minlength=shards.num_classes),
-        unlabelled=int((labels < 0).sum()),
+        unlabeled=int((labels < 0).sum()),
     )
 
 
@@ -76,4 +76,4 @@ def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 5
 
 def threads_of(settings: DataSettings) -> int:
     """Threads that prepare images in each process."""
-    return settings.threads or share_of_cores()
+    return settings.decode_threads or share_of_cores()

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.imaging.augment import ViewNumbers
-from data_pipelines.imaging.backend import Executor, RefusedImages
+from data_pipelines.imaging.augment import AugmentationParams
+from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 
-Numbers = Callable[[NDArray[np.int64]], Sequence[ViewNumbers]]
+Numbers = Callable[[NDArray[np.int64]], Sequence[AugmentationParams]]
 
 
 class ReadBatch(NamedTuple):
     """What became of a batch of samples."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalised."""
+    """V x `[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
     """`[b]` int64."""
     ids: Tensor
@@ -38,7 +38,7 @@ class Reader:
 
     Args:
         shards: where the samples are.
-        settings: executor, threads, normalisation.
+        settings: executor, threads, normalization.
         views: what the executor must be able to do.
         batch: samples of a batch, at most.
         device: where the batches go.
@@ -56,7 +56,7 @@ class Reader:
         dtype: torch.dtype,
     ) -> None:
         self._shards, self._device = shards, (device := device_with_index(device))
-        threads = settings.threads or share_of_cores()
+        threads = settings.decode_threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._executor = make_executor(
             self._pool, settings, views, batch=batch, threads=threads, device=device, dtype=dtype
@@ -88,7 +88,7 @@ class Reader:
                 images = [content for row in rows if isinstance(content := contents[row], bytes)]
                 views = self._executor.run(images, numbers(samples[rows]))
                 break
-            except RefusedImages as error:
+            except DecodeError as error:
                 bad |= {rows[row]: reason for row, reason in error.rows.items()}
         else:
             if replace:
@@ -153,12 +153,12 @@ def make_executor(
     threads: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Executor:
+) -> AugmentationBackend:
     """The executor that the settings name.
 
     Args:
         pool: threads that it may use.
-        settings: executor, normalisation.
+        settings: executor, normalization.
         views: what it must be able to do.
         batch: images of a batch, at most.
         threads: number of the pool's threads.
@@ -172,13 +172,13 @@ def make_executor(
     if name == "auto":
         name = "dali" if device.type == "cuda" else "opencv"
     if name == "opencv":
-        from data_pipelines.imaging.opencv import OpenCVExecutor
+        from data_pipelines.imaging.opencv import OpenCVBackend
 
-        return OpenCVExecutor(
+        return OpenCVBackend(
             pool, threads=threads, mean=settings.mean, std=settings.std, device=device, dtype=dtype
         )
     try:
-        from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
+        from data_pipelines.imaging.dali import DaliBackend, ViewGraph
     except ImportError as error:
         raise UserError(
             f"DALI cannot be imported: {error}",
@@ -188,13 +188,13 @@ def make_executor(
     graphs = [
         ViewGraph(
             view.size,
-            colour=view.jitter > 0 or view.grey > 0,
-            blur=view.blur > 0,
-            solarise=view.solarise > 0,
+            color=view.color_jitter_prob > 0 or view.grayscale_prob > 0,
+            blur=view.blur_prob > 0,
+            solarize=view.solarize_prob > 0,
         )
         for view in views
     ]
-    return DaliExecutor(
+    return DaliBackend(
         graphs,
         pool,
         batch=batch,

@@ -1,4 +1,4 @@
-"""Batches of pictures that no index lists, sized and normalised as for evaluation."""
+"""Batches of pictures that no index lists, sized and normalized as for evaluation."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.imaging.augment import centre_numbers
-from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.augment import center_crop_params
+from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.images import Header, UnusableImage, check
 from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
 from data_pipelines.prefetch import Prefetch
@@ -22,7 +22,7 @@ class PictureBatch(NamedTuple):
     """What can be used of a batch of pictures."""
 
     images: Tensor
-    """`[b, 3, S, S]`, channels-last memory, normalised."""
+    """`[b, 3, S, S]`, channels-last memory, normalized."""
     names: list[str]
     """The b pictures' names."""
 
@@ -56,13 +56,20 @@ class PictureLoader:
         self._pictures, self._settings, self._batch = iter(pictures), settings, batch
         self._device = device_with_index(device)
         self._size = settings.views[0].size
-        threads = settings.threads or share_of_cores()
+        threads = settings.decode_threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
-        plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
+        plain = ViewSettings(
+            size=self._size, color_jitter_prob=0, grayscale_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0
+        )
         self._executor = make_executor(
-            self._pool, settings, [plain], batch=batch, threads=threads, device=self._device,
+            self._pool,
+            settings,
+            [plain],
+            batch=batch,
+            threads=threads,
+            device=self._device,
             dtype=torch.float32,
-        )  # fmt: skip
+        )
         self.bad: dict[str, str] = {}
         """Reason for each picture left out so far, by name."""
 
@@ -103,10 +110,10 @@ class PictureLoader:
         """The batch of what can be decoded; reasons for the others go to `bad`."""
         while good:
             sizes = np.array([(read.header.height, read.header.width) for read in good])  # [b, 2]
-            numbers = centre_numbers(sizes, resize=self._settings.eval_resize, crop=self._size)
+            numbers = center_crop_params(sizes, resize=self._settings.eval_resize, crop=self._size)
             try:
                 (images,) = self._executor.run([read.data for read in good], [numbers])
-            except RefusedImages as error:
+            except DecodeError as error:
                 bad |= {good[row].name: reason for row, reason in error.rows.items()}
                 good = [read for row, read in enumerate(good) if row not in error.rows]
                 continue

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, numbers_of_views
+from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, numbers_of_views
 from data_pipelines.loading.batch_reader import ReadBatch, Reader
-from data_pipelines.loading.prefetching_batches import Batch, Feed, Made, Share
+from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, LoadedBatch, PrefetchingBatches
 from data_pipelines.loading.quarantine import Quarantine
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.prefetch import Prefetch, never
 from data_pipelines.settings import DataSettings, ViewSettings
-from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.shards.shard_set import ShardSet
 
 
@@ -31,9 +31,9 @@ class EvalBatch(NamedTuple):
     """One batch of an evaluation."""
 
     images: Tensor
-    """`[b, 3, S, S]`, channels-last memory, normalised."""
+    """`[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
-    """`[b]` int64, -1 where unlabelled."""
+    """`[b]` int64, -1 where unlabeled."""
     ids: Tensor
     """`[b]` int64 sample ids: rows of the index."""
 
@@ -47,8 +47,8 @@ class TrainLoader:
         seed: seed of the run.
         rank: this process among `world_size`.
         world_size: processes that share each global batch.
-        global_batch: samples of one optimiser step over all ranks.
-        accumulation: micro-batches of one optimiser step.
+        global_batch: samples of one optimizer step over all ranks.
+        accumulation: micro-batches of one optimizer step.
         device: where the batches go.
         dtype: of the views.
         quarantine: file to which samples that turned bad are appended; none: they are only counted.
@@ -73,8 +73,8 @@ class TrainLoader:
         quarantine: Path | None = None,
         give_up: Callable[[], bool] = never,
     ) -> None:
-        self._share = Share(rank, world_size, global_batch, accumulation)
-        self._order = Order(
+        self._share = BatchPartition(rank, world_size, global_batch, accumulation)
+        self._order = SampleOrder(
             shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
         )
         self.steps_per_epoch = self._order.steps_per_epoch
@@ -82,10 +82,13 @@ class TrainLoader:
         self._reader = Reader(
             self._shards, settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
         )
-        self._feed = Feed(
-            self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine),
-            end_reads=self._shards.files.stop, give_up=give_up,
-        )  # fmt: skip
+        self._feed = PrefetchingBatches(
+            self._make,
+            settings.prefetch,
+            Quarantine(settings.max_bad_fraction, quarantine),
+            end_reads=self._shards.files.stop,
+            give_up=give_up,
+        )
 
     @property
     def wait_seconds(self) -> float:
@@ -121,8 +124,8 @@ class TrainLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make(self, step: int) -> Iterator[Made]:
-        with suppress(Stopped):
+    def _make(self, step: int) -> Iterator[LoadedBatch]:
+        with suppress(ReadCancelled):
             while True:
                 epoch, inside = divmod(step, self.steps_per_epoch)
                 for offset in self._share.starts:
@@ -130,10 +133,10 @@ class TrainLoader:
                     self._shards.files.expect(self._order.upcoming(epoch, start))
                     samples = self._order.samples(epoch, start, start + self._share.batch)
                     read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
-                    yield Made(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
+                    yield LoadedBatch(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
                 step += 1
 
-    def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[ViewNumbers]:
+    def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[AugmentationParams]:
         sizes = self._shards.sizes(samples)
         return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=epoch, samples=samples)
 
@@ -141,7 +144,7 @@ class TrainLoader:
 class EvalLoader:
     """Each sample of a set once over all ranks, in the order of the index, nothing random.
 
-    The shorter side of an image goes to `settings.eval_resize`, its centre to a square of the first view's size.
+    The shorter side of an image goes to `settings.eval_resize`, its center to a square of the first view's size.
     Rank r takes samples r, r + world_size, …; its last batch may be short. Samples that cannot be used are left
     out and counted.
 
@@ -172,7 +175,9 @@ class EvalLoader:
         self._give_up = give_up
         self._samples = np.arange(rank, len(shards), world_size)
         self._size = settings.views[0].size
-        plain = ViewSettings(size=self._size, jitter=0, grey=0, blur=0, solarise=0, flip=0)
+        plain = ViewSettings(
+            size=self._size, color_jitter_prob=0, grayscale_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0
+        )
         self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
         self.bad: dict[str, str] = {}
         """Reason for each sample left out so far, by `SHARD.tar/KEY`."""
@@ -210,14 +215,16 @@ class EvalLoader:
         self.close()
 
     def _make(self) -> Iterator[ReadBatch]:
-        with suppress(Stopped):
+        with suppress(ReadCancelled):
             for start in range(0, len(self._samples), self._batch):
                 samples = self._samples[start : start + self._batch]
                 shard = int(self._shards.index["shard"][samples[0]])
                 self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
                 yield self._reader.read(samples, self._numbers, replace=False)
 
-    def _numbers(self, samples: NDArray[np.int64]) -> list[ViewNumbers]:
+    def _numbers(self, samples: NDArray[np.int64]) -> list[AugmentationParams]:
         return [
-            centre_numbers(self._shards.sizes(samples), resize=self._settings.eval_resize, crop=self._size)
+            center_crop_params(
+                self._shards.sizes(samples), resize=self._settings.eval_resize, crop=self._size
+            )
         ]

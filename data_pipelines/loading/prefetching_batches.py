@@ -16,14 +16,14 @@ class Batch(NamedTuple):
     """One micro-batch of one rank."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalised."""
+    """V x `[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
-    """`[b]` int64, -1 where unlabelled."""
+    """`[b]` int64, -1 where unlabeled."""
     ids: Tensor
     """`[b]` int64 sample ids."""
 
 
-class Made(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A micro-batch with what its loader knows of it."""
 
     batch: Batch
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchPartition:
     """The part of every global batch that one rank takes: a contiguous part of each of its micro-batches.
 
     Raises:
@@ -71,7 +71,7 @@ class Share:
         return range(self.rank * self.batch, self.global_batch, micro_batch)
 
 
-class Feed:
+class PrefetchingBatches:
     """Batches made in a thread, with an account of the samples that could not be used.
 
     Args:
@@ -84,7 +84,7 @@ class Feed:
 
     def __init__(
         self,
-        make: Callable[[int], Iterator[Made]],
+        make: Callable[[int], Iterator[LoadedBatch]],
         depth: int,
         quarantine: Quarantine,
         *,
@@ -93,7 +93,7 @@ class Feed:
     ) -> None:
         self._make, self._depth, self._quarantine = make, depth, quarantine
         self._end_reads, self._give_up = end_reads, give_up
-        self._prefetch: Prefetch[Made] | None = None
+        self._prefetch: Prefetch[LoadedBatch] | None = None
         self._waited = 0.0
 
     @property

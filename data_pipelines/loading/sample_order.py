@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.philox import Stream, permutation
+from data_pipelines.philox import RandomStream, permutation
 
 
 class _Block(NamedTuple):
@@ -22,7 +22,7 @@ class _Block(NamedTuple):
     shards: NDArray[np.int64]
 
 
-class Order:
+class SampleOrder:
     """The order of all samples in every epoch, the same for any number of ranks.
 
     Sample ids count through the shards: shard 0 holds `[0, shard_sizes[0])`, and so on.
@@ -30,7 +30,7 @@ class Order:
     Args:
         shard_sizes: samples of each shard.
         seed: seed of the run.
-        global_batch: samples of one optimiser step over all ranks.
+        global_batch: samples of one optimizer step over all ranks.
         shuffle_block: samples that are shuffled together, at least. A block ends with the shard that reaches
             it, and what is left at the end joins the last block.
 
@@ -85,7 +85,7 @@ class Order:
         if epoch in self._layouts:
             return self._layouts[epoch]
         filled = np.flatnonzero(self._sizes)
-        shards = permutation(self.seed, Stream.SHARDS, epoch=epoch, items=filled)
+        shards = permutation(self.seed, RandomStream.SHARDS, epoch=epoch, items=filled)
         ends = np.cumsum(self._sizes[shards])
         cuts, reached = [0], 0
         for position, end in enumerate(ends):
@@ -108,7 +108,11 @@ class Order:
             ids = np.concatenate(
                 [np.arange(self._first[s], self._first[s + 1]) for s in np.sort(block.shards)]
             )
-            self._cached = (epoch, number, permutation(self.seed, Stream.SAMPLES, epoch=epoch, items=ids))
+            self._cached = (
+                epoch,
+                number,
+                permutation(self.seed, RandomStream.SAMPLES, epoch=epoch, items=ids),
+            )
         return self._cached[2]
 
 

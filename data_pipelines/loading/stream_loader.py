@@ -16,10 +16,10 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.augment import numbers_of_views
-from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
-from data_pipelines.loading.prefetching_batches import Batch, Feed, Made, Share
+from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, LoadedBatch, PrefetchingBatches
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import never
 from data_pipelines.settings import DataSettings
@@ -50,13 +50,14 @@ class StreamSet:
         pipes = [url for url in self.urls if url.lstrip().startswith("pipe:")]
         if pipes and not settings.allow_pipe:
             raise UserError(
-                "this URL runs a shell command", where=pipes[0],
+                "this URL runs a shell command",
+                where=pipes[0],
                 fix="if you trust whoever wrote it, set data.allow_pipe=true",
-            )  # fmt: skip
+            )
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 where nothing is labelled."""
+        """Number of classes; 0 where nothing is labeled."""
         return len(self.classes)
 
     def __len__(self) -> int:
@@ -82,8 +83,8 @@ class StreamLoader:
         seed: seed of the run.
         rank: this process among `world_size`.
         world_size: processes that share each global batch.
-        global_batch: samples of one optimiser step over all ranks.
-        accumulation: micro-batches of one optimiser step.
+        global_batch: samples of one optimizer step over all ranks.
+        accumulation: micro-batches of one optimizer step.
         device: where the batches go.
         dtype: of the views.
         quarantine: file to which samples that cannot be used are appended; none: they are only counted.
@@ -108,7 +109,7 @@ class StreamLoader:
         quarantine: Path | None = None,
         give_up: Callable[[], bool] = never,
     ) -> None:
-        self._share = Share(rank, world_size, global_batch, accumulation)
+        self._share = BatchPartition(rank, world_size, global_batch, accumulation)
         self.steps_per_epoch = len(stream) // global_batch
         if self.steps_per_epoch == 0:
             raise UserError(
@@ -117,13 +118,18 @@ class StreamLoader:
             )
         self._stream, self._settings, self._seed = stream, settings, seed
         self._device = device_with_index(device)
-        threads = settings.threads or share_of_cores()
+        threads = settings.decode_threads or share_of_cores()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._executor = make_executor(
-            self._pool, settings, settings.views, batch=self._share.batch, threads=threads, device=self._device,
+            self._pool,
+            settings,
+            settings.views,
+            batch=self._share.batch,
+            threads=threads,
+            device=self._device,
             dtype=dtype,
-        )  # fmt: skip
-        self._feed = Feed(
+        )
+        self._feed = PrefetchingBatches(
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
         )
 
@@ -157,14 +163,14 @@ class StreamLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make(self, step: int) -> Iterator[Made]:
+    def _make(self, step: int) -> Iterator[LoadedBatch]:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         samples = self._samples(step)
         while True:
             for offset in self._share.starts:
                 batch, bad = self._fill(samples, step * self._share.global_batch + offset)
-                yield Made(batch, bad, step // self.steps_per_epoch, step)
+                yield LoadedBatch(batch, bad, step // self.steps_per_epoch, step)
             step += 1
 
     def _samples(self, start_step: int) -> Iterator[dict[str, Any]]:
@@ -199,13 +205,14 @@ class StreamLoader:
                     if len(bad) > 10 * self._share.batch + 100:
                         raise UserError(
                             f"{len(bad)} samples could not be used for one batch, such as this one: {error}",
-                            where=_name(raw), fix="look at the shards",
-                        ) from None  # fmt: skip
+                            where=_name(raw),
+                            fix="look at the shards",
+                        ) from None
             sizes = np.array([[sample.height, sample.width] for sample in good])
             numbers = numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=0, samples=ids)
             try:
                 views = self._executor.run([sample.image for sample in good], numbers)
-            except RefusedImages as error:
+            except DecodeError as error:
                 bad |= {good[row].name: reason for row, reason in error.rows.items()}
                 good = [sample for row, sample in enumerate(good) if row not in error.rows]
                 continue
@@ -230,8 +237,9 @@ class _Patience:
         if self._failures >= min(_MAX_FAILURES, 2 * len(self._urls)):
             raise UserError(
                 f"no shard can be read; the last error was: {error}",
-                where=self._urls[0], fix="check the URL and the network",
-            ) from error  # fmt: skip
+                where=self._urls[0],
+                fix="check the URL and the network",
+            ) from error
         return True
 
 

@@ -24,11 +24,11 @@ _PART = re.compile(r".+\.(\d+)\.part")
 _POLL_SECONDS = 0.05
 
 
-class NoRoom(Exception):
+class CacheFull(Exception):
     """A file fits neither under the cap nor on the disk, although all that may go is gone."""
 
 
-class Stopped(Exception):
+class ReadCancelled(Exception):
     """Whoever waits for a file is to end: nothing is wrong with it."""
 
 
@@ -130,7 +130,7 @@ class Cache:
             with self._begin(part, size) as writer:
                 while writer.is_at(part) and not writer.lock(fcntl.LOCK_EX):
                     if stop.wait(_POLL_SECONDS):
-                        raise Stopped
+                        raise ReadCancelled
                 if not writer.is_at(part):  # it was finished or evicted
                     continue
                 if whole.exists():  # it was finished before this one began another
@@ -138,7 +138,7 @@ class Cache:
                     continue
                 try:
                     self._fill(writer, size, read)
-                except NoRoom:
+                except CacheFull:
                     part.unlink()
                     raise
                 with self._locked():  # whoever counts sees it under one name
@@ -180,7 +180,7 @@ class Cache:
                 if size <= 0:
                     break
             if size > 0:
-                raise NoRoom
+                raise CacheFull
             for path in going:
                 path.unlink()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from threading import Condition, Event, Thread
 
-from data_pipelines.shards.cache import Cache, Descriptor, NoRoom, Read, Stopped
+from data_pipelines.shards.cache import Cache, CacheFull, Descriptor, Read, ReadCancelled
 from data_pipelines.shards.index import DatasetRecord
 from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
@@ -59,7 +59,7 @@ class CachedFiles:
         if time.monotonic() < until:
             raise RemoteError(errno.EIO, reason)
         if self._stop.is_set():
-            raise Stopped
+            raise ReadCancelled
         try:
             return self._read_cached(number, size, offset)
         except RemoteError as error:
@@ -103,7 +103,7 @@ class CachedFiles:
         self._stop.clear()
 
     def stop(self) -> None:
-        """End all downloads and reads, which raise `Stopped`, and wait for the threads. Idempotent."""
+        """End all downloads and reads, which raise `ReadCancelled`, and wait for the threads. Idempotent."""
         with self._changed:
             self._stop.set()
             self._window, self._held = [], {}
@@ -132,12 +132,12 @@ class CachedFiles:
                 number = self._queue.popleft()
             try:
                 self._open(number)
-            except NoRoom:  # until those that read along on this machine are done with a block
+            except CacheFull:  # until those that read along on this machine are done with a block
                 with self._changed:
                     if number in self._window:
                         self._queue.append(number)
                 self._stop.wait(_FULL_SECONDS)
-            except Stopped:
+            except ReadCancelled:
                 return
             except OSError as error:  # the read of this shard meets it again, and tells
                 _log.debug("%s: %s", self._record.shards[number].name, error)
@@ -148,14 +148,16 @@ class CachedFiles:
             return os.pread(file.number, size, offset)
         except RemoteError:
             raise
-        except (NoRoom, OSError) as error:
+        except (CacheFull, OSError) as error:
             if not self._told:
                 self._told = True
                 _log.warning(
                     "%s has no room for the shards that are read together (%s): images are read one by one, which is "
                     "slow. Raise data.cache_bytes (%d), make room, or lower data.shuffle_block.",
-                    self._cache.folder, error.strerror if isinstance(error, OSError) else "full", self._cache.max_bytes,
-                )  # fmt: skip
+                    self._cache.folder,
+                    error.strerror if isinstance(error, OSError) else "full",
+                    self._cache.max_bytes,
+                )
             return self._read_remote(number, size, offset)
 
     def _read_remote(self, number: int, size: int, offset: int) -> bytes:

@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.urls import Url
 
 CHUNK = 8 << 20
@@ -22,9 +22,15 @@ _TIMEOUT_SECONDS = 60.0  # of one attempt
 _POLL_SECONDS = 0.1
 _MAY_PASS = (408, 425, 429)  # HTTP: timeout, too early, too many requests; and all of 500 on
 _FINAL = (
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, NotImplementedError,
-    TypeError, ValueError,
-)  # fmt: skip
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +46,7 @@ class Remote:
 
     Args:
         url: the folder, of any protocol that fsspec knows.
-        stop: once it is set, reads end with `Stopped`.
+        stop: once it is set, reads end with `ReadCancelled`.
 
     Raises:
         UserError: fsspec does not know the protocol, or the package for it is missing.
@@ -54,14 +60,16 @@ class Remote:
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or error.name
             raise UserError(
-                f"{protocol}:// needs a package that cannot be imported: {error}", where=url,
+                f"{protocol}:// needs a package that cannot be imported: {error}",
+                where=url,
                 fix=f"pip install {package}" if package else None,
-            ) from error  # fmt: skip
+            ) from error
         except ValueError as error:
             raise UserError(
-                f"cannot be opened: {error}", where=url,
+                f"cannot be opened: {error}",
+                where=url,
                 fix="give a folder, or a URL that fsspec knows, such as s3://, gs://, https:// or hf://",
-            ) from error  # fmt: skip
+            ) from error
 
     def read(self, name: str, start: int, stop: int, *, tries: int = TRIES) -> bytes:
         """Bytes from `start` on of a file: those up to `stop`, or to the file's end where that comes first.
@@ -77,7 +85,7 @@ class Remote:
             try:
                 data = self._request(url, start, stop)
                 return data[start:] if len(data) > stop - start else data
-            except Stopped:
+            except ReadCancelled:
                 raise
             except Exception as error:
                 if _status(error) == 416:  # range not satisfiable: nothing is there
@@ -90,7 +98,7 @@ class Remote:
             _log.warning("%s: %s; trying again in %.1f s", url, reason, pause)
             if self._stop.wait(pause):
                 break
-        raise Stopped
+        raise ReadCancelled
 
     def _request(self, url: Url, start: int, stop: int) -> bytes:
         files, path = self._file_system(url)
@@ -103,7 +111,7 @@ class Remote:
             if self._stop.is_set() or time.monotonic() > deadline:
                 future.cancel()
                 if self._stop.is_set():
-                    raise Stopped
+                    raise ReadCancelled
                 raise TimeoutError(f"no answer for {_TIMEOUT_SECONDS:.0f} s")
         return future.result()
 

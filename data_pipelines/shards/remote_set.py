@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards.cache import Cache, Descriptor, NoRoom
+from data_pipelines.shards.cache import Cache, CacheFull, Descriptor
 from data_pipelines.shards.cached_files import CachedFiles, download, name_in_cache
 from data_pipelines.shards.index import (
     DATASET,
@@ -61,12 +61,13 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
             (f"cannot be read ({error.strerror})", "see that the server is up, then try again"),
         )
         raise UserError(what, where=error.filename, fix=fix) from error
-    except (NoRoom, OSError) as error:
+    except (CacheFull, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else "there is no room under data.cache_bytes"
         raise UserError(
-            f"the index cannot be kept here: {reason}", where=cache.folder,
+            f"the index cannot be kept here: {reason}",
+            where=cache.folder,
             fix="make room, or set data.cache to another folder on a disk of this machine",
-        ) from error  # fmt: skip
+        ) from error
     return Opened(record, index, CachedFiles(url, cache, record, held, ahead))
 
 

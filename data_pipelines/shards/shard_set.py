@@ -77,7 +77,7 @@ class ShardSet:
         if isinstance(folder, Url):
             settings = settings or DataSettings()
             cache = Cache(settings.cache.expanduser(), settings.cache_bytes)
-            record, index, files = open_remote(folder, cache, settings.cache_ahead)
+            record, index, files = open_remote(folder, cache, settings.prefetch_shards)
         else:
             record = read_record(folder)
             index = read_index(folder, record)
@@ -108,7 +108,7 @@ class ShardSet:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 where nothing is labelled."""
+        """Number of classes; 0 where nothing is labeled."""
         return len(self.classes)
 
     def __len__(self) -> int:

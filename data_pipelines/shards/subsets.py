@@ -1,4 +1,4 @@
-"""Parts of a labelled set, drawn class by class: a function of the labels, a share and a seed, on every machine."""
+"""Parts of a labeled set, drawn class by class: a function of the labels, a share and a seed, on every machine."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.philox import Stream, permutation
+from data_pipelines.philox import RandomStream, permutation
 
 
 def low_shot_subset(
     labels: NDArray[np.int64], share: float, seed: int, *, classes: Sequence[str], option: str = "--low-shot"
 ) -> NDArray[np.bool_]:
-    """Mask `[N]` of the samples that a share of a labelled set consists of.
+    """Mask `[N]` of the samples that a share of a labeled set consists of.
 
     Each class gives that share of its samples, rounded, so that classes keep their proportions. The subset of a smaller
     share lies inside of that of a larger one of the same seed.
 
     Args:
-        labels: `[N]` classes by row of the index, -1 where unlabelled.
+        labels: `[N]` classes by row of the index, -1 where unlabeled.
         share: of each class, in (0, 1]; 1 is all that have a label.
         seed: another one is another subset.
         classes: names of the classes.
@@ -27,7 +27,7 @@ def low_shot_subset(
     Raises:
         UserError: the share leaves a class that has samples without one, or all classes with one.
     """
-    place, counts = _places(labels, len(classes), seed, Stream.LOW_SHOT)
+    place, counts = _places(labels, len(classes), seed, RandomStream.LOW_SHOT)
     wanted = np.floor(share * counts + 0.5).astype(np.int64)
     lost = np.flatnonzero((wanted == 0) & (counts > 0))
     if len(lost):
@@ -49,10 +49,10 @@ def low_shot_subset(
 def held_out_subset(
     labels: NDArray[np.int64], share: float, seed: int, *, num_classes: int
 ) -> NDArray[np.bool_]:
-    """Mask `[N]` of labelled samples that choose a setting: a share of each class, at least one and never its last.
+    """Mask `[N]` of labeled samples that choose a setting: a share of each class, at least one and never its last.
 
     Args:
-        labels: `[N]` classes by row of the index, -1 where unlabelled.
+        labels: `[N]` classes by row of the index, -1 where unlabeled.
         share: of each class, in (0, 1).
         seed: another one is another subset.
         num_classes: number of classes.
@@ -60,10 +60,10 @@ def held_out_subset(
     Raises:
         UserError: fewer than two classes have samples, or none has two.
     """
-    place, counts = _places(labels, num_classes, seed, Stream.HELD_OUT)
+    place, counts = _places(labels, num_classes, seed, RandomStream.HELD_OUT)
     if (counts > 0).sum() < 2 or counts.max() < 2:
         raise UserError(
-            "a linear classifier needs labelled training images of two classes, two of one of them at least",
+            "a linear classifier needs labeled training images of two classes, two of one of them at least",
             where="--train",
             fix="give a set with more classes and images",
         )
@@ -72,9 +72,9 @@ def held_out_subset(
 
 
 def _places(
-    labels: NDArray[np.int64], num_classes: int, seed: int, stream: Stream
+    labels: NDArray[np.int64], num_classes: int, seed: int, stream: RandomStream
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Place `[N]` of each labelled sample in its class, in random order, and the sizes `[C]` of the classes."""
+    """Place `[N]` of each labeled sample in its class, in random order, and the sizes `[C]` of the classes."""
     shuffled = permutation(seed, stream, epoch=0, items=np.flatnonzero(labels >= 0))
     shuffled = shuffled[labels[shuffled].argsort(kind="stable")]  # by class, in random order inside each
     counts = np.bincount(labels[shuffled], minlength=num_classes)

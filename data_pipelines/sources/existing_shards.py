@@ -2,7 +2,7 @@
 
 A sample is the run of members that share a key: the name up to the first dot of its last part. Its image is
 `.jpg`, `.jpeg`, `.png` or `.webp`; its label is `.cls` (an integer as text), or the first of the fields `label`,
-`cls` and `class` of `.json` that is there; without either it is unlabelled.
+`cls` and `class` of `.json` that is there; without either it is unlabeled.
 """
 
 import json
@@ -67,9 +67,10 @@ def index_folder(
         )
     if not os.access(folder, os.W_OK):
         raise UserError(
-            "the index cannot be written: this folder is read-only", where=folder,
+            "the index cannot be written: this folder is read-only",
+            where=folder,
             fix="mend its permissions, or link the shards into a folder of your own and index that",
-        )  # fmt: skip
+        )
     classes = _read_classes(folder / CLASSES)
     tasks = [_Task(path, decode, len(classes) or _MAX_CLASSES) for path in paths]
     scans = []

@@ -85,7 +85,7 @@ class Source(NamedTuple):
     items: list[Item]
     classes: tuple[str, ...]
     runs: tuple[int, ...] = ()
-    """Numbers of neighbouring items that are best read together, such as the row groups of a file; empty: each
+    """Numbers of neighboring items that are best read together, such as the row groups of a file; empty: each
     item is read alone."""
 
 
@@ -140,7 +140,7 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
 def digits() -> Mapping[str, Source]:
     """The 1,797 handwritten digits that come with scikit-learn, as `train` and `validation`.
 
-    Each 8 x 8 image becomes a grey 32 x 32 JPEG. Of every class each sixth image is for validation.
+    Each 8 x 8 image becomes a gray 32 x 32 JPEG. Of every class each sixth image is for validation.
     """
     from sklearn.datasets import load_digits
 
@@ -151,11 +151,11 @@ def digits() -> Mapping[str, Source]:
         label = int(target)
         part = "validation" if seen[label] % 6 == 5 else "train"
         seen[label] += 1
-        grey = Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).resize(
+        gray = Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).resize(
             (32, 32), Image.Resampling.BICUBIC
         )
         jpeg = BytesIO()
-        grey.save(jpeg, "JPEG", quality=95)
+        gray.save(jpeg, "JPEG", quality=95)
         items[part].append(Item(f"digit-{label}-{number:04d}", jpeg.getvalue(), label))
     classes = tuple(str(name) for name in bunch.target_names)
     return {part: Source(listed, classes) for part, listed in items.items()}

@@ -173,7 +173,7 @@ def _stl10(root: Path, download: bool) -> Parts:
     """Its three files of pixels hold 3 GB, so they stay where they are; torchvision checks them, and reads one."""
     dataset = datasets.STL10(root, split="test", download=download)
     folder = root / dataset.base_folder
-    shape = (3, 96, 96)  # colour, column, row
+    shape = (3, 96, 96)  # color, column, row
     size = int(np.prod(shape))
     parts = {}
     for part, pixels, labels in (

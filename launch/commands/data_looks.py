@@ -104,8 +104,8 @@ def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
             table.add_row(
                 classes[label], f"{counts[label]:,}", "█" * round(30 * counts[label] / max(1, counts.max()))
             )
-    if facts.unlabelled:
-        table.add_row("without a label", f"{facts.unlabelled:,}", "")
+    if facts.unlabeled:
+        table.add_row("without a label", f"{facts.unlabeled:,}", "")
     Console().print(table)
 
 

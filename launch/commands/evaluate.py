@@ -13,15 +13,16 @@ def evaluate(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", show_default=False,
+            metavar="RUN",
+            show_default=False,
             help="Folder of a run or of one checkpoint, or a file that `export` wrote as safetensors.",
         ),
     ],
-    knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbours.")] = False,
+    knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbors.")] = False,
     knn_k: Annotated[
         str | None,
         typer.Option(
-            metavar="10,20,200", help="How many neighbours vote; each number is a judge. 20 if not given."
+            metavar="10,20,200", help="How many neighbors vote; each number is a judge. 20 if not given."
         ),
     ] = None,
     retrieval: Annotated[
@@ -34,7 +35,8 @@ def evaluate(
     low_shot: Annotated[
         str | None,
         typer.Option(
-            metavar="1%,10%", help="Logistic regression on shares of the training set, several subsets of each."
+            metavar="1%,10%",
+            help="Logistic regression on shares of the training set, several subsets of each.",
         ),
     ] = None,
     low_shot_seeds: Annotated[
@@ -86,10 +88,10 @@ def evaluate(
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     train_set: Annotated[
         str | None,
-        typer.Option("--train", help="Labelled shards to learn from; the run's own if not given."),
+        typer.Option("--train", help="Labeled shards to learn from; the run's own if not given."),
     ] = None,
     validation_set: Annotated[
-        str | None, typer.Option("--validation", help="Labelled shards to judge on.")
+        str | None, typer.Option("--validation", help="Labeled shards to judge on.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -98,7 +100,7 @@ def evaluate(
             "checkpoint or file."
         ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Judge a backbone; without a judge, by --knn and --linear-fast.
 
     What earlier evaluations of the same checkpoint and sets found stays in eval.json.
@@ -126,13 +128,17 @@ def evaluate(
     of_linear = given(epochs=epochs, batch=batch, learning_rates=rates)
     of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)
     judges = Judges(
-        knn=ks if knn or none else (), retrieval=retrieval, linear_fast=linear_fast or none, low_shot=shares,
-        low_shot_seeds=low_shot_seeds or 5, linear=LinearProtocol.model_validate(of_linear) if linear else None,
+        knn=ks if knn or none else (),
+        retrieval=retrieval,
+        linear_fast=linear_fast or none,
+        low_shot=shares,
+        low_shot_seeds=low_shot_seeds or 5,
+        linear=LinearProtocol.model_validate(of_linear) if linear else None,
         finetune=FinetuneProtocol.model_validate(of_finetune) if tuned_shares else None,
-    )  # fmt: skip
+    )
     job = EvalJob(
         source=source, judges=judges, backbone=backbone, train=train_set, validation=validation_set, out=out
-    )  # fmt: skip
+    )
     raise typer.Exit(judge(job, nproc))
 
 
@@ -141,9 +147,10 @@ def require_judge(judge: str, asked: bool, **options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given and not asked:
         raise UserError(
-            f"has no effect without {judge}", where=", ".join(given),
+            f"has no effect without {judge}",
+            where=", ".join(given),
             fix=f"add {judge}, or leave it out",
-        )  # fmt: skip
+        )
 
 
 def given(**options: object) -> dict[str, object]:
@@ -152,7 +159,7 @@ def given(**options: object) -> dict[str, object]:
 
 
 def parse_ks(text: str) -> tuple[int, ...]:
-    """Numbers of neighbours, smallest first, from `10,20,200`. Raises UserError."""
+    """Numbers of neighbors, smallest first, from `10,20,200`. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(

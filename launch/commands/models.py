@@ -9,10 +9,11 @@ import typer
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", show_default=False,
+        metavar="RUN",
+        show_default=False,
         help="Folder of a run or of one checkpoint, or a file that `export` wrote as safetensors.",
     ),
-]  # fmt: skip
+]
 
 
 class ExportFormat(StrEnum):
@@ -38,7 +39,7 @@ def export(
             "--format",
             help="safetensors: for `all4one eval`, with torchvision's or timm's weight names. torchvision: a .pth that "
             "loads strictly into torchvision's ResNet whose fc is nn.Identity(). timm: loads strictly into "
-            "timm.create_model(NAME, num_classes=0). torchscript, onnx: with the normalisation inside. hf: a folder "
+            "timm.create_model(NAME, num_classes=0). torchscript, onnx: with the normalization inside. hf: a folder "
             "with config.json, model.safetensors and a model card.",
         ),
     ] = ExportFormat.SAFETENSORS,
@@ -48,16 +49,14 @@ def export(
     license_: Annotated[
         str | None,
         typer.Option(
-            "--license", help="Licence in the card of hf, such as mit; left for you to fill in if not given."
+            "--license", help="License in the card of hf, such as mit; left for you to fill in if not given."
         ),
     ] = None,
 ) -> None:
     """Write a run's backbone for others to load, and check that what was written gives the same features."""
     from trainer.exports.export import export_backbone
 
-    written, loads_into = export_backbone(
-        run, out, format_name=format_, momentum=momentum, license=license_
-    )  # fmt: skip
+    written, loads_into = export_backbone(run, out, format_name=format_, momentum=momentum, license=license_)
     typer.echo(f"wrote {written}: {loads_into}")
 
 
@@ -90,7 +89,7 @@ def embed(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 256,
 ) -> None:
-    """Write the features of images, sized and normalised as for evaluation; what is left out is named, with why."""
+    """Write the features of images, sized and normalized as for evaluation; what is left out is named, with why."""
     from launch.evaluate.embed import embed_images
 
     embed_images(source, images, out, backbone=backbone, batch=batch)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 
-class Way(StrEnum):
+class ProjectionMethod(StrEnum):
     """How features are laid out on a map; names that `trainer.visualization.projection` takes."""
 
     UMAP = "umap"
@@ -32,10 +32,10 @@ def report(
     ] = None,
     pictures: Annotated[
         bool,
-        typer.Option(help="Views, neighbours and a map of features: they take the run's images and weights."),
+        typer.Option(help="Views, neighbors and a map of features: they take the run's images and weights."),
     ] = True,
     way: Annotated[
-        Way | None,
+        ProjectionMethod | None,
         typer.Option(
             "--map", help="How features are laid out; umap where it is installed, else t-sne, if not given."
         ),
@@ -43,7 +43,7 @@ def report(
 ) -> None:
     """Write what a run, a study or several runs did as one HTML page, which needs no network and no other file.
 
-    For one run: curves, views, neighbours from its queue, a map of its features, attempts, settings. Several runs are
+    For one run: curves, views, neighbors from its queue, a map of its features, attempts, settings. Several runs are
     put side by side, without images.
     """
     from launch.report.sections import write_report

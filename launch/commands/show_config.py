@@ -6,15 +6,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trainer.config.problems import current_key
 from trainer.config.recipes import read_chain
-from trainer.config.schema import dump, flat, load_config
+from trainer.config.schema import Config, dump, flat, load_config
 
 
 def show(recipe: str, overrides: Sequence[str]) -> None:
     """Print every setting, its value, and its source: a file, the command line, or the default."""
     values = dict(flat(dump(load_config(recipe, overrides))))
-    sources = {key: path.name for path, own in read_chain(recipe) for key, _ in flat(own)}
-    sources |= {override.partition("=")[0]: "command line" for override in overrides}
+    sources = {
+        current_key(key, Config): path.name for path, own in read_chain(recipe) for key, _ in flat(own)
+    }
+    sources |= {current_key(override.partition("=")[0], Config): "command line" for override in overrides}
     table = Table("setting", "value", "from")
     for key, value in values.items():
         table.add_row(key, _shown(value), _source(key, sources))

@@ -83,10 +83,21 @@ def submit(
     from launch.slurm.submit import submit_sweep
 
     settings = slurm_overrides(
-        nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, cpus_per_task=cpus_per_task,
-        time=time, partition=partition, account=account, qos=qos, constraint=constraint, exclude=exclude, mem=mem,
-        setup=setup, srun_args=srun_arg, chain=chain,
-    )  # fmt: skip
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        tasks_per_node=tasks_per_node,
+        cpus_per_task=cpus_per_task,
+        time=time,
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        exclude=exclude,
+        mem=mem,
+        setup=setup,
+        srun_args=srun_arg,
+        chain=chain,
+    )
     given = [*(overrides or []), *settings, *map(_extra, slurm or [])]
     if exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_new
@@ -95,9 +106,7 @@ def submit(
     if sweep:
         if wait:
             raise UserError("--wait follows one run", fix="follow a sweep by `all4one status FOLDER --watch`")
-        submit_sweep(
-            recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run
-        )  # fmt: skip
+        submit_sweep(recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run)
         return
     run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
     if run is not None and wait:

@@ -49,7 +49,12 @@ def study(
         raise UserError("--nproc is for this machine", fix="leave it out, or leave --submit out")
     raise typer.Exit(
         run_study(
-            name, [*(overrides or []), *settings], nproc=nproc or 1, out=out, submit=submit, parallel=array_parallelism,
+            name,
+            [*(overrides or []), *settings],
+            nproc=nproc or 1,
+            out=out,
+            submit=submit,
+            parallel=array_parallelism,
             show=show,
         )
-    )  # fmt: skip
+    )

@@ -74,9 +74,13 @@ def result(check: Check, runs: Path) -> list[Finding]:
     """What a check finds, within its time."""
     command = [sys.executable, "-m", "launch.doctor.examination", check.function, str(runs)]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"ALL4ONE_PARENT": str(os.getpid())},
-    )  # fmt: skip
+    )
     try:
         out, errors = process.communicate(timeout=check.seconds)
     except subprocess.TimeoutExpired:

@@ -15,12 +15,39 @@ LITTLE_DISK, LITTLE_SHM = 20 * GIB, GIB
 FEW_FILES = 4096
 CLOCKS_APART_S = 5.0
 NETWORK = {
-    "9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2",
-    "quobyte", "smb3", "virtiofs", "wekafs",
-}  # fmt: skip
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "orangefs",
+    "panfs",
+    "pvfs2",
+    "quobyte",
+    "smb3",
+    "virtiofs",
+    "wekafs",
+}
 LOCAL = {
-    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "vfat", "xfs", "zfs",
-}  # fmt: skip
+    "bcachefs",
+    "btrfs",
+    "exfat",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "overlay",
+    "ramfs",
+    "tmpfs",
+    "vfat",
+    "xfs",
+    "zfs",
+}
 
 
 def run_folder(runs: Path) -> list[Finding]:
@@ -42,7 +69,7 @@ def run_folder(runs: Path) -> list[Finding]:
 
 def locks(runs: Path) -> list[Finding]:
     """What the lock of a run and whole files rely on: a name goes to one creator, a rename is all or nothing, and time
-    stamps keep up with the clock."""  # fmt: skip
+    stamps keep up with the clock."""
     with tempfile.TemporaryDirectory(dir=_existing(runs), prefix=".doctor-") as name:
         lock, new = Path(name, "lock"), Path(name, "new")
         os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -61,9 +88,10 @@ def locks(runs: Path) -> list[Finding]:
         apart = lock.stat().st_mtime - time.time()
     if abs(apart) > CLOCKS_APART_S:
         return warning(
-            "locks", f"the file system's clock is {apart:+.0f} s from this machine's: ages are shown wrong",
+            "locks",
+            f"the file system's clock is {apart:+.0f} s from this machine's: ages are shown wrong",
             "administrators: NTP on both",
-        )  # fmt: skip
+        )
     return ok("locks", "a name goes to one creator, a rename is whole, clocks agree")
 
 
@@ -83,9 +111,10 @@ def shared(runs: Path) -> list[Finding]:
     if shutil.which("sbatch") is None:
         return ok("file system", f"{kind}: of this machine alone, as runs on it need")
     return warning(
-        "file system", f"{kind} at {mounted} is this machine's own, unless it is exported: jobs would not see it",
+        "file system",
+        f"{kind} at {mounted} is this machine's own, unless it is exported: jobs would not see it",
         "put runs and the environment on a shared file system: run.folder=FOLDER",
-    )  # fmt: skip
+    )
 
 
 def limits(_: Path) -> list[Finding]:
@@ -95,14 +124,17 @@ def limits(_: Path) -> list[Finding]:
     found = (
         ok("open files", said)
         if files in range(FEW_FILES, 2**63) or files == resource.RLIM_INFINITY
-        else warning("open files", f"{said}: many shards and processes may need more", f"ulimit -n {min(most, 65536)}")
-    )  # fmt: skip
+        else warning(
+            "open files", f"{said}: many shards and processes may need more", f"ulimit -n {min(most, 65536)}"
+        )
+    )
     locked, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if locked != resource.RLIM_INFINITY and any(Path("/sys/class/infiniband").glob("*")):
         return found + warning(
-            "locked memory", f"{locked // 1024} KiB: InfiniBand needs more",
+            "locked memory",
+            f"{locked // 1024} KiB: InfiniBand needs more",
             "administrators: `memlock unlimited` in limits.conf, and for slurmd LimitMEMLOCK=infinity",
-        )  # fmt: skip
+        )
     memory = (
         "unlimited" if locked == resource.RLIM_INFINITY else f"{locked // 1024} KiB, and no InfiniBand here"
     )
@@ -134,9 +166,10 @@ def network(_: Path) -> list[Finding]:
     reachable = [a for a in addresses if not a.startswith("127.") and a != "::1"]
     if not reachable and shutil.which("sbatch") is not None:
         return found + warning(
-            "host name", f"{name} is {', '.join(addresses)}: gloo would tell other machines to reach it there",
+            "host name",
+            f"{name} is {', '.join(addresses)}: gloo would tell other machines to reach it there",
             f"GLOO_SOCKET_IFNAME=eth0 (the network's interface), or the network's address for {name} in /etc/hosts",
-        )  # fmt: skip
+        )
     return found + ok("host name", f"{name} is {', '.join(reachable or addresses)}")
 
 

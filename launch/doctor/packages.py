@@ -72,18 +72,20 @@ def _cuda() -> list[Finding]:
             return ok("CUDA", f"no GPU here: runs use CPUs (torch is built for CUDA {torch.version.cuda})")
         found = re.search(r"(\d+(?:\.\d+)+)", DRIVER.read_text())
         return problem(
-            "CUDA", f"torch, built for CUDA {torch.version.cuda}, cannot use driver {found[1] if found else '?'}",
+            "CUDA",
+            f"torch, built for CUDA {torch.version.cuda}, cannot use driver {found[1] if found else '?'}",
             "a newer driver, or torch built for an older CUDA; in a job, ask for GPUs (--gpus-per-node)",
-        )  # fmt: skip
+        )
     findings = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = f"GPU {index}: {torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
         torch.ones(8, device=index).sum().item()  # raises where the build has no kernels for this device
         findings += (
-            ok("CUDA", name) if free > 0.9 * total
+            ok("CUDA", name)
+            if free > 0.9 * total
             else warning("CUDA", name, "`nvidia-smi` shows who else uses it")
-        )  # fmt: skip
+        )
     return findings
 
 
@@ -97,9 +99,10 @@ def _nccl() -> list[Finding]:
     asked = [name.lstrip("^=") for name in os.environ.get("NCCL_SOCKET_IFNAME", "").split(",") if name]
     if asked and not any(have.startswith(name) for have in interfaces for name in asked):
         return problem(
-            "NCCL", f"NCCL_SOCKET_IFNAME names {', '.join(asked)}, but there is {', '.join(interfaces) or 'none'}",
+            "NCCL",
+            f"NCCL_SOCKET_IFNAME names {', '.join(asked)}, but there is {', '.join(interfaces) or 'none'}",
             "unset it, or name one of these",
-        )  # fmt: skip
+        )
     if not torch.distributed.is_nccl_available():
         return warning("NCCL", "torch is built without it: GPUs cannot train together", INSTALL)
     fabric = ", ".join(sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))) or "none"
@@ -115,19 +118,23 @@ def gloo(_: Path) -> list[Finding]:
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", ADD], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", ADD],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             env=os.environ | common | {"RANK": str(rank), "ALL4ONE_PARENT": str(os.getpid())},
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     errors = [rank.communicate()[1] for rank in ranks]
     if any(rank.returncode for rank in ranks):
         said = "".join(errors).strip().splitlines()[-1:]
         return problem(
-            "gloo", f"two processes on this machine cannot add numbers: {''.join(said)}",
+            "gloo",
+            f"two processes on this machine cannot add numbers: {''.join(said)}",
             "a firewall or GLOO_SOCKET_IFNAME may be in the way: processes must reach each other by TCP",
-        )  # fmt: skip
+        )
     return ok("gloo", "two processes of this machine have added their numbers")
 
 
@@ -162,19 +169,20 @@ def deepspeed(_: Path) -> list[Finding]:
         "MASTER_PORT": "0",
     }
     began = time.monotonic()
-    from trainer.distributed.process_group import initialise
+    from trainer.distributed.process_group import initialize
 
     try:
-        initialise()
+        initialize()
     except RuntimeError:
         if not wanted:
             raise
     took = time.monotonic() - began
     if wanted:
         return warning(
-            "DeepSpeed", f"each machine will compile {', '.join(wanted)} before its first step",
+            "DeepSpeed",
+            f"each machine will compile {', '.join(wanted)} before its first step",
             "have g++ and ninja on all machines, and TORCH_EXTENSIONS_DIR on a disk that can be written",
-        )  # fmt: skip
+        )
     return ok("DeepSpeed", f"loaded and joined a group in {took:.0f} s; nothing had to be compiled")
 
 
@@ -220,7 +228,7 @@ SIDE = 32
 
 
 def _jpeg() -> bytes:
-    """A grey ramp of SIDE x SIDE pixels."""
+    """A gray ramp of SIDE x SIDE pixels."""
     import numpy as np
     from PIL import Image
 

@@ -31,9 +31,10 @@ def slurm_settings(_: Path) -> list[Finding]:
         return problem("SLURM", error.what, "jobs that run go on; tell the administrators if it stays so")
     except UserError as error:
         return warning(
-            "SLURM", f"its commands are here, but belong to no cluster: {error.what.splitlines()[-1]}",
+            "SLURM",
+            f"its commands are here, but belong to no cluster: {error.what.splitlines()[-1]}",
             "SLURM_CONF must name the cluster's slurm.conf; `all4one train` needs none",
-        )  # fmt: skip
+        )
     name, release = settings.get("ClusterName", "?"), settings.get("SLURM_VERSION", "?")
     found = ok("SLURM", f"{release}, the controller of cluster {name} answers")
     return [*found, *_accounting(settings), *_preemption(settings), *_waits(settings), *_requeue(settings)]
@@ -56,9 +57,10 @@ def _accounting(settings: dict[str, str]) -> list[Finding]:
 def _requeue(settings: dict[str, str]) -> list[Finding]:
     if settings.get("JobRequeue") == "0":
         return warning(
-            "JobRequeue", "0: jobs start again only where they ask for it, which ours do, unless it is forbidden",
+            "JobRequeue",
+            "0: jobs start again only where they ask for it, which ours do, unless it is forbidden",
             "a job of some minutes shows it; --chain N does without requeues",
-        )  # fmt: skip
+        )
     return ok("JobRequeue", "1: jobs start again after time limits, preemptions and lost machines")
 
 
@@ -70,9 +72,10 @@ def _preemption(settings: dict[str, str]) -> list[Finding]:
             "preemption", "the job's own signal comes at once: it starts again before its grace is over"
         )
     return warning(
-        "preemption", "no signal of the job's own: it saves at once, and waits for the end of its grace time",
+        "preemption",
+        "no signal of the job's own: it saves at once, and waits for the end of its grace time",
         "administrators: SlurmctldParameters=preempt_send_user_signal",
-    )  # fmt: skip
+    )
 
 
 def _waits(settings: dict[str, str]) -> list[Finding]:
@@ -86,12 +89,13 @@ def _waits(settings: dict[str, str]) -> list[Finding]:
             ok("SlurmdTimeout", f"{dead} s until a dead machine is noticed")
             if 0 < dead <= 300
             else warning(
-                "SlurmdTimeout", f"{dead} s until a dead machine is noticed; 0 means never",
+                "SlurmdTimeout",
+                f"{dead} s until a dead machine is noticed; 0 means never",
                 "administrators: SlurmdTimeout=300; until then look at `all4one status` by yourself",
             )
         ),
         *ok("cred_expire", f"{expiry} s between a requeue and the next start"),
-    ]  # fmt: skip
+    ]
 
 
 def _seconds(settings: dict[str, str], name: str) -> int:

@@ -63,6 +63,7 @@ def _none(images: Sequence[str], left_out: int) -> UserError:
     if left_out:
         return UserError(f"none of {left_out:,} images can be used", where=where, fix="see the reasons above")
     return UserError(
-        "there are no images", where=where,
+        "there are no images",
+        where=where,
         fix="name image files, or folders, tars or sets of shards that hold .jpg, .png or .webp",
-    )  # fmt: skip
+    )

@@ -23,7 +23,7 @@ from trainer.evaluation.evaluators import Judges, judge_features, require_enough
 from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
-from trainer.inference.loaded_backbones import load_alike
+from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
 from trainer.runs.eval_progress import EvalProgress
 
@@ -38,9 +38,9 @@ class EvalJob(Settings):
     backbone: str | None = None
     """The one to judge; None: all."""
     train: str | None = None
-    """Labelled shards to learn from; None: those that the backbone was trained on."""
+    """Labeled shards to learn from; None: those that the backbone was trained on."""
     validation: str | None = None
-    """Labelled shards to judge on; None: those of the backbone's recipe."""
+    """Labeled shards to judge on; None: those of the backbone's recipe."""
     out: Path | None = None
     """File for the results; None: `eval.json` in a run's folder, `NAME.eval.json` beside a file or checkpoint."""
 
@@ -78,13 +78,13 @@ def evaluate_backbone(job: EvalJob) -> None:
     Every rank of a process group calls alike, and the first one writes and prints.
 
     Raises:
-        UserError: no such source or backbone, or sets that are missing, unlabelled or of different classes.
+        UserError: no such source or backbone, or sets that are missing, unlabeled or of different classes.
     """
-    trained = load_alike(job.source)
+    trained = load_same_on_all_ranks(job.source)
     backbones = trained.backbones if job.backbone is None else dict([trained.choose(job.backbone)])
     settings = trained.recipe.data
-    train_set = _labelled(job.train or settings.train, settings, "--train")
-    validation_set = _labelled(job.validation or settings.validation, settings, "--validation")
+    train_set = _labeled(job.train or settings.train, settings, "--train")
+    validation_set = _labeled(job.validation or settings.validation, settings, "--validation")
     if train_set.classes != validation_set.classes:
         raise UserError(
             f"has other classes than {train_set.folder}",
@@ -96,11 +96,15 @@ def evaluate_backbone(job: EvalJob) -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # which torch has obeyed
         torch.set_num_threads(share_of_cores())
     facts: dict[str, Any] = {
-        "source": str(job.source), "checkpoint": trained.recipe.source, "weights": fingerprint(trained.backbones),
-        "train": str(train_set.folder), "validation": str(validation_set.folder),
-        "train_index": train_set.fingerprint, "validation_index": validation_set.fingerprint,
+        "source": str(job.source),
+        "checkpoint": trained.recipe.source,
+        "weights": fingerprint(trained.backbones),
+        "train": str(train_set.folder),
+        "validation": str(validation_set.folder),
+        "train_index": train_set.fingerprint,
+        "validation_index": validation_set.fingerprint,
         "images": int((validation_set.index["label"] >= 0).sum()),
-    }  # fmt: skip
+    }
     judged_weights = facts["weights"] if job.backbone is None else fingerprint(backbones)
     results, progress = Results(job.place, facts, quiet=rank() > 0), EvalProgress(rank() == 0)
 
@@ -114,23 +118,35 @@ def evaluate_backbone(job: EvalJob) -> None:
             features_of_set(backbones, shards, settings, progress, f"features of {shards.folder}")
             for shards in (train_set, validation_set)
         )
-        results.found["images"] = queries.count_labelled()
+        results.found["images"] = queries.count_labeled()
         for judged in judge_features(job.judges, bank, queries, train_labels, train_set.classes):
             note(*judged)
         del bank, queries
     if job.judges.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(
-            backbones, train_set, validation_set, settings, job.judges.linear, weights=judged_weights, state=state,
+            backbones,
+            train_set,
+            validation_set,
+            settings,
+            job.judges.linear,
+            weights=judged_weights,
+            state=state,
             progress=progress,
-        ):  # fmt: skip
+        ):
             note(name, "linear", result)
     if job.judges.finetune is not None:
         state = job.place.with_name(f"{job.place.stem}.finetune.safetensors")
         for finetuned in finetune(
-            backbones, train_set, validation_set, settings, job.judges.finetune, weights=judged_weights, state=state,
+            backbones,
+            train_set,
+            validation_set,
+            settings,
+            job.judges.finetune,
+            weights=judged_weights,
+            state=state,
             progress=progress,
-        ):  # fmt: skip
+        ):
             note(*finetuned)
     if rank() == 0:
         results.show()
@@ -147,12 +163,12 @@ def fingerprint(backbones: Mapping[str, Backbone]) -> str:
     return digest.hexdigest()
 
 
-def _labelled(folder: Path | str | None, settings: DataSettings, option: str) -> ShardSet:
+def _labeled(folder: Path | str | None, settings: DataSettings, option: str) -> ShardSet:
     if folder is None:
         raise UserError(
-            "the recipe names no labelled set for this", where=option, fix=f"give one with {option} SHARDS"
+            "the recipe names no labeled set for this", where=option, fix=f"give one with {option} SHARDS"
         )
     shards = ShardSet.open(folder, settings)
     if shards.num_classes == 0 or not (shards.index["label"] >= 0).any():
-        raise UserError("has no labels", where=folder, fix=f"give a labelled set with {option} SHARDS")
+        raise UserError("has no labels", where=folder, fix=f"give a labeled set with {option} SHARDS")
     return shards

@@ -17,7 +17,7 @@ SAME = {"weights": "weights", "train_index": "a training set", "validation_index
 """What results must share to stand in one file, and how a message calls it."""
 
 
-def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def mismatches(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What results of two files are not of alike, as a message calls it; empty where they may stand in one."""
     return [name for key, name in SAME.items() if one.get(key) != other.get(key)]
 
@@ -43,7 +43,7 @@ class Results:
 
     Raises:
         UserError: the file holds something else.
-    """  # fmt: skip
+    """
 
     def __init__(self, path: Path, facts: dict[str, Any], *, quiet: bool = False) -> None:
         self.path, self._quiet = path, quiet
@@ -71,7 +71,7 @@ class Results:
         """What the file says by now, and over it what was added."""
         before = _read(self.path) or {"backbones": {}}
         there = before["backbones"]
-        if other := unlike(before, self.found):
+        if other := mismatches(before, self.found):
             if any(there.values()) and not self._quiet:
                 judges = sorted({judge for judged in there.values() for judge in judged})
                 print(

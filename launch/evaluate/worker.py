@@ -6,21 +6,21 @@ The environment names the group of the rank.
 import signal
 import sys
 
-from launch.local.worker import end_with_parent, explained
+from launch.local.worker import end_with_parent, run_with_error_report
 
 
 def main() -> int:
     """Judge as one rank of the group; JOB is an `EvalJob` as JSON."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, whatever ends the process
-    return explained(_judge)
+    return run_with_error_report(_judge)
 
 
 def _judge() -> int:
     from launch.evaluate.evaluation import EvalJob, evaluate_backbone
-    from trainer.distributed.process_group import initialise
+    from trainer.distributed.process_group import initialize
 
-    initialise()
+    initialize()
     evaluate_backbone(EvalJob.model_validate_json(sys.argv[1]))
     return 0
 

@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
     classes; a batch or ranks that do not divide; a backbone, first weights or a schedule that cannot be made; a disk
-    without room for the checkpoints of so many new runs."""  # fmt: skip
+    without room for the checkpoints of so many new runs."""
     found: list[UserError] = []
 
     def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -69,7 +69,7 @@ def require_devices(nproc: int) -> None:
 
 
 def _check_divides(config: Config, ranks: int) -> None:
-    batch, parts = config.train.global_batch, config.train.accumulation
+    batch, parts = config.train.global_batch, config.train.grad_accum_steps
     unit = ranks * parts
     if batch % unit or batch // unit < 2:
         below, above = batch // unit * unit, max(batch // unit + 1, 2) * unit
@@ -82,7 +82,7 @@ def _check_divides(config: Config, ranks: int) -> None:
 
 
 def _check_samples(config: Config, ranks: int, samples: int, folder: Path | Url) -> None:
-    batch, unit = config.train.global_batch, ranks * config.train.accumulation
+    batch, unit = config.train.global_batch, ranks * config.train.grad_accum_steps
     if samples < batch:
         most = samples // unit * unit
         smaller = f"train.global_batch={most}, or " if most >= 2 * unit else ""
@@ -120,13 +120,14 @@ def _check_room(config: Config, classes: int, runs: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise UserError(
-            f"the disk has {free / 1e9:.1f} GB left, and the checkpoints need {wanted / 1e9:.1f} GB", where=folder,
+            f"the disk has {free / 1e9:.1f} GB left, and the checkpoints need {wanted / 1e9:.1f} GB",
+            where=folder,
             fix="make room, lower checkpoint.keep_last, or set run.folder to a folder on another disk",
-        )  # fmt: skip
+        )
 
 
 def _checkpoint_bytes(config: Config, classes: int) -> int:
-    """Weights, buffers and the optimiser's state, without memory for them."""
+    """Weights, buffers and the optimizer's state, without memory for them."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
     weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)

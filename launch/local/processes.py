@@ -52,7 +52,7 @@ def launch(
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     heeded = [number for number in HANDED_ON if not (under_nohup and number == signal.SIGHUP)]
-    previous = {number: signal.signal(number, _HandOn(ranks, on_stop)) for number in heeded}
+    previous = {number: signal.signal(number, SignalForwarder(ranks, on_stop)) for number in heeded}
     try:
         code, failed = _supervise(ranks)
     finally:
@@ -90,13 +90,14 @@ def _start(
         )
 
 
-class _HandOn:
+class SignalForwarder:
     """Hands a signal to every rank; the third one of a kind ends them at once, also out of a hung collective."""
 
     def __init__(self, ranks: list[subprocess.Popen[bytes]], on_stop: str) -> None:
         self._ranks, self._on_stop, self._times = ranks, on_stop, 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal, as `signal.signal` calls it."""
         self._times += 1
         for process in self._ranks:
             if process.poll() is None:

@@ -12,7 +12,7 @@ from launch.local.processes import launch
 from launch.messages import print_error
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.recipes import find_recipe
-from trainer.config.resume_compat import refuse_changed_meaning
+from trainer.config.resume_compat import refuse_changed_training
 from trainer.config.schema import Config, load_config, override
 from trainer.runs.components import open_train_set, refuse_other_set
 from trainer.runs.hang_watch import STALL, stall_of
@@ -66,7 +66,7 @@ def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
     """A run's settings with overrides. Raises a UserError where these would change what it learns."""
     before = run.read_config()
     after = override(before, overrides, where=str(run.config))
-    refuse_changed_meaning(before, after)
+    refuse_changed_training(before, after)
     return after
 
 

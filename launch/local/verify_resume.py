@@ -29,7 +29,7 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
     """Train a recipe twice on `nproc` processes, the second time killed `kills` times by SIGKILL and resumed.
 
     Kills fall at random steps plus a random part of a second, start-up, evaluation and checkpoint writes included.
-    Compares weights, momentum copies, buffers, queue, optimiser state and all metrics that do not depend on the clock.
+    Compares weights, momentum copies, buffers, queue, optimizer state and all metrics that do not depend on the clock.
 
     Returns 0 where all are equal, else 1.
     """
@@ -129,7 +129,7 @@ def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
     differences = 0
     for name, left, right in (
         ("weights, momentum copies, buffers, queue", before.model, after.model),
-        ("optimiser", before.optimizer, after.optimizer),
+        ("optimizer", before.optimizer, after.optimizer),
     ):
         different = [key for key in {*left, *right} if not _same(left.get(key), right.get(key))]
         differences += len(different)

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
 from launch.local.processes import LOST_PEER
-from launch.messages import of_the_disk, print_error
-from trainer.runs.hang_watch import StallWatch
+from launch.messages import disk_error_message, print_error
+from trainer.runs.hang_watch import HangWatch
 from trainer.runs.run_folder import RunFolder, open_run, read_records
 from trainer.runs.run_lock import RunLock
 from trainer.runs.stop_signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
@@ -64,33 +64,36 @@ def train_run(
         reason: the ledger's word for an exit code; rank 0 is asked.
         facts: what the ledger says of this attempt besides.
     """
-    from trainer.distributed.process_group import from_first, initialise
+    from trainer.distributed.process_group import broadcast_object, initialize
     from trainer.loop import Trainer
-    from trainer.runs.components import Attempt
+    from trainer.runs.components import AttemptContext
 
     run = open_run(folder)
     config, begun = run.read_config(), run.attempts()
-    with StallWatch(run, begun + 1, int(os.environ["RANK"]), config.guard.stall_seconds) as watch:
+    with HangWatch(run, begun + 1, int(os.environ["RANK"]), config.guard.stall_seconds) as watch:
         watch.doing("joining the other ranks")
-        process = initialise()
+        process = initialize()
         lock = RunLock(run.path, attempt=begun + 1, wait_s=lock_wait_s) if process.is_first else None
         with lock or nullcontext():
-            number = watch.attempt = from_first(run.attempts() + 1 if process.is_first else None)
+            number = watch.attempt = broadcast_object(run.attempts() + 1 if process.is_first else None)
             watch.met()
             note = run.note if process.is_first else _nothing
             note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
             try:
                 if code := stop.agreed():
-                    end = End(code, from_first(reason(code) if process.is_first else None))
+                    end = End(code, broadcast_object(reason(code) if process.is_first else None))
                     note("end", attempt=number, reason=end.reason)
                     return end
                 logged = _last_step(run)
                 watch.doing("opening data, model and checkpoint")
-                trainer = Trainer(Attempt(run, config, process, number, lock), stop, watch)
+                trainer = Trainer(AttemptContext(run, config, process, number, lock), stop, watch)
                 note(
-                    "ready", attempt=number, step=trainer.step, total_steps=trainer.parts.total_steps,
+                    "ready",
+                    attempt=number,
+                    step=trainer.step,
+                    total_steps=trainer.parts.total_steps,
                     replayed=max(0, logged - trainer.step),
-                )  # fmt: skip
+                )
                 code = trainer.train()
             except Exception as error:
                 watch.wait_if_stalled()
@@ -98,7 +101,7 @@ def train_run(
                 note("end", attempt=number, reason=why, message=first_line(error))
                 raise
             watch.doing("ending")
-            end = End(code, from_first(reason(code) if process.is_first else None))
+            end = End(code, broadcast_object(reason(code) if process.is_first else None))
             note("end", attempt=number, reason=end.reason, step=trainer.step)
             trainer.parts.engine.close()
     return end
@@ -117,15 +120,15 @@ def _peer_is_gone(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_IS_GONE)
 
 
-def explained(work: Callable[[], Result]) -> Result:
+def run_with_error_report(work: Callable[[], Result]) -> Result:
     """What a rank's work gives; what its user can mend is one message and ends the process with code 2, and a peer that
-    is lost ends it with another."""  # fmt: skip
+    is lost ends it with another."""
     try:
         return work()
     except UserError as error:
         print_error(error)
     except OSError as error:
-        if (message := of_the_disk(error)) is None:
+        if (message := disk_error_message(error)) is None:
             raise
         print_error(message)
     except RuntimeError as error:
@@ -139,7 +142,7 @@ def explained(work: Callable[[], Result]) -> Result:
 def main() -> int:
     """Run one rank of a group on this machine."""
     end_with_parent()
-    return explained(_train)
+    return run_with_error_report(_train)
 
 
 def _train() -> int:

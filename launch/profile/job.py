@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.local.worker import explained
+from launch.local.worker import run_with_error_report
 from launch.profile.worker import measure
 from launch.slurm.job import begin_task
 from trainer.runs.run_folder import RunFolder
@@ -24,4 +24,4 @@ class ProfileJob:
         """Measure as the rank that the environment names."""
         run = RunFolder(self.folder)
         begin_task(run.logs)
-        explained(lambda: measure(run, self.steps, trace=self.trace))
+        run_with_error_report(lambda: measure(run, self.steps, trace=self.trace))

@@ -14,10 +14,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import colormaps
 
     names = [name for name in PARTS if found["parts"].get(name, 0) > 0]
-    colours = {name: colormaps["tab20"](place) for place, name in enumerate(PARTS)}
+    colors = {name: colormaps["tab20"](place) for place, name in enumerate(PARTS)}
     with drawn(path, 2, 1, figsize=(10, 6), height_ratios=(3, 2)) as (bars, line):
         values = [1000 * found["parts"][name] for name in names]
-        bars.barh(names, values, color=[colours[name] for name in names])
+        bars.barh(names, values, color=[colors[name] for name in names])
         for row, value in enumerate(values):
             bars.text(value, row, f" {value:.1f} ms", va="center", fontsize=8)
         bars.invert_yaxis()
@@ -26,10 +26,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
             f"a step of {1000 * found['step']:.1f} ms: {found['images_per_second']:.0f} images/s, "
             f"bound by {found['verdict']['bound']}"
         )
-        _timeline(line, found["spans"], colours)
+        _timeline(line, found["spans"], colors)
 
 
-def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[str, Any]) -> None:
+def _timeline(axes: Any, spans: list[tuple[str, float, float]], colors: dict[str, Any]) -> None:
     """The spans of the last step."""
     first, last = [(start, end) for name, start, end in spans if name == STEP][-1]
     depth: list[float] = []
@@ -38,7 +38,7 @@ def _timeline(axes: Any, spans: list[tuple[str, float, float]], colours: dict[st
             depth.pop()
         if name != STEP and start >= first and end <= last:
             axes.barh(
-                len(depth), 1000 * (end - start), left=1000 * (start - first), color=colours[name], height=0.9
+                len(depth), 1000 * (end - start), left=1000 * (start - first), color=colors[name], height=0.9
             )
         depth.append(end)
     axes.set_xlabel("ms; what is below is inside")

@@ -54,11 +54,11 @@ def settings(recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] 
     """A recipe's settings without what training does now and then. Raises a UserError where they cannot be profiled."""
     loaded = load_config(recipe, overrides, defaults)
     config = override(loaded, ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
-    if config.parallel.zero:
+    if config.parallel.zero_stage:
         raise UserError(
             "messages of ZeRO's stages 1 and 2 are DeepSpeed's own and cannot be left out to see what they cost",
-            where="parallel.zero",
-            fix="profile with parallel.zero=0; stages 1 and 2 differ in the update alone",
+            where="parallel.zero_stage",
+            fix="profile with parallel.zero_stage=0; stages 1 and 2 differ in the update alone",
         )
     return config
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import write_whole
-from launch.local.worker import end_with_parent, explained
+from launch.local.worker import end_with_parent, run_with_error_report
 from trainer.runs.run_folder import RunFolder
 
 
@@ -22,18 +22,18 @@ def main() -> int:
     parser.add_argument("steps", type=int)
     parser.add_argument("--trace", action="store_true")
     args = parser.parse_args()
-    return explained(lambda: measure(RunFolder(args.run), args.steps, trace=args.trace))
+    return run_with_error_report(lambda: measure(RunFolder(args.run), args.steps, trace=args.trace))
 
 
 def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Returns 0."""
-    from trainer.distributed.process_group import initialise
+    from trainer.distributed.process_group import initialize
     from trainer.profiling.measure import profile
     from trainer.profiling.verdict import judge
     from trainer.setup import build
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save
-    process, config = initialise(), run.read_config()
+    process, config = initialize(), run.read_config()
     parts = build(config, run, process)
 
     def write_trace(profiler: Any) -> None:
@@ -43,8 +43,10 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     if process.is_first:
         verdict = judge(measured, config, len(os.sched_getaffinity(0)))
         found = {
-            **measured.as_json(), "verdict": dataclasses.asdict(verdict), "spans": [list(s) for s in spans],
-        }  # fmt: skip
+            **measured.as_json(),
+            "verdict": dataclasses.asdict(verdict),
+            "spans": [list(s) for s in spans],
+        }
         write_whole(run.path / "profile.json", json.dumps(found, indent=1).encode())
     parts.engine.close()
     return 0

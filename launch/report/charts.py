@@ -13,8 +13,8 @@ from trainer.visualization.feature_map import FeatureMap
 
 LEGEND = 20
 """Classes or labels that a legend can hold."""
-UNLABELLED = "#b0b0b0"
-"""Colour of images without a label."""
+UNLABELED = "#b0b0b0"
+"""Color of images without a label."""
 _SIZE = (4.2, 2.4)  # inches: letters stay readable where a phone shows one chart a line
 
 
@@ -33,13 +33,13 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colours: Mapping[str, str]) -> Figure:
+def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colors: Mapping[str, str]) -> Figure:
     """One value of one or several runs over epochs.
 
     Args:
         name: of the value.
         lines: the label of each curve with the curve; several may share a label.
-        colours: of each label.
+        colors: of each label.
     """
     scale = 100 if is_share(name) else 1
     target = io.BytesIO()
@@ -47,7 +47,7 @@ def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colours: Mapping[s
         for label, (epochs, values) in lines:
             few = "o-" if len(values) < 25 else "-"
             scaled = [scale * value for value in values]
-            axes.plot(epochs, scaled, few, color=colours[label], lw=1.2, ms=3, alpha=0.9)
+            axes.plot(epochs, scaled, few, color=colors[label], lw=1.2, ms=3, alpha=0.9)
         distinct = {scale * value for _, curve in lines for value in curve.values}
         if len(distinct) == 1:  # whose axis would be a hair's breadth
             axes.set_ylim(*sorted((0.0, 2 * distinct.pop() or 1.0)))
@@ -60,32 +60,32 @@ def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colours: Mapping[s
 
 
 def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
-    """A map of features, coloured by class where classes are known, and the colour of each class for a legend."""
+    """A map of features, colored by class where classes are known, and the color of each class for a legend."""
     from matplotlib import colormaps
 
     labels = sorted({label for label in found.labels.tolist() if label >= 0})
     if len(labels) <= LEGEND:
-        colours = dict(
-            zip(labels, colours_of([found.classes[label] for label in labels]).values(), strict=True)
+        colors = dict(
+            zip(labels, colors_of([found.classes[label] for label in labels]).values(), strict=True)
         )
     else:
-        colours = {label: to_hex(colormaps["turbo"](n / len(labels))) for n, label in enumerate(labels)}
+        colors = {label: to_hex(colormaps["turbo"](n / len(labels))) for n, label in enumerate(labels)}
     target = io.BytesIO()
     with drawn_into(target, "png", figsize=(7.5, 6), dpi=130) as (axes,):
-        shown = [colours.get(label, UNLABELLED) for label in found.labels.tolist()]
+        shown = [colors.get(label, UNLABELED) for label in found.labels.tolist()]
         axes.scatter(*found.places.T, s=9, c=shown, linewidths=0)
         axes.set(aspect="equal", xticks=[], yticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
     title = (
         f"{found.how} of {len(found.labels):,} features of the {found.backbone} backbone, step {found.step:,}"
     )
-    by_class = f", coloured by {len(labels)} classes" if labels else ""
-    legend = {found.classes[label]: colours[label] for label in labels} if len(labels) <= LEGEND else {}
+    by_class = f", colored by {len(labels)} classes" if labels else ""
+    legend = {found.classes[label]: colors[label] for label in labels} if len(labels) <= LEGEND else {}
     return Figure(title + by_class, data_uri(target.getvalue(), "png"), title + by_class), legend
 
 
-def colours_of(labels: Sequence[str]) -> dict[str, str]:
-    """A colour for each label, in their order; they come again where there are very many."""
+def colors_of(labels: Sequence[str]) -> dict[str, str]:
+    """A color for each label, in their order; they come again where there are very many."""
     from matplotlib import colormaps
 
     distinct = list(dict.fromkeys(labels))

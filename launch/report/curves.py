@@ -13,14 +13,14 @@ TAU = "τ"
 EVALUATION = "Evaluation during training"
 GROUPS: dict[str, tuple[str, ...]] = {
     EVALUATION: ("knn_online", "knn_momentum", "online_top1", "online_loss"),
-    "Optimisation": ("lr", TAU, "gradient_norm", "skipped_steps"),
+    "Optimization": ("lr", TAU, "gradient_norm", "skipped_steps"),
     "Speed": ("images_per_second", "data_wait", "bad_samples"),
 }
 """Names of known values; losses and health values are told by their names' ends."""
 LOSSES, HEALTH = "Losses", "Health"
-ORDER = (EVALUATION, LOSSES, HEALTH, "Optimisation", "Speed")
+ORDER = (EVALUATION, LOSSES, HEALTH, "Optimization", "Speed")
 _HEALTH_ENDS = ("_std", "_rank", "_share", "_agreement", "_cosine", "_age", "_filled", "_distance")
-_SHARES = ("knn_online", "knn_momentum", "online_top1", "neighbour_agreement", "data_wait")
+_SHARES = ("knn_online", "knn_momentum", "online_top1", "neighbor_agreement", "data_wait")
 
 
 class Curve(NamedTuple):
@@ -65,7 +65,7 @@ def is_share(name: str) -> bool:
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
     """A curve of `points` values at most: the first, the last, and the lowest and the highest of each stretch, so that
     no peak is lost.
-    """  # fmt: skip
+    """
     count = len(curve.values)
     if count <= points:
         return curve

@@ -10,7 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from data_pipelines.errors import UserError
-from launch.evaluate.results import merged, unlike
+from launch.evaluate.results import merged, mismatches
 from launch.status.run_status import Status, status
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.recipes import merge, read_recipe
@@ -84,7 +84,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def differences(config: Config) -> list[tuple[str, Any, Any]]:
     """Settings that are not those of the base recipe, with the base's value and the run's.
 
-    A method, optimiser or backbone of another name is compared with that one's own defaults.
+    A method, optimizer or backbone of another name is compared with that one's own defaults.
     """
     values, recipe = dump(config), read_recipe(BASE)
     named = {part: {"name": values[part]["name"]} for part in ("method", "optim", "backbone")}
@@ -119,9 +119,14 @@ def _read(run: RunFolder, name: str) -> RunFacts:
     run = open_run(run.path)
     try:
         return RunFacts(
-            run=run, name=name, config=run.read_config(), status=status(run, None, None),
-            records=read_records(run.metrics), judged=_judged(run), versions=_versions(run),
-        )  # fmt: skip
+            run=run,
+            name=name,
+            config=run.read_config(),
+            status=status(run, None, None),
+            records=read_records(run.metrics),
+            judged=_judged(run),
+            versions=_versions(run),
+        )
     except (OSError, YAMLError, KeyError, TypeError) as error:
         raise UserError(
             f"what it has on record cannot be read: {error}", where=run.path, fix="mend or restore its files"
@@ -139,7 +144,7 @@ def _versions(run: RunFolder) -> Mapping[str, str]:
 def _judged(run: RunFolder) -> Mapping[str, Any] | None:
     """The results of a study's own judge, which are those of its table, and of `all4one eval` where these are of the
     same weights and sets or the only ones.
-    """  # fmt: skip
+    """
     several = []
     for name in ("study_eval.json", "eval.json"):
         try:
@@ -151,4 +156,4 @@ def _judged(run: RunFolder) -> Mapping[str, Any] | None:
     if not several:
         return None
     first = several[0]
-    return {**first, "backbones": merged(*(f["backbones"] for f in several if not unlike(f, first)))}
+    return {**first, "backbones": merged(*(f["backbones"] for f in several if not mismatches(f, first)))}

@@ -51,7 +51,7 @@ class Section:
     points: Sequence[str] = ()
     table: Table | None = None
     legend: Sequence[tuple[str, str]] = ()
-    """Names with their colours in the charts."""
+    """Names with their colors in the charts."""
     charts: Sequence[Figure] = ()
     wide: bool = False
     """Whether charts stand one under the other."""
@@ -81,8 +81,11 @@ def render(page: Page) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     style = Markup((_HERE / "page.css").read_text())
     return environment.get_template("page.html.jinja").render(page=page, style=style)

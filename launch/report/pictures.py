@@ -1,4 +1,4 @@
-"""Sections that look at images and weights: the map of features, neighbours from the queue, and views."""
+"""Sections that look at images and weights: the map of features, neighbors from the queue, and views."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,23 @@ from launch.report.charts import data_uri, map_chart
 from launch.report.facts import RunFacts
 from launch.report.page import Cell, Gallery, Section, Tile, TileRow
 from trainer.visualization.feature_map import feature_map
-from trainer.visualization.neighbor_galleries import NeighbourGallery, NeighbourRow, Seen, neighbour_galleries
+from trainer.visualization.neighbor_galleries import NeighborGallery, NeighborRow, Seen, neighbor_galleries
 from trainer.visualization.view_rows import view_rows
 
 
 def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
     """One section after the other. What cannot be made, since images or checkpoints are away, is said in its place;
-    what a run cannot have, such as neighbours without a queue, is left out.
+    what a run cannot have, such as neighbors without a queue, is left out.
 
     Args:
         facts: of the run.
         how: of the map: `umap`, `t-sne` or `pca`; None: the best of them that there is.
     """
-    makers = {"Map of features": lambda: _map(facts, how), "Neighbours": lambda: _neighbours(facts),
-              "Views": lambda: _views(facts)}  # fmt: skip
+    makers = {
+        "Map of features": lambda: _map(facts, how),
+        "Neighbors": lambda: _neighbors(facts),
+        "Views": lambda: _views(facts),
+    }
     for title, make in makers.items():
         try:
             section = make()
@@ -43,12 +46,12 @@ def _map(facts: RunFacts, how: str | None) -> Section:
     )
 
 
-def _neighbours(facts: RunFacts) -> Section | None:
-    galleries = neighbour_galleries(facts.run)
+def _neighbors(facts: RunFacts) -> Section | None:
+    galleries = neighbor_galleries(facts.run)
     if not galleries:
         return None
     return Section(
-        "Neighbours",
+        "Neighbors",
         words="The same training images at several checkpoints, each with the nearest keys of that checkpoint's "
         "queue, best first, and their cosines, by the networks in evaluation mode. A solid green frame is the image's "
         "own class, a dashed red one another. The image's own keys are left out; – is a random key from before "
@@ -57,7 +60,7 @@ def _neighbours(facts: RunFacts) -> Section | None:
     )
 
 
-def _title(found: NeighbourGallery) -> str:
+def _title(found: NeighborGallery) -> str:
     agreement = (
         f", {100 * found.agreement:.0f} % of these in the image's class"
         if found.agreement is not None
@@ -66,12 +69,12 @@ def _title(found: NeighbourGallery) -> str:
     return f"Step {found.step:,}{agreement}"
 
 
-def _row(row: NeighbourRow) -> TileRow:
+def _row(row: NeighborRow) -> TileRow:
     return TileRow(
         _tile(row.image),
         [
             Cell(_tile(seen) if seen else None, _match(row.image, seen), f"{cosine:.2f}")
-            for seen, cosine in zip(row.neighbours, row.cosines, strict=True)
+            for seen, cosine in zip(row.neighbors, row.cosines, strict=True)
         ],
     )
 

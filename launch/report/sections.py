@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable, write_whole
 from launch.report import tables
-from launch.report.charts import LEGEND, Figure, colours_of, data_uri, line_chart
+from launch.report.charts import LEGEND, Figure, colors_of, data_uri, line_chart
 from launch.report.curves import POINTS, Curve, curves, grouped, thinned
 from launch.report.facts import RunFacts, read_facts, readable
 from launch.report.page import Page, Section, render
@@ -19,7 +19,7 @@ from trainer.visualization.projection import choose_way
 
 STUDY = "study.json"
 HANDFUL = 10
-"""Runs of a study up to which each has a colour of its own, rather than one for all seeds."""
+"""Runs of a study up to which each has a color of its own, rather than one for all seeds."""
 LEAST_POINTS = 60
 """Of each curve, however many runs there are."""
 OWN = "this run"
@@ -92,22 +92,22 @@ def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: 
     return Page(title, subtitle, sections, footer=_footer(*paths))
 
 
-def _chart_sections(labelled: Sequence[tuple[str, RunFacts]]) -> Iterator[Section]:
+def _chart_sections(labeled: Sequence[tuple[str, RunFacts]]) -> Iterator[Section]:
     """A section for each group of values, with a chart for each value and a curve for each run that has it."""
     points = max(
-        LEAST_POINTS, POINTS // max(1, len(labelled))
+        LEAST_POINTS, POINTS // max(1, len(labeled))
     )  # many runs on one chart need not make a large page
-    each = [(label, {n: thinned(c, points) for n, c in curves(facts).items()}) for label, facts in labelled]
-    colours = colours_of([label for label, _ in labelled])
-    legend = list(colours.items()) if len(labelled) > 1 else []
-    words = "There are more runs than colours: these come again." if len(colours) > LEGEND else ""
+    each = [(label, {n: thinned(c, points) for n, c in curves(facts).items()}) for label, facts in labeled]
+    colors = colors_of([label for label, _ in labeled])
+    legend = list(colors.items()) if len(labeled) > 1 else []
+    words = "There are more runs than colors: these come again." if len(colors) > LEGEND else ""
     for title, names in grouped(list(dict.fromkeys(n for _, found in each for n in found))).items():
-        charts = [_chart(name, each, colours) for name in names]
+        charts = [_chart(name, each, colors) for name in names]
         yield Section(title, words=words, legend=legend, charts=charts)
 
 
-def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colours: dict[str, str]) -> Figure:
-    return line_chart(name, [(label, found[name]) for label, found in each if name in found], colours)
+def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colors: dict[str, str]) -> Figure:
+    return line_chart(name, [(label, found[name]) for label, found in each if name in found], colors)
 
 
 def _labels(found: Sequence[RunFacts], study: dict[str, Any] | None) -> list[str]:
@@ -124,9 +124,13 @@ def _of_study(study: dict[str, Any], folder: Path) -> Iterator[Section]:
         uri = data_uri(picture.read_bytes(), "png")
         charts = [Figure("Means and intervals", uri, "means and intervals of the table")]
     yield Section(
-        "Study", words=table["words"], points=[claim["words"] for claim in study["claims"]],
-        table=tables.Table(table["header"], table["rows"]), charts=charts, wide=True,
-    )  # fmt: skip
+        "Study",
+        words=table["words"],
+        points=[claim["words"] for claim in study["claims"]],
+        table=tables.Table(table["header"], table["rows"]),
+        charts=charts,
+        wide=True,
+    )
 
 
 def _study(folder: Path) -> dict[str, Any] | None:
@@ -138,9 +142,10 @@ def _study(folder: Path) -> dict[str, Any] | None:
             raise ValueError("parts are missing")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"is not what `all4one study` writes: {error}", where=folder / STUDY,
+            f"is not what `all4one study` writes: {error}",
+            where=folder / STUDY,
             fix="give the study's command with --show, which writes it anew",
-        ) from None  # fmt: skip
+        ) from None
     return dict(found)
 
 

@@ -28,8 +28,11 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
         ("steps", f"{status.step:,}{total}"),
         ("epochs", f"{epoch:.4g}{whole}"),
     ]
-    figures += [(name, _percent(value)) for name in ("knn_momentum", "knn_online")
-                if (value := facts.newest(name)) is not None]  # fmt: skip
+    figures += [
+        (name, _percent(value))
+        for name in ("knn_momentum", "knn_online")
+        if (value := facts.newest(name)) is not None
+    ]
     figures += [
         (f"{judge}, {backbone}", _percent(result["top1"]))
         for backbone, by in facts.backbones.items()
@@ -66,15 +69,31 @@ def attempts(facts: RunFacts) -> Table:
     """The ledger: every start and what became of it."""
     rows = [
         [
-            str(one.number), _clock(one.start), "" if one.reason == RUNNING else _clock(one.end), one.nodes,
-            str(one.devices), f"{one.kept:,}", f"{one.lost:,}", f"{one.hours.useful:.3g}",
+            str(one.number),
+            _clock(one.start),
+            "" if one.reason == RUNNING else _clock(one.end),
+            one.nodes,
+            str(one.devices),
+            f"{one.kept:,}",
+            f"{one.lost:,}",
+            f"{one.hours.useful:.3g}",
             f"{one.hours.lost + one.hours.starting:.3g}",
             f"{one.reason}: {one.message}" if one.message else one.reason,
         ]
         for one in facts.status.history
-    ]  # fmt: skip
-    header = ("attempt", "start", "end", "machines", "devices", "steps kept", "steps lost", "useful hours",
-              "other hours", "how it ended")  # fmt: skip
+    ]
+    header = (
+        "attempt",
+        "start",
+        "end",
+        "machines",
+        "devices",
+        "steps kept",
+        "steps lost",
+        "useful hours",
+        "other hours",
+        "how it ended",
+    )
     return Table(header, rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from launch.slurm import controller
-from launch.slurm.job_end import in_vain
+from launch.slurm.job_end import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.run_folder import RunFolder, read_records
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Cancel the jobs of this run that have not begun, if the chain is at its end."""
     run = RunFolder(Path(sys.argv[1]))
     ends = [record["reason"] for record in read_records(run.ledger) if record["event"] == "end"]
-    if not ends or not (ends[-1] in _LAST or in_vain(run)):
+    if not ends or not (ends[-1] in _LAST or is_crash_loop(run)):
         return
     try:
         jobs = controller.jobs(Submissions(run).newest_chain())

@@ -12,8 +12,16 @@ from data_pipelines.errors import UserError
 ANSWER_SECONDS = 30.0
 """How long a command may take: a controller that is down is tried for a while."""
 _OVER = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
-}  # fmt: skip
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
 
 _NO_NODES = "None assigned"
 """What the accounting says of the machines of a job that never began."""
@@ -66,7 +74,7 @@ def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, J
     try:
         rows = ask(  # --array: elements that wait are a line each
             "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", listed, seconds=seconds
-        ).splitlines()  # fmt: skip
+        ).splitlines()
     except Unanswered:
         raise
     except UserError as error:
@@ -83,9 +91,13 @@ def _accounted(numbers: list[str]) -> dict[str, Job]:
         return {}
     try:
         rows = ask(
-            "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList",
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            "--format=JobID,State,NodeList",
             "--jobs=" + ",".join(numbers),
-        ).splitlines()  # fmt: skip
+        ).splitlines()
     except UserError:
         return {}
     told = [row.split("|") for row in rows]
@@ -159,7 +171,7 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise _unanswered(f"no answer in {seconds:.0f} s") from None
     said = done.stderr.strip()

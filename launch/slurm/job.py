@@ -21,7 +21,7 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
-from launch.local.worker import REASONS, explained, train_run
+from launch.local.worker import REASONS, run_with_error_report, train_run
 from launch.slurm import controller
 from trainer.runs.run_lock import STALE_AFTER_S
 from trainer.runs.stop_signals import TERMINATED, TIME_IS_UP, StopRequest
@@ -82,9 +82,11 @@ class TrainJob:
             start = Start.this()
             rank = begin_task(start.logs(self.run))
             facts: dict[str, Any] = {
-                "job": start.job, "restart": start.restart, "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
-            }  # fmt: skip
-            end = explained(
+                "job": start.job,
+                "restart": start.restart,
+                "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+            }
+            end = run_with_error_report(
                 lambda: train_run(
                     self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=partial(_reason, start), **facts
                 )

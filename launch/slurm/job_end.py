@@ -57,7 +57,7 @@ def main() -> None:
     reason = STALL if hung else _KILL if killed else "error"
     saved = CheckpointStore(run.checkpoints).newest_step()
     run.note("end", attempt=number, reason=reason, message=hung or _message(run, start), saved=saved)
-    if reason in _TRIED_AGAIN and start.restart < settings.requeues and not in_vain(run):
+    if reason in _TRIED_AGAIN and start.restart < settings.requeues and not is_crash_loop(run):
         _requeue(start.job, run)
 
 
@@ -100,7 +100,7 @@ def _message(run: RunFolder, start: Start) -> str:
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
         said.append(
-            f"memory ran out ({short[1]}): ask for more by --mem, or lower data.prefetch or data.threads"
+            f"memory ran out ({short[1]}): ask for more by --mem, or lower data.prefetch or data.decode_threads"
         )
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
@@ -108,7 +108,7 @@ def _message(run: RunFolder, start: Start) -> str:
     return "; ".join(said) or "see the logs"
 
 
-def in_vain(run: RunFolder) -> bool:
+def is_crash_loop(run: RunFolder) -> bool:
     """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
     ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
     last = ends[-2:]

@@ -25,9 +25,10 @@ def show(path: Path, rank: int, *, follow_it: bool) -> int:
     files = _outputs(run, rank)
     if not files:
         raise UserError(
-            f"rank {rank} has printed nothing yet", where=run.logs,
+            f"rank {rank} has printed nothing yet",
+            where=run.logs,
             fix=f"all4one status {run.path} says what it waits for",
-        )  # fmt: skip
+        )
     sys.stdout.write(files[-1].read_text(errors="replace"))
     return 0
 

@@ -18,7 +18,7 @@ from trainer.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Batch:
+class SlurmSubmission:
     """Runs that are queued together: one, or the elements of a job array.
 
     Args:
@@ -37,7 +37,7 @@ class Batch:
     then: str | None = None
 
     @classmethod
-    def of(cls, run: RunFolder, settings: SlurmSettings) -> "Batch":
+    def of(cls, run: RunFolder, settings: SlurmSettings) -> "SlurmSubmission":
         """One run by itself."""
         return cls([run], settings, Submissions(run).folder)
 
@@ -55,7 +55,7 @@ class Batch:
         Raises:
             UserError: SLURM does not take them; nothing is queued then.
         """
-        if warning := few_cores(self.settings):
+        if warning := cpu_warning(self.settings):
             print(f"warning: {warning}", file=sys.stderr)
         for run in self.runs:
             run.logs.mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,14 @@ class Batch:
 
     def _executor(self, after: str | None = None) -> submitit.SlurmExecutor:
         return executor(
-            self.settings, self.folder, requeues=self.settings.requeues, requeue=self.settings.chain == 1,
-            after=after, parallel=self.parallel, teardown=self._teardown(),
-        )  # fmt: skip
+            self.settings,
+            self.folder,
+            requeues=self.settings.requeues,
+            requeue=self.settings.chain == 1,
+            after=after,
+            parallel=self.parallel,
+            teardown=self._teardown(),
+        )
 
     def _teardown(self) -> list[str]:
         """Shell lines after the processes: each element of an array ends its own run."""
@@ -115,7 +120,7 @@ class Batch:
         return [*lines, "exit $code"]
 
 
-def few_cores(settings: SlurmSettings) -> str:
+def cpu_warning(settings: SlurmSettings) -> str:
     """What is wrong with a job of GPUs that leaves the number of cores to the cluster; empty where it does not."""
     if not settings.gpus_per_node or settings.cpus_per_task:
         return ""

@@ -17,9 +17,9 @@ from launch.local.runs import (
     warn_of_other_world_size,
 )
 from launch.slurm import controller
-from launch.slurm.submission import Batch
+from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submitted_jobs import Submissions
-from launch.slurm.sweep import names, points
+from launch.slurm.sweep import grid_points, names
 from launch.slurm.user_settings import slurm_defaults
 from trainer.config.recipes import find_recipe
 from trainer.config.schema import Config, dump, load_config, override
@@ -36,9 +36,9 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
     config, name = load_config(recipe, overrides, slurm_defaults()), find_recipe(recipe).stem
     run = run_of(config, name)
     if preflight:
-        _refuse_what_fails(Batch.of(run, config.slurm), [config], new_runs=1)
+        _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=1)
     if dry_run:
-        print(Batch.of(run, config.slurm).script())
+        print(SlurmSubmission.of(run, config.slurm).script())
         print("# config.yaml")
         print(yaml.safe_dump(dump(config), sort_keys=False), end="")
         return None
@@ -64,11 +64,11 @@ def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bo
         return None
     _refuse_live_job(run)
     if preflight:
-        _refuse_what_fails(Batch.of(run, config.slurm), [config], new_runs=0)
+        _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=0)
     refuse_other_train_set(run, config)
     warn_of_other_world_size(run, config, config.slurm.ranks)
     if dry_run:
-        print(Batch.of(run, config.slurm).script())
+        print(SlurmSubmission.of(run, config.slurm).script())
         return None
     keep_settings(run, config)
     _queue(run, config.slurm)
@@ -99,7 +99,7 @@ def submit_sweep(
     Raises:
         UserError: with everything that would stop a run, each with its mend.
     """
-    found = points(sweeps)
+    found = grid_points(sweeps)
     common = load_config(recipe, overrides, slurm_defaults())
     folder = run_of(common, find_recipe(recipe).stem)
     if common.slurm.chain > 1:
@@ -121,7 +121,7 @@ def submit_sweep(
         for name, point in zip(names(found), found, strict=True)
     }
     runs = [run_of(config, name) for name, config in configs.items()]
-    batch = Batch(runs, common.slurm, folder.path / "slurm", parallel)
+    batch = SlurmSubmission(runs, common.slurm, folder.path / "slurm", parallel)
     if preflight:
         _refuse_what_fails(batch, list(configs.values()), new_runs=len(runs))
     if dry_run:
@@ -150,7 +150,7 @@ def _keys(point: Sequence[str]) -> list[str]:
     return [assignment.partition("=")[0] for assignment in point]
 
 
-def _refuse_what_fails(batch: Batch, configs: Sequence[Config], *, new_runs: int) -> None:
+def _refuse_what_fails(batch: SlurmSubmission, configs: Sequence[Config], *, new_runs: int) -> None:
     found = [error for config in configs for error in problems(config, config.slurm.ranks, new_runs=new_runs)]
     try:
         refused = refused_by_slurm(batch.script())
@@ -176,13 +176,14 @@ def _refuse_live_job(run: RunFolder) -> None:
     job = known.get(number or "")
     if job is not None and not job.over:
         raise UserError(
-            f"job {job.number} of this run is {job.state.lower()}", where=run.path,
+            f"job {job.number} of this run is {job.state.lower()}",
+            where=run.path,
             fix=f"follow it by `all4one logs {run.path} -f`, or `all4one cancel {run.path}` and wait for its end",
-        )  # fmt: skip
+        )
 
 
 def _queue(run: RunFolder, settings: SlurmSettings) -> None:
-    queued = Batch.of(run, settings).queue()
+    queued = SlurmSubmission.of(run, settings).queue()
     print(
         f"job {', '.join(queued)}: processes {settings.ranks}, machines {settings.nodes}\n"
         f"run folder: {run.path}\n"

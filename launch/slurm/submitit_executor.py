@@ -50,26 +50,37 @@ def executor(
     extra = dict(settings.extra)
     own = extra.pop("dependency", None)  # the user's, which the first job of a chain waits for
     named: dict[str, Any] = {
-        "partition": settings.partition, "account": settings.account, "qos": settings.qos,
-        "constraint": settings.constraint, "exclude": settings.exclude, "mem": settings.mem,
-        "gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task,
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "exclude": settings.exclude,
+        "mem": settings.mem,
+        "gpus_per_node": settings.gpus_per_node,
+        "cpus_per_task": settings.cpus_per_task,
         "dependency": f"afterany:{after}" if after else own,
-    }  # fmt: skip
+    }
     # newer versions of srun do not take this from the job
     cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
     found.update_parameters(
         **{name: value for name, value in named.items() if value},
-        job_name=folder.parent.name, time=settings.minutes, nodes=settings.nodes,
-        ntasks_per_node=settings.tasks, array_parallelism=parallel,
-        signal_delay_s=settings.signal_before, stderr_to_stdout=True,
+        job_name=folder.parent.name,
+        time=settings.minutes,
+        nodes=settings.nodes,
+        ntasks_per_node=settings.tasks,
+        array_parallelism=parallel,
+        signal_delay_s=settings.signal_lead_seconds,
+        stderr_to_stdout=True,
         additional_parameters={
-            "requeue" if requeue else "no-requeue": True, "signal": f"USR2@{settings.signal_before}", **extra,
+            "requeue" if requeue else "no-requeue": True,
+            "signal": f"USR2@{settings.signal_lead_seconds}",
+            **extra,
         },
         # the signal that submitit listens to is an environment variable's, and the two must be the same
         setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
         srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
         teardown=list(teardown),
-    )  # fmt: skip
+    )
     return found
 
 

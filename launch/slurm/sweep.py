@@ -10,7 +10,7 @@ _MOST = 1000  # the array size that SLURM allows unless it is set otherwise
 _CLOSED_BY = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 
-def points(sweeps: Sequence[str]) -> list[list[str]]:
+def grid_points(sweeps: Sequence[str]) -> list[list[str]]:
     """`key=value` overrides of each point, the last setting changing fastest.
 
     Args:
@@ -39,9 +39,9 @@ def points(sweeps: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def names(points: Sequence[Sequence[str]]) -> list[str]:
+def names(grid_points: Sequence[Sequence[str]]) -> list[str]:
     """A folder's name for each point, such as `lr=0.3,seed=1`; keys are as long as tells them apart."""
-    keys = [assignment.partition("=")[0] for assignment in points[0]]
+    keys = [assignment.partition("=")[0] for assignment in grid_points[0]]
     leaves = [key.rpartition(".")[2] for key in keys]
     shown = leaves if len(set(leaves)) == len(leaves) else keys
     found = [
@@ -49,7 +49,7 @@ def names(points: Sequence[Sequence[str]]) -> list[str]:
             f"{name}={_in_a_path(assignment.partition('=')[2])}"
             for name, assignment in zip(shown, point, strict=True)
         )
-        for point in points
+        for point in grid_points
     ]
     # values that differ only in what a path may not hold
     return found if len(set(found)) == len(found) else [f"{n:03d},{name}" for n, name in enumerate(found)]

@@ -31,7 +31,7 @@ class Hours:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptSummary:
     """One start of a run's processes, and what became of it. Times are seconds since 1970."""
 
     number: int
@@ -58,7 +58,7 @@ class Attempt:
     hours: Hours
 
 
-def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[Attempt]:
+def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[AttemptSummary]:
     """A run's attempts, oldest first.
 
     Args:
@@ -75,7 +75,7 @@ def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[Attempt]
     ]
 
 
-def total(attempts: Iterable[Attempt]) -> Hours:
+def total(attempts: Iterable[AttemptSummary]) -> Hours:
     """Device-hours of all attempts."""
     return sum((attempt.hours for attempt in attempts), Hours())
 
@@ -96,7 +96,7 @@ def global_batch(run: RunFolder) -> int:
 
 class _History:
     """The records by attempt. What one attempt reached and kept shows in those after it: they start from a checkpoint
-    and note how far the metrics went beyond it."""  # fmt: skip
+    and note how far the metrics went beyond it."""
 
     def __init__(self, records: Sequence[Record], trained: Sequence[Record], saved: int, batch: int) -> None:
         self.starts = [r for r in records if r["event"] == "start"]
@@ -109,7 +109,7 @@ class _History:
                 self._ends[record["attempt"]] = record
         self._trained, self._saved, self._batch = trained, saved, batch
 
-    def attempt(self, position: int, alive: bool) -> Attempt:
+    def attempt(self, position: int, alive: bool) -> AttemptSummary:
         """The attempt at a position; alive: it runs, unless its end is noted."""
         start, number = self.starts[position], self.starts[position]["attempt"]
         successor = self.starts[position + 1] if position + 1 < len(self.starts) else None
@@ -121,14 +121,23 @@ class _History:
         begun = min(max(ready["time"], start["time"]), end) if ready and kept + lost else end
         useful = (end - begun) * kept / (kept + lost or 1)
         per_second = start["world_size"] / 3600
-        return Attempt(
-            number=number, job=start.get("job"), nodes=start.get("nodes") or "", devices=start["world_size"],
-            start=start["time"], end=end, reason=reason, message=message, first_step=first, kept=kept, lost=lost,
+        return AttemptSummary(
+            number=number,
+            job=start.get("job"),
+            nodes=start.get("nodes") or "",
+            devices=start["world_size"],
+            start=start["time"],
+            end=end,
+            reason=reason,
+            message=message,
+            first_step=first,
+            kept=kept,
+            lost=lost,
             replayed=ready.get("replayed", 0) if ready else 0,
             hours=Hours(
                 useful * per_second, (end - begun - useful) * per_second, (begun - start["time"]) * per_second
             ),
-        )  # fmt: skip
+        )
 
     def _steps(
         self, position: int, ready: Record | None, noted: Record | None, alive: bool

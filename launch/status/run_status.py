@@ -11,8 +11,8 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch.slurm import controller
 from launch.slurm.submitted_jobs import Submissions
-from launch.status.ledger import NO_END, RUNNING, Attempt, Hours, global_batch, read_attempts, total
-from launch.status.suspect_nodes import suspects
+from launch.status.ledger import NO_END, RUNNING, AttemptSummary, Hours, global_batch, read_attempts, total
+from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.run_folder import RunFolder, read_records, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -43,7 +43,7 @@ class Status:
     """Device-hours of all attempts."""
     suspects: list[str]
     """Machines that its failures point at."""
-    history: list[Attempt]
+    history: list[AttemptSummary]
     """All attempts, oldest first."""
 
 
@@ -112,19 +112,27 @@ def status(run: RunFolder, job: controller.Job | None, number: str | None) -> St
     speed = trained[-1].get("time", {}).get("images_per_second") if trained else None
     state, why = _state(job, history, records)
     return Status(
-        run=str(run.path), state=state, job=number,
+        run=str(run.path),
+        state=state,
+        job=number,
         nodes=(job.nodes if job else history[-1].nodes if history else None) or None,
-        step=step, total_steps=total_steps, images_per_second=speed,
+        step=step,
+        total_steps=total_steps,
+        images_per_second=speed,
         seconds_left=_seconds_left(run, total_steps, step, speed) if state == "running" else None,
         checkpoint_step=checkpoint.get("step"),
         checkpoint_seconds=time.time() - checkpoint["saved"] if checkpoint else None,
-        attempts=len(history), why=why, lost_steps=sum(one.lost for one in history), hours=total(history),
-        suspects=suspects(history), history=history,
-    )  # fmt: skip
+        attempts=len(history),
+        why=why,
+        lost_steps=sum(one.lost for one in history),
+        hours=total(history),
+        suspects=suspect_nodes(history),
+        history=history,
+    )
 
 
 def _state(
-    job: controller.Job | None, history: Sequence[Attempt], records: Sequence[Mapping[str, Any]]
+    job: controller.Job | None, history: Sequence[AttemptSummary], records: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None

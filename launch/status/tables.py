@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
-from launch.status.ledger import RUNNING, Attempt, total
+from launch.status.ledger import RUNNING, AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
 
@@ -81,24 +81,32 @@ def _runs(runs: list[Status]) -> Table:
     table = _table("run", "state", "job", "nodes", "step", "img/s", "left", "saved", "tries", "lost")
     for one in runs:
         table.add_row(
-            escape(Path(one.run).name), one.state, one.job or "", escape(one.nodes or ""),
+            escape(Path(one.run).name),
+            one.state,
+            one.job or "",
+            escape(one.nodes or ""),
             f"{one.step}/{one.total_steps or '?'}",
             f"{one.images_per_second:.0f}" if one.images_per_second else "",
             _duration(one.seconds_left),
             f"{_duration(one.checkpoint_seconds)} ago" if one.checkpoint_seconds is not None else "none",
-            str(one.attempts), str(one.lost_steps or ""),
-        )  # fmt: skip
+            str(one.attempts),
+            str(one.lost_steps or ""),
+        )
     return table
 
 
-def _attempts(history: list[Attempt]) -> Table:
+def _attempts(history: list[AttemptSummary]) -> Table:
     table = _table("try", "start", "end", "nodes", "kept", "redone", "how it ended")
     for one in history:
         table.add_row(
-            str(one.number), _clock(one.start), "" if one.reason == RUNNING else _clock(one.end),
-            escape(one.nodes), str(one.kept), str(one.replayed or ""),
+            str(one.number),
+            _clock(one.start),
+            "" if one.reason == RUNNING else _clock(one.end),
+            escape(one.nodes),
+            str(one.kept),
+            str(one.replayed or ""),
             escape(f"{one.reason}: {one.message}" if one.message else one.reason),
-        )  # fmt: skip
+        )
     return table
 
 

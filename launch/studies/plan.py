@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
+from trainer.config.problems import current_key
 from trainer.config.recipes import SHIPPED, merge, read_recipe
 from trainer.config.schema import Config, flat, override, parse
 
@@ -160,7 +161,7 @@ def runs_of(
 
     Raises:
         UserError: a run's settings are not valid.
-    """  # fmt: skip
+    """
     if moved := [o for o in overrides if o.partition("=")[0] in ("run.folder", "run.name", "run.seed")]:
         raise UserError(
             f"{moved[0]} would make all runs of the study one", fix="--out FOLDER moves all of them"
@@ -184,7 +185,7 @@ def _refuse_to_undo(study: Study, overrides: Sequence[str]) -> None:
     for axis, choices in study.grid.items():
         for choice, own in choices.items():
             for assignment, (key, _) in product(overrides, flat(own)):
-                if _touches(assignment.partition("=")[0], key):
+                if _touches(current_key(assignment.partition("=")[0], Config), current_key(key, Config)):
                     raise UserError(
                         f"{assignment} would take the place of {key}, which {axis}={choice} stands for",
                         fix="change the grid in a copy of the study's file",

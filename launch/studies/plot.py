@@ -16,7 +16,7 @@ LETTERS = 11
 def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
     """Draw the rows as a PNG: a group for each combination of the other axes, a mark for each compared choice.
 
-    A grey line joins the runs of one seed: intervals of means say nothing of what is paired.
+    A gray line joins the runs of one seed: intervals of means say nothing of what is paired.
     """
     names = list(asked.grid[asked.compare])
     groups = list(dict.fromkeys(_others(row, asked.compare) for row in rows))

@@ -11,7 +11,7 @@ from data_pipelines.errors import UserError
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm import controller
-from launch.slurm.submission import Batch
+from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.user_settings import slurm_defaults
@@ -25,7 +25,7 @@ from launch.studies.scores import (
     require_labels,
 )
 from launch.studies.study_report import report
-from trainer.config.resume_compat import meaning
+from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
 from trainer.runs.run_folder import RunFolder, create_run, run_of
 
@@ -116,7 +116,7 @@ def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, R
 def _compared(config: Config) -> object:
     values = dump(config)
     sets = [values["data"][key] for key in ("train", "validation", "eval_resize")]
-    return meaning(config), values["eval"], sets
+    return training_config(config), values["eval"], sets
 
 
 def _train(config: Config, run: RunFolder, nproc: int) -> int:
@@ -137,7 +137,7 @@ def _queue(
     if settings.chain > 1:
         raise UserError("a study is one job array and cannot be a chain", fix="set slurm.chain=1")
     then = f"{JUDGING} {asked.backbone}" if asked.judge == "linear_fast" else None
-    batch = Batch([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
+    batch = SlurmSubmission([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell, config in configs.items():

@@ -24,7 +24,7 @@ def is_finished(run: RunFolder) -> bool:
 def require_judge(asked: Study, config: Config) -> None:
     """Raise a UserError where a run with these settings could not be judged at its end."""
     if config.data.validation is None:
-        raise UserError("runs of a study need labelled images to be judged on", fix="set data.validation")
+        raise UserError("runs of a study need labeled images to be judged on", fix="set data.validation")
     if asked.judge == "knn" and config.eval.every_epochs == 0:
         raise UserError(
             "this study is judged by the kNN of training, which eval.every_epochs=0 leaves out",
@@ -38,8 +38,10 @@ def require_labels(config: Config) -> None:
     if train_set.num_classes == 0 or not isinstance(train_set, ShardSet):
         raise UserError(
             "runs of a study are judged by classes that are learned from the training set, which has no labels, or is "
-            "streamed", where=train_set.folder, fix="give data.train a labelled set of shards",
-        )  # fmt: skip
+            "streamed",
+            where=train_set.folder,
+            fix="give data.train a labeled set of shards",
+        )
 
 
 def score(asked: Study, run: RunFolder) -> float | None:
@@ -61,7 +63,7 @@ def score(asked: Study, run: RunFolder) -> float | None:
 
 def judge_finished(asked: Study, run: RunFolder) -> bool:
     """Fit the regression of a run that is finished, where the study wants one and there is none. Returns whether that
-    went well; where it did not, the evaluation has said why."""  # fmt: skip
+    went well; where it did not, the evaluation has said why."""
     return not is_finished(run) or is_judged(asked, run) or fit_regression(run, asked.backbone)
 
 

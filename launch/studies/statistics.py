@@ -100,7 +100,7 @@ def _paired(
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What became of a claim."""
 
     claim: Claim
@@ -121,7 +121,7 @@ class Judgement:
         return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
 
 
-def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
+def judge(study: Study, claim: Claim, scores: Scores) -> Judgment:
     """Whether a claim is held: the whole interval of its differences is beyond the margin.
 
     Runs are paired by seed and all else. Where the claim leaves axes open, a seed's difference is the mean over their
@@ -153,4 +153,4 @@ def judge(study: Study, claim: Claim, scores: Scores) -> Judgement:
         verdict = NOT_HELD
     else:
         verdict = UNDECIDED
-    return Judgement(claim, found, verdict)
+    return Judgment(claim, found, verdict)

@@ -13,7 +13,7 @@ from data_pipelines.files import write_whole
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
 from launch.studies.scores import score
-from launch.studies.statistics import Estimate, Judgement, Row, judge, table
+from launch.studies.statistics import Estimate, Judgment, Row, judge, table
 from trainer.runs.run_folder import RunFolder
 
 WORDS = "Means with intervals of 95 % over seeds; differences are paired by seed."
@@ -24,29 +24,35 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     """Write what the finished runs show as `study.json`, `study.md` and `study.png`, and print it."""
     scores = {cell: value for cell, run in runs.items() if (value := score(asked, run)) is not None}
     rows = table(asked, list(runs), scores)
-    judgements = [judge(asked, claim, scores) for claim in asked.claims]
+    judgments = [judge(asked, claim, scores) for claim in asked.claims]
     found = {
-        "description": asked.description, "judge": asked.judge, "backbone": asked.backbone, "compare": asked.compare,
+        "description": asked.description,
+        "judge": asked.judge,
+        "backbone": asked.backbone,
+        "compare": asked.compare,
         "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": WORDS},
         "runs": [{**dict(c.choices), "seed": c.seed, "score": scores.get(c)} for c in runs],
         "rows": [_as_json(row) for row in rows],
-        "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in judgements],
-    }  # fmt: skip
+        "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in judgments],
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "study.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(folder / "study.md", _markdown(asked, rows, judgements).encode())
+    write_whole(folder / "study.md", _markdown(asked, rows, judgments).encode())
     if scores:
         plot(asked, rows, scores, folder / "study.png")
     if out is not None:
-        _print(out, asked, rows, judgements, len(scores), len(runs))
+        _print(out, asked, rows, judgments, len(scores), len(runs))
         out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""), markup=False)
 
 
 def _as_json(row: Row) -> dict[str, Any]:
     return {
-        **dict(row.choices), "score": _interval(row.score), "runs": row.wanted, "best_other": row.best_other,
+        **dict(row.choices),
+        "score": _interval(row.score),
+        "runs": row.wanted,
+        "best_other": row.best_other,
         "difference": _interval(row.difference),
-    }  # fmt: skip
+    }
 
 
 def _interval(found: Estimate | None) -> dict[str, float | None] | None:
@@ -63,10 +69,14 @@ def _lines(asked: Study, rows: Sequence[Row]) -> list[list[str]]:
         difference = f"{row.difference.mean:+.2f}" if row.difference else ""
         if row.difference and row.difference.samples > 1:
             difference += f" ± {row.difference.half:.2f}"
-        lines.append([
-            *(choice for _, choice in row.choices), f"{count}/{row.wanted}", str(row.score) if row.score else "",
-            f"{difference} to {row.best_other}" if difference else "",
-        ])  # fmt: skip
+        lines.append(
+            [
+                *(choice for _, choice in row.choices),
+                f"{count}/{row.wanted}",
+                str(row.score) if row.score else "",
+                f"{difference} to {row.best_other}" if difference else "",
+            ]
+        )
     return lines
 
 
@@ -79,16 +89,16 @@ def _header(asked: Study) -> list[str]:
     ]
 
 
-def _markdown(asked: Study, rows: Sequence[Row], judgements: Sequence[Judgement]) -> str:
+def _markdown(asked: Study, rows: Sequence[Row], judgments: Sequence[Judgment]) -> str:
     header = _header(asked)
     lines = [asked.description, "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(line)} |" for line in _lines(asked, rows)]
     lines += ["", WORDS, ""]
-    return "\n".join(lines + [f"- {j}" for j in judgements]) + "\n"
+    return "\n".join(lines + [f"- {j}" for j in judgments]) + "\n"
 
 
 def _print(
-    console: Console, asked: Study, rows: Sequence[Row], judgements: Sequence[Judgement], done: int, runs: int
+    console: Console, asked: Study, rows: Sequence[Row], judgments: Sequence[Judgment], done: int, runs: int
 ) -> None:
     shown = Table(
         *_header(asked),
@@ -98,5 +108,5 @@ def _print(
     for line in _lines(asked, rows):
         shown.add_row(*line)
     console.print(shown)
-    for judgement in judgements:
-        console.print(f"- {judgement}", markup=False, soft_wrap=True)
+    for judgment in judgments:
+        console.print(f"- {judgment}", markup=False, soft_wrap=True)

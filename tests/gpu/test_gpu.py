@@ -28,21 +28,42 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("executor", ["dali", "opencv"])
 def test_bf16_training_learns_and_resumes_bitwise(digits: Path, tmp_path: Path, executor: str) -> None:
     all4one(
-        "verify-resume", "digits_demo", f"data.train={digits}/train", f"data.validation={digits}/validation",
-        f"data.executor={executor}", "train.max_steps=20", "optim.warmup_epochs=1", "checkpoint.every_steps=5",
-        "--kills", 1, "--nproc", 1,
-    )  # fmt: skip
+        "verify-resume",
+        "digits_demo",
+        f"data.train={digits}/train",
+        f"data.validation={digits}/validation",
+        f"data.executor={executor}",
+        "train.max_steps=20",
+        "optim.warmup_epochs=1",
+        "checkpoint.every_steps=5",
+        "--kills",
+        1,
+        "--nproc",
+        1,
+    )
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_resnet50_in_bf16_is_profiled(digits: Path, tmp_path: Path, compiled: bool) -> None:
     """Prints images/s, the share of the card's peak, and what bounds the run."""
     all4one(
-        "profile", "digits_demo", f"data.train={digits}/train", f"data.validation={digits}/validation",
-        "backbone.name=resnet50", "data.views.0.size=224", "data.views.1.size=224", "data.eval_resize=256",
-        "train.precision=bf16", "train.global_batch=128", "method.queue.length=98304", f"parallel.compile={compiled}",
-        "--steps", 20, "--out", tmp_path,
-    )  # fmt: skip
+        "profile",
+        "digits_demo",
+        f"data.train={digits}/train",
+        f"data.validation={digits}/validation",
+        "backbone.name=resnet50",
+        "data.views.0.size=224",
+        "data.views.1.size=224",
+        "data.eval_resize=256",
+        "train.precision=bf16",
+        "train.global_batch=128",
+        "method.queue.size=98304",
+        f"parallel.compile={compiled}",
+        "--steps",
+        20,
+        "--out",
+        tmp_path,
+    )
     found = json.loads((tmp_path / "profile.json").read_text())
     assert 0 < found["mfu"] < 1
     assert found["transfer"] > 0
@@ -74,9 +95,9 @@ def test_all4one_on_the_device_equals_the_cpu() -> None:
     settings = All4OneSettings(
         projector_hidden=32,
         predictor_hidden=32,
-        embedding=16,
+        embedding_dim=16,
         transformer_dropout=0,
-        queue=QueueSettings(length=64),
+        queue=QueueSettings(size=64),
     )
     torch.manual_seed(0)
     method = settings.build(build_backbone(BackboneSettings(width=8), 32), 10).double()

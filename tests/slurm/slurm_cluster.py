@@ -50,8 +50,11 @@ class Cluster:
         with (folder / "log" / "head.out").open("wb") as log:
             self._outer = psutil.Popen(
                 [*bound, *command, "--propagation=private", SCRIPTS / "head.sh", folder, NET],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             self.until(self._outer.children, 10, "no head machine")
             self._head = self._outer.children()[0].pid
@@ -87,8 +90,12 @@ class Cluster:
     def run(self, *command: object, check: bool = True) -> str:
         """What a command on the head machine prints."""
         done = subprocess.run(
-            self.command(*command), check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            self.command(*command),
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -99,8 +106,10 @@ class Cluster:
     def wait_for_state(self, number: str, *states: str, timeout: float = 60) -> dict[str, str]:
         """Return once a job is in one of the states."""
         return self.until(
-            lambda: (job := self.job(number))["JobState"] in states and job, timeout, f"job {number} is not {states}"
-        )  # fmt: skip
+            lambda: (job := self.job(number))["JobState"] in states and job,
+            timeout,
+            f"job {number} is not {states}",
+        )
 
     def until(self, condition: Callable[[], Any], timeout: float, otherwise: str) -> Any:
         """The first true value of a condition."""
@@ -162,8 +171,10 @@ class Cluster:
                 self.run("bash", "-c", f"kill -KILL $(cat /run/{node}.pid) || true")
                 self.power_on(node)
         self.until(
-            lambda: not self.run("squeue", "--noheader") and self._states() == {"idle"}, 60, "the cluster does not heal"
-        )  # fmt: skip
+            lambda: not self.run("squeue", "--noheader") and self._states() == {"idle"},
+            60,
+            "the cluster does not heal",
+        )
 
     def _states(self) -> set[str]:
         return set(

@@ -14,9 +14,13 @@ from trainer.runs.run_folder import read_records
 STEPS, INTERVAL = 40, 10
 # one thread a process everywhere, so that a run on one machine and one on three add in the same order
 SHORT = (
-    f"train.max_steps={STEPS}", f"checkpoint.every_steps={INTERVAL}", "eval.every_epochs=0", "parallel.threads=1",
-    "data.threads=1", "data.executor=opencv",
-)  # fmt: skip
+    f"train.max_steps={STEPS}",
+    f"checkpoint.every_steps={INTERVAL}",
+    "eval.every_epochs=0",
+    "parallel.torch_threads=1",
+    "data.decode_threads=1",
+    "data.executor=opencv",
+)
 
 
 class Jobs:
@@ -32,8 +36,11 @@ class Jobs:
         """The command on the head machine."""
         done = subprocess.run(
             self.cluster.command(*all4one(*arguments)),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return Result(done.returncode, done.stdout)
 
     def submit(self, name: str, *arguments: object) -> str:

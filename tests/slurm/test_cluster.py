@@ -19,8 +19,11 @@ def test_nothing_is_left_of_a_cluster_whose_tests_were_interrupted(
     trial = [sys.executable, slurm_cluster.__file__, tmp_path / "cluster", "bash", "-c", "echo up; sleep 60"]
     starter = subprocess.Popen(
         [*heeding, *trial],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     assert starter.stdout is not None
     assert starter.stdout.readline() == "up\n"
     family = psutil.Process(starter.pid).children(recursive=True)

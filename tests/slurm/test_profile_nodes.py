@@ -10,9 +10,19 @@ COMMON = ("optim.warmup_epochs=0", "slurm.cpus_per_task=1")
 def test_a_recipe_is_profiled_on_one_machine_and_on_two(jobs, tmp_path) -> None:
     recipe, *settings = jobs.runs.common
     result = jobs.all4one(
-        "profile", recipe, *settings, *SHORT, *COMMON, "train.global_batch=32", "--nodes", "2,1",
-        "--steps", 2, "--out", tmp_path,
-    )  # fmt: skip
+        "profile",
+        recipe,
+        *settings,
+        *SHORT,
+        *COMMON,
+        "train.global_batch=32",
+        "--nodes",
+        "2,1",
+        "--steps",
+        2,
+        "--out",
+        tmp_path,
+    )
     assert result.code == 0, result.out
     one, two = json.loads((tmp_path / "scaling.json").read_text())
     assert (one["nodes"], one["ranks"], one["efficiency"]) == (1, 1, 1.0)

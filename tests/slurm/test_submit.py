@@ -52,9 +52,16 @@ def test_while_the_controller_hangs_the_folders_say_what_they_know(jobs) -> None
 def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
     before = jobs.cluster.run("squeue", "--noheader", "--states=all")
     result = jobs.all4one(
-        "submit", *jobs.runs.common, "run.name=wrong", "--nodes", 3, "--partition", "nowhere",
-        "train.global_batch=1600", "backbone.name=resnet19",
-    )  # fmt: skip
+        "submit",
+        *jobs.runs.common,
+        "run.name=wrong",
+        "--nodes",
+        3,
+        "--partition",
+        "nowhere",
+        "train.global_batch=1600",
+        "backbone.name=resnet19",
+    )
     assert result.code == 2, result.out
     for part in ("nowhere", "main", "nearest that does", "fewer than one batch", "resnet18"):
         assert part in result.words, part
@@ -65,20 +72,54 @@ def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
 
 def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
     result = jobs.all4one(
-        "submit", *jobs.runs.common, "run.name=dry", "--nodes", 2, "--gpus-per-node", 2, "--time", "2h",
-        "--cpus-per-task", 2, "--dry-run",
-        "--setup", "module load cuda", "--slurm", "mail-type=END", "--srun-arg=--cpu-bind=none",
-        "--slurm", "begin=16:00", "--slurm", "comment='of three'", "--slurm", "contiguous=yes",
-        "--slurm", "dependency=singleton", "--account", 123, "--mem", 100,
-    )  # fmt: skip
+        "submit",
+        *jobs.runs.common,
+        "run.name=dry",
+        "--nodes",
+        2,
+        "--gpus-per-node",
+        2,
+        "--time",
+        "2h",
+        "--cpus-per-task",
+        2,
+        "--dry-run",
+        "--setup",
+        "module load cuda",
+        "--slurm",
+        "mail-type=END",
+        "--srun-arg=--cpu-bind=none",
+        "--slurm",
+        "begin=16:00",
+        "--slurm",
+        "comment='of three'",
+        "--slurm",
+        "contiguous=yes",
+        "--slurm",
+        "dependency=singleton",
+        "--account",
+        123,
+        "--mem",
+        100,
+    )
     assert result.code == 0, result.out
     for line in (
-        "#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --time=120",
-        "#SBATCH --requeue", "#SBATCH --signal=USR2@120", "#SBATCH --mail-type=END", "module load cuda",
-        "#SBATCH --begin=16:00", "#SBATCH --comment='of three'", "#SBATCH --contiguous\n",
-        "#SBATCH --dependency=singleton", "#SBATCH --account=123", "#SBATCH --mem=100",
-        "signal_before: 120",
-    ):  # fmt: skip
+        "#SBATCH --nodes=2",
+        "#SBATCH --gpus-per-node=2",
+        "#SBATCH --ntasks-per-node=2",
+        "#SBATCH --time=120",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=USR2@120",
+        "#SBATCH --mail-type=END",
+        "module load cuda",
+        "#SBATCH --begin=16:00",
+        "#SBATCH --comment='of three'",
+        "#SBATCH --contiguous\n",
+        "#SBATCH --dependency=singleton",
+        "#SBATCH --account=123",
+        "#SBATCH --mem=100",
+        "signal_lead_seconds: 120",
+    ):
         assert line in result.out, line
     assert "--kill-on-bad-exit=1 --cpus-per-task=2 --cpu-bind=none" in result.out
     assert not jobs.runs.path("dry").path.exists()

@@ -10,17 +10,31 @@ from submitted_runs import SHORT
 def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     study, out = tmp_path / "study.yaml", tmp_path / "out"
     study.write_text(
-        yaml.safe_dump({
-            "description": "digits", "recipe": "digits_demo", "compare": "k", "seeds": [0], "judge": "linear_fast",
-            "grid": {"k": {"5": {}, "2": {"method": {"neighbours": 2}}}},
-        })
-    )  # fmt: skip
+        yaml.safe_dump(
+            {
+                "description": "digits",
+                "recipe": "digits_demo",
+                "compare": "k",
+                "seeds": [0],
+                "judge": "linear_fast",
+                "grid": {"k": {"5": {}, "2": {"method": {"num_neighbors": 2}}}},
+            }
+        )
+    )
     _, *settings = jobs.runs.common
     settings = [s for s in settings if not s.startswith("run.folder")]
     command = (
-        "study", study, *settings, *SHORT, "train.max_steps=3", "eval.every_epochs=0", "optim.warmup_epochs=0",
-        "slurm.cpus_per_task=1", "--out", out,
-    )  # fmt: skip
+        "study",
+        study,
+        *settings,
+        *SHORT,
+        "train.max_steps=3",
+        "eval.every_epochs=0",
+        "optim.warmup_epochs=0",
+        "slurm.cpus_per_task=1",
+        "--out",
+        out,
+    )
     result = jobs.all4one(*command, "--submit")
     assert result.code == 0, result.out
     assert [one["score"] for one in json.loads((out / "study.json").read_text())["runs"]] == [None, None]

@@ -26,9 +26,15 @@ def test_a_machine_that_fails_twice_is_named_and_left_out_on_resume(jobs) -> Non
     said = jobs.all4one("status", folder).words
     assert f"{bad} was in 2 of 2 attempts that failed" in said
     beside = jobs.all4one(
-        "submit", *jobs.runs.common, "run.name=beside", "--exclude", "node9", "--exclude-suspects",
-        "--dry-run", "--no-preflight",
-    )  # fmt: skip
+        "submit",
+        *jobs.runs.common,
+        "run.name=beside",
+        "--exclude",
+        "node9",
+        "--exclude-suspects",
+        "--dry-run",
+        "--no-preflight",
+    )
     (left_out,) = re.findall(r"^#SBATCH --exclude=(.*)$", beside.out, re.M)
     # runs of other tests in the folder may have suspects of their own
     assert {"node9", bad} <= set(left_out.split(",")), beside.out

@@ -7,10 +7,20 @@ from submitted_runs import SHORT
 
 def test_of_four_runs_one_fails_one_is_disturbed_and_three_finish(jobs) -> None:
     result = jobs.all4one(
-        "submit", *jobs.runs.common, *SHORT, "train.max_steps=20", "run.name=sweep", "optim.name=sgd",
-        "optim.warmup_epochs=0", "--cpus-per-task", 1,
-        "--sweep", "optim.lr=0.01,0.02,0.03,1e30", "--array-parallelism", 3,
-    )  # fmt: skip
+        "submit",
+        *jobs.runs.common,
+        *SHORT,
+        "train.max_steps=20",
+        "run.name=sweep",
+        "optim.name=sgd",
+        "optim.warmup_epochs=0",
+        "--cpus-per-task",
+        1,
+        "--sweep",
+        "optim.lr=0.01,0.02,0.03,1e30",
+        "--array-parallelism",
+        3,
+    )
     assert result.code == 0, result.out
     folder = jobs.runs.path("sweep").path
     runs = {path.parent.name: f"sweep/{path.parent.name}" for path in folder.glob("*/config.yaml")}
@@ -31,8 +41,11 @@ def test_of_four_runs_one_fails_one_is_disturbed_and_three_finish(jobs) -> None:
 
     table = {row["run"].rpartition("/")[2]: row for row in jobs.status(folder)}
     assert {name: row["state"] for name, row in table.items()} == {
-        "lr=0.01": "finished", disturbed: "finished", "lr=0.03": "finished", fails: "error",
-    }  # fmt: skip
+        "lr=0.01": "finished",
+        disturbed: "finished",
+        "lr=0.03": "finished",
+        fails: "error",
+    }
     assert "the loss is" in table[fails]["why"]
     assert "the loss is" in jobs.all4one("status", folder).words
     again = jobs.all4one("resume", folder / "lr=0.01")
@@ -62,9 +75,15 @@ def test_wrong_sweeps_are_refused_before_anything_is_made(jobs) -> None:
 
 def test_the_untouched_runs_of_a_sweep_are_listed_while_they_wait(jobs) -> None:
     result = jobs.all4one(
-        "submit", *jobs.runs.common, *SHORT, "run.name=waiting", "--sweep", "run.seed=0,1,2",
-        "--slurm", "hold=true",
-    )  # fmt: skip
+        "submit",
+        *jobs.runs.common,
+        *SHORT,
+        "run.name=waiting",
+        "--sweep",
+        "run.seed=0,1,2",
+        "--slurm",
+        "hold=true",
+    )
     assert result.code == 0, result.out
     folder = jobs.runs.path("waiting").path
     assert [row["state"] for row in jobs.status(folder)] == ["pending"] * 3

@@ -29,6 +29,8 @@ MODEL, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "manifest.json",
 )
+RENAMED_TENSORS = {"neighbour_predictor": "neighbor_predictor"}
+"""Parts of tensors' names as version 0.1 wrote them, with their names today."""
 _HASH_CHUNK = 8 * 2**20  # bytes: large, since each chunk takes the interpreter's lock once
 
 
@@ -125,7 +127,7 @@ def read_files(folder: Path) -> Snapshot:
     # Loaded tensors can be views of the mapped file, which pruning may remove: copies are safe from that.
     try:
         model, optimizer = (
-            {key: value.clone() for key, value in load_file(folder / name).items()}
+            {_current_name(key): value.clone() for key, value in load_file(folder / name).items()}
             for name in (MODEL, OPTIMIZER)
         )
         state = json.loads((folder / STATE).read_text())
@@ -161,6 +163,12 @@ def read_manifest(path: Path) -> Manifest:
     if manifest.check != manifest.own_check():
         raise _broken(file, "differs from its own checksum")
     return manifest
+
+
+def _current_name(tensor: str) -> str:
+    for old, new in RENAMED_TENSORS.items():
+        tensor = tensor.replace(old, new)
+    return tensor
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

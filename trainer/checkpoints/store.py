@@ -47,7 +47,7 @@ class Loaded:
 
     snapshot: Snapshot
     path: Path
-    passed_over: list[tuple[Path, str]]
+    skipped: list[tuple[Path, str]]
 
 
 class CheckpointStore:
@@ -117,20 +117,20 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints and none of them is whole.
         """
-        passed_over: list[tuple[Path, str]] = []
+        skipped: list[tuple[Path, str]] = []
         aged = {path: sequence for sequence, path in self._by_age()}
         unaged = [path for path in sorted(self._folders(), key=_key, reverse=True) if path not in aged]
         for path in [*unaged, *sorted(aged, key=lambda path: aged[path], reverse=True)]:
             try:
-                return Loaded(self.load(path), path, passed_over)
+                return Loaded(self.load(path), path, skipped)
             except UserError as error:
                 if not path.is_dir():  # the run, which trains, has removed it meanwhile and written another
                     return self.load_newest()
-                passed_over.append((path, f"{error.where}: {error.what}"))
+                skipped.append((path, f"{error.where}: {error.what}"))
                 self._broken.add(path)
-        if passed_over:
+        if skipped:
             raise UserError(
-                "no checkpoint is whole: " + "; ".join(reason for _, reason in passed_over),
+                "no checkpoint is whole: " + "; ".join(reason for _, reason in skipped),
                 where=self.folder,
                 fix="restore one from a backup, or remove the folder to start from the beginning",
             )

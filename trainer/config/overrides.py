@@ -36,6 +36,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         return
     if ".".join(parents) in _NAMED and leaf == "name" and place.get("name", value) != value:
         place.clear()
+    place.pop(leaf, None)  # what is set last stands last
     place[leaf] = value
 
 

@@ -10,8 +10,10 @@ from data_pipelines.settings import Settings
 class ParallelSettings(Settings):
     """How processes work together."""
 
-    zero: Literal[0, 1, 2] = 0
-    """ZeRO stage: what is kept once over all processes, not by each. 0: nothing; 1: the optimiser's state; 2: gradients
+    first_names = {"zero": "zero_stage", "threads": "torch_threads"}
+
+    zero_stage: Literal[0, 1, 2] = 0
+    """ZeRO stage: what is kept once over all processes, not by each. 0: nothing; 1: the optimizer's state; 2: gradients
     too. All three learn the same up to rounding."""
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     """What gradients are averaged over the processes in. bf16 halves the message and rounds each gradient to 8 bits.
@@ -23,10 +25,10 @@ class ParallelSettings(Settings):
     compile: bool = False
     """Compile backbone and heads (torch.compile), which takes a minute at the first step and again at the first
     evaluation: for GPUs and long runs. On the CPUs where it was measured it gave nothing."""
-    threads: int = Field(0, ge=0)
+    torch_threads: int = Field(0, ge=0)
     """CPU threads of torch in each process; 0: this process's share of the machine's cores."""
 
-    @field_validator("zero", mode="before")
+    @field_validator("zero_stage", mode="before")
     @classmethod
     def _no_stage_3(cls, value: Any) -> Any:
         if value in (3, "3"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from data_pipelines.settings import Settings
 from trainer.methods import MethodSettings, available
 
 
@@ -34,6 +35,38 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
     return f"{key}: {message}" + (f", not {shown!r}" if isinstance(shown, str | int | float | bool) else "")
 
 
+def old_names(
+    values: Any, whole: Mapping[str, Any], schema: type[BaseModel], path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """Settings that stand under a name of version 0.1, as dotted keys, each with its name today.
+
+    Args:
+        values: nested values, from `path` on.
+        whole: the nested values of the whole configuration, which name the method.
+        schema: of the whole configuration.
+        path: where `values` stand in it.
+    """
+    if isinstance(values, list):
+        for position, value in enumerate(values):
+            yield from old_names(value, whole, schema, (*path, str(position)))
+    if not isinstance(values, Mapping):
+        return
+    model = _model_at(path, whole, schema)
+    renamed = model.renamed() if model is not None and issubclass(model, Settings) else {}
+    for key, value in values.items():
+        if key in renamed:
+            yield ".".join((*path, key)), ".".join((*path, renamed[key]))
+        yield from old_names(value, whole, schema, (*path, key))
+
+
+def current_key(key: str, schema: type[BaseModel]) -> str:
+    """A setting's dotted key with the names of today."""
+    nested: Any = None
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return next((new for old, new in old_names(nested, nested, schema) if old == key), key)
+
+
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
@@ -43,7 +76,15 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Fields of the model at a dotted path, those of the method being the ones of the method that `values` names."""
+    """Fields of the model at a dotted path."""
+    model = _model_at(path, values, schema)
+    return dict(model.model_fields) if model is not None else {}
+
+
+def _model_at(
+    path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]
+) -> type[BaseModel] | None:
+    """The model at a dotted path; that of the method is the one of the method that `values` names."""
     model: type[BaseModel] | None = schema
     for part in path:
         if part.isdigit() or model is None:
@@ -53,7 +94,7 @@ def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseMod
         if model is MethodSettings:
             method = values.get("method")
             model = available().get(str(method.get("name", "all4one")) if isinstance(method, Mapping) else "")
-    return dict(model.model_fields) if model is not None else {}
+    return model
 
 
 def _all_keys(

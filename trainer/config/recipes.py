@@ -88,12 +88,13 @@ def _read(path: Path) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values of `above` over those of `below`; lists are replaced whole.
 
-    A component's settings go with its name: a recipe that names another method, optimiser or backbone starts from
-    that one's defaults, not from those of the base.
+    A component's settings go with its name: a recipe that names another method, optimizer or backbone starts from
+    that one's defaults, not from those of the base. What is set last stands last: of a setting's old and new name the
+    last one counts.
     """
     merged = copy.deepcopy(dict(below))
     for key, value in above.items():
-        old = merged.get(key)
+        old = merged.pop(key, None)
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not _another_component(old, value):
             merged[key] = merge(old, value)
         else:

@@ -3,6 +3,7 @@
 A recipe is YAML. Its `base:` names another recipe that it starts from; `key=value` overrides come last.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,7 @@ from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.store import CheckpointSettings
 from trainer.config.overrides import names_component, set_value
 from trainer.config.parallel_settings import ParallelSettings
-from trainer.config.problems import explain
+from trainer.config.problems import explain, old_names
 from trainer.config.recipes import merge, read_recipe
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.engine.guard import GuardSettings
@@ -31,6 +32,8 @@ from trainer.methods.all4one import All4OneSettings
 from trainer.networks.backbones import BackboneSettings
 
 Part = TypeVar("Part", bound=Settings)
+_TOLD: set[str] = set()
+"""Old names of settings that this process has told of."""
 
 
 class RunSettings(Settings):
@@ -51,15 +54,17 @@ class RunSettings(Settings):
 class TrainSettings(Settings):
     """How long and in what batches."""
 
+    first_names = {"accumulation": "grad_accum_steps"}
+
     epochs: int = Field(100, ge=1)
     """Passes over the training set."""
     max_steps: int = Field(0, ge=0)
-    """Optimiser steps of the whole run, where fewer than those of all epochs; learning rates and the averaged copy's
+    """Optimizer steps of the whole run, where fewer than those of all epochs; learning rates and the averaged copy's
     momentum reach their end there. 0: no such limit."""
     global_batch: int = Field(256, ge=2)
-    """Images in one optimiser step, over all processes and accumulation."""
-    accumulation: int = Field(1, ge=1)
-    """Micro-batches of one optimiser step; each contrasts within itself."""
+    """Images in one optimizer step, over all processes and accumulation."""
+    grad_accum_steps: int = Field(1, ge=1)
+    """Micro-batches of one optimizer step; each contrasts within itself."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. On GPUs
     convolutions of fp32 take TF32 (10 bits of mantissa), torch's default. With fp64 all of them are float64, at several
@@ -83,7 +88,7 @@ class EvalSettings(Settings):
     every_epochs: int = Field(10, ge=0)
     """Epochs between kNN evaluations; 0: none. The untrained and the final backbone are judged in any other case."""
     knn_k: int = Field(20, ge=1)
-    """Neighbours that vote."""
+    """Neighbors that vote."""
     knn_temperature: float = Field(0.07, gt=0)
     """Temperature of the votes."""
     batch: int = Field(256, ge=1)
@@ -96,7 +101,7 @@ class MetricsSettings(Settings):
     log_every: int = Field(10, ge=1)
     """Steps between records in metrics.jsonl and in all that is written beside it."""
     health_every: int = Field(100, ge=0)
-    """Steps between records that have all health values: effective rank, neighbours, shares of the losses. 0: none."""
+    """Steps between records that have all health values: effective rank, neighbors, shares of the losses. 0: none."""
     tensorboard: bool = True
     """Whether TensorBoard files are written."""
     csv: bool = False
@@ -153,9 +158,10 @@ class Config(Settings):
     @model_validator(mode="after")
     def _float64_is_whole(self) -> "Config":
         if self.train.precision == "fp64":
-            if self.parallel.zero:
+            if self.parallel.zero_stage:
                 raise ValueError(
-                    "train.precision=fp64 needs parallel.zero=0: DeepSpeed keeps the weights of its shares in float32"
+                    "train.precision=fp64 needs parallel.zero_stage=0: DeepSpeed keeps the weights of its shards "
+                    "in float32"
                 )
             if self.parallel.gradient_dtype == "bf16":
                 raise ValueError(
@@ -166,10 +172,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Config":
-        batch, parts = self.train.global_batch, self.train.accumulation
+        batch, parts = self.train.global_batch, self.train.grad_accum_steps
         if batch % parts:
             raise ValueError(
-                f"train.global_batch ({batch}) must divide by train.accumulation ({parts}); "
+                f"train.global_batch ({batch}) must divide by train.grad_accum_steps ({parts}); "
                 f"nearest: {batch // parts * parts or parts} and {(batch // parts + 1) * parts}"
             )
         return self
@@ -189,6 +195,7 @@ def load_config(
         UserError: everything that is wrong with it, at once, each with the nearest valid name where one is close.
     """
     values = merge(defaults or {}, read_recipe(recipe))
+    _tell_old_names(values)
     return override(parse(values, where=str(recipe)), overrides, where=str(recipe))
 
 
@@ -203,7 +210,17 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     values = dump(config)
     for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
         set_value(values, assignment)
+    _tell_old_names(values)
     return parse(values, where=f"{where} with {' '.join(overrides)}")
+
+
+def _tell_old_names(values: Mapping[str, Any]) -> None:
+    """Print one line that names the settings with new names, once a process for each."""
+    found = [(old, new) for old, new in old_names(values, values, Config) if old not in _TOLD]
+    _TOLD.update(old for old, _ in found)
+    if found:
+        said = ", ".join(f"{old} is now {new}" for old, new in found)
+        print(f"notice: settings have new names (the old ones still work): {said}", file=sys.stderr)
 
 
 def data_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> DataSettings:

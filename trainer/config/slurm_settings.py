@@ -9,13 +9,31 @@ from data_pipelines.settings import Settings
 
 _UNITS = {"": 1, "m": 1, "h": 60, "d": 24 * 60}
 _OWN_OPTIONS = {
-    "nodes", "gpus-per-node", "ntasks-per-node", "cpus-per-task", "time", "partition", "account", "qos", "constraint",
-    "exclude", "mem", "signal", "requeue", "output", "error", "open-mode", "job-name", "array",
-}  # fmt: skip
+    "nodes",
+    "gpus-per-node",
+    "ntasks-per-node",
+    "cpus-per-task",
+    "time",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "mem",
+    "signal",
+    "requeue",
+    "output",
+    "error",
+    "open-mode",
+    "job-name",
+    "array",
+}
 
 
 class SlurmSettings(Settings):
     """What a job asks of the cluster, and how it behaves there. Nothing of it changes what is learned."""
+
+    first_names = {"signal_before": "signal_lead_seconds"}
 
     nodes: int = Field(1, ge=1)
     """Machines."""
@@ -45,7 +63,7 @@ class SlurmSettings(Settings):
     """Further arguments of srun."""
     extra: dict[str, str | int | bool] = Field(default_factory=dict)
     """Further options of sbatch by name, without dashes before it (`mail-type: END`)."""
-    signal_before: int = Field(120, ge=10, le=65535)
+    signal_lead_seconds: int = Field(120, ge=10, le=65535)
     """Seconds before the time limit at which the run saves and asks for its own requeue."""
     max_requeues: int = Field(100, ge=0)
     """Restarts of one job, for whatever reason, after which it asks for no more."""
@@ -63,9 +81,9 @@ class SlurmSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "SlurmSettings":
-        if self.signal_before >= 60 * self.minutes:
+        if self.signal_lead_seconds >= 60 * self.minutes:
             raise ValueError(
-                f"signal_before ({self.signal_before} s) must be below the time limit ({self.time})"
+                f"signal_lead_seconds ({self.signal_lead_seconds} s) must be below the time limit ({self.time})"
             )
         if 0 < self.gpus_per_node < self.tasks_per_node:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Signs of how a run does beyond its loss: whether embeddings collapse, what neighbours are like, which loss pulls.
+"""Signs of how a run does beyond its loss: whether embeddings collapse, what neighbors are like, which loss pulls.
 
 All of a value's inputs are this rank's rows. They are computed every `metrics.health_every` steps, the spread at each.
 """
@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.contrast.queue import NeighbourQueue, Neighbours
+from trainer.contrast.queue import NeighborQueue, Neighbors
 
 LEAST_SPREAD = 0.05
 """Share of the standard deviation of a filled sphere below which embeddings count as collapsed to a point."""
 LEAST_RANK = 0.02
 """Share of the largest rank that is possible below which embeddings count as collapsed to few directions."""
 LEAST_GAIN = 0.02
-"""Share of the way from chance to certainty below which neighbours count as unrelated, at most a fifth of chance."""
+"""Share of the way from chance to certainty below which neighbors count as unrelated, at most a fifth of chance."""
 
 
 @torch.no_grad()
-def spread(rows: Tensor) -> Tensor:
-    """Standard deviation over the batch of normalised rows [B, D], mean over features: [].
+def feature_std(rows: Tensor) -> Tensor:
+    """Standard deviation over the batch of normalized rows [B, D], mean over features: [].
 
     It is 0 when the rows have collapsed to a point, and 1 / sqrt(D) when they fill the sphere.
     """
@@ -30,7 +30,7 @@ def spread(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(rows: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values of rows [B, D], between 1 and min(B, D): [].
+    """Exponential of the entropy of the normalized singular values of rows [B, D], between 1 and min(B, D): [].
 
     Roy and Vetterli, EUSIPCO 2007; as a sign of collapse RankMe (Garrido et al., ICML 2023). NaN where rows are not
     finite.
@@ -58,23 +58,23 @@ def gradient_shares(terms: Mapping[str, Tensor], z: Sequence[Tensor]) -> dict[st
 
 
 @torch.no_grad()
-def neighbour_values(queue: NeighbourQueue, keys: Tensor, found: Neighbours, batch: int) -> dict[str, Tensor]:
-    """Share of the queue that samples have filled; of the nearest neighbours the mean cosine with their keys, and the
+def neighbor_values(queue: NeighborQueue, keys: Tensor, found: Neighbors, batch: int) -> dict[str, Tensor]:
+    """Share of the queue that samples have filled; of the nearest neighbors the mean cosine with their keys, and the
     mean age in batches of those that are samples.
 
     Args:
         queue: what they were found in.
-        keys: normalised, [B, D].
-        found: their neighbours.
+        keys: normalized, [B, D].
+        found: their neighbors.
         batch: keys that enter the queue at once.
     """
-    places = found.places[:, 0]
-    age = (queue.head - 1 - places).remainder(len(queue.rows)) // batch + 1  # [B]
-    real = queue.ids[places] >= 0
+    indices = found.indices[:, 0]
+    age = (queue.head - 1 - indices).remainder(len(queue.rows)) // batch + 1  # [B]
+    real = queue.ids[indices] >= 0
     return {
         "queue_filled": (queue.ids >= 0).float().mean(),
-        "neighbour_cosine": (keys * found.rows[:, 0]).sum(1).mean(),
-        "neighbour_age": (age * real).sum() / real.sum().clamp_min(1),
+        "neighbor_cosine": (keys * found.rows[:, 0]).sum(1).mean(),
+        "neighbor_age": (age * real).sum() / real.sum().clamp_min(1),
     }
 
 
@@ -101,9 +101,9 @@ def collapse_signs(values: Mapping[str, float], *, size: int, rows: int, classes
         )
     chance = 1 / max(classes, 1)
     least = chance + min(0.2 * chance, LEAST_GAIN * (1 - chance))
-    if classes > 1 and values.get("queue_filled") == 1 and values["neighbour_agreement"] < least:
-        signs["neighbour_agreement"] = (
-            f"neighbours are as good as random: {100 * values['neighbour_agreement']:.1f} % of them have the label of "
+    if classes > 1 and values.get("queue_filled") == 1 and values["neighbor_agreement"] < least:
+        signs["neighbor_agreement"] = (
+            f"neighbors are as good as random: {100 * values['neighbor_agreement']:.1f} % of them have the label of "
             f"their image, where {100 * chance:.1f} % is chance"
         )
     return signs

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.distributed.collectives import all_sum, gather, rank, world_size
+from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
 
 Scope = Literal["rank", "global"]
 P = ParamSpec("P")
@@ -45,22 +45,22 @@ def _device(args: Sequence[object]) -> str:
 
 
 @full_precision
-def keys_of_all(keys: Sequence[Tensor]) -> list[Tensor]:
-    """Several tensors of keys [B, D], normalised, with those of all ranks: [world * B, D] each, for `nce`.
+def gather_keys(keys: Sequence[Tensor]) -> list[Tensor]:
+    """Several tensors of keys [B, D], normalized, with those of all ranks: [world * B, D] each, for `info_nce`.
 
     All of them travel in one message, and their gradients in one back.
     """
-    normalised = torch.cat([F.normalize(k, dim=1) for k in keys], dim=1)  # [B, sum of D]
-    return list(gather(normalised).split([k.shape[1] for k in keys], dim=1))
+    normalized = torch.cat([F.normalize(k, dim=1) for k in keys], dim=1)  # [B, sum of D]
+    return list(gather(normalized).split([k.shape[1] for k in keys], dim=1))
 
 
 @full_precision
-def nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     """InfoNCE of rows against the own rows among all ranks' keys, the other keys being the negatives.
 
     Args:
-        queries: [B, D], normalised here.
-        keys: [world * B, D] from `keys_of_all`.
+        queries: [B, D], normalized here.
+        keys: [world * B, D] from `gather_keys`.
         temperature: what cosines are divided by.
 
     Returns a scalar, the mean over this rank's rows.
@@ -80,13 +80,13 @@ class Contrast(NamedTuple):
     temperature: float
 
 
-def contrasts_of_all(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
+def info_nce_all(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
     """InfoNCE of each contrast, the mean over its pairs; the predictions of all ranks travel in one message."""
-    gathered = iter(keys_of_all([p for c in contrasts.values() for p in c.predictions]))
+    gathered = iter(gather_keys([p for c in contrasts.values() for p in c.predictions]))
     losses = {}
     for name, c in contrasts.items():
         keys = [next(gathered) for _ in c.predictions]
-        pairs = [nce(c.targets[i], keys[j], temperature=c.temperature) for i, j in c.pairs]
+        pairs = [info_nce(c.targets[i], keys[j], temperature=c.temperature) for i, j in c.pairs]
         losses[name] = torch.stack(pairs).mean()
     return losses
 
@@ -96,12 +96,12 @@ def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
     """SimCLR's equation 1: each embedding against its image's other view among all others of both views and all ranks.
 
     Args:
-        z: embeddings of two views, [B, D] each, normalised here.
+        z: embeddings of two views, [B, D] each, normalized here.
         temperature: what cosines are divided by.
 
     Returns a scalar, the mean over this rank's 2B embeddings.
     """
-    everyone = torch.cat(keys_of_all(z))  # [2 * world * B, D], first views before second ones
+    everyone = torch.cat(gather_keys(z))  # [2 * world * B, D], first views before second ones
     queries = torch.cat([F.normalize(v, dim=1) for v in z])  # [2B, D]
     first = torch.arange(len(z[0]), device=queries.device) + rank() * len(z[0])
     second = first + len(everyone) // 2
@@ -111,8 +111,8 @@ def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
 
 
 @full_precision
-def normalised_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
-    """Squared distance of normalised rows [B, D], which is 2 - 2 cos, mean over this rank's rows (BYOL, equation 2)."""
+def normalized_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
+    """Squared distance of normalized rows [B, D], which is 2 - 2 cos, mean over this rank's rows (BYOL, equation 2)."""
     return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
 
 
@@ -126,7 +126,7 @@ def symmetric(
 
 def _correlation(a: Tensor, b: Tensor, scope: Scope) -> Tensor:
     """Cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
-    reduce = all_sum if scope == "global" else lambda x: x
+    reduce = all_reduce_sum if scope == "global" else lambda x: x
     norms = reduce(torch.stack([a.square().sum(0), b.square().sum(0)])).sqrt().clamp_min(1e-12)  # [2, D]
     return reduce((a / norms[0]).T @ (b / norms[1]))
 
@@ -161,10 +161,10 @@ def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scop
 def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
     """Barlow Twins over the global batch (its equation 1): invariance plus `redundancy` (λ) times off-diagonals.
 
-    z1, z2: embeddings [B, D]; every column is centred and divided by its standard deviation over all ranks' rows.
+    z1, z2: embeddings [B, D]; every column is centerd and divided by its standard deviation over all ranks' rows.
     """
-    rows = all_sum(z1.new_tensor(float(len(z1))))
-    sums = all_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
+    rows = all_reduce_sum(z1.new_tensor(float(len(z1))))
+    sums = all_reduce_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
     z1, z2 = z1 - sums[0], z2 - sums[1]
     correlation = _correlation(z1, z2, "global")
     on = (correlation.diagonal() - 1).square().sum()
@@ -182,8 +182,8 @@ def vicreg(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
     """
     rows, size = len(z1) * world_size(), z1.shape[1]
     z = torch.stack([z1, z2])  # [2, B, D]
-    centred = z - all_sum(z.sum(1, keepdim=True)) / rows
-    covariances = all_sum(centred.mT @ centred) / (rows - 1)  # [2, D, D]
+    centerd = z - all_reduce_sum(z.sum(1, keepdim=True)) / rows
+    covariances = all_reduce_sum(centerd.mT @ centerd) / (rows - 1)  # [2, D, D]
     deviations = (covariances.diagonal(dim1=1, dim2=2) + 1e-4).sqrt()  # [2, D]
     return {
         "invariance": F.mse_loss(z1, z2),

@@ -1,6 +1,6 @@
 """Which rows have the largest dot products with given keys: exactly, within a bound on memory.
 
-Two passes find the k best of N scores without sorting N: rows are taken in groups of neighbours, and the k groups with
+Two passes find the k best of N scores without sorting N: rows are taken in groups of neighbors, and the k groups with
 the largest maxima hold the k best. Where the CPU multiplies bf16 several times as fast as float32, the first pass is in
 bf16, the best of it are scored again in float32, and a bound on what rounding can have done tells which keys need the
 whole product in float32 after all: the result is the same.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 GROUP = 32
-"""Neighbouring rows that one maximum stands for."""
+"""Neighboring rows that one maximum stands for."""
 CANDIDATES = 32
 """Rows that a bf16 product proposes for each key."""
 ROUNDED_FROM = 2**14
@@ -19,7 +19,7 @@ BF16_ROUNDING, FP32_ROUNDING = 2.0**-7, 2.0**-23
 """Twice the largest relative error of a rounded number, which leaves room for higher orders."""
 
 
-def nearest_places(rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
+def topk_indices(rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
     """Places of the k rows [N, D] with the largest dot product with each key [B, D], best first: [B, k] int64.
 
     Scores take at most `score_bytes`, or those of one key where that is more.
@@ -28,7 +28,7 @@ def nearest_places(rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tens
     return torch.cat([_leaders(rows @ part.T, k)[0] for part in keys.split(chunk)])
 
 
-class RoundedRows:
+class Bf16Index:
     """A bf16 copy of rows [N, D] that follows them, with what the copy lacks."""
 
     def __init__(self) -> None:
@@ -44,23 +44,23 @@ class RoundedRows:
             and torch.cpu._is_avx512_bf16_supported()
         )
 
-    def follow(self, rows: Tensor, places: Tensor) -> None:
-        """Take over the rows at `places`, the only ones that have been written since, in one operation."""
+    def follow(self, rows: Tensor, indices: Tensor) -> None:
+        """Take over the rows at `indices`, the only ones that have been written since, in one operation."""
         if self._of == (rows.data_ptr(), rows._version - 1):
-            self.rows[places], self.errors[places], self.norms[places] = _rounded(rows[places])
+            self.rows[indices], self.errors[indices], self.norms[indices] = _rounded(rows[indices])
             self._of = rows.data_ptr(), rows._version
 
-    def nearest_places(self, rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
+    def topk_indices(self, rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
         """What the function of this name gives, by a product with the copy, brought up to date where it is not."""
         if self._of != (rows.data_ptr(), rows._version):
             self.rows, self.errors, self.norms = _rounded(rows)
             self._of = rows.data_ptr(), rows._version
         candidate_bytes = max(CANDIDATES, k) * rows.shape[1] * rows.element_size()
         chunk = max(1, score_bytes // (self.rows.element_size() * len(rows) + candidate_bytes))
-        places, sure = zip(*(self._places_of(rows, part, k) for part in keys.split(chunk)), strict=True)
-        found, unsure = torch.cat(places), ~torch.cat(sure)
+        indices, sure = zip(*(self._places_of(rows, part, k) for part in keys.split(chunk)), strict=True)
+        found, unsure = torch.cat(indices), ~torch.cat(sure)
         if unsure.any():
-            found[unsure] = nearest_places(rows, keys[unsure], k, score_bytes)
+            found[unsure] = topk_indices(rows, keys[unsure], k, score_bytes)
         return found
 
     def _places_of(self, rows: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The queue of past keys that neighbours are looked up in."""
+"""The queue of past keys that neighbors are looked up in."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,14 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
-from trainer.contrast.neighbor_search import RoundedRows, nearest_places
+from trainer.contrast.neighbor_search import Bf16Index, topk_indices
 from trainer.distributed.collectives import PendingGather, pack, start_gather, unpack, world_size
 
 
 class QueueSettings(Settings):
-    """Settings of the neighbour queue."""
+    """Settings of the neighbor queue."""
 
-    length: int = Field(98304, ge=1)
+    first_names = {"length": "size"}
+
+    size: int = Field(98304, ge=1)
     """Keys held. Need not be a multiple of the batch."""
     score_bytes: int = Field(256 * 2**20, ge=2**10)
     """Memory that similarity scores may take at once, bytes; larger products are done in chunks of rows."""
@@ -25,15 +27,15 @@ class QueueSettings(Settings):
     """Steps between comparisons of the queue across ranks; 0: never."""
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The best rows of the queue for each key, best first."""
 
     rows: Tensor  # [B, k, D]
-    places: Tensor  # [B, k] int64, where they stand in the queue
+    indices: Tensor  # [B, k] int64, where they stand in the queue
 
 
-class NeighbourQueue(nn.Module):
-    """A ring of N normalised keys with their labels and sample ids, the same on every rank.
+class NeighborQueue(nn.Module):
+    """A ring of N normalized keys with their labels and sample ids, the same on every rank.
 
     It starts as random directions with label and id -1. It is never cast by mixed precision: keys come in float32.
     """
@@ -43,52 +45,52 @@ class NeighbourQueue(nn.Module):
     ids: Tensor  # [N]
     head: Tensor  # [] where the next key goes
 
-    def __init__(self, settings: QueueSettings, size: int) -> None:
+    def __init__(self, settings: QueueSettings, dim: int) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("rows", F.normalize(torch.randn(settings.length, size), dim=1))
-        self.register_buffer("labels", torch.full((settings.length,), -1))
-        self.register_buffer("ids", torch.full((settings.length,), -1))
+        self.register_buffer("rows", F.normalize(torch.randn(settings.size, dim), dim=1))
+        self.register_buffer("labels", torch.full((settings.size,), -1))
+        self.register_buffer("ids", torch.full((settings.size,), -1))
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
-        self._rounded = RoundedRows()
+        self._rounded = Bf16Index()
         self._pending: PendingGather | None = None
         self._views = 1  # of the push under way
 
     @torch.no_grad()
-    def nearest(self, keys: list[Tensor], k: int) -> list[Neighbours]:
+    def nearest(self, keys: list[Tensor], k: int) -> list[Neighbors]:
         """The k rows with the largest dot product with each key, for several views of [B, D] at once.
 
         By scores in the queue's precision, also under autocast: cosines near 1 would tie in bf16.
         """
         stacked = torch.cat(keys)  # [V * B, D]
-        search = self._rounded.nearest_places if RoundedRows.useful(self.rows) else nearest_places
+        search = self._rounded.topk_indices if Bf16Index.useful(self.rows) else topk_indices
         with torch.autocast(stacked.device.type, enabled=False):
             index = search(self.rows, stacked, k, self.settings.score_bytes)
-        return [Neighbours(self.rows[i], i) for i in index.chunk(len(keys))]
+        return [Neighbors(self.rows[i], i) for i in index.chunk(len(keys))]
 
-    def agreement(self, found: Neighbours, labels: Tensor) -> Tensor:
-        """Share of the rows [B] whose nearest neighbour has their label, of those where neither image lacks one; NaN
+    def agreement(self, found: Neighbors, labels: Tensor) -> Tensor:
+        """Share of the rows [B] whose nearest neighbor has their label, of those where neither image lacks one; NaN
         where there are none. A row that no image has filled yet has nobody's label.
-        """  # fmt: skip
-        nearest = found.places[:, 0]
+        """
+        nearest = found.indices[:, 0]
         theirs = self.labels[nearest]
         known = (labels >= 0) & ((theirs >= 0) | (self.ids[nearest] < 0))
         return (known & (theirs == labels)).sum() / known.sum()
 
-    def start_push(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:
+    def enqueue_async(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:
         """Begin to gather this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message;
-        `finish_push` enters them in the ring.
-        """  # fmt: skip
+        `wait` enters them in the ring.
+        """
         self._pending, self._views = start_gather(pack(*keys, labels, ids)), len(keys)
 
     @property
-    def entering(self) -> int:
+    def num_pending(self) -> int:
         """Keys that the push under way will enter; 0 where there is none."""
         return 0 if self._pending is None else len(self._pending.out) * self._views
 
     @torch.no_grad()
-    def finish_push(self) -> None:
-        """Enter what `start_push` gathered, view by view in rank order, over the oldest rows. Without one it does
+    def wait(self) -> None:
+        """Enter what `enqueue_async` gathered, view by view in rank order, over the oldest rows. Without one it does
         nothing.
 
         A key that is not finite enters nothing: no later step would be rid of it.
@@ -113,7 +115,7 @@ class NeighbourQueue(nn.Module):
         self.head.add_(len(keys)).remainder_(len(self.rows))
 
     @torch.no_grad()
-    def same_everywhere(self) -> bool:
+    def is_synchronized(self) -> bool:
         """Whether all ranks hold the same queue, bit for bit (by a checksum of integers)."""
         if world_size() == 1:
             return True

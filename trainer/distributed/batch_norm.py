@@ -19,9 +19,16 @@ class _CrossRankNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, means: Tensor, variances: Tensor, eps: float,
-        count: float, group: dist.ProcessGroup | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        means: Tensor,
+        variances: Tensor,
+        eps: float,
+        count: float,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, means, variances)  # moments: [V, C]
         ctx.eps, ctx.count, ctx.group = eps, count, group
         out = torch.empty_like(x)
@@ -29,17 +36,32 @@ class _CrossRankNorm(torch.autograd.Function):
         views = zip(x.chunk(len(means)), means, variances, out.chunk(len(means)), strict=True)
         for rows, mean, var, place in views:
             torch.ops.aten.native_batch_norm.out(
-                rows, weight, bias, mean, var, False, 0.0, eps, out=place, save_mean=unused, save_invstd=unused
-            )  # fmt: skip
+                rows,
+                weight,
+                bias,
+                mean,
+                var,
+                False,
+                0.0,
+                eps,
+                out=place,
+                save_mean=unused,
+                save_invstd=unused,
+            )
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, means, variances = ctx.saved_tensors
         views = list(
-            zip(grad.contiguous(memory_format=_format(x)).chunk(len(means)), x.chunk(len(means)), means,
-                variances, strict=True)
-        )  # fmt: skip
+            zip(
+                grad.contiguous(memory_format=_format(x)).chunk(len(means)),
+                x.chunk(len(means)),
+                means,
+                variances,
+                strict=True,
+            )
+        )
         # The inference-mode kernel yields w * invstd * dy and both local sums in one pass. What training mode
         # adds is affine in x per channel (Ioffe & Szegedy 2015, section 3), with the sums taken over all ranks.
         local = [
@@ -78,14 +100,14 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     process_group: dist.ProcessGroup | None = None
     views = 1
-    """Views that are stacked in a batch, each with moments of its own; `by_view` sets it for all layers."""
+    """Views that are stacked in a batch, each with moments of its own; `forward_per_view` sets it for all layers."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
             raise ValueError(f"expected [B, C] or [B, C, H, W], got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [B, C, …]; the same shape."""
+        """Normalize [B, C, …]; the same shape."""
         self._check_input_dim(input)
         if not self.training or world_size() == 1:
             return super().forward(input)
@@ -120,13 +142,13 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         counts = found[:, -1]
         total = counts.sum()
         weights = (counts / total)[:, None, None]
-        # Chan et al. 1979: combining centred moments does not cancel as a difference of sums would
+        # Chan et al. 1979: combining centerd moments does not cancel as a difference of sums would
         mean = (weights * means).sum(0)
         var = (weights * (variances + (means - mean).square())).sum(0)
         return mean, var, float(total)
 
 
-def by_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+def forward_per_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
     """What the network makes of each view [B, …], each with batch-norm moments of its own: V x [B, …].
 
     Where these are taken across ranks by `CrossRankBatchNorm`, consecutive views of one shape go through together, so
@@ -143,7 +165,7 @@ def by_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
 def _together(
     network: nn.Module, norms: Sequence[CrossRankBatchNorm], views: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """What `by_view` gives for views of one shape, by one pass."""
+    """What `forward_per_view` gives for views of one shape, by one pass."""
     for norm in norms:
         norm.views = len(views)
     try:
@@ -176,7 +198,7 @@ class CrossRankBatchNormAct(CrossRankBatchNorm):
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise and activate [B, C, H, W]; the same shape."""
+        """Normalize and activate [B, C, H, W]; the same shape."""
         out: Tensor = self.act(self.drop(super().forward(input)))
         return out
 
@@ -192,7 +214,7 @@ def require_group(size: int, ranks: int) -> None:
         )
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device, group_size: int = 0) -> nn.Module:
+def synchronize_batch_norm(module: nn.Module, device: torch.device, group_size: int = 0) -> nn.Module:
     """Replace every batch norm by one across ranks: torch's and timm's own on CUDA, the portable one elsewhere.
 
     Args:

@@ -57,7 +57,7 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def all_sum(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over the ranks, differentiable; the same shape."""
     return _Sum.apply(x) if world_size() > 1 else x
 

@@ -27,7 +27,7 @@ class Process:
         return self.rank == 0
 
 
-def initialise() -> Process:
+def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
     Raises:
@@ -39,8 +39,9 @@ def initialise() -> Process:
         if local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"process {local_rank} of this machine sees {torch.cuda.device_count()} GPUs",
-                where=platform.node(), fix="start one process for each GPU at most, and ask for as many",
-            )  # fmt: skip
+                where=platform.node(),
+                fix="start one process for each GPU at most, and ask for as many",
+            )
         torch.cuda.set_device(local_rank)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -59,21 +60,21 @@ def initialise() -> Process:
     )
 
 
-def from_first(value: Any) -> Any:
+def broadcast_object(value: Any) -> Any:
     """Rank 0's value of a small Python object, on every rank."""
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def from_all(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """Every rank's value of a small Python object, by rank, on every rank."""
     box = [None] * dist.get_world_size()
     dist.all_gather_object(box, value)
     return box
 
 
-class Agreement:
+class AsyncFlagReduce:
     """The largest of all ranks' flags, on its way; on the CPU, so that no device has to be waited for.
 
     Every rank makes one at the same place in the order of its collectives.
@@ -92,4 +93,4 @@ class Agreement:
 
 def agree(flag: int) -> int:
     """The largest of all ranks' flags, on every rank."""
-    return Agreement(flag).result()
+    return AsyncFlagReduce(flag).result()

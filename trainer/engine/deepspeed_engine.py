@@ -20,9 +20,9 @@ from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
 from trainer.engine.guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.optimizers import Schedule
-from trainer.engine.zero import Placement, Shares, Whole
+from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedState
 from trainer.methods import Method
-from trainer.methods.base import OF_LABELLED
+from trainer.methods.base import LABEL_METRICS
 
 
 def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:
@@ -60,34 +60,46 @@ class Engine:
         schedule: learning rates by step.
         micro_batch: rows of one forward pass on this rank.
         accumulation: forward passes of one step.
-        clip_gradients: largest global gradient norm; 0: not clipped.
+        max_grad_norm: largest global gradient norm; 0: not clipped.
         seed: of what is drawn within a step (dropout).
         total_steps: steps of the whole run, for the momentum's cosine.
-        zero: ZeRO stage: 0 (all on every rank), 1 (optimiser state in shares) or 2 (gradients too).
+        zero: ZeRO stage: 0 (all on every rank), 1 (optimizer state in shares) or 2 (gradients too).
         gradient_dtype: "fp32" or "bf16", what gradients are averaged in. Weights of float64 keep theirs.
         guard: which steps are left out.
         health_every: steps between those that yield all health values; 0: none.
     """
 
     def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, schedule: Schedule, *,
-        micro_batch: int, accumulation: int, clip_gradients: float, seed: int, total_steps: int,
-        zero: int = 0, gradient_dtype: str = "fp32", guard: GuardSettings | None = None,
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        max_grad_norm: float,
+        seed: int,
+        total_steps: int,
+        zero: int = 0,
+        gradient_dtype: str = "fp32",
+        guard: GuardSettings | None = None,
         health_every: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.method, self.optimizer, self.schedule = method, optimizer, schedule
-        self.micro_batch, self.accumulation, self.clip_gradients = micro_batch, accumulation, clip_gradients
+        self.micro_batch, self.accumulation, self.max_grad_norm = micro_batch, accumulation, max_grad_norm
         self.seed, self.total_steps, self.health_every = seed, total_steps, health_every
         parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
         config = deepspeed_config(micro_batch, accumulation, zero, gradient_dtype)
         self._deepspeed = _initialize(method, optimizer, config)
         _broadcast_buffers(method)
         if zero:
-            self._placement: Placement = Shares(self._deepspeed.optimizer, optimizer, parameters)
+            self._layout: OptimizerStateLayout = ShardedState(
+                self._deepspeed.optimizer, optimizer, parameters
+            )
         else:
             # not earlier: DeepSpeed cannot broadcast such weights
             method.to(memory_format=torch.channels_last)
-            self._placement = Whole(optimizer, parameters, self._buckets(parameters, gradient_dtype))
+            self._layout = ReplicatedState(optimizer, parameters, self._buckets(parameters, gradient_dtype))
         self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
         self._statistics = BatchStatistics(method)
 
@@ -101,9 +113,9 @@ class Engine:
         return GradientBuckets(own, dtype, due=self._deepspeed.is_gradient_accumulation_boundary)
 
     def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """Optimiser step number `step` (from 0) on `accumulation` micro-batches.
+        """Optimizer step number `step` (from 0) on `accumulation` micro-batches.
 
-        Weights, optimiser and running moments stay as they were where the guard finds the gradient broken.
+        Weights, optimizer and running moments stay as they were where the guard finds the gradient broken.
 
         Returns this rank's losses and health values, means over the micro-batches, as scalars on the device, and
         `gradient_norm` before clipping, and `skipped_steps` so far.
@@ -111,7 +123,7 @@ class Engine:
         self.method.train()
         self.schedule.apply(self.optimizer, step)
         self._statistics.keep()
-        self.method.examine = self.health_every > 0 and (step + 1) % self.health_every == 0
+        self.method.log_diagnostics = self.health_every > 0 and (step + 1) % self.health_every == 0
         collected: list[Mapping[str, Tensor]] = []
         for index, batch in enumerate(batches):
             torch.manual_seed(step_seed(self.seed, step, index, rank()))
@@ -131,18 +143,18 @@ class Engine:
     @torch.no_grad()
     def _clip(self) -> Tensor:
         """Scale the averaged gradient down to the norm that is allowed; returns the norm that it had."""
-        gradients = self._placement.gradients()
-        norm = self._placement.norm(gradients)
-        if self.clip_gradients:
-            torch._foreach_mul_(gradients, (self.clip_gradients / (norm + 1e-6)).clamp(max=1))
+        gradients = self._layout.gradients()
+        norm = self._layout.norm(gradients)
+        if self.max_grad_norm:
+            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1))
         return norm
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Named full tensors of the model (weights, momentum copies, buffers, queue) and of the optimiser.
+        """Named full tensors of the model (weights, momentum copies, buffers, queue) and of the optimizer.
 
-        Every rank calls; those of the optimiser may be on the first rank alone.
+        Every rank calls; those of the optimizer may be on the first rank alone.
         """
-        return dict(self.method.state_dict()), self._placement.state()
+        return dict(self.method.state_dict()), self._layout.state()
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave, from a run of any number of processes, ZeRO stage and accumulation.
@@ -151,7 +163,7 @@ class Engine:
             UserError: where names or shapes differ.
         """
         load_model(self.method, model)
-        self._placement.load_state(optimizer)
+        self._layout.load_state(optimizer)
 
     def close(self) -> None:
         """Let all ranks end together: one that leaves early would abort the others' last collective."""
@@ -187,7 +199,7 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     from deepspeed.accelerator import get_accelerator
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.ERROR)  # it warns of every optimiser but its own
+    logger.setLevel(logging.ERROR)  # it warns of every optimizer but its own
     warnings.filterwarnings(
         "ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning
     )  # it calls that
@@ -204,7 +216,7 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
 
 def _mean(name: str, values: list[Tensor]) -> Tensor:
     """Of a value over micro-batches; a loss that is NaN in one of them is NaN."""
-    return (torch.nanmean if name in OF_LABELLED else torch.mean)(torch.stack(values))
+    return (torch.nanmean if name in LABEL_METRICS else torch.mean)(torch.stack(values))
 
 
 def _broadcast_buffers(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Layer-wise adaptive rate scaling, the optimiser of large batches."""
+"""Layer-wise adaptive rate scaling, the optimizer of large batches."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,12 +30,15 @@ class LARS(MomentumRule):
         lr: float = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 1e-5,
-        eta: float = 0.02,
+        trust_coefficient: float = 0.02,
         clip_lr: bool = True,
         exclude: bool = False,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "eta": eta, "clip_lr": clip_lr, "exclude": exclude})
+        super().__init__(
+            params,
+            {**defaults, "trust_coefficient": trust_coefficient, "clip_lr": clip_lr, "exclude": exclude},
+        )
         self.partitions: dict[Tensor, Partition] = {}
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
@@ -73,7 +76,7 @@ def _scaled_gradients(
     """
     weight_norms, gradient_norms = norms
     decay = group["weight_decay"]
-    ratios = group["eta"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
+    ratios = group["trust_coefficient"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
     if group["clip_lr"]:
         ratios = (ratios / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratios)
     usual = (weight_norms > 0) & (gradient_norms > 0)

@@ -62,7 +62,7 @@ def momentum_update(
     decay: float = 0.0,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update weights, and their `momentum_buffer` in the optimiser's state, in one pass over all of them.
+    """Update weights, and their `momentum_buffer` in the optimizer's state, in one pass over all of them.
 
     Args:
         optimizer: holds the buffers; none where the momentum is 0.
@@ -71,14 +71,22 @@ def momentum_update(
         updates: g.
         decay: wd.
         found_inf: scalar on the weights' device; where it is not 0, nothing changes, whatever the updates hold. Torch's
-            own fused optimisers know it by this name.
+            own fused optimizers know it by this name.
     """
     states = [optimizer.state[weight] for weight in weights] if group["momentum"] else []
     for weight, state in zip(weights, states, strict=False):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
     torch._fused_sgd_(
-        weights, updates, [state["momentum_buffer"] for state in states], weight_decay=decay,
-        momentum=group["momentum"], lr=group["lr"], dampening=0.0, nesterov=False, maximize=False,
-        is_first_step=False, found_inf=found_inf,
-    )  # fmt: skip
+        weights,
+        updates,
+        [state["momentum_buffer"] for state in states],
+        weight_decay=decay,
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=found_inf,
+    )

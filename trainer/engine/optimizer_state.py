@@ -1,4 +1,4 @@
-"""What an optimiser remembers, as named full tensors: `KIND/PARAMETER`, for example `momentum/projector.0.weight`."""
+"""What an optimizer remembers, as named full tensors: `KIND/PARAMETER`, for example `momentum/projector.0.weight`."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 from trainer.engine.lars import LARS
 from trainer.engine.momentum import SGD
 
-# What each optimiser keeps for a parameter → what that is called in a checkpoint.
+# What each optimizer keeps for a parameter → what that is called in a checkpoint.
 _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
     LARS: {"momentum_buffer": "momentum"},
     SGD: {"momentum_buffer": "momentum"},
@@ -18,19 +18,19 @@ _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> dict[str, str]:
-    """What the optimiser keeps for a parameter → what that is called in a checkpoint."""
+    """What the optimizer keeps for a parameter → what that is called in a checkpoint."""
     return _STATE_NAMES[type(optimizer)]
 
 
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What the optimiser remembers, as `KIND/PARAMETER` → tensor in the parameter's shape.
+    """What the optimizer remembers, as `KIND/PARAMETER` → tensor in the parameter's shape.
 
-    Tensors are the optimiser's own, not copies. A parameter without an update so far has an empty tensor.
+    Tensors are the optimizer's own, not copies. A parameter without an update so far has an empty tensor.
     """
     tensors = {}
-    for name, parameter in _optimised(optimizer, named_parameters):
+    for name, parameter in _optimized(optimizer, named_parameters):
         state = optimizer.state.get(parameter, {})
         for key, kind in state_names(optimizer).items():
             value = state.get(key)
@@ -43,20 +43,23 @@ def load_optimizer_tensors(
     named_parameters: Iterable[tuple[str, Tensor]],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give the optimiser the memory that `optimizer_tensors` read; tensors are copied.
+    """Give the optimizer the memory that `optimizer_tensors` read; tensors are copied.
 
     Raises:
         UserError: as for `states_by_parameter`. Nothing changes.
     """
-    members = dict(_optimised(optimizer, named_parameters))
+    members = dict(_optimized(optimizer, named_parameters))
     loaded: dict[Tensor, dict[str, Tensor]] = {}
     for name, state in states_by_parameter(optimizer, members, tensors).items():
         parameter = members[name]
         loaded[parameter] = {
-            key: (tensor.detach().to(parameter.device, copy=True) if key == "step"
-                  else torch.empty_like(parameter).copy_(tensor))
+            key: (
+                tensor.detach().to(parameter.device, copy=True)
+                if key == "step"
+                else torch.empty_like(parameter).copy_(tensor)
+            )
             for key, tensor in state.items()
-        }  # fmt: skip
+        }
     optimizer.state.clear()
     optimizer.state.update(loaded)
 
@@ -64,7 +67,7 @@ def load_optimizer_tensors(
 def states_by_parameter(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """A checkpoint's tensors as the optimiser keeps them, by parameter; those without an update are left out.
+    """A checkpoint's tensors as the optimizer keeps them, by parameter; those without an update are left out.
 
     Raises:
         UserError: a tensor is missing, has another shape or type, or belongs to no parameter.
@@ -72,9 +75,9 @@ def states_by_parameter(
     kinds = state_names(optimizer)
     expected = {f"{kind}/{name}" for name in parameters for kind in kinds.values()}
     if missing := sorted(expected - tensors.keys()):
-        raise mismatch(f"the optimiser's state lacks {_some(missing)}")
+        raise mismatch(f"the optimizer's state lacks {_some(missing)}")
     if unknown := sorted(tensors.keys() - expected):
-        raise mismatch(f"the optimiser's state has {_some(unknown)}, which nothing here uses")
+        raise mismatch(f"the optimizer's state has {_some(unknown)}, which nothing here uses")
     states = {}
     for name, parameter in parameters.items():
         state = {key: tensors[f"{kind}/{name}"] for key, kind in kinds.items()}
@@ -91,7 +94,7 @@ def states_by_parameter(
     return states
 
 
-def _optimised(
+def _optimized(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
 ) -> list[tuple[str, Tensor]]:
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -103,9 +106,9 @@ def _some(names: list[str]) -> str:
 
 
 def mismatch(what: str) -> UserError:
-    """The error of a checkpoint whose optimiser state does not fit, `what` saying in which way."""
+    """The error of a checkpoint whose optimizer state does not fit, `what` saying in which way."""
     return UserError(
         what,
         where="checkpoint",
-        fix="resume with the model and optimiser that wrote the checkpoint, or start a new run",
+        fix="resume with the model and optimizer that wrote the checkpoint, or start a new run",
     )

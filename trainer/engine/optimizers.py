@@ -1,4 +1,4 @@
-"""Optimisers, their parameter groups and the learning rate of every step."""
+"""Optimizers, their parameter groups and the learning rate of every step."""
 
 import math
 from collections.abc import Iterable
@@ -20,8 +20,10 @@ ROLES = ("main", "transformer", "classifier")
 class OptimSettings(Settings):
     """How weights follow gradients."""
 
+    first_names = {"eta": "trust_coefficient", "clip_gradients": "max_grad_norm"}
+
     name: Literal["lars", "adamw", "sgd"] = "lars"
-    """The optimiser."""
+    """The optimizer."""
     lr: float = Field(1.0, gt=0)
     """Learning rate at `reference_batch`; it grows in proportion to the global batch."""
     reference_batch: int = Field(256, ge=1)
@@ -32,7 +34,7 @@ class OptimSettings(Settings):
     """Decay of adamw's first and second moment."""
     weight_decay: float = Field(1e-5, ge=0)
     """Weight decay; biases, norms and the online classifier have none."""
-    eta: float = Field(0.02, gt=0)
+    trust_coefficient: float = Field(0.02, gt=0)
     """Trust coefficient of lars."""
     clip_lr: bool = True
     """Whether the trust ratio of lars never raises a layer's rate above the learning rate."""
@@ -46,7 +48,7 @@ class OptimSettings(Settings):
     """Length of the linear warm-up, epochs."""
     warmup_start_lr: float = Field(3e-5, ge=0)
     """Learning rate of the first step of the warm-up, the same for every group."""
-    clip_gradients: float = Field(0, ge=0)
+    max_grad_norm: float = Field(0, ge=0)
     """Largest norm of the gradient, without the online classifier's, which is not scaled; 0: no clipping."""
 
 
@@ -96,13 +98,17 @@ def role_of(name: str) -> str:
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, over groups from `parameter_groups`."""
+    """The optimizer that the settings name, over groups from `parameter_groups`."""
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
     return LARS(
-        groups, lr=settings.lr, momentum=settings.momentum, eta=settings.eta, clip_lr=settings.clip_lr
+        groups,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        trust_coefficient=settings.trust_coefficient,
+        clip_lr=settings.clip_lr,
     )
 
 

@@ -1,6 +1,6 @@
 """One rank's share of a group of tensors that are laid end to end and cut into equal parts, one a rank.
 
-ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054) keeps optimiser state, and from stage 2 on gradients, only for such a
+ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054) keeps optimizer state, and from stage 2 on gradients, only for such a
 share. Cuts fall anywhere, so what is said of whole tensors must be put together from pieces on several ranks.
 """
 

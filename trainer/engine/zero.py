@@ -1,4 +1,4 @@
-"""Where gradients and optimiser state are: whole on every rank (ZeRO stage 0), or in shares (stages 1 and 2).
+"""Where gradients and optimizer state are: whole on every rank (ZeRO stage 0), or in shares (stages 1 and 2).
 
 Both kinds answer the same questions, so that the rest of the engine does not ask for the stage. Weights are whole on
 every rank at each of these stages. Stage 3 would share out weights too: moving averages of shares that are empty
@@ -26,7 +26,7 @@ from trainer.engine.optimizers import role_of
 from trainer.engine.partition import Partition
 
 
-class Placement(Protocol):
+class OptimizerStateLayout(Protocol):
     """How one stage answers. Every rank asks at the same time."""
 
     def gradients(self) -> list[Tensor]:
@@ -40,13 +40,13 @@ class Placement(Protocol):
         """Euclidean norm of the whole gradient, the same on every rank."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's state as `optimizer_tensors` gives it; at stages 1 and 2 the first rank alone gets it."""
+        """The optimizer's state as `optimizer_tensors` gives it; at stages 1 and 2 the first rank alone gets it."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over weights that were loaded into the model, and the optimiser's state from any stage."""
+        """Take over weights that were loaded into the model, and the optimizer's state from any stage."""
 
 
-class Whole:
+class ReplicatedState:
     """Stage 0.
 
     Args:
@@ -75,7 +75,7 @@ class Whole:
         return nn.utils.get_total_norm(gradients)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's own tensors."""
+        """The optimizer's own tensors."""
         return optimizer_tensors(self._optimizer, self._parameters.items())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -83,8 +83,8 @@ class Whole:
         load_optimizer_tensors(self._optimizer, self._parameters.items(), tensors)
 
 
-class Shares:
-    """Stages 1 and 2: DeepSpeed gives the optimiser one flat share of each parameter group to update.
+class ShardedState:
+    """Stages 1 and 2: DeepSpeed gives the optimizer one flat share of each parameter group to update.
 
     Args:
         zero: DeepSpeed's optimizer around ours.
@@ -177,6 +177,6 @@ def _common_step(steps: list[Tensor | None], names: list[str]) -> Tensor:
     if len(counts) > 1:
         raise mismatch(
             f"{names[0]} and others of its group have had different numbers of updates, "
-            "which optimiser state in shares has no place for"
+            "which optimizer state in shares has no place for"
         )
     return torch.tensor(counts.pop())

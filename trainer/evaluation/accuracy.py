@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainer.distributed.collectives import all_sum
+from trainer.distributed.collectives import all_reduce_sum
 
 
 def count_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,6 +31,6 @@ def shares_right(right: Tensor, samples: int) -> list[tuple[float, float]]:
         right: `[L, 2]` of this rank, as `count_right` gives.
         samples: of this rank that have a label.
     """
-    total = int(all_sum(torch.tensor(samples)))
-    shares = (all_sum(right).double() / total).tolist()
+    total = int(all_reduce_sum(torch.tensor(samples)))
+    shares = (all_reduce_sum(right).double() / total).tolist()
     return [(top1, top5) for top1, top5 in shares]

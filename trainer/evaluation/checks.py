@@ -17,7 +17,7 @@ def require_same_width(train_features: Tensor, test_features: Tensor) -> None:
         )
 
 
-def labelled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:
+def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:
     """The samples of this rank that have a label: features `[n, F]` in at least float32, labels `[n]` int64.
 
     Every rank calls with its share of the set; what is wrong with one share is raised on all ranks.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import world_size
 from trainer.distributed.gradient_buckets import GradientBuckets
 from trainer.evaluation.crops import MOMENTUM
@@ -75,6 +75,6 @@ class Classifier:
 
 def _across_ranks(network: nn.Module, device: torch.device) -> nn.Module:
     try:
-        return synchronise_batch_norm(network, device)
+        return synchronize_batch_norm(network, device)
     except UserError as error:
         raise UserError(error.what, where="--finetune", fix="evaluate with one process") from None

@@ -46,7 +46,7 @@ class CropProtocol(Settings):
 
 
 class Split(NamedTuple):
-    """The two parts of a labelled training set."""
+    """The two parts of a labeled training set."""
 
     learned: ShardSet
     """What is learned from."""
@@ -60,7 +60,14 @@ def crop_view(settings: DataSettings) -> ViewSettings:
     Where the recipe never flips, since a mirrored digit is another thing, nothing is flipped here.
     """
     first = settings.views[0]
-    return ViewSettings(size=first.size, flip=first.flip, jitter=0, grey=0, blur=0, solarise=0)
+    return ViewSettings(
+        size=first.size,
+        flip_prob=first.flip_prob,
+        color_jitter_prob=0,
+        grayscale_prob=0,
+        blur_prob=0,
+        solarize_prob=0,
+    )
 
 
 def split(train_set: ShardSet, labels: NDArray[np.int64], protocol: CropProtocol) -> Split:
@@ -71,15 +78,22 @@ def split(train_set: ShardSet, labels: NDArray[np.int64], protocol: CropProtocol
 
 
 def train_on_crops(
-    learned: ShardSet, settings: DataSettings, protocol: CropProtocol, *, device: torch.device, name: str,
-    begun: int, step: Callable[[Tensor, Tensor, float], object], save: Callable[[int], None],
+    learned: ShardSet,
+    settings: DataSettings,
+    protocol: CropProtocol,
+    *,
+    device: torch.device,
+    name: str,
+    begun: int,
+    step: Callable[[Tensor, Tensor, float], object],
+    save: Callable[[int], None],
     progress: EvalProgress,
-) -> None:  # fmt: skip
+) -> None:
     """Give every batch of every epoch to `step`; every rank calls alike.
 
     Args:
         learned: to learn from.
-        settings: executor, sizes and normalisation of the backbone's recipe.
+        settings: executor, sizes and normalization of the backbone's recipe.
         protocol: epochs, batch and seed.
         device: where the batches go.
         name: of the training, for the user.
@@ -95,9 +109,14 @@ def train_on_crops(
     """
     one_view = settings.model_copy(update={"views": (crop_view(settings),)})
     loader = TrainLoader(
-        learned, one_view, seed=protocol.seed, rank=rank(), world_size=world_size(), global_batch=protocol.batch,
+        learned,
+        one_view,
+        seed=protocol.seed,
+        rank=rank(),
+        world_size=world_size(),
+        global_batch=protocol.batch,
         device=device,
-    )  # fmt: skip
+    )
     with loader:
         per_epoch = loader.steps_per_epoch
         total, first = protocol.epochs * per_epoch, begun * per_epoch
@@ -115,9 +134,14 @@ def train_on_crops(
 
 
 def chosen(
-    protocol: CropProtocol, settings: DataSettings, *, held_out_top1: Sequence[float], held_out_images: int,
-    reached: Sequence[tuple[float, float]], images: int,
-) -> dict[str, Any]:  # fmt: skip
+    protocol: CropProtocol,
+    settings: DataSettings,
+    *,
+    held_out_top1: Sequence[float],
+    held_out_images: int,
+    reached: Sequence[tuple[float, float]],
+    images: int,
+) -> dict[str, Any]:
     """The result of the learning rate that does best on held-out images, the smallest of equals, and its settings.
 
     Args:
@@ -133,12 +157,18 @@ def chosen(
     view = crop_view(settings)
     by_rate = dict(zip(map(str, protocol.learning_rates), held_out_top1, strict=True))
     return {
-        "top1": top1, "top5": top5, "interval": wilson_interval(top1, images),
-        "learning_rate": protocol.learning_rates[best], "held_out_top1": held_out_top1[best],
-        "held_out_images": held_out_images, "held_out_top1_by_learning_rate": by_rate, "momentum": MOMENTUM,
+        "top1": top1,
+        "top5": top5,
+        "interval": wilson_interval(top1, images),
+        "learning_rate": protocol.learning_rates[best],
+        "held_out_top1": held_out_top1[best],
+        "held_out_images": held_out_images,
+        "held_out_top1_by_learning_rate": by_rate,
+        "momentum": MOMENTUM,
         **protocol.model_dump(include=set(CropProtocol.model_fields) - {"learning_rates"}),
-        "crop_scale": view.crop_scale, "flip": view.flip,
-    }  # fmt: skip
+        "crop_scale": view.crop_scale,
+        "flip": view.flip_prob,
+    }
 
 
 def say_if_others_may_do_better(

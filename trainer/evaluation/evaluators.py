@@ -28,7 +28,7 @@ class Judges(Settings):
     """What is asked of a backbone."""
 
     knn: tuple[int, ...] = ()
-    """Numbers of nearest neighbours that vote."""
+    """Numbers of nearest neighbors that vote."""
     retrieval: bool = False
     """Whether validation images look for those of their own class."""
     linear_fast: bool = False
@@ -89,9 +89,14 @@ def _by_shares(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if judges.knn:
         found = knn_accuracies(
-            bank.rows, bank.labels, queries.rows, queries.labels, ks=judges.knn, temperature=TEMPERATURE,
+            bank.rows,
+            bank.labels,
+            queries.rows,
+            queries.labels,
+            ks=judges.knn,
+            temperature=TEMPERATURE,
             num_classes=num_classes,
-        )  # fmt: skip
+        )
         for k, accuracy in found.items():
             yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
     if judges.retrieval:
@@ -101,18 +106,25 @@ def _by_shares(
 
 
 def _by_all(
-    judges: Judges, bank: OneBackbone, queries: OneBackbone, index_labels: NDArray[np.int64],
+    judges: Judges,
+    bank: OneBackbone,
+    queries: OneBackbone,
+    index_labels: NDArray[np.int64],
     classes: Sequence[str],
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+) -> Iterator[tuple[str, dict[str, Any]]]:
     test = queries.rows, queries.labels
     if judges.linear_fast:
         probe = linear_probe(bank.rows, bank.labels, *test, num_classes=len(classes), seed=0)
         yield "linear_fast", asdict(probe) | {"seed": 0}
     for share in judges.low_shot:
         few = low_shot(
-            *bank, *test, share=share, seeds=range(judges.low_shot_seeds), index_labels=index_labels,
+            *bank,
+            *test,
+            share=share,
+            seeds=range(judges.low_shot_seeds),
+            index_labels=index_labels,
             classes=classes,
-        )  # fmt: skip
+        )
         yield f"low_shot_{100 * share:g}%", asdict(few)
 
 
@@ -121,7 +133,7 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
 
     Args:
         judges: what is asked.
-        labels: `[N]` classes of all rows of its index, -1 where unlabelled.
+        labels: `[N]` classes of all rows of its index, -1 where unlabeled.
         classes: their names.
     """
     ks, count = judges.knn, int((labels >= 0).sum())
@@ -129,7 +141,7 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
         low_shot_subset(labels, share, 0, classes=classes)
     if max(ks, default=0) > count:
         raise UserError(
-            f"{max(ks)} neighbours cannot vote: the training set has {count} labelled images",
+            f"{max(ks)} neighbors cannot vote: the training set has {count} labeled images",
             where="--knn-k",
             fix=f"ask for {count} at most",
         )
@@ -162,6 +174,7 @@ def _require_batch(
         )
     if batch > count:
         raise UserError(
-            f"{batch} images are more than the {count} that there are to learn from{place}", where="--batch",
+            f"{batch} images are more than the {count} that there are to learn from{place}",
+            where="--batch",
             fix=f"--batch {most} or less" if most else "fewer processes with --nproc",
-        )  # fmt: skip
+        )

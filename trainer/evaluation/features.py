@@ -11,13 +11,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
-from trainer.distributed.collectives import all_sum, gather, rank, world_size
+from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
 from trainer.runs.eval_progress import EvalProgress
 
 _BATCH = 256  # images of a rank that go through a backbone together
 
 
-class Stopped(Exception):
+class EvaluationInterrupted(Exception):
     """A signal asked to stop during an evaluation, which is left out and done on resume."""
 
     def __init__(self, code: int) -> None:
@@ -31,7 +31,7 @@ class OneBackbone(NamedTuple):
     rows: Tensor
     """`[n, F]`."""
     labels: Tensor
-    """`[n]` int64, -1 where unlabelled."""
+    """`[n]` int64, -1 where unlabeled."""
     ids: Tensor
     """`[n]` int64: rows of the set's index."""
 
@@ -42,7 +42,7 @@ class Features(NamedTuple):
     by_backbone: dict[str, Tensor]
     """`[n, F]` float32 by backbone's name; n may differ between ranks and be 0, F does not."""
     labels: Tensor
-    """`[n]` int64, -1 where unlabelled."""
+    """`[n]` int64, -1 where unlabeled."""
     ids: Tensor
     """`[n]` int64: rows of the set's index."""
 
@@ -50,23 +50,27 @@ class Features(NamedTuple):
         """Those of one backbone."""
         return OneBackbone(self.by_backbone[name], self.labels, self.ids)
 
-    def count_labelled(self) -> int:
+    def count_labeled(self) -> int:
         """Images of the whole set that could be read and have a label; all ranks call."""
-        return int(all_sum((self.labels >= 0).sum().cpu()))
+        return int(all_reduce_sum((self.labels >= 0).sum().cpu()))
 
 
 @torch.no_grad()
 def extract(
-    backbones: Mapping[str, nn.Module], loader: EvalLoader, *, autocast: torch.dtype | None = None,
-    stop: Callable[[], int] = lambda: 0, advance: Callable[[], None] = lambda: None,
-) -> Features:  # fmt: skip
+    backbones: Mapping[str, nn.Module],
+    loader: EvalLoader,
+    *,
+    autocast: torch.dtype | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Features:
     """Features of several backbones in evaluation mode, in one pass over the images.
 
     Args:
         backbones: by name; their training modes are put back afterwards.
         loader: this rank's share of the set; every rank calls with its own.
         autocast: precision of the forward pass, None for full.
-        stop: polled after each batch by all ranks together; other than 0 raises `Stopped`.
+        stop: polled after each batch by all ranks together; other than 0 raises `EvaluationInterrupted`.
         advance: called after each batch, for a progress bar.
 
     Returns:
@@ -94,7 +98,7 @@ def extract(
                 ids.append(batch.ids)
                 advance()
             if code := stop():
-                raise Stopped(code)
+                raise EvaluationInterrupted(code)
     finally:
         for name, backbone in backbones.items():
             backbone.train(modes[name])
@@ -104,9 +108,12 @@ def extract(
 
 
 def features_of_set(
-    backbones: Mapping[str, nn.Module], shards: ShardSet, settings: DataSettings, progress: EvalProgress,
+    backbones: Mapping[str, nn.Module],
+    shards: ShardSet,
+    settings: DataSettings,
+    progress: EvalProgress,
     task: str,
-) -> Features:  # fmt: skip
+) -> Features:
     """As `extract`, in full precision, of this rank's share of a set; `task` is what the user sees it called."""
     device = next(next(iter(backbones.values())).parameters()).device
     loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=_BATCH, device=device)
@@ -123,15 +130,16 @@ def say_what_is_missing(loader: EvalLoader, shards: ShardSet, say: Callable[[str
     Raises:
         UserError: on all ranks, where none could.
     """
-    missing = int(all_sum(torch.tensor(loader.bad_samples)))
+    missing = int(all_reduce_sum(torch.tensor(loader.bad_samples)))
     if missing == 0:
         return
     one = next((f"; {name}: {reason}" for name, reason in loader.bad.items()), "")
     if missing == len(shards):
         raise UserError(
-            f"none of its {missing} images can be read{one}", where=shards.folder,
+            f"none of its {missing} images can be read{one}",
+            where=shards.folder,
             fix="mend the disk or the set; `all4one data verify` names what is broken",
-        )  # fmt: skip
+        )
     say(f"{missing} of the {len(shards)} images of {shards.folder} cannot be read and are left out{one}")
 
 
@@ -152,7 +160,7 @@ def feature_widths(backbones: Mapping[str, nn.Module], size: int) -> dict[str, i
 def require_finite(features: Mapping[str, Tensor]) -> None:
     """Raise a UserError on all ranks where features `[n, F]` of any of them are not finite."""
     finite = all(bool(rows.isfinite().all()) for rows in features.values())
-    if int(all_sum(torch.tensor(int(not finite)))):
+    if int(all_reduce_sum(torch.tensor(int(not finite)))):
         raise UserError(
             "features are not finite", where="evaluation", fix="judge an earlier checkpoint of the run"
         )

@@ -60,9 +60,16 @@ class _Reached(NamedTuple):
 
 
 def finetune(
-    backbones: Mapping[str, nn.Module], train_set: ShardSet, validation_set: ShardSet, settings: DataSettings,
-    protocol: FinetuneProtocol, *, weights: str, state: Path, progress: EvalProgress,
-) -> Iterator[Finetuned]:  # fmt: skip
+    backbones: Mapping[str, nn.Module],
+    train_set: ShardSet,
+    validation_set: ShardSet,
+    settings: DataSettings,
+    protocol: FinetuneProtocol,
+    *,
+    weights: str,
+    state: Path,
+    progress: EvalProgress,
+) -> Iterator[Finetuned]:
     """Train each backbone on each share with each learning rate, choose the rate on held-out images of the share.
 
     SGD with Nesterov momentum on crops and flips, without warm-up and regularisation: Chen et al. 2020 (arXiv
@@ -74,7 +81,7 @@ def finetune(
         backbones: by name, in evaluation mode; they stay as they are.
         train_set: to take the shares of.
         validation_set: chooses nothing.
-        settings: executor, sizes and normalisation of the backbones' recipe.
+        settings: executor, sizes and normalization of the backbones' recipe.
         protocol: what is trained.
         weights: hash of the backbones' weights.
         state: file of what is half trained.
@@ -85,11 +92,14 @@ def finetune(
 
     Raises:
         UserError: too few training images for a share, for a batch or of a class, or features that are not finite.
-    """  # fmt: skip
+    """
     facts = {
-        "weights": weights, "train": train_set.fingerprint, "validation": validation_set.fingerprint,
-        "settings": protocol.model_dump(mode="json"), "view": crop_view(settings).model_dump(mode="json"),
-    }  # fmt: skip
+        "weights": weights,
+        "train": train_set.fingerprint,
+        "validation": validation_set.fingerprint,
+        "settings": protocol.model_dump(mode="json"),
+        "view": crop_view(settings).model_dump(mode="json"),
+    }
     widths = feature_widths(backbones, settings.views[0].size)
     trainings = _Trainings(validation_set, settings, protocol, TrainingState(state, facts), progress)
     labels = train_set.index["label"].astype(np.int64)
@@ -103,10 +113,13 @@ def finetune(
                 for rate, step_rate in zip(protocol.learning_rates, protocol.step_rates, strict=True)
             ]
             result = chosen(
-                protocol, settings, held_out_top1=[found.held_out_top1 for found in reached],
-                held_out_images=len(parts.held_out), reached=[(found.top1, found.top5) for found in reached],
+                protocol,
+                settings,
+                held_out_top1=[found.held_out_top1 for found in reached],
+                held_out_images=len(parts.held_out),
+                reached=[(found.top1, found.top5) for found in reached],
                 images=reached[0].images,
-            )  # fmt: skip
+            )
             of_share = {"nesterov": True, "share": share, "training_images": int((own >= 0).sum())}
             yield Finetuned(name, f"finetune_{100 * share:g}%", {**result, **of_share})
             say_if_others_may_do_better(
@@ -131,9 +144,13 @@ class _Trainings:
     """Trains one network after the other, and remembers in one file what each reached and how far the last one is."""
 
     def __init__(
-        self, validation_set: ShardSet, settings: DataSettings, protocol: FinetuneProtocol, saved: TrainingState,
+        self,
+        validation_set: ShardSet,
+        settings: DataSettings,
+        protocol: FinetuneProtocol,
+        saved: TrainingState,
         progress: EvalProgress,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._validation_set, self._settings, self._protocol = validation_set, settings, protocol
         self.saved, self._progress = saved, progress
         before = saved.notes()
@@ -159,9 +176,16 @@ class _Trainings:
             self.saved.save(classifier.tensors, {"title": title, "epoch": epoch, "done": self._done})
 
         train_on_crops(
-            parts.learned, self._settings, self._protocol, device=next(backbone.parameters()).device, name=title,
-            begun=begun, step=classifier.step, save=save, progress=self._progress,
-        )  # fmt: skip
+            parts.learned,
+            self._settings,
+            self._protocol,
+            device=next(backbone.parameters()).device,
+            name=title,
+            begun=begun,
+            step=classifier.step,
+            save=save,
+            progress=self._progress,
+        )
         held_out_top1, _, _ = self._accuracy(classifier.network, parts.held_out, f"{title}: held-out images")
         top1, top5, images = self._accuracy(
             classifier.network, self._validation_set, f"{title}: validation images"
@@ -175,4 +199,4 @@ class _Trainings:
         logits = found.by_backbone["logits"][known]  # [n, C]
         right = count_right(logits[:, None], found.labels[known])  # [1, 2]
         [(top1, top5)] = shares_right(right, len(logits))
-        return top1, top5, found.count_labelled()
+        return top1, top5, found.count_labeled()

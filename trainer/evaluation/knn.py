@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification of frozen features, of which every rank holds a share."""
+"""Weighted nearest-neighbor classification of frozen features, of which every rank holds a share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.distributed.collectives import all_sum, gather, rank, world_size
-from trainer.evaluation.checks import labelled, require_same_width
-from trainer.evaluation.features import Stopped
+from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
+from trainer.evaluation.checks import labeled, require_same_width
+from trainer.evaluation.features import EvaluationInterrupted
 
 
 @dataclass(frozen=True)
 class KNNResult:
-    """Accuracies as shares of the labelled test samples, in [0, 1]."""
+    """Accuracies as shares of the labeled test samples, in [0, 1]."""
 
     top1: float
     top5: float
@@ -32,7 +32,7 @@ def knn_accuracy(
     chunk: int = 256,
     stop: Callable[[], int] = lambda: 0,
 ) -> KNNResult:
-    """`knn_accuracies` for one number of neighbours."""
+    """`knn_accuracies` for one number of neighbors."""
     sets = train_features, train_labels, test_features, test_labels
     return knn_accuracies(
         *sets, ks=[k], temperature=temperature, num_classes=num_classes, chunk=chunk, stop=stop
@@ -54,27 +54,27 @@ def knn_accuracies(
 ) -> dict[int, KNNResult]:
     """Let the k most similar training samples vote (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 
-    Similarity s is the cosine; a neighbour votes for its class with weight exp(s / temperature). Samples with
+    Similarity s is the cosine; a neighbor votes for its class with weight exp(s / temperature). Samples with
     label -1 have no label and are left out of both sets. With fewer than k training samples all of them vote.
 
     Every rank calls with its own share of both sets, however large, and gets the result of the whole: that of one
     process with all samples, up to the rounding of the similarities. Training features never leave their rank;
-    test features go to all ranks a chunk at a time, and the neighbours found there come back.
+    test features go to all ranks a chunk at a time, and the neighbors found there come back.
 
     Ties: of training samples of exactly the same similarity, those of the lower class are nearer. Of classes with
-    equal votes the lower number goes first. A class that no neighbour belongs to is never among the five.
+    equal votes the lower number goes first. A class that no neighbor belongs to is never among the five.
 
     Args:
-        train_features: `[N, F]`, need not be normalised; half precision is computed in float32.
+        train_features: `[N, F]`, need not be normalized; half precision is computed in float32.
         train_labels: `[N]` integers below `num_classes`.
         test_features: `[M, F]`.
         test_labels: `[M]`.
-        ks: numbers of neighbours that vote; all are judged with one search.
+        ks: numbers of neighbors that vote; all are judged with one search.
         temperature: of the votes; the smaller, the more the nearest count.
         num_classes: number of classes.
         chunk: test samples of all ranks that are compared at once, at least one of each; beside one copy of the
             training features, memory grows with `chunk x N`.
-        stop: polled after each chunk by all ranks together; other than 0 raises `Stopped`.
+        stop: polled after each chunk by all ranks together; other than 0 raises `EvaluationInterrupted`.
 
     Returns:
         The result of each k.
@@ -83,23 +83,23 @@ def knn_accuracies(
         UserError: shapes or labels do not fit, features are not finite, or one set has no label; on all ranks.
         Stopped: on all ranks, where `stop` says so.
     """
-    train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
-    test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
+    train_features, train_labels = labeled(train_features, train_labels, num_classes, "training")
+    test_features, test_labels = labeled(test_features, test_labels, num_classes, "test")
     require_same_width(train_features, test_features)
-    most = min(max(ks), int(all_sum(torch.tensor(len(train_features)))))
+    most = min(max(ks), int(all_reduce_sum(torch.tensor(len(train_features)))))
     bank = F.normalize(train_features, dim=1)  # [n, F]
     counts = torch.zeros(len(ks), 2, dtype=torch.int64)  # right at first, right among five
     for features, labels in _chunks(test_features, test_labels, -(-chunk // world_size())):
         queries = F.normalize(features, dim=1).to(bank.device)
-        similarity, neighbours = _nearest(queries, bank, train_labels, most)
+        similarity, neighbors = _nearest(queries, bank, train_labels, most)
         # On the CPU votes are added up in one order; elsewhere classes of equal votes could come out unequal.
-        similarity, neighbours, labels = similarity.cpu(), neighbours.cpu(), labels.cpu()
+        similarity, neighbors, labels = similarity.cpu(), neighbors.cpu(), labels.cpu()
         for row, k in enumerate(ks):
-            counts[row] += _right(similarity[:, :k], neighbours[:, :k], labels, temperature, num_classes)
+            counts[row] += _right(similarity[:, :k], neighbors[:, :k], labels, temperature, num_classes)
         if code := stop():
-            raise Stopped(code)
-    tested = int(all_sum(torch.tensor(len(test_labels))))
-    right = all_sum(counts).tolist()
+            raise EvaluationInterrupted(code)
+    tested = int(all_reduce_sum(torch.tensor(len(test_labels))))
+    right = all_reduce_sum(counts).tolist()
     return {k: KNNResult(top1 / tested, top5 / tested) for k, (top1, top5) in zip(ks, right, strict=True)}
 
 
@@ -145,14 +145,14 @@ def nearest_here(queries: Tensor, bank: Tensor, bank_labels: Tensor, k: int) -> 
 
 
 def _right(
-    similarity: Tensor, neighbours: Tensor, labels: Tensor, temperature: float, num_classes: int
+    similarity: Tensor, neighbors: Tensor, labels: Tensor, temperature: float, num_classes: int
 ) -> Tensor:
-    """How many samples of labels `[c]` get their own class at first, and among five `[2]`, from neighbours `[c, k]`."""
-    # Votes relative to the best neighbour's, in float64: exp(1 / temperature) overflows below 0.012.
+    """How many samples of labels `[c]` get their own class at first, and among five `[2]`, from neighbors `[c, k]`."""
+    # Votes relative to the best neighbor's, in float64: exp(1 / temperature) overflows below 0.012.
     weights = ((similarity - similarity[:, :1]).double() / temperature).exp()
-    votes = weights.new_zeros(len(labels), num_classes).scatter_add_(1, neighbours, weights)
-    present = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, neighbours, True)
-    votes.masked_fill_(~present, -1)  # votes of a far neighbour may be 0 too
+    votes = weights.new_zeros(len(labels), num_classes).scatter_add_(1, neighbors, weights)
+    present = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, neighbors, True)
+    votes.masked_fill_(~present, -1)  # votes of a far neighbor may be 0 too
     own = votes.gather(1, labels.clamp(min=0)[:, None])  # [c, 1]
     below = torch.arange(num_classes) < labels[:, None]
     place = ((votes > own) | ((votes == own) & below)).sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from trainer.evaluation.accuracy import count_right
-from trainer.evaluation.checks import labelled, require_same_width
+from trainer.evaluation.checks import labeled, require_same_width
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """Strengths that are tried, strongest first: 10 to 1e-6, two a decade."""
@@ -49,7 +49,7 @@ def linear_probe(
 ) -> LinearResult:
     """Fit a linear classifier by L-BFGS and test it; the test set chooses nothing.
 
-    Features are standardised with the training set's mean and standard deviation, which L-BFGS needs to arrive
+    Features are standardized with the training set's mean and standard deviation, which L-BFGS needs to arrive
     in tens of iterations instead of hundreds. The L2 strength is the one of `L2_SWEEP` with the best accuracy on
     a stratified, held-out part of the training set (of equals, the one with the lowest cross-entropy there);
     then all of the training set is fitted. Samples with label -1 are left out. The same input and seed
@@ -70,8 +70,8 @@ def linear_probe(
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
-    train_features, train_labels = labelled(train_features, train_labels, num_classes, "training")
-    test_features, test_labels = labelled(test_features, test_labels, num_classes, "test")
+    train_features, train_labels = labeled(train_features, train_labels, num_classes, "training")
+    test_features, test_labels = labeled(test_features, test_labels, num_classes, "test")
     require_same_width(train_features, test_features)
     held_out = _stratified(train_labels, num_classes, validation_share, seed)  # [N] bool
     l2, held_out_top1, weights = _choose_l2(train_features, train_labels, held_out, num_classes)
@@ -87,7 +87,7 @@ def linear_probe(
 def fit(
     features: Tensor, labels: Tensor, l2: float, start: Tensor, *, tolerance: float | None = None
 ) -> tuple[Tensor, bool]:
-    """Minimise `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`; the bias, last, is not penalised.
+    """Minimize `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`; the bias, last, is not penalised.
 
     It ends when no entry of the gradient exceeds `tolerance`, by default 1e-7 in float64 and 1e-5 in float32.
     Returns the weights and whether it came within ten times that.
@@ -116,10 +116,10 @@ def fit(
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     """95 % interval of a rate that was seen as `share` of `samples` (Wilson 1927, score interval)."""
     z = 1.959963984540054
-    centre = share + z * z / (2 * samples)
+    center = share + z * z / (2 * samples)
     half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
     scale = 1 + z * z / samples
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def _choose_l2(
@@ -182,7 +182,7 @@ def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Te
     counts = torch.bincount(labels, minlength=num_classes)
     if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
         raise UserError(
-            "a linear probe needs labelled training samples of two classes, two of one of them at least",
+            "a linear probe needs labeled training samples of two classes, two of one of them at least",
             where="evaluation",
             fix="evaluate on a training set with more classes and samples",
         )

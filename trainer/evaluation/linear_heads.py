@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.distributed.collectives import all_sum
+from trainer.distributed.collectives import all_reduce_sum
 from trainer.evaluation.accuracy import count_right, shares_right
 from trainer.evaluation.crops import MOMENTUM
 
@@ -25,16 +25,22 @@ class LinearHeads:
     """
 
     def __init__(
-        self, rates: Sequence[float], num_classes: int, width: int, device: torch.device,
+        self,
+        rates: Sequence[float],
+        num_classes: int,
+        width: int,
+        device: torch.device,
         dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._rates = torch.tensor(rates, device=device, dtype=dtype)  # [L]
         bias = torch.zeros(len(rates), num_classes, device=device, dtype=dtype)
         weight = torch.zeros(len(rates), num_classes, width, device=device, dtype=dtype)
         self.tensors = {
-            "weight": weight, "bias": bias,
-            "weight_momentum": torch.zeros_like(weight), "bias_momentum": torch.zeros_like(bias),
-        }  # fmt: skip
+            "weight": weight,
+            "bias": bias,
+            "weight_momentum": torch.zeros_like(weight),
+            "bias_momentum": torch.zeros_like(bias),
+        }
         """All that a step changes, by name."""
 
     @torch.no_grad()
@@ -59,7 +65,7 @@ class LinearHeads:
         error = log_p.exp_().scatter_add_(2, wanted, log_p.new_full(wanted.shape, -1)) / batch  # [b, L, C]
         gradient = error.flatten(1).T @ features  # [L * C, F]
         # one message; a rank's rows are few against the weights
-        summed = all_sum(torch.cat([gradient, error.sum(0).reshape(-1, 1)], dim=1))  # [L * C, F + 1]
+        summed = all_reduce_sum(torch.cat([gradient, error.sum(0).reshape(-1, 1)], dim=1))  # [L * C, F + 1]
         gradients = {
             "weight": summed[:, :-1].view(heads, classes, width),
             "bias": summed[:, -1].view(heads, classes),

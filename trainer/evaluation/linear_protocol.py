@@ -35,9 +35,16 @@ class LinearProtocol(CropProtocol):
 
 
 def linear_protocol(
-    backbones: Mapping[str, nn.Module], train_set: ShardSet, validation_set: ShardSet, settings: DataSettings,
-    protocol: LinearProtocol, *, weights: str, state: Path, progress: EvalProgress,
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    backbones: Mapping[str, nn.Module],
+    train_set: ShardSet,
+    validation_set: ShardSet,
+    settings: DataSettings,
+    protocol: LinearProtocol,
+    *,
+    weights: str,
+    state: Path,
+    progress: EvalProgress,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train a head for every learning rate in one pass, choose on held-out training images, report on the others.
 
     Every rank calls alike, and gets the same results. A killed training goes on with the next epoch.
@@ -46,7 +53,7 @@ def linear_protocol(
         backbones: by name, in evaluation mode; their weights stay.
         train_set: to learn from.
         validation_set: chooses nothing.
-        settings: executor, sizes and normalisation of the backbones' recipe.
+        settings: executor, sizes and normalization of the backbones' recipe.
         protocol: what is trained.
         weights: hash of the backbones' weights.
         state: file of what is half trained.
@@ -57,12 +64,14 @@ def linear_protocol(
 
     Raises:
         UserError: too few training images for a batch or of a class, or features that are not finite.
-    """  # fmt: skip
+    """
     learned, held_out = split(train_set, train_set.index["label"].astype(np.int64), protocol)
     facts = {
-        "weights": weights, "train": train_set.fingerprint, "settings": protocol.model_dump(mode="json"),
+        "weights": weights,
+        "train": train_set.fingerprint,
+        "settings": protocol.model_dump(mode="json"),
         "view": crop_view(settings).model_dump(mode="json"),
-    }  # fmt: skip
+    }
     saved = TrainingState(state, facts)
     heads = _train(backbones, learned, settings, protocol, saved, progress)
     judging = features_of_set(backbones, held_out, settings, progress, "features of held-out training images")
@@ -71,22 +80,30 @@ def linear_protocol(
     )
     for found in (judging, reporting):
         require_finite(found.by_backbone)
-    images, held_out_images = reporting.count_labelled(), judging.count_labelled()
+    images, held_out_images = reporting.count_labeled(), judging.count_labeled()
     for name, several in heads.items():
         scores = several.accuracy(judging.by_backbone[name], judging.labels)
         result = chosen(
-            protocol, settings, held_out_top1=[top1 for top1, _ in scores], held_out_images=held_out_images,
-            reached=several.accuracy(reporting.by_backbone[name], reporting.labels), images=images,
-        )  # fmt: skip
+            protocol,
+            settings,
+            held_out_top1=[top1 for top1, _ in scores],
+            held_out_images=held_out_images,
+            reached=several.accuracy(reporting.by_backbone[name], reporting.labels),
+            images=images,
+        )
         yield name, result
         say_if_others_may_do_better(result, protocol, name=name, option="--learning-rates", progress=progress)
     saved.remove()
 
 
 def _train(
-    backbones: Mapping[str, nn.Module], learned: ShardSet, settings: DataSettings, protocol: LinearProtocol,
-    saved: TrainingState, progress: EvalProgress,
-) -> dict[str, LinearHeads]:  # fmt: skip
+    backbones: Mapping[str, nn.Module],
+    learned: ShardSet,
+    settings: DataSettings,
+    protocol: LinearProtocol,
+    saved: TrainingState,
+    progress: EvalProgress,
+) -> dict[str, LinearHeads]:
     device = next(next(iter(backbones.values())).parameters()).device
     heads = {
         name: LinearHeads(protocol.step_rates, learned.num_classes, width, device)
@@ -107,7 +124,14 @@ def _train(
             heads[name].step(features, labels, factor=factor, batch=protocol.batch)
 
     train_on_crops(
-        learned, settings, protocol, device=device, name="linear", begun=begun, step=step,
-        save=lambda epoch: saved.save(tensors, {"epoch": epoch}), progress=progress,
-    )  # fmt: skip
+        learned,
+        settings,
+        protocol,
+        device=device,
+        name="linear",
+        begun=begun,
+        step=step,
+        save=lambda epoch: saved.save(tensors, {"epoch": epoch}),
+        progress=progress,
+    )
     return heads

@@ -32,9 +32,17 @@ class LowShotResult:
 
 
 def low_shot(
-    train_features: Tensor, train_labels: Tensor, train_ids: Tensor, test_features: Tensor, test_labels: Tensor,
-    *, share: float, seeds: Sequence[int], index_labels: NDArray[np.int64], classes: Sequence[str],
-) -> LowShotResult:  # fmt: skip
+    train_features: Tensor,
+    train_labels: Tensor,
+    train_ids: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    share: float,
+    seeds: Sequence[int],
+    index_labels: NDArray[np.int64],
+    classes: Sequence[str],
+) -> LowShotResult:
     """Fit a linear probe to each of several subsets of the training set, and test all on the same test set.
 
     Labels of 1 % and 10 % of ImageNet: Hénaff et al. 2019 (arXiv 1905.09272). The subsets are those of the set's index:
@@ -60,12 +68,21 @@ def low_shot(
         mask = torch.from_numpy(low_shot_subset(index_labels, share, seed, classes=classes))
         chosen = mask[ids].to(train_features.device)  # [N] bool
         found = linear_probe(
-            train_features[chosen], train_labels[chosen], test_features, test_labels,
-            num_classes=len(classes), seed=seed,
-        )  # fmt: skip
+            train_features[chosen],
+            train_labels[chosen],
+            test_features,
+            test_labels,
+            num_classes=len(classes),
+            seed=seed,
+        )
         subsets.append({"seed": seed, **asdict(found)})
     top1, top5 = ([subset[name] for subset in subsets] for name in ("top1", "top5"))
     return LowShotResult(
-        statistics.mean(top1), statistics.stdev(top1), statistics.mean(top5), statistics.stdev(top5), share,
-        int(mask.sum()), subsets,
-    )  # fmt: skip
+        statistics.mean(top1),
+        statistics.stdev(top1),
+        statistics.mean(top5),
+        statistics.stdev(top5),
+        share,
+        int(mask.sum()),
+        subsets,
+    )

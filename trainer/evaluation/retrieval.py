@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.distributed.collectives import all_sum
-from trainer.evaluation.checks import labelled
+from trainer.distributed.collectives import all_reduce_sum
+from trainer.evaluation.checks import labeled
 from trainer.evaluation.features import OneBackbone, gather_features
 
 RECALL_AT = (1, 5, 10)
@@ -29,9 +29,14 @@ class RetrievalResult:
 
 @torch.no_grad()
 def retrieval(
-    features: Tensor, labels: Tensor, ids: Tensor, *, num_classes: int, chunk: int = 256,
+    features: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    *,
+    num_classes: int,
+    chunk: int = 256,
     advance: Callable[[], None] = lambda: None,
-) -> RetrievalResult:  # fmt: skip
+) -> RetrievalResult:
     """Rank all other images of the set by their cosine with each image.
 
     Average precision: Manning, Raghavan, Schütze, "Introduction to Information Retrieval" (2008), section 8.4.
@@ -40,7 +45,7 @@ def retrieval(
     images of exactly the same similarity the earlier one is nearer. Samples with label -1 are left out.
 
     Args:
-        features: `[n, F]`, need not be normalised.
+        features: `[n, F]`, need not be normalized.
         labels: `[n]` integers below `num_classes`.
         ids: `[n]` rows of the set's index, rising; no two ranks have the same. They say which image is earlier.
         num_classes: number of classes.
@@ -51,7 +56,7 @@ def retrieval(
         UserError: shapes or labels do not fit, features are not finite, or no class has two images; on all ranks.
     """
     given = labels
-    features, labels = labelled(features, given, num_classes, "validation")
+    features, labels = labeled(features, given, num_classes, "validation")
     ids = ids.to(features.device)[given.to(features.device) >= 0]
     queries = F.normalize(features, dim=1)  # [n, F]
     bank, bank_labels, bank_ids = gather_features(OneBackbone(queries, labels, ids))  # [N, F], [N], [N]
@@ -60,7 +65,7 @@ def retrieval(
         raise UserError(
             "no class has two images, so that none has another to find",
             where="--retrieval",
-            fix="give a larger labelled set with --validation",
+            fix="give a larger labeled set with --validation",
         )
     sums = torch.zeros(
         2 + len(RECALL_AT), dtype=torch.float64
@@ -72,7 +77,7 @@ def retrieval(
         relevant = bank_labels[ranking] == wanted[:, None]  # [c, N - 1]
         sums += _sums(relevant[relevant.any(1)]).cpu()
         advance()
-    count, precision, *found = all_sum(sums).tolist()
+    count, precision, *found = all_reduce_sum(sums).tolist()
     recall = {k: hits / count for k, hits in zip(RECALL_AT, found, strict=True)}
     return RetrievalResult(precision / count, recall, int(count))
 

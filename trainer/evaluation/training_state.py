@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_pipelines.files import replacing
 from trainer.distributed.collectives import rank, world_size
-from trainer.distributed.process_group import from_first
+from trainer.distributed.process_group import broadcast_object
 
 _METADATA = "all4one_training"
 
@@ -36,7 +36,7 @@ class TrainingState:
         The first rank reads, and all others, which call alike, get what it found.
         """
         found = self._read_notes() if rank() == 0 else {}
-        return dict(from_first(found)) if world_size() > 1 else found
+        return dict(broadcast_object(found)) if world_size() > 1 else found
 
     def _read_notes(self) -> dict[str, Any]:
         try:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.files import replacing, require_place
 from trainer.exports import hf, onnx, safetensors, timm, torchscript, torchvision
-from trainer.exports.format import Format, Normalised, Subject
+from trainer.exports.format import Format, Normalized, Subject
 from trainer.inference.loaded_backbones import load_backbones
 
 FORMATS: dict[str, Format] = {
@@ -69,9 +69,10 @@ def export_backbone(
         ) from None
     except RuntimeError as error:  # of the exporters, for a network that they do not understand
         raise UserError(
-            f"{subject.name} cannot be written as {format_name}: {first_line(error)}", where=out,
+            f"{subject.name} cannot be written as {format_name}: {first_line(error)}",
+            where=out,
             fix="export in another format, such as safetensors",
-        ) from error  # fmt: skip
+        ) from error
     return out, form.loads_into(subject)
 
 
@@ -80,15 +81,16 @@ def _check(subject: Subject, form: Format, path: Path) -> None:
     """Compare features of what was written, on another batch size than it was made with."""
     size = subject.recipe.image_size
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-    whole = Normalised(subject)
+    whole = Normalized(subject)
     wanted = whole(images)  # [3, F]
-    found = form.load(subject, path)(images if form.normalises else whole.normalise(images))
+    found = form.load(subject, path)(images if form.normalizes else whole.normalize(images))
     difference = (found - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
     if not difference <= TOLERANCE:
         raise UserError(
-            f"what was written gives other features than the backbone: they differ by {difference:.1e}", where=path,
+            f"what was written gives other features than the backbone: they differ by {difference:.1e}",
+            where=path,
             fix="export in another format, such as safetensors",
-        )  # fmt: skip
+        )
 
 
 def _require_name(out: Path, name: str) -> None:
@@ -96,9 +98,10 @@ def _require_name(out: Path, name: str) -> None:
     known = {suffix: other for other, form in reversed(FORMATS.items()) for suffix in form.suffixes}
     if out.suffix in known and out.suffix not in FORMATS[name].suffixes:
         raise UserError(
-            f"the name ends in {out.suffix}, and the format is {name}", where=out,
+            f"the name ends in {out.suffix}, and the format is {name}",
+            where=out,
             fix=f"add --format {known[out.suffix]}, or choose another name with --out",
-        )  # fmt: skip
+        )
 
 
 def _require_free(out: Path, form: Format) -> None:

@@ -30,7 +30,7 @@ class Subject:
     step: int | None = None
     """Of its run's checkpoint, if it comes from one."""
     license: str | None = None
-    """Licence that the user gives it."""
+    """License that the user gives it."""
 
     @property
     def name(self) -> str:
@@ -68,12 +68,12 @@ class Format(NamedTuple):
     """Loads what was written, strictly and with the tools of those it is for."""
     loads_into: Callable[[Subject], str]
     """Says what loads it."""
-    normalises: bool = False
-    """Whether it takes images in [0, 1] and normalises them itself, rather than normalised ones."""
+    normalizes: bool = False
+    """Whether it takes images in [0, 1] and normalizes them itself, rather than normalized ones."""
 
 
-class Normalised(nn.Module):
-    """A backbone with its normalisation: RGB images `[B, 3, S, S]` in [0, 1] → features `[B, F]`."""
+class Normalized(nn.Module):
+    """A backbone with its normalization: RGB images `[B, 3, S, S]` in [0, 1] → features `[B, F]`."""
 
     mean: Tensor
     std: Tensor
@@ -86,25 +86,30 @@ class Normalised(nn.Module):
             self.register_buffer(name, values)
         self.eval()
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Images `[B, 3, S, S]` as the backbone was trained on them."""
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        features: Tensor = self.backbone(self.normalise(images))
+        features: Tensor = self.backbone(self.normalize(images))
         return features
 
 
 def input_facts(subject: Subject) -> dict[str, object]:
-    """What a file that normalises by itself says of its input and origin, as JSON takes it."""
+    """What a file that normalizes by itself says of its input and origin, as JSON takes it."""
     size, data = subject.recipe.image_size, subject.recipe.data
     return {
-        "input": f"images [B, 3, {size}, {size}] float32, RGB in [0, 1]; normalised inside",
+        "input": f"images [B, 3, {size}, {size}] float32, RGB in [0, 1]; normalized inside",
         "output": f"features [B, {subject.backbone.feature_dim}] float32",
-        "resize_shorter_side": data.eval_resize, "centre_crop": size, "mean": data.mean, "std": data.std,
-        "network": subject.name, "backbone": subject.which, "checkpoint": Path(subject.recipe.source).name,
-    }  # fmt: skip
+        "resize_shorter_side": data.eval_resize,
+        "center_crop": size,
+        "mean": data.mean,
+        "std": data.std,
+        "network": subject.name,
+        "backbone": subject.which,
+        "checkpoint": Path(subject.recipe.source).name,
+    }
 
 
 def require_plain(subject: Subject, library: str) -> None:

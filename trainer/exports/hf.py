@@ -49,9 +49,14 @@ def _config(subject: Subject) -> dict[str, Any]:
     """timm's config.json; without `architecture`, which timm would take for its own, where it has no such network."""
     size, data = subject.recipe.image_size, subject.recipe.data
     images = {
-        "input_size": [3, size, size], "interpolation": "bicubic", "crop_mode": "center",
-        "crop_pct": crop_share(size, data.eval_resize), "mean": data.mean, "std": data.std, "num_classes": 0,
-    }  # fmt: skip
+        "input_size": [3, size, size],
+        "interpolation": "bicubic",
+        "crop_mode": "center",
+        "crop_pct": crop_share(size, data.eval_resize),
+        "mean": data.mean,
+        "std": data.std,
+        "num_classes": 0,
+    }
     shared = {"num_classes": 0, "num_features": subject.backbone.feature_dim}
     if not subject.is_plain:
         ours = {"torchvision": subject.name, "stem": subject.stem, "width": subject.recipe.backbone.width}
@@ -64,11 +69,13 @@ def _config(subject: Subject) -> dict[str, Any]:
     network = {key: theirs[key] for key in ("first_conv", "classifier") if key in theirs}
     network["fixed_input_size"] = not subject.is_torchvision and theirs.get("fixed_input_size", False)
     arguments = {k: v for k, v in model_arguments(subject).items() if k != "num_classes"}
-    licence = {"license": subject.license} if subject.license else {}
+    license = {"license": subject.license} if subject.license else {}
     return {
-        "architecture": architecture, **shared, **({"model_args": arguments} if arguments else {}),
-        "pretrained_cfg": {**images, **network, **licence},
-    }  # fmt: skip
+        "architecture": architecture,
+        **shared,
+        **({"model_args": arguments} if arguments else {}),
+        "pretrained_cfg": {**images, **network, **license},
+    }
 
 
 def crop_share(size: int, resize: int) -> float:
@@ -92,8 +99,8 @@ def _shared(subject: Subject) -> Recipe:
 def _loads_into(subject: Subject) -> str:
     by_timm = 'timm.create_model("local-dir:FOLDER", pretrained=True)'
     loader = by_timm if subject.is_plain else "the snippet in its README.md"
-    licence = "" if subject.license else "; its licence is for you to fill in (--license)"
-    return f"{loader} loads it{licence}"
+    license = "" if subject.license else "; its license is for you to fill in (--license)"
+    return f"{loader} loads it{license}"
 
 
 FORMAT = Format((), _write, _load, _loads_into)

@@ -23,22 +23,41 @@ def model_card(subject: Subject) -> str:
     size, data = subject.recipe.image_size, subject.recipe.data
     library = "timm" if subject.is_plain else "torchvision"
     front = {
-        "library_name": library, "pipeline_tag": "image-feature-extraction",
-        **({"license": subject.license} if subject.license else {}), "tags": ["self-supervised"],
-    }  # fmt: skip
+        "library_name": library,
+        "pipeline_tag": "image-feature-extraction",
+        **({"license": subject.license} if subject.license else {}),
+        "tags": ["self-supervised"],
+    }
     unknown = "Not chosen yet: fill it in, here and as `license:` above, before you publish this."
     parts = [
-        "---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "",
-        f"# {subject.name}, trained without labels", "",
-        f"A backbone that turns images into {subject.backbone.feature_dim} features. It has no classifier.", "",
-        *_recipe(subject), *_results(subject),
-        "## Images", "",
-        f"RGB in [0, 1]; the shorter side is resized to {data.eval_resize} pixels (bicubic) and the centre of "
-        f"{size} x {size} cut out; then {list(data.mean)} is subtracted and the rest divided by {list(data.std)}.", "",
-        "## How to load it", "", "In this folder, with an image in it:", "",
-        "```python", snippet(subject), "```", "",
-        "## Licence", "", subject.license or unknown, "",
-    ]  # fmt: skip
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {subject.name}, trained without labels",
+        "",
+        f"A backbone that turns images into {subject.backbone.feature_dim} features. It has no classifier.",
+        "",
+        *_recipe(subject),
+        *_results(subject),
+        "## Images",
+        "",
+        f"RGB in [0, 1]; the shorter side is resized to {data.eval_resize} pixels (bicubic) and the center of "
+        f"{size} x {size} cut out; then {list(data.mean)} is subtracted and the rest divided by {list(data.std)}.",
+        "",
+        "## How to load it",
+        "",
+        "In this folder, with an image in it:",
+        "",
+        "```python",
+        snippet(subject),
+        "```",
+        "",
+        "## License",
+        "",
+        subject.license or unknown,
+        "",
+    ]
     return "\n".join(parts)
 
 
@@ -53,7 +72,7 @@ def _recipe(subject: Subject) -> list[str]:
             ("method", config.method.name),
             ("epochs", f"{train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")),
             ("global batch", f"{train.global_batch}"),
-            ("optimiser", f"{optim.name}, weight decay {optim.weight_decay:g}"),
+            ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"),
             ("learning rate", f"{optim.lr:g} for each {optim.reference_batch} images of the batch"),
             ("schedule", f"{optim.warmup_epochs:g} epochs of warm-up, then a cosine"),
             ("precision", train.precision),

@@ -1,4 +1,4 @@
-"""Format `onnx`: a graph for any ONNX runtime, batch size free, with the normalisation inside."""
+"""Format `onnx`: a graph for any ONNX runtime, batch size free, with the normalization inside."""
 
 import json
 import warnings
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from trainer.exports.format import Features, Format, Normalised, Subject, input_facts
+from trainer.exports.format import Features, Format, Normalized, Subject, input_facts
 
 MAX_BYTES = 2**31
 """What a protobuf file, and so an ONNX file without others beside it, may hold."""
@@ -19,18 +19,23 @@ def _write(subject: Subject, path: Path) -> None:
     _require_packages()
     if (weights := sum(value.nbytes for value in subject.tensors().values())) >= MAX_BYTES:
         raise UserError(
-            f"an ONNX file holds up to 2 GB, and {subject.name} has {weights / 1e9:.1f} GB", where="--format",
+            f"an ONNX file holds up to 2 GB, and {subject.name} has {weights / 1e9:.1f} GB",
+            where="--format",
             fix="export as safetensors, hf or torchscript",
-        )  # fmt: skip
+        )
     size = subject.recipe.image_size
     images = torch.rand(2, 3, size, size)  # a batch of 1 would become a constant
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
         program = torch.onnx.export(
-            Normalised(subject), (images,), dynamo=True, verbose=False,
-            input_names=["images"], output_names=["features"],
+            Normalized(subject),
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["features"],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        )  # fmt: skip
+        )
     assert program is not None
     program.model.metadata_props["all4one"] = json.dumps(input_facts(subject))
     program.save(str(path), external_data=False)
@@ -51,7 +56,7 @@ def _load(_: Subject, path: Path) -> Features:
 def _loads_into(subject: Subject) -> str:
     size = subject.recipe.image_size
     return (
-        f"input `images`, RGB in [0, 1], [B, 3, {size}, {size}], normalised inside; output `features` "
+        f"input `images`, RGB in [0, 1], [B, 3, {size}, {size}], normalized inside; output `features` "
         f"[B, {subject.backbone.feature_dim}]; checked with onnxruntime"
     )
 
@@ -60,9 +65,10 @@ def _require_packages() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"ONNX files are written and checked with {', '.join(missing)}, not installed", where="--format",
+            f"ONNX files are written and checked with {', '.join(missing)}, not installed",
+            where="--format",
             fix=f"run: pip install {' '.join(missing)}",
-        )  # fmt: skip
+        )
 
 
-FORMAT = Format((".onnx",), _write, _load, _loads_into, normalises=True)
+FORMAT = Format((".onnx",), _write, _load, _loads_into, normalizes=True)

@@ -13,9 +13,10 @@ from trainer.exports.format import Features, Format, Subject, require_plain
 def _write(subject: Subject, path: Path) -> None:
     if not subject.is_torchvision:
         raise UserError(
-            f"{subject.name} is a timm model, whose names torchvision does not know", where="--format",
+            f"{subject.name} is a timm model, whose names torchvision does not know",
+            where="--format",
             fix="export as timm, hf, safetensors, torchscript or onnx",
-        )  # fmt: skip
+        )
     require_plain(subject, "torchvision")
     torch.save(subject.tensors(), path)
 

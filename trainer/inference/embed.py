@@ -39,12 +39,12 @@ def embed(
     batch: int,
     on_bad: Callable[[str, str], None],
 ) -> Generator[Rows, None, None]:
-    """Features of all images of some sources, in their order, each sized and normalised as for evaluation.
+    """Features of all images of some sources, in their order, each sized and normalized as for evaluation.
 
     Args:
         backbone: in evaluation mode; images go to its device.
         sources: images, folders of images, tars of images, and sets of shards with their index, which may be URLs.
-        settings: executor, threads, sizes, normalisation, cache of URLs.
+        settings: executor, threads, sizes, normalization, cache of URLs.
         batch: images at a time.
         on_bad: told name and reason of each image that is left out.
 

@@ -43,9 +43,10 @@ def require_place(path: Path) -> None:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise UserError(
-                "Parquet files are written with pyarrow, which is not installed", where=path,
+                "Parquet files are written with pyarrow, which is not installed",
+                where=path,
                 fix="run: pip install pyarrow, or write --out features.npy",
-            ) from error  # fmt: skip
+            ) from error
     require_writable(path)
 
 
@@ -65,9 +66,11 @@ def _npy(path: Path, feature_dim: int) -> Iterator[Write]:
         return int(file.tell())
 
     with (
-        replacing(path) as features_to, replacing(keys_of(path)) as keys_to,
-        features_to.open("wb") as features, keys_to.open("w", encoding="utf-8") as keys,
-    ):  # fmt: skip
+        replacing(path) as features_to,
+        replacing(keys_of(path)) as keys_to,
+        features_to.open("wb") as features,
+        keys_to.open("w", encoding="utf-8") as keys,
+    ):
         length = head(features)
 
         def write(batch: Rows) -> None:

@@ -19,7 +19,7 @@ from trainer.checkpoints.format import MANIFEST, Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
 from trainer.distributed.collectives import rank, world_size
-from trainer.distributed.process_group import from_first
+from trainer.distributed.process_group import broadcast_object
 from trainer.engine.deepspeed_engine import load_model
 from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
 from trainer.runs.run_folder import open_run
@@ -34,7 +34,7 @@ class Recipe(Settings):
     backbone: BackboneSettings
     """How it is built."""
     data: DataSettings
-    """How images are sized and normalised for it."""
+    """How images are sized and normalized for it."""
     source: str
     """The checkpoint that it comes from."""
 
@@ -45,7 +45,7 @@ class Recipe(Settings):
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedBackbones:
     """Backbones of a run or a file."""
 
     backbones: dict[str, Backbone]
@@ -72,7 +72,7 @@ class Trained:
         return chosen, self.backbones[chosen]
 
 
-def load_backbones(source: Path) -> Trained:
+def load_backbones(source: Path) -> LoadedBackbones:
     """Backbones of a run's newest whole checkpoint, of one checkpoint's folder, or of an exported file.
 
     Raises:
@@ -80,12 +80,12 @@ def load_backbones(source: Path) -> Trained:
     """
     if source.is_file():
         tensors, recipe = _read_exported(source)
-        return Trained({"exported": _build(recipe, tensors)}, recipe)
+        return LoadedBackbones({"exported": _build(recipe, tensors)}, recipe)
     snapshot, config, path = _read_checkpoint(source)
     recipe = Recipe(backbone=config.backbone, data=_as_here(config.data), source=str(path))
     parts = {"online": _under(snapshot.model, ONLINE), "momentum": _under(snapshot.model, MOMENTUM)}
     backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
-    return Trained(backbones, recipe, path.parent.parent, snapshot.step)
+    return LoadedBackbones(backbones, recipe, path.parent.parent, snapshot.step)
 
 
 def _as_here(data: DataSettings) -> DataSettings:
@@ -98,7 +98,7 @@ def _as_here(data: DataSettings) -> DataSettings:
     return data.model_copy(update={"executor": "auto"})
 
 
-def load_alike(source: Path) -> Trained:
+def load_same_on_all_ranks(source: Path) -> LoadedBackbones:
     """As `load_backbones`, on every rank the checkpoint that the first one finds: while a run still trains, its newest
     one is another a moment later.
     """
@@ -106,7 +106,7 @@ def load_alike(source: Path) -> Trained:
         return load_backbones(source)
     trained = load_backbones(source) if rank() == 0 else None
     found = Path(trained.recipe.source) if trained is not None and trained.run is not None else source
-    found = from_first(found)
+    found = broadcast_object(found)
     return load_backbones(found) if trained is None else trained
 
 
@@ -130,9 +130,10 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
             return {name: file.get_tensor(name) for name in file.keys()}, Recipe.model_validate(metadata)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, ValidationError):
         raise UserError(
-            "is not a file that `all4one export` wrote in the format safetensors or hf", where=path,
+            "is not a file that `all4one export` wrote in the format safetensors or hf",
+            where=path,
             fix="give a run's folder, or export one",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.contrast.losses import barlow_twins
-from trainer.distributed.batch_norm import by_view
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.distributed.batch_norm import forward_per_view
+from trainer.methods.base import Method, MethodOutput, MethodSettings
 from trainer.networks.backbones import Backbone
 from trainer.networks.heads import expander
 
@@ -20,7 +20,7 @@ class BarlowTwinsSettings(MethodSettings):
     """The method."""
     projector_hidden: int = Field(8192, ge=1)
     """Width of the projector's hidden layers."""
-    embedding: int = Field(8192, ge=2)
+    embedding_dim: int = Field(8192, ge=2)
     """Size of the embedding, D."""
     redundancy: float = Field(0.0051, ge=0)
     """Weight of the off-diagonal terms, λ."""
@@ -36,11 +36,11 @@ class BarlowTwins(Method):
     def __init__(self, settings: BarlowTwinsSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
-        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding)
+        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
 
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Two views of [B, 3, S, S]: equation 1 of the paper over the global batch."""
         features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
+        z = forward_per_view(self.projector, features)  # V x [B, D]
         loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
-        return Representation(loss, {}, features[0], z)
+        return MethodOutput(loss, {}, features[0], z)

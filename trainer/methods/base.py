@@ -12,30 +12,30 @@ from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
 from trainer.contrast import embedding_health
-from trainer.contrast.queue import NeighbourQueue, Neighbours
-from trainer.distributed.batch_norm import by_view
+from trainer.contrast.queue import NeighborQueue, Neighbors
+from trainer.distributed.batch_norm import forward_per_view
 from trainer.networks import ema
 from trainer.networks.backbones import Backbone
 from trainer.networks.recompute import recompute_activations
 
-OF_LABELLED = frozenset({"online_loss", "online_top1", "neighbour_agreement"})
-"""Values that are NaN where a micro-batch has no labelled rows; means are those of the others."""
+LABEL_METRICS = frozenset({"online_loss", "online_top1", "neighbor_agreement"})
+"""Values that are NaN where a micro-batch has no labeled rows; means are those of the others."""
 
 
 class Output(NamedTuple):
     """What a forward pass yields."""
 
     loss: Tensor
-    """Scalar that is minimised."""
+    """Scalar that is minimized."""
     parts: Mapping[str, Tensor]
     """Detached scalars for the log: each loss and each health value."""
 
 
-class Representation(NamedTuple):
+class MethodOutput(NamedTuple):
     """A method's own part of a forward pass."""
 
     loss: Tensor
-    """Scalar that is minimised."""
+    """Scalar that is minimized."""
     parts: Mapping[str, Tensor]
     """Scalars for the log."""
     features: Tensor
@@ -44,7 +44,7 @@ class Representation(NamedTuple):
     """Embeddings of the views, V x [B, D], that the loss depends on."""
     terms: Mapping[str, Tensor] = {}
     """Weighted terms that add up to the loss, where it has several."""
-    neighbours: tuple[Tensor, Neighbours] | None = None
+    neighbors: tuple[Tensor, Neighbors] | None = None
     """Keys of the first view [B, D] with what the queue holds nearest to them."""
 
 
@@ -59,7 +59,7 @@ class Method(nn.Module):
         num_classes: classes of the labels, 0 where there are none (then no online classifier is made).
     """
 
-    queue: NeighbourQueue | None
+    queue: NeighborQueue | None
     momentum: ema.MomentumEncoder | None
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
@@ -69,12 +69,12 @@ class Method(nn.Module):
         self.queue = None
         self.momentum = None
         self.autocast_dtype: torch.dtype | None = None
-        self.examine = False
+        self.log_diagnostics = False
         """Whether the next forward passes compute all health values, rather than those that cost nothing."""
         self.recompute = False
 
     @abstractmethod
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """The method's loss for V views of [B, 3, S, S], labels [B] (-1: none) and sample ids [B]."""
 
     def forward(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Output:
@@ -92,27 +92,27 @@ class Method(nn.Module):
             parts["online_top1"] = (logits.argmax(1) == labels).sum() / known
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 
-    def _health(self, out: Representation, labels: Tensor) -> dict[str, Tensor]:
-        values = {"z_std": torch.stack([embedding_health.spread(v) for v in out.z]).mean()}
-        if out.neighbours is not None and self.queue is not None:
-            values["neighbour_agreement"] = self.queue.agreement(out.neighbours[1], labels)
-        if not self.examine:
+    def _health(self, out: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
+        values = {"z_std": torch.stack([embedding_health.feature_std(v) for v in out.z]).mean()}
+        if out.neighbors is not None and self.queue is not None:
+            values["neighbor_agreement"] = self.queue.agreement(out.neighbors[1], labels)
+        if not self.log_diagnostics:
             return values
         values |= {
             "z_rank": embedding_health.effective_rank(out.z[0]),
-            "features_std": embedding_health.spread(out.features),
+            "features_std": embedding_health.feature_std(out.features),
             "features_rank": embedding_health.effective_rank(out.features),
         }
         if out.terms:
             shares = embedding_health.gradient_shares(out.terms, out.z)
             values |= {f"{name}_share": share for name, share in shares.items()}
-        if out.neighbours is not None and self.queue is not None:
-            values |= embedding_health.neighbour_values(self.queue, *out.neighbours, self.queue.entering)
-        if pairs := self.averaged():
+        if out.neighbors is not None and self.queue is not None:
+            values |= embedding_health.neighbor_values(self.queue, *out.neighbors, self.queue.num_pending)
+        if pairs := self.ema_pairs():
             values["ema_distance"] = ema.distance(pairs)
         return values
 
-    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+    def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Every momentum copy with the network that it follows: the method's own of the same name."""
         if self.momentum is None:
             return []
@@ -130,7 +130,7 @@ class Method(nn.Module):
     def features(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Backbone features of each view, [B, F]; with `recompute` few activations are kept for the backward pass."""
         with recompute_activations() if self.recompute else nullcontext():
-            return by_view(self.backbone, views)
+            return forward_per_view(self.backbone, views)
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
         """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""
@@ -140,12 +140,12 @@ class Method(nn.Module):
     def after_backward(self) -> None:
         """Called after each micro-batch's backward pass: what was gathered during it enters the queue."""
         if self.queue is not None:
-            self.queue.finish_push()
+            self.queue.wait()
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after optimiser step number `step` (from 1): the momentum copies move."""
+        """Called after optimizer step number `step` (from 1): the momentum copies move."""
         if self.momentum is not None:
-            ema.follow(self.averaged(), step, total_steps, self.momentum.start)
+            ema.update(self.ema_pairs(), step, total_steps, self.momentum.start)
 
 
 class ViewCount(NamedTuple):
@@ -168,9 +168,11 @@ class ViewCount(NamedTuple):
 class MethodSettings(Settings):
     """Base of a method's settings. A subclass gives `name` a Literal default and builds its module."""
 
+    first_names = {"embedding": "embedding_dim"}
+
     name: str
     """The method."""
-    embedding: int = Field(256, ge=2)
+    embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
 
     @property

@@ -6,12 +6,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.contrast.losses import normalised_squared_error, symmetric
-from trainer.distributed.batch_norm import by_view
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.contrast.losses import normalized_squared_error, symmetric
+from trainer.distributed.batch_norm import forward_per_view
+from trainer.methods.base import Method, MethodOutput, MethodSettings
 from trainer.networks.backbones import Backbone
 from trainer.networks.ema import MomentumEncoder
-from trainer.networks.heads import predictor, two_layers
+from trainer.networks.heads import mlp, predictor
 
 
 class BYOLSettings(MethodSettings):
@@ -23,7 +23,7 @@ class BYOLSettings(MethodSettings):
     """Width of the projector."""
     predictor_hidden: int = Field(4096, ge=1)
     """Width of the predictor."""
-    embedding: int = Field(256, ge=2)
+    embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
     momentum: float = Field(0.996, ge=0, le=1)
     """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
@@ -41,15 +41,15 @@ class BYOL(Method):
     def __init__(self, settings: BYOLSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
-        self.projector = two_layers(backbone.feature_dim, s.projector_hidden, s.embedding)
-        self.predictor = predictor(s.embedding, s.predictor_hidden)
+        self.projector = mlp(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
+        self.predictor = predictor(s.embedding_dim, s.predictor_hidden)
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Two views of [B, 3, S, S]: equation 2 for either view as the target, added up."""
         targets = self.momentum.embed(views)  # V x [B, D]
         features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
-        predicted = by_view(self.predictor, z)
-        loss = 2 * symmetric(normalised_squared_error, targets, predicted)
-        return Representation(loss, {}, features[0], z)
+        z = forward_per_view(self.projector, features)  # V x [B, D]
+        predicted = forward_per_view(self.predictor, z)
+        loss = 2 * symmetric(normalized_squared_error, targets, predicted)
+        return MethodOutput(loss, {}, features[0], z)

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.contrast.losses import keys_of_all, nce, symmetric
-from trainer.distributed.batch_norm import by_view
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.contrast.losses import gather_keys, info_nce, symmetric
+from trainer.distributed.batch_norm import forward_per_view
+from trainer.methods.base import Method, MethodOutput, MethodSettings
 from trainer.networks.backbones import Backbone
 from trainer.networks.ema import MomentumEncoder
 from trainer.networks.heads import predictor, projector
@@ -24,7 +24,7 @@ class MoCoV3Settings(MethodSettings):
     """Width of the projector."""
     predictor_hidden: int = Field(4096, ge=1)
     """Width of the predictor."""
-    embedding: int = Field(256, ge=2)
+    embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
     temperature: float = Field(0.2, gt=0)
     """Temperature of the contrast, τ. That of its vision transformers; its authors' setup for ResNet-50 has 1.0."""
@@ -53,16 +53,18 @@ class MoCoV3(Method):
         patches = getattr(backbone, "patch_embed", None)  # timm's name
         if s.freeze_patches and patches is not None:
             patches.requires_grad_(False)
-        self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding)
-        self.predictor = predictor(s.embedding, s.predictor_hidden).append(nn.BatchNorm1d(s.embedding))
+        self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
+        self.predictor = predictor(s.embedding_dim, s.predictor_hidden).append(
+            nn.BatchNorm1d(s.embedding_dim)
+        )
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Two views of [B, 3, S, S]: algorithm 1, the sum of two contrasts, each times 2τ."""
         tau = self.settings.temperature
-        keys = keys_of_all(self.momentum.embed(views))  # V x [world * B, D]
+        keys = gather_keys(self.momentum.embed(views))  # V x [world * B, D]
         features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
-        queries = by_view(self.predictor, z)
-        loss = 4 * tau * symmetric(partial(nce, temperature=tau), queries, keys)
-        return Representation(loss, {}, features[0], z)
+        z = forward_per_view(self.projector, features)  # V x [B, D]
+        queries = forward_per_view(self.predictor, z)
+        loss = 4 * tau * symmetric(partial(info_nce, temperature=tau), queries, keys)
+        return MethodOutput(loss, {}, features[0], z)

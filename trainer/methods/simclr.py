@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.contrast.losses import nt_xent
-from trainer.distributed.batch_norm import by_view
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.distributed.batch_norm import forward_per_view
+from trainer.methods.base import Method, MethodOutput, MethodSettings
 from trainer.networks.backbones import Backbone
 
 
@@ -19,7 +19,7 @@ class SimCLRSettings(MethodSettings):
     """The method."""
     projector_hidden: int = Field(2048, ge=1)
     """Width of the projector; the paper's is that of the features."""
-    embedding: int = Field(128, ge=2)
+    embedding_dim: int = Field(128, ge=2)
     """Size of the embedding, D."""
     temperature: float = Field(0.1, gt=0)
     """Temperature of the contrast, τ."""
@@ -38,11 +38,11 @@ class SimCLR(Method):
         self.projector = nn.Sequential(
             nn.Linear(backbone.feature_dim, s.projector_hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(s.projector_hidden, s.embedding),
+            nn.Linear(s.projector_hidden, s.embedding_dim),
         )
 
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Two views of [B, 3, S, S]: the NT-Xent loss of algorithm 1, negatives from all ranks."""
         features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
-        return Representation(nt_xent(z, temperature=self.settings.temperature), {}, features[0], z)
+        z = forward_per_view(self.projector, features)  # V x [B, D]
+        return MethodOutput(nt_xent(z, temperature=self.settings.temperature), {}, features[0], z)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.contrast.losses import vicreg
-from trainer.distributed.batch_norm import by_view
-from trainer.methods.base import Method, MethodSettings, Representation
+from trainer.distributed.batch_norm import forward_per_view
+from trainer.methods.base import Method, MethodOutput, MethodSettings
 from trainer.networks.backbones import Backbone
 from trainer.networks.heads import expander
 
@@ -21,7 +21,7 @@ class VICRegSettings(MethodSettings):
     """The method."""
     projector_hidden: int = Field(8192, ge=1)
     """Width of the hidden layers of the projector, which the paper calls expander."""
-    embedding: int = Field(8192, ge=2)
+    embedding_dim: int = Field(8192, ge=2)
     """Size of the embedding, D."""
     invariance_weight: float = Field(25, ge=0)
     """Weight of the distance between views, λ."""
@@ -41,13 +41,13 @@ class VICReg(Method):
     def __init__(self, settings: VICRegSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
         s = self.settings = settings
-        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding)
+        self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
 
-    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Representation:
+    def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Two views of [B, 3, S, S]: equation 6 of the paper over the global batch."""
         s = self.settings
         features = self.features(views)  # V x [B, F]
-        z = by_view(self.projector, features)  # V x [B, D]
+        z = forward_per_view(self.projector, features)  # V x [B, D]
         parts = vicreg(z[0], z[1])
         weights = {
             "invariance": s.invariance_weight,
@@ -55,4 +55,4 @@ class VICReg(Method):
             "covariance": s.covariance_weight,
         }
         terms = {name: weights[name] * part for name, part in parts.items()}
-        return Representation(torch.stack(list(terms.values())).sum(), parts, features[0], z, terms)
+        return MethodOutput(torch.stack(list(terms.values())).sum(), parts, features[0], z, terms)

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipelines.files import write_whole
-from trainer.config.resume_compat import meaning
+from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
 from trainer.distributed.collectives import world_size
-from trainer.methods.base import OF_LABELLED
+from trainer.methods.base import LABEL_METRICS
 from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.tensorboard import TensorBoard
@@ -31,10 +31,10 @@ from trainer.runs.run_folder import RunFolder, read_records
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
     """Mean of each scalar over all ranks, in one message; every rank calls it with the same names.
 
-    That of a value of `OF_LABELLED` is over the ranks that have one.
+    That of a value of `LABEL_METRICS` is over the ranks that have one.
     """
     packed = torch.stack([v.detach().double() for v in values.values()])  # [values]
-    optional = torch.tensor([name in OF_LABELLED for name in values], device=packed.device)
+    optional = torch.tensor([name in LABEL_METRICS for name in values], device=packed.device)
     counted = ~(packed.isnan() & optional)
     sums = torch.stack([packed.where(counted, 0), counted.double()])  # [2, values]
     if world_size() > 1:
@@ -49,13 +49,17 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
     if wanted.csv:
         writers.append(Background("metrics.csv", CsvTable(run.csv)))
     if wanted.tensorboard:
-        board = TensorBoard(run.tensorboard, name, values, meaning(config))
+        board = TensorBoard(run.tensorboard, name, values, training_config(config))
         writers.append(Background("TensorBoard", board))
     if wanted.wandb != "off":
         site = WeightsAndBiases(
-            run.wandb, project=wanted.wandb_project, name=name, tags=config.run.tags, mode=wanted.wandb,
+            run.wandb,
+            project=wanted.wandb_project,
+            name=name,
+            tags=config.run.tags,
+            mode=wanted.wandb,
             config=values,
-        )  # fmt: skip
+        )
         writers.append(Background("Weights & Biases", site))
     return MetricsWriter(run.metrics, resume_step, writers)
 

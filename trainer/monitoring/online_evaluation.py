@@ -7,8 +7,8 @@ from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
 from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
-from trainer.runs.components import AUTOCAST, IMAGES, Parts
-from trainer.runs.hang_watch import StallWatch
+from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
+from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
 from trainer.runs.stop_signals import StopRequest
 
@@ -21,9 +21,14 @@ class OnlineEvaluation:
     """
 
     def __init__(
-        self, config: Config, process: Process, parts: Parts, progress: TrainingProgress, stop: StopRequest,
-        watch: StallWatch,
-    ) -> None:  # fmt: skip
+        self,
+        config: Config,
+        process: Process,
+        parts: TrainingComponents,
+        progress: TrainingProgress,
+        stop: StopRequest,
+        watch: HangWatch,
+    ) -> None:
         self._config, self._process, self._parts = config, process, parts
         self._progress, self._stop, self._watch = progress, stop, watch
         train, validation = parts.train_set, parts.validation_set
@@ -70,12 +75,17 @@ class OnlineEvaluation:
         (bank, bank_labels, _), (queries, labels, _) = features
         top1 = {
             f"knn_{name}": knn_accuracy(
-                bank[name], bank_labels, queries[name], labels, k=settings.knn_k,
-                temperature=settings.knn_temperature, num_classes=train_set.num_classes,
+                bank[name],
+                bank_labels,
+                queries[name],
+                labels,
+                k=settings.knn_k,
+                temperature=settings.knn_temperature,
+                num_classes=train_set.num_classes,
                 stop=self._agreed,
             ).top1
             for name in backbones
-        }  # fmt: skip
+        }
         return top1 if self._process.is_first else {}
 
     def _agreed(self) -> int:
@@ -85,7 +95,12 @@ class OnlineEvaluation:
 
     def _loader(self, shards: ShardSet) -> EvalLoader:
         return EvalLoader(
-            shards, self._config.data, rank=self._process.rank, world_size=self._process.world_size,
-            batch=self._config.eval.batch, device=self._process.device, dtype=IMAGES[self._config.train.precision],
+            shards,
+            self._config.data,
+            rank=self._process.rank,
+            world_size=self._process.world_size,
+            batch=self._config.eval.batch,
+            device=self._process.device,
+            dtype=IMAGES[self._config.train.precision],
             give_up=self._stop.is_set,
-        )  # fmt: skip
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.config.schema import Config
 from trainer.contrast.embedding_health import collapse_signs
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
-from trainer.runs.components import Parts
+from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
 
 
@@ -28,7 +28,7 @@ class Recorder:
     def __init__(
         self,
         config: Config,
-        parts: Parts,
+        parts: TrainingComponents,
         progress: TrainingProgress,
         metrics: MetricsWriter | None,
         require_lock: Callable[[], None],
@@ -95,11 +95,11 @@ class Recorder:
     def _judge_health(self, step: int, values: dict[str, float]) -> None:
         """Show health values, and warn of each sign of a collapse where it begins."""
         self._health = f" · rank {values['z_rank']:.0f}"
-        if math.isfinite(values.get("neighbour_agreement", math.nan)):
-            self._health += f" · neighbours agree {100 * values['neighbour_agreement']:.0f} %"
+        if math.isfinite(values.get("neighbor_agreement", math.nan)):
+            self._health += f" · neighbors agree {100 * values['neighbor_agreement']:.0f} %"
         signs = collapse_signs(
             values,
-            size=self._config.method.embedding,
+            size=self._config.method.embedding_dim,
             rows=self._parts.engine.micro_batch,
             classes=self._parts.train_set.num_classes,
         )

@@ -19,6 +19,8 @@ CIFAR_STEM_UP_TO = 64
 class BackboneSettings(Settings):
     """Which network turns images into features."""
 
+    first_names = {"recompute": "activation_checkpointing"}
+
     name: str = "resnet18"
     """A torchvision ResNet (`resnet18` … `wide_resnet101_2`) or any timm model; torchvision goes first."""
     stem: Literal["auto", "cifar", "half", "imagenet"] = "auto"
@@ -37,7 +39,7 @@ class BackboneSettings(Settings):
     anew."""
     zero_init_residual: bool = False
     """Start each residual branch of a torchvision ResNet at zero (Goyal et al. 2017, section 5.1)."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Make batch norms, ReLUs and sums again in the backward pass instead of keeping what they gave: the activations of
     a ResNet take about half the memory, at a few per cent of the time. Gradients are the same up to rounding."""
 

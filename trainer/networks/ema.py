@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainer.distributed.batch_norm import by_view
+from trainer.distributed.batch_norm import forward_per_view
 
 
 def momentum_at(step: int, total_steps: int, start: float) -> float:
@@ -51,7 +51,7 @@ class MomentumEncoder(nn.ModuleDict):
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings of views [B, 3, S, S], in the working precision: [B, D] each."""
         with cast_once(self):
-            return by_view(self["projector"], by_view(self["backbone"], views))
+            return forward_per_view(self["projector"], forward_per_view(self["backbone"], views))
 
 
 @torch.no_grad()
@@ -64,16 +64,16 @@ def distance(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> Tensor:
 
 
 @torch.no_grad()
-def update(target: nn.Module, source: nn.Module, momentum: float) -> None:
+def lerp(target: nn.Module, source: nn.Module, momentum: float) -> None:
     """target <- momentum * target + (1 - momentum) * source, parameters only: batch-norm buffers run their own."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - momentum)
 
 
-def follow(pairs: Sequence[tuple[nn.Module, nn.Module]], step: int, total_steps: int, start: float) -> None:
-    """Move the first module of each pair after the second one, once optimiser step number `step` (from 1) is done.
+def update(pairs: Sequence[tuple[nn.Module, nn.Module]], step: int, total_steps: int, start: float) -> None:
+    """Move the first module of each pair after the second one, once optimizer step number `step` (from 1) is done.
 
     The momentum is that of a cosine from `start`.
     """
     momentum = momentum_at(step - 1, total_steps, start)
     for target, source in pairs:
-        update(target, source, momentum)
+        lerp(target, source, momentum)

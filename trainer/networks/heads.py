@@ -13,41 +13,50 @@ PositionalEncoding = Literal["feature_axis", "sequence_axis", "none"]
 def projector(features: int, hidden: int, out: int) -> nn.Sequential:
     """Three linear layers, each with batch norm: [B, features] -> [B, out] (All4One and NNCLR, section 4)."""
     return nn.Sequential(
-        nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-        nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-        nn.Linear(hidden, out), nn.BatchNorm1d(out),
-    )  # fmt: skip
+        nn.Linear(features, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, out),
+        nn.BatchNorm1d(out),
+    )
 
 
-def two_layers(features: int, hidden: int, out: int) -> nn.Sequential:
+def mlp(features: int, hidden: int, out: int) -> nn.Sequential:
     """Two linear layers with batch norm between: [B, features] -> [B, out] (BYOL, section 3.3)."""
     return nn.Sequential(
         nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
-    )  # fmt: skip
+    )
 
 
 def predictor(size: int, hidden: int) -> nn.Sequential:
     """Two linear layers with batch norm between: [B, size] -> [B, size]."""
-    return two_layers(size, hidden, size)
+    return mlp(size, hidden, size)
 
 
 def expander(features: int, hidden: int, out: int) -> nn.Sequential:
     """Three linear layers, batch norm after the first two: [B, features] -> [B, out] (Barlow Twins, VICReg).
 
-    Without biases: batch norm takes the first two out again, and both losses centre the last one's output.
+    Without biases: batch norm takes the first two out again, and both losses center the last one's output.
     """
     return nn.Sequential(
-        nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-        nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
+        nn.Linear(features, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, out, bias=False),
-    )  # fmt: skip
+    )
 
 
 def positional_encoding(length: int, size: int, axis: PositionalEncoding) -> Tensor:
-    """Sine encoding [length, size] of a sequence of neighbours.
+    """Sine encoding [length, size] of a sequence of neighbors.
 
-    `sequence_axis` counts along the neighbours, as in Vaswani et al. 2017 and as the All4One paper describes.
-    `feature_axis` counts along the embedding and takes the neighbours for channels, as the published code does. `none`
+    `sequence_axis` counts along the neighbors, as in Vaswani et al. 2017 and as the All4One paper describes.
+    `feature_axis` counts along the embedding and takes the neighbors for channels, as the published code does. `none`
     is zeros: but for the first token, which is read, the order of the sequence does not count.
     """
     if axis == "none":
@@ -67,7 +76,7 @@ def _sine(positions: int, channels: int) -> Tensor:
 
 
 class CentroidTransformer(nn.Module):
-    """Encoder that turns a sequence of neighbours into one centroid (All4One section 3.3).
+    """Encoder that turns a sequence of neighbors into one centroid (All4One section 3.3).
 
     Post-norm layers with ReLU. Only the first token is read, so the last layer computes only that one.
     """
@@ -122,7 +131,7 @@ def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor
 def _dropout(x: Tensor, settings: nn.Dropout) -> Tensor:
     """Dropout; on a CPU from 16 random bits a number, since torch's own draws there take half as long again in float32
     and twice as long in bf16. The probability is met to within 2^-16.
-    """  # fmt: skip
+    """
     if not settings.training or settings.p == 0 or x.device.type != "cpu":
         out: Tensor = settings(x)
         return out

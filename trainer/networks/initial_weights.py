@@ -82,10 +82,11 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
     )
     if not whole and not settings.init_partial:
         raise UserError(
-            report, where="backbone.init",
+            report,
+            where="backbone.init",
             fix="set backbone.name, stem and width and the size of the views to those of the file, or "
             "backbone.init_partial=true to draw anew what does not match",
-        )  # fmt: skip
+        )
     return InitialWeights(tensors, f"backbone.init: {report}")
 
 
@@ -172,6 +173,7 @@ def _another_network(
     theirs = f"its tensors are such as {_some(list(largest))}" if largest else "it holds no named tensors"
     return UserError(
         f"holds another network: {matched} of {len(_needed(own))} tensors of the backbone match; {theirs}; the "
-        f"backbone's are such as {_some(list(own))}", where=path,
+        f"backbone's are such as {_some(list(own))}",
+        where=path,
         fix="set backbone.name and backbone.width to those of the file",
-    )  # fmt: skip
+    )

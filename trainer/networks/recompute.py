@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class Recipe:
+class Recomputation:
     """How to make one activation again. Its value is kept from its first use to its last."""
 
     def __init__(self, make: Callable[[], Tensor], *sources: Any) -> None:
@@ -24,7 +24,7 @@ class Recipe:
         self._uses = 0
         self._value: Tensor | None = None
         for source in sources:
-            if isinstance(source, Recipe):
+            if isinstance(source, Recomputation):
                 source.expect_use()
 
     def expect_use(self) -> None:
@@ -41,18 +41,18 @@ class Recipe:
 
 
 def _value(source: Any) -> Tensor:
-    value: Tensor = source.value() if isinstance(source, Recipe) else source
+    value: Tensor = source.value() if isinstance(source, Recomputation) else source
     return value
 
 
-class _Cookbook(TorchFunctionMode):
+class RecomputeMode(TorchFunctionMode):
     """Writes down the recipe of what batch norms, ReLUs and additions give."""
 
     def __init__(self) -> None:
         super().__init__()
         # By address and version: that of its tensor, which must be alive, lest another has taken its place
-        self._recipes: dict[tuple[int, int], tuple[weakref.ref[Tensor], Recipe]] = {}
-        self._own_result: Recipe | None = (
+        self._recomputations: dict[tuple[int, int], tuple[weakref.ref[Tensor], Recomputation]] = {}
+        self._own_result: Recomputation | None = (
             None  # of a ReLU under way, which keeps its own result and nothing else
         )
 
@@ -67,12 +67,12 @@ class _Cookbook(TorchFunctionMode):
         ):
             sources = [self._source(x) for x in args]
             out = func(*args)
-            if any(isinstance(source, Recipe) for source in sources):
-                self._write(out, Recipe(lambda: torch.add(*map(_value, sources)), *sources))
+            if any(isinstance(source, Recomputation) for source in sources):
+                self._write(out, Recomputation(lambda: torch.add(*map(_value, sources)), *sources))
         elif func in (F.relu, torch.relu, torch.relu_):
             source = self._source(args[0])
-            if isinstance(source, Recipe):
-                self._own_result = Recipe(lambda: torch.relu(_value(source)), source)
+            if isinstance(source, Recomputation):
+                self._own_result = Recomputation(lambda: torch.relu(_value(source)), source)
             out = func(*args, **kwargs)
             if self._own_result is not None:
                 self._write(out, self._own_result)
@@ -84,9 +84,17 @@ class _Cookbook(TorchFunctionMode):
         return out
 
     def _write_norm(
-        self, out: Tensor, x: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
-        training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-    ) -> None:  # fmt: skip
+        self,
+        out: Tensor,
+        x: Tensor,
+        running_mean: Any,
+        running_var: Any,
+        weight: Any = None,
+        bias: Any = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
         node: Any = out.grad_fn
         if not training or node is None or not hasattr(node, "_saved_result2"):
             return
@@ -96,25 +104,25 @@ class _Cookbook(TorchFunctionMode):
             variance = invstd.double().pow(-2).sub(eps).to(invstd.dtype)
             return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
 
-        self._write(out, Recipe(make))
+        self._write(out, Recomputation(make))
 
-    def _write(self, out: Tensor, recipe: Recipe) -> None:
-        self._recipes[out.data_ptr(), out._version] = weakref.ref(out), recipe
+    def _write(self, out: Tensor, recomputation: Recomputation) -> None:
+        self._recomputations[out.data_ptr(), out._version] = weakref.ref(out), recomputation
 
     def _source(self, x: Any) -> Any:
         """The recipe of a tensor, or the tensor itself."""
         if not isinstance(x, Tensor):
             return x
-        made, recipe = self._recipes.get((x.data_ptr(), x._version), (None, None))
+        made, recomputation = self._recomputations.get((x.data_ptr(), x._version), (None, None))
         alive = made() if made is not None else None
         if alive is None or (alive.shape, alive.stride(), alive.dtype) != (x.shape, x.stride(), x.dtype):
             return x
-        return recipe
+        return recomputation
 
     def pack(self, x: Tensor) -> Any:
         """What is kept for the backward pass in place of a tensor."""
         source = self._own_result or self._source(x)
-        if isinstance(source, Recipe):
+        if isinstance(source, Recomputation):
             source.expect_use()
         return source
 
@@ -125,6 +133,6 @@ def recompute_activations() -> Iterator[None]:
 
     Gradients are the same up to rounding. A backward pass through what was computed within it can be made once.
     """
-    book = _Cookbook()
+    book = RecomputeMode()
     with book, torch.autograd.graph.saved_tensors_hooks(book.pack, _value):
         yield

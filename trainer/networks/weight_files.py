@@ -42,10 +42,11 @@ def _content(path: Path) -> Any:
         ) from None
     except Exception as error:  # broken bytes lead torch's reader to errors of any kind
         raise UserError(
-            f"cannot be read as weights alone: {first_line(error)}", where=path,
+            f"cannot be read as weights alone: {first_line(error)}",
+            where=path,
             fix="if it is whole and you trust it, keep its tensors alone: torch.save(torch.load(OLD, "
             'weights_only=False)["state_dict"], NEW), with the packages that wrote it',
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _groups(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -16,13 +16,50 @@ from trainer.distributed.collectives import world_size
 from trainer.engine.deepspeed_engine import Engine
 from trainer.profiling.timeline import Timeline
 
-WAIT, ONLINE, AVERAGED, HEADS, NEIGHBOURS, LOSSES, GATHERS, BACKWARD, REDUCTION, OPTIMISER, EMA, QUEUE, OTHER = (
-    "data wait", "online forward", "momentum forward", "heads", "neighbours", "losses", "gathers", "backward",
-    "gradient reduction", "optimiser", "EMA", "queue", "other",
-)  # fmt: skip
+(
+    WAIT,
+    ONLINE,
+    AVERAGED,
+    HEADS,
+    NEIGHBORS,
+    LOSSES,
+    GATHERS,
+    BACKWARD,
+    REDUCTION,
+    OPTIMIZER,
+    EMA,
+    QUEUE,
+    OTHER,
+) = (
+    "data wait",
+    "online forward",
+    "momentum forward",
+    "heads",
+    "neighbors",
+    "losses",
+    "gathers",
+    "backward",
+    "gradient reduction",
+    "optimizer",
+    "EMA",
+    "queue",
+    "other",
+)
 PARTS = (
-    WAIT, ONLINE, AVERAGED, HEADS, NEIGHBOURS, LOSSES, GATHERS, BACKWARD, REDUCTION, OPTIMISER, EMA, QUEUE, OTHER,
-)  # fmt: skip
+    WAIT,
+    ONLINE,
+    AVERAGED,
+    HEADS,
+    NEIGHBORS,
+    LOSSES,
+    GATHERS,
+    BACKWARD,
+    REDUCTION,
+    OPTIMIZER,
+    EMA,
+    QUEUE,
+    OTHER,
+)
 """Parts of a step. Gathers are all messages but the gradients', their way back included."""
 _SENDS = (
     "all_reduce",
@@ -34,8 +71,13 @@ _SENDS = (
 )
 
 GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
-    "gradients", "keys", "predictions", "batch norm", "sums", "other",
-)  # fmt: skip
+    "gradients",
+    "keys",
+    "predictions",
+    "batch norm",
+    "sums",
+    "other",
+)
 """What messages carry: predictions of all ranks' rows with their gradients, moments, sums of losses over the batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
@@ -75,11 +117,11 @@ def instrument(engine: Engine, timeline: Timeline) -> None:
     _wrap(method, "forward", LOSSES, timeline)
     _wrap(method, "after_step", EMA, timeline)
     if method.queue is not None:
-        _wrap(method.queue, "nearest", NEIGHBOURS, timeline)
+        _wrap(method.queue, "nearest", NEIGHBORS, timeline)
         _wrap(method.queue, "finish_push", QUEUE, timeline)
     _wrap(engine._deepspeed, "backward", BACKWARD, timeline)
     _wrap(engine, "_clip", REDUCTION, timeline)
-    _wrap(engine.optimizer, "step", OPTIMISER, timeline)
+    _wrap(engine.optimizer, "step", OPTIMIZER, timeline)
 
 
 def _wrap(owner: Any, name: str, label: str, timeline: Timeline) -> None:

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoints.format import clone_to_host
 from trainer.config.schema import Config
-from trainer.distributed.process_group import Process, from_all
+from trainer.distributed.process_group import Process, all_gather_object
 from trainer.profiling.instruments import OTHER, PARTS, REDUCTION, WAIT, Messages, instrument
 from trainer.profiling.timeline import Span, Timeline, own_time
-from trainer.runs.components import AUTOCAST, IMAGES, Parts
+from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 
 WARM_UP = 3
 """Steps before the first that is measured."""
@@ -93,7 +93,11 @@ class Profile:
 
 
 def profile(
-    config: Config, process: Process, parts: Parts, steps: int, trace: Callable[[Any], None] | None = None
+    config: Config,
+    process: Process,
+    parts: TrainingComponents,
+    steps: int,
+    trace: Callable[[Any], None] | None = None,
 ) -> tuple[Profile, list[Span]]:
     """Measure `steps` steps of each kind. Every rank calls; the engine is of no use for anything else afterwards.
 
@@ -142,33 +146,44 @@ def profile(
     checkpoint = time.perf_counter() - began
     mean = _mean_over_ranks(
         {
-            "step": statistics.fmean(whole), "without_data": statistics.fmean(without_data),
-            "without_messages": statistics.fmean(silent), "loader": loader,
-            "transfer": bench.transfer(batches), "checkpoint": checkpoint,
-            "flops": float(counter.get_total_flops()), "peak": bench.peak(bench.dtype),
-            "peak_bf16": bench.peak(torch.bfloat16), "jitter": bench.jitter(statistics.fmean(silent)),
-            "memory": bench.memory(), **{f"part {name}": value for name, value in divided.items()},
+            "step": statistics.fmean(whole),
+            "without_data": statistics.fmean(without_data),
+            "without_messages": statistics.fmean(silent),
+            "loader": loader,
+            "transfer": bench.transfer(batches),
+            "checkpoint": checkpoint,
+            "flops": float(counter.get_total_flops()),
+            "peak": bench.peak(bench.dtype),
+            "peak_bf16": bench.peak(torch.bfloat16),
+            "jitter": bench.jitter(statistics.fmean(silent)),
+            "memory": bench.memory(),
+            **{f"part {name}": value for name, value in divided.items()},
         }
-    )  # fmt: skip
+    )
     shares = {name: mean.pop(f"part {name}") for name in divided}
     return Profile(
-        world_size=process.world_size, global_batch=config.train.global_batch, precision=config.train.precision,
-        device=bench.device_name(), parts=shares, messages=from_all(sent)[0],
-        checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch), **mean,
-    ), spans  # fmt: skip
+        world_size=process.world_size,
+        global_batch=config.train.global_batch,
+        precision=config.train.precision,
+        device=bench.device_name(),
+        parts=shares,
+        messages=all_gather_object(sent)[0],
+        checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch),
+        **mean,
+    ), spans
 
 
 class _Bench:
     """Does the things that are measured."""
 
-    def __init__(self, config: Config, process: Process, parts: Parts) -> None:
+    def __init__(self, config: Config, process: Process, parts: TrainingComponents) -> None:
         self._config, self._device, self._parts = config, process.device, parts
 
     def train(self, iterator: Iterator[Batch], timeline: Timeline) -> list[Batch]:
         """A step as training does it, but for the learning rate. Returns its batches."""
         with timeline.span(STEP):
             with timeline.span(WAIT):
-                batches = list(islice(iterator, self._config.train.accumulation))
+                batches = list(islice(iterator, self._config.train.grad_accum_steps))
             self.repeat(batches)
         return batches
 
@@ -181,7 +196,7 @@ class _Bench:
 
     def loader_alone(self, steps: int) -> float:
         """Seconds for the batches of a step; what the loader had made ahead is not counted."""
-        accumulation, ahead = self._config.train.accumulation, self._config.data.prefetch + 1
+        accumulation, ahead = self._config.train.grad_accum_steps, self._config.data.prefetch + 1
         iterator = self._parts.loader.batches(0)
         for _ in range(ahead * accumulation):
             next(iterator)
@@ -255,5 +270,5 @@ def _divided(spans: list[Span], steps: int) -> dict[str, float]:
 
 
 def _mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
-    everywhere = from_all(values)
+    everywhere = all_gather_object(values)
     return {name: math.fsum(v[name] for v in everywhere) / len(everywhere) for name in values}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trainer.config.schema import Config
-from trainer.profiling.instruments import EMA, GATHERS, OPTIMISER, QUEUE, REDUCTION, WAIT
+from trainer.profiling.instruments import EMA, GATHERS, OPTIMIZER, QUEUE, REDUCTION, WAIT
 from trainer.profiling.measure import Profile
 
 DATA, MESSAGES, UPDATE, COMPUTE = "data", "communication", "update", "compute"
@@ -54,7 +54,7 @@ def _shares(profile: Profile) -> dict[str, float]:
     spent = {
         DATA: wait,
         MESSAGES: max(0.0, sent) / profile.without_data * (step - wait),
-        UPDATE: sum(profile.parts[name] for name in (OPTIMISER, EMA, QUEUE)) + checkpoints,
+        UPDATE: sum(profile.parts[name] for name in (OPTIMIZER, EMA, QUEUE)) + checkpoints,
     }
     spent[COMPUTE] = max(0.0, step + checkpoints - sum(spent.values()))
     return {kind: seconds / sum(spent.values()) for kind, seconds in spent.items()}
@@ -78,7 +78,7 @@ def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> s
         )
     if bound == UPDATE:
         return (
-            f"Bound by the update: {share} of a step goes into optimiser, averaged copy, queue and checkpoints, which "
+            f"Bound by the update: {share} of a step goes into optimizer, averaged copy, queue and checkpoints, which "
             "cost the same whatever the batch."
         )
     return (
@@ -93,8 +93,8 @@ def _advice(
     own = cores // profile.world_size
     if kind == DATA:
         more = (
-            f"data.threads={own} (more cores for decoding)"
-            if config.data.threads and config.data.threads < own
+            f"data.decode_threads={own} (more cores for decoding)"
+            if config.data.decode_threads and config.data.decode_threads < own
             else "more cores for each process, or smaller images once (`all4one data build --resize-shorter 256`)"
         )
         return [Advice(more, 1 / (1 - shares[DATA]))]
@@ -102,9 +102,11 @@ def _advice(
         step = sum(profile.parts.values())
         reduction, gathers = profile.parts[REDUCTION] / step, profile.parts[GATHERS] / step
         found = [
-            Advice(f"train.global_batch={2 * profile.global_batch} (the same gradients for twice the images)",
-                   1 / (1 - shares[MESSAGES] / 2))
-        ]  # fmt: skip
+            Advice(
+                f"train.global_batch={2 * profile.global_batch} (the same gradients for twice the images)",
+                1 / (1 - shares[MESSAGES] / 2),
+            )
+        ]
         if config.parallel.gradient_dtype == "fp32" and reduction >= WORTH_SAYING:
             found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
         if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
@@ -116,10 +118,10 @@ def _advice(
     if kind == UPDATE:
         twice = f"train.global_batch={2 * profile.global_batch} (half as many updates for the same images)"
         found = [Advice(twice, 1 / (1 - shares[UPDATE] / 2))]
-        if profile.world_size > 1 and config.parallel.zero == 0:
+        if profile.world_size > 1 and config.parallel.zero_stage == 0:
             left = shares[UPDATE] / profile.world_size
             found.append(
-                Advice("parallel.zero=1 (each rank updates its share)", 1 / (1 - shares[UPDATE] + left))
+                Advice("parallel.zero_stage=1 (each rank updates its share)", 1 / (1 - shares[UPDATE] + left))
             )
         return found
     faster = profile.peak_bf16 / profile.peak

@@ -15,7 +15,7 @@ from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
-from trainer.distributed.batch_norm import synchronise_batch_norm
+from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import world_size
 from trainer.distributed.process_group import Process
 from trainer.engine.deepspeed_engine import Engine
@@ -32,7 +32,7 @@ TrainSet = ShardSet | StreamSet
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptContext:
     """An attempt as one of its processes sees it."""
 
     run: RunFolder
@@ -45,7 +45,7 @@ class Attempt:
 
 
 @dataclass
-class Parts:
+class TrainingComponents:
     """What the loop drives."""
 
     train_set: TrainSet
@@ -66,9 +66,10 @@ def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
     """Raise a UserError where a checkpoint's state is of another training set than the one that is opened."""
     if state["data"] != train_set.fingerprint:
         raise UserError(
-            "the training set is not the one that the checkpoint was made with", where=train_set.folder,
+            "the training set is not the one that the checkpoint was made with",
+            where=train_set.folder,
             fix="set data.train to the same set, or start a new run",
-        )  # fmt: skip
+        )
 
 
 def build_method(
@@ -88,20 +89,25 @@ def build_method(
         backbone.load_state_dict(initial, strict=False)
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
-    method.recompute = config.backbone.recompute
-    if config.backbone.recompute and config.parallel.batch_norm == "global" and world_size() > 1:
+    method.recompute = config.backbone.activation_checkpointing
+    if (
+        config.backbone.activation_checkpointing
+        and config.parallel.batch_norm == "global"
+        and world_size() > 1
+    ):
         raise UserError(
             "batch norms across processes keep what they give, so that nothing would be saved",
-            where="backbone.recompute",
-            fix="set parallel.batch_norm=rank, which changes what is learned, or backbone.recompute=false",
+            where="backbone.activation_checkpointing",
+            fix="set parallel.batch_norm=rank, which changes what is learned, or "
+            "backbone.activation_checkpointing=false",
         )
     if config.parallel.batch_norm == "global":
-        synchronise_batch_norm(method, device, config.parallel.batch_norm_group)
+        synchronize_batch_norm(method, device, config.parallel.batch_norm_group)
     if config.parallel.compile:
-        if config.backbone.recompute:
+        if config.backbone.activation_checkpointing:
             raise UserError(
                 "compiled networks choose by themselves what to compute again",
-                where="backbone.recompute",
+                where="backbone.activation_checkpointing",
                 fix="set it or parallel.compile to false",
             )
         _require_compiler(device)

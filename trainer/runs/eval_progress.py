@@ -35,10 +35,15 @@ class EvalProgress:
             done: steps that were done before.
         """
         bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self._console,
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
             disable=not (self._visible and self._console.is_terminal),
-        )  # fmt: skip
+        )
         began = last = time.monotonic()
         reached = done
 

@@ -36,7 +36,7 @@ _PACKAGES = ("trainer", "data_pipelines", "launch")
 _COLLECTIVES = str(Path("torch") / "distributed" / "distributed_c10d.py")
 
 
-class StallWatch:
+class HangWatch:
     """Context manager that ends this process once its rank has not met the others for too long.
 
     Args:
@@ -54,9 +54,9 @@ class StallWatch:
         self._run, self._rank, self._seconds = run, rank, seconds
         self._doing, self._met = "starting", time.monotonic()
         self._released, self._found = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
 
-    def __enter__(self) -> "StallWatch":
+    def __enter__(self) -> "HangWatch":
         if self._seconds:
             # of a start that ended before it was counted as an attempt
             self._run.stall_dump(self.attempt, self._rank).unlink(missing_ok=True)
@@ -108,8 +108,9 @@ class StallWatch:
         facts, dump = self._facts(), self._run.stall_dump(self.attempt, self._rank)
         problem = UserError(
             f"rank {self._rank} made no step for {self._seconds:g} s after step {facts['step']}: {_told(facts)}",
-            where=dump, fix="see the stacks there; `all4one resume` goes on from the newest checkpoint",
-        )  # fmt: skip
+            where=dump,
+            fix="see the stacks there; `all4one resume` goes on from the newest checkpoint",
+        )
         try:
             with replacing(dump) as temporary, temporary.open("w") as file:
                 yaml.safe_dump(facts, file, sort_keys=False, allow_unicode=True, width=1000)

@@ -24,10 +24,15 @@ class TrainingProgress:
         self.console = Console(stderr=True, quiet=not visible, highlight=False)
         self._total, self._batch, self._last_line, self._values = total_steps, batch, 0.0, ""
         self._bar = Progress(
-            TextColumn("{task.description}", style="bold", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
             disable=not (visible and self.console.is_terminal),
-        )  # fmt: skip
+        )
         self._task = self._bar.add_task("training", total=total_steps, completed=done, status="")
         self._bar.start()
 

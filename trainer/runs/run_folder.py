@@ -163,16 +163,30 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+RENAMED_VALUES = {
+    "neighbour": "neighbor",
+    "neighbour_agreement": "neighbor_agreement",
+    "neighbour_age": "neighbor_age",
+    "neighbour_cosine": "neighbor_cosine",
+    "neighbour_share": "neighbor_share",
+}
+"""Values of a step as version 0.1 named them in metrics.jsonl, with their names today."""
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file; a line that a kill or a full disk cut short is left out."""
+    """Records of a JSON-lines file, under the names of today.
+
+    A line that a kill or a full disk cut short is left out.
+    """
     if not path.exists():
         return []
     records = []
     for line in path.read_text().splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        records.append({RENAMED_VALUES.get(key, key): value for key, value in record.items()})
     return records
 
 

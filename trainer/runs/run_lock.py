@@ -53,7 +53,7 @@ class Holder:
 
     def has_successor(self, other: "Holder") -> bool:
         """Whether the other belongs to a later start of the same job: SLURM starts a job again once it has given the
-        first attempt up, even where a machine that is cut off still runs it."""  # fmt: skip
+        first attempt up, even where a machine that is cut off still runs it."""
         return self.job_id is not None and self.job_id == other.job_id and self.restart < other.restart
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.distributed.process_group import Agreement
+    from trainer.distributed.process_group import AsyncFlagReduce
 
 INTERRUPTED, TIME_IS_UP, TERMINATED = 130, 140, 143
 """Exit codes of a run that a signal stopped: a terminal's; that of a time limit or a preemption; an ending's."""
@@ -52,17 +52,17 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 
-    def agreement(self, failure: int = 0) -> "Agreement":
+    def agreement(self, failure: int = 0) -> "AsyncFlagReduce":
         """Begin to agree on the code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point.
 
         Args:
             failure: code of a fault on this rank that all shall stop for, above any signal's.
         """
         from trainer.distributed.process_group import (
-            Agreement,  # here: signals are caught before torch is loaded
+            AsyncFlagReduce,  # here: signals are caught before torch is loaded
         )
 
-        return Agreement(max(failure, self._received))
+        return AsyncFlagReduce(max(failure, self._received))
 
     def agreed(self) -> int:
         """Code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point."""

@@ -12,7 +12,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.features import extract
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.runs.run_folder import RunFolder
-from trainer.visualization.projection import choose_way, lay_out
+from trainer.visualization.projection import choose_way, project_2d
 from trainer.visualization.samples import balanced_sample
 
 _BATCH = 256
@@ -25,7 +25,7 @@ class FeatureMap:
     places: NDArray[np.float32]
     """`[N, 2]` in [0, 1], in the same scale along both axes."""
     labels: NDArray[np.int64]
-    """`[N]` places in `classes`, -1 where unlabelled."""
+    """`[N]` places in `classes`, -1 where unlabeled."""
     classes: tuple[str, ...]
     """Names by label."""
     how: str
@@ -70,15 +70,17 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
     features = found.by_backbone[name].cpu().numpy()  # [N, F]
     if not len(features):
         raise UserError(
-            "none of the images can be read", where=shards.folder,
+            "none of the images can be read",
+            where=shards.folder,
             fix=f"look at the shards: all4one data verify {shards.folder} --decode",
-        )  # fmt: skip
+        )
     if not np.isfinite(features).all():
         raise UserError(
-            f"the {name} backbone makes features that are not finite", where=trained.recipe.source,
+            f"the {name} backbone makes features that are not finite",
+            where=trained.recipe.source,
             fix="the run has diverged: train again with a lower optim.lr",
-        )  # fmt: skip
-    places, way = lay_out(features, way, seed)
+        )
+    places, way = project_2d(features, way, seed)
     labels = found.labels.cpu().numpy()
     return FeatureMap(places, labels, shards.classes, way, name, trained.step, data.validation is not None)
 
@@ -86,7 +88,8 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
 def _open(settings: DataSettings) -> ShardSet:
     if settings.validation is None and settings.reader == "stream":
         raise UserError(
-            "a set that is streamed has no index to draw images from", where=settings.train,
+            "a set that is streamed has no index to draw images from",
+            where=settings.train,
             fix="judge the run on an indexed set: all4one eval RUN --train SHARDS --validation SHARDS",
-        )  # fmt: skip
+        )
     return ShardSet.open(settings.validation or settings.train, settings)

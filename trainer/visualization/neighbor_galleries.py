@@ -17,7 +17,7 @@ from data_pipelines.shards.shard_set import BadSample, ShardSet
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
-from trainer.contrast.queue import NeighbourQueue
+from trainer.contrast.queue import NeighborQueue
 from trainer.engine.deepspeed_engine import load_model
 from trainer.evaluation.features import extract
 from trainer.methods import Method
@@ -34,46 +34,46 @@ class Seen:
 
     jpeg: bytes
     name: str
-    """Class of the image, empty where unlabelled."""
+    """Class of the image, empty where unlabeled."""
     label: int
-    """-1 where unlabelled."""
+    """-1 where unlabeled."""
 
 
 @dataclass(frozen=True)
-class NeighbourRow:
+class NeighborRow:
     """An image with its nearest keys."""
 
     image: Seen
-    neighbours: tuple[Seen | None, ...]
+    neighbors: tuple[Seen | None, ...]
     """Best first; None where the key is one of the random directions that the queue began with, or where its image
     cannot be read."""
     cosines: tuple[float, ...]
-    """Of each neighbour's key with that of the image."""
+    """Of each neighbor's key with that of the image."""
 
 
 @dataclass(frozen=True)
-class NeighbourGallery:
+class NeighborGallery:
     """The rows of one checkpoint."""
 
     step: int
-    rows: tuple[NeighbourRow, ...]
+    rows: tuple[NeighborRow, ...]
     agreement: float | None
-    """Share of the neighbours shown that have their image's label; None where no two labels can be compared."""
+    """Share of the neighbors shown that have their image's label; None where no two labels can be compared."""
 
 
-def neighbour_galleries(
+def neighbor_galleries(
     run: RunFolder, *, images: int = 6, k: int = 5, steps: int = 4
-) -> list[NeighbourGallery]:
+) -> list[NeighborGallery]:
     """The same training images beside the nearest rows of the queue, at checkpoints that are spread evenly.
 
-    An image's key is that of its centre, by the networks that make the queue's keys, in evaluation mode. Rows of the
+    An image's key is that of its center, by the networks that make the queue's keys, in evaluation mode. Rows of the
     image itself are left out; another image that the queue holds twice may stand there twice. Images are drawn by the
     run's seed from different classes. Those that cannot be read are left out, as are checkpoints that are not whole.
 
     Args:
         run: the run.
         images: rows of each gallery, at most.
-        k: neighbours of each image, at most.
+        k: neighbors of each image, at most.
         steps: galleries, at most.
 
     Returns:
@@ -97,7 +97,7 @@ def neighbour_galleries(
         load_model(method, snapshot.model)
         keys, ids = _keys(encoder, shards, chosen, config)
         rows = tuple(_rows(method.queue, keys, ids, k, album))
-        galleries.append(NeighbourGallery(snapshot.step, rows, _agreement(rows)))
+        galleries.append(NeighborGallery(snapshot.step, rows, _agreement(rows)))
     return galleries
 
 
@@ -138,21 +138,24 @@ def _spread_checkpoints(run: RunFolder, most: int) -> Iterator[Snapshot]:
 def _keys(
     encoder: nn.Module, shards: ShardSet, chosen: NDArray[np.int64], config: Config
 ) -> tuple[Tensor, list[int]]:
-    """Normalised keys `[n, D]` of those of the samples that can be read, and their ids, class by class."""
+    """Normalized keys `[n, D]` of those of the samples that can be read, and their ids, class by class."""
     weight = next(encoder.parameters())
     loader = EvalLoader(
-        shards.subset(chosen), config.data, rank=0, world_size=1, batch=max(1, len(chosen)), device=weight.device,
+        shards.subset(chosen),
+        config.data,
+        rank=0,
+        world_size=1,
+        batch=max(1, len(chosen)),
+        device=weight.device,
         dtype=weight.dtype,
-    )  # fmt: skip
+    )
     with loader:
         found = extract({"keys": encoder}, loader).of("keys")
     order = found.labels.argsort(stable=True)
     return F.normalize(found.rows[order], dim=1), chosen[found.ids[order].cpu().numpy()].tolist()
 
 
-def _rows(
-    queue: NeighbourQueue, keys: Tensor, ids: list[int], k: int, album: _Album
-) -> Iterator[NeighbourRow]:
+def _rows(queue: NeighborQueue, keys: Tensor, ids: list[int], k: int, album: _Album) -> Iterator[NeighborRow]:
     if not ids:
         return
     own = torch.tensor(ids, device=keys.device)
@@ -162,16 +165,16 @@ def _rows(
     for sample, values, places in zip(ids, best.values, best.indices, strict=True):
         image = album.see(sample)
         found = values.isfinite()
-        neighbours = tuple(album.see(neighbour) for neighbour in queue.ids[places[found]].tolist())
+        neighbors = tuple(album.see(neighbor) for neighbor in queue.ids[places[found]].tolist())
         if image is not None:
-            yield NeighbourRow(image, neighbours, tuple(values[found].tolist()))
+            yield NeighborRow(image, neighbors, tuple(values[found].tolist()))
 
 
-def _agreement(rows: tuple[NeighbourRow, ...]) -> float | None:
+def _agreement(rows: tuple[NeighborRow, ...]) -> float | None:
     pairs = [
         (row.image.label, seen.label)
         for row in rows
-        for seen in row.neighbours
+        for seen in row.neighbors
         if seen is not None and row.image.label >= 0 and seen.label >= 0
     ]
     return sum(own == other for own, other in pairs) / len(pairs) if pairs else None
@@ -187,7 +190,7 @@ def method_to_look_at(config: Config, num_classes: int) -> Method:
 
 
 def key_encoder(method: Method) -> nn.Module:
-    """Images [B, 3, S, S] to keys [B, D], not normalised: the averaged backbone and projector, or the trained ones of a
+    """Images [B, 3, S, S] to keys [B, D], not normalized: the averaged backbone and projector, or the trained ones of a
     method that has no averaged copy.
 
     Raises:
@@ -198,6 +201,7 @@ def key_encoder(method: Method) -> nn.Module:
         return nn.Sequential(networks.get_submodule("backbone"), networks.get_submodule("projector"))
     except AttributeError:
         raise UserError(
-            "it is not known what makes the keys of this method's queue", where=type(method).__name__,
+            "it is not known what makes the keys of this method's queue",
+            where=type(method).__name__,
             fix="name the network between backbone and queue `projector`",
-        ) from None  # fmt: skip
+        ) from None

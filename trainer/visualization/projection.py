@@ -9,10 +9,10 @@ from data_pipelines.errors import UserError
 
 UMAP, T_SNE, PCA = "UMAP", "t-SNE", "PCA"
 FEW = 30
-"""Samples below which neighbourhoods say nothing, and PCA is what is left."""
+"""Samples below which neighborhoods say nothing, and PCA is what is left."""
 _WIDTH = 50
 """Principal components that t-SNE sees: those after them are noise, at the cost of signal (van der Maaten, 2008)."""
-_PERPLEXITY, _NEIGHBOURS = 30, 15
+_PERPLEXITY, _NEIGHBORS = 30, 15
 
 
 def choose_way(how: str | None) -> str:
@@ -36,7 +36,7 @@ def choose_way(how: str | None) -> str:
     return way
 
 
-def lay_out(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDArray[np.float32], str]:
+def project_2d(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDArray[np.float32], str]:
     """Places of features in the unit square, by their directions alone, as kNN compares them.
 
     Sources: McInnes, Healy, Melville, "UMAP", 2018; van der Maaten, Hinton, "Visualizing data using t-SNE", 2008.
@@ -69,7 +69,7 @@ def lay_out(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDArray
 def _umap(directions: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     from umap import UMAP as Reducer
 
-    reducer = Reducer(n_neighbors=_NEIGHBOURS, random_state=seed, n_jobs=1)
+    reducer = Reducer(n_neighbors=_NEIGHBORS, random_state=seed, n_jobs=1)
     return np.asarray(reducer.fit_transform(directions), np.float32)
 
 

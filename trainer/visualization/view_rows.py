@@ -21,7 +21,7 @@ class ViewRow:
     views: tuple[bytes, ...]
     """JPEGs, in the order of the recipe."""
     name: str
-    """Class of the image, empty where unlabelled."""
+    """Class of the image, empty where unlabeled."""
 
 
 def view_rows(run: RunFolder, *, images: int = 6) -> list[ViewRow]:

@@ -41,7 +41,7 @@ def test_show_draws_what_a_recipe_makes(shards: Path, tmp_path: Path) -> None:
 
 
 def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None:
-    result = all4one("data", "stats", shards, "--recipe", "cifar10", "data.threads=1")
+    result = all4one("data", "stats", shards, "--recipe", "cifar10", "data.decode_threads=1")
     assert result.returncode == 0, result.stderr
     assert "48 samples in 1 shards" in result.stdout
     assert "3 classes" in result.stdout

@@ -18,7 +18,7 @@ from data_pipelines.sources.existing_shards import index_folder
 from data_pipelines.sources.image_sources import open_source
 
 CPU = torch.device("cpu")
-VIEWS = (ViewSettings(size=112, blur=1.0), ViewSettings(size=112, blur=0.1, solarise=0.2))
+VIEWS = (ViewSettings(size=112, blur_prob=1.0), ViewSettings(size=112, blur_prob=0.1, solarize_prob=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_cifar_classes_are_spread_over_the_shards(test_data: Path, tmp_path: Pat
 def test_executors_agree_on_real_views(imagenet: Path) -> None:
     batches = {}
     for executor in ("opencv", "dali"):
-        settings = DataSettings(executor=executor, views=VIEWS, threads=2)
+        settings = DataSettings(executor=executor, views=VIEWS, decode_threads=2)
         with TrainLoader(
             ShardSet.open(imagenet), settings, seed=1, rank=0, world_size=1, global_batch=64, device=CPU
         ) as loader:
@@ -86,7 +86,7 @@ def test_executors_agree_on_real_views(imagenet: Path) -> None:
 
 @pytest.mark.parametrize("executor", ["opencv", "dali"])
 def test_ranks_and_restarts_are_exact_on_real_images(imagenet: Path, executor: str) -> None:
-    settings = DataSettings(executor=executor, views=VIEWS, threads=2, shuffle_block=300)
+    settings = DataSettings(executor=executor, views=VIEWS, decode_threads=2, shuffle_block=300)
     shards = ShardSet.open(imagenet)
 
     def take(rank: int, world_size: int, start: int, count: int) -> list[torch.Tensor]:
@@ -104,7 +104,7 @@ def test_ranks_and_restarts_are_exact_on_real_images(imagenet: Path, executor: s
 @pytest.mark.parametrize("executor", ["opencv", "dali"])
 def test_evaluation_on_real_images(imagenet: Path, executor: str) -> None:
     shards = ShardSet.open(imagenet)
-    settings = DataSettings(executor=executor, views=VIEWS, threads=2, eval_resize=128)
+    settings = DataSettings(executor=executor, views=VIEWS, decode_threads=2, eval_resize=128)
     with EvalLoader(shards, settings, rank=1, world_size=3, batch=100, device=CPU) as loader:
         ids = torch.cat([batch.ids for batch in loader])
     assert ids.tolist() == list(range(1, 1000, 3))

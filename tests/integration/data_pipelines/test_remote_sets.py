@@ -73,11 +73,17 @@ def half(folder: Path) -> int:
 
 
 def settings(cache: Path, room: int = 1 << 40) -> DataSettings:
-    views = (ViewSettings(size=16), ViewSettings(size=16, solarise=0.2))
+    views = (ViewSettings(size=16), ViewSettings(size=16, solarize_prob=0.2))
     return DataSettings(
-        views=views, threads=2, executor="opencv", eval_resize=16, shuffle_block=250, cache=cache, cache_bytes=room,
-        cache_ahead=2,
-    )  # fmt: skip
+        views=views,
+        decode_threads=2,
+        executor="opencv",
+        eval_resize=16,
+        shuffle_block=250,
+        cache=cache,
+        cache_bytes=room,
+        prefetch_shards=2,
+    )
 
 
 def assert_same_batches(folder: Path, url: str, config: DataSettings) -> None:
@@ -173,8 +179,11 @@ with TrainLoader(ShardSet.open(url, config), config, seed=3, rank=rank, world_si
 def rank(url: str, number: int, config: DataSettings) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, url, str(number), config.model_dump_json()],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def outcome(process: subprocess.Popen[str]) -> list[object]:

@@ -36,8 +36,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_one_file_for_the_method_one_recipe_and_one_test() -> None:
     assert [Path(name).parent.as_posix() for name in FILES] == [
-        "trainer/methods", "configs", "tests/unit/trainer/methods"
-    ]  # fmt: skip
+        "trainer/methods",
+        "configs",
+        "tests/unit/trainer/methods",
+    ]
     assert COMMANDS
 
 
@@ -46,9 +48,15 @@ def test_the_commands_of_the_page_test_the_method_and_train_it_for_three_steps(c
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(checkout)}
     for command in COMMANDS:
         done = subprocess.run(
-            command, shell=True, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, check=False,
-        )  # fmt: skip
+            command,
+            shell=True,
+            cwd=checkout,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}"
     runs = Runs(checkout / "runs", checkout / "data" / "digits")
     trained = [record for record in runs.metrics("three_steps") if record["kind"] == "train"]

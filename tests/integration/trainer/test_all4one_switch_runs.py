@@ -9,8 +9,8 @@ from data_pipelines.errors import UserError
 from trainer.networks.backbones import BackboneSettings, build_backbone
 
 CASES = {
-    "only feature": ("method.neighbour_weight=0", "method.centroid_weight=0"),
-    "only neighbour": ("method.centroid_weight=0", "method.feature_weight=0", "method.queue_views=both"),
+    "only feature": ("method.neighbor_weight=0", "method.centroid_weight=0"),
+    "only neighbor": ("method.centroid_weight=0", "method.feature_weight=0", "method.queue_views=both"),
     "one way": ("method.symmetric=false", "method.positional_encoding=none"),
 }
 
@@ -19,7 +19,7 @@ def norms_of(case: tuple[str, ...]) -> tuple[list[list[float]], bool]:
     """Gradient norms of three steps at each stage, and whether stage 2 took over all that stage 1 had saved."""
     found, sent = [], [None]
     for zero in (0, 1, 2):
-        config = tiny(*case, f"parallel.zero={zero}")
+        config = tiny(*case, f"parallel.zero_stage={zero}")
         with engine_of(config) as engine:
             found.append(train(engine, config, range(3)))
             if zero == 1:
@@ -52,7 +52,7 @@ def test_a_run_with_small_views_learns_from_them(runs) -> None:
     queue = runs.tensors("small_views")["queue.ids"]
     assert (queue >= 0).all()  # 3 steps of 64 images, both keys of each, fill 200 places
     records = runs.metrics("small_views")
-    assert {"neighbour", "centroid", "feature"} <= next(r for r in records if r["kind"] == "train").keys()
+    assert {"neighbor", "centroid", "feature"} <= next(r for r in records if r["kind"] == "train").keys()
 
 
 def test_a_backbone_that_refuses_small_views_is_said() -> None:

@@ -24,7 +24,9 @@ def tiny() -> Method:
         nn.Flatten(),
     )
     network.feature_dim = 8
-    return BarlowTwinsSettings(projector_hidden=16, embedding=8).build(cast(Backbone, network), 3).double()
+    return (
+        BarlowTwinsSettings(projector_hidden=16, embedding_dim=8).build(cast(Backbone, network), 3).double()
+    )
 
 
 def test_a_compiled_method_has_the_same_loss_gradients_and_running_moments() -> None:

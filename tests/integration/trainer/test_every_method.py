@@ -19,9 +19,13 @@ from trainer.networks.backbones import Backbone
 Tensors = dict[str, Tensor]
 NAMES = sorted(available())
 SETTINGS = (
-    "backbone.stem=half", "backbone.width=8", "train.global_batch=24", "train.precision=bf16", "optim.name=sgd",
+    "backbone.stem=half",
+    "backbone.width=8",
+    "train.global_batch=24",
+    "train.precision=bf16",
+    "optim.name=sgd",
     "optim.lr=0.01",
-)  # fmt: skip
+)
 
 
 class Results(NamedTuple):
@@ -45,7 +49,7 @@ def without_dropout(name: str) -> MethodSettings:
 
 
 def small(name: str, zero: int) -> Config:
-    config = load_config("digits_demo", [*SETTINGS, f"parallel.zero={zero}"])
+    config = load_config("digits_demo", [*SETTINGS, f"parallel.zero_stage={zero}"])
     return config.model_copy(update={"method": without_dropout(name)})
 
 
@@ -101,7 +105,7 @@ def tiny(name: str) -> Method:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.ReLU())
     network.feature_dim = 8
     method = without_dropout(name).build(cast(Backbone, network), 3).double()
-    method.examine = True
+    method.log_diagnostics = True
     return method
 
 

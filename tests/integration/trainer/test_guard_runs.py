@@ -46,7 +46,7 @@ def test_one_broken_step_is_left_out_on_every_rank(
     poisoned: Poisoned, fault: dict[str, object], zero: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = f"left_out_{'_'.join(fault)}_{zero}"
-    code, _ = poisoned.train(name, f"parallel.zero={zero}", "method.queue.check_every=1", **fault)
+    code, _ = poisoned.train(name, f"parallel.zero_stage={zero}", "method.queue.check_every=1", **fault)
     assert code == 0
     records = poisoned.runs.metrics(name)
     assert [r["step"] for r in records if r["kind"] == "train"] == [*range(1, STEPS + 1)]
@@ -69,13 +69,13 @@ def test_broken_batches_are_gone_around_from_the_checkpoint_before_them_and_a_ki
     assert code == 0
     back = [r for r in poisoned.runs.ledger("goes_around") if r["event"] == "rollback"]
     # batches 6, 7 and 8 are known to be broken once step 9 is done: 4 to 9 are passed over, then 10 to 13
-    assert [(r["from_step"], r["to_step"], r["passed_over"]) for r in back] == [(10, 4, 6), (8, 4, 10)]
+    assert [(r["from_step"], r["to_step"], r["skipped_batches"]) for r in back] == [(10, 4, 6), (8, 4, 10)]
     records = poisoned.runs.metrics("goes_around")
     assert [r["step"] for r in records] == [*range(1, STEPS + 1)]
     assert records[-1]["skipped_steps"] == 0
     state = CheckpointStore(run.checkpoints).newest_state()
     assert state is not None
-    assert state["detour"] == {"passed_over": 10, "rollbacks": 2, "rolled_back_to": 4}
+    assert state["rollback"] == {"skipped_batches": 10, "rollbacks": 2, "rolled_back_to": 4}
     assert (state["epoch"], state["position"]) == (1, 64)
 
     code, run = poisoned.train("goes_around_killed", *settings, batches="6-12", kill=9)

@@ -9,15 +9,31 @@ from PIL import Image
 from tiny_runs import Runs, run
 
 CASES = {
-    "data": (1, ("data.threads=1", "train.global_batch=8")),  # on large images
+    "data": (1, ("data.decode_threads=1", "train.global_batch=8")),  # on large images
     "compute": (1, ("backbone.width=32", "train.global_batch=64")),
     # many weights with little work
-    "communication": (2, ("method.embedding=512", "method.transformer_depth=10", "method.transformer_heads=1",
-                          "method.neighbours=1", "train.global_batch=4", "optim.name=sgd")),
+    "communication": (
+        2,
+        (
+            "method.embedding_dim=512",
+            "method.transformer_depth=10",
+            "method.transformer_heads=1",
+            "method.num_neighbors=1",
+            "train.global_batch=4",
+            "optim.name=sgd",
+        ),
+    ),
     # many numbers in each checkpoint
-    "update": (1, ("method.embedding=512", "method.queue.length=100000", "checkpoint.every_steps=1",
-                   "train.global_batch=4")),
-}  # fmt: skip
+    "update": (
+        1,
+        (
+            "method.embedding_dim=512",
+            "method.queue.size=100000",
+            "checkpoint.every_steps=1",
+            "train.global_batch=4",
+        ),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +56,7 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
         settings = (*settings, f"data.train={large_images}", "data.validation=null")
     recipe, *common = runs.common
     # threads of one step wait for each other: with 2, other work on the machine would count as computing
-    calm = ("optim.warmup_epochs=0", "checkpoint.every_steps=1000", "parallel.threads=1")
+    calm = ("optim.warmup_epochs=0", "checkpoint.every_steps=1000", "parallel.torch_threads=1")
     result = run(
         "profile", recipe, *common, *calm, *settings, "--nproc", nproc, "--steps", 3, "--out", tmp_path
     )
@@ -63,8 +79,8 @@ def test_a_profile_that_cannot_be_made_says_why(runs: Runs, tmp_path: Path) -> N
     result = run("profile", recipe, *common, "train.global_batch=7", "--nproc", 2, "--out", tmp_path / "p")
     assert result.code == 2
     assert "7" in result.words
-    shared = run("profile", recipe, *common, "parallel.zero=1", "--out", tmp_path / "p")
+    shared = run("profile", recipe, *common, "parallel.zero_stage=1", "--out", tmp_path / "p")
     assert shared.code == 2
-    assert "profile with parallel.zero=0" in shared.words
+    assert "profile with parallel.zero_stage=0" in shared.words
     assert "Traceback" not in result.out
     assert not (tmp_path / "p").exists()

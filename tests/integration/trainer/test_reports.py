@@ -80,21 +80,33 @@ def test_the_page_of_a_run_shows_all_that_is_on_record(
     assert done.code == 0, done.out
     page = require_whole(browser, out)
     assert titles(page, "h2") == [
-        "Evaluation during training", "Losses", "Health", "Optimisation", "Speed", "Map of features", "Neighbours",
-        "Views", "Attempts", "Settings", "Versions",
-    ]  # fmt: skip
+        "Evaluation during training",
+        "Losses",
+        "Health",
+        "Optimization",
+        "Speed",
+        "Map of features",
+        "Neighbors",
+        "Views",
+        "Attempts",
+        "Settings",
+        "Versions",
+    ]
     recorded = {name for record in read_records(folder.metrics) for name in record | record.get("time", {})}
     charts = titles(page, "figcaption")
     assert recorded - {"kind", "step", "epoch", "time"} | {"τ"} == set(charts[:-1])
     assert charts[-1].startswith("PCA of 296 features of the momentum backbone, step 14")
     assert "finished" in titles(page, ".cards dd")
-    shown = {row[0]: row[2] for row in page.evaluate(
-        "[...document.querySelectorAll('#settings tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
-    )}  # fmt: skip
-    assert shown["method.queue.length"] == "200"
-    assert page.locator("#neighbours h3").count() == 3  # checkpoints that are kept
-    assert page.locator("#neighbours .tiles").count() == 3 * 6
-    assert page.locator("#neighbours img.same, #neighbours img.other").count() > 3 * 6
+    shown = {
+        row[0]: row[2]
+        for row in page.evaluate(
+            "[...document.querySelectorAll('#settings tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+        )
+    }
+    assert shown["method.queue.size"] == "200"
+    assert page.locator("#neighbors h3").count() == 3  # checkpoints that are kept
+    assert page.locator("#neighbors .tiles").count() == 3 * 6
+    assert page.locator("#neighbors img.same, #neighbors img.other").count() > 3 * 6
     assert page.locator("#views .tiles").count() == 6
     page.locator("nav a", has_text="Views").click()
     assert page.url.endswith("#views")
@@ -138,10 +150,16 @@ def test_a_study_comes_with_its_table_and_its_claims(
     shutil.copytree(runs.path(straight).path, folder / "method=all4one,seed=0")
     claim = {"better": "all4one", "than": "barlow_twins"}
     grid = {"method": {"all4one": {}, "barlow_twins": {"method": {"name": "barlow_twins"}}}}
-    asked = Study.model_validate({
-        "description": "<a study>", "recipe": "digits_demo", "compare": "method", "seeds": [0], "grid": grid,
-        "claims": [claim],
-    })  # fmt: skip
+    asked = Study.model_validate(
+        {
+            "description": "<a study>",
+            "recipe": "digits_demo",
+            "compare": "method",
+            "seeds": [0],
+            "grid": grid,
+            "claims": [claim],
+        }
+    )
     cells = [Cell((("method", name),), 0) for name in grid["method"]]
     write_study_report(asked, {cell: RunFolder(folder / cell.name) for cell in cells}, folder)
     done = run("report", folder)
@@ -179,9 +197,9 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     nowhere = run("report", tmp_path / "nowhere")
     assert nowhere.code == 2
     assert "there is no run here" in nowhere.words
-    in_vain = run("report", folder, "--no-pictures", "--map", "pca")
-    assert in_vain.code == 2
-    assert "--map is for the page of one run with its pictures" in in_vain.words
+    is_crash_loop = run("report", folder, "--no-pictures", "--map", "pca")
+    assert is_crash_loop.code == 2
+    assert "--map is for the page of one run with its pictures" in is_crash_loop.words
     (tmp_path / "file").write_text("")
     refused = run("report", folder, "--no-pictures", "--out", tmp_path / "file" / "page.html")
     assert refused.code == 2

@@ -8,7 +8,7 @@ import yaml
 from file_server import FileServer, Request
 from tiny_runs import STEPS, Runs
 
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.runs.hang_watch import STALLED
@@ -20,7 +20,7 @@ STALL_SECONDS = 15  # joining and opening must fit in it too, on a busy machine
 def shard_of_rank_1(folder: Path) -> tuple[str, int]:
     """A shard that no rank reads before a step, in which rank 1 alone does; and the step."""
     shards = ShardSet.open(folder, DataSettings())
-    order = Order(shards.shard_sizes, seed=0, global_batch=BATCH, shuffle_block=1)
+    order = SampleOrder(shards.shard_sizes, seed=0, global_batch=BATCH, shuffle_block=1)
 
     def read(start: int, stop: int) -> set[int]:
         return set(shards.index["shard"][order.samples(0, start, stop)].tolist())
@@ -44,9 +44,15 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
 
         server.fault = stall
         result = runs.train(
-            "hangs", f"data.train={server.url}", f"data.cache={tmp_path / 'cache'}", "data.cache_ahead=0",
-            "data.shuffle_block=1", "run.seed=0", "eval.every_epochs=0", f"guard.stall_seconds={STALL_SECONDS}",
-        )  # fmt: skip
+            "hangs",
+            f"data.train={server.url}",
+            f"data.cache={tmp_path / 'cache'}",
+            "data.prefetch_shards=0",
+            "data.shuffle_block=1",
+            "run.seed=0",
+            "eval.every_epochs=0",
+            f"guard.stall_seconds={STALL_SECONDS}",
+        )
         assert result.code == STALLED, result.out
         dumps = [runs.path("hangs").stall_dump(1, rank).read_text().split("\n---\n") for rank in (0, 1)]
         first, second = (yaml.safe_load(head) for head, _ in dumps)

@@ -13,10 +13,13 @@ SEEDS = 2
 
 def write_study(path: Path, runs: Runs, **changed: Any) -> Path:
     study = {
-        "description": "digits", "recipe": "digits_demo", "compare": "method", "seeds": list(range(SEEDS)),
+        "description": "digits",
+        "recipe": "digits_demo",
+        "compare": "method",
+        "seeds": list(range(SEEDS)),
         "grid": {"method": {"all4one": {}, "barlow_twins": {"method": {"name": "barlow_twins"}}}},
         "claims": [{"better": "all4one", "than": "barlow_twins", "by": 1000}],
-    }  # fmt: skip
+    }
     path.write_text(yaml.safe_dump(study | changed))
     return path
 
@@ -25,7 +28,7 @@ def settings(runs: Runs) -> list[str]:
     only_all4one = ("method.predictor_hidden", "method.queue", "method.feature_scope", "method.transformer")
     common = [s for s in TINY if not s.startswith(only_all4one)]
     data = [f"data.train={runs.digits}/train", f"data.validation={runs.digits}/validation"]
-    return [*common, *data, "train.max_steps=3", "optim.warmup_epochs=0", "parallel.threads=1"]
+    return [*common, *data, "train.max_steps=3", "optim.warmup_epochs=0", "parallel.torch_threads=1"]
 
 
 def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Path) -> None:

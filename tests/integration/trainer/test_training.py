@@ -21,7 +21,7 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
     assert [r["step"] for r in train] == list(range(1, 15))
     assert {
         "loss",
-        "neighbour",
+        "neighbor",
         "centroid",
         "feature",
         "z_std",
@@ -30,9 +30,9 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
         "online_top1",
     } <= train[0].keys()
     assert all(math.isfinite(r["loss"]) for r in train)
-    health = {"z_rank", "features_rank", "features_std", "neighbour_cosine", "neighbour_age", "ema_distance"}
+    health = {"z_rank", "features_rank", "features_std", "neighbor_cosine", "neighbor_age", "ema_distance"}
     assert [r["step"] for r in train if health <= r.keys()] == [7, 14]
-    assert sum(train[6][f"{name}_share"] for name in ("neighbour", "centroid", "feature")) == pytest.approx(1)
+    assert sum(train[6][f"{name}_share"] for name in ("neighbor", "centroid", "feature")) == pytest.approx(1)
     assert 1 < train[13]["z_rank"] <= 16
     assert 0 < train[13]["ema_distance"] < 1
     assert train[-1]["online_loss"] < train[0]["online_loss"]
@@ -51,9 +51,14 @@ def test_checkpoints_hold_named_tensors_and_are_kept_by_the_rule(runs, straight)
     assert folders == ["step_00000008", "step_00000012", "step_00000014"]
     tensors = runs.tensors(straight)
     for name in (
-        "backbone.layer1.0.conv1.weight", "momentum.backbone.layer1.0.conv1.weight", "queue.rows", "queue.head",
-        "optimizer/exp_avg/backbone.layer1.0.conv1.weight", "backbone.bn1.running_mean", "classifier.weight",
-    ):  # fmt: skip
+        "backbone.layer1.0.conv1.weight",
+        "momentum.backbone.layer1.0.conv1.weight",
+        "queue.rows",
+        "queue.head",
+        "optimizer/exp_avg/backbone.layer1.0.conv1.weight",
+        "backbone.bn1.running_mean",
+        "classifier.weight",
+    ):
         assert name in tensors, name
     state = json.loads((runs.path(straight).checkpoints / "step_00000014" / "state.json").read_text())
     assert (state["epoch"], state["seed"], state["world_size"]) == (0, 0, 2)
@@ -99,7 +104,7 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
 ) -> None:
     overrides = [
         f"data.executor={executor}",
-        f"train.accumulation={accumulation}",
+        f"train.grad_accum_steps={accumulation}",
         f"train.precision={precision}",
         "method.transformer_dropout=0.1",
     ]
@@ -119,7 +124,7 @@ def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:
     file.write_bytes(content)
     result = runs.resume("flipped", "checkpoint.keep_last=5")
     assert result.code == 0, result.out
-    assert "passed over step_00000014" in result.words
+    assert "skipped step_00000014" in result.words
     assert "going on from step_00000012" in result.words
     runs.assert_same("flipped", straight)
 

@@ -9,7 +9,7 @@ import pytest
 from file_server import FileServer, Request
 from tiny_runs import Runs
 
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 
@@ -19,7 +19,7 @@ BATCH, BLOCK = 64, 150
 def first_block(folder: Path) -> tuple[set[str], int]:
     """Shards that a run reads first, and how many steps they are enough for."""
     sizes = ShardSet.open(folder, DataSettings()).shard_sizes
-    shards = next(Order(sizes, seed=0, global_batch=BATCH, shuffle_block=BLOCK).upcoming(0, 0))
+    shards = next(SampleOrder(sizes, seed=0, global_batch=BATCH, shuffle_block=BLOCK).upcoming(0, 0))
     return {f"shard-{number:06d}.tar" for number in shards}, sum(sizes[shard] for shard in shards) // BATCH
 
 
@@ -37,10 +37,16 @@ def test_a_run_that_waits_for_data_saves_when_it_is_told_to_stop(
 
         server.fault = stall_after_the_first_block
         process = runs.start(
-            *runs.arguments(name), f"data.train={server.url}", f"data.cache={tmp_path / 'cache'}",
-            f"data.shuffle_block={BLOCK}", f"data.cache_ahead={ahead}", "run.seed=0", "eval.every_epochs=0",
-            "--nproc", 1,
-        )  # fmt: skip
+            *runs.arguments(name),
+            f"data.train={server.url}",
+            f"data.cache={tmp_path / 'cache'}",
+            f"data.shuffle_block={BLOCK}",
+            f"data.prefetch_shards={ahead}",
+            "run.seed=0",
+            "eval.every_epochs=0",
+            "--nproc",
+            1,
+        )
         runs.wait_for_step(name, steps - 1, process)  # the last one waits for the data of the one after it
         while not server.stalled:
             assert process.poll() is None, process.communicate()[0]

@@ -47,9 +47,14 @@ def test_train_without_a_recipe_lists_them_and_a_wrong_name_names_the_nearest(co
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoints(runs) -> None:
     result = runs.train(
-        "diverged", "optim.name=sgd", "optim.lr=1e30", "checkpoint.every_steps=1", "eval.every_epochs=0",
-        "optim.warmup_epochs=0", nproc=2,
-    )  # fmt: skip
+        "diverged",
+        "optim.name=sgd",
+        "optim.lr=1e30",
+        "checkpoint.every_steps=1",
+        "eval.every_epochs=0",
+        "optim.warmup_epochs=0",
+        nproc=2,
+    )
     assert result.code == 2, result.out
     assert "lower optim.lr" in result.words
     assert "Traceback" not in result.out

@@ -1,4 +1,4 @@
-"""Runs with optimiser state in shares: killed, resumed, and taken over by another number of processes and stage."""
+"""Runs with optimizer state in shares: killed, resumed, and taken over by another number of processes and stage."""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ import torch
 @pytest.fixture(scope="module")
 def shares(runs) -> str:
     """Name of a run at stage 1 that nothing disturbed."""
-    result = runs.train("shares", "parallel.zero=1")
+    result = runs.train("shares", "parallel.zero_stage=1")
     assert result.code == 0, result.out
     return "shares"
 
 
 def test_a_killed_run_at_stage_1_ends_bitwise_where_an_undisturbed_one_does(runs, shares) -> None:
-    process = runs.start(*runs.arguments("killed_shares", "parallel.zero=1"), "--nproc", 2)
+    process = runs.start(*runs.arguments("killed_shares", "parallel.zero_stage=1"), "--nproc", 2)
     runs.wait_for_step("killed_shares", 6, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -35,7 +35,7 @@ def test_another_number_of_processes_and_stage_goes_on_with_the_same_samples(run
         if path.name != "step_00000008":
             shutil.rmtree(path)
     (after.checkpoints / "latest").write_text("step_00000008\n")
-    result = runs.resume("moved", "parallel.zero=2", nproc=1)
+    result = runs.resume("moved", "parallel.zero_stage=2", nproc=1)
     assert result.code == 0, result.out
     found, expected = runs.tensors("moved"), runs.tensors(shares)
     assert found.keys() == expected.keys()

@@ -15,7 +15,7 @@ Tensors = dict[str, Tensor]
 STEPS = range(3)  # differences of rounding grow tenfold a step here
 CASES: dict[str, tuple[str, ...]] = {
     "lars": ("optim.name=lars", "optim.lr=0.5"),
-    "adamw": ("optim.name=adamw", "optim.lr=0.01", "train.accumulation=2", "optim.clip_gradients=0.5"),
+    "adamw": ("optim.name=adamw", "optim.lr=0.01", "train.grad_accum_steps=2", "optim.max_grad_norm=0.5"),
     "sgd": ("optim.name=sgd", "optim.lr=0.1", "train.precision=bf16"),
 }
 
@@ -29,12 +29,12 @@ class Results(NamedTuple):
     """What two processes found, by rank 0."""
 
     trained: dict[str, list[Trained]]
-    """By optimiser and stage."""
+    """By optimizer and stage."""
     taken_over: list[tuple[Tensors, Tensors]]
     """A checkpoint of stage 1 after stages 0 and 2 loaded it, and a step further."""
     with_accumulation: dict[int, Tensors]
     """The same checkpoint after engines of other accumulation loaded it."""
-    unlabelled: list[Tensors]
+    unlabeled: list[Tensors]
     """After training that is clipped, without labels, by stage."""
     sent: dict[str, list[Counter[torch.dtype]]]
     """Numbers in large messages that a step sums, by what it was asked for and stage."""
@@ -50,13 +50,13 @@ def without_labels(*overrides: str) -> Tensors:
     config = tiny(*overrides)
     with engine_of(config) as engine:
         for step in STEPS:
-            unlabelled = [b._replace(labels=torch.full_like(b.labels, -1)) for b in batches(config, step)]
-            engine.step(step, unlabelled)
+            unlabeled = [b._replace(labels=torch.full_like(b.labels, -1)) for b in batches(config, step)]
+            engine.step(step, unlabeled)
         return everything(engine)
 
 
 def taken_over(saved: Tensors, zero: int, *overrides: str) -> tuple[Tensors, Tensors]:
-    config = tiny(*CASES["adamw"], f"parallel.zero={zero}", *overrides)
+    config = tiny(*CASES["adamw"], f"parallel.zero_stage={zero}", *overrides)
     with engine_of(config) as engine:
         train(engine, config, range(1))  # there is other state to replace
         optimizer = {k.removeprefix("optimizer/"): t for k, t in saved.items() if "/" in k}
@@ -67,7 +67,7 @@ def taken_over(saved: Tensors, zero: int, *overrides: str) -> tuple[Tensors, Ten
 
 
 def sent(gradient_dtype: str, zero: int) -> Counter[torch.dtype]:
-    config = tiny(f"parallel.zero={zero}", f"parallel.gradient_dtype={gradient_dtype}")
+    config = tiny(f"parallel.zero_stage={zero}", f"parallel.gradient_dtype={gradient_dtype}")
     numbers, real = Counter[torch.dtype](), dist.all_reduce
 
     def recorded(tensor: Tensor, *arguments: Any, **named: Any) -> Any:
@@ -84,7 +84,7 @@ def sent(gradient_dtype: str, zero: int) -> Counter[torch.dtype]:
 
 def on_two_ranks() -> Results:
     by_stage = {
-        name: [trained(*overrides, f"parallel.zero={zero}") for zero in (0, 1, 2)]
+        name: [trained(*overrides, f"parallel.zero_stage={zero}") for zero in (0, 1, 2)]
         for name, overrides in CASES.items()
     }
     saved: list[Any] = [by_stage["adamw"][1].tensors]
@@ -92,8 +92,8 @@ def on_two_ranks() -> Results:
     return Results(
         by_stage,
         [taken_over(saved[0], zero) for zero in (0, 2)],
-        {parts: taken_over(saved[0], 1, f"train.accumulation={parts}")[0] for parts in (1, 3)},
-        [without_labels(*CASES["adamw"], f"parallel.zero={zero}") for zero in (0, 1, 2)],
+        {parts: taken_over(saved[0], 1, f"train.grad_accum_steps={parts}")[0] for parts in (1, 3)},
+        [without_labels(*CASES["adamw"], f"parallel.zero_stage={zero}") for zero in (0, 1, 2)],
         {dtype: [sent(dtype, zero) for zero in (0, 1, 2)] for dtype in ("fp32", "bf16")},
     )
 
@@ -122,10 +122,10 @@ def differences(tensors: Tensors, expected: Tensors) -> dict[str, float]:
     return {kind: float((error / norm).sqrt()) for kind, (error, norm) in squares.items()}
 
 
-@pytest.mark.parametrize("optimiser", CASES)
-def test_all_stages_train_the_same(results: Results, optimiser: str) -> None:
-    norms, tensors = results.trained[optimiser][0]
-    for stage in results.trained[optimiser][1:]:
+@pytest.mark.parametrize("optimizer", CASES)
+def test_all_stages_train_the_same(results: Results, optimizer: str) -> None:
+    norms, tensors = results.trained[optimizer][0]
+    for stage in results.trained[optimizer][1:]:
         found = differences(stage.tensors, tensors)
         # a step's gradient differs by more than the weights that it is of do; velocities are made of the last ones
         assert found.pop("momentum", 0) < 2e-3
@@ -134,12 +134,14 @@ def test_all_stages_train_the_same(results: Results, optimiser: str) -> None:
 
 
 def test_labels_change_nothing_but_the_classifier_also_where_gradients_are_clipped(results: Results) -> None:
-    for labelled, unlabelled in zip(results.trained["adamw"], results.unlabelled, strict=True):
-        different = {n for n, tensor in labelled.tensors.items() if not torch.equal(tensor, unlabelled[n])}
+    for labeled, unlabeled in zip(results.trained["adamw"], results.unlabeled, strict=True):
+        different = {n for n, tensor in labeled.tensors.items() if not torch.equal(tensor, unlabeled[n])}
         assert "classifier.weight" in different
         assert {name.rpartition("/")[2] for name in different} <= {
-            "classifier.weight", "classifier.bias", "queue.labels"
-        }  # fmt: skip
+            "classifier.weight",
+            "classifier.bias",
+            "queue.labels",
+        }
 
 
 def test_a_checkpoint_goes_to_any_stage_accumulation_and_number_of_processes(

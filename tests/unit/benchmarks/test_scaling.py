@@ -27,9 +27,15 @@ def message(
 def profile(*messages: dict[str, Any]) -> dict[str, Any]:
     """Two ranks with 32 rows each, half of whose step is the backward pass."""
     return {
-        "world_size": 2, "global_batch": 64, "without_messages": 1.0, "step": 1.25, "flops": 1e12, "jitter": 0.0,
-        "parts": {"backward": 0.5, "data wait": 0.25}, "messages": list(messages),
-    }  # fmt: skip
+        "world_size": 2,
+        "global_batch": 64,
+        "without_messages": 1.0,
+        "step": 1.25,
+        "flops": 1e12,
+        "jitter": 0.0,
+        "parts": {"backward": 0.5, "data wait": 0.25},
+        "messages": list(messages),
+    }
 
 
 def network(scaling: ModuleType) -> Any:

@@ -56,9 +56,12 @@ def test_it_is_the_published_step(straight: ModuleType, golden: ModuleType, name
 def method() -> All4One:
     torch.manual_seed(0)
     settings = All4OneSettings(
-        projector_hidden=24, predictor_hidden=24, embedding=16, transformer_dropout=0,
-        queue=QueueSettings(length=96),
-    )  # fmt: skip
+        projector_hidden=24,
+        predictor_hidden=24,
+        embedding_dim=16,
+        transformer_dropout=0,
+        queue=QueueSettings(size=96),
+    )
     return settings.build(build_backbone(BackboneSettings(width=8), 16), 3).double()
 
 
@@ -80,12 +83,12 @@ def test_ours_computes_the_same_losses_gradients_and_updates(straight: ModuleTyp
     settings = OptimSettings(lr=8.0, weight_decay=0.1)  # at this batch a rate of 0.25
     optimizer = build_optimizer(parameter_groups(ours.named_parameters(), settings, 8), settings)
     groups = parameter_groups(theirs.named_parameters(), settings, 8)
-    straight_optimizer = straight.StraightLARS(groups, settings.momentum, settings.eta)
+    straight_optimizer = straight.StraightLARS(groups, settings.momentum, settings.trust_coefficient)
     weights = dict(theirs.named_parameters())
     for number, batch in enumerate(batches()):
         out, losses = ours(*batch), theirs(*batch)
         torch.testing.assert_close(out.loss, losses.loss, **CLOSE)
-        for name in ("neighbour", "centroid", "feature", "neighbour_agreement", "z_std"):
+        for name in ("neighbor", "centroid", "feature", "neighbor_agreement", "z_std"):
             torch.testing.assert_close(out.parts[name].double(), getattr(losses, name).double(), **CLOSE)
         optimizer.zero_grad(), straight_optimizer.zero_grad()
         out.loss.backward(), losses.loss.backward()

@@ -47,19 +47,19 @@ def odd_images(picture: Callable[..., np.ndarray]) -> dict[str, bytes]:
     exif[0x0112] = 6  # orientation: turned by a quarter
     deep = pixels[:, :, ::-1].astype(np.uint16) * 257
     return {
-        "grey jpeg": _encode(image.convert("L"), "JPEG"),
+        "gray jpeg": _encode(image.convert("L"), "JPEG"),
         "cmyk jpeg": _encode(image.convert("CMYK"), "JPEG"),
         "progressive jpeg": _encode(image, "JPEG", progressive=True),
         "turned jpeg": _encode(image, "JPEG", exif=exif),
         "rgb jpeg": _encode(image, "JPEG", keep_rgb=True),
         "png": _encode(image, "PNG"),
-        "grey png": _encode(image.convert("L"), "PNG"),
+        "gray png": _encode(image.convert("L"), "PNG"),
         "1-bit png": _encode(image.convert("1"), "PNG"),
         "palette png": _encode(image.convert("P"), "PNG"),
         "rgba png": _encode(alpha, "PNG"),
-        "grey-alpha png": _encode(image.convert("LA"), "PNG"),
+        "gray-alpha png": _encode(image.convert("LA"), "PNG"),
         "16-bit png": cv2.imencode(".png", deep)[1].tobytes(),
-        "16-bit grey png": cv2.imencode(".png", deep[:, :, 0])[1].tobytes(),
+        "16-bit gray png": cv2.imencode(".png", deep[:, :, 0])[1].tobytes(),
         "webp": _encode(image, "WEBP"),
         "lossless webp": _encode(image, "WEBP", lossless=True),
         "alpha webp": _encode(alpha, "WEBP"),

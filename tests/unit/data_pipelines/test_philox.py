@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.philox import Stream, permutation, philox, uniforms
+from data_pipelines.philox import RandomStream, permutation, philox, uniforms
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -32,7 +32,7 @@ def test_known_answers(key: tuple[int, int], counter: tuple[int, ...], words: tu
 )
 def test_a_row_does_not_depend_on_the_others(seed: int, epoch: int, item: int, lane: int) -> None:
     def draw(items: list[int], count: int) -> np.ndarray:
-        return uniforms(seed, Stream.VIEWS, epoch=epoch, items=items, lane=lane, count=count)
+        return uniforms(seed, RandomStream.VIEWS, epoch=epoch, items=items, lane=lane, count=count)
 
     alone = draw([item], 7)[0]
     np.testing.assert_array_equal(draw([1, item, 2], 7)[1], alone)
@@ -41,12 +41,12 @@ def test_a_row_does_not_depend_on_the_others(seed: int, epoch: int, item: int, l
 
 
 def test_every_part_of_the_name_matters() -> None:
-    base = {"seed": 1, "stream": Stream.VIEWS, "epoch": 2, "items": [3], "lane": 4, "count": 4}
+    base = {"seed": 1, "stream": RandomStream.VIEWS, "epoch": 2, "items": [3], "lane": 4, "count": 4}
     changes = [
         {},
         {"seed": 2},
         {"seed": 1 + 2**32},
-        {"stream": Stream.SAMPLES},
+        {"stream": RandomStream.SAMPLES},
         {"epoch": 3},
         {"items": [4]},
         {"lane": 5},
@@ -59,7 +59,7 @@ def test_every_part_of_the_name_matters() -> None:
 
 
 def test_numbers_are_uniform() -> None:
-    numbers = uniforms(5, Stream.VIEWS, epoch=0, items=np.arange(10_000), lane=0, count=4)
+    numbers = uniforms(5, RandomStream.VIEWS, epoch=0, items=np.arange(10_000), lane=0, count=4)
     assert np.abs(numbers.mean(axis=0) - 0.5).max() < 0.015
     assert np.abs(np.corrcoef(numbers.T) - np.eye(4)).max() < 0.05
 
@@ -67,4 +67,4 @@ def test_numbers_are_uniform() -> None:
 @given(seed=seeds, count=st.integers(0, 200))
 def test_permutation_holds_each_item_once(seed: int, count: int) -> None:
     items = np.arange(count) * 3
-    assert sorted(permutation(seed, Stream.SAMPLES, epoch=0, items=items).tolist()) == items.tolist()
+    assert sorted(permutation(seed, RandomStream.SAMPLES, epoch=0, items=items).tolist()) == items.tolist()

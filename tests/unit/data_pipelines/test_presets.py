@@ -18,8 +18,13 @@ def test_every_preset_makes_two_views(name: str) -> None:
 
 def test_a_preset_is_what_its_paper_says() -> None:
     first, second = views("byol")
-    assert (first.blur, first.solarise, second.blur, second.solarise) == (1.0, 0.0, 0.1, 0.2)
-    assert (first.brightness, first.contrast, first.saturation, first.hue, first.jitter) == (
+    assert (first.blur_prob, first.solarize_prob, second.blur_prob, second.solarize_prob) == (
+        1.0,
+        0.0,
+        0.1,
+        0.2,
+    )
+    assert (first.brightness, first.contrast, first.saturation, first.hue, first.color_jitter_prob) == (
         0.4,
         0.4,
         0.2,
@@ -27,13 +32,19 @@ def test_a_preset_is_what_its_paper_says() -> None:
         0.8,
     )
     weak = views("weak")[0]
-    assert (weak.jitter, weak.grey, weak.blur, weak.solarise, weak.flip) == (0, 0, 0, 0, 0.5)
+    assert (
+        weak.color_jitter_prob,
+        weak.grayscale_prob,
+        weak.blur_prob,
+        weak.solarize_prob,
+        weak.flip_prob,
+    ) == (0, 0, 0, 0, 0.5)
 
 
 def test_large_and_small_views_in_one_list() -> None:
     found = views([{"preset": "byol", "size": 160}, {"size": 96, "crop_scale": [0.05, 0.14], "count": 6}])
     assert [view.size for view in found] == [160, 160] + [96] * 6
-    assert [view.blur for view in found[:3]] == [1.0, 0.1, 0.0]
+    assert [view.blur_prob for view in found[:3]] == [1.0, 0.1, 0.0]
 
 
 def test_what_is_written_out_is_read_again() -> None:

@@ -60,8 +60,10 @@ def test_looking_at_runs_loads_nothing_heavy() -> None:
 def test_config_show_says_where_values_come_from() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "launch.cli", "config", "show", "cifar100", "optim.lr=0.5"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in done.stdout.splitlines()]
     rows = {row[0]: tuple(row[1:]) for row in cells if len(row) == 3}

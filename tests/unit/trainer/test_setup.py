@@ -7,9 +7,14 @@ from trainer.methods import Method
 from trainer.runs.components import build_method
 
 SMALL = (
-    "backbone.stem=half", "backbone.width=8", "method.projector_hidden=16", "method.predictor_hidden=16",
-    "method.embedding=16", "method.queue.length=50", "train.precision=fp32",
-)  # fmt: skip
+    "backbone.stem=half",
+    "backbone.width=8",
+    "method.projector_hidden=16",
+    "method.predictor_hidden=16",
+    "method.embedding_dim=16",
+    "method.queue.size=50",
+    "train.precision=fp32",
+)
 
 
 def build(*overrides: str) -> Method:
@@ -24,9 +29,14 @@ def test_compiling_is_a_choice_that_spares_queue_and_classifier_and_keeps_every_
     plain, chosen = build(), build("parallel.compile=true")
     assert compiled(plain) == set()
     assert compiled(chosen) == {
-        "backbone", "projector", "neighbour_predictor", "centroid_predictor", "transformer", "momentum.backbone",
+        "backbone",
+        "projector",
+        "neighbor_predictor",
+        "centroid_predictor",
+        "transformer",
+        "momentum.backbone",
         "momentum.projector",
-    }  # fmt: skip
+    }
     assert list(chosen.state_dict()) == list(plain.state_dict())
     for name, value in plain.state_dict().items():
         assert torch.equal(chosen.state_dict()[name], value)
@@ -41,6 +51,6 @@ def test_a_missing_compiler_is_said_before_anything_is_compiled(monkeypatch: pyt
 
 def test_recomputing_is_a_choice_that_compiled_networks_have_no_use_for() -> None:
     assert not build().recompute
-    assert build("backbone.recompute=true").recompute
-    with pytest.raises(UserError, match=r"backbone.recompute"):
-        build("backbone.recompute=true", "parallel.compile=true")
+    assert build("backbone.activation_checkpointing=true").recompute
+    with pytest.raises(UserError, match=r"backbone.activation_checkpointing"):
+        build("backbone.activation_checkpointing=true", "parallel.compile=true")

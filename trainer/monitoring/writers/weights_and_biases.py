@@ -28,9 +28,15 @@ class WeightsAndBiases:
     recovers: ClassVar[bool] = False
 
     def __init__(
-        self, folder: Path, *, project: str, name: str, tags: Sequence[str],
-        mode: Literal["offline", "online"], config: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        project: str,
+        name: str,
+        tags: Sequence[str],
+        mode: Literal["offline", "online"],
+        config: Mapping[str, Any],
+    ) -> None:
         self._folder, self._project, self._name, self._tags = folder, project, name, list(tags)
         self._mode, self._config = mode, dict(config)
         self._run: Any = None
@@ -88,7 +94,13 @@ class WeightsAndBiases:
             console="off", silent=True, disable_git=True, save_code=False, init_timeout=30, finish_timeout=10
         )
         return wandb.init(
-            project=self._project, name=self._name, tags=self._tags, id=self._id, mode=self._mode,
-            resume="allow" if self._mode == "online" else None, config=self._config,
-            dir=self._folder.parent, settings=settings,
-        )  # fmt: skip
+            project=self._project,
+            name=self._name,
+            tags=self._tags,
+            id=self._id,
+            mode=self._mode,
+            resume="allow" if self._mode == "online" else None,
+            config=self._config,
+            dir=self._folder.parent,
+            settings=settings,
+        )

@@ -109,7 +109,7 @@ def test_a_source_without_a_usable_image_is_refused(tmp_path: Path) -> None:
         ShardSet.open(tmp_path)
 
 
-def test_unlabelled_images(source: Source, tmp_path: Path) -> None:
+def test_unlabeled_images(source: Source, tmp_path: Path) -> None:
     build(Source([item._replace(label=-1) for item in source.items], ()), tmp_path, OPTIONS)
     shards = ShardSet.open(tmp_path)
     assert shards.num_classes == 0

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
+from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
 from data_pipelines.settings import ViewSettings
 
-FULL = ViewSettings(size=32, blur=0.5, solarise=0.2)
+FULL = ViewSettings(size=32, blur_prob=0.5, solarize_prob=0.2)
 
 
 def draw(
     settings: ViewSettings, sizes: list[tuple[int, int]], samples: list[int] | None = None, **kwargs: int
-) -> ViewNumbers:
+) -> AugmentationParams:
     ids = np.arange(len(sizes)) if samples is None else np.array(samples)
     return view_numbers(
         settings, np.array(sizes), **({"seed": 1, "epoch": 0, "view": 0} | kwargs), samples=ids
@@ -77,7 +77,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 400), (400, 20)])
-def test_where_no_crop_fits_the_centre_is_taken_as_torchvision_does(height: int, width: int) -> None:
+def test_where_no_crop_fits_the_center_is_taken_as_torchvision_does(height: int, width: int) -> None:
     settings = ViewSettings(crop_scale=(0.99, 1.0))
     ours = draw(settings, [(height, width)]).box[0]
     theirs = RandomResizedCrop.get_params(torch.empty(3, height, width), [0.99, 1.0], [3 / 4, 4 / 3])
@@ -88,9 +88,9 @@ def test_rates_are_met() -> None:
     numbers = draw(FULL, [(64, 64)] * 20_000)
     rates = {
         "flip": (numbers.flip.mean(), 0.5),
-        "solarise": (numbers.solarise.mean(), 0.2),
+        "solarize": (numbers.solarize.mean(), 0.2),
         "blur": ((numbers.blur_sigma > 0).mean(), 0.5),
-        "grey": ((numbers.saturation == 0).mean(), 0.2),
+        "gray": ((numbers.saturation == 0).mean(), 0.2),
         "jitter": ((numbers.brightness != 1).mean(), 0.8),
     }
     for name, (rate, wanted) in rates.items():
@@ -98,23 +98,23 @@ def test_rates_are_met() -> None:
 
 
 def test_rates_of_zero_change_nothing() -> None:
-    off = ViewSettings(jitter=0, grey=0, flip=0)
+    off = ViewSettings(color_jitter_prob=0, grayscale_prob=0, flip_prob=0)
     numbers = draw(off, [(64, 64)] * 200)
-    assert not numbers.colour_changes().any()
+    assert not numbers.color_changes().any()
     assert not numbers.flip.any()
-    np.testing.assert_allclose(numbers.colour_matrix(), np.tile(np.eye(3, 4), (200, 1, 1)), atol=1e-12)
+    np.testing.assert_allclose(numbers.color_matrix(), np.tile(np.eye(3, 4), (200, 1, 1)), atol=1e-12)
 
 
-def test_colour_matrix_does_what_its_numbers_say() -> None:
+def test_color_matrix_does_what_its_numbers_say() -> None:
     def matrix(**changes: float) -> np.ndarray:
-        numbers = centre_numbers(np.array([[8, 8]]), resize=8, crop=8)
-        return numbers._replace(**{k: np.float32([v]) for k, v in changes.items()}).colour_matrix()[0]
+        numbers = center_crop_params(np.array([[8, 8]]), resize=8, crop=8)
+        return numbers._replace(**{k: np.float32([v]) for k, v in changes.items()}).color_matrix()[0]
 
     np.testing.assert_allclose(matrix(brightness=1.5), 1.5 * np.eye(3, 4), atol=1e-12)
     np.testing.assert_allclose(matrix(contrast=0.5) @ [128, 128, 128, 1], [128] * 3, atol=1e-9)
     np.testing.assert_allclose(matrix(contrast=0.5) @ [28, 228, 128, 1], [78, 178, 128], atol=1e-9)
-    grey = matrix(saturation=0.0) @ [200, 100, 50, 1]
-    np.testing.assert_allclose(grey, [0.299 * 200 + 0.587 * 100 + 0.114 * 50] * 3, rtol=4e-3)
+    gray = matrix(saturation=0.0) @ [200, 100, 50, 1]
+    np.testing.assert_allclose(gray, [0.299 * 200 + 0.587 * 100 + 0.114 * 50] * 3, rtol=4e-3)
     turned = matrix(hue=1.0)
     np.testing.assert_allclose(turned, np.eye(3, 4), atol=1e-9)
 
@@ -123,6 +123,6 @@ def test_colour_matrix_does_what_its_numbers_say() -> None:
     ("size", "box"),
     [((375, 500), (23, 86, 328, 328)), ((32, 32), (2, 2, 28, 28)), ((256, 300), (16, 38, 224, 224))],
 )
-def test_centre_crop(size: tuple[int, int], box: tuple[int, ...]) -> None:
-    numbers = centre_numbers(np.array([size]), resize=256, crop=224)
+def test_center_crop(size: tuple[int, int], box: tuple[int, ...]) -> None:
+    numbers = center_crop_params(np.array([size]), resize=256, crop=224)
     assert tuple(numbers.box[0]) == box

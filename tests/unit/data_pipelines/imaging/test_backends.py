@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.imaging.augment import ViewNumbers, centre_numbers, view_numbers
-from data_pipelines.imaging.backend import Executor, RefusedImages
-from data_pipelines.imaging.dali import DaliExecutor, ViewGraph
+from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
+from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
+from data_pipelines.imaging.dali import DaliBackend, ViewGraph
 from data_pipelines.imaging.images import decode_rgb, read_header
-from data_pipelines.imaging.opencv import OpenCVExecutor
+from data_pipelines.imaging.opencv import OpenCVBackend
 from data_pipelines.settings import ViewSettings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 32
-VIEWS = (ViewSettings(size=SIZE, blur=1.0), ViewSettings(size=SIZE, blur=0.1, solarise=0.2))
+VIEWS = (ViewSettings(size=SIZE, blur_prob=1.0), ViewSettings(size=SIZE, blur_prob=0.1, solarize_prob=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def options(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def executors(pool: ThreadPoolExecutor) -> dict[str, Executor]:
-    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+def executors(pool: ThreadPoolExecutor) -> dict[str, AugmentationBackend]:
+    full = ViewGraph(SIZE, color=True, blur=True, solarize=True)
     return {
-        "opencv": OpenCVExecutor(pool, **options()),
-        "dali": DaliExecutor([full, full], pool, batch=32, **options()),
+        "opencv": OpenCVBackend(pool, **options()),
+        "dali": DaliBackend([full, full], pool, batch=32, **options()),
     }
 
 
@@ -48,10 +48,10 @@ def sizes(images: list[bytes]) -> np.ndarray:
     return np.array([[h.height, h.width] for h in map(read_header, images)])
 
 
-def unit(images: list[bytes], **changes: Any) -> list[ViewNumbers]:
+def unit(images: list[bytes], **changes: Any) -> list[AugmentationParams]:
     """The top left corner of each image at its own scale, with some changes."""
     count = len(images)
-    numbers = centre_numbers(sizes(images), resize=SIZE, crop=SIZE)
+    numbers = center_crop_params(sizes(images), resize=SIZE, crop=SIZE)
     numbers = numbers._replace(box=np.tile([0, 0, SIZE, SIZE], (count, 1)))
     changes = {
         name: np.full(count, value) if np.isscalar(value) else value for name, value in changes.items()
@@ -59,7 +59,7 @@ def unit(images: list[bytes], **changes: Any) -> list[ViewNumbers]:
     return [numbers._replace(**changes)] * 2
 
 
-def chain(images: list[bytes], epoch: int = 0) -> list[ViewNumbers]:
+def chain(images: list[bytes], epoch: int = 0) -> list[AugmentationParams]:
     ids = np.arange(len(images))
     return [
         view_numbers(view, sizes(images), seed=3, epoch=epoch, samples=ids, view=number)
@@ -68,13 +68,13 @@ def chain(images: list[bytes], epoch: int = 0) -> list[ViewNumbers]:
 
 
 def levels(view: torch.Tensor) -> torch.Tensor:
-    """Normalised views as levels in [0, 255]."""
+    """Normalized views as levels in [0, 255]."""
     mean, std = (torch.tensor(x)[None, :, None, None] for x in (MEAN, STD))
     return (view * std + mean) * 255
 
 
 def difference(
-    executors: dict[str, Executor], images: list[bytes], numbers: list[ViewNumbers]
+    executors: dict[str, AugmentationBackend], images: list[bytes], numbers: list[AugmentationParams]
 ) -> torch.Tensor:
     """Mean absolute difference of each image's first view, in levels."""
     one, other = (levels(executor.run(images, numbers)[0]) for executor in executors.values())
@@ -92,7 +92,7 @@ def difference(
         {"hue": np.float32(0.1)},
         {"hue": np.float32(-0.1), "contrast": np.float32(1.3), "brightness": np.float32(0.7)},
         {"flip": True},
-        {"solarise": True},
+        {"solarize": True},
         {"blur_sigma": np.float32(0.1)},
         {"blur_sigma": np.float32(0.9)},
         {"blur_sigma": np.float32(2)},
@@ -100,14 +100,14 @@ def difference(
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "none",
 )
 def test_each_operation_agrees(
-    executors: dict[str, Executor], jpegs: list[bytes], changes: dict[str, Any]
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], changes: dict[str, Any]
 ) -> None:
     assert difference(executors, jpegs, unit(jpegs, **changes)).max() <= 1
 
 
 @pytest.mark.parametrize("side", [14, 24, 40, 47, 64, 91, 130, 267])  # from 64 on, JPEGs are decoded smaller
 def test_resize_agrees(
-    executors: dict[str, Executor],
+    executors: dict[str, AugmentationBackend],
     picture: Callable[..., np.ndarray],
     encode: Callable[..., bytes],
     side: int,
@@ -117,13 +117,13 @@ def test_resize_agrees(
     assert difference(executors, images, unit(images, box=box)).max() <= 3
 
 
-def test_the_whole_chain_agrees(executors: dict[str, Executor], jpegs: list[bytes]) -> None:
+def test_the_whole_chain_agrees(executors: dict[str, AugmentationBackend], jpegs: list[bytes]) -> None:
     for epoch in range(3):
         assert difference(executors, jpegs, chain(jpegs, epoch)).mean() <= 2
 
 
 def test_odd_images_have_the_same_pixels(
-    executors: dict[str, Executor], odd_images: dict[str, bytes]
+    executors: dict[str, AugmentationBackend], odd_images: dict[str, bytes]
 ) -> None:
     images = list(odd_images.values())
     for name, executor in executors.items():
@@ -135,7 +135,7 @@ def test_odd_images_have_the_same_pixels(
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
 def test_an_image_looks_the_same_in_any_batch(
-    executors: dict[str, Executor], jpegs: list[bytes], name: str
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], name: str
 ) -> None:
     numbers = chain(jpegs)
     together = executors[name].run(jpegs, numbers)
@@ -146,25 +146,25 @@ def test_an_image_looks_the_same_in_any_batch(
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_do_not_matter(executors: dict[str, Executor], jpegs: list[bytes], threads: int) -> None:
+def test_threads_do_not_matter(
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], threads: int
+) -> None:
     numbers = chain(jpegs)
-    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    full = ViewGraph(SIZE, color=True, blur=True, solarize=True)
     with ThreadPoolExecutor(threads) as pool:
         others = {
-            "opencv": OpenCVExecutor(pool, **options() | {"threads": threads}),
-            "dali": DaliExecutor([full, full], pool, batch=8, **options() | {"threads": threads}),
+            "opencv": OpenCVBackend(pool, **options() | {"threads": threads}),
+            "dali": DaliBackend([full, full], pool, batch=8, **options() | {"threads": threads}),
         }
         for name, other in others.items():
             for one, two in zip(executors[name].run(jpegs, numbers), other.run(jpegs, numbers), strict=True):
                 assert torch.equal(one, two), name
 
 
-def test_a_graph_without_colour_is_the_full_graph_with_neutral_numbers(
-    executors: dict[str, Executor], pool: ThreadPoolExecutor, jpegs: list[bytes]
+def test_a_graph_without_color_is_the_full_graph_with_neutral_numbers(
+    executors: dict[str, AugmentationBackend], pool: ThreadPoolExecutor, jpegs: list[bytes]
 ) -> None:
-    bare = DaliExecutor(
-        [ViewGraph(SIZE, colour=False, blur=False, solarise=False)], pool, batch=8, **options()
-    )
+    bare = DaliBackend([ViewGraph(SIZE, color=False, blur=False, solarize=False)], pool, batch=8, **options())
     numbers = unit(jpegs)
     assert torch.equal(bare.run(jpegs, numbers[:1])[0], executors["dali"].run(jpegs, numbers)[0])
 
@@ -174,11 +174,11 @@ def test_a_graph_without_colour_is_the_full_graph_with_neutral_numbers(
 def test_layout_and_dtype(
     pool: ThreadPoolExecutor, jpegs: list[bytes], name: str, dtype: torch.dtype
 ) -> None:
-    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
-    executor: Executor = (
-        OpenCVExecutor(pool, **options(dtype))
+    full = ViewGraph(SIZE, color=True, blur=True, solarize=True)
+    executor: AugmentationBackend = (
+        OpenCVBackend(pool, **options(dtype))
         if name == "opencv"
-        else DaliExecutor([full, full], pool, batch=8, **options(dtype))
+        else DaliBackend([full, full], pool, batch=8, **options(dtype))
     )
     for view in executor.run(jpegs, chain(jpegs)):
         assert view.shape == (8, 3, SIZE, SIZE)
@@ -188,12 +188,12 @@ def test_layout_and_dtype(
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
 def test_refused_rows_are_named_and_the_executor_goes_on(
-    executors: dict[str, Executor], jpegs: list[bytes], odd_images: dict[str, bytes], name: str
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], odd_images: dict[str, bytes], name: str
 ) -> None:
     hurt = bytearray(odd_images["png"])
     hurt[len(hurt) // 2 : len(hurt) // 2 + 50] = bytes(50)
     images = [jpegs[0], b"no image", jpegs[1], bytes(hurt)]
-    with pytest.raises(RefusedImages) as refused:
+    with pytest.raises(DecodeError) as refused:
         executors[name].run(images, unit(images[:1] * 4))
     assert set(refused.value.rows) == {1, 3}
     assert executors[name].run(jpegs, chain(jpegs))[0].isfinite().all()
@@ -206,10 +206,10 @@ def with_stray_bytes(jpeg: bytes, number: int = 3) -> bytes:
 
 
 def test_an_image_that_dali_refuses_costs_one_pipeline_and_only_once(
-    executors: dict[str, Executor], jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dali = executors["dali"]
-    assert isinstance(dali, DaliExecutor)
+    assert isinstance(dali, DaliBackend)
     started, start = [], dali._start
     monkeypatch.setattr(dali, "_start", lambda: started.append(1) or start())
     images = [*jpegs[:3], with_stray_bytes(jpegs[3], 5), *jpegs[4:]]
@@ -219,7 +219,9 @@ def test_an_image_that_dali_refuses_costs_one_pipeline_and_only_once(
     assert len(started) == 2
 
 
-def test_what_only_dali_refuses_is_fed_decoded(executors: dict[str, Executor], jpegs: list[bytes]) -> None:
+def test_what_only_dali_refuses_is_fed_decoded(
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes]
+) -> None:
     stray = with_stray_bytes(jpegs[2])
     for _ in range(2):
         views = levels(executors["dali"].run([jpegs[0], stray, jpegs[1]], unit(jpegs[:3]))[0])
@@ -231,16 +233,16 @@ def test_what_only_dali_refuses_is_fed_decoded(executors: dict[str, Executor], j
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_agrees_with_the_cpu(
-    executors: dict[str, Executor],
+    executors: dict[str, AugmentationBackend],
     pool: ThreadPoolExecutor,
     jpegs: list[bytes],
     odd_images: dict[str, bytes],
 ) -> None:
-    full = ViewGraph(SIZE, colour=True, blur=True, solarise=True)
+    full = ViewGraph(SIZE, color=True, blur=True, solarize=True)
     given = options() | {"device": torch.device("cuda", 0)}
     on_gpu = {
-        "opencv": OpenCVExecutor(pool, **given),
-        "dali": DaliExecutor([full, full], pool, batch=32, **given),
+        "opencv": OpenCVBackend(pool, **given),
+        "dali": DaliBackend([full, full], pool, batch=32, **given),
     }
     images = [*jpegs, *odd_images.values()]
     numbers = chain(images)

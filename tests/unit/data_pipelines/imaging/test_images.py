@@ -20,8 +20,8 @@ def test_odd_images_are_good_and_follow_pillow(odd_images: dict[str, bytes]) -> 
 
 def test_of_16_bits_the_high_byte_is_kept(odd_images: dict[str, bytes]) -> None:
     np.testing.assert_array_equal(decode_rgb(odd_images["16-bit png"]), decode_rgb(odd_images["png"]))
-    grey = decode_rgb(odd_images["16-bit grey png"])
-    np.testing.assert_array_equal(grey, np.repeat(decode_rgb(odd_images["png"])[:, :, 2:], 3, axis=2))
+    gray = decode_rgb(odd_images["16-bit gray png"])
+    np.testing.assert_array_equal(gray, np.repeat(decode_rgb(odd_images["png"])[:, :, 2:], 3, axis=2))
 
 
 def test_orientation_is_ignored(odd_images: dict[str, bytes]) -> None:
@@ -33,7 +33,7 @@ def test_formats_are_told_by_content(odd_images: dict[str, bytes]) -> None:
     assert read_header(odd_images["alpha webp"]).format is Format.WEBP
     assert read_header(odd_images["cmyk jpeg"]).format is Format.JPEG
     assert not read_header(odd_images["cmyk jpeg"]).plain_jpeg
-    assert read_header(odd_images["grey jpeg"]).plain_jpeg
+    assert read_header(odd_images["gray jpeg"]).plain_jpeg
 
 
 @pytest.mark.parametrize("name", ["progressive jpeg", "png", "webp", "lossless webp", "alpha webp"])
@@ -48,7 +48,7 @@ def test_truncated_images_are_found_without_decoding(
 
 def test_a_thumbnails_end_marker_does_not_hide_truncation(odd_images: dict[str, bytes]) -> None:
     thumbnail = odd_images["progressive jpeg"]
-    whole = odd_images["grey jpeg"]
+    whole = odd_images["gray jpeg"]
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = whole[:2] + segment + whole[2:]
     check(data, decode=True)

@@ -62,7 +62,7 @@ def test_odd_images_become_plain_jpegs_of_the_same_picture(odd_images: dict[str,
     for name, data in odd_images.items():
         again, _ = apply(data, Recoding(quality=100))
         assert read_header(again).plain_jpeg, name
-        # Of four by four pixels the mean: JPEG keeps colours at half the resolution, and palettes are dithered.
+        # Of four by four pixels the mean: JPEG keeps colors at half the resolution, and palettes are dithered.
         ours, theirs = (decode_rgb(image).reshape(12, 4, 15, 4, 3).mean((1, 3)) for image in (again, data))
         assert np.abs(ours - theirs).mean() < 3, name
 

@@ -10,7 +10,7 @@ from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.shard_set import ShardSet
 
 SETTINGS = DataSettings(
-    views=(ViewSettings(size=32, blur=1), ViewSettings(size=32, solarise=1), ViewSettings(size=16)),
+    views=(ViewSettings(size=32, blur_prob=1), ViewSettings(size=32, solarize_prob=1), ViewSettings(size=16)),
     eval_resize=36,
 )
 

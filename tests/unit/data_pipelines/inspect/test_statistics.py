@@ -7,7 +7,7 @@ from data_pipelines.shards.shard_set import ShardSet
 
 def test_facts_are_those_of_the_images(shards: ShardSet) -> None:
     facts = statistics(shards)
-    assert (facts.samples, facts.shards, facts.unlabelled) == (90, 4, 0)
+    assert (facts.samples, facts.shards, facts.unlabeled) == (90, 4, 0)
     assert facts.per_class.tolist() == [30, 30, 30]
     contents = [len(shards.read(sample)) for sample in range(90)]
     assert facts.image_bytes == sum(contents)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.imaging.augment import centre_numbers
-from data_pipelines.imaging.backend import RefusedImages
+from data_pipelines.imaging.augment import center_crop_params
+from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.images import UnusableImage, check, decode_rgb
-from data_pipelines.imaging.opencv import OpenCVExecutor
+from data_pipelines.imaging.opencv import OpenCVBackend
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 from data_pipelines.sources.existing_shards import index_folder
 
@@ -46,9 +46,9 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 @pytest.fixture(scope="module")
 def images(picture: Callable[..., np.ndarray], encode: Callable[..., bytes]) -> list[bytes]:
-    colour = [encode(picture(i, 40 + 3 * i, 70 - i), "JPEG", quality=80) for i in range(6)]
+    color = [encode(picture(i, 40 + 3 * i, 70 - i), "JPEG", quality=80) for i in range(6)]
     progressive = encode(picture(7, 48, 48), "JPEG", progressive=True)
-    return [*colour, progressive, encode(picture(8, 40, 40), "PNG"), encode(picture(9, 40, 40), "WEBP")]
+    return [*color, progressive, encode(picture(8, 40, 40), "PNG"), encode(picture(9, 40, 40), "WEBP")]
 
 
 def test_mutated_images_are_good_or_refused(images: list[bytes]) -> None:
@@ -74,17 +74,17 @@ def test_mutated_images_are_good_or_refused(images: list[bytes]) -> None:
 def test_a_batch_with_mutated_images_names_them_and_no_others(images: list[bytes]) -> None:
     draw = random.Random(SEED)
     with ThreadPoolExecutor(2) as pool:
-        executor = OpenCVExecutor(
+        executor = OpenCVBackend(
             pool, threads=2, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"), dtype=torch.float32
         )
         finite, wrongly = True, list[int]()
         for _ in range(100):
             batch = [mutated(data, draw) if draw.random() < 0.5 else data for data in images]
-            numbers = centre_numbers(np.full((len(batch), 2), 40), resize=32, crop=32)
+            numbers = center_crop_params(np.full((len(batch), 2), 40), resize=32, crop=32)
             try:
                 (view,) = executor.run(batch, [numbers])
                 finite &= bool(view.isfinite().all())
-            except RefusedImages as refused:
+            except DecodeError as refused:
                 wrongly += [row for row in refused.rows if batch[row] == images[row]]
     assert finite
     assert not wrongly

@@ -19,13 +19,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader, TrainLoader
 from data_pipelines.loading.prefetching_batches import Batch
 from data_pipelines.loading.quarantine import TooManyBadSamples
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.local_files import LocalFiles
 from data_pipelines.shards.shard_set import ShardSet
 
 CPU = torch.device("cpu")
-VIEWS = (ViewSettings(size=16, blur=0.5), ViewSettings(size=24, solarise=0.2))
+VIEWS = (ViewSettings(size=16, blur_prob=0.5), ViewSettings(size=24, solarize_prob=0.2))
 executors = pytest.mark.parametrize("executor", ["opencv", "dali"])
 
 
@@ -259,7 +259,7 @@ def test_a_loader_closes_in_the_middle_of_a_download(
     shards: ShardSet, whole_set: Path, tmp_path: Path, batches: int
 ) -> None:
     whole = take(shards, settings(), 1)
-    order = Order(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
+    order = SampleOrder(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
     good = [f"shard-{number:06d}.tar" for number in next(order.upcoming(0, 0))] * batches
     with closing(FileServer(whole_set)) as server:
         remote = ShardSet.open(server.url, settings(cache=tmp_path))
@@ -284,7 +284,7 @@ def test_a_loader_closes_in_the_middle_of_a_download(
 def test_batches_that_are_let_go_of_end_their_downloads(
     shards: ShardSet, whole_set: Path, tmp_path: Path
 ) -> None:
-    order = Order(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
+    order = SampleOrder(shards.shard_sizes, seed=5, global_batch=24, shuffle_block=30)
     good = [f"shard-{number:06d}.tar" for number in next(order.upcoming(0, 0))]
     with closing(FileServer(whole_set)) as server:
         remote = ShardSet.open(server.url, settings(cache=tmp_path))
@@ -355,7 +355,7 @@ def test_evaluation_sees_each_sample_once_in_order(
                 assert torch.equal(image, seen[sample])
 
 
-def test_evaluation_is_the_centre_of_the_image(shards: ShardSet) -> None:
+def test_evaluation_is_the_center_of_the_image(shards: ShardSet) -> None:
     import cv2
 
     from data_pipelines.imaging.images import decode_rgb

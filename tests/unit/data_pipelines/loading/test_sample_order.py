@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.sample_order import Order
+from data_pipelines.loading.sample_order import SampleOrder
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
 blocks = st.integers(1, 200)
 seeds = st.integers(0, 2**64 - 1)
 
 
-def make(shard_sizes: list[int], seed: int = 0, block: int = 10, batch: int = 1) -> Order:
-    return Order(shard_sizes, seed=seed, global_batch=batch, shuffle_block=block)
+def make(shard_sizes: list[int], seed: int = 0, block: int = 10, batch: int = 1) -> SampleOrder:
+    return SampleOrder(shard_sizes, seed=seed, global_batch=batch, shuffle_block=block)
 
 
 @given(shard_sizes=sizes, seed=seeds, block=blocks, epoch=st.integers(0, 1000))

@@ -12,14 +12,18 @@ from data_pipelines.loading.prefetching_batches import Batch
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.settings import DataSettings, ViewSettings
 
-VIEWS = (ViewSettings(size=16), ViewSettings(size=24, solarise=0.2))
+VIEWS = (ViewSettings(size=16), ViewSettings(size=24, solarize_prob=0.2))
 
 
 def settings(train: str, **changes: Any) -> DataSettings:
     given = {
-        "train": train, "reader": "stream", "stream": {"samples": 90, "classes": 3, "buffer": 30}, "views": VIEWS,
-        "executor": "opencv", "threads": 2,
-    }  # fmt: skip
+        "train": train,
+        "reader": "stream",
+        "stream": {"samples": 90, "classes": 3, "buffer": 30},
+        "views": VIEWS,
+        "executor": "opencv",
+        "threads": 2,
+    }
     return DataSettings.model_validate(given | changes)
 
 

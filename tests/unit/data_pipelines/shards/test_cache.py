@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.shards.cache import Cache, Descriptor, NoRoom, Stopped
+from data_pipelines.shards.cache import Cache, CacheFull, Descriptor, ReadCancelled
 
 GO_ON = Event()
 
@@ -145,7 +145,7 @@ def test_waiting_for_another_download_can_be_stopped(tmp_path: Path) -> None:
 
     def endless(offset: int) -> bytes:
         stop.set()
-        with pytest.raises(Stopped):
+        with pytest.raises(ReadCancelled):
             cache.fetch("set/a", 100, endless, stop)
         return content("a", 100)
 
@@ -173,7 +173,7 @@ def test_what_is_kept_stays_and_what_is_open_can_be_read(tmp_path: Path) -> None
     assert names(cache) == {"set/a", "set/c"}
     assert read(only_open, 100) == content("set/b", 100)
     assert not cache.keep("set/b", only_open)
-    with pytest.raises(NoRoom):
+    with pytest.raises(CacheFull):
         fetch(cache, "set/d", 150)
     assert names(cache) == {"set/a", "set/c"}, "nothing may go in vain"
     del kept
@@ -185,7 +185,7 @@ def test_downloads_count_with_their_whole_size(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 250)
 
     def meanwhile(offset: int) -> bytes:
-        with pytest.raises(NoRoom):
+        with pytest.raises(CacheFull):
             fetch(cache, "set/b", 100)
         return source("set/a", 200)(offset)
 
@@ -227,7 +227,7 @@ def test_a_full_disk_evicts_and_goes_on(small_disk: Path) -> None:
 def test_a_full_disk_with_nothing_to_evict_has_no_room(small_disk: Path) -> None:
     (small_disk / "of others").write_bytes(bytes(700_000))
     cache = Cache(small_disk, 1 << 40)
-    with pytest.raises(NoRoom):
+    with pytest.raises(CacheFull):
         fetch(cache, "set/a", 400_000)
     assert names(cache) == set()
 
@@ -240,7 +240,7 @@ def test_the_cap_holds_while_many_fetch(tmp_path: Path) -> None:
         draw, cache = random.Random(seed), Cache(tmp_path, 700)
         for _ in range(60):
             number = draw.randrange(8)
-            with suppress(NoRoom):
+            with suppress(CacheFull):
                 fetch(cache, f"set/{number}", sizes[number])
             used = 0
             with cache._locked():
@@ -283,7 +283,7 @@ def test_the_cap_holds_and_only_the_oldest_go(steps: list[tuple[str, str]], cap:
                     going.append(old)
                     free += SIZES[old]
                 if free < SIZES[name]:
-                    with pytest.raises(NoRoom):
+                    with pytest.raises(CacheFull):
                         fetch(cache, name, SIZES[name])
                     continue
                 model = [n for n in model if n not in going] + [name]

@@ -11,7 +11,7 @@ from file_server import FileServer, Request
 
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards import cached_files, remote
-from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.shards.cached_files import CachedFiles
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 
@@ -178,7 +178,7 @@ def test_a_cache_that_fails_does_not_stop_reads(
 def test_what_is_expected_is_fetched_ahead_and_kept(
     server: FileServer, opened: Callable[..., ShardSet], tmp_path: Path
 ) -> None:
-    copy = opened(cache_ahead=1)
+    copy = opened(prefetch_shards=1)
     copy.files.expect(iter([[2], [0], [1], [3]]))
     wait_until(lambda: cached(tmp_path) == {name(2), name(0)})
     copy.files.expect(iter([[0], [1], [3]]))
@@ -236,12 +236,12 @@ def test_stop_ends_downloads_and_reads_at_once_and_start_allows_them_again(
     copy = opened()
     server.fault = lambda request: "stall"
     copy.files.expect(iter([[0, 1, 2]]))
-    errors: list[Stopped] = []
+    errors: list[ReadCancelled] = []
 
     def read() -> None:
         try:
             copy.read(89)
-        except Stopped as error:
+        except ReadCancelled as error:
             errors.append(error)
 
     reader = Thread(target=read)
@@ -253,7 +253,7 @@ def test_stop_ends_downloads_and_reads_at_once_and_start_allows_them_again(
     assert time.monotonic() - began < 2
     assert len(errors) == 1
     server.fault = lambda request: None
-    with pytest.raises(Stopped):
+    with pytest.raises(ReadCancelled):
         copy.read(0)
     copy.files.start()
     assert copy.read(0) == shards.read(0)

@@ -10,7 +10,7 @@ from file_server import FileServer
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards import remote as module
-from data_pipelines.shards.cache import Stopped
+from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.shards.remote import Remote, RemoteError
 from data_pipelines.urls import Url
 
@@ -109,7 +109,7 @@ def test_a_read_can_be_stopped(server: FileServer, fault: int | str, monkeypatch
     stop = Event()
     Timer(0.1, stop.set).start()
     began = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(ReadCancelled):
         open_remote(server, stop).read("file", 0, 10)
     assert time.monotonic() - began < 2
 

@@ -38,8 +38,9 @@ def test_every_sample_is_as_likely_as_any_other():
 
 
 @pytest.mark.parametrize(
-    ("share", "message"), [(0.04, "4 % of 10 images leave the class c without one\n.*5%"), (0.001, "0.1 % of")]
-)  # fmt: skip
+    ("share", "message"),
+    [(0.04, "4 % of 10 images leave the class c without one\n.*5%"), (0.001, "0.1 % of")],
+)
 def test_a_share_that_loses_a_class_is_refused(share, message):
     with pytest.raises(UserError, match=message):
         low_shot_subset(LABELS, share, 0, classes=NAMES)

@@ -14,9 +14,13 @@ from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.sources.image_files import pictures
 
 SETTINGS = DataSettings(
-    executor="opencv", threads=2, views=(ViewSettings(size=16), ViewSettings(size=16)), eval_resize=16,
-    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-)  # fmt: skip
+    executor="opencv",
+    decode_threads=2,
+    views=(ViewSettings(size=16), ViewSettings(size=16)),
+    eval_resize=16,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 
 
 def png(level: int, side: int = 16) -> bytes:

@@ -98,7 +98,7 @@ def test_a_link_back_adds_no_class_and_no_image(tmp_path: Path) -> None:
     assert content(open_source(root)) == content(plain)
 
 
-def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
+def test_images_without_class_folders_are_unlabeled(tmp_path: Path) -> None:
     source = open_source(
         folder(tmp_path, {"1.jpg": b"1", "2.png": b"2", "README.md": b"", ".hidden.jpg": b""})
     )

@@ -92,8 +92,11 @@ def levels(findings: list[Finding]) -> dict[str, str]:
 
 def test_here_packages_decoders_and_disks_work(tmp_path: Path) -> None:
     for check in (
-        packages.packages, packages.jpegs, machine.run_folder, machine.locks,
-    ):  # fmt: skip
+        packages.packages,
+        packages.jpegs,
+        machine.run_folder,
+        machine.locks,
+    ):
         (finding,) = check(tmp_path / "not" / "there" / "yet")
         assert finding.level == OK, finding
     assert not list(tmp_path.iterdir())

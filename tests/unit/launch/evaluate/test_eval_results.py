@@ -8,9 +8,15 @@ from launch.commands.evaluate import evaluate, parse_ks, parse_rates, parse_shar
 from launch.evaluate.results import Results
 
 FACTS = {
-    "source": "runs/a", "checkpoint": "runs/a/checkpoints/step_3", "weights": "ab", "train": "t", "validation": "v",
-    "train_index": "12", "validation_index": "34", "images": 200,
-}  # fmt: skip
+    "source": "runs/a",
+    "checkpoint": "runs/a/checkpoints/step_3",
+    "weights": "ab",
+    "train": "t",
+    "validation": "v",
+    "train_index": "12",
+    "validation_index": "34",
+    "images": 200,
+}
 KNN = {"top1": 0.5, "top5": 0.9, "k": 20}
 RETRIEVAL = {"map": 0.25, "recall_at_1": 0.5, "recall_at_5": 0.75, "recall_at_10": 0.875, "queries": 200}
 
@@ -52,9 +58,13 @@ def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"weights": "cd"}, "weights"), ({"train_index": "13"}, "a training set"),
-                         ({"weights": "cd", "validation_index": "35"}, "weights, a validation set")],
-)  # fmt: skip
+    ("change", "word"),
+    [
+        ({"weights": "cd"}, "weights"),
+        ({"train_index": "13"}, "a training set"),
+        ({"weights": "cd", "validation_index": "35"}, "weights, a validation set"),
+    ],
+)
 def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_path, capsys, change, word):
     path = tmp_path / "eval.json"
     written(path, knn_20=KNN)
@@ -84,12 +94,12 @@ def test_tables_show_every_judge(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "ks"), [("20", (20,)), ("200, 10,20,10", (10, 20, 200))])
-def test_numbers_of_neighbours(text, ks):
+def test_numbers_of_neighbors(text, ks):
     assert parse_ks(text) == ks
 
 
 @pytest.mark.parametrize("text", ["", "0", "a", "1,,2", "-1", "1.5"])
-def test_no_numbers_of_neighbours(text):
+def test_no_numbers_of_neighbors(text):
     with pytest.raises(UserError, match="--knn-k"):
         parse_ks(text)
 

@@ -25,7 +25,7 @@ def check_with(data: Path, *overrides: str, nproc: int = 2) -> None:
 
 def test_what_fits_passes(data: Path) -> None:
     check_with(data)
-    check_with(data, "train.global_batch=12", "train.accumulation=2", nproc=3)
+    check_with(data, "train.global_batch=12", "train.grad_accum_steps=2", nproc=3)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_fits_passes(data: Path) -> None:
     [
         (["train.global_batch=65"], 2, "nearest that does: 64 and 66"),
         (["train.global_batch=4"], 4, "nearest that does: 8"),
-        (["train.global_batch=2", "train.accumulation=2"], 1, "nearest that does: 4"),
+        (["train.global_batch=2", "train.grad_accum_steps=2"], 1, "nearest that does: 4"),
         (["train.global_batch=1600"], 2, "train.global_batch=1500"),
         (["optim.warmup_epochs=500"], 1, "warm-up of 500 epochs exceeds"),
         (["optim.warmup_epochs=2", "train.max_steps=3"], 1, "warm-up"),

@@ -12,7 +12,7 @@ from trainer.config.schema import Config, load_config
 from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.runs.components import build_method
 
-OVERRIDES = ("backbone.width=8", "method.queue.length=64", "data.validation=null")
+OVERRIDES = ("backbone.width=8", "method.queue.size=64", "data.validation=null")
 
 
 def config_of(*overrides: str) -> Config:

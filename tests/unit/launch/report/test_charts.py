@@ -1,10 +1,10 @@
-"""The map of features: classes have their colours and names, however they are called."""
+"""The map of features: classes have their colors and names, however they are called."""
 
 import base64
 
 import numpy as np
 
-from launch.report.charts import UNLABELLED, map_chart
+from launch.report.charts import UNLABELED, map_chart
 from trainer.visualization.feature_map import FeatureMap
 
 
@@ -13,22 +13,22 @@ def a_map(labels: list[int], classes: tuple[str, ...]) -> FeatureMap:
     return FeatureMap(places, np.array(labels), classes, "PCA", "online", 1200, of_validation=True)
 
 
-def test_classes_have_colours_and_stand_in_the_legend_as_they_are_called() -> None:
+def test_classes_have_colors_and_stand_in_the_legend_as_they_are_called() -> None:
     names = ("$x^$", "猫", "_hidden")
     figure, legend = map_chart(a_map([2, 0, -1, 1, 2], names))
     assert list(legend) == list(names)
-    assert len({*legend.values(), UNLABELLED}) == 4
-    assert figure.title == "PCA of 5 features of the online backbone, step 1,200, coloured by 3 classes"
+    assert len({*legend.values(), UNLABELED}) == 4
+    assert figure.title == "PCA of 5 features of the online backbone, step 1,200, colored by 3 classes"
     assert base64.b64decode(figure.uri.partition(",")[2]).startswith(b"\x89PNG")
 
 
 def test_more_classes_than_a_legend_holds_are_counted() -> None:
     figure, legend = map_chart(a_map(list(range(50)), tuple(f"class {i}" for i in range(50))))
     assert legend == {}
-    assert figure.alt.endswith("coloured by 50 classes")
+    assert figure.alt.endswith("colored by 50 classes")
 
 
-def test_images_without_labels_are_grey() -> None:
+def test_images_without_labels_are_gray() -> None:
     figure, legend = map_chart(a_map([-1, -1], ()))
     assert legend == {}
-    assert "colour" not in figure.alt
+    assert "color" not in figure.alt

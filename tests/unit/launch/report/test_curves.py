@@ -21,7 +21,7 @@ def a_run(folder: Path, *overrides: str) -> RunFolder:
     run.note("ready", attempt=1, step=0, total_steps=8, replayed=0)
     append_record(run.metrics, {"kind": "eval", "step": 0, "epoch": 0.0, "knn_online": 0.5})
     for step in (1, 5):
-        record = {"kind": "train", "step": step, "epoch": step / 2, "loss": 3.0 / step, "neighbour": 1.0}
+        record = {"kind": "train", "step": step, "epoch": step / 2, "loss": 3.0 / step, "neighbor": 1.0}
         append_record(run.metrics, record | {"time": {"images_per_second": 100.0}})
     return run
 
@@ -32,7 +32,7 @@ def test_every_value_on_record_is_a_curve(tmp_path: Path) -> None:
     assert found["loss"] == Curve([0.5, 2.5], [3.0, 0.6])
     assert found["images_per_second"] == Curve([0.5, 2.5], [100.0, 100.0])
     assert found["knn_online"] == Curve([0.0], [0.5])
-    assert found.keys() == {"loss", "neighbour", "images_per_second", "knn_online", TAU}
+    assert found.keys() == {"loss", "neighbor", "images_per_second", "knn_online", TAU}
 
 
 def test_tau_is_what_the_copy_followed_with(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_values_stand_under_their_groups_and_those_of_a_new_method_under_losses(
         "Evaluation during training": ["knn_online", "knn_momentum"],
         "Losses": ["loss", "invariance"],
         "Health": ["z_rank", "centroid_share"],
-        "Optimisation": ["lr"],
+        "Optimization": ["lr"],
         "Speed": ["data_wait"],
     }
 

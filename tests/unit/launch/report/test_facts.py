@@ -27,10 +27,10 @@ def test_settings_are_compared_with_the_base_also_inside_of_lists() -> None:
 
 
 def test_another_method_is_compared_with_its_own_defaults() -> None:
-    config = load_config("base", ["method.name=barlow_twins", "method.embedding=512"])
+    config = load_config("base", ["method.name=barlow_twins", "method.embedding_dim=512"])
     assert differences(config) == [
         ("method.name", "all4one", "barlow_twins"),
-        ("method.embedding", 8192, 512),
+        ("method.embedding_dim", 8192, 512),
     ]
 
 
@@ -40,7 +40,7 @@ def test_settings_in_which_runs_disagree_have_a_value_for_each() -> None:
     found = dict(disagreements([one, two]))
     assert found["optim.lr"] == [1.0, 2.0]
     assert found["method.name"] == ["all4one", "barlow_twins"]
-    assert found["method.neighbours"] == [5, None]
+    assert found["method.num_neighbors"] == [5, None]
     assert not [key for key in found if key.startswith("run.")]
 
 
@@ -72,8 +72,9 @@ def test_results_of_the_same_weights_and_sets_stand_together(tmp_path: Path) -> 
     (run.path / "eval.json").write_text(json.dumps(later))
     [facts] = read_facts([run])
     assert facts.backbones == {
-        "online": {"linear_fast": {"top1": 0.5}, "linear": {"top1": 0.75}}, "momentum": {"linear": {"top1": 0.25}},
-    }  # fmt: skip
+        "online": {"linear_fast": {"top1": 0.5}, "linear": {"top1": 0.75}},
+        "momentum": {"linear": {"top1": 0.25}},
+    }
     (run.path / "eval.json").write_text(json.dumps({**later, "weights": "cd"}))
     [facts] = read_facts([run])
     assert facts.backbones == of_study["backbones"]

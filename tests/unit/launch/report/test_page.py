@@ -2,7 +2,7 @@
 
 import re
 
-from launch.report.charts import colours_of, line_chart
+from launch.report.charts import colors_of, line_chart
 from launch.report.curves import Curve
 from launch.report.page import Cell, Gallery, Page, Section, Tile, TileRow, render
 from launch.report.tables import Table
@@ -35,16 +35,16 @@ def test_parts_that_are_empty_leave_no_trace() -> None:
 
 
 def test_the_same_curve_gives_the_same_bytes_and_another_gives_others() -> None:
-    curve, colours = Curve([1.0, 2.0], [0.5, 0.25]), {"one": "#ff0000"}
-    first = line_chart("data_wait", [("one", curve)], colours)
-    assert first == line_chart("data_wait", [("one", curve)], colours)
-    assert first.uri != line_chart("data_wait", [("one", Curve([1.0, 2.0], [0.5, 0.3]))], colours).uri
+    curve, colors = Curve([1.0, 2.0], [0.5, 0.25]), {"one": "#ff0000"}
+    first = line_chart("data_wait", [("one", curve)], colors)
+    assert first == line_chart("data_wait", [("one", curve)], colors)
+    assert first.uri != line_chart("data_wait", [("one", Curve([1.0, 2.0], [0.5, 0.3]))], colors).uri
     assert first.alt == "data_wait over epochs: one ends at 25"
 
 
-def test_labels_have_colours_of_their_own() -> None:
+def test_labels_have_colors_of_their_own() -> None:
     for count in (3, 12):
         labels = [f"run {i}" for i in range(count)]
-        found = colours_of([*labels, *labels])
+        found = colors_of([*labels, *labels])
         assert list(found) == labels
         assert len(set(found.values())) == count

@@ -10,7 +10,9 @@ from trainer.config.schema import load_config
 from trainer.runs.run_folder import create_run
 
 EVAL = {
-    "checkpoint": "runs/one/checkpoints/step_00000008", "validation": "data/cars", "images": 200,
+    "checkpoint": "runs/one/checkpoints/step_00000008",
+    "validation": "data/cars",
+    "images": 200,
     "backbones": {
         "online": {
             "linear_fast": {"top1": 0.5, "top5": 0.9},
@@ -18,7 +20,7 @@ EVAL = {
             "retrieval": {"map": 0.3, "recall_at_1": 0.6},
         }
     },
-}  # fmt: skip
+}
 
 
 def facts(folder: Path, *overrides: str, judged: Any = None) -> RunFacts:

@@ -186,4 +186,4 @@ def test_a_job_that_never_got_the_run_says_nothing_of_the_one_that_has_it(
 def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: RunFolder) -> None:
     run.note("end", attempt=1, reason="stalled", message="")
     run.note("end", attempt=2, reason="killed", message="", saved=0)
-    assert not job_end.in_vain(run)
+    assert not job_end.is_crash_loop(run)

@@ -1,6 +1,6 @@
 import pytest
 
-from launch.slurm.submission import few_cores
+from launch.slurm.submission import cpu_warning
 from trainer.config.slurm_settings import SlurmSettings
 
 
@@ -8,4 +8,4 @@ from trainer.config.slurm_settings import SlurmSettings
     ("gpus", "cores", "few"), [(0, 0, False), (0, 2, False), (8, 8, False), (8, 0, True)]
 )
 def test_jobs_of_gpus_should_say_how_many_cores_they_need(gpus: int, cores: int, few: bool) -> None:
-    assert bool(few_cores(SlurmSettings(gpus_per_node=gpus, cpus_per_task=cores))) == few
+    assert bool(cpu_warning(SlurmSettings(gpus_per_node=gpus, cpus_per_task=cores))) == few

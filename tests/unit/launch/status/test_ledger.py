@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.status.ledger import CUT_OFF, NO_END, RUNNING, Attempt, read_attempts, total
+from launch.status.ledger import CUT_OFF, NO_END, RUNNING, AttemptSummary, read_attempts, total
 from trainer.runs.run_folder import RunFolder, append_record
 
 BATCH = 64
@@ -136,7 +136,7 @@ def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path)
 
 
-def lost_and_resumed(run: RunFolder, **successor: Any) -> list[Attempt]:
+def lost_and_resumed(run: RunFolder, **successor: Any) -> list[AttemptSummary]:
     """Two devices do 30 steps of 2 s and die, 10 steps after their checkpoint; the next attempt goes on."""
     note(run, "start", 0, 1, world_size=2, nodes="node[1-2]", job="7", restart=0)
     note(run, "ready", 20, 1, step=0, total_steps=100, replayed=0)

@@ -39,8 +39,11 @@ def test_runs_are_shown_anew_until_ctrl_c_also_while_the_controller_is_down(fold
     environment = os.environ | {"PATH": f"{folder.parent}/bin:{os.environ['PATH']}", "COLUMNS": "100"}
     watching = subprocess.Popen(
         [*COMMAND, folder, "--watch", "--interval", "0.5"],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
-    )  # fmt: skip
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+    )
     os.close(theirs)
     first = until(ours, "Ctrl-C")
     assert "one" in first

@@ -5,21 +5,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.status.ledger import NO_END, Attempt, Hours
-from launch.status.suspect_nodes import excluded_from_new, excluded_from_resumed, failures, machines, suspects
+from launch.status.ledger import NO_END, AttemptSummary, Hours
+from launch.status.suspect_nodes import (
+    excluded_from_new,
+    excluded_from_resumed,
+    expand_hostlist,
+    failures,
+    suspect_nodes,
+)
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import RunFolder
 
 
-def attempt(nodes: str, reason: str = NO_END, message: str = "") -> Attempt:
-    return Attempt(1, "7", nodes, 1, 0, 1, reason, message, 0, 0, 0, 0, Hours())
+def attempt(nodes: str, reason: str = NO_END, message: str = "") -> AttemptSummary:
+    return AttemptSummary(1, "7", nodes, 1, 0, 1, reason, message, 0, 0, 0, 0, Hours())
 
 
-def killed(nodes: str, node: str) -> Attempt:
+def killed(nodes: str, node: str) -> AttemptSummary:
     return attempt(nodes, "killed", f"{node}, task 1: Killed")
 
 
-def well(nodes: str, reason: str = "time is up") -> Attempt:
+def well(nodes: str, reason: str = "time is up") -> AttemptSummary:
     return attempt(nodes, reason)
 
 
@@ -42,11 +48,11 @@ def well(nodes: str, reason: str = "time is up") -> Attempt:
         ([attempt("")] * 3, []),
         ([], []),
     ],
-)  # fmt: skip
+)
 def test_a_machine_is_suspect_where_two_failures_point_at_it(
-    attempts: list[Attempt], expected: list[str]
+    attempts: list[AttemptSummary], expected: list[str]
 ) -> None:
-    assert suspects(attempts) == expected
+    assert suspect_nodes(attempts) == expected
 
 
 def test_ends_that_were_asked_for_are_no_failures() -> None:
@@ -67,13 +73,13 @@ def test_ends_that_were_asked_for_are_no_failures() -> None:
     ],
 )
 def test_slurms_short_form_is_spelt_out(short: str, names: list[str]) -> None:
-    assert machines(short) == names
+    assert expand_hostlist(short) == names
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 60)), min_size=1, max_size=5), st.integers(0, 4))
 def test_ranges_of_any_width_are_all_there(ranges: list[tuple[int, int]], width: int) -> None:
     short = ",".join(f"{first:0{width}d}-{first + more:0{width}d}" for first, more in ranges)
-    names = machines(f"a,node[{short}]")
+    names = expand_hostlist(f"a,node[{short}]")
     numbers = [n for first, more in ranges for n in range(first, first + more + 1)]
     assert names == ["a", *(f"node{n:0{width}d}" for n in numbers)]
     assert all(re.fullmatch(r"a|node\d+", name) for name in names)

@@ -8,7 +8,7 @@ from launch.studies.plan import Study, find_study, read_study, runs_of, shipped_
 
 GRID = {
     "method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}},
-    "size": {"small": {"method": {"embedding": 32}}, "large": {"method": {"embedding": 64}}},
+    "size": {"small": {"method": {"embedding_dim": 32}}, "large": {"method": {"embedding_dim": 64}}},
 }
 
 
@@ -21,14 +21,16 @@ def test_a_grid_has_a_run_for_each_combination_and_seed(tmp_path: Path) -> None:
     found = runs_of(study(seeds=[0, 7], settings={"train": {"epochs": 3}}), tmp_path, ["optim.lr=0.5"])
     names = [cell.name for cell in found]
     assert names[:4] == [
-        "method=all4one,size=small,seed=0", "method=all4one,size=large,seed=0",
-        "method=nnclr,size=small,seed=0", "method=nnclr,size=large,seed=0",
-    ]  # fmt: skip
+        "method=all4one,size=small,seed=0",
+        "method=all4one,size=large,seed=0",
+        "method=nnclr,size=small,seed=0",
+        "method=nnclr,size=large,seed=0",
+    ]
     assert len(names) == 8
     for cell, config in found.items():
         choices = dict(cell.choices)
         assert config.method.name == choices["method"]
-        assert config.method.embedding == {"small": 32, "large": 64}[choices["size"]]
+        assert config.method.embedding_dim == {"small": 32, "large": 64}[choices["size"]]
         assert (config.run.name, config.run.seed, config.run.folder) == (cell.name, cell.seed, tmp_path)
         assert (config.train.epochs, config.optim.lr) == (3, 0.5)
 
@@ -88,7 +90,7 @@ def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("method.embedding=64", "method.embedding, which size=small stands for"),
+        ("method.embedding_dim=64", "method.embedding_dim, which size=small stands for"),
         ("method.name=nnclr", "method.name, which method=nnclr stands for"),
         ("method={name: nnclr}", "method.name, which method=nnclr stands for"),
     ],

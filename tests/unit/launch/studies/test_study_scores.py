@@ -50,7 +50,7 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("judge", "settings", "said"),
     [
-        ("knn", {"data": {"validation": None}}, "labelled images"),
+        ("knn", {"data": {"validation": None}}, "labeled images"),
         ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "leaves out"),
     ],
 )
@@ -59,13 +59,13 @@ def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str
         require_judge(study(judge=judge), parse(settings, where="here"))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 def test_a_training_set_without_labels_is_refused_before_hours_of_training(
-    tmp_path: Path, labelled: bool
+    tmp_path: Path, labeled: bool
 ) -> None:
-    folder = make_set(tmp_path / "set", classes=("a", "b") if labelled else ())
+    folder = make_set(tmp_path / "set", classes=("a", "b") if labeled else ())
     config = parse({"data": {"train": str(folder), "validation": str(folder)}}, where="here")
-    if labelled:
+    if labeled:
         require_labels(config)
         return
     with pytest.raises(UserError, match="has no labels"):

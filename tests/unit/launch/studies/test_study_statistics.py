@@ -7,9 +7,11 @@ from launch.studies.plan import Cell, Claim, Study
 from launch.studies.statistics import HELD, NOT_HELD, UNDECIDED, estimate, judge, table
 
 STUDY = Study(
-    description="a study", recipe="base", compare="method",
+    description="a study",
+    recipe="base",
+    compare="method",
     grid={"method": {"a": {}, "b": {}, "c": {}}, "size": {"small": {}, "large": {}}},
-)  # fmt: skip
+)
 
 
 def cell(method: str, size: str, seed: int) -> Cell:

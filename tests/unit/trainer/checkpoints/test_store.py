@@ -57,7 +57,7 @@ def test_everything_comes_back_bit_by_bit(tmp_path_factory, step, model, optimiz
     store = store_at(tmp_path_factory.mktemp("checkpoints"))
     path = store.write(Snapshot(step, model, optimizer, state))
     loaded = store.load_newest()
-    assert (loaded.path, loaded.passed_over, loaded.snapshot.step) == (path, [], step)
+    assert (loaded.path, loaded.skipped, loaded.snapshot.step) == (path, [], step)
     assert loaded.snapshot.state == state
     same_tensors(loaded.snapshot.model, model)
     same_tensors(loaded.snapshot.optimizer, optimizer)
@@ -143,7 +143,7 @@ def test_a_broken_checkpoint_is_passed_over_and_the_reason_is_said(tmp_path, fil
         (newest / file).write_bytes(content)
     loaded = store.load_newest()
     assert loaded.snapshot.step == 1
-    [(path, reason)] = loaded.passed_over
+    [(path, reason)] = loaded.skipped
     assert path == newest
     assert file in reason
     with pytest.raises(UserError) as caught:
@@ -167,7 +167,7 @@ def test_no_flipped_bit_changes_what_is_loaded(tmp_path_factory, file, where, bi
     (newest / file).write_bytes(content)
     loaded = store.load_newest()
     is_whole(loaded.snapshot)
-    white_space_only = file == MANIFEST and loaded.passed_over == []
+    white_space_only = file == MANIFEST and loaded.skipped == []
     assert loaded.snapshot.step == (2 if white_space_only else 1)
 
 
@@ -280,7 +280,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
         is_whole(latest)
         loaded = CheckpointStore(tmp_path).load_newest()
         is_whole(loaded.snapshot)
-        assert loaded.passed_over == []
+        assert loaded.skipped == []
         assert loaded.snapshot.step >= latest.step >= step
         step = loaded.snapshot.step
     store_at(tmp_path, attempt=10**6)
@@ -300,7 +300,7 @@ def test_a_run_that_keeps_one_checkpoint_may_replace_it_while_it_is_read(tmp_pat
 
     reader.load = load_late
     loaded = reader.load_newest()
-    assert (loaded.path, loaded.passed_over) == (written[0], [])
+    assert (loaded.path, loaded.skipped) == (written[0], [])
     is_whole(loaded.snapshot)
 
 

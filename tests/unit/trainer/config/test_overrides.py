@@ -22,11 +22,17 @@ def test_numbers_in_quotes_stay_texts(text: str, value: object) -> None:
 
 
 def test_a_component_is_chosen_by_its_name_alone() -> None:
-    values = {"method": {"name": "all4one", "neighbours": 3}, "optim": {"name": "lars", "eta": 1}}
+    values = {
+        "method": {"name": "all4one", "num_neighbors": 3},
+        "optim": {"name": "lars", "trust_coefficient": 1},
+    }
     set_value(values, "method=nnclr")
     set_value(values, "method.temperature=0.2")
     set_value(values, "optim=lars")
-    assert values == {"method": {"name": "nnclr", "temperature": 0.2}, "optim": {"name": "lars", "eta": 1}}
+    assert values == {
+        "method": {"name": "nnclr", "temperature": 0.2},
+        "optim": {"name": "lars", "trust_coefficient": 1},
+    }
 
 
 def test_what_holds_a_value_has_nothing_below_it() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.errors import UserError
-from trainer.config.resume_compat import fingerprint, refuse_changed_meaning
+from trainer.config.resume_compat import fingerprint, refuse_changed_training
 from trainer.config.schema import load_config, parse
 
 
@@ -10,20 +10,20 @@ def test_meaning_is_what_resume_may_not_change() -> None:
     free = load_config(
         "cifar10",
         [
-            "data.threads=7",
+            "data.decode_threads=7",
             "checkpoint.keep_last=9",
             "eval.every_epochs=1",
             "run.name=other",
             "guard.stall_seconds=0",
-            "parallel.zero=2",
+            "parallel.zero_stage=2",
         ],
     )
-    refuse_changed_meaning(before, free)
+    refuse_changed_training(before, free)
     assert fingerprint(before) == fingerprint(free)
     changed = load_config("cifar10", ["optim.lr=0.5", "data.views.0.blur=0.3"])
     assert fingerprint(before) != fingerprint(changed)
     with pytest.raises(UserError) as error:
-        refuse_changed_meaning(before, changed)
+        refuse_changed_training(before, changed)
     assert "optim.lr: 1.0 -> 0.5" in str(error.value)
     assert "data.views" in str(error.value)
 

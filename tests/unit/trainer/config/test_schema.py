@@ -39,7 +39,7 @@ def test_published_numbers_of_the_cifar_and_imagenet100_recipes() -> None:
             size,
         )
         optim = config.optim
-        assert (optim.name, optim.lr, optim.momentum, optim.eta, optim.clip_lr) == (
+        assert (optim.name, optim.lr, optim.momentum, optim.trust_coefficient, optim.clip_lr) == (
             "lars",
             1.0,
             0.9,
@@ -49,16 +49,16 @@ def test_published_numbers_of_the_cifar_and_imagenet100_recipes() -> None:
         assert (optim.weight_decay, optim.transformer_lr, optim.classifier_lr) == (1e-5, 0.1, 0.1)
         assert (optim.warmup_epochs, optim.warmup_start_lr, optim.reference_batch) == (10, 3e-5, 256)
         method = config.method.model_dump()
-        assert (method["projector_hidden"], method["predictor_hidden"], method["embedding"]) == (
+        assert (method["projector_hidden"], method["predictor_hidden"], method["embedding_dim"]) == (
             2048,
             4096,
             256,
         )
-        assert (method["queue"]["length"], method["neighbours"]) == (98304, 5)
+        assert (method["queue"]["size"], method["num_neighbors"]) == (98304, 5)
         assert (method["temperature"], method["centroid_temperature"], method["momentum"]) == (0.2, 0.1, 0.99)
-        assert [v.solarise for v in config.data.views] == [0.0, 0.2]
+        assert [v.solarize_prob for v in config.data.views] == [0.0, 0.2]
         blur = [1.0, 0.1] if size == 224 else [0.0, 0.0]
-        assert [v.blur for v in config.data.views] == blur
+        assert [v.blur_prob for v in config.data.views] == blur
 
 
 def test_imagenet_scales_by_the_linear_rule() -> None:
@@ -79,9 +79,9 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("train.epochs=many", "train.epochs"),
         ("train.epochs=0", "greater than or equal to 1"),
         ("method.name=byoll", "there is no method 'byoll'; there are all4one, barlow_twins, byol"),
-        ("method.queue.length=3", "neighbours (5) must not exceed queue.length (3)"),
+        ("method.queue.size=3", "neighbors (5) must not exceed queue.size (3)"),
         ("method.transformer_heads=7", "must divide embedding"),
-        ("train.accumulation=3", "nearest: 255 and 258"),
+        ("train.grad_accum_steps=3", "nearest: 255 and 258"),
         ("data.views.5.size=32", "not a position in a list of 2"),
         ("train.precision=fp8", "'fp32', 'bf16' or 'fp64'"),
         ("optim.lr=.nan", "finite"),
@@ -91,7 +91,7 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
         ("method=byoll", "there is no method 'byoll'"),
         ("method.name=[a]", "there is no method ['a']"),
         ("method=[a]", "there is no method ['a']"),
-        ("parallel.zero=3", "moving averages of them, would stand still: it must be 0, 1 or 2"),
+        ("parallel.zero_stage=3", "moving averages of them, would stand still: it must be 0, 1 or 2"),
         ("train.precision=fp16", "bf16 is as fast with the range of fp32"),
         ("parallel.gradient_dtype=fp16", "parallel.gradient_dtype: Input should be 'fp32' or 'bf16'"),
     ],
@@ -107,7 +107,7 @@ def test_wrong_settings_are_named_with_what_was_meant(override: str, said: str) 
     [
         (["method.name=nnclr"], "must list 2 views for method nnclr, not 3"),
         (
-            ["method.neighbour_weight=0", "method.centroid_weight=0"],
+            ["method.neighbor_weight=0", "method.centroid_weight=0"],
             "must list 2 views for method all4one, not 3",
         ),
         ([], ""),
@@ -131,7 +131,7 @@ def test_off_is_a_word_in_yaml_too(tmp_path: Path) -> None:
     assert parse(yaml.safe_load(yaml.safe_dump(dump(config))), where="") == config
 
 
-@pytest.mark.parametrize("option", ["parallel.zero=1", "parallel.gradient_dtype=bf16"])
+@pytest.mark.parametrize("option", ["parallel.zero_stage=1", "parallel.gradient_dtype=bf16"])
 def test_float64_is_refused_where_something_would_be_rounded(option: str) -> None:
     load_config("cifar10", ["train.precision=fp32", option])
     with pytest.raises(UserError, match=r"fp64 .*" + option.split("=")[0]):
@@ -151,16 +151,22 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_overrides_reach_nested_values_lists_and_numbers() -> None:
-    config = load_config("cifar10", ["optim.lr=1e-3", "data.views.1.size=24", "method.queue.length=77"])
+    config = load_config("cifar10", ["optim.lr=1e-3", "data.views.1.size=24", "method.queue.size=77"])
     assert config.optim.lr == 1e-3
     assert [v.size for v in config.data.views] == [32, 24]
-    assert config.method.model_dump()["queue"]["length"] == 77
+    assert config.method.model_dump()["queue"]["size"] == 77
 
 
 def test_a_component_named_anew_starts_from_its_own_defaults() -> None:
-    below = {"method": {"name": "all4one", "neighbours": 3}, "optim": {"name": "lars", "eta": 1}}
-    above = {"method": {"name": "nnclr"}, "optim": {"eta": 2}}
-    assert merge(below, above) == {"method": {"name": "nnclr"}, "optim": {"name": "lars", "eta": 2}}
+    below = {
+        "method": {"name": "all4one", "num_neighbors": 3},
+        "optim": {"name": "lars", "trust_coefficient": 1},
+    }
+    above = {"method": {"name": "nnclr"}, "optim": {"trust_coefficient": 2}}
+    assert merge(below, above) == {
+        "method": {"name": "nnclr"},
+        "optim": {"name": "lars", "trust_coefficient": 2},
+    }
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -180,7 +186,7 @@ def test_what_is_set_before_a_component_is_named_is_of_that_component(choice: st
 
 def test_overrides_that_name_another_component_start_from_its_defaults() -> None:
     config = load_config("cifar10", ["optim.lr=0.125", "optim.name=adamw", "method.name=nnclr"])
-    assert (config.optim.name, config.optim.lr, config.optim.eta) == ("adamw", 0.125, 0.02)
+    assert (config.optim.name, config.optim.lr, config.optim.trust_coefficient) == ("adamw", 0.125, 0.02)
     assert config.optim.warmup_epochs == 10
     assert config.method.model_dump()["temperature"] == 0.1
     again = load_config("cifar10", ["optim.name=lars", "method.name=all4one"])
@@ -237,5 +243,5 @@ def test_base_is_not_offered_as_a_recipe() -> None:
 
 
 def test_a_component_that_is_given_whole_replaces_what_was_set_before_it() -> None:
-    config = load_config("cifar10", ["method.queue.length=32", "method={name: barlow_twins, embedding: 8}"])
-    assert config.method.model_dump()["embedding"] == 8
+    config = load_config("cifar10", ["method.queue.size=32", "method={name: barlow_twins, embedding_dim: 8}"])
+    assert config.method.model_dump()["embedding_dim"] == 8

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipelines.errors import UserError
-from trainer.config.resume_compat import fingerprint, refuse_changed_meaning
+from trainer.config.resume_compat import fingerprint, refuse_changed_training
 from trainer.config.schema import load_config
 from trainer.config.slurm_settings import SlurmSettings
 
@@ -10,12 +10,20 @@ from trainer.config.slurm_settings import SlurmSettings
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [
-        ("90", 90), ("90m", 90), ("12h", 720), ("2d", 2880), ("30:00", 30), ("30:01", 31), ("12:00:00", 720),
-        ("12:00:30", 721), ("1-06:30", 1830), ("1-00:00:00", 1440),
+        ("90", 90),
+        ("90m", 90),
+        ("12h", 720),
+        ("2d", 2880),
+        ("30:00", 30),
+        ("30:01", 31),
+        ("12:00:00", 720),
+        ("12:00:30", 721),
+        ("1-06:30", 1830),
+        ("1-00:00:00", 1440),
     ],
-)  # fmt: skip
+)
 def test_times_are_minutes(text: str, minutes: int) -> None:
-    assert SlurmSettings(time=text, signal_before=10).minutes == minutes
+    assert SlurmSettings(time=text, signal_lead_seconds=10).minutes == minutes
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0m", "1:2", "00:00", "5w", 90, 5400])
@@ -32,7 +40,7 @@ def test_one_process_for_each_gpu_unless_said_otherwise(gpus: int, tasks: int, e
 
 def test_what_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValidationError, match="below the time limit"):
-        SlurmSettings(time="2m", signal_before=120)
+        SlurmSettings(time="2m", signal_lead_seconds=120)
     with pytest.raises(ValidationError, match=r"tasks_per_node \(5\) must not exceed gpus_per_node \(4\)"):
         SlurmSettings(gpus_per_node=4, tasks_per_node=5)
     with pytest.raises(ValidationError, match="ntasks_per_node"):
@@ -46,7 +54,7 @@ def test_the_cluster_is_no_part_of_what_is_learned() -> None:
     after = load_config("digits_demo", ["slurm.nodes=8", "slurm.extra.mail-type=END", "slurm.time=2d"])
     assert after.slurm.extra == {"mail-type": "END"}
     assert fingerprint(before) == fingerprint(after)
-    refuse_changed_meaning(before, after)
+    refuse_changed_training(before, after)
 
 
 def test_defaults_are_under_the_recipe_and_overrides_over_it() -> None:

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from trainer.contrast.embedding_health import (
     collapse_signs,
     effective_rank,
+    feature_std,
     gradient_shares,
-    neighbour_values,
-    spread,
+    neighbor_values,
 )
-from trainer.contrast.queue import NeighbourQueue, Neighbours, QueueSettings
+from trainer.contrast.queue import NeighborQueue, Neighbors, QueueSettings
 
-GOOD = {"z_std": 0.1, "z_rank": 40.0, "neighbour_agreement": 0.6, "queue_filled": 1.0}
+GOOD = {"z_std": 0.1, "z_rank": 40.0, "neighbor_agreement": 0.6, "queue_filled": 1.0}
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -30,8 +30,8 @@ def test_effective_rank_counts_directions() -> None:
 
 def test_spread_is_that_of_the_sphere_and_0_at_a_point() -> None:
     torch.manual_seed(0)
-    assert spread(torch.randn(4000, 64) * 7) == pytest.approx(1 / 8, rel=0.02)
-    assert spread(torch.randn(1, 64).expand(10, 64)) == pytest.approx(0, abs=1e-6)
+    assert feature_std(torch.randn(4000, 64) * 7) == pytest.approx(1 / 8, rel=0.02)
+    assert feature_std(torch.randn(1, 64).expand(10, 64)) == pytest.approx(0, abs=1e-6)
 
 
 def test_shares_are_norms_of_gradients_and_leave_the_graph() -> None:
@@ -47,20 +47,20 @@ def test_shares_are_norms_of_gradients_and_leave_the_graph() -> None:
     assert weight.grad is not None
 
 
-def test_neighbour_values_know_age_and_cosine() -> None:
-    queue = NeighbourQueue(QueueSettings(length=8), 4)
+def test_neighbor_values_know_age_and_cosine() -> None:
+    queue = NeighborQueue(QueueSettings(size=8), 4)
     for batch in range(3):  # ids 0 to 5; the ring has two random rows left
         ids = torch.tensor([2 * batch, 2 * batch + 1])
-        queue.start_push([F.normalize(torch.randn(2, 4), dim=1)], ids, ids)
-        queue.finish_push()
-    places = torch.tensor([[5], [0], [7]])
-    found = Neighbours(queue.rows[places], places)
+        queue.enqueue_async([F.normalize(torch.randn(2, 4), dim=1)], ids, ids)
+        queue.wait()
+    indices = torch.tensor([[5], [0], [7]])
+    found = Neighbors(queue.rows[indices], indices)
     keys = queue.rows[torch.tensor([5, 1, 7])]
-    values = neighbour_values(queue, keys, found, batch=2)
+    values = neighbor_values(queue, keys, found, batch=2)
     assert values["queue_filled"] == 0.75
-    assert values["neighbour_age"] == (1 + 3) / 2
+    assert values["neighbor_age"] == (1 + 3) / 2
     cosine = (1 + float(queue.rows[1] @ queue.rows[0]) + 1) / 3
-    assert float(values["neighbour_cosine"]) == pytest.approx(cosine, rel=1e-5)
+    assert float(values["neighbor_cosine"]) == pytest.approx(cosine, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_neighbour_values_know_age_and_cosine() -> None:
     [
         ({"z_std": 0.002}, "z_std", "collapsed to a point"),
         ({"z_rank": 1.4}, "z_rank", "rank is 1.4 of at most 32"),
-        ({"neighbour_agreement": 0.11}, "neighbour_agreement", "11.0 % of them"),
+        ({"neighbor_agreement": 0.11}, "neighbor_agreement", "11.0 % of them"),
     ],
 )
 def test_each_sign_of_a_collapse_is_named(changed: dict[str, float], sign: str, said: str) -> None:
@@ -79,9 +79,13 @@ def test_each_sign_of_a_collapse_is_named(changed: dict[str, float], sign: str, 
 
 @pytest.mark.parametrize(
     ("changed", "classes"),
-    [({}, 10), ({"neighbour_agreement": 0.11, "queue_filled": 0.9}, 10), ({"neighbour_agreement": 0.0}, 0),
-     ({"neighbour_agreement": 0.55}, 2)],
-)  # fmt: skip
+    [
+        ({}, 10),
+        ({"neighbor_agreement": 0.11, "queue_filled": 0.9}, 10),
+        ({"neighbor_agreement": 0.0}, 0),
+        ({"neighbor_agreement": 0.55}, 2),
+    ],
+)
 def test_a_healthy_run_has_no_sign(changed: dict[str, float], classes: int) -> None:
     assert not collapse_signs(GOOD | changed, size=64, rows=32, classes=classes)
 

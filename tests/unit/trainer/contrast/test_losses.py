@@ -6,14 +6,14 @@ from torch import Tensor
 from trainer.contrast.losses import (
     barlow_twins,
     feature_contrast,
-    keys_of_all,
-    nce,
-    normalised_squared_error,
+    gather_keys,
+    info_nce,
+    normalized_squared_error,
     nt_xent,
     symmetric,
     vicreg,
 )
-from trainer.distributed.collectives import all_sum, rank, world_size
+from trainer.distributed.collectives import all_reduce_sum, rank, world_size
 
 
 def straight_nce(queries: Tensor, keys: Tensor, t: float) -> Tensor:
@@ -47,7 +47,7 @@ def straight_barlow(z1: Tensor, z2: Tensor, redundancy: float) -> Tensor:
 
 
 def contrast(queries: Tensor, keys: Tensor, t: float) -> Tensor:
-    return nce(queries, keys_of_all([keys])[0], temperature=t)
+    return info_nce(queries, gather_keys([keys])[0], temperature=t)
 
 
 def double(*shape: int) -> Tensor:
@@ -91,7 +91,7 @@ def test_losses_stay_in_full_precision_under_autocast() -> None:
     "loss",
     [
         lambda a, b: nt_xent([a, b], temperature=0.1),
-        normalised_squared_error,
+        normalized_squared_error,
         lambda a, b: torch.stack(list(vicreg(a, b).values())),
     ],
 )
@@ -118,14 +118,14 @@ def losses_of_rows(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     loss = {
         "nce": lambda: contrast(own_a, own_b, 0.2),
         "packed": lambda: symmetric(
-            lambda q, k: nce(q, k, temperature=0.2), [own_a, own_b], keys_of_all([own_a, own_b])
+            lambda q, k: info_nce(q, k, temperature=0.2), [own_a, own_b], gather_keys([own_a, own_b])
         ),
         "feature": lambda: feature_contrast([own_a, own_a], [own_b, own_b], scope="global"),
         "barlow": lambda: barlow_twins(own_b, own_a, redundancy=0.01),
     }[name]()
     loss.backward()
     assert own_b.grad is not None
-    return all_sum(loss.detach()) / world_size(), own_b.grad / world_size()
+    return all_reduce_sum(loss.detach()) / world_size(), own_b.grad / world_size()
 
 
 @pytest.mark.parametrize("name", ["nce", "packed", "feature", "barlow"])

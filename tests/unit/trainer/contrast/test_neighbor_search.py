@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.contrast import neighbor_search
-from trainer.contrast.neighbor_search import RoundedRows, nearest_places
+from trainer.contrast.neighbor_search import Bf16Index, topk_indices
 
 bf16 = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="bf16 products are used on CPUs with bf16 instructions"
@@ -24,7 +24,7 @@ def assert_nearest(rows: Tensor, keys: Tensor, found: Tensor, k: int) -> None:
     keys, rows = keys.double(), rows.double()
     scores = (keys[:, None] * rows[found]).sum(2)
     torch.testing.assert_close(scores, (keys @ rows.T).topk(k, dim=1).values, rtol=0, atol=3e-7)
-    assert all(len(set(places)) == k for places in found.tolist())
+    assert all(len(set(indices)) == k for indices in found.tolist())
 
 
 @settings(deadline=None, max_examples=60)
@@ -34,26 +34,26 @@ def assert_nearest(rows: Tensor, keys: Tensor, found: Tensor, k: int) -> None:
 def test_the_nearest_are_those_of_a_whole_sort(rows: int, keys: int, k: int, score_bytes: int) -> None:
     k = min(k, rows)
     queue, asked = unit(rows), unit(keys, seed=1)
-    assert_nearest(queue, asked, nearest_places(queue, asked, k, score_bytes), k)
+    assert_nearest(queue, asked, topk_indices(queue, asked, k, score_bytes), k)
 
 
 @settings(deadline=None, max_examples=20)
-@given(rows=st.integers(64, 3000), k=st.integers(1, 40), centre=st.sampled_from([0.0, 0.5, 5.0]))
-def test_a_rounded_product_finds_the_same_rows(rows: int, k: int, centre: float) -> None:
+@given(rows=st.integers(64, 3000), k=st.integers(1, 40), center=st.sampled_from([0.0, 0.5, 5.0]))
+def test_a_rounded_product_finds_the_same_rows(rows: int, k: int, center: float) -> None:
     # the larger the common part, the less bf16 can tell the rows apart, up to all of them tying
-    queue = F.normalize(unit(rows) + centre, dim=1)
-    asked = F.normalize(unit(20, seed=1) + centre, dim=1)
-    assert_nearest(queue, asked, RoundedRows().nearest_places(queue, asked, k, 2**20), k)
+    queue = F.normalize(unit(rows) + center, dim=1)
+    asked = F.normalize(unit(20, seed=1) + center, dim=1)
+    assert_nearest(queue, asked, Bf16Index().topk_indices(queue, asked, k, 2**20), k)
 
 
 def test_keys_that_rounding_leaves_in_doubt_are_told_from_those_that_it_does_not() -> None:
     queue = unit(4000, 64)
-    rounded = RoundedRows()
-    rounded.nearest_places(queue, queue[:1], 5, 2**20)
+    rounded = Bf16Index()
+    rounded.topk_indices(queue, queue[:1], 5, 2**20)
     _, sure = rounded._places_of(queue, unit(50, 64, seed=1), 5)
     assert sure.all()
     alike = F.normalize(queue[:1] + 1e-3 * queue, dim=1)
-    rounded.nearest_places(alike, alike[:1], 5, 2**20)
+    rounded.topk_indices(alike, alike[:1], 5, 2**20)
     _, sure = rounded._places_of(alike, alike[:50], 5)
     assert not sure.any()
 
@@ -70,19 +70,19 @@ def test_the_bound_on_rounding_holds_for_every_row() -> None:
 
 def test_the_copy_follows_what_is_written_and_notices_what_it_was_not_told() -> None:
     queue, keys = unit(600), unit(4, seed=1)
-    rounded = RoundedRows()
-    rounded.nearest_places(queue, keys, 1, 2**20)
-    places = torch.tensor([3, 5])
-    queue[places] = keys[:2]
-    rounded.follow(queue, places)
+    rounded = Bf16Index()
+    rounded.topk_indices(queue, keys, 1, 2**20)
+    indices = torch.tensor([3, 5])
+    queue[indices] = keys[:2]
+    rounded.follow(queue, indices)
     assert torch.equal(rounded.rows, queue.bfloat16())
-    assert rounded.nearest_places(queue, keys[:2], 1, 2**20).flatten().tolist() == [3, 5]
+    assert rounded.topk_indices(queue, keys[:2], 1, 2**20).flatten().tolist() == [3, 5]
     queue[7] = keys[2]
-    assert rounded.nearest_places(queue, keys[2:3], 1, 2**20).item() == 7
+    assert rounded.topk_indices(queue, keys[2:3], 1, 2**20).item() == 7
     queue[8] = keys[3]
     queue[9] = -keys[3]
     rounded.follow(queue, torch.tensor([9]))  # it was not told of the first
-    assert rounded.nearest_places(queue, keys[3:], 1, 2**20).item() == 8
+    assert rounded.topk_indices(queue, keys[3:], 1, 2**20).item() == 8
 
 
 class Largest(TorchDispatchMode):
@@ -104,20 +104,20 @@ class Largest(TorchDispatchMode):
 def test_memory_is_bounded_by_score_bytes(score_bytes: int) -> None:
     queue, keys = unit(2**13), unit(256, seed=1)
     with Largest() as plain:
-        expected = nearest_places(queue, keys, 5, score_bytes)
+        expected = topk_indices(queue, keys, 5, score_bytes)
     whole = 4 * len(queue) * len(keys)  # 8 MB
     assert plain.bytes <= score_bytes
     assert plain.bytes == whole if score_bytes > whole else plain.bytes > score_bytes / 2
-    rounded = RoundedRows()
-    rounded.nearest_places(queue, keys[:1], 5, score_bytes)
+    rounded = Bf16Index()
+    rounded.topk_indices(queue, keys[:1], 5, score_bytes)
     with Largest() as bf16_product:
-        found = rounded.nearest_places(queue, keys, 5, score_bytes)
+        found = rounded.topk_indices(queue, keys, 5, score_bytes)
     assert bf16_product.bytes <= score_bytes
     assert torch.equal(found, expected)
 
 
 @bf16
 def test_a_long_queue_uses_the_rounded_product_and_a_short_or_float64_one_does_not() -> None:
-    assert RoundedRows.useful(torch.zeros(2**14, 1))
-    assert not RoundedRows.useful(torch.zeros(2**14 - 1, 1))
-    assert not RoundedRows.useful(torch.zeros(2**14, 1, dtype=torch.float64))
+    assert Bf16Index.useful(torch.zeros(2**14, 1))
+    assert not Bf16Index.useful(torch.zeros(2**14 - 1, 1))
+    assert not Bf16Index.useful(torch.zeros(2**14, 1, dtype=torch.float64))

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.contrast.queue import NeighbourQueue, QueueSettings
+from trainer.contrast.queue import NeighborQueue, QueueSettings
 from trainer.distributed.collectives import rank
 
 
-def make(length: int, size: int = 4, score_bytes: int = 2**20) -> NeighbourQueue:
-    return NeighbourQueue(QueueSettings(length=length, score_bytes=score_bytes), size)
+def make(length: int, size: int = 4, score_bytes: int = 2**20) -> NeighborQueue:
+    return NeighborQueue(QueueSettings(size=length, score_bytes=score_bytes), size)
 
 
 @settings(deadline=None, max_examples=60)
@@ -22,8 +22,8 @@ def test_the_ring_holds_the_last_rows_of_any_batches(length: int, batches: list[
     for size in batches:
         ids = torch.arange(len(pushed), len(pushed) + size)
         keys = torch.randn(size, 4)
-        queue.start_push([keys], ids % 3, ids)
-        queue.finish_push()
+        queue.enqueue_async([keys], ids % 3, ids)
+        queue.wait()
         pushed += [(int(i), tuple(k.tolist())) for i, k in zip(ids, keys, strict=True)]
     held = [(int(i), tuple(row.tolist())) for i, row in zip(queue.ids, queue.rows, strict=True)]
     # row r of the ring is the last of the pushed numbers that is r modulo the length, else the random start
@@ -50,24 +50,24 @@ def test_nearest_is_best_first_and_the_same_in_chunks() -> None:
     for found, also, key in zip(queue.nearest(keys, 5), chunked.nearest(keys, 5), keys, strict=True):
         scores = key @ queue.rows.T
         expected = scores.argsort(dim=1, descending=True)[:, :5]
-        assert torch.equal(found.places, expected)
+        assert torch.equal(found.indices, expected)
         assert torch.equal(found.rows, queue.rows[expected])
-        assert torch.equal(also.places, expected)
+        assert torch.equal(also.indices, expected)
 
 
-def test_autocast_does_not_change_the_neighbours() -> None:
+def test_autocast_does_not_change_the_neighbors() -> None:
     torch.manual_seed(0)
     queue = make(500, 16)
-    centre = F.normalize(torch.randn(16), dim=0)
-    queue.rows.copy_(F.normalize(centre + 0.1 * torch.randn(500, 16), dim=1))  # cosines that tie in bf16
-    keys = [F.normalize(centre + 0.1 * torch.randn(8, 16), dim=1)]
+    center = F.normalize(torch.randn(16), dim=0)
+    queue.rows.copy_(F.normalize(center + 0.1 * torch.randn(500, 16), dim=1))  # cosines that tie in bf16
+    keys = [F.normalize(center + 0.1 * torch.randn(8, 16), dim=1)]
     (plain,) = queue.nearest(keys, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (cast,) = queue.nearest(keys, 5)
-    assert torch.equal(plain.places, cast.places)
+    assert torch.equal(plain.indices, cast.indices)
 
 
-def test_agreement_counts_labelled_rows_only() -> None:
+def test_agreement_counts_labeled_rows_only() -> None:
     queue = make(6)
     queue.labels.copy_(torch.tensor([0, 1, 2, -1, -1, -1]))
     found = queue.nearest([queue.rows[:5].clone()], 1)[0]
@@ -85,7 +85,7 @@ def test_agreement_counts_labelled_rows_only() -> None:
 def test_a_push_without_start_changes_nothing() -> None:
     queue = make(5)
     before = queue.rows.clone()
-    queue.finish_push()
+    queue.wait()
     assert torch.equal(queue.rows, before)
 
 
@@ -93,12 +93,12 @@ def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
     torch.manual_seed(0)
     queue = make(10)
     ids = torch.arange(3) + 3 * rank()
-    queue.start_push([keys[ids]], ids + 100, ids)
-    queue.finish_push()
-    same = queue.same_everywhere()
+    queue.enqueue_async([keys[ids]], ids + 100, ids)
+    queue.wait()
+    same = queue.is_synchronized()
     if rank() == 1:
         queue.rows[4, 0] += 1e-7
-    return queue.rows, queue.labels, same, queue.same_everywhere()
+    return queue.rows, queue.labels, same, queue.is_synchronized()
 
 
 def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_ranks) -> None:
@@ -115,8 +115,8 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     before = queue.rows.clone()
     keys = F.normalize(torch.randn(3, 4), dim=1)
     keys[1, 2] = float("nan")
-    queue.start_push([keys], torch.tensor([7, 8, 9]), torch.tensor([1, 2, 3]))
-    queue.finish_push()
+    queue.enqueue_async([keys], torch.tensor([7, 8, 9]), torch.tensor([1, 2, 3]))
+    queue.wait()
     assert torch.equal(queue.rows[:3], torch.stack([keys[0], before[1], keys[2]]))
     assert queue.labels[:3].tolist() == [7, -1, 9]
     assert queue.ids[:3].tolist() == [1, -1, 3]

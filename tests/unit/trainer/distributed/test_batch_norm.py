@@ -9,22 +9,27 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
-from trainer.distributed.batch_norm import CrossRankBatchNorm, by_view, require_group, synchronise_batch_norm
-from trainer.distributed.collectives import all_sum, rank, world_size
+from trainer.distributed.batch_norm import (
+    CrossRankBatchNorm,
+    forward_per_view,
+    require_group,
+    synchronize_batch_norm,
+)
+from trainer.distributed.collectives import all_reduce_sum, rank, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:
     return x.split(sizes)[rank()]
 
 
-def normalise(module: nn.Module, x: Tensor, target: Tensor, sizes: list[int]) -> dict[str, Tensor]:
-    module = synchronise_batch_norm(copy.deepcopy(module), torch.device("cpu"))
+def normalize(module: nn.Module, x: Tensor, target: Tensor, sizes: list[int]) -> dict[str, Tensor]:
+    module = synchronize_batch_norm(copy.deepcopy(module), torch.device("cpu"))
     own = rows_of(x, sizes).clone().requires_grad_()
     out = module(own)
     # every rank's loss is a mean over all rows, as after data-parallel averaging
     ((out - rows_of(target, sizes)) ** 3).sum().backward()
     assert own.grad is not None
-    gradients = {name: all_sum(p.grad) for name, p in module.named_parameters() if p.grad is not None}
+    gradients = {name: all_reduce_sum(p.grad) for name, p in module.named_parameters() if p.grad is not None}
     return {"out": out.detach(), "input": own.grad, **gradients, **dict(module.named_buffers())}
 
 
@@ -32,7 +37,7 @@ def check_against_the_whole_batch(
     run_ranks, module: nn.Module, x: Tensor, sizes: list[int], tolerance: float
 ) -> None:
     target = torch.randn_like(module(x))
-    results = run_ranks(normalise, len(sizes), module, x, target, sizes)
+    results = run_ranks(normalize, len(sizes), module, x, target, sizes)
     whole, inputs = copy.deepcopy(module), x.clone().requires_grad_()
     out = whole(inputs)
     ((out - target) ** 3).sum().backward()
@@ -94,7 +99,7 @@ def passed(module: nn.Module, views: list[Tensor], together: bool) -> tuple[dict
     with pytest.MonkeyPatch.context() as patch:
         for name in ("all_gather_single", "all_reduce"):
             patch.setattr(torch.distributed, name, counted(getattr(torch.distributed, name)))
-        out = by_view(module, own) if together else [module(view) for view in own]
+        out = forward_per_view(module, own) if together else [module(view) for view in own]
         sum(((number + 1) * (o**3).sum() for number, o in enumerate(out)), torch.zeros(())).backward()
     found = {f"out {number}": o.detach() for number, o in enumerate(out)}
     found |= {f"input {number}": x.grad for number, x in enumerate(own) if x.grad is not None}
@@ -119,7 +124,7 @@ def test_views_that_go_through_together_have_moments_of_their_own(run_ranks, cha
         assert (many, few) == (12, 4)  # of each of two layers one forward and one backward, a view or in all
 
 
-def test_neighbouring_views_of_one_size_go_through_together(run_ranks) -> None:
+def test_neighboring_views_of_one_size_go_through_together(run_ranks) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).double()
     views = [torch.randn(6, 3, size, size).double() + size for size in (4, 4, 2, 2, 2, 4)]
     apart = run_ranks(passed, 2, module, views, False)
@@ -131,7 +136,7 @@ def test_neighbouring_views_of_one_size_go_through_together(run_ranks) -> None:
 
 
 def convert(module: nn.Module) -> nn.Module:
-    return synchronise_batch_norm(module, torch.device("cpu"))
+    return synchronize_batch_norm(module, torch.device("cpu"))
 
 
 def test_conversion_keeps_weights_names_and_frozen_parameters(run_ranks) -> None:
@@ -186,8 +191,8 @@ def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) ->
     assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]
 
 
-def normalise_in_groups(module: nn.Module, x: Tensor, size: int) -> dict[str, Tensor]:
-    module = synchronise_batch_norm(copy.deepcopy(module), torch.device("cpu"), size)
+def normalize_in_groups(module: nn.Module, x: Tensor, size: int) -> dict[str, Tensor]:
+    module = synchronize_batch_norm(copy.deepcopy(module), torch.device("cpu"), size)
     own = x.chunk(world_size())[rank()].clone().requires_grad_()
     out = module(own)
     (out**3).sum().backward()
@@ -199,7 +204,7 @@ def normalise_in_groups(module: nn.Module, x: Tensor, size: int) -> dict[str, Te
 def test_groups_of_ranks_share_moments(run_ranks, ranks: int, size: int) -> None:
     module = nn.BatchNorm2d(4).double()
     x = torch.randn(2 * ranks, 4, 3, 3, dtype=torch.float64)
-    results = run_ranks(normalise_in_groups, ranks, module, x, size)
+    results = run_ranks(normalize_in_groups, ranks, module, x, size)
     for first in range(0, ranks, size):
         group, rows = results[first : first + size], x[2 * first : 2 * (first + size)].requires_grad_()
         whole = copy.deepcopy(module)

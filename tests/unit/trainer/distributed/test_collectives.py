@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.distributed.collectives import all_sum, gather, pack, rank, unpack, world_size
+from trainer.distributed.collectives import all_reduce_sum, gather, pack, rank, unpack, world_size
 
 
 def rows_of(x: Tensor, sizes: list[int]) -> Tensor:
@@ -26,7 +26,7 @@ def test_gather_concatenates_in_rank_order_and_sums_the_gradients_of_all_ranks(r
 
 def sum_and_differentiate(x: Tensor) -> tuple[Tensor, Tensor]:
     own = x[rank()].clone().requires_grad_()
-    total = all_sum(own)
+    total = all_reduce_sum(own)
     (total * (rank() + 1)).sum().backward()
     assert own.grad is not None
     return total.detach(), own.grad
@@ -42,7 +42,7 @@ def test_all_sum_adds_values_and_gradients(run_ranks) -> None:
 def test_one_process_needs_no_collective() -> None:
     x = torch.randn(2, 3, requires_grad=True)
     assert gather(x) is x
-    assert all_sum(x) is x
+    assert all_reduce_sum(x) is x
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,7 +9,9 @@ from trainer.engine.lars import LARS
 from trainer.engine.partition import Partition
 
 
-def reference_lars(weights, gradients_of_steps, lrs, *, eta, decay, momentum, clip_lr, excluded):
+def reference_lars(
+    weights, gradients_of_steps, lrs, *, trust_coefficient, decay, momentum, clip_lr, excluded
+):
     """The published rule, one tensor and one step at a time."""
     weights, velocities = [w.clone() for w in weights], [None] * len(weights)
     for gradients, lr in zip(gradients_of_steps, lrs, strict=True):
@@ -19,7 +21,7 @@ def reference_lars(weights, gradients_of_steps, lrs, *, eta, decay, momentum, cl
             w = weights[i]
             w_norm, g_norm = w.norm().item(), g.norm().item()
             if not excluded[i] and w_norm > 0 and g_norm > 0:
-                r = eta * w_norm / (g_norm + decay * w_norm + 1e-8)
+                r = trust_coefficient * w_norm / (g_norm + decay * w_norm + 1e-8)
                 if clip_lr:
                     r = min(r / lr, 1)
                 g = r * (g + decay * w)
@@ -33,13 +35,13 @@ def reference_lars(weights, gradients_of_steps, lrs, *, eta, decay, momentum, cl
     shapes=st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=5),
     seed=st.integers(0, 2**31),
     lrs=st.lists(st.floats(1e-4, 3), min_size=1, max_size=4),
-    eta=st.sampled_from([1e-3, 0.02, 1.0]),
+    trust_coefficient=st.sampled_from([1e-3, 0.02, 1.0]),
     decay=st.sampled_from([0.0, 1e-5, 0.1]),
     momentum=st.sampled_from([0.0, 0.9]),
     clip_lr=st.booleans(),
     double=st.booleans(),
 )
-def test_lars_is_the_published_rule(shapes, seed, lrs, eta, decay, momentum, clip_lr, double):
+def test_lars_is_the_published_rule(shapes, seed, lrs, trust_coefficient, decay, momentum, clip_lr, double):
     dtype = torch.float64 if double else torch.float32
     generator = torch.Generator().manual_seed(seed)
 
@@ -53,14 +55,23 @@ def test_lars_is_the_published_rule(shapes, seed, lrs, eta, decay, momentum, cli
     ]
     excluded = [len(shape) <= 1 for shape in shapes]
     expected = reference_lars(
-        weights, gradients, lrs, eta=eta, decay=decay, momentum=momentum, clip_lr=clip_lr, excluded=excluded
+        weights,
+        gradients,
+        lrs,
+        trust_coefficient=trust_coefficient,
+        decay=decay,
+        momentum=momentum,
+        clip_lr=clip_lr,
+        excluded=excluded,
     )
     parameters = [nn.Parameter(w.clone()) for w in weights]
     groups = [
         {"params": [p for p, out in zip(parameters, excluded, strict=True) if out is flag], "exclude": flag}
         for flag in (False, True)
     ]
-    optimizer = LARS(groups, momentum=momentum, weight_decay=decay, eta=eta, clip_lr=clip_lr)
+    optimizer = LARS(
+        groups, momentum=momentum, weight_decay=decay, trust_coefficient=trust_coefficient, clip_lr=clip_lr
+    )
     for step, lr in enumerate(lrs):
         for parameter, gradient in zip(parameters, gradients[step], strict=True):
             parameter.grad = None if gradient is None else gradient.clone()

@@ -38,19 +38,19 @@ def test_transformer_learning_rate_can_follow_the_batch():
     assert rates == {"main": 2.0, "transformer": 0.4, "classifier": 0.4}
 
 
-OPTIMISERS = {"lars": LARS, "adamw": torch.optim.AdamW, "sgd": SGD}
+OPTIMIZERS = {"lars": LARS, "adamw": torch.optim.AdamW, "sgd": SGD}
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_settings_reach_the_optimiser(name):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_settings_reach_the_optimizer(name):
     settings = OptimSettings(
-        name=name, momentum=0.8, betas=(0.7, 0.6), eta=0.5, clip_lr=False, weight_decay=0.2
+        name=name, momentum=0.8, betas=(0.7, 0.6), trust_coefficient=0.5, clip_lr=False, weight_decay=0.2
     )
     optimizer = build_optimizer(parameter_groups(Learner().named_parameters(), settings, 256), settings)
-    assert type(optimizer) is OPTIMISERS[name]
+    assert type(optimizer) is OPTIMIZERS[name]
     wanted = {"betas": (0.7, 0.6)} if name == "adamw" else {"momentum": 0.8}
     if name == "lars":
-        wanted |= {"eta": 0.5, "clip_lr": False}
+        wanted |= {"trust_coefficient": 0.5, "clip_lr": False}
     for group in optimizer.param_groups:
         assert wanted.items() <= group.items()
         assert group["weight_decay"] == (0.0 if group["exclude"] or group["role"] == "classifier" else 0.2)

@@ -18,7 +18,7 @@ from trainer.config.schema import Config
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.process_group import agree
 from trainer.evaluation.evaluators import Judges
-from trainer.evaluation.features import Stopped, extract, features_of_set
+from trainer.evaluation.features import EvaluationInterrupted, extract, features_of_set
 from trainer.inference.loaded_backbones import METADATA_KEY, Recipe
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.networks.backbones import BackboneSettings, build_backbone
@@ -71,7 +71,7 @@ def test_features_are_those_of_each_image_in_order(tmp_path):
 # by ranks: rank 0's second batch and more; all of rank 1's share; all
 @pytest.mark.parametrize(
     ("ranks", "bad"), [(1, [3, 4, 5, 17]), (2, [6, 8, 10, *range(1, 20, 2)]), (3, range(20))]
-)  # fmt: skip
+)
 def test_bad_samples_are_left_out_of_each_share(run_ranks, tmp_path, ranks, bad):
     folder = make_set(tmp_path / "set")
     whole, labels = own_features(folder)
@@ -116,7 +116,7 @@ def stopped_features(folder):
         polls.append(None)
         return agree(130 if rank() == 1 and len(polls) == 2 else 0)
 
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(EvaluationInterrupted) as stopped:
         own_features(folder, stop)
     return stopped.value.code, len(polls)
 
@@ -127,9 +127,11 @@ def test_all_ranks_stop_after_the_same_batch(run_ranks, tmp_path):
 
 def online(train, validation, every_epochs):
     parts = SimpleNamespace(
-        train_set=ShardSet.open(train), validation_set=ShardSet.open(validation), total_steps=10,
+        train_set=ShardSet.open(train),
+        validation_set=ShardSet.open(validation),
+        total_steps=10,
         loader=SimpleNamespace(steps_per_epoch=5),
-    )  # fmt: skip
+    )
     config = Config.model_validate({"eval": {"every_epochs": every_epochs}})
     return OnlineEvaluation(config, None, parts, None, None, None)
 
@@ -162,5 +164,6 @@ def test_results_of_files_that_differ_after_a_dot_lie_side_by_side(tmp_path, cap
     assert min(judged["knn_20"]["top1"], judged["linear_fast"]["top1"]) > 0.7
     assert second["backbones"]["exported"] == {"knn_20": judged["knn_20"]}
     assert (first["train_index"], first["validation_index"]) == (
-        ShardSet.open(train).fingerprint, ShardSet.open(validation).fingerprint
-    )  # fmt: skip
+        ShardSet.open(train).fingerprint,
+        ShardSet.open(validation).fingerprint,
+    )

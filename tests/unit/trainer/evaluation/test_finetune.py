@@ -52,9 +52,15 @@ class Listening(EvalProgress):
 def judged(sets, state, protocol=SHORT, progress=None, **backbones):
     train, validation = map(ShardSet.open, sets)
     found = finetune(
-        backbones or {"online": make_backbone()}, train, validation, DATA, protocol, weights="w", state=state,
+        backbones or {"online": make_backbone()},
+        train,
+        validation,
+        DATA,
+        protocol,
+        weights="w",
+        state=state,
         progress=progress or EvalProgress(False),
-    )  # fmt: skip
+    )
     return {(backbone, judge): result for backbone, judge, result in found}
 
 
@@ -100,9 +106,11 @@ def test_every_backbone_learns_from_every_share_and_stays_as_it_is(sets, tmp_pat
     assert results["online", "finetune_50%"]["training_images"] == 30
     trainings = [(name, total) for name, total, _ in progress.tasks if "images" not in name]
     assert trainings[:4] == [
-        ("finetune online 50% rate 0.01", 2 * EPOCH[0.5]), ("finetune online 50% rate 0.5", 2 * EPOCH[0.5]),
-        ("finetune online 100% rate 0.01", 2 * EPOCH[1.0]), ("finetune online 100% rate 0.5", 2 * EPOCH[1.0]),
-    ]  # fmt: skip
+        ("finetune online 50% rate 0.01", 2 * EPOCH[0.5]),
+        ("finetune online 50% rate 0.5", 2 * EPOCH[0.5]),
+        ("finetune online 100% rate 0.01", 2 * EPOCH[1.0]),
+        ("finetune online 100% rate 0.5", 2 * EPOCH[1.0]),
+    ]
     assert "--finetune-rates beyond it may do better" in progress.said[0]
     assert not (tmp_path / "state").exists()
 

@@ -11,12 +11,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.process_group import agree
-from trainer.evaluation.features import Stopped
+from trainer.evaluation.features import EvaluationInterrupted
 from trainer.evaluation.knn import KNNResult, knn_accuracies, knn_accuracy
 
 
 def straight_knn(train, train_labels, test, test_labels, k, temperature, num_classes):
-    """One test sample, one neighbour, one vote at a time, in float64."""
+    """One test sample, one neighbor, one vote at a time, in float64."""
     train = [
         (row / max(np.linalg.norm(row), 1e-12), y)
         for row, y in zip(train, train_labels, strict=True)
@@ -68,7 +68,7 @@ def digits():
     return features[:1200], labels[:1200], features[1200:], labels[1200:]
 
 
-def test_several_numbers_of_neighbours_are_each_on_its_own():
+def test_several_numbers_of_neighbors_are_each_on_its_own():
     train, labels, test, test_labels = digits()
     train, test = train.round(decimals=-1), test.round(decimals=-1)  # many rows of the same similarity
     sets = train, labels, test[:100], test_labels[:100]
@@ -202,7 +202,7 @@ def stopped_and_refused():
         return agree(143 if rank() == 1 and len(polls) == 3 else 0)
 
     features, labels = clouds(9 + rank(), 3, seed=rank())
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(EvaluationInterrupted) as stopped:
         knn_accuracy(features, labels, features, labels, num_classes=3, chunk=2, stop=stop)
     if rank() == 1:
         features[4, 0] = math.nan

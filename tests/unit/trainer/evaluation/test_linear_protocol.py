@@ -39,10 +39,16 @@ def judged(sets, state, protocol=SHORT, backbone=None):
     train, validation = map(ShardSet.open, sets)
     return dict(
         linear_protocol(
-            {"online": (backbone or Pooled()).eval()}, train, validation, DATA, protocol, weights="w",
-            state=state, progress=EvalProgress(False),
+            {"online": (backbone or Pooled()).eval()},
+            train,
+            validation,
+            DATA,
+            protocol,
+            weights="w",
+            state=state,
+            progress=EvalProgress(False),
         )
-    )  # fmt: skip
+    )
 
 
 def test_classes_that_differ_are_told_apart_and_settings_are_kept(sets, tmp_path):
@@ -118,11 +124,17 @@ def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
 
 
 def test_a_recipe_that_never_flips_is_not_flipped_here():
-    still = DATA.views[0].model_copy(update={"flip": 0.0, "blur": 0.5, "crop_scale": (0.5, 1.0)})
+    still = DATA.views[0].model_copy(update={"flip_prob": 0.0, "blur_prob": 0.5, "crop_scale": (0.5, 1.0)})
     view = crop_view(DATA.model_copy(update={"views": (still, still)}))
-    assert (view.flip, view.jitter, view.grey, view.blur, view.solarise) == (0, 0, 0, 0, 0)
+    assert (
+        view.flip_prob,
+        view.color_jitter_prob,
+        view.grayscale_prob,
+        view.blur_prob,
+        view.solarize_prob,
+    ) == (0, 0, 0, 0, 0)
     assert view.crop_scale == (0.08, 1.0)
-    assert crop_view(DATA).flip == 0.5
+    assert crop_view(DATA).flip_prob == 0.5
 
 
 def test_wrong_input_is_named(sets, tmp_path):

@@ -70,7 +70,7 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
 @pytest.mark.parametrize(
     ("judges", "message"),
     [
-        (Judges(knn=(5, 601)), "600 labelled images"),
+        (Judges(knn=(5, 601)), "600 labeled images"),
         (Judges(low_shot=(0.5, 0.001)), "without one"),
         (
             Judges(linear=LinearProtocol(batch=481, held_out=0.2)),

@@ -42,8 +42,11 @@ def assert_straight(found, features, labels):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**31), count=st.integers(2, 40), num_classes=st.integers(1, 9), chunk=st.integers(1, 9)
-)  # fmt: skip
+    seed=st.integers(0, 2**31),
+    count=st.integers(2, 40),
+    num_classes=st.integers(1, 9),
+    chunk=st.integers(1, 9),
+)
 def test_retrieval_is_the_straight_formula(seed, count, num_classes, chunk):
     features, labels = random_set(seed, count, num_classes)
     inputs = [*map(torch.from_numpy, (features, labels)), torch.arange(count)]

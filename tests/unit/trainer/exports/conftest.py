@@ -23,7 +23,7 @@ def some_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images_for(some_digits: Path):
-    """Images [12, 3, S, S] as a recipe normalises them."""
+    """Images [12, 3, S, S] as a recipe normalizes them."""
 
     def images(recipe) -> Tensor:
         device = torch.device("cpu")

@@ -28,7 +28,7 @@ VIT = ("backbone.name=test_vit", *sized(48))
 
 @pytest.fixture
 def exported(tmp_path, images_for):
-    """Export a run of these settings; the file, real normalised images, and the features [12, F] of the run's own
+    """Export a run of these settings; the file, real normalized images, and the features [12, F] of the run's own
     network on them."""
 
     def export(format_name, *overrides, momentum=False, out="out", **given):

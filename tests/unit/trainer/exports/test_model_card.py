@@ -45,7 +45,7 @@ def test_the_snippet_gives_the_run_s_features(tmp_path, monkeypatch, kind):
     torch.testing.assert_close(names["features"], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_timm_reads_sizes_and_normalisation_from_the_folder(tmp_path):
+def test_timm_reads_sizes_and_normalization_from_the_folder(tmp_path):
     run, _ = make_run(tmp_path / "run", *FOLDER["timm_vit"], "data.mean=[0.4, 0.5, 0.6]")
     folder, said = export_backbone(run.path, tmp_path / "hub", format_name="hf", license="mit")
     network = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -68,8 +68,9 @@ def test_the_card_says_what_the_run_recorded(tmp_path, some_digits):
     judged = {"knn": {"top1": 0.75, "top5": 0.9375}, "linear": {"top1": 0.8125, "top5": 1.0}}
     found = {
         "checkpoint": f"elsewhere/{load_backbones(run.path).recipe.source.rpartition('/')[2]}",
-        "validation": "sets/digits/validation", "backbones": {"online": judged, "momentum": {}},
-    }  # fmt: skip
+        "validation": "sets/digits/validation",
+        "backbones": {"online": judged, "momentum": {}},
+    }
     (run.path / "eval.json").write_text(json.dumps(found))
     folder, said = export_backbone(run.path, tmp_path / "hub", format_name="hf")
     card = (folder / "README.md").read_text()
@@ -79,10 +80,12 @@ def test_the_card_says_what_the_run_recorded(tmp_path, some_digits):
     assert "fill in" in said
     for line in (
         f"| data | {some_digits.parent.name}/{some_digits.name}, {len(ShardSet.open(some_digits))} images |",
-        "| method | all4one |", "| learning rate | 0.25 for each 256 images of the batch |",
+        "| method | all4one |",
+        "| learning rate | 0.25 for each 256 images of the batch |",
         "| kNN during training | 62.50 |  | the validation set, after step 8 |",
-        "| knn | 75.00 | 93.75 | digits/validation |", "| linear | 81.25 | 100.00 | digits/validation |",
-    ):  # fmt: skip
+        "| knn | 75.00 | 93.75 | digits/validation |",
+        "| linear | 81.25 | 100.00 | digits/validation |",
+    ):
         assert line in text
     assert "87.50" not in text  # of a later step than the checkpoint
 

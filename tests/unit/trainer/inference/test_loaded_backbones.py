@@ -21,7 +21,7 @@ def load_while_it_trains(path: Path) -> str:
     """The checkpoint that a rank judges; a newer one is written once the first rank has read."""
     original, run = loaded_backbones.load_backbones, RunFolder(path)
 
-    def load(source: Path) -> loaded_backbones.Trained:
+    def load(source: Path) -> loaded_backbones.LoadedBackbones:
         for _ in range(600 if rank() else 0):
             if (run.checkpoints / NEWER).is_dir():
                 break
@@ -34,7 +34,7 @@ def load_while_it_trains(path: Path) -> str:
         return found
 
     with mock.patch.object(loaded_backbones, "load_backbones", load):
-        return Path(loaded_backbones.load_alike(path).recipe.source).name
+        return Path(loaded_backbones.load_same_on_all_ranks(path).recipe.source).name
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

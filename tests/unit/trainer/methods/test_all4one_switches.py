@@ -8,38 +8,38 @@ from rank_processes import run_as_ranks
 from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
 from torch import Tensor, nn
 
-from trainer.contrast.queue import NeighbourQueue, QueueSettings
-from trainer.distributed.batch_norm import synchronise_batch_norm
-from trainer.distributed.collectives import all_sum, rank, world_size
+from trainer.contrast.queue import NeighborQueue, QueueSettings
+from trainer.distributed.batch_norm import synchronize_batch_norm
+from trainer.distributed.collectives import all_reduce_sum, rank, world_size
 from trainer.methods.all4one import All4One, All4OneSettings
 from trainer.networks.backbones import Backbone
 from trainer.networks.heads import positional_encoding
 
 ROWS = 8  # of the global batch
-ONLY_NEIGHBOUR = {"centroid_weight": 0, "feature_weight": 0}
-ONLY_CENTROID = {"neighbour_weight": 0, "feature_weight": 0}
-ONLY_FEATURE = {"neighbour_weight": 0, "centroid_weight": 0}
+ONLY_NEIGHBOR = {"centroid_weight": 0, "feature_weight": 0}
+ONLY_CENTROID = {"neighbor_weight": 0, "feature_weight": 0}
+ONLY_FEATURE = {"neighbor_weight": 0, "centroid_weight": 0}
 ONE_WAY = {"symmetric": False}
 SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
     "published": ({}, 0),
-    "weights": ({"neighbour_weight": 0.3, "centroid_weight": 0.7, "feature_weight": 1.1}, 0),
-    "no neighbour": ({"neighbour_weight": 0}, 0),
+    "weights": ({"neighbor_weight": 0.3, "centroid_weight": 0.7, "feature_weight": 1.1}, 0),
+    "no neighbor": ({"neighbor_weight": 0}, 0),
     "no centroid": ({"centroid_weight": 0}, 0),
     "no feature": ({"feature_weight": 0}, 0),
-    "only neighbour": (ONLY_NEIGHBOUR, 0),
+    "only neighbor": (ONLY_NEIGHBOR, 0),
     "only centroid": (ONLY_CENTROID, 0),
     "only feature": (ONLY_FEATURE, 0),
-    "one neighbour": ({"neighbours": 1}, 0),
-    "three neighbours": ({"neighbours": 3}, 0),
+    "one neighbor": ({"num_neighbors": 1}, 0),
+    "three neighbors": ({"num_neighbors": 3}, 0),
     "shallow": ({"transformer_depth": 1, "transformer_heads": 2}, 0),
     "no positions": ({"positional_encoding": "none"}, 0),
     "positions of the paper": ({"positional_encoding": "sequence_axis"}, 0),
-    "small embedding": ({"embedding": 4}, 0),
+    "small embedding": ({"embedding_dim": 4}, 0),
     "both views enter": ({"queue_views": "both"}, 0),
     "features of a rank": ({"feature_scope": "rank"}, 0),
     "one way": (ONE_WAY, 0),
-    "one way, only neighbour": (ONE_WAY | ONLY_NEIGHBOUR, 0),
-    "one way, only neighbour, both views enter": (ONE_WAY | ONLY_NEIGHBOUR | {"queue_views": "both"}, 0),
+    "one way, only neighbor": (ONE_WAY | ONLY_NEIGHBOR, 0),
+    "one way, only neighbor, both views enter": (ONE_WAY | ONLY_NEIGHBOR | {"queue_views": "both"}, 0),
     "one way, only centroid": (ONE_WAY | ONLY_CENTROID, 0),
     "one way, only feature": (ONE_WAY | ONLY_FEATURE, 0),
     "small views": ({}, 3),
@@ -57,8 +57,8 @@ class Found(NamedTuple):
 
 
 def settings_of(name: str) -> All4OneSettings:
-    sizes = {"projector_hidden": 16, "predictor_hidden": 16, "embedding": 8, "transformer_heads": 4}
-    shared = {"transformer_dropout": 0, "feature_scope": "global", "queue": QueueSettings(length=50)}
+    sizes = {"projector_hidden": 16, "predictor_hidden": 16, "embedding_dim": 8, "transformer_heads": 4}
+    shared = {"transformer_dropout": 0, "feature_scope": "global", "queue": QueueSettings(size=50)}
     return All4OneSettings(**sizes | shared | SWITCHES[name][0])
 
 
@@ -90,15 +90,15 @@ def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
 
 
 def layer_norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    centerd = x - x.mean(-1, keepdim=True)
+    scaled = centerd / (centerd.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     return scaled * p[f"{layer}.weight"] + p[f"{layer}.bias"]
 
 
 def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
     """[k, D] -> [D]: the whole encoder on one sequence, all its tokens."""
     x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
-    size = s.embedding // s.transformer_heads
+    size = s.embedding_dim // s.transformer_heads
     for depth in range(s.transformer_depth):
         layer = f"transformer.layers.{depth}"
         weight, bias = p[f"{layer}.self_attn.in_proj_weight"], p[f"{layer}.self_attn.in_proj_bias"]
@@ -131,16 +131,16 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
     keys = [unit(embedding(p, x, "momentum.")) for x in views[:2]]
     z = [embedding(p, x) for x in views]
     directions = [(0, 1), (1, 0)] if s.symmetric else [(0, 1)]
-    neighbours = []
-    if s.neighbour_weight or s.centroid_weight:
+    neighbors = []
+    if s.neighbor_weight or s.centroid_weight:
         for key in keys:
             order = (key @ p["queue.rows"].T).argsort(dim=1, descending=True)
-            neighbours.append(p["queue.rows"][order[:, : s.neighbours]])  # [B, k, D]
+            neighbors.append(p["queue.rows"][order[:, : s.num_neighbors]])  # [B, k, D]
     parts: Tensors = {}
-    if s.neighbour_weight:
-        parts["neighbour"] = torch.stack(
+    if s.neighbor_weight:
+        parts["neighbor"] = torch.stack(
             [
-                cross_entropy(unit(neighbours[i][:, 0]) @ unit(two(p, "neighbour_predictor", z[j])).T / 0.2)
+                cross_entropy(unit(neighbors[i][:, 0]) @ unit(two(p, "neighbor_predictor", z[j])).T / 0.2)
                 for i, _ in directions
                 for j in range(len(views))
                 if j != i
@@ -149,12 +149,12 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
     if s.centroid_weight:
         losses = []
         for i, other in directions:
-            targets = torch.stack([centroid(p, s, rows) for rows in neighbours[i]])
+            targets = torch.stack([centroid(p, s, rows) for rows in neighbors[i]])
             for j in range(len(views)):
                 if j == i:
                     continue
                 predicted = two(p, "centroid_predictor", z[j])
-                follow = neighbours[other][:, :-1]  # of the prediction's own view where it is a global one
+                follow = neighbors[other][:, :-1]  # of the prediction's own view where it is a global one
                 made = [
                     centroid(p, s, torch.cat([q[None], rows]))
                     for q, rows in zip(predicted, follow, strict=True)
@@ -182,31 +182,31 @@ def expected(name: str, ranks: int) -> Found:
     gradients = torch.autograd.grad(loss, [tensors[n] for n in learn])
     queue: Tensors = {}
     if method.queue is not None:
-        entering = torch.cat(keys if s.queue_views == "both" else keys[:1])
+        num_pending = torch.cat(keys if s.queue_views == "both" else keys[:1])
         rows, ids = tensors["queue.rows"].clone(), tensors["queue.ids"].clone()
-        rows[: len(entering)], ids[: len(entering)] = entering, torch.arange(len(entering)) % ROWS
-        queue = {"rows": rows, "ids": ids, "head": torch.tensor(len(entering))}
+        rows[: len(num_pending)], ids[: len(num_pending)] = num_pending, torch.arange(len(num_pending)) % ROWS
+        queue = {"rows": rows, "ids": ids, "head": torch.tensor(len(num_pending))}
     return Found(Result(loss.detach(), dict(zip(learn, gradients, strict=True))), parts, queue)
 
 
 def computed(name: str) -> Found:
     """What this rank's method makes of its rows, and the engine of all ranks' gradients."""
     method = make(name)
-    synchronise_batch_norm(method, torch.device("cpu"))
+    synchronize_batch_norm(method, torch.device("cpu"))
     own = slice(rank() * ROWS // world_size(), (rank() + 1) * ROWS // world_size())
     ids = torch.arange(ROWS)[own]
     out = method([x[own] for x in images(name)], torch.full_like(ids, -1), ids)
     out.loss.backward()
     method.after_backward()
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
-    mean = {n: all_sum(g) / world_size() for n, g in gradients.items()}
-    parts = {n: all_sum(v) / world_size() for n, v in out.parts.items() if f"{n}_weight" in SIZED}
+    mean = {n: all_reduce_sum(g) / world_size() for n, g in gradients.items()}
+    parts = {n: all_reduce_sum(v) / world_size() for n, v in out.parts.items() if f"{n}_weight" in SIZED}
     queue = method.queue
     state = {n: getattr(queue, n) for n in ("rows", "ids", "head")} if queue is not None else {}
-    return Found(Result(all_sum(out.loss.detach()) / world_size(), mean), parts, state)
+    return Found(Result(all_reduce_sum(out.loss.detach()) / world_size(), mean), parts, state)
 
 
-SIZED = {"neighbour_weight", "centroid_weight", "feature_weight"}
+SIZED = {"neighbor_weight", "centroid_weight", "feature_weight"}
 
 
 def all_computed() -> dict[str, Found]:
@@ -241,17 +241,17 @@ def test_two_ranks_compute_the_formula_of_the_whole_batch(on_two_ranks, name: st
     ("name", "absent"),
     [
         ("published", set()),
-        ("no neighbour", {"neighbour_predictor"}),
+        ("no neighbor", {"neighbor_predictor"}),
         ("no centroid", {"centroid_predictor", "transformer"}),
         ("no feature", set()),
-        ("only feature", {"neighbour_predictor", "centroid_predictor", "transformer", "queue"}),
+        ("only feature", {"neighbor_predictor", "centroid_predictor", "transformer", "queue"}),
     ],
 )
 def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> None:
     whole = {
         "backbone",
         "projector",
-        "neighbour_predictor",
+        "neighbor_predictor",
         "centroid_predictor",
         "transformer",
         "momentum",
@@ -267,21 +267,24 @@ def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> 
         ("no centroid", [4, 4], [(2, 1)], [4, 4]),
         ("only feature", [4, 4], [], [4, 4]),
         ("one way", [4, 4], [(2, 5)], [4]),
-        ("one way, only neighbour", [4], [(1, 1)], [4]),
-        ("one way, only neighbour, both views enter", [4, 4], [(1, 1)], [4]),
+        ("one way, only neighbor", [4], [(1, 1)], [4]),
+        ("one way, only neighbor, both views enter", [4, 4], [(1, 1)], [4]),
         ("one way, only feature", [4], [], [4]),
         ("small views", [4, 4], [(2, 5)], [4, 4, 2, 2, 2]),
         ("small views, one way", [4, 4], [(2, 5)], [4, 2, 2, 2]),
     ],
 )
 def test_nothing_is_computed_that_no_loss_needs(
-    name: str, keys: list[int], searches: list[tuple[int, int]], online: list[int],
+    name: str,
+    keys: list[int],
+    searches: list[tuple[int, int]],
+    online: list[int],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     calls: list[tuple[int, int]] = []
-    nearest = NeighbourQueue.nearest
+    nearest = NeighborQueue.nearest
     monkeypatch.setattr(
-        NeighbourQueue, "nearest", lambda q, x, k: calls.append((len(x), k)) or nearest(q, x, k)
+        NeighborQueue, "nearest", lambda q, x, k: calls.append((len(x), k)) or nearest(q, x, k)
     )
     method, seen = make(name), dict[str, list[int]](online=[], momentum=[])
     for part, backbone in method.evaluation_backbones().items():
@@ -314,19 +317,19 @@ def test_messages_hold_what_the_contrasts_need_and_no_more(run_ranks) -> None:
     for found in run_ranks(messages, 2):
         assert found["published"] == [one_view, (ROWS, 4 * 8)]
         assert found["both views enter"] == [both_views, (ROWS, 4 * 8)]
-        assert found["only neighbour"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
+        assert found["only neighbor"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
         assert found["one way"] == [one_view, (ROWS, 2 * 8)]
         assert found["only feature"] == found["one way, only feature"] == []
         assert found["small views"] == [one_view, (ROWS, (5 + 2 + 2 * 3) * 8)]
 
 
 def test_settings_that_leave_nothing_to_learn_from_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of neighbour_weight, centroid_weight and feature_weight"):
+    with pytest.raises(ValueError, match="one of neighbor_weight, centroid_weight and feature_weight"):
         All4OneSettings(**ONLY_FEATURE | {"feature_weight": 0})
 
 
 def test_what_is_off_restricts_nothing() -> None:
-    All4OneSettings(centroid_weight=0, embedding=10)
-    All4OneSettings(**ONLY_FEATURE, queue=QueueSettings(length=1))
+    All4OneSettings(centroid_weight=0, embedding_dim=10)
+    All4OneSettings(**ONLY_FEATURE, queue=QueueSettings(size=1))
     assert str(All4OneSettings().num_views) == "at least 2"
     assert str(All4OneSettings(**ONLY_FEATURE).num_views) == "2"

@@ -14,8 +14,8 @@ from small_methods import SMALL
 from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
 from torch import Tensor, nn
 
-from trainer.distributed.batch_norm import synchronise_batch_norm
-from trainer.distributed.collectives import all_sum, rank, world_size
+from trainer.distributed.batch_norm import synchronize_batch_norm
+from trainer.distributed.collectives import all_reduce_sum, rank, world_size
 from trainer.methods import Method, available
 from trainer.networks.backbones import Backbone
 
@@ -67,8 +67,8 @@ def vicreg(p: Tensors, views: list[Tensor]) -> Tensor:
         deviations = (v.var(0, correction=1) + 1e-4).sqrt()
         assert 0 < (deviations < 1).sum() < size  # on both sides of the hinge
         total = total + 25 * sum(torch.clamp(1 - s, min=0) for s in deviations) / size
-        centred = v - v.mean(0)
-        covariance = sum(torch.outer(row, row) for row in centred) / (count - 1)
+        centerd = v - v.mean(0)
+        covariance = sum(torch.outer(row, row) for row in centerd) / (count - 1)
         total = total + sum(covariance[i, j] ** 2 for i in range(size) for j in range(size) if i != j) / size
     return total
 
@@ -86,9 +86,9 @@ def barlow_twins(p: Tensors, views: list[Tensor]) -> Tensor:
 
 def nnclr(p: Tensors, views: list[Tensor]) -> Tensor:
     z = [norm(p, "projector.7", three(p, "projector", features(p, x))) for x in views]
-    neighbours = [p["queue.rows"][(unit(v) @ p["queue.rows"].T).argmax(1)] for v in z]
+    neighbors = [p["queue.rows"][(unit(v) @ p["queue.rows"].T).argmax(1)] for v in z]
     predicted = [unit(two(p, "predictor", v)) for v in z]
-    pairs = [(neighbours[0], predicted[1]), (neighbours[1], predicted[0])]
+    pairs = [(neighbors[0], predicted[1]), (neighbors[1], predicted[0])]
     return torch.stack([cross_entropy(unit(n) @ q.T / 0.1) for n, q in pairs]).mean()
 
 
@@ -104,7 +104,7 @@ def make(name: str) -> Method:
     network.feature_dim = 10
     method = SMALL[name].build(cast(Backbone, network), 0).double()
     with torch.no_grad():
-        for copy, _ in method.averaged():
+        for copy, _ in method.ema_pairs():
             for parameter in copy.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         if name == "vicreg":
@@ -121,15 +121,15 @@ def images() -> list[Tensor]:
 def computed(name: str) -> Result:
     """What this rank's method makes of its rows, and the engine of all ranks' gradients."""
     method = make(name)
-    synchronise_batch_norm(method, torch.device("cpu"))
+    synchronize_batch_norm(method, torch.device("cpu"))
     own = slice(rank() * ROWS // world_size(), (rank() + 1) * ROWS // world_size())
     ids = torch.arange(ROWS)[own]
     out = method([x[own] for x in images()], torch.full_like(ids, -1), ids)
     out.loss.backward()
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
     return Result(
-        all_sum(out.loss.detach()) / world_size(),
-        {n: all_sum(g) / world_size() for n, g in gradients.items()},
+        all_reduce_sum(out.loss.detach()) / world_size(),
+        {n: all_reduce_sum(g) / world_size() for n, g in gradients.items()},
     )
 
 

@@ -57,7 +57,7 @@ def test_the_classifier_learns_from_detached_features_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
-def test_unlabelled_batches_train(name: str) -> None:
+def test_unlabeled_batches_train(name: str) -> None:
     method = make(name)
     views, _, ids = batch()
     out = method(views, torch.full((6,), -1), ids)
@@ -125,10 +125,10 @@ def test_autocast_computes_in_bf16_and_keeps_losses_weights_and_queue_in_fp32(na
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_all_health_values_are_finite(name: str) -> None:
     method = make(name)
-    method.examine = True
+    method.log_diagnostics = True
     parts = method(*batch()).parts
     assert {"z_std", "z_rank", "features_std", "features_rank"} <= parts.keys()
-    assert ("ema_distance" in parts) == bool(method.averaged())
+    assert ("ema_distance" in parts) == bool(method.ema_pairs())
     assert not [part for part, value in parts.items() if not value.isfinite()]
     shares = [value for part, value in parts.items() if part.endswith("_share")]
     assert not shares or float(sum(shares)) == pytest.approx(1)
@@ -165,11 +165,10 @@ def test_a_method_that_makes_a_copy_needs_no_hook_for_it() -> None:
     method = Own()
     copy = method.momentum["projector"]
     assert method.evaluation_backbones() == {
-        "online": method.backbone, "momentum": method.momentum["backbone"]
-    }  # fmt: skip
-    assert method.averaged() == [
-        (method.momentum["backbone"], method.backbone), (copy, method.projector)
-    ]  # fmt: skip
+        "online": method.backbone,
+        "momentum": method.momentum["backbone"],
+    }
+    assert method.ema_pairs() == [(method.momentum["backbone"], method.backbone), (copy, method.projector)]
     before = copy.bias.clone()
     with torch.no_grad():
         method.projector.bias.add_(1)
@@ -179,7 +178,9 @@ def test_a_method_that_makes_a_copy_needs_no_hook_for_it() -> None:
 
 def test_moco_v3_keeps_the_patches_of_a_vision_transformer_as_they_are_drawn() -> None:
     for freeze in (True, False):
-        settings = MoCoV3Settings(projector_hidden=8, predictor_hidden=8, embedding=4, freeze_patches=freeze)
+        settings = MoCoV3Settings(
+            projector_hidden=8, predictor_hidden=8, embedding_dim=4, freeze_patches=freeze
+        )
         method = settings.build(build_backbone(BackboneSettings(name="test_vit"), 160), 0)
         method(
             [torch.randn(2, 3, 160, 160) for _ in range(2)], torch.full((2,), -1), torch.arange(2)
@@ -212,9 +213,13 @@ def test_a_step_sends_one_message_of_keys_and_one_of_predictions(run_ranks) -> N
 
 def test_the_paper_encoding_is_a_choice() -> None:
     settings = All4OneSettings(
-        projector_hidden=16, predictor_hidden=16, embedding=8, queue=QUEUE, neighbours=3,
+        projector_hidden=16,
+        predictor_hidden=16,
+        embedding_dim=8,
+        queue=QUEUE,
+        num_neighbors=3,
         positional_encoding="sequence_axis",
-    )  # fmt: skip
+    )
     method = settings.build(build_backbone(BackboneSettings(width=8), 16), 0)
     assert method.transformer.encoding.shape == (3, 8)
     method(*batch()).loss.backward()

@@ -24,7 +24,7 @@ def test_the_copy_follows_parameters_and_keeps_its_own_buffers() -> None:
         for p in source.parameters():
             p.add_(1)
     source[1].running_mean.add_(5)
-    ema.update(target, source, 0.75)
+    ema.lerp(target, source, 0.75)
     for new, old, online in zip(target.parameters(), before, source.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * online)
     assert (target[1].running_mean == 0).all()
@@ -60,7 +60,7 @@ def test_the_encoder_embeds_without_gradient_and_follows_on_the_cosine() -> None
     before = backbone.weight.detach().clone()
     with torch.no_grad():
         backbone.weight.add_(1)
-    ema.follow(pairs, step=4, total_steps=12, start=encoder.start)
+    ema.update(pairs, step=4, total_steps=12, start=encoder.start)
     tau = 1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2  # that of the fourth of twelve steps
     torch.testing.assert_close(encoder["backbone"].weight, before + 1 - tau)
     assert torch.equal(encoder["projector"].weight, projector.weight)

@@ -19,7 +19,7 @@ def test_feature_axis_encoding_is_the_published_formula() -> None:
 
 
 @pytest.mark.parametrize(("k", "size"), [(5, 16), (2, 8), (7, 9)])
-def test_sequence_axis_encoding_counts_along_the_neighbours(k: int, size: int) -> None:
+def test_sequence_axis_encoding_counts_along_the_neighbors(k: int, size: int) -> None:
     table = positional_encoding(k, size, "sequence_axis")
     assert table.shape == (k, size)
     assert table[0, 0] == 0

@@ -12,9 +12,14 @@ from trainer.networks.weight_files import read_weights
 def test_named_tensors_are_found_by_the_key_that_they_lie_under(tmp_path):
     a, b, c = torch.rand(2), torch.rand(3), torch.rand(4)
     content = {
-        "epoch": 3, "loose": a, "state_dict": {"x.weight": b, "note": "text"}, "empty": {},
-        "nested": {"ema": {"x.weight": c}}, "optimizer": {"state": {0: {"step": a}}}, "list": [{"x.weight": a}],
-    }  # fmt: skip
+        "epoch": 3,
+        "loose": a,
+        "state_dict": {"x.weight": b, "note": "text"},
+        "empty": {},
+        "nested": {"ema": {"x.weight": c}},
+        "optimizer": {"state": {0: {"step": a}}},
+        "list": [{"x.weight": a}],
+    }
     torch.save(content, tmp_path / "file.ckpt")
     found = read_weights(tmp_path / "file.ckpt")
     assert list(found) == ["", "state_dict", "nested.ema"]

@@ -8,9 +8,15 @@ from trainer.profiling.timeline import Span, Timeline, own_time
 
 def test_own_time_leaves_out_what_is_inside() -> None:
     spans = [
-        Span("step", 0, 10), Span("forward", 1, 5), Span("heads", 2, 3), Span("heads", 3, 4), Span("backward", 5, 9),
-        Span("gathers", 6, 7), Span("step", 10, 12), Span("forward", 10, 12),
-    ]  # fmt: skip
+        Span("step", 0, 10),
+        Span("forward", 1, 5),
+        Span("heads", 2, 3),
+        Span("heads", 3, 4),
+        Span("backward", 5, 9),
+        Span("gathers", 6, 7),
+        Span("step", 10, 12),
+        Span("forward", 10, 12),
+    ]
     assert own_time(spans) == {"step": 2, "forward": 4, "heads": 2, "backward": 3, "gathers": 1}
 
 

@@ -12,12 +12,26 @@ def measured(parts: dict[str, float], **changed: Any) -> Profile:
     """A profile of a step that has these parts and nothing else."""
     step = sum(parts.values())
     values: dict[str, Any] = {
-        "world_size": 2, "global_batch": 256, "precision": "bf16", "device": "CPU, 1 threads a process", "step": step,
-        "parts": dict.fromkeys(PARTS, 0.0) | parts, "without_data": step - parts.get("data wait", 0.0),
-        "without_messages": step - sum(parts.get(n, 0.0) for n in ("data wait", "gathers", "gradient reduction")),
-        "loader": step, "transfer": 0.0, "checkpoint": 0.0, "checkpoint_every": 0, "flops": 1e9, "peak": 1e11,
-        "peak_bf16": 1e11, "messages": [{"kind": "keys", "bytes": 1000, "times": 1000}], "jitter": 0.0, "memory": 1e9,
-    }  # fmt: skip
+        "world_size": 2,
+        "global_batch": 256,
+        "precision": "bf16",
+        "device": "CPU, 1 threads a process",
+        "step": step,
+        "parts": dict.fromkeys(PARTS, 0.0) | parts,
+        "without_data": step - parts.get("data wait", 0.0),
+        "without_messages": step
+        - sum(parts.get(n, 0.0) for n in ("data wait", "gathers", "gradient reduction")),
+        "loader": step,
+        "transfer": 0.0,
+        "checkpoint": 0.0,
+        "checkpoint_every": 0,
+        "flops": 1e9,
+        "peak": 1e11,
+        "peak_bf16": 1e11,
+        "messages": [{"kind": "keys", "bytes": 1000, "times": 1000}],
+        "jitter": 0.0,
+        "memory": 1e9,
+    }
     return Profile(**values | changed)
 
 
@@ -34,8 +48,8 @@ def verdict(parts: dict[str, float], *overrides: tuple[str, Any], **changed: Any
     [
         ({"data wait": 0.6, "backward": 0.4}, DATA),
         ({"gradient reduction": 0.5, "gathers": 0.1, "backward": 0.4}, MESSAGES),
-        ({"optimiser": 0.4, "EMA": 0.2, "backward": 0.4}, UPDATE),
-        ({"backward": 0.6, "data wait": 0.2, "optimiser": 0.1, "gathers": 0.1}, COMPUTE),
+        ({"optimizer": 0.4, "EMA": 0.2, "backward": 0.4}, UPDATE),
+        ({"backward": 0.6, "data wait": 0.2, "optimizer": 0.1, "gathers": 0.1}, COMPUTE),
     ],
 )
 def test_the_largest_cost_is_the_bound(parts: dict[str, float], bound: str) -> None:
@@ -46,9 +60,9 @@ def test_the_largest_cost_is_the_bound(parts: dict[str, float], bound: str) -> N
 
 
 def test_data_that_come_late_are_worth_threads_where_there_are_cores() -> None:
-    found = verdict({"data wait": 0.75, "backward": 0.25}, ("data.threads", 1))
+    found = verdict({"data wait": 0.75, "backward": 0.25}, ("data.decode_threads", 1))
     assert "75 % of a step is lost to the loader" in found.words
-    assert "data.threads=4 (more cores for decoding): up to 4.00 times the images/s" in found.words
+    assert "data.decode_threads=4 (more cores for decoding): up to 4.00 times the images/s" in found.words
     assert "--resize-shorter" in verdict({"data wait": 0.75, "backward": 0.25}).words
 
 
@@ -61,9 +75,9 @@ def test_gradients_that_take_long_are_worth_fewer_bytes() -> None:
 
 
 def test_an_update_that_takes_long_is_shared_out_among_ranks() -> None:
-    found = verdict({"optimiser": 0.8, "backward": 0.2})
-    assert "parallel.zero=1 (each rank updates its share): up to 1.67 times" in found.words
-    assert "parallel.zero" not in verdict({"optimiser": 0.8, "backward": 0.2}, world_size=1).words
+    found = verdict({"optimizer": 0.8, "backward": 0.2})
+    assert "parallel.zero_stage=1 (each rank updates its share): up to 1.67 times" in found.words
+    assert "parallel.zero_stage" not in verdict({"optimizer": 0.8, "backward": 0.2}, world_size=1).words
 
 
 def test_a_checkpoint_counts_by_how_often_it_is_made() -> None:

@@ -23,7 +23,7 @@ def wait_for_data():
 hang_watch.SETTLE_SECONDS = 0.15
 run = RunFolder(Path(sys.argv[1]))
 threading.Thread(target=wait_for_data, name="prefetch", daemon=True).start()
-with hang_watch.StallWatch(run, 3, 1, {seconds}) as watch:
+with hang_watch.HangWatch(run, 3, 1, {seconds}) as watch:
     watch.step = 12
     watch.doing("waiting for data")
     {act}

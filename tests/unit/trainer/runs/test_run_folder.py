@@ -125,7 +125,7 @@ def means_of_ranks() -> dict[str, float]:
     )
 
 
-def test_a_value_of_labelled_rows_is_the_mean_of_the_ranks_that_have_some(run_ranks) -> None:
+def test_a_value_of_labeled_rows_is_the_mean_of_the_ranks_that_have_some(run_ranks) -> None:
     for means in run_ranks(means_of_ranks, 2):
         assert means["online_top1"] == 0.5
         assert math.isnan(means["online_loss"])

@@ -16,7 +16,7 @@ from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.feature_map import feature_map
-from trainer.visualization.projection import lay_out
+from trainer.visualization.projection import project_2d
 from trainer.visualization.samples import balanced_sample
 
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
@@ -71,8 +71,8 @@ def test_few_images_stand_where_their_principal_components_say(trained, shards):
     np.testing.assert_array_equal(found.labels, shards.index["label"][ids])
     assert np.bincount(found.labels).tolist() == [10, 10]
     directions = straight(trained, shards, ids)
-    centred = directions - directions.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centerd = directions - directions.mean(axis=0)
+    u, s, _ = np.linalg.svd(centerd, full_matrices=False)
     wanted = u[:, :2] * s[:2]
     wanted /= np.ptp(wanted, axis=0).max()
     np.testing.assert_allclose(between(found.places.astype(float)), between(wanted), atol=1e-4)
@@ -96,7 +96,7 @@ def test_what_is_alike_stands_together(way):
     rng = np.random.default_rng(0)
     groups = np.arange(60) % 3
     features = rng.normal(size=(3, 80))[groups] + 0.2 * rng.normal(size=(60, 80))
-    places, _ = lay_out(features.astype(np.float32), way, 0)
+    places, _ = project_2d(features.astype(np.float32), way, 0)
     apart = between(places.astype(float)) + np.diag(np.full(60, np.inf))
     np.testing.assert_array_equal(groups[apart.argmin(axis=1)], groups)
 
@@ -105,13 +105,13 @@ def test_a_map_is_one_of_directions():
     features = np.random.default_rng(0).normal(size=(60, 80)).astype(np.float32)
     lengths = 2.0 ** np.random.default_rng(1).integers(-3, 4, (60, 1))
     np.testing.assert_array_equal(
-        *(lay_out(f.astype(np.float32), "t-SNE", 0)[0] for f in (features, lengths * features))
+        *(project_2d(f.astype(np.float32), "t-SNE", 0)[0] for f in (features, lengths * features))
     )
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 8), (2, 8), (40, 1), (40, 8)])
 def test_features_without_spread_are_points_all_the_same(count, width):
-    places, way = lay_out(np.ones((count, width), np.float32), "t-SNE", 0)
+    places, way = project_2d(np.ones((count, width), np.float32), "t-SNE", 0)
     assert way == "PCA"
     np.testing.assert_array_equal(places, np.full((count, 2), 0.5, np.float32))
 
@@ -149,9 +149,12 @@ def test_a_way_that_is_not_there(trained, monkeypatch, how, message):
 
 def test_a_run_without_validation_set_or_averaged_copy(tmp_path, shards):
     trained = make_run(
-        tmp_path / "run", "method={name: simclr, projector_hidden: 16, embedding: 8}", *SMALL,
-        f"data.train={shards.folder}", "data.validation=null",
-    )  # fmt: skip
+        tmp_path / "run",
+        "method={name: simclr, projector_hidden: 16, embedding_dim: 8}",
+        *SMALL,
+        f"data.train={shards.folder}",
+        "data.validation=null",
+    )
     found = feature_map(trained[0], images=10, seed=3)
     assert found.backbone == "online"
     ids = balanced_sample(shards.index["label"], 10, 3)

@@ -21,12 +21,14 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.methods import Method
 from trainer.runs.components import build_method
 from trainer.runs.run_folder import RunFolder
-from trainer.visualization.neighbor_galleries import key_encoder, neighbour_galleries
+from trainer.visualization.neighbor_galleries import key_encoder, neighbor_galleries
 from trainer.visualization.samples import balanced_sample, tile
 
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
-NNCLR = "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding: 8, queue: {length: 32}}"
-SIMCLR = "method={name: simclr, projector_hidden: 16, embedding: 8}"
+NNCLR = (
+    "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding_dim: 8, queue: {size: 32}}"
+)
+SIMCLR = "method={name: simclr, projector_hidden: 16, embedding_dim: 8}"
 
 
 @dataclass
@@ -99,7 +101,7 @@ def assert_as_wanted(case, gallery, ids, k):
         assert (row.image.jpeg, row.image.name) == (case.image(sample), case.name(sample))
         wanted, cosines = case.wanted(gallery.step, sample, k)
         np.testing.assert_allclose(row.cosines, cosines, atol=1e-5)
-        for other, seen in zip(wanted, row.neighbours, strict=True):
+        for other, seen in zip(wanted, row.neighbors, strict=True):
             if other < 0:
                 assert seen is None
             else:
@@ -114,7 +116,7 @@ def chosen(case, images):
 
 
 def test_the_same_images_at_every_step_with_the_nearest_rows_of_that_steps_queue(case):
-    galleries = neighbour_galleries(case.run, images=6, k=5, steps=3)
+    galleries = neighbor_galleries(case.run, images=6, k=5, steps=3)
     assert [gallery.step for gallery in galleries] == [3, 20, 40]
     ids = chosen(case, 6)
     assert [case.name(sample) for sample in ids] == ["dark"] * 3 + ["light"] * 3
@@ -124,26 +126,26 @@ def test_the_same_images_at_every_step_with_the_nearest_rows_of_that_steps_queue
 
 
 def test_all_of_the_queue_but_the_image_itself_and_no_picture_of_what_never_was_one(case):
-    (gallery,) = neighbour_galleries(case.run, images=4, k=99, steps=1)
+    (gallery,) = neighbor_galleries(case.run, images=4, k=99, steps=1)
     ids = chosen(case, 4)
     assert gallery.step == 40
     assert_as_wanted(case, gallery, ids, 99)
     queue = case.methods[gallery.step].queue.ids
     for sample, row in zip(ids, gallery.rows, strict=True):
-        assert len(row.neighbours) == 32 - (queue == sample).sum()
-        assert row.neighbours.count(None) == (queue < 0).sum() > 0
+        assert len(row.neighbors) == 32 - (queue == sample).sum()
+        assert row.neighbors.count(None) == (queue < 0).sum() > 0
         assert list(row.cosines) == sorted(row.cosines, reverse=True)
 
 
 def test_as_many_galleries_as_there_are_checkpoints_each_time_the_same(case):
-    galleries = neighbour_galleries(case.run, images=2, k=1, steps=9)
+    galleries = neighbor_galleries(case.run, images=2, k=1, steps=9)
     assert [gallery.step for gallery in galleries] == [3, 8, 20, 31, 40]
-    assert galleries == neighbour_galleries(case.run, images=2, k=1, steps=9)
+    assert galleries == neighbor_galleries(case.run, images=2, k=1, steps=9)
 
 
 def test_without_an_averaged_copy_the_keys_are_the_networks_own(tmp_path):
     case = make_case(tmp_path, NNCLR, steps=(3,))
-    (gallery,) = neighbour_galleries(case.run)
+    (gallery,) = neighbor_galleries(case.run)
     assert_as_wanted(case, gallery, chosen(case, 6), 5)
 
 
@@ -153,21 +155,21 @@ def test_images_that_cannot_be_read_are_blank_or_left_out(tmp_path):
     lost = [sample for sample in range(8) if (case.shards.index["shard"][sample]) == 0]
     for sample in lost:
         content[case.shards.index["offset"][sample] + 60] ^= 255
-    gallery = neighbour_galleries(case.run, k=31)[-1]
+    gallery = neighbor_galleries(case.run, k=31)[-1]
     (case.shards.folder / "shard-000000.tar").write_bytes(content)
-    after = neighbour_galleries(case.run, k=31)[-1]
+    after = neighbor_galleries(case.run, k=31)[-1]
     kept = [place for place, sample in enumerate(ids) if sample not in lost]
     assert 0 < len(kept) < len(ids)
     for place, row in zip(kept, after.rows, strict=True):
         np.testing.assert_allclose(row.cosines, gallery.rows[place].cosines, atol=1e-6)
         wanted, _ = case.wanted(20, ids[place], 31)
-        assert [seen is None for seen in row.neighbours] == [other < 0 or other in lost for other in wanted]
+        assert [seen is None for seen in row.neighbors] == [other < 0 or other in lost for other in wanted]
 
 
 def test_labels_that_are_not_there_agree_with_nothing(tmp_path):
     build(Source([Item(f"{n}", noise(n), -1) for n in range(24)], ()), tmp_path / "plain", BuildOptions())
     case = make_case(tmp_path, shards=tmp_path / "plain")
-    gallery = neighbour_galleries(case.run)[-1]
+    gallery = neighbor_galleries(case.run)[-1]
     assert gallery.agreement is None
     assert {(row.image.name, row.image.label) for row in gallery.rows} == {("", -1)}
     assert len(gallery.rows) == 6
@@ -179,26 +181,30 @@ def test_a_checkpoint_that_is_not_whole_is_left_out(tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert [gallery.step for gallery in neighbour_galleries(case.run)] == [3, 20]
+    assert [gallery.step for gallery in neighbor_galleries(case.run)] == [3, 20]
 
 
 def test_a_run_without_queue_or_with_a_stream_has_no_gallery(tmp_path):
-    assert neighbour_galleries(make_case(tmp_path / "simclr", SIMCLR).run) == []
+    assert neighbor_galleries(make_case(tmp_path / "simclr", SIMCLR).run) == []
     streamed, _ = make_run(
-        tmp_path / "stream", *SMALL, "data.reader=stream", "data.stream.samples=64", "data.validation=null",
+        tmp_path / "stream",
+        *SMALL,
+        "data.reader=stream",
+        "data.stream.samples=64",
+        "data.validation=null",
         f"data.train={tmp_path}/shard-{{000000..000001}}.tar",
-    )  # fmt: skip
-    assert neighbour_galleries(streamed) == []
+    )
+    assert neighbor_galleries(streamed) == []
 
 
 def test_another_set_or_none_is_one_message(tmp_path):
     case = make_case(tmp_path)
     case.shards.folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="set: there is no such folder of shards"):
-        neighbour_galleries(case.run)
+        neighbor_galleries(case.run)
     make_set(tmp_path / "set", 26)
     with pytest.raises(UserError, match="the training set is not the one that the checkpoint was made with"):
-        neighbour_galleries(case.run)
+        neighbor_galleries(case.run)
 
 
 def test_keys_that_nobody_knows_how_to_make_are_one_message(case):

@@ -26,13 +26,13 @@ def test_a_tile_is_the_mean_of_the_pixels_that_it_stands_for():
     assert np.abs(found[:, :, ::-1] - wanted).mean() > 20, "red is not blue"
 
 
-def test_colours_of_small_images_keep_their_resolution():
+def test_colors_of_small_images_keep_their_resolution():
     stripes = np.zeros((16, 16, 3), np.uint8)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255
     assert np.abs(simplejpeg.decode_jpeg(tile(stripes, 96)).astype(int) - stripes).mean() < 25
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (200, 300, 1)])
-def test_grey_images_are_grey(shape):
+def test_gray_images_are_gray(shape):
     found = simplejpeg.decode_jpeg(tile(SMOOTH[:, :, 0].reshape(shape), 300), "RGB")
     assert np.abs(found.astype(float) - SMOOTH[:, :, :1]).mean() < 3

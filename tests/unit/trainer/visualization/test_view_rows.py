@@ -16,7 +16,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from trainer.visualization.samples import tile
 from trainer.visualization.view_rows import view_rows
 
-VIEWS = "data.views=[{size: 32, solarise: 1}, {size: 32}, {size: 16, grey: 1}]"
+VIEWS = "data.views=[{size: 32, solarize_prob: 1}, {size: 32}, {size: 16, grayscale_prob: 1}]"
 
 
 def pixels(jpeg):
@@ -49,17 +49,20 @@ def test_rows_are_the_first_images_of_the_run_as_its_loader_gives_them(tmp_path,
             view = (views[number].double().numpy() * std + mean).transpose(1, 2, 0) * 255  # [S, S, 3]
             wanted = tile(np.rint(view).clip(0, 255).astype(np.uint8), 128)
             assert np.abs(pixels(found) - pixels(wanted)).mean() < 1, "but for rounding"
-        grey = pixels(row.views[2])
-        assert np.ptp(grey, axis=2).max() <= 4
+        gray = pixels(row.views[2])
+        assert np.ptp(gray, axis=2).max() <= 4
     assert view_rows(run, images=4) == rows
     assert len({row.original for row in view_rows(run, images=99)}) == 24
 
 
 def test_a_stream_has_no_rows_and_a_missing_set_is_one_message(tmp_path):
     streamed, _ = make_run(
-        tmp_path / "stream", "data.reader=stream", "data.stream.samples=64", "data.validation=null",
+        tmp_path / "stream",
+        "data.reader=stream",
+        "data.stream.samples=64",
+        "data.validation=null",
         f"data.train={tmp_path}/shard-{{000000..000001}}.tar",
-    )  # fmt: skip
+    )
     assert view_rows(streamed) == []
     gone, _ = make_run(tmp_path / "gone", f"data.train={tmp_path / 'absent'}")
     with pytest.raises(UserError, match="absent: there is no such folder of shards"):

@@ -51,8 +51,14 @@ def test_a_writer_sees_all_in_order_and_never_in_the_step(tmp_path: Path) -> Non
     metrics.write("train", 2, {"loss": 2.0})
     metrics.close()
     assert notebook.said == [
-        "restart 0 with 0", "step 1", "step 2", "step 3", "restart 1 with 1", "step 2", "close"
-    ]  # fmt: skip
+        "restart 0 with 0",
+        "step 1",
+        "step 2",
+        "step 3",
+        "restart 1 with 1",
+        "step 2",
+        "close",
+    ]
     assert threading.current_thread() not in notebook.threads
     assert metrics.warnings() == []
 

@@ -21,8 +21,9 @@ def test_new_values_make_new_columns_and_no_row_is_short(tmp_path: Path) -> None
     table.restart(0, [])
     table.write(TRAIN)
     assert rows(path) == [
-        ["kind", "step", "epoch", "loss", "images_per_second"], ["train", "1", "0.1", "2.5", "9.0"]
-    ]  # fmt: skip
+        ["kind", "step", "epoch", "loss", "images_per_second"],
+        ["train", "1", "0.1", "2.5", "9.0"],
+    ]
     for record in (EXAMINED, EVAL, {**TRAIN, "step": 3}):
         table.write(record)
     assert rows(path) == [

@@ -71,8 +71,15 @@ def test_what_was_not_sent_before_is_sent_with_the_next_attempt(
         metrics.close()
     history = [h for one in offline_runs(run.wandb) for h in one.history]
     assert [(h["step"], h["train/loss"]) for h in history] == [
-        (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 3.0), (6, 3.0), (7, 3.0), (8, 3.0)
-    ]  # fmt: skip
+        (1, 1.0),
+        (2, 1.0),
+        (3, 2.0),
+        (4, 2.0),
+        (5, 3.0),
+        (6, 3.0),
+        (7, 3.0),
+        (8, 3.0),
+    ]
 
 
 def test_no_account_is_said_once(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

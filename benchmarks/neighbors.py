@@ -1,11 +1,11 @@
-"""How long the queue takes to find neighbours, and what memory, against a whole product and torch's top-k.
+"""How long the queue takes to find neighbors, and what memory, against a whole product and torch's top-k.
 
-    python benchmarks/neighbours.py [--lengths 4096 ...] [--batches 64 ...] [--repeats 2] [--json FILE]
+    python benchmarks/neighbors.py [--lengths 4096 ...] [--batches 64 ...] [--repeats 2] [--json FILE]
 
 Keys of two views of a batch, D = 256, k = 5, random unit rows, float32, 2 threads, `score_bytes` at its default. Memory
 is the most that torch held at once of what it allocated within the search; the plain product holds all scores. One
 whose scores alone would take more than `--most-bytes` is left out of the comparison, not of ours.
-Exits with 1 where the two find different neighbours or ours holds more than twice `score_bytes`.
+Exits with 1 where the two find different neighbors or ours holds more than twice `score_bytes`.
 
 The script is not called `queue.py`: Python would take it for its own module of that name.
 """
@@ -23,18 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from trainer.contrast.queue import NeighbourQueue, QueueSettings
+from trainer.contrast.queue import NeighborQueue, QueueSettings
 
 D, K, VIEWS, THREADS = 256, 5, 2, 2
 
 
-def plain(queue: NeighbourQueue, keys: list[Tensor]) -> list[Tensor]:
+def plain(queue: NeighborQueue, keys: list[Tensor]) -> list[Tensor]:
     """Places by one product and one top-k a view."""
     return [(key @ queue.rows.T).topk(K, dim=1).indices for key in keys]
 
 
-def ours(queue: NeighbourQueue, keys: list[Tensor]) -> list[Tensor]:
-    return [found.places for found in queue.nearest(keys, K)]
+def ours(queue: NeighborQueue, keys: list[Tensor]) -> list[Tensor]:
+    return [found.indices for found in queue.nearest(keys, K)]
 
 
 def seconds(search: Callable[[], object], repeats: int) -> float:
@@ -68,14 +68,18 @@ def same(rows: Tensor, keys: Tensor, a: Tensor, b: Tensor) -> bool:
 
 def measure(length: int, batch: int, repeats: int, most_bytes: int) -> dict[str, float | bool | None]:
     torch.manual_seed(0)
-    queue = NeighbourQueue(QueueSettings(length=length), D)
+    queue = NeighborQueue(QueueSettings(size=length), D)
     keys = [F.normalize(torch.randn(batch, D), dim=1) for _ in range(VIEWS)]
     found = ours(queue, keys)
     result: dict[str, float | bool | None] = {
-        "length": length, "batch": batch,
-        "seconds": seconds(lambda: ours(queue, keys), repeats), "bytes": peak_bytes(lambda: ours(queue, keys)),
-        "plain_seconds": None, "plain_bytes": None, "same": None,
-    }  # fmt: skip
+        "length": length,
+        "batch": batch,
+        "seconds": seconds(lambda: ours(queue, keys), repeats),
+        "bytes": peak_bytes(lambda: ours(queue, keys)),
+        "plain_seconds": None,
+        "plain_bytes": None,
+        "same": None,
+    }
     if 4 * length * batch <= most_bytes:
         expected = plain(queue, keys)
         result |= {
@@ -121,7 +125,7 @@ def main() -> int:
             print(
                 f"{length:>9} {batch:>6} {1e3 * (r['seconds'] or 0):8.1f}ms {against} {held / 1e6:8.0f} "
                 f"{other / 1e6 if other else float('nan'):8.0f}"
-                f"{'  <-- other neighbours' if r['same'] is False else ''}{'' if bounded else '  <-- too much'}",
+                f"{'  <-- other neighbors' if r['same'] is False else ''}{'' if bounded else '  <-- too much'}",
                 flush=True,
             )
             if args.json:
