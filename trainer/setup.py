@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.batch_reader import share_of_cores
+from data_pipelines.loading.batch_decoder import share_of_cores
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.loading.batch_reader import share_of_cores
+from data_pipelines.loading.batch_decoder import share_of_cores
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet

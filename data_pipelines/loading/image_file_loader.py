@@ -1,7 +1,6 @@
 """Batches of pictures that no index lists, sized and normalized as for evaluation."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
@@ -9,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.imaging.augment import center_crop_params
-from data_pipelines.imaging.backend import DecodeError
+from data_pipelines.imaging.augment import AugmentationParams, center_crop_params
 from data_pipelines.imaging.images import Header, UnusableImage, check
-from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
+from data_pipelines.loading.batch_decoder import BatchDecoder
 from data_pipelines.prefetch import Prefetch
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.sources.image_files import Picture
@@ -54,22 +52,11 @@ class PictureLoader:
         self, pictures: Iterable[Picture], settings: DataSettings, *, batch: int, device: torch.device
     ) -> None:
         self._pictures, self._settings, self._batch = iter(pictures), settings, batch
-        self._device = device_with_index(device)
         self._size = settings.views[0].size
-        threads = settings.decode_threads or share_of_cores()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
         plain = ViewSettings(
             size=self._size, color_jitter_prob=0, grayscale_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0
         )
-        self._executor = make_executor(
-            self._pool,
-            settings,
-            [plain],
-            batch=batch,
-            threads=threads,
-            device=self._device,
-            dtype=torch.float32,
-        )
+        self._decoder = BatchDecoder(settings, [plain], batch=batch, device=device, dtype=torch.float32)
         self.bad: dict[str, str] = {}
         """Reason for each picture left out so far, by name."""
 
@@ -85,7 +72,7 @@ class PictureLoader:
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
 
     def __enter__(self) -> "PictureLoader":
         return self
@@ -94,12 +81,11 @@ class PictureLoader:
         self.close()
 
     def _make(self) -> Iterator[_Made]:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # a thread starts on device 0, whatever its process uses
+        self._decoder.use_device()
         while listed := list(islice(self._pictures, self._batch)):
             bad: dict[str, str] = {}
             good: list[_Read] = []
-            for picture, read in zip(listed, self._pool.map(_read, listed), strict=True):
+            for picture, read in zip(listed, self._decoder.pool.map(_read, listed), strict=True):
                 if isinstance(read, str):
                     bad[picture.name] = read
                 else:
@@ -108,17 +94,19 @@ class PictureLoader:
 
     def _views(self, good: list[_Read], bad: dict[str, str]) -> PictureBatch | None:
         """The batch of what can be decoded; reasons for the others go to `bad`."""
-        while good:
-            sizes = np.array([(read.header.height, read.header.width) for read in good])  # [b, 2]
-            numbers = center_crop_params(sizes, resize=self._settings.eval_resize, crop=self._size)
-            try:
-                (images,) = self._executor.run([read.data for read in good], [numbers])
-            except DecodeError as error:
-                bad |= {good[row].name: reason for row, reason in error.rows.items()}
-                good = [read for row, read in enumerate(good) if row not in error.rows]
-                continue
-            return PictureBatch(images, [read.name for read in good])
-        return None
+        decoded, refused = self._decoder.decode(
+            choose=lambda refused: [row for row in range(len(good)) if row not in refused],
+            image=lambda row: good[row].data,
+            params=lambda rows: [self._params([good[row].header for row in rows])],
+        )
+        bad |= {good[row].name: reason for row, reason in refused.items()}
+        if not decoded.rows:
+            return None
+        return PictureBatch(decoded.views[0], [good[row].name for row in decoded.rows])
+
+    def _params(self, headers: list[Header]) -> AugmentationParams:
+        sizes = np.array([(header.height, header.width) for header in headers])  # [b, 2]
+        return center_crop_params(sizes, resize=self._settings.eval_resize, crop=self._size)
 
 
 def _read(picture: Picture) -> _Read | str:

@@ -6,8 +6,7 @@ are seen twice and some not at all, and a resumed run goes on with other samples
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +14,9 @@ import numpy as np
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.imaging.augment import numbers_of_views
-from data_pipelines.imaging.backend import DecodeError
+from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, check
-from data_pipelines.loading.batch_reader import device_with_index, make_executor, share_of_cores
+from data_pipelines.loading.batch_decoder import BatchDecoder
 from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, LoadedBatch, PrefetchingBatches
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import never
@@ -117,17 +115,8 @@ class StreamLoader:
                 fix="set it to the samples that the shards hold",
             )
         self._stream, self._settings, self._seed = stream, settings, seed
-        self._device = device_with_index(device)
-        threads = settings.decode_threads or share_of_cores()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
-        self._executor = make_executor(
-            self._pool,
-            settings,
-            settings.views,
-            batch=self._share.batch,
-            threads=threads,
-            device=self._device,
-            dtype=dtype,
+        self._decoder = BatchDecoder(
+            settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
         )
         self._feed = PrefetchingBatches(
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
@@ -155,7 +144,7 @@ class StreamLoader:
     def close(self) -> None:
         """Stop the threads. Idempotent."""
         self._feed.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
 
     def __enter__(self) -> "StreamLoader":
         return self
@@ -164,8 +153,7 @@ class StreamLoader:
         self.close()
 
     def _make(self, step: int) -> Iterator[LoadedBatch]:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
+        self._decoder.use_device()
         samples = self._samples(step)
         while True:
             for offset in self._share.starts:
@@ -192,34 +180,38 @@ class StreamLoader:
 
     def _fill(self, samples: Iterator[dict[str, Any]], first: int) -> tuple[Batch, dict[str, str]]:
         """The next usable samples as a batch; `first` numbers them, and their views with them."""
-        good: list[_Sample] = []
-        bad: dict[str, str] = {}
+        drawn: list[_Sample] = []
+        unusable: dict[str, str] = {}
         ids = np.arange(first, first + self._share.batch)
-        while True:
-            while len(good) < self._share.batch:
+
+        def choose(refused: Mapping[int, str]) -> list[int]:
+            """The samples that are left, and new ones for the others."""
+            while len(drawn) - len(refused) < self._share.batch:
                 raw = next(samples)
                 try:
-                    good.append(_usable(raw, self._stream.num_classes))
+                    drawn.append(_usable(raw, self._stream.num_classes))
                 except (UnusableImage, LabelError) as error:
-                    bad[_name(raw)] = str(error)
-                    if len(bad) > 10 * self._share.batch + 100:
-                        raise UserError(
-                            f"{len(bad)} samples could not be used for one batch, such as this one: {error}",
-                            where=_name(raw),
-                            fix="look at the shards",
-                        ) from None
-            sizes = np.array([[sample.height, sample.width] for sample in good])
-            numbers = numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=0, samples=ids)
-            try:
-                views = self._executor.run([sample.image for sample in good], numbers)
-            except DecodeError as error:
-                bad |= {good[row].name: reason for row, reason in error.rows.items()}
-                good = [sample for row, sample in enumerate(good) if row not in error.rows]
-                continue
-            labels = torch.tensor([sample.label for sample in good])
-            # a copy that is waited for would wait for the training step on the same stream
-            label, row = (x.to(self._device, non_blocking=True) for x in (labels, torch.from_numpy(ids)))
-            return Batch(views, label, row), bad
+                    unusable[_name(raw)] = str(error)
+                if len(unusable) + len(refused) > 10 * self._share.batch + 100:
+                    name, reason = next(reversed(unusable.items()), (_name(raw), "it cannot be decoded"))
+                    raise UserError(
+                        f"{len(unusable) + len(refused)} samples could not be used for one batch, such as this one: "
+                        f"{reason}",
+                        where=name,
+                        fix="look at the shards",
+                    )
+            return [row for row in range(len(drawn)) if row not in refused]
+
+        def params(rows: list[int]) -> Sequence[AugmentationParams]:
+            sizes = np.array([[drawn[row].height, drawn[row].width] for row in rows])
+            return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=0, samples=ids)
+
+        decoded, refused = self._decoder.decode(choose, lambda row: drawn[row].image, params)
+        labels = torch.tensor([drawn[row].label for row in decoded.rows])
+        # a copy that is waited for would wait for the training step on the same stream
+        label, id_ = (x.to(self._decoder.device, non_blocking=True) for x in (labels, torch.from_numpy(ids)))
+        bad = unusable | {drawn[row].name: reason for row, reason in refused.items()}
+        return Batch(decoded.views, label, id_), bad
 
 
 class _Patience:

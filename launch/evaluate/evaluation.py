@@ -12,7 +12,7 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
-from data_pipelines.loading.batch_reader import share_of_cores
+from data_pipelines.loading.batch_decoder import share_of_cores
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards.shard_set import ShardSet
 from launch.evaluate.results import Results

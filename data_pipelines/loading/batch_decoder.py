@@ -1,0 +1,165 @@
+"""Encoded images to augmented views: a pool of threads, a backend, and another try without the images it refuses."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipelines.errors import UserError
+from data_pipelines.imaging.augment import AugmentationParams
+from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
+from data_pipelines.settings import DataSettings, ViewSettings
+
+
+class DecodedBatch(NamedTuple):
+    """What could be decoded."""
+
+    views: list[Tensor]
+    """V x `[b, 3, S, S]`, channels-last memory, normalized; empty if no image could be decoded."""
+    rows: list[int]
+    """The image that each of the b rows shows."""
+
+
+class BatchDecoder:
+    """Decodes and augments batches of images.
+
+    Args:
+        settings: backend, threads, normalization.
+        views: what the backend must be able to do.
+        batch: images of a batch, at most.
+        device: where the views go.
+        dtype: of the views.
+
+    Raises:
+        UserError: DALI is asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        views: Sequence[ViewSettings],
+        *,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.device = _device_with_index(device)
+        threads = settings.decode_threads or share_of_cores()
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._backend = _make_backend(
+            self.pool, settings, views, batch=batch, threads=threads, device=self.device, dtype=dtype
+        )
+
+    def use_device(self) -> None:
+        """Choose the decoder's device for the calling thread, which starts on device 0 whatever its process uses."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+    def decode(
+        self,
+        choose: Callable[[Mapping[int, str]], list[int]],
+        image: Callable[[int], bytes],
+        params: Callable[[list[int]], Sequence[AugmentationParams]],
+    ) -> tuple[DecodedBatch, dict[int, str]]:
+        """Decode a batch, again and again without what the backend refuses, until it takes all of it.
+
+        Args:
+            choose: gives the images of the batch, in order, none of which is refused so far; none: there are no more.
+            image: gives the bytes of an image.
+            params: gives the parameters of every view of the images it is asked for.
+
+        Returns the batch, and the reason for each image that was refused.
+        """
+        refused: dict[int, str] = {}
+        while rows := choose(refused):
+            try:
+                return DecodedBatch(
+                    self._backend.run([image(row) for row in rows], params(rows)), rows
+                ), refused
+            except DecodeError as error:
+                refused |= {rows[position]: reason for position, reason in error.rows.items()}
+        return DecodedBatch([], []), refused
+
+    def close(self) -> None:
+        """Stop the threads. Idempotent."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _device_with_index(device: torch.device) -> torch.device:
+    """The device, with the number of the current one where a CUDA device has none."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def share_of_cores() -> int:
+    """Cores that this process may use, where several share the machine."""
+    if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(bound)
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _make_backend(
+    pool: ThreadPoolExecutor,
+    settings: DataSettings,
+    views: Sequence[ViewSettings],
+    *,
+    batch: int,
+    threads: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> AugmentationBackend:
+    """The backend that the settings name.
+
+    Args:
+        pool: threads that it may use.
+        settings: executor (the backend), normalization.
+        views: what it must be able to do.
+        batch: images of a batch, at most.
+        threads: number of the pool's threads.
+        device: where the views go; a CUDA device has its index.
+        dtype: of the views.
+
+    Raises:
+        UserError: DALI is asked for and cannot be used.
+    """
+    name = settings.executor
+    if name == "auto":
+        name = "dali" if device.type == "cuda" else "opencv"
+    if name == "opencv":
+        from data_pipelines.imaging.opencv import OpenCVBackend
+
+        return OpenCVBackend(
+            pool, threads=threads, mean=settings.mean, std=settings.std, device=device, dtype=dtype
+        )
+    try:
+        from data_pipelines.imaging.dali import DaliBackend, ViewGraph
+    except ImportError as error:
+        raise UserError(
+            f"DALI cannot be imported: {error}",
+            where="data.executor",
+            fix="install nvidia-dali-cuda130 (or -cuda120), or set data.executor=opencv",
+        ) from error
+    graphs = [
+        ViewGraph(
+            view.size,
+            color=view.color_jitter_prob > 0 or view.grayscale_prob > 0,
+            blur=view.blur_prob > 0,
+            solarize=view.solarize_prob > 0,
+        )
+        for view in views
+    ]
+    return DaliBackend(
+        graphs,
+        pool,
+        batch=batch,
+        threads=threads,
+        mean=settings.mean,
+        std=settings.std,
+        device=device,
+        dtype=dtype,
+        decoder=settings.gpu_decoder,
+    )
