@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding
+from launch.local.processes import module_command
 
 MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]warning[/]", PROBLEM: "[bold red]problem[/]"}
 
@@ -72,7 +73,7 @@ def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> i
 
 def result(check: Check, runs: Path) -> list[Finding]:
     """What a check finds, within its time."""
-    command = [sys.executable, "-m", "launch.doctor.examination", check.function, str(runs)]
+    command = module_command("launch.doctor.examination", check.function, str(runs))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -22,6 +22,15 @@ HANDED_ON = {  # a closed terminal ends a run as gently as a request does
 LOST_PEER = 3  # exit code of a rank that ended since another had: the other knows the reason
 
 
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of this project.
+
+    The working directory is not searched for modules (`-P`): a user's folder `trainer` or file `launch.py` there must
+    not run in place of ours.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 def launch(
     module: str,
     arguments: list[str],
@@ -80,7 +89,7 @@ def _start(
         "ALL4ONE_PARENT": str(os.getpid()),
     }
     environment.pop("SLURM_CPUS_PER_TASK", None)  # of an interactive job: all ranks together have these cores
-    command = [sys.executable, "-m", module, *arguments]
+    command = module_command(module, *arguments)
     # a new session: Ctrl-C on the terminal reaches the ranks once, through this process
     if rank == 0:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

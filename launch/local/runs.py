@@ -119,8 +119,17 @@ def _launch(run: RunFolder, nproc: int) -> int:
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in (130, 143):
         print(f"go on with it: all4one resume {run.path}")
+    elif code == 0 and not run.is_finished():
+        print_error(
+            UserError(
+                "its processes ended without an error, but none of them finished the run",
+                where=run.ledger,
+                fix=f"see what they printed in {logs}, then all4one resume {run.path}",
+            )
+        )
+        return 1
     elif code == 0:
-        print(f"judge it: all4one eval {run.path}")
+        print(f"evaluate it: all4one eval {run.path}")
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # ranks that hang can note nothing

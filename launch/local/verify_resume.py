@@ -3,7 +3,6 @@
 import contextlib
 import random
 import secrets
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.errors import UserError
+from launch.local.processes import module_command
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
@@ -81,7 +81,7 @@ class _Job:
             arguments = ["resume", str(self.run.path)]
         else:
             arguments = ["train", self.recipe, *self.overrides, f"run.name={self.run.path.name}"]
-        command = [sys.executable, "-m", "launch.cli", *arguments, "--nproc", str(self.nproc)]
+        command = module_command("launch.cli", *arguments, "--nproc", str(self.nproc))
         self.run.path.parent.mkdir(parents=True, exist_ok=True)
         with self._output().open("ab") as output:
             self.process = psutil.Popen(command, stdout=output, stderr=output)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import submitit
 
+from launch.local.processes import module_command
 from launch.slurm.job import TrainJob
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.submitted_jobs import Submissions
@@ -107,16 +108,18 @@ class SlurmSubmission:
     def _teardown(self) -> list[str]:
         """Shell lines after the processes: each element of an array ends its own run."""
         runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
-        python, run = shlex.quote(sys.executable), '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+        run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
         lines = [
             "code=$?",
             f"runs=({runs})",
-            f"[ $code -eq 0 ] || {python} -m launch.slurm.job_end {run} $code",
+            f"[ $code -eq 0 ] || {shlex.join(module_command('launch.slurm.job_end'))} {run} $code",
         ]
         if self.then is not None:
-            lines.append(f"[ $code -ne 0 ] || {python} -m {self.then} {run} || code=$?")
+            lines.append(
+                f"[ $code -ne 0 ] || {shlex.join(module_command(*self.then.split()))} {run} || code=$?"
+            )
         if self.settings.chain > 1:
-            lines.append(f"{python} -m launch.slurm.chain_end {run}")
+            lines.append(f"{shlex.join(module_command('launch.slurm.chain_end'))} {run}")
         return [*lines, "exit $code"]
 
 

@@ -1,6 +1,8 @@
 """submitit's executor with all that a recipe's `slurm:` section asks for."""
 
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ def executor(
         UserError: there is no SLURM on this machine.
     """
     try:
-        found = submitit.SlurmExecutor(folder, max_num_timeout=requeues)
+        found = submitit.SlurmExecutor(
+            folder, max_num_timeout=requeues, python=f"{shlex.quote(sys.executable)} -P"
+        )
     except RuntimeError:  # it looks for srun
         raise UserError(
             "there is no SLURM on this machine",

@@ -16,6 +16,9 @@ from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.run_folder import RunFolder, read_records, runs_below
 from trainer.runs.run_lock import is_held
 
+UNFINISHED = "unfinished"
+"""State of a run whose job ended well in SLURM's eyes, and whose ledger lacks the end."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -144,10 +147,15 @@ def _state(
     if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
         return newest["reason"], newest.get("message")
     if last is None:
-        return (job.state.lower() if job else "new"), None
+        return (_how_it_ended(job) if job else "new"), None
     if last.reason == NO_END:
-        return (job.state.lower() if job else "killed"), last.message
+        return (_how_it_ended(job) if job else "killed"), last.message
     return last.reason, last.message or None
+
+
+def _how_it_ended(job: controller.Job) -> str:
+    """SLURM's word for a job that is over. A job that completed has not finished its run: the ledger would say so."""
+    return UNFINISHED if job.state == "COMPLETED" else job.state.lower()
 
 
 def _newest_checkpoint(run: RunFolder) -> dict[str, Any]:

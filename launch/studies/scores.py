@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.shard_set import ShardSet
+from launch.local.processes import module_command
 from launch.studies.plan import Study
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set
@@ -84,9 +84,7 @@ def fit_regression(run: RunFolder, backbone: str) -> bool:
     begun.unlink(missing_ok=True)
     alone = ["--backbone", backbone] if backbone == "online" else []
     command = ["eval", str(run.path), "--linear-fast", "--out", str(begun), *alone]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", *command], stdout=subprocess.DEVNULL, check=False
-    )
+    done = subprocess.run(module_command("launch.cli", *command), stdout=subprocess.DEVNULL, check=False)
     if done.returncode == 0:
         begun.replace(path)
     return done.returncode == 0

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from launch.status.suspect_nodes import machines
+from launch.status.suspect_nodes import expand_hostlist
 
 ASK = "import sys; from launch.slurm.controller import jobs; print({n: j.state for n, j in jobs(sys.argv[1:]).items()})"
 
@@ -37,4 +37,4 @@ def test_elements_of_an_array_that_wait_are_jobs_each(cluster) -> None:
 def test_short_forms_are_spelt_out_as_slurm_does(cluster) -> None:
     for names in ("node1,node2,node3", "n098,n099,n100,login1", "r1n3,r1n5,r2n3,r2n5", "n01-ib,n02-ib"):
         short = cluster.run("scontrol", "show", "hostlist", names).strip()
-        assert machines(short) == cluster.run("scontrol", "show", "hostnames", short).split(), short
+        assert expand_hostlist(short) == cluster.run("scontrol", "show", "hostnames", short).split(), short
