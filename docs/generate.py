@@ -3,6 +3,7 @@
 `reference/cli.md` comes from the tree of commands, `reference/settings.md` from the pydantic schema.
 """
 
+import re
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -64,10 +65,12 @@ def _command(name: str, command: Any) -> Iterator[str]:
     if children:
         return
     hints = get_type_hints(command.callback, include_extras=True)
-    parameters = [_parameter(p, hints.get(p.name)) for p in command.params if p.name != "help" and not p.hidden]
-    usage = " ".join([name, *(p.usage for p in parameters if p.is_argument)])
-    options = " [OPTIONS]" if not all(p.is_argument for p in parameters) else ""
-    yield f"## {name}\n\n{_paragraphs(command.help)}\n\n```\n{usage}{options}\n```\n"
+    parameters = [
+        _parameter(p, hints.get(p.name)) for p in command.params if p.name != "help" and not p.hidden
+    ]
+    options = [] if all(p.is_argument for p in parameters) else ["[OPTIONS]"]
+    usage = " ".join([name, *options, *(p.usage for p in parameters if p.is_argument)])
+    yield f"## {name}\n\n{_paragraphs(command.help)}\n\n```\n{usage}\n```\n"
     for title, wanted in (("argument", True), ("option", False)):
         rows = [p for p in parameters if p.is_argument is wanted]
         if rows:
@@ -93,26 +96,27 @@ class Parameter(NamedTuple):
 
 def _parameter(parameter: Any, hint: Any) -> Parameter:
     """What the tree says of a parameter, with the type and the bounds that its annotation names."""
-    is_argument = parameter.param_type_name == "argument"
     annotation, info = _unwrap(hint)
-    many = parameter.nargs == -1
+    is_argument = parameter.param_type_name == "argument"
+    is_flag = annotation is bool
     label = parameter.metavar or parameter.name.upper()
-    names = label if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])
-    usage = label if parameter.required or label.startswith("[") else f"[{label}]"
-    flag = annotation is bool
-    value = "" if flag else (parameter.metavar if parameter.metavar and not is_argument else _type_name(annotation))
-    default = "" if many or parameter.default is None or (flag and not parameter.default) else parameter.default
-    shown = default.value if isinstance(default, Enum) else default
-    if flag and parameter.default is True:
-        shown = parameter.opts[0]
+    kind = "" if is_flag else label if parameter.metavar and not is_argument else _type_name(annotation)
+    bounds = _bounds(info.min, info.max) if info else ""
     return Parameter(
-        is_argument,
-        _code(names),
-        usage,
-        " ".join(filter(None, [_code(value), _bounds(info.min, info.max) if info else ""])),
-        "required" if parameter.required else _code(shown),
-        parameter.help or "",
+        is_argument=is_argument,
+        names=_code(label if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])),
+        usage=label if parameter.required or label.startswith("[") else f"[{label}]",
+        value=f"{_code(kind)} {bounds}",
+        default="required" if parameter.required else _code(_default(parameter, is_flag)),
+        description=parameter.help or "",
     )
+
+
+def _default(parameter: Any, is_flag: bool) -> object:
+    """What a parameter is if it is not given; empty where that is nothing."""
+    if is_flag:
+        return parameter.opts[0] if parameter.default else ""
+    return parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
 
 
 def _unwrap(hint: Any) -> tuple[Any, ParameterInfo | None]:
@@ -241,9 +245,7 @@ def _code(value: object) -> str:
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', '&#124;') if '`' not in cell else _escaped(cell) for cell in cells)} |"
-
-
-def _escaped(cell: str) -> str:
-    """A cell with code: in a table a bar inside of backticks must be escaped."""
-    return " ".join(cell.split()).replace("|", "\\|")
+    """A row of a table. Bars are safe inside of backticks, and nowhere else."""
+    parts = (re.split(r"(`[^`]*`)", " ".join(cell.split())) for cell in cells)
+    safe = ("".join(p if p.startswith("`") else p.replace("|", "&#124;") for p in split) for split in parts)
+    return f"| {' | '.join(safe)} |"
