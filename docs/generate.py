@@ -115,7 +115,7 @@ def _parameter(parameter: Any, hint: Any) -> Parameter:
 def _default(parameter: Any, is_flag: bool) -> object:
     """What a parameter is if it is not given; empty where that is nothing."""
     if is_flag:
-        return parameter.opts[0] if parameter.default else ""
+        return parameter.opts[0] if parameter.default else "".join(parameter.secondary_opts)
     return parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
 
 
