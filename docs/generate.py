@@ -29,7 +29,7 @@ Every command prints its own help with `--help`. `CONFIG` is the path of a recip
 the folder of a run. `KEY=VALUE` overrides a setting of the recipe. The [settings](settings.md) are on their own page.
 
 A command exits with code 0 when it succeeds and with code 2 when the input is wrong. The message names the problem, the
-place and the fix. Ctrl-C exits with code 130 after a checkpoint.
+place and the fix. Ctrl-C ends a training run with code 130, after a checkpoint.
 """
 
 SETTINGS_INTRO = """\
@@ -150,11 +150,12 @@ def settings_page() -> str:
 def _model(prefix: str, model: type[BaseModel], title: str = "") -> Iterator[str]:
     """A section for a settings model, followed by the models that its fields hold."""
     own, nested = [], []
+    earlier = _earlier_names(model)
     for name, field in model.model_fields.items():
         key = f"{prefix}.{name}" if prefix else name
         inner, is_list = _inner_model(field.annotation)
         if inner is None or not inner.model_fields:
-            own.append(_setting(key, field))
+            own.append(_setting(key, field, earlier.get(name, "")))
         elif key != "method":  # each method has a section of its own
             nested.append((f"{key}.N" if is_list else key, inner))
     yield f"## {title or prefix}\n\n{_paragraphs(model.__doc__)}\n"
@@ -166,11 +167,20 @@ def _model(prefix: str, model: type[BaseModel], title: str = "") -> Iterator[str
         yield from _model(key, inner, f"{title} · {key}" if title.startswith("method: ") else "")
 
 
-def _setting(key: str, field: FieldInfo) -> str:
+def _setting(key: str, field: FieldInfo, earlier_name: str) -> str:
     required = field.is_required()
     default = "required" if required else _code(_plain(field.get_default(call_default_factory=True)))
     kind = f"{_code(_type_name(field.annotation))} {_range(field)}".strip()
-    return _row(_code(key), kind, default, field.description or "")
+    alias = f" Earlier name: {_code(earlier_name)}." if earlier_name else ""
+    return _row(_code(key), kind, default, f"{field.description or ''}{alias}")
+
+
+def _earlier_names(model: type[BaseModel]) -> dict[str, str]:
+    """By today's name, the one that version 0.1 had and that is still accepted."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        found |= {today: first for first, today in vars(base).get("first_names", {}).items()}
+    return found
 
 
 def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
