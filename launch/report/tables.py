@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch.report.facts import RunFacts, differences, disagreements
-from launch.status.ledger import RUNNING
 from trainer.evaluation.linear_fast import wilson_interval
+from trainer.runs.ends import EndReason
 
 
 class Table(NamedTuple):
@@ -71,7 +71,7 @@ def attempts(facts: RunFacts) -> Table:
         [
             str(one.number),
             _clock(one.start),
-            "" if one.reason == RUNNING else _clock(one.end),
+            "" if one.reason == EndReason.RUNNING else _clock(one.end),
             one.nodes,
             str(one.devices),
             f"{one.kept:,}",

@@ -11,9 +11,10 @@ from data_pipelines.errors import UserError
 from launch.slurm import controller
 from launch.slurm.job_end import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
-_LAST = ("finished", "error", "cancelled")
+_LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)
 """Ends of an attempt after which the same command would do nothing, or the same again."""
 
 

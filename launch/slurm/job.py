@@ -21,13 +21,13 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
-from launch.local.worker import REASONS, run_with_error_report, train_run
+from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import controller
+from trainer.runs.ends import REASONS, EndReason, ExitCode
 from trainer.runs.run_lock import STALE_AFTER_S
-from trainer.runs.stop_signals import TERMINATED, TIME_IS_UP, StopRequest
+from trainer.runs.stop_signals import StopRequest
 
-REQUEUED, CANCELLED = "requeued", "cancelled"
-DECIDED = (REQUEUED, CANCELLED)
+DECIDED = (EndReason.REQUEUED, EndReason.CANCELLED)
 """Reasons for which SLURM has ended the job already: its machines are given back at once, and nothing is lost."""
 GRACE_SECONDS = 30 * 60
 """How long a saved rank waits for SLURM to end it: longer than the grace time that clusters give."""
@@ -91,10 +91,10 @@ class TrainJob:
                     self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=partial(_reason, start), **facts
                 )
             )
-            if end.code == TIME_IS_UP and start.restart >= self.max_requeues:
+            if end.code == ExitCode.TIME_IS_UP and start.restart >= self.max_requeues:
                 self._say_used_up(start)
-            elif end.code in (TIME_IS_UP, TERMINATED) and end.reason not in DECIDED:
-                if end.code == TIME_IS_UP and rank == 0 and stop.received != TERMINATED:
+            elif end.code in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED) and end.reason not in DECIDED:
+                if end.code == ExitCode.TIME_IS_UP and rank == 0 and stop.received != ExitCode.TERMINATED:
                     _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
             if end.code:
@@ -131,15 +131,15 @@ def begin_task(logs: Path) -> int:
 
 def _reason(start: Start, code: int) -> str:
     """The ledger's word for an exit code: why the signal came, as far as SLURM says."""
-    if code not in (TIME_IS_UP, TERMINATED):
+    if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
     try:
         facts = controller.facts(start.job, seconds=ANSWER_SECONDS)
     except UserError:
         return REASONS[code]
     if facts["JobState"] != "RUNNING":
-        return REQUEUED if int(facts["Restarts"]) > start.restart else CANCELLED
-    return REASONS[code] if facts.get("PreemptTime", "None") == "None" else "preempted"
+        return EndReason.REQUEUED if int(facts["Restarts"]) > start.restart else EndReason.CANCELLED
+    return REASONS[code] if facts.get("PreemptTime", "None") == "None" else EndReason.PREEMPTED
 
 
 def _ask_for_requeue(requeue: Callable[[], None]) -> None:

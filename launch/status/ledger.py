@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
-RUNNING, NO_END, CUT_OFF, LOST_RANK = "running", "no end noted", "cut off", "lost a rank"
 Record = Mapping[str, Any]
 
 
@@ -105,7 +105,7 @@ class _History:
         for record in records:
             known = self._ends.get(record["attempt"])
             # what ended the rank that was lost is noted after it, and is the reason
-            if record["event"] == "end" and (known is None or known["reason"] == LOST_RANK):
+            if record["event"] == "end" and (known is None or known["reason"] == EndReason.LOST_RANK):
                 self._ends[record["attempt"]] = record
         self._trained, self._saved, self._batch = trained, saved, batch
 
@@ -190,11 +190,11 @@ class _History:
 
 def _reason(start: Record, noted: Record | None, alive: bool, successor: Record | None) -> tuple[str, str]:
     if alive:
-        return RUNNING, ""
+        return EndReason.RUNNING, ""
     if noted is not None:
         late = successor is not None and noted["time"] > successor["time"]
-        reason = CUT_OFF if late and noted["reason"] == "error" else noted["reason"]
+        reason = EndReason.CUT_OFF if late and noted["reason"] == EndReason.ERROR else noted["reason"]
         return reason, noted.get("message", "")
     if successor is not None and start.get("job") and successor.get("job") == start["job"]:
-        return NO_END, "SLURM started it again, since a machine failed or all was killed"
-    return NO_END, "it was killed, or its machine failed"
+        return EndReason.NO_END, "SLURM started it again, since a machine failed or all was killed"
+    return EndReason.NO_END, "it was killed, or its machine failed"

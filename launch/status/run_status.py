@@ -11,8 +11,9 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch.slurm import controller
 from launch.slurm.submitted_jobs import Submissions
-from launch.status.ledger import NO_END, RUNNING, AttemptSummary, Hours, global_batch, read_attempts, total
+from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -140,16 +141,16 @@ def _state(
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None
     last = history[-1] if history else None
-    if last is not None and last.reason == RUNNING:
-        return "running", None
+    if last is not None and last.reason == EndReason.RUNNING:
+        return EndReason.RUNNING, None
     # the newest word: that of a later start whose processes never met comes after the attempt's own
     newest = records[-1] if records else None
     if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
         return newest["reason"], newest.get("message")
     if last is None:
         return (_how_it_ended(job) if job else "new"), None
-    if last.reason == NO_END:
-        return (_how_it_ended(job) if job else "killed"), last.message
+    if last.reason == EndReason.NO_END:
+        return (_how_it_ended(job) if job else EndReason.KILLED), last.message
     return last.reason, last.message or None
 
 

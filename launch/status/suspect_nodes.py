@@ -8,11 +8,18 @@ from itertools import chain, product
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.status.ledger import CUT_OFF, LOST_RANK, NO_END, AttemptSummary, read_attempts
+from launch.status.ledger import AttemptSummary, read_attempts
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
 from trainer.runs.run_lock import is_held
 
-_OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
+_OF_A_MACHINE = {
+    EndReason.KILLED,
+    EndReason.STALLED,
+    EndReason.LOST_RANK,
+    EndReason.NO_END,
+    EndReason.CUT_OFF,
+}
 _NAMED = re.compile(r"(\S+), tasks? \S+: ")
 _NO_MEMORY = re.compile(r"memory ran out|out of memory", re.IGNORECASE)
 _PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
@@ -27,7 +34,9 @@ def failures(attempts: Iterable[AttemptSummary]) -> list[AttemptSummary]:
 def _may_be_a_machines(attempt: AttemptSummary) -> bool:
     if _NO_MEMORY.search(attempt.message):
         return False
-    return attempt.reason in _OF_A_MACHINE or (attempt.reason == "error" and _named(attempt) is not None)
+    return attempt.reason in _OF_A_MACHINE or (
+        attempt.reason == EndReason.ERROR and _named(attempt) is not None
+    )
 
 
 def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
-from launch.status.ledger import RUNNING, AttemptSummary, total
+from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
+from trainer.runs.ends import EndReason
 
 ANSWER_SECONDS = 5.0
 """How long SLURM may take for an answer while somebody watches."""
@@ -101,7 +102,7 @@ def _attempts(history: list[AttemptSummary]) -> Table:
         table.add_row(
             str(one.number),
             _clock(one.start),
-            "" if one.reason == RUNNING else _clock(one.end),
+            "" if one.reason == EndReason.RUNNING else _clock(one.end),
             escape(one.nodes),
             str(one.kept),
             str(one.replayed or ""),
@@ -132,7 +133,7 @@ def _of_suspects(one: Status) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
-    mend = "submit CONFIG" if one.state == "finished" else f"resume {one.run}"
+    mend = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
     return f"{Path(one.run).name}: {said}; leave it out: all4one {mend} --exclude-suspects"
 
 

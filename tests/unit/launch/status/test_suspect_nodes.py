@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.status.ledger import NO_END, AttemptSummary, Hours
+from launch.status.ledger import AttemptSummary, Hours
 from launch.status.suspect_nodes import (
     excluded_from_new,
     excluded_from_resumed,
@@ -14,10 +14,11 @@ from launch.status.suspect_nodes import (
     suspect_nodes,
 )
 from trainer.config.schema import load_config
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder
 
 
-def attempt(nodes: str, reason: str = NO_END, message: str = "") -> AttemptSummary:
+def attempt(nodes: str, reason: str = EndReason.NO_END, message: str = "") -> AttemptSummary:
     return AttemptSummary(1, "7", nodes, 1, 0, 1, reason, message, 0, 0, 0, 0, Hours())
 
 
