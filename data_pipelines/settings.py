@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_pipelines.presets import expand
@@ -120,8 +121,9 @@ class DataSettings(Settings):
     """Folder of shards with their index, to learn from: a path, or a URL that fsspec knows (`s3://BUCKET/PATH`)."""
     validation: Place | None = None
     """Folder of labeled shards for kNN and probes; none: no evaluation during training."""
-    cache: Path = Path("~/.cache/all4one/shards")
-    """Folder on a disk of this machine that keeps the shards of URLs; processes and runs share it."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps the shards of URLs. Processes and runs share it. null:
+    `all4one/shards` in the user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`)."""
     cache_bytes: int = Field(100_000_000_000, ge=1)
     """Bytes that all shards in `cache` may hold; those not read for longest go first."""
     prefetch_shards: int = Field(16, ge=0, le=4096)
@@ -154,6 +156,11 @@ class DataSettings(Settings):
     """The views of each image, in order: a list, or the name of a preset; see `data_pipelines.presets`."""
     eval_resize: int = Field(256, ge=8, le=2048)
     """Shorter side of an image for evaluation, pixels, before the center crop of the first view's size."""
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder that keeps the shards of URLs."""
+        return self.cache.expanduser() if self.cache is not None else user_cache_path("all4one") / "shards"
 
     @property
     def sizes(self) -> list[int]:

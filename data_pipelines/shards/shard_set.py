@@ -76,7 +76,7 @@ class ShardSet:
         files: LocalFiles | CachedFiles
         if isinstance(folder, Url):
             settings = settings or DataSettings()
-            cache = Cache(settings.cache.expanduser(), settings.cache_bytes)
+            cache = Cache(settings.cache_folder, settings.cache_bytes)
             record, index, files = open_remote(folder, cache, settings.prefetch_shards)
         else:
             record = read_record(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.log import LOGGER
 from launch.messages import disk_error_message, print_error
 from trainer.runs.ends import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
@@ -133,7 +134,7 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
     except RuntimeError as error:
         if not _peer_is_gone(error):
             raise
-        print(f"rank {os.environ['RANK']}: another rank has ended", file=sys.stderr, flush=True)
+        LOGGER.error("another rank has ended")
         os._exit(ExitCode.LOST_PEER)
     os._exit(
         ExitCode.USER_ERROR

@@ -21,6 +21,7 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
+from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import controller
 from trainer.runs.ends import REASONS, EndReason, ExitCode
@@ -108,7 +109,7 @@ class TrainJob:
                 f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
                 "allows; go on with it:"
             )
-        print(f"{said} all4one resume {self.run}", flush=True)
+        LOGGER.warning("%s all4one resume %s", said, self.run)
 
     def checkpoint(self) -> DelayedSubmission | None:
         """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
@@ -151,7 +152,7 @@ def _ask_for_requeue(requeue: Callable[[], None]) -> None:
         try:
             requeue()
         except (subprocess.SubprocessError, OSError) as error:
-            print(f"the requeue was not taken: {error}", flush=True)
+            LOGGER.warning("SLURM did not take the requeue: %s", error)
         time.sleep(RETRY_SECONDS)
 
 
@@ -162,7 +163,7 @@ def _wait_to_be_ended() -> None:
 
 def _write_to(log: Path) -> None:
     """Send what this process prints to a file of its own: SLURM appends all starts of a job to one."""
-    print(f"output goes to {log}", flush=True)
+    LOGGER.info("output goes to %s", log)
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.log import LOGGER
 from launch.slurm import controller
 from launch.slurm.job import RETRY_SECONDS, Start, start_line
 from trainer.checkpoints.store import CheckpointStore
@@ -42,9 +43,8 @@ def main() -> None:
     if ended is not None and ended["reason"] != EndReason.LOST_RANK:
         return
     if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
-        print(
-            f"this start of job {start.job} has noted nothing: the run is trained by {holder}",
-            file=sys.stderr,
+        LOGGER.warning(
+            "this start of job %s wrote nothing to the ledger: %s trains the run", start.job, holder
         )
         return
     settings = run.read_config().slurm
@@ -70,7 +70,7 @@ def _requeue(job: str, run: RunFolder) -> None:
         except UserError as error:
             if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
                 said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
-                print(said, file=sys.stderr)
+                LOGGER.error(said)
                 return
         time.sleep(RETRY_SECONDS)
 

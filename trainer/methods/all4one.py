@@ -151,7 +151,7 @@ class All4One(Method):
         terms = {name: getattr(s, f"{name}_weight") * part for name, part in parts.items()}
         loss = torch.stack(list(terms.values())).sum()
         nearest = (keys[0], found[0]) if found else None
-        return MethodOutput(loss, parts, features[0], z, terms, neighbors=nearest)
+        return MethodOutput(loss=loss, features=features[0], z=z, parts=parts, terms=terms, neighbors=nearest)
 
     def _pairs(self, count: int) -> list[tuple[int, int]]:
         """Among the first `count` views, those that make targets with those whose predictions are drawn to them."""

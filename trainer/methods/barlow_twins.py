@@ -43,4 +43,4 @@ class BarlowTwins(Method):
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
         loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
-        return MethodOutput(loss, {}, features[0], z)
+        return MethodOutput(loss=loss, features=features[0], z=z)

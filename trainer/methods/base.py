@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -31,18 +32,19 @@ class Output(NamedTuple):
     """Detached scalars for the log: each loss and each health value."""
 
 
-class MethodOutput(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class MethodOutput:
     """A method's own part of a forward pass."""
 
     loss: Tensor
     """Scalar that is minimized."""
-    parts: Mapping[str, Tensor]
-    """Scalars for the log."""
     features: Tensor
     """Backbone features of the first view that the backbone sees, [B, F]: what the online classifier reads."""
     z: Sequence[Tensor]
     """Embeddings of the views, V x [B, D], that the loss depends on."""
-    terms: Mapping[str, Tensor] = {}
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars for the log."""
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
     """Weighted terms that add up to the loss, where it has several."""
     neighbors: tuple[Tensor, Neighbors] | None = None
     """Keys of the first view [B, D] with what the queue holds nearest to them."""

@@ -45,4 +45,4 @@ class SimCLR(Method):
         """Two views of [B, 3, S, S]: the NT-Xent loss of algorithm 1, negatives from all ranks."""
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
-        return MethodOutput(nt_xent(z, temperature=self.settings.temperature), {}, features[0], z)
+        return MethodOutput(loss=nt_xent(z, temperature=self.settings.temperature), features=features[0], z=z)

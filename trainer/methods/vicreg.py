@@ -55,4 +55,6 @@ class VICReg(Method):
             "covariance": s.covariance_weight,
         }
         terms = {name: weights[name] * part for name, part in parts.items()}
-        return MethodOutput(torch.stack(list(terms.values())).sum(), parts, features[0], z, terms)
+        return MethodOutput(
+            loss=torch.stack(list(terms.values())).sum(), features=features[0], z=z, parts=parts, terms=terms
+        )

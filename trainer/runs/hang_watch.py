@@ -21,6 +21,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
+from data_pipelines.log import LOGGER
 from trainer.runs.ends import ExitCode
 from trainer.runs.run_folder import RunFolder
 
@@ -114,7 +115,7 @@ class HangWatch:
                 print("---", *_names(), "", sep="\n", file=file, flush=True)
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
-            print(f"{dump}: {error.strerror}", file=sys.stderr)
+            LOGGER.error("%s: %s", dump, error.strerror)
             faulthandler.dump_traceback(all_threads=True)
         print(f"error: {problem}", file=sys.stderr, flush=True)
 
