@@ -111,7 +111,7 @@ def test_shares(text, shares):
 
 def test_the_whole_set_is_a_share_where_it_is_asked_for():
     assert parse_shares("100%,1%", "--finetune", whole=True) == (0.01, 1)
-    with pytest.raises(UserError, match=r"--finetune: '101%' is no share of a set: .* up to 100"):
+    with pytest.raises(UserError, match=r"--finetune: '101%' is not a percentage .* up to 100%"):
         parse_shares("101%", "--finetune", whole=True)
 
 
@@ -143,13 +143,13 @@ def test_no_learning_rates(text):
             "--finetune-rates: .* without --finetune",
         ),
         ({"finetune": "1%", "epochs": 8}, "--epochs: .* without --linear"),
-        ({"finetune": "101%"}, "--finetune: '101%' is no share"),
-        ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* no list of numbers"),
+        ({"finetune": "101%"}, "--finetune: '101%' is not a percentage"),
+        ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* is not a list of numbers"),
         ({"finetune": "100%", "batch": 8}, "not the folder of a run"),
         ({"low_shot_seeds": 5}, "--low-shot-seeds: .* without --low-shot"),
         ({"linear": True, "knn_k": "5"}, "--knn-k: .* without --knn"),
-        ({"knn_k": "x"}, "no list of numbers"),
-        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "no list of numbers"),
+        ({"knn_k": "x"}, "is not a list of whole numbers"),
+        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "is not a list of numbers"),
         ({"low_shot": "1%", "low_shot_seeds": 3}, "not the folder of a run"),
     ],
 )
