@@ -1,4 +1,4 @@
-"""The methods, one file each. A file that defines a subclass of `MethodSettings` is a method; nothing else lists it."""
+"""The methods, one file each. Every subclass of `MethodSettings` in this package is found automatically."""
 
 import importlib
 import pkgutil
@@ -8,14 +8,14 @@ from trainer.methods.base import Method, MethodSettings, Output
 
 
 def available() -> dict[str, type[MethodSettings]]:
-    """Every method's settings class by the method's name."""
+    """Return the settings class of every method, by method name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return {s.model_fields["name"].default: s for s in _below(MethodSettings)}
 
 
 def _below(settings: type[MethodSettings]) -> Iterator[type[MethodSettings]]:
-    """Subclasses at any depth: a method may take its settings from another's."""
+    """Return subclasses at any depth, because a method may inherit its settings from another method."""
     for subclass in settings.__subclasses__():
         yield subclass
         yield from _below(subclass)
