@@ -53,7 +53,7 @@ def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
         long.write()
     assert json.loads(path.read_text())["backbones"]["online"]["linear"] == {"top1": 0.625}
     assert (
-        capsys.readouterr().err.count("is of other weights") == 2
+        capsys.readouterr().err.count("differ in weights") == 2
     )  # theirs of ours, and ours of theirs, once each
 
 
@@ -61,8 +61,8 @@ def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
     ("change", "word"),
     [
         ({"weights": "cd"}, "weights"),
-        ({"train_index": "13"}, "a training set"),
-        ({"weights": "cd", "validation_index": "35"}, "weights, a validation set"),
+        ({"train_index": "13"}, "training set"),
+        ({"weights": "cd", "validation_index": "35"}, "weights, validation set"),
     ],
 )
 def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_path, capsys, change, word):
@@ -70,13 +70,13 @@ def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_
     written(path, knn_20=KNN)
     assert written(path, {**FACTS, **change}, retrieval=RETRIEVAL) == {"online": {"retrieval": RETRIEVAL}}
     said = capsys.readouterr().err
-    assert f"replacing {path}: what it says (knn_20) is of other {word};" in said
+    assert f"replacing {path}: its results (knn_20) differ in {word};" in said
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):
     path = tmp_path / "eval.json"
     path.write_text("[1]")
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match="does not contain results"):
         Results(path, FACTS)
     assert path.read_text() == "[1]"
 
