@@ -95,7 +95,7 @@ def locks(runs: Path) -> list[Finding]:
     if abs(apart) > CLOCKS_APART_S:
         return warning(
             "locks",
-            f"the file system's clock is {apart:+.0f} s apart from this machine's, so ages in `all4one status` are wrong",
+            f"the file system's clock is {apart:+.0f} s off this machine's, so ages in `all4one status` are wrong",
             "administrators: enable NTP on both",
         )
     return ok("locks", "file creation is exclusive, renames are atomic, clocks agree")

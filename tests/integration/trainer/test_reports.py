@@ -203,7 +203,7 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     (tmp_path / "file").write_text("")
     refused = run("report", folder, "--no-pictures", "--out", tmp_path / "file" / "page.html")
     assert refused.code == 2
-    assert "its folder cannot be made" in refused.words
+    assert "its folder cannot be created" in refused.words
 
 
 def test_a_run_that_cannot_be_read_is_named_and_keeps_no_other_from_the_page(
