@@ -102,7 +102,7 @@ def test_a_resumed_run_leaves_its_suspects_out_besides_those_that_it_left_out(
 ) -> None:
     run = failing_run(tmp_path / "one", "node2", "node1", "node2")
     assert excluded_from_resumed(run.path, []) == ['slurm.exclude="node9,node2"']
-    assert "left out: node2 was in 3 of 3 attempts that failed" in capsys.readouterr().out
+    assert "excluded: node2 was in 3 of 3 failed attempts" in capsys.readouterr().out
     assert excluded_from_resumed(run.path, ["slurm.exclude=node[1-2]"]) == []
 
 
