@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.distributed.process_group import AsyncFlagReduce, all_gather_object, broadcast_object
 from trainer.evaluation.features import EvaluationInterrupted
@@ -174,7 +175,7 @@ class Trainer:
         epoch = self.recorder.epoch(self.step)
         if self.metrics is not None:
             self.metrics.write("eval", self.step, values, epoch=epoch)
-        shown = " · ".join(f"{name} {100 * value:.2f} %" for name, value in values.items())
+        shown = " · ".join(f"{name} {percent(value)}" for name, value in values.items())
         self.progress.say(f"step {self.step}, epoch {epoch:.2f}: {shown}")
         self.recorder.start_clock(self.step)
         return 0

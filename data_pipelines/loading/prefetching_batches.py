@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import nearest_multiples
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import Prefetch, never, nothing
 
@@ -51,8 +52,7 @@ class BatchPartition:
         parts = self.world_size * self.accumulation
         if self.global_batch >= 1 and self.global_batch % parts == 0:
             return
-        below = self.global_batch // parts * parts
-        near = " or ".join(str(size) for size in (below, below + parts) if size > 0)
+        near = " or ".join(map(str, nearest_multiples(self.global_batch, parts)))
         raise UserError(
             f"a global batch of {self.global_batch} cannot be split evenly over {self.world_size} processes with "
             f"{self.accumulation} micro-batches each",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_pipelines.formatting import duration
+
 if TYPE_CHECKING:
     from data_pipelines.inspect.statistics import Statistics
     from data_pipelines.settings import DataSettings
@@ -60,7 +62,7 @@ def stats(
         speed, threads = preparing_speed(opened, settings), threads_of(settings)
         typer.echo(
             f"{len(settings.views)} views, the first of {settings.views[0].size} px: {speed:,.0f} images/s "
-            f"with {threads} threads, {_duration(facts.samples / speed)} for an epoch on this machine"
+            f"with {threads} threads, {duration(facts.samples / speed)} for an epoch on this machine"
         )
 
 
@@ -110,9 +112,3 @@ def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
     if facts.unlabeled:
         table.add_row("without a label", f"{facts.unlabeled:,}", "")
     Console().print(table)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -25,7 +25,7 @@ from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 
 class EvalJob(Settings):
@@ -106,7 +106,7 @@ def evaluate_backbone(job: EvalJob) -> None:
         "images": int((validation_set.index["label"] >= 0).sum()),
     }
     judged_weights = facts["weights"] if job.backbone is None else fingerprint(backbones)
-    results, progress = Results(job.place, facts, quiet=rank() > 0), EvalProgress(rank() == 0)
+    results, progress = Results(job.place, facts, quiet=rank() > 0), ProgressBars(rank() == 0)
 
     def note(backbone: str, judge: str, result: dict[str, Any]) -> None:
         results.add(backbone, judge, result)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from data_pipelines.formatting import percent
 from trainer.evaluation.linear_fast import wilson_interval
 
 SAME = {"weights": "weights", "train_index": "training set", "validation_index": "validation set"}
@@ -94,11 +95,15 @@ class Results:
                 if "top1" in result:
                     interval = _interval(result, found["images"])
                     accuracy.add_row(
-                        name, judge, _percent(result["top1"]), interval, _percent(result["top5"])
+                        name,
+                        judge,
+                        percent(result["top1"], unit=False),
+                        interval,
+                        percent(result["top5"], unit=False),
                     )
                 else:
                     figures = ("map", "recall_at_1", "recall_at_5", "recall_at_10")
-                    ranking.add_row(name, judge, *(_percent(result[figure]) for figure in figures))
+                    ranking.add_row(name, judge, *(percent(result[figure], unit=False) for figure in figures))
         for table in (accuracy, ranking):
             if table.row_count:
                 console.print(table)
@@ -125,10 +130,6 @@ def _title(found: dict[str, Any]) -> str:
 
 def _interval(result: dict[str, Any], images: int) -> str:
     if "top1_std" in result:
-        return f"deviation {_percent(result['top1_std'])} of {len(result['subsets'])} subsets"
+        return f"deviation {percent(result['top1_std'], unit=False)} of {len(result['subsets'])} subsets"
     low, high = wilson_interval(result["top1"], images)
-    return f"{_percent(low)} to {_percent(high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
+    return f"{percent(low, unit=False)} to {percent(high, unit=False)}"

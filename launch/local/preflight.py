@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import nearest_multiples
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.urls import Url
 from trainer.config.schema import Config
@@ -72,8 +73,7 @@ def _check_divides(config: Config, ranks: int) -> None:
     batch, parts = config.train.global_batch, config.train.grad_accum_steps
     unit = ranks * parts
     if batch % unit or batch // unit < 2:
-        below, above = batch // unit * unit, max(batch // unit + 1, 2) * unit
-        near = f"{below} and {above}" if below >= 2 * unit and below != batch else str(above)
+        near = " and ".join(map(str, nearest_multiples(batch, unit, least=2)))
         raise UserError(
             f"train.global_batch ({batch}) does not give each of {ranks} processes x {parts} micro-batches the same "
             "number of rows, at least 2",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipelines.formatting import percent
 from launch.report.facts import RunFacts, differences, disagreements
 from trainer.evaluation.linear_fast import wilson_interval
 from trainer.runs.ends import EndReason
@@ -29,12 +30,12 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
         ("epochs", f"{epoch:.4g}{whole}"),
     ]
     figures += [
-        (name, _percent(value))
+        (name, percent(value))
         for name in ("knn_momentum", "knn_online")
         if (value := facts.newest(name)) is not None
     ]
     figures += [
-        (f"{judge}, {backbone}", _percent(result["top1"]))
+        (f"{judge}, {backbone}", percent(result["top1"]))
         for backbone, by in facts.backbones.items()
         for judge, result in by.items()
         if judge.startswith(("linear", "finetune")) and "top1" in result
@@ -52,7 +53,7 @@ def results(facts: RunFacts) -> Table:
     for backbone, judged in facts.backbones.items():
         for judge, result in judged.items():
             shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
-            values = [f"{name} {_percent(result[key])}" for key, name in shown if key in result]
+            values = [f"{name} {percent(result[key])}" for key, name in shown if key in result]
             rows.append([judge, backbone, ", ".join(values), _interval(result, facts)])
     return Table(("evaluator", "backbone", "result", "95 % interval, or standard deviation"), rows)
 
@@ -140,15 +141,11 @@ def shown(value: Any) -> str:
 
 def _interval(result: dict[str, Any], facts: RunFacts) -> str:
     if "top1_std" in result:
-        return f"{_percent(result['top1_std'])} over {len(result['subsets'])} subsets"
+        return f"{percent(result['top1_std'])} over {len(result['subsets'])} subsets"
     if "top1" not in result or facts.judged is None:
         return ""
     low, high = wilson_interval(result["top1"], facts.judged["images"])
-    return f"{_percent(low)} to {_percent(high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    return f"{percent(low)} to {percent(high)}"
 
 
 def _clock(moment: float) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import duration
 from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
@@ -90,8 +91,8 @@ def _runs(runs: list[Status]) -> Table:
             escape(one.nodes or ""),
             f"{one.step}/{one.total_steps or '?'}",
             f"{one.images_per_second:.0f}" if one.images_per_second else "",
-            _duration(one.seconds_left),
-            f"{_duration(one.checkpoint_seconds)} ago" if one.checkpoint_seconds is not None else "none",
+            duration(one.seconds_left) if one.seconds_left is not None else "",
+            f"{duration(one.checkpoint_seconds)} ago" if one.checkpoint_seconds is not None else "none",
             str(one.attempts),
             str(one.lost_steps or ""),
         )
@@ -145,12 +146,3 @@ def _number(hours: float) -> str:
 
 def _clock(moment: float) -> str:
     return time.strftime("%m-%d %H:%M", time.localtime(moment))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -79,7 +79,7 @@ def test_the_guard_leaves_a_step_out_without_waiting_for_the_device() -> None:
     weight.grad = torch.full_like(weight, torch.nan)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        optimizer.found_inf = guard.judge(weight.grad.norm())
+        optimizer.found_inf = guard.check(weight.grad.norm())
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

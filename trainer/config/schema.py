@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.store import CheckpointSettings
 from trainer.config.overrides import names_component, set_value
@@ -177,7 +178,7 @@ class Config(Settings):
         if batch % parts:
             raise ValueError(
                 f"train.global_batch ({batch}) must be a multiple of train.grad_accum_steps ({parts}); "
-                f"nearest: {batch // parts * parts or parts} and {(batch // parts + 1) * parts}"
+                f"nearest: {' and '.join(map(str, nearest_multiples(batch, parts)))}"
             )
         return self
 

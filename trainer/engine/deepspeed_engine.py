@@ -121,25 +121,35 @@ class Engine:
         Returns this rank's losses and health values, means over the micro-batches, as scalars on the device, and
         `gradient_norm` before clipping, and `skipped_steps` so far.
         """
+        self._prepare(step)
+        outputs: list[Mapping[str, Tensor]] = []
+        for index, batch in enumerate(batches):
+            # Forward: keys of the momentum encoder, neighbors, centroids, and the method's contrasts.
+            torch.manual_seed(step_seed(self.seed, step, index, rank()))
+            out = self._deepspeed(batch.views, batch.labels, batch.ids)
+            # Backward: gradients are averaged over the ranks meanwhile, and gathered keys enter the queue after it.
+            self._deepspeed.backward(out.loss)
+            self.method.after_backward()
+            outputs.append(out.parts)
+            if index == self.accumulation - 1:
+                # The whole gradient is there: clip it, and let the guard check it on the device.
+                norm = self._clip()
+                broken = self.guard.check(norm)
+                self.optimizer.found_inf = broken  # type: ignore[attr-defined]
+            # Update, at the last micro-batch: weights follow the gradient unless it is broken.
+            self._deepspeed.step()
+        self._statistics.restore(broken)
+        # EMA: the momentum encoder follows the weights.
+        self.method.after_step(step + 1, self.total_steps)
+        parts = {name: _mean(name, [p[name].float() for p in outputs]) for name in outputs[0]}
+        return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
+
+    def _prepare(self, step: int) -> None:
+        """Learning rates of the step, and what must be put back if its gradient turns out broken."""
         self.method.train()
         self.schedule.apply(self.optimizer, step)
         self._statistics.keep()
         self.method.log_diagnostics = self.health_every > 0 and (step + 1) % self.health_every == 0
-        collected: list[Mapping[str, Tensor]] = []
-        for index, batch in enumerate(batches):
-            torch.manual_seed(step_seed(self.seed, step, index, rank()))
-            out = self._deepspeed(batch.views, batch.labels, batch.ids)
-            self._deepspeed.backward(out.loss)
-            self.method.after_backward()
-            collected.append(out.parts)
-            if index == self.accumulation - 1:
-                norm = self._clip()
-                self.optimizer.found_inf = broken = self.guard.judge(norm)  # type: ignore[attr-defined]
-            self._deepspeed.step()
-        self._statistics.restore(broken)
-        self.method.after_step(step + 1, self.total_steps)
-        parts = {name: _mean(name, [p[name].float() for p in collected]) for name in collected[0]}
-        return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
 
     @torch.no_grad()
     def _clip(self) -> Tensor:

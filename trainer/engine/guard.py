@@ -52,7 +52,7 @@ class Guard:
         """Number of consecutive skipped steps, up to the step before the last checked one."""
 
     @torch.no_grad()
-    def judge(self, norm: Tensor) -> Tensor:
+    def check(self, norm: Tensor) -> Tensor:
         """Return 1.0 if a step with this gradient norm ([]) must be skipped, otherwise 0.0, on the device."""
         usual, good, skipped, in_a_row = self._state.unbind()
         broken = ~norm.isfinite()

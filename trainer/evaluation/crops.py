@@ -17,7 +17,7 @@ from data_pipelines.shards.subsets import held_out_subset
 from trainer.distributed.collectives import rank, world_size
 from trainer.engine.deepspeed_engine import step_seed
 from trainer.evaluation.linear_fast import wilson_interval
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 MOMENTUM = 0.9
 
@@ -87,7 +87,7 @@ def train_on_crops(
     begun: int,
     step: Callable[[Tensor, Tensor, float], object],
     save: Callable[[int], None],
-    progress: EvalProgress,
+    progress: ProgressBars,
 ) -> None:
     """Give every batch of every epoch to `step`; every rank calls alike.
 
@@ -172,7 +172,7 @@ def chosen(
 
 
 def say_if_others_may_do_better(
-    result: dict[str, Any], protocol: CropProtocol, *, name: str, option: str, progress: EvalProgress
+    result: dict[str, Any], protocol: CropProtocol, *, name: str, option: str, progress: ProgressBars
 ) -> None:
     """Tell the user where the learning rate of a result is the smallest or the largest of several."""
     rates = protocol.learning_rates

@@ -12,7 +12,7 @@ from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 _BATCH = 256  # images of a rank that go through a backbone together
 
@@ -111,7 +111,7 @@ def features_of_set(
     backbones: Mapping[str, nn.Module],
     shards: ShardSet,
     settings: DataSettings,
-    progress: EvalProgress,
+    progress: ProgressBars,
     task: str,
 ) -> Features:
     """As `extract`, in full precision, of this rank's share of a set; `task` is what the user sees it called."""

@@ -25,7 +25,7 @@ from trainer.evaluation.crops import (
 )
 from trainer.evaluation.features import feature_widths, features_of_set
 from trainer.evaluation.training_state import TrainingState
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 
 class FinetuneProtocol(CropProtocol):
@@ -68,7 +68,7 @@ def finetune(
     *,
     weights: str,
     state: Path,
-    progress: EvalProgress,
+    progress: ProgressBars,
 ) -> Iterator[Finetuned]:
     """Train each backbone on each share with each learning rate, choose the rate on held-out images of the share.
 
@@ -149,7 +149,7 @@ class _Trainings:
         settings: DataSettings,
         protocol: FinetuneProtocol,
         saved: TrainingState,
-        progress: EvalProgress,
+        progress: ProgressBars,
     ) -> None:
         self._validation_set, self._settings, self._protocol = validation_set, settings, protocol
         self.saved, self._progress = saved, progress

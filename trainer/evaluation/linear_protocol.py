@@ -22,7 +22,7 @@ from trainer.evaluation.crops import (
 from trainer.evaluation.features import feature_widths, features_of_set, require_finite
 from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.training_state import TrainingState
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 
 class LinearProtocol(CropProtocol):
@@ -43,7 +43,7 @@ def linear_protocol(
     *,
     weights: str,
     state: Path,
-    progress: EvalProgress,
+    progress: ProgressBars,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train a head for every learning rate in one pass, choose on held-out training images, report on the others.
 
@@ -102,7 +102,7 @@ def _train(
     settings: DataSettings,
     protocol: LinearProtocol,
     saved: TrainingState,
-    progress: EvalProgress,
+    progress: ProgressBars,
 ) -> dict[str, LinearHeads]:
     device = next(next(iter(backbones.values())).parameters()).device
     heads = {

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import percent
 from data_pipelines.shards.index import read_record
 from trainer.exports.format import Subject
 from trainer.exports.snippets import snippet
@@ -108,7 +109,8 @@ def _results(subject: Subject) -> list[str]:
     if not rows:
         return ["## Results", "", "None were recorded.", ""]
     lines = (
-        f"| {judge} | {_percent(top1)} | {_percent(top5)} | {when} |" for judge, top1, top5, when in rows
+        f"| {judge} | {percent(top1, unit=False)} | {percent(top5, unit=False)} | {when} |"
+        for judge, top1, top5, when in rows
     )
     head = ["| judge | top-1 % | top-5 % | on |", "| --- | --- | --- | --- |"]
     return ["## Results", "", *head, *lines, ""]
@@ -137,7 +139,3 @@ def _evaluated(subject: Subject) -> Iterator[Row]:
     for judge, result in found.get("backbones", {}).get(subject.which, {}).items():
         if isinstance(result, dict) and isinstance(result.get("top1"), float):
             yield judge, result["top1"], result.get("top5"), where
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f}"

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def judged(guard: Guard, *norms: float) -> list[bool]:
-    return [bool(guard.judge(torch.tensor(norm))) for norm in norms]
+    return [bool(guard.check(torch.tensor(norm))) for norm in norms]
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
@@ -43,7 +43,7 @@ def test_the_host_knows_of_a_verdict_one_step_later() -> None:
     guard = Guard(GuardSettings(), CPU)
     known = []
     for norm in (1.0, math.nan, math.nan, 1.0, 1.0):
-        guard.judge(torch.tensor(norm))
+        guard.check(torch.tensor(norm))
         known.append(guard.in_a_row)
     assert known == [0, 0, 1, 2, 0]
 

@@ -22,7 +22,7 @@ from trainer.evaluation.features import EvaluationInterrupted, extract, features
 from trainer.inference.loaded_backbones import METADATA_KEY, Recipe
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.networks.backbones import BackboneSettings, build_backbone
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 
 def spoil(folder, samples):
@@ -86,7 +86,7 @@ def test_bad_samples_are_left_out_of_each_share(run_ranks, tmp_path, ranks, bad)
 
 def features_and_words(folder):
     said = []
-    progress = EvalProgress(visible=False)
+    progress = ProgressBars(visible=False)
     progress.say = said.append
     try:
         found = features_of_set(backbones(), ShardSet.open(folder), DATA, progress, "features")

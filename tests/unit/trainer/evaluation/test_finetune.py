@@ -12,7 +12,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import low_shot_subset
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.finetune import FinetuneProtocol, finetune
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 SHORT = FinetuneProtocol(shares=(0.5, 1.0), epochs=2, batch=8, learning_rates=(0.01, 0.5), held_out=0.2)
 EPOCH = {0.5: 3, 1.0: 6}
@@ -33,7 +33,7 @@ def sets(tmp_path_factory):
     return make_set(folder / "train", 60), make_set(folder / "validation", 20)
 
 
-class Listening(EvalProgress):
+class Listening(ProgressBars):
     """Shows nothing, and keeps what it was to show."""
 
     def __init__(self):
@@ -59,7 +59,7 @@ def judged(sets, state, protocol=SHORT, progress=None, **backbones):
         protocol,
         weights="w",
         state=state,
-        progress=progress or EvalProgress(False),
+        progress=progress or ProgressBars(False),
     )
     return {(backbone, judge): result for backbone, judge, result in found}
 

@@ -12,7 +12,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.crops import TrainLoader, crop_view
 from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.linear_protocol import LinearProtocol, linear_protocol
-from trainer.runs.eval_progress import EvalProgress
+from trainer.runs.progress import ProgressBars
 
 SHORT = LinearProtocol(epochs=3, batch=16, learning_rates=(0.01, 1.0), held_out=0.2)
 
@@ -46,7 +46,7 @@ def judged(sets, state, protocol=SHORT, backbone=None):
             protocol,
             weights="w",
             state=state,
-            progress=EvalProgress(False),
+            progress=ProgressBars(False),
         )
     )
 
