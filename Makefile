@@ -29,8 +29,8 @@ test-packages:  ## SLURM and Chromium for the tests, where this user may install
 	tests/packages.sh
 
 test: setup lint test-packages  ## everything that this machine can test
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/golden
-	$(BIN)/python -m pytest tests/integration tests/slurm tests/gpu
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden
+	$(BIN)/python -m pytest --durations=10 tests/integration tests/slurm tests/gpu
 
 test-fast: setup  ## unit tests only
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
