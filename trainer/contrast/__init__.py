@@ -1,1 +1,1 @@
-"""What a contrastive method compares: losses, the queue, neighbor search, the health of embeddings."""
+"""Parts of contrastive methods: losses, the queue, neighbor search, and the health of embeddings."""

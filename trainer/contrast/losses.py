@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss outside autocast on at least float32: bf16 logits would cost more accuracy than they save time."""
+    """Run a loss outside autocast in at least float32, because bf16 logits lose more accuracy than they save time."""
 
     @wraps(loss)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -46,9 +46,9 @@ def _device(args: Sequence[object]) -> str:
 
 @full_precision
 def gather_keys(keys: Sequence[Tensor]) -> list[Tensor]:
-    """Several tensors of keys [B, D], normalized, with those of all ranks: [world * B, D] each, for `info_nce`.
+    """Normalize several tensors of keys [B, D] and gather them from all ranks: [world * B, D] each, for `info_nce`.
 
-    All of them travel in one message, and their gradients in one back.
+    One message carries all of them, and one message carries their gradients back.
     """
     normalized = torch.cat([F.normalize(k, dim=1) for k in keys], dim=1)  # [B, sum of D]
     return list(gather(normalized).split([k.shape[1] for k in keys], dim=1))
@@ -56,12 +56,13 @@ def gather_keys(keys: Sequence[Tensor]) -> list[Tensor]:
 
 @full_precision
 def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
-    """InfoNCE of rows against the own rows among all ranks' keys, the other keys being the negatives.
+    """Compute InfoNCE: the positive of each row is its own key among the keys of all ranks, and the others are
+    negatives.
 
     Args:
         queries: [B, D], normalized here.
         keys: [world * B, D] from `gather_keys`.
-        temperature: what cosines are divided by.
+        temperature: divisor of the cosines.
 
     Returns a scalar, the mean over this rank's rows.
     """
@@ -72,7 +73,7 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
 
 
 class Contrast(NamedTuple):
-    """Targets and predictions [B, D], and which are contrasted with which, by their places."""
+    """Targets and predictions [B, D], and the pairs of their indices to contrast."""
 
     targets: Sequence[Tensor]
     predictions: Sequence[Tensor]
@@ -81,7 +82,7 @@ class Contrast(NamedTuple):
 
 
 def info_nce_all(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
-    """InfoNCE of each contrast, the mean over its pairs; the predictions of all ranks travel in one message."""
+    """Compute InfoNCE of each contrast as the mean over its pairs. One message carries the predictions of all ranks."""
     gathered = iter(gather_keys([p for c in contrasts.values() for p in c.predictions]))
     losses = {}
     for name, c in contrasts.items():
@@ -93,11 +94,11 @@ def info_nce_all(contrasts: Mapping[str, Contrast]) -> dict[str, Tensor]:
 
 @full_precision
 def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """SimCLR's equation 1: each embedding against its image's other view among all others of both views and all ranks.
+    """Compute SimCLR's equation 1: each embedding against its image's other view among both views on all ranks.
 
     Args:
         z: embeddings of two views, [B, D] each, normalized here.
-        temperature: what cosines are divided by.
+        temperature: divisor of the cosines.
 
     Returns a scalar, the mean over this rank's 2B embeddings.
     """
@@ -112,7 +113,7 @@ def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
 
 @full_precision
 def normalized_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
-    """Squared distance of normalized rows [B, D], which is 2 - 2 cos, mean over this rank's rows (BYOL, equation 2)."""
+    """Compute the squared distance of normalized rows [B, D], which is 2 - 2 cos, as a mean (BYOL, equation 2)."""
     return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
 
 
@@ -125,14 +126,14 @@ def symmetric(
 
 
 def _correlation(a: Tensor, b: Tensor, scope: Scope) -> Tensor:
-    """Cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
+    """Return the cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
     reduce = all_reduce_sum if scope == "global" else lambda x: x
     norms = reduce(torch.stack([a.square().sum(0), b.square().sum(0)])).sqrt().clamp_min(1e-12)  # [2, D]
     return reduce((a / norms[0]).T @ (b / norms[1]))
 
 
 def _root_mean_square(errors: Sequence[Tensor]) -> Tensor:
-    """Square root of the mean of several tensors' mean squares; its gradient is 0, not NaN, where all are 0."""
+    """Return the root mean square of several tensors. Its gradient is 0, not NaN, if all values are 0."""
     mean = torch.stack([e.square().mean() for e in errors]).mean()
     return torch.where(mean > 0, mean.clamp_min(torch.finfo(mean.dtype).tiny).sqrt(), mean)
 
@@ -144,12 +145,12 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 @full_precision
 def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scope = "rank") -> Tensor:
-    """Contrast along the feature axis (All4One section 3.4): D x D correlations drawn to the identity.
+    """Contrast along the feature axis (All4One section 3.4): pull D x D correlations toward the identity.
 
     Args:
         keys: momentum embeddings of views, [B, D] each.
-        z: for each of them the online embedding of the image's other view, [B, D].
-        scope: `rank` correlates this rank's rows (the published code), `global` those of all ranks.
+        z: for each of them, the online embedding of the image's other view, [B, D].
+        scope: `rank` correlates this rank's rows (as in the published code), `global` the rows of all ranks.
     """
     correlations = [_correlation(k, v, scope) for k, v in zip(keys, z, strict=True)]
     on = _root_mean_square([c.diagonal() - 1 for c in correlations])
@@ -159,9 +160,9 @@ def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scop
 
 @full_precision
 def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
-    """Barlow Twins over the global batch (its equation 1): invariance plus `redundancy` (λ) times off-diagonals.
+    """Compute equation 1 of Barlow Twins over the global batch: invariance plus `redundancy` (λ) times off-diagonals.
 
-    z1, z2: embeddings [B, D]; every column is centerd and divided by its standard deviation over all ranks' rows.
+    z1, z2: embeddings [B, D]. Every column is centered and divided by its standard deviation over all ranks' rows.
     """
     rows = all_reduce_sum(z1.new_tensor(float(len(z1))))
     sums = all_reduce_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
@@ -173,12 +174,12 @@ def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
 
 @full_precision
 def vicreg(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
-    """VICReg's three terms over the global batch, without their weights (its section 4.1 and algorithm 1).
+    """Compute VICReg's three terms over the global batch, without their weights (its section 4.1 and algorithm 1).
 
-    `invariance` is the squared difference, mean over rows and features as in algorithm 1, where equation 5 sums over
-    the features: the published weights belong to the mean. `variance` and `covariance` add up both views.
+    `invariance` is the squared difference, averaged over rows and features as in algorithm 1. Equation 5 sums over the
+    features, but the published weights belong to the mean. `variance` and `covariance` are sums over both views.
 
-    z1, z2: embeddings [B, D], the same B on every rank.
+    z1, z2: embeddings [B, D], with the same B on every rank.
     """
     rows, size = len(z1) * world_size(), z1.shape[1]
     z = torch.stack([z1, z2])  # [2, B, D]

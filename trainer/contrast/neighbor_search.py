@@ -1,42 +1,43 @@
-"""Which rows have the largest dot products with given keys: exactly, within a bound on memory.
+"""Exact search of the rows with the largest dot products, within a memory limit.
 
-Two passes find the k best of N scores without sorting N: rows are taken in groups of neighbors, and the k groups with
-the largest maxima hold the k best. Where the CPU multiplies bf16 several times as fast as float32, the first pass is in
-bf16, the best of it are scored again in float32, and a bound on what rounding can have done tells which keys need the
-whole product in float32 after all: the result is the same.
+Two passes find the k best of N scores without sorting N. Rows are grouped, and the k groups with the largest maxima
+contain the k best rows. If the CPU multiplies bf16 several times as fast as float32, the first pass uses bf16 and its
+candidates are scored again in float32. An error bound on the rounding tells which keys need the full float32 product
+after all. The result is always the same.
 """
 
 import torch
 from torch import Tensor
 
 GROUP = 32
-"""Neighboring rows that one maximum stands for."""
+"""Number of neighboring rows in a group."""
 CANDIDATES = 32
-"""Rows that a bf16 product proposes for each key."""
+"""Number of rows that the bf16 product proposes for each key."""
 ROUNDED_FROM = 2**14
-"""Rows from which a bf16 product pays."""
+"""Number of rows from which the bf16 product is faster."""
 BF16_ROUNDING, FP32_ROUNDING = 2.0**-7, 2.0**-23
-"""Twice the largest relative error of a rounded number, which leaves room for higher orders."""
+"""Twice the maximum relative rounding error, which leaves room for higher orders."""
 
 
 def topk_indices(rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
-    """Places of the k rows [N, D] with the largest dot product with each key [B, D], best first: [B, k] int64.
+    """Return the indices of the k rows [N, D] with the largest dot product with each key [B, D]: [B, k] int64, best
+    first.
 
-    Scores take at most `score_bytes`, or those of one key where that is more.
+    Scores use at most `score_bytes`, or the memory of one key's scores if that is more.
     """
     chunk = max(1, score_bytes // (rows.element_size() * len(rows)))
     return torch.cat([_leaders(rows @ part.T, k)[0] for part in keys.split(chunk)])
 
 
 class Bf16Index:
-    """A bf16 copy of rows [N, D] that follows them, with what the copy lacks."""
+    """A bf16 copy of rows [N, D] with its rounding errors, which is kept up to date."""
 
     def __init__(self) -> None:
-        self._of: tuple[int, int] | None = None  # address and version of the rows that the copy is of
+        self._of: tuple[int, int] | None = None  # address and version of the copied rows
 
     @staticmethod
     def useful(rows: Tensor) -> bool:
-        """Whether a product with the copy is faster: on CPUs with bf16 instructions, for many float32 rows."""
+        """Return whether a product with the copy is faster: on CPUs with bf16 instructions, with many float32 rows."""
         return (
             rows.device.type == "cpu"
             and rows.dtype == torch.float32
@@ -45,13 +46,14 @@ class Bf16Index:
         )
 
     def follow(self, rows: Tensor, indices: Tensor) -> None:
-        """Take over the rows at `indices`, the only ones that have been written since, in one operation."""
+        """Update the copy at `indices`, the only rows that were written since, by a single operation."""
         if self._of == (rows.data_ptr(), rows._version - 1):
             self.rows[indices], self.errors[indices], self.norms[indices] = _rounded(rows[indices])
             self._of = rows.data_ptr(), rows._version
 
     def topk_indices(self, rows: Tensor, keys: Tensor, k: int, score_bytes: int) -> Tensor:
-        """What the function of this name gives, by a product with the copy, brought up to date where it is not."""
+        """Return the same as the function of this name, by a product with the copy, which is updated first if
+        needed."""
         if self._of != (rows.data_ptr(), rows._version):
             self.rows, self.errors, self.norms = _rounded(rows)
             self._of = rows.data_ptr(), rows._version
@@ -64,13 +66,13 @@ class Bf16Index:
         return found
 
     def _places_of(self, rows: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Places [B, k], and for each key [B] whether no row beyond the candidates can be among its best."""
+        """Return indices [B, k], and for each key [B] whether no row beyond the candidates can be among its best."""
         halves, errors, norms = _rounded(keys)
         candidates, others = _leaders(self.rows @ halves.T, max(CANDIDATES, k))  # [B, C], [B]
         proposed = rows.index_select(0, candidates.flatten()).view(*candidates.shape, -1)  # [B, C, D]
         scores = torch.bmm(proposed, keys[:, :, None]).squeeze(2)  # [B, C]
         best = scores.topk(k, dim=1)
-        # |xq - x'q'| <= |x - x'| |q| + |x'| |q - q'| for a key x and a row q, x' and q' being rounded
+        # |xq - x'q'| <= |x - x'| |q| + |x'| |q - q'| for a key x and a row q, with x' and q' rounded
         most_norm, most_error = self.norms.max(), self.errors.max()
         largest = (norms + errors) * (most_norm + most_error)
         slack = errors * most_norm + (norms + errors) * most_error + FP32_ROUNDING * keys.shape[1] * largest
@@ -80,15 +82,16 @@ class Bf16Index:
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors [B, D] in bf16, the norm of what each lost [B], and its own norm [B]."""
+    """Return vectors [B, D] in bf16, the norm of their rounding errors [B], and their own norm [B]."""
     rounded = x.bfloat16()
     return rounded, (x - rounded).norm(dim=1), x.norm(dim=1)
 
 
 def _leaders(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Places [B, k] of the k largest of each column of scores [N, B], best first, and a bound [B] on all others.
+    """Return indices [B, k] of the k largest scores in each column of scores [N, B], best first, and a bound [B] on all
+    others.
 
-    Rows are the first dimension since matrix products give that order faster, and maxima over it too.
+    Rows are the first dimension because matrix products and maxima are faster in that order.
     """
     count = len(scores) // GROUP
     if count <= k:

@@ -1,1 +1,1 @@
-"""How good frozen features are, by methods that train nothing but a last layer."""
+"""Evaluation of backbones: kNN, retrieval, linear classifiers and fine-tuning."""

@@ -1,4 +1,4 @@
-"""What features and labels must be before they are judged; every rank calls with its own share."""
+"""Checks of features and labels before evaluation. Every rank calls them with its own part."""
 
 import torch
 from torch import Tensor
@@ -8,24 +8,25 @@ from trainer.distributed.collectives import gather
 
 
 def require_same_width(train_features: Tensor, test_features: Tensor) -> None:
-    """Raise a UserError where the features of two sets, [N, F] and [M, F], are not of one backbone."""
+    """Raise a UserError if the features of two datasets, [N, F] and [M, F], have different sizes."""
     if train_features.shape[1] != test_features.shape[1]:
         raise UserError(
-            f"training features have {train_features.shape[1]} numbers, test features {test_features.shape[1]}",
+            f"training features have size {train_features.shape[1]}, but test features have size "
+            f"{test_features.shape[1]}",
             where="evaluation",
             fix="compute both with the same backbone",
         )
 
 
 def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:
-    """The samples of this rank that have a label: features `[n, F]` in at least float32, labels `[n]` int64.
+    """Return this rank's labeled samples: features `[n, F]` in at least float32, labels `[n]` int64.
 
-    Every rank calls with its share of the set; what is wrong with one share is raised on all ranks.
+    Every rank calls with its part of the dataset. An error in one part is raised on all ranks.
 
     Raises:
-        UserError: shapes do not fit, a feature is not finite, a label is outside the classes, or none is left.
+        UserError: shapes do not match, a feature is not finite, a label is outside the classes, or no label is left.
     """
-    fix = "check the labels and the backbone that the features come from"
+    fix = "check the labels, and the backbone that computed the features"
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise UserError(
             f"{name} features {list(features.shape)} and labels {list(labels.shape)} must be [N, F] and [N]",
@@ -42,7 +43,7 @@ def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tu
     low, high = int(lowest.min()), int(highest.max())
     if low < -1 or high >= num_classes:
         raise UserError(
-            f"{name} labels run from {low} to {high}, outside the {num_classes} classes",
+            f"{name} labels range from {low} to {high}, outside the {num_classes} classes",
             where="evaluation",
             fix="evaluate on data of the same classes, or build their index again",
         )
@@ -53,5 +54,5 @@ def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tu
             fix="evaluate on shards whose samples have labels",
         )
     features = features if features.dtype == torch.float64 else features.float()
-    # a mask copies, and the features may be most of the memory
+    # indexing with a mask copies the features, which may be most of the memory
     return (features, labels) if bool(has_label.all()) else (features[has_label], labels[has_label])

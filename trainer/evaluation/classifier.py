@@ -1,4 +1,4 @@
-"""A backbone with a linear head on it, all of which is trained."""
+"""A backbone with a linear head, all of which is trained."""
 
 import copy
 from collections import OrderedDict
@@ -15,19 +15,19 @@ from trainer.evaluation.crops import MOMENTUM
 
 
 class Classifier:
-    """A copy of a backbone and a linear head, zero at first, trained by SGD with Nesterov momentum, no weight decay.
+    """A copy of a backbone with a linear head, trained by SGD with Nesterov momentum and without weight decay.
 
-    Gradients are averaged over the ranks, and batch norms take their moments from all of them. What the library fixes,
-    such as the positions of some transformers, stays fixed.
+    The head starts at zero. Gradients are averaged over the ranks, and batch norms use the batch statistics of all
+    ranks. Parameters that the library fixes, such as the positions of some transformers, stay fixed.
 
     Args:
-        backbone: images `[B, 3, S, S]` -> features `[B, F]`; it stays as it is.
+        backbone: images `[B, 3, S, S]` -> features `[B, F]`. It is not changed.
         num_classes: C.
         width: F.
         rate: learning rate.
 
     Raises:
-        UserError: a batch norm that cannot take its moments from several ranks.
+        UserError: a batch norm cannot use the batch statistics of several ranks.
     """
 
     def __init__(self, backbone: nn.Module, num_classes: int, width: int, rate: float) -> None:
@@ -45,21 +45,21 @@ class Classifier:
         for name, parameter in learned.items():
             self._optimizer.state[parameter]["momentum_buffer"] = momenta[name]
         self.tensors = self.network.state_dict() | {f"momentum.{name}": m for name, m in momenta.items()}
-        """All that a step changes, by name."""
+        """All tensors that a step changes, by name."""
         self._buckets: GradientBuckets | None = None
         if world_size() > 1:
             self._buckets = GradientBuckets(list(learned.values()), like.dtype, due=lambda: True)
 
     def step(self, images: Tensor, labels: Tensor, factor: float) -> Tensor:
-        """One step on the mean cross-entropy of a global batch; every rank calls with as many rows.
+        """Run one step on the mean cross-entropy of a global batch. Every rank calls with the same number of rows.
 
         Args:
             images: `[b, 3, S, S]` of this rank.
             labels: `[b]`, none of them -1.
-            factor: of the learning rate at this step.
+            factor: factor of the learning rate at this step.
 
         Returns:
-            This rank's mean loss, from before the step.
+            This rank's mean loss before the step.
         """
         self.network.train()
         for group in self._optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What `--linear` and `--finetune` share: SGD on random crops, and a learning rate that held-out images choose."""
+"""Common parts of `--linear` and `--finetune`: SGD on random crops, with a learning rate chosen on held-out images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from trainer.runs.progress import ProgressBars
 MOMENTUM = 0.9
 
 REFERENCE_BATCH = 256
-"""Images of a batch that a learning rate is for; it grows with the batch (Goyal et al. 2017, arXiv 1706.02677)."""
+"""Batch size for which learning rates are given. They scale linearly with it (Goyal et al. 2017, arXiv 1706.02677)."""
 
 
 class CropProtocol(Settings):
@@ -31,17 +31,17 @@ class CropProtocol(Settings):
     epochs: int = Field(ge=1)
     """Passes over the training set."""
     batch: int = Field(256, ge=1)
-    """Images of a step, of all processes together."""
+    """Batch size of a step over all processes."""
     learning_rates: tuple[float, ...]
-    """Those that are tried, smallest first, for each 256 images of the batch."""
+    """Learning rates to try, smallest first, for a batch of 256 images."""
     held_out: float = Field(0.05, gt=0, lt=1)
-    """Share of each class of the training set that chooses the learning rate and is not learned from."""
+    """Fraction of each class of the training set that is held out to choose the learning rate."""
     seed: int = 0
-    """Of that share, the order and the crops."""
+    """Seed of the held-out images, the sample order and the crops."""
 
     @property
     def step_rates(self) -> list[float]:
-        """The learning rates of a step at first."""
+        """Initial learning rates of a step."""
         return [rate * self.batch / REFERENCE_BATCH for rate in self.learning_rates]
 
 
@@ -49,15 +49,15 @@ class Split(NamedTuple):
     """The two parts of a labeled training set."""
 
     learned: ShardSet
-    """What is learned from."""
+    """The samples to train on."""
     held_out: ShardSet
-    """What chooses the learning rate."""
+    """The samples that choose the learning rate."""
 
 
 def crop_view(settings: DataSettings) -> ViewSettings:
-    """Random resized crop and flip alone, of the size that the backbone learned from (He et al. 2020, section 4.1).
+    """Return a view with only random resized crop and flip, of the training size (He et al. 2020, section 4.1).
 
-    Where the recipe never flips, since a mirrored digit is another thing, nothing is flipped here.
+    If the recipe never flips, because a mirrored digit is another object, there is no flip here either.
     """
     first = settings.views[0]
     return ViewSettings(
@@ -71,7 +71,7 @@ def crop_view(settings: DataSettings) -> ViewSettings:
 
 
 def split(train_set: ShardSet, labels: NDArray[np.int64], protocol: CropProtocol) -> Split:
-    """The samples whose label `[N]` is not -1 in two parts; a function of these labels, the share and the seed."""
+    """Split the samples whose label `[N]` is not -1. The split depends only on labels, fraction and seed."""
     held_out = held_out_subset(labels, protocol.held_out, protocol.seed, num_classes=train_set.num_classes)
     learned = (labels >= 0) & ~held_out
     return Split(*(train_set.subset(np.flatnonzero(mask)) for mask in (learned, held_out)))
@@ -89,23 +89,23 @@ def train_on_crops(
     save: Callable[[int], None],
     progress: ProgressBars,
 ) -> None:
-    """Give every batch of every epoch to `step`; every rank calls alike.
+    """Call `step` with every batch of every epoch. Every rank makes the same call.
 
     Args:
-        learned: to learn from.
+        learned: the samples to train on.
         settings: executor, sizes and normalization of the backbone's recipe.
-        protocol: epochs, batch and seed.
-        device: where the batches go.
-        name: of the training, for the user.
-        begun: epochs that were trained before.
+        protocol: epochs, batch size and seed.
+        device: device of the batches.
+        name: name of the training, for the user.
+        begun: number of epochs that were trained before.
         step: called with images `[b, 3, S, S]` and labels `[b]` of this rank and the factor of the learning rate, a
-            half cosine from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983). Torch's generator stands at a number
-            of the step and the rank, so that no generator's state needs saving.
-        save: called with the epochs that are done, after each.
-        progress: what the user sees.
+            half cosine from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983). Torch's generator is seeded from the
+            step and the rank, so no generator state needs to be saved.
+        save: called after each epoch with the number of finished epochs.
+        progress: output for the user.
 
     Raises:
-        UserError: fewer images than a batch.
+        UserError: there are fewer images than a batch.
     """
     one_view = settings.model_copy(update={"views": (crop_view(settings),)})
     loader = TrainLoader(
@@ -121,7 +121,7 @@ def train_on_crops(
         per_epoch = loader.steps_per_epoch
         total, first = protocol.epochs * per_epoch, begun * per_epoch
         if begun:
-            progress.say(f"{name}: going on after epoch {begun} of {protocol.epochs}")
+            progress.say(f"{name}: resuming after epoch {begun} of {protocol.epochs}")
         batches = loader.batches(first)
         with progress.task(name, total, first) as advance:
             for number in range(first, total):
@@ -142,15 +142,15 @@ def chosen(
     reached: Sequence[tuple[float, float]],
     images: int,
 ) -> dict[str, Any]:
-    """The result of the learning rate that does best on held-out images, the smallest of equals, and its settings.
+    """Return the result and settings of the best learning rate on held-out images. The smallest wins a tie.
 
     Args:
-        protocol: what was trained.
-        settings: of the backbone's recipe.
-        held_out_top1: of each learning rate.
-        held_out_images: how many there are.
-        reached: top-1 and top-5 of each on the validation set.
-        images: of the validation set.
+        protocol: the training protocol.
+        settings: data settings of the backbone's recipe.
+        held_out_top1: held-out accuracy of each learning rate.
+        held_out_images: number of held-out images.
+        reached: top-1 and top-5 of each learning rate on the validation set.
+        images: number of validation images.
     """
     best = held_out_top1.index(max(held_out_top1))
     top1, top5 = reached[best]
@@ -174,8 +174,10 @@ def chosen(
 def say_if_others_may_do_better(
     result: dict[str, Any], protocol: CropProtocol, *, name: str, option: str, progress: ProgressBars
 ) -> None:
-    """Tell the user where the learning rate of a result is the smallest or the largest of several."""
+    """Warn the user if the best learning rate is the smallest or the largest of several."""
     rates = protocol.learning_rates
     if len(rates) > 1 and result["learning_rate"] in (rates[0], rates[-1]):
         end = "smallest" if result["learning_rate"] == rates[0] else "largest"
-        progress.say(f"{name}: the {end} learning rate does best; {option} beyond it may do better")
+        progress.say(
+            f"{name}: the {end} learning rate is the best one. A value of {option} beyond it may be better"
+        )

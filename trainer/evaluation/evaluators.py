@@ -1,4 +1,4 @@
-"""Which judges an evaluation asks, and those of them that judge features which are made once."""
+"""The evaluators of an evaluation, and the implementation of those that use precomputed features."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,59 +21,60 @@ from trainer.evaluation.low_shot import low_shot
 from trainer.evaluation.retrieval import retrieval
 
 TEMPERATURE = 0.07
-"""Of the votes of kNN (Wu et al. 2018, section 4.1)."""
+"""Temperature of the kNN votes (Wu et al. 2018, section 4.1)."""
 
 
 class Judges(Settings):
-    """What is asked of a backbone."""
+    """The evaluators to run on a backbone."""
 
     knn: tuple[int, ...] = ()
     """Numbers of nearest neighbors that vote."""
     retrieval: bool = False
-    """Whether validation images look for those of their own class."""
+    """Whether to run image retrieval within the validation set."""
     linear_fast: bool = False
-    """Whether a linear classifier is fitted to features that are made once."""
+    """Whether to fit a linear classifier to precomputed features."""
     low_shot: tuple[float, ...] = ()
-    """Shares of the training set, in (0, 1), to each of which a linear classifier is fitted."""
+    """Fractions of the training set, in (0, 1). A linear classifier is fitted to each."""
     low_shot_seeds: int = 5
-    """Subsets of each share."""
+    """Number of subsets for each fraction."""
     linear: LinearProtocol | None = None
-    """How linear classifiers are trained on augmented images."""
+    """Training of linear classifiers on augmented images."""
     finetune: FinetuneProtocol | None = None
-    """How whole networks are trained on augmented images."""
+    """Training of whole networks on augmented images."""
 
     @property
     def of_features(self) -> bool:
-        """Whether any judge needs features of both sets."""
+        """Whether any evaluator needs features of both datasets."""
         return bool(self.knn or self.low_shot) or self.retrieval or self.linear_fast
 
 
 class Judged(NamedTuple):
-    """What one judge found of one backbone."""
+    """The result of one evaluator for one backbone."""
 
     backbone: str
     judge: str
     result: dict[str, Any]
-    """Its figures and its settings."""
+    """Its metrics and settings."""
 
 
 def judge_features(
     judges: Judges, bank: Features, queries: Features, index_labels: NDArray[np.int64], classes: Sequence[str]
 ) -> Iterator[Judged]:
-    """Ask all judges of features; every rank calls with its own shares, and gets the results of the whole.
+    """Run all evaluators that use features. Every rank calls with its own parts and gets the result of the whole.
 
-    kNN and retrieval share their work among the ranks. Linear classifiers of cached features take seconds on what takes
-    minutes to make: every rank fits them to all features.
+    kNN and retrieval distribute their work over the ranks. Fitting a linear classifier takes only seconds, while
+    computing the features takes minutes. Every rank therefore fits it to all features.
 
     Args:
-        judges: which to ask.
+        judges: the evaluators to run.
         bank: features of the training set.
         queries: features of the validation set.
         index_labels: `[N]` classes of all rows of the training set's index.
-        classes: names of the classes of both sets.
+        classes: names of the classes of both datasets.
 
     Raises:
-        UserError: features or labels that cannot be judged, such as a share that leaves a class without an image.
+        UserError: features or labels cannot be evaluated, for example because a fraction leaves a class without an
+            image.
     """
     for name in bank.by_backbone:
         for judge, result in _by_shares(judges, bank.of(name), queries.of(name), len(classes)):
@@ -129,28 +130,28 @@ def _by_all(
 
 
 def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Raise a UserError where a training set is too small for what is asked, before its features are made.
+    """Raise a UserError if the training set is too small, before its features are computed.
 
     Args:
-        judges: what is asked.
-        labels: `[N]` classes of all rows of its index, -1 where unlabeled.
-        classes: their names.
+        judges: the evaluators to run.
+        labels: `[N]` classes of all rows of its index, -1 if unlabeled.
+        classes: names of the classes.
     """
     ks, count = judges.knn, int((labels >= 0).sum())
     for share in judges.low_shot:
         low_shot_subset(labels, share, 0, classes=classes)
     if max(ks, default=0) > count:
         raise UserError(
-            f"{max(ks)} neighbors cannot vote: the training set has {count} labeled images",
+            f"{max(ks)} neighbors cannot vote, because the training set has only {count} labeled images",
             where="--knn-k",
-            fix=f"ask for {count} at most",
+            fix=f"use at most {count}",
         )
     if judges.linear is not None:
         _require_batch(judges.linear, labels, classes, "")
     if judges.finetune is not None:
         if judges.finetune.batch == 1:
             raise UserError(
-                "batch norms cannot learn from one image", where="--batch", fix="--batch 2 or more"
+                "batch norms cannot be trained on one image", where="--batch", fix="use --batch 2 or more"
             )
         for share in judges.finetune.shares:
             own = share_labels(labels, share, judges.finetune, classes)
@@ -160,8 +161,9 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
 def _require_batch(
     protocol: CropProtocol, labels: NDArray[np.int64], classes: Sequence[str], place: str
 ) -> None:
-    """Refuse a batch that the ranks cannot share evenly, or that is larger than the images to learn from, of all whose
-    label `[N]` is not -1.
+    """Refuse a batch size that the ranks cannot split evenly, or that exceeds the number of images to train on.
+
+    These are the images whose label `[N]` is not -1, without the held-out images.
     """
     held_out = held_out_subset(labels, protocol.held_out, protocol.seed, num_classes=len(classes))
     count = int((labels >= 0).sum() - held_out.sum())
@@ -170,11 +172,13 @@ def _require_batch(
     if batch % ranks:
         near = " or ".join(str(size) for size in (below, below + ranks) if size)
         raise UserError(
-            f"{batch} images do not divide over {ranks} processes", where="--batch", fix=f"--batch {near}"
+            f"{batch} images cannot be split evenly over {ranks} processes",
+            where="--batch",
+            fix=f"use --batch {near}",
         )
     if batch > count:
         raise UserError(
-            f"{batch} images are more than the {count} that there are to learn from{place}",
+            f"{batch} images are more than the {count} images to train on{place}",
             where="--batch",
-            fix=f"--batch {most} or less" if most else "fewer processes with --nproc",
+            fix=f"use --batch {most} or less" if most else "use fewer processes with --nproc",
         )

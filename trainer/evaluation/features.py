@@ -1,4 +1,4 @@
-"""Frozen features of a set; every rank makes and keeps those of its own share."""
+"""Frozen features of a dataset. Every rank computes and keeps the features of its own part."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
 from trainer.runs.progress import ProgressBars
 
-_BATCH = 256  # images of a rank that go through a backbone together
+_BATCH = 256  # batch size of a rank
 
 
 class EvaluationInterrupted(Exception):
-    """A signal asked to stop during an evaluation, which is left out and done on resume."""
+    """A signal asked to stop during an evaluation. The evaluation is skipped now and done on resume."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -26,32 +26,32 @@ class EvaluationInterrupted(Exception):
 
 
 class OneBackbone(NamedTuple):
-    """Features of samples by one backbone."""
+    """Features of samples from one backbone."""
 
     rows: Tensor
     """`[n, F]`."""
     labels: Tensor
-    """`[n]` int64, -1 where unlabeled."""
+    """`[n]` int64, -1 if unlabeled."""
     ids: Tensor
-    """`[n]` int64: rows of the set's index."""
+    """`[n]` int64, rows of the dataset's index."""
 
 
 class Features(NamedTuple):
-    """Features of this rank's share of a set, in the set's order, on the backbones' device."""
+    """Features of this rank's part of a dataset, in the order of the dataset, on the device of the backbones."""
 
     by_backbone: dict[str, Tensor]
-    """`[n, F]` float32 by backbone's name; n may differ between ranks and be 0, F does not."""
+    """`[n, F]` float32 by the name of the backbone. n may differ between ranks and be 0, but F is the same."""
     labels: Tensor
-    """`[n]` int64, -1 where unlabeled."""
+    """`[n]` int64, -1 if unlabeled."""
     ids: Tensor
-    """`[n]` int64: rows of the set's index."""
+    """`[n]` int64, rows of the dataset's index."""
 
     def of(self, name: str) -> OneBackbone:
-        """Those of one backbone."""
+        """Return the features of one backbone."""
         return OneBackbone(self.by_backbone[name], self.labels, self.ids)
 
     def count_labeled(self) -> int:
-        """Images of the whole set that could be read and have a label; all ranks call."""
+        """Count the readable images of the whole dataset that have a label. All ranks call."""
         return int(all_reduce_sum((self.labels >= 0).sum().cpu()))
 
 
@@ -64,20 +64,20 @@ def extract(
     stop: Callable[[], int] = lambda: 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Features:
-    """Features of several backbones in evaluation mode, in one pass over the images.
+    """Compute the features of several backbones in evaluation mode, in one pass over the images.
 
     Args:
-        backbones: by name; their training modes are put back afterwards.
-        loader: this rank's share of the set; every rank calls with its own.
-        autocast: precision of the forward pass, None for full.
-        stop: polled after each batch by all ranks together; other than 0 raises `EvaluationInterrupted`.
+        backbones: the backbones by name. Their training modes are restored afterwards.
+        loader: loader of this rank's part of the dataset. Every rank calls with its own.
+        autocast: precision of the forward pass. None: full precision.
+        stop: polled after each batch by all ranks together. Any value other than 0 raises `EvaluationInterrupted`.
         advance: called after each batch, for a progress bar.
 
     Returns:
-        Those of this rank's share that could be read.
+        The features of this rank's readable images.
 
     Raises:
-        Stopped: on all ranks, where `stop` says so.
+        EvaluationInterrupted: on all ranks, if `stop` returns a value other than 0.
     """
     modes = {name: backbone.training for name, backbone in backbones.items()}
     device = next(next(iter(backbones.values())).parameters()).device
@@ -88,7 +88,7 @@ def extract(
         for backbone in backbones.values():
             backbone.eval()
         batches = iter(loader)
-        # every rank polls equally often, also where its share has fewer batches or some hold no good sample
+        # every rank polls equally often, even if its part has fewer batches or a batch has no readable sample
         for _ in range(_most(len(loader))):
             if (batch := next(batches, None)) is not None:
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
@@ -102,7 +102,7 @@ def extract(
     finally:
         for name, backbone in backbones.items():
             backbone.train(modes[name])
-    # popped, so that no more than one backbone's features exist twice
+    # popped, so that the features of only one backbone exist twice
     joined = {name: _joined(features.pop(name), device) for name in backbones}
     return Features(joined, torch.cat(labels), torch.cat(ids))
 
@@ -114,7 +114,7 @@ def features_of_set(
     progress: ProgressBars,
     task: str,
 ) -> Features:
-    """As `extract`, in full precision, of this rank's share of a set; `task` is what the user sees it called."""
+    """Run `extract` in full precision on this rank's part of a dataset. `task` is the name shown to the user."""
     device = next(next(iter(backbones.values())).parameters()).device
     loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=_BATCH, device=device)
     with loader:
@@ -125,10 +125,10 @@ def features_of_set(
 
 
 def say_what_is_missing(loader: EvalLoader, shards: ShardSet, say: Callable[[str], object]) -> None:
-    """Tell how many images of a set could not be read and are left out; all ranks call.
+    """Print how many images of a dataset could not be read and are skipped. All ranks call.
 
     Raises:
-        UserError: on all ranks, where none could.
+        UserError: on all ranks, if no image could be read.
     """
     missing = int(all_reduce_sum(torch.tensor(loader.bad_samples)))
     if missing == 0:
@@ -138,17 +138,17 @@ def say_what_is_missing(loader: EvalLoader, shards: ShardSet, say: Callable[[str
         raise UserError(
             f"none of its {missing} images can be read{one}",
             where=shards.folder,
-            fix="mend the disk or the set; `all4one data verify` names what is broken",
+            fix="check the disk and the dataset; `all4one data verify` lists the broken samples",
         )
-    say(f"{missing} of the {len(shards)} images of {shards.folder} cannot be read and are left out{one}")
+    say(f"{missing} of the {len(shards)} images of {shards.folder} cannot be read and are skipped{one}")
 
 
 @torch.no_grad()
 def feature_widths(backbones: Mapping[str, nn.Module], size: int) -> dict[str, int]:
-    """Numbers of a feature of each backbone, in evaluation mode, from a blank image of `size` pixels.
+    """Return the feature size of each backbone in evaluation mode, from a blank image of `size` pixels.
 
     Raises:
-        UserError: they are not finite.
+        UserError: the features are not finite.
     """
     device = next(next(iter(backbones.values())).parameters()).device
     blank = torch.zeros(1, 3, size, size, device=device)
@@ -158,16 +158,16 @@ def feature_widths(backbones: Mapping[str, nn.Module], size: int) -> dict[str, i
 
 
 def require_finite(features: Mapping[str, Tensor]) -> None:
-    """Raise a UserError on all ranks where features `[n, F]` of any of them are not finite."""
+    """Raise a UserError on all ranks if any features `[n, F]` are not finite."""
     finite = all(bool(rows.isfinite().all()) for rows in features.values())
     if int(all_reduce_sum(torch.tensor(int(not finite)))):
         raise UserError(
-            "features are not finite", where="evaluation", fix="judge an earlier checkpoint of the run"
+            "features are not finite", where="evaluation", fix="evaluate an earlier checkpoint of the run"
         )
 
 
 def gather_features(share: OneBackbone) -> OneBackbone:
-    """Features of the whole set on every rank, in the set's order whatever the number of ranks."""
+    """Gather the features of the whole dataset on every rank, in the order of the dataset for any number of ranks."""
     if world_size() == 1:
         return share
     rows, labels, ids = (gather_ragged(part) for part in share)
@@ -176,7 +176,7 @@ def gather_features(share: OneBackbone) -> OneBackbone:
 
 
 def gather_ragged(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order: `[n, …]` with an n of each rank's own -> `[sum of n, …]`."""
+    """Gather the rows of all ranks in rank order: `[n, …]` with a different n on each rank -> `[sum of n, …]`."""
     counts = gather(torch.tensor([len(x)])).tolist()
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
     parts = gather(padded).split(max(counts)) if max(counts) else [x]
@@ -184,10 +184,10 @@ def gather_ragged(x: Tensor) -> Tensor:
 
 
 def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
-    width = _most(parts[0].shape[1] if parts else 0)  # a rank without a sample cannot know it
+    width = _most(parts[0].shape[1] if parts else 0)  # a rank without samples does not know the width
     return torch.cat(parts) if parts else torch.empty(0, width, device=device)
 
 
 def _most(number: int) -> int:
-    """The largest of all ranks' numbers."""
+    """Return the maximum of a number over all ranks."""
     return int(gather(torch.tensor([number])).max())

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole network learns from a share of the labels, or from those of another set."""
+"""Fine-tuning: train the whole network on a fraction of the labels, or on the labels of another dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,34 +29,34 @@ from trainer.runs.progress import ProgressBars
 
 
 class FinetuneProtocol(CropProtocol):
-    """How `--finetune` trains: a network of its own for each backbone, share and learning rate."""
+    """How `--finetune` trains: a separate network for each backbone, fraction and learning rate."""
 
     shares: tuple[float, ...]
-    """Of each class's training images, in (0, 1]."""
+    """Fractions of each class's training images, in (0, 1]."""
     epochs: int = Field(50, ge=1)
-    """Passes over the share."""
+    """Passes over the fraction."""
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    """Those that are tried, smallest first, for each 256 images of the batch."""
+    """Learning rates to try, smallest first, for a batch of 256 images."""
 
 
 class Finetuned(NamedTuple):
-    """What fine-tuning of one backbone on one share gave."""
+    """The result of fine-tuning one backbone on one fraction."""
 
     backbone: str
     judge: str
     """`finetune_10%`."""
     result: dict[str, Any]
-    """Its figures and its settings."""
+    """Its metrics and settings."""
 
 
 class _Reached(NamedTuple):
-    """Where one training ended; accuracies are shares in [0, 1]."""
+    """The result of one training. Accuracies are fractions in [0, 1]."""
 
     held_out_top1: float
     top1: float
     top5: float
     images: int
-    """Of the validation set that could be read."""
+    """Number of readable validation images."""
 
 
 def finetune(
@@ -70,28 +70,28 @@ def finetune(
     state: Path,
     progress: ProgressBars,
 ) -> Iterator[Finetuned]:
-    """Train each backbone on each share with each learning rate, choose the rate on held-out images of the share.
+    """Train each backbone on each fraction with each learning rate, and choose the rate on held-out images.
 
-    SGD with Nesterov momentum on crops and flips, without warm-up and regularisation: Chen et al. 2020 (arXiv
-    2002.05709, appendix B.5); several rates, one of which is chosen on images that are not learned from: Grill et al.
-    2020 (arXiv 2006.07733). Every rank calls alike, and gets the same results. A killed training goes on with the next
-    epoch.
+    Training uses SGD with Nesterov momentum on crops and flips, without warm-up and regularization: Chen et al. 2020
+    (arXiv 2002.05709, appendix B.5). One of several rates is chosen on images that are not trained on: Grill et al.
+    2020 (arXiv 2006.07733). Every rank makes the same call and gets the same results. A killed training resumes with
+    the next epoch.
 
     Args:
-        backbones: by name, in evaluation mode; they stay as they are.
-        train_set: to take the shares of.
-        validation_set: chooses nothing.
+        backbones: the backbones by name, in evaluation mode. They are not changed.
+        train_set: the dataset from which the fractions are drawn.
+        validation_set: the dataset to evaluate on. It chooses nothing.
         settings: executor, sizes and normalization of the backbones' recipe.
-        protocol: what is trained.
+        protocol: the training protocol.
         weights: hash of the backbones' weights.
-        state: file of what is half trained.
-        progress: what the user sees.
+        state: file with the state of an unfinished training.
+        progress: output for the user.
 
     Yields:
-        What the best learning rate reaches, with the held-out result of each.
+        The result of the best learning rate, with the held-out result of each.
 
     Raises:
-        UserError: too few training images for a share, for a batch or of a class, or features that are not finite.
+        UserError: there are too few training images for a fraction, a batch or a class, or features are not finite.
     """
     facts = {
         "weights": weights,
@@ -131,17 +131,17 @@ def finetune(
 def share_labels(
     labels: NDArray[np.int64], share: float, protocol: FinetuneProtocol, classes: Sequence[str]
 ) -> NDArray[np.int64]:
-    """Labels `[N]` of the samples that a share consists of, -1 for all others; the subset that `--low-shot` takes.
+    """Return labels `[N]` of the samples in a fraction, and -1 for all others. `--low-shot` uses the same subset.
 
     Raises:
-        UserError: the share leaves a class without an image.
+        UserError: the fraction leaves a class without an image.
     """
     mask = low_shot_subset(labels, share, protocol.seed, classes=classes, option="--finetune")
     return np.where(mask, labels, -1)
 
 
 class _Trainings:
-    """Trains one network after the other, and remembers in one file what each reached and how far the last one is."""
+    """Trains one network after the other, and saves all results and the state of the current training in one file."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Trainings:
     def reached(
         self, title: str, backbone: nn.Module, width: int, parts: Split, step_rate: float
     ) -> _Reached:
-        """What the training of this title reaches, or has reached before."""
+        """Return the result of the training with this title. If there is none yet, train."""
         if title not in self._done:
             self._done[title] = self._train(title, backbone, width, parts, step_rate)._asdict()
             self.saved.save({}, {"done": self._done})
@@ -193,7 +193,7 @@ class _Trainings:
         return _Reached(held_out_top1, top1, top5, images)
 
     def _accuracy(self, network: nn.Module, shards: ShardSet, task: str) -> tuple[float, float, int]:
-        """Top-1 and top-5 on a set, and how many of its images have a label and could be read."""
+        """Return top-1 and top-5 on a dataset, and the number of readable images that have a label."""
         found = features_of_set({"logits": network}, shards, self._settings, self._progress, task)
         known = found.labels >= 0
         logits = found.by_backbone["logits"][known]  # [n, C]

@@ -11,26 +11,28 @@ from trainer.evaluation.accuracy import count_right
 from trainer.evaluation.checks import labeled, require_same_width
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
-"""Strengths that are tried, strongest first: 10 to 1e-6, two a decade."""
+"""L2 strengths to try, strongest first: 10 to 1e-6, two per decade."""
 
 _CHUNK = 8192  # samples whose logits exist at once
 _MAX_ITERATIONS = 1000
-_SWEEP_TOLERANCE = 1e-4  # of the gradient: weak penalties take several times as long to meet a tighter one
-_PATIENCE = 4  # strengths in a row that do no better on the held-out part, after which the sweep ends
+_SWEEP_TOLERANCE = (
+    1e-4  # of the gradient; with weak penalties a tighter tolerance takes several times as long
+)
+_PATIENCE = 4  # the sweep ends after this many strengths without improvement on the held-out part
 
 
 @dataclass(frozen=True)
 class LinearResult:
-    """How a linear classifier does on the test samples; accuracies are shares in [0, 1]."""
+    """Result of a linear classifier on the test samples. Accuracies are fractions in [0, 1]."""
 
     top1: float
     top5: float
     interval: tuple[float, float]
-    """Wilson score interval of `top1` at 95 %."""
+    """95 % Wilson score interval of `top1`."""
     l2: float
-    """Strength of the penalty `l2 / 2 |W|²` beside the mean cross-entropy."""
+    """Strength of the penalty `l2 / 2 |W|²`, added to the mean cross-entropy."""
     held_out_top1: float
-    """Accuracy at that strength on the part of the training data that chose it."""
+    """Accuracy with that strength on the held-out part of the training data."""
     train_top1: float
     converged: bool
     """Whether the last fit reached its optimum."""
@@ -47,25 +49,24 @@ def linear_probe(
     seed: int,
     validation_share: float = 0.1,
 ) -> LinearResult:
-    """Fit a linear classifier by L-BFGS and test it; the test set chooses nothing.
+    """Fit a linear classifier by L-BFGS and test it. The test set chooses nothing.
 
-    Features are standardized with the training set's mean and standard deviation, which L-BFGS needs to arrive
-    in tens of iterations instead of hundreds. The L2 strength is the one of `L2_SWEEP` with the best accuracy on
-    a stratified, held-out part of the training set (of equals, the one with the lowest cross-entropy there);
-    then all of the training set is fitted. Samples with label -1 are left out. The same input and seed
-    give the same result on the same machine.
+    Features are standardized with the training set's mean and standard deviation, so that L-BFGS needs tens of
+    iterations instead of hundreds. The L2 strength of `L2_SWEEP` with the best accuracy on a stratified, held-out part
+    of the training set is chosen. A tie is decided by the lowest cross-entropy there. The whole training set is then
+    fitted. Samples with label -1 are skipped. The same input and seed give the same result on the same machine.
 
     Args:
-        train_features: `[N, F]`; float64 is computed in float64, all else in float32.
+        train_features: `[N, F]`. float64 is computed in float64, and all other types in float32.
         train_labels: `[N]` integers below `num_classes`.
         test_features: `[M, F]`.
         test_labels: `[M]`.
         num_classes: number of classes.
-        seed: of the held-out part.
-        validation_share: share of each class that is held out, in (0, 1); at least one sample where it has two.
+        seed: seed of the held-out part.
+        validation_share: fraction of each class that is held out, in (0, 1). At least one sample of a class with two.
 
     Raises:
-        UserError: shapes or labels do not fit, features are not finite, the training set has fewer than two
+        UserError: shapes or labels do not match, features are not finite, the training set has fewer than two
             classes, or no class has two samples.
     """
     if not 0 < validation_share < 1:
@@ -87,10 +88,10 @@ def linear_probe(
 def fit(
     features: Tensor, labels: Tensor, l2: float, start: Tensor, *, tolerance: float | None = None
 ) -> tuple[Tensor, bool]:
-    """Minimize `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`; the bias, last, is not penalised.
+    """Minimize `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`. The bias is last and not penalized.
 
-    It ends when no entry of the gradient exceeds `tolerance`, by default 1e-7 in float64 and 1e-5 in float32.
-    Returns the weights and whether it came within ten times that.
+    The fit ends when no entry of the gradient exceeds `tolerance`, by default 1e-7 in float64 and 1e-5 in float32.
+    Returns the weights, and whether the gradient came within ten times the tolerance.
     """
     weights = start.clone()
     if tolerance is None:
@@ -114,7 +115,7 @@ def fit(
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """95 % interval of a rate that was seen as `share` of `samples` (Wilson 1927, score interval)."""
+    """Return the 95 % interval of a rate with observed value `share` over `samples` (Wilson 1927, score interval)."""
     z = 1.959963984540054
     center = share + z * z / (2 * samples)
     half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
@@ -125,7 +126,7 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
 def _choose_l2(
     features: Tensor, labels: Tensor, held_out: Tensor, num_classes: int
 ) -> tuple[float, float, Tensor]:
-    """The strength that does best on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
+    """Return the best strength on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
     mean, std = _moments(features[~held_out])
     fitted, tested = (features[~held_out] - mean) / std, (features[held_out] - mean) / std
     weights = features.new_zeros(num_classes, features.shape[1] + 1)
@@ -146,9 +147,9 @@ def _choose_l2(
 
 
 def _objective(weights: Tensor, features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
-    """Value `[]` and gradient `[C, F + 1]`, in closed form so that only one chunk's logits exist at a time."""
+    """Return value `[]` and gradient `[C, F + 1]`, in closed form so that only one chunk's logits exist at a time."""
     matrix, bias = weights[:, :-1], weights[:, -1]
-    # The line search compares losses closer than float32 resolves: they are summed in float64.
+    # Losses are summed in float64, because the line search compares differences below float32 precision.
     loss = l2 / 2 * matrix.double().square().sum()
     gradient = torch.zeros_like(weights)
     for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
@@ -172,17 +173,17 @@ def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> tuple[float,
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `[F]`; features that never change are left at their scale."""
+    """Return mean and standard deviation `[F]`. Constant features keep their scale."""
     std, mean = torch.std_mean(features, dim=0, correction=0)
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, torch.ones_like(std))
 
 
 def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
-    """Mask `[N]` of the held-out samples: the share of each class, at least one and never its last."""
+    """Return a mask `[N]` of the held-out samples: a fraction of each class, at least one and never the last one."""
     counts = torch.bincount(labels, minlength=num_classes)
     if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
         raise UserError(
-            "a linear probe needs labeled training samples of two classes, two of one of them at least",
+            "a linear probe needs labeled training samples of two classes, and at least two of one class",
             where="evaluation",
             fix="evaluate on a training set with more classes and samples",
         )

@@ -1,4 +1,4 @@
-"""Linear classifiers side by side: one for each learning rate, all trained on the same features in one pass."""
+"""Parallel linear classifiers, one for each learning rate, all trained on the same features in one pass."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,16 @@ _CHUNK = 1024  # samples whose logits exist at once
 
 
 class LinearHeads:
-    """L linear classifiers of C classes on F features, zero at first, trained by SGD with momentum, no weight decay.
+    """L linear classifiers of C classes on F features, trained by SGD with momentum and without weight decay.
+
+    All weights start at zero.
 
     Args:
         rates: learning rates `[L]`.
         num_classes: C.
         width: F.
-        device: of the features.
-        dtype: of the weights.
+        device: device of the features.
+        dtype: dtype of the weights.
     """
 
     def __init__(
@@ -41,22 +43,22 @@ class LinearHeads:
             "weight_momentum": torch.zeros_like(weight),
             "bias_momentum": torch.zeros_like(bias),
         }
-        """All that a step changes, by name."""
+        """All tensors that a step changes, by name."""
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, *, factor: float, batch: int) -> Tensor:
-        """One step of every head on the mean cross-entropy of a global batch; every rank calls with its rows.
+        """Run one step of every head on the mean cross-entropy of a global batch. Every rank calls with its rows.
 
-        The gradient is written out, so that features, probabilities and one product are all there is to it.
+        The gradient is computed in closed form, so only features, probabilities and one product are needed.
 
         Args:
             features: `[b, F]` of this rank.
             labels: `[b]`, none of them -1.
-            factor: of every learning rate at this step.
+            factor: factor of every learning rate at this step.
             batch: rows of all ranks together.
 
         Returns:
-            This rank's part `[L]` of the loss of each head, from before the step.
+            This rank's part `[L]` of the loss of each head, before the step.
         """
         heads, classes, width = self.tensors["weight"].shape
         log_p = self.logits(features).log_softmax(2)  # [b, L, C]
@@ -64,7 +66,7 @@ class LinearHeads:
         loss = -log_p.gather(2, wanted).sum((0, 2)) / batch
         error = log_p.exp_().scatter_add_(2, wanted, log_p.new_full(wanted.shape, -1)) / batch  # [b, L, C]
         gradient = error.flatten(1).T @ features  # [L * C, F]
-        # one message; a rank's rows are few against the weights
+        # one message; a rank has few rows compared to the weights
         summed = all_reduce_sum(torch.cat([gradient, error.sum(0).reshape(-1, 1)], dim=1))  # [L * C, F + 1]
         gradients = {
             "weight": summed[:, :-1].view(heads, classes, width),
@@ -80,16 +82,16 @@ class LinearHeads:
         return loss
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits `[b, L, C]` of features `[b, F]`, by one product for all heads."""
+        """Compute logits `[b, L, C]` of features `[b, F]`, with one product for all heads."""
         weight, bias = self.tensors["weight"], self.tensors["bias"]
         wide = F.linear(features, weight.flatten(0, 1), bias.flatten())  # [b, L * C]
         return wide.view(len(features), *bias.shape)
 
     @torch.no_grad()
     def accuracy(self, features: Tensor, labels: Tensor) -> list[tuple[float, float]]:
-        """Top-1 and top-5 of each head; every rank calls with its share `[n, F]`, `[n]` and gets those of all.
+        """Return top-1 and top-5 of each head over all ranks. Every rank calls with its part `[n, F]`, `[n]`.
 
-        A head that has diverged, whose logits are not finite, is right nowhere. Samples of label -1 are left out.
+        A head that has diverged, with logits that are not finite, is never correct. Samples with label -1 are skipped.
         """
         known = labels >= 0
         features, labels = features[known], labels[known]

@@ -1,4 +1,4 @@
-"""The published linear protocol: heads trained by SGD on augmented images, on top of a backbone that stays as it is."""
+"""The published linear protocol: heads trained by SGD on augmented images, on top of a frozen backbone."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,12 +26,12 @@ from trainer.runs.progress import ProgressBars
 
 
 class LinearProtocol(CropProtocol):
-    """How `--linear` trains: a head of its own for each learning rate."""
+    """How `--linear` trains: a separate head for each learning rate."""
 
     epochs: int = Field(100, ge=1)
     """Passes over the training set."""
     learning_rates: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-    """Those that are tried, smallest first, for each 256 images of the batch."""
+    """Learning rates to try, smallest first, for a batch of 256 images."""
 
 
 def linear_protocol(
@@ -45,25 +45,25 @@ def linear_protocol(
     state: Path,
     progress: ProgressBars,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Train a head for every learning rate in one pass, choose on held-out training images, report on the others.
+    """Train a head for every learning rate in one pass, choose one on held-out training images, and evaluate it.
 
-    Every rank calls alike, and gets the same results. A killed training goes on with the next epoch.
+    Every rank makes the same call and gets the same results. A killed training resumes with the next epoch.
 
     Args:
-        backbones: by name, in evaluation mode; their weights stay.
-        train_set: to learn from.
-        validation_set: chooses nothing.
+        backbones: the backbones by name, in evaluation mode. Their weights are not changed.
+        train_set: the dataset to train on.
+        validation_set: the dataset to evaluate on. It chooses nothing.
         settings: executor, sizes and normalization of the backbones' recipe.
-        protocol: what is trained.
+        protocol: the training protocol.
         weights: hash of the backbones' weights.
-        state: file of what is half trained.
-        progress: what the user sees.
+        state: file with the state of an unfinished training.
+        progress: output for the user.
 
     Yields:
-        Backbone's name and what its best head reaches, with the held-out result of each learning rate.
+        The backbone's name and the result of its best head, with the held-out result of each learning rate.
 
     Raises:
-        UserError: too few training images for a batch or of a class, or features that are not finite.
+        UserError: there are too few training images for a batch or a class, or features are not finite.
     """
     learned, held_out = split(train_set, train_set.index["label"].astype(np.int64), protocol)
     facts = {

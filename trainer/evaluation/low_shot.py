@@ -1,4 +1,4 @@
-"""Few labels: a linear classifier of frozen features that learns from a small share of the training set."""
+"""Low-shot evaluation: a linear classifier on frozen features, trained on a small fraction of the training set."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from trainer.evaluation.linear_fast import linear_probe
 
 @dataclass(frozen=True)
 class LowShotResult:
-    """Mean and deviation over the subsets; accuracies are shares in [0, 1]."""
+    """Mean and standard deviation over the subsets. Accuracies are fractions in [0, 1]."""
 
     top1: float
     top1_std: float
-    """Standard deviation of a subset's result around the mean of all subsets (n - 1)."""
+    """Standard deviation of the subsets' results around their mean (n - 1)."""
     top5: float
     top5_std: float
     share: float
-    """Of each class's training images."""
+    """Fraction of each class's training images."""
     training_images: int
-    """That one subset has."""
+    """Number of images in one subset."""
     subsets: list[dict[str, Any]]
-    """Seed and result of each."""
+    """Seed and result of each subset."""
 
 
 def low_shot(
@@ -45,8 +45,8 @@ def low_shot(
 ) -> LowShotResult:
     """Fit a linear probe to each of several subsets of the training set, and test all on the same test set.
 
-    Labels of 1 % and 10 % of ImageNet: Hénaff et al. 2019 (arXiv 1905.09272). The subsets are those of the set's index:
-    a sample that could not be read is missing from them and changes nothing else.
+    Labels of 1 % and 10 % of ImageNet: Hénaff et al. 2019 (arXiv 1905.09272). The subsets are drawn from the dataset's
+    index. An unreadable sample is missing from its subset and changes nothing else.
 
     Args:
         train_features: `[N, F]`.
@@ -54,13 +54,13 @@ def low_shot(
         train_ids: `[N]` rows of the training set's index.
         test_features: `[M, F]`.
         test_labels: `[M]`.
-        share: of each class, in (0, 1).
-        seeds: of the subsets, two or more.
+        share: fraction of each class, in (0, 1).
+        seeds: seeds of the subsets, two or more.
         index_labels: classes of all rows of the training set's index.
         classes: names of the classes.
 
     Raises:
-        UserError: the share leaves a class without an image, or as `linear_probe`.
+        UserError: the fraction leaves a class without an image, or as for `linear_probe`.
     """
     ids = train_ids.cpu()
     subsets = []

@@ -1,4 +1,4 @@
-"""Retrieval among the images of one set: does an image find those of its own class?"""
+"""Image retrieval within one dataset: whether an image finds others of its class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ RECALL_AT = (1, 5, 10)
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """How well images find others of their class, as shares in [0, 1]."""
+    """How well images find others of their class, as fractions in [0, 1]."""
 
     map: float
-    """Mean over the queries of the average precision of the whole ranking."""
+    """Mean average precision: the mean over the queries of the average precision of the whole ranking."""
     recall: dict[int, float]
-    """Share of the queries with an image of their class among the k nearest, by k."""
+    """Fraction of the queries with an image of their class among the k nearest, by k."""
     queries: int
-    """Images with another of their class; the others are only found, never asked for."""
+    """Number of images that have another image of their class. The other images are candidates, but not queries."""
 
 
 @torch.no_grad()
@@ -37,23 +37,24 @@ def retrieval(
     chunk: int = 256,
     advance: Callable[[], None] = lambda: None,
 ) -> RetrievalResult:
-    """Rank all other images of the set by their cosine with each image.
+    """Rank all other images of the dataset by their cosine with each image.
 
-    Average precision: Manning, Raghavan, Schütze, "Introduction to Information Retrieval" (2008), section 8.4.
-    Recall at k: Oh Song et al. 2016 (arXiv 1511.06452), section 5. Every rank calls with its own share of the set
-    and gets the result of the whole; the queries of a rank are those of its share, all features go to all ranks. Of
-    images of exactly the same similarity the earlier one is nearer. Samples with label -1 are left out.
+    Average precision: Manning, Raghavan, Schütze, "Introduction to Information Retrieval" (2008), section 8.4. Recall
+    at k: Oh Song et al. 2016 (arXiv 1511.06452), section 5. Every rank calls with its own part of the dataset and gets
+    the result of the whole. A rank queries with its own images, and all features are sent to all ranks. Of images with
+    exactly the same similarity, the earlier one is nearer. Samples with label -1 are skipped.
 
     Args:
-        features: `[n, F]`, need not be normalized.
+        features: `[n, F]`, not necessarily normalized.
         labels: `[n]` integers below `num_classes`.
-        ids: `[n]` rows of the set's index, rising; no two ranks have the same. They say which image is earlier.
+        ids: `[n]` rows of the dataset's index in increasing order, disjoint between ranks. They define the order
+            of images.
         num_classes: number of classes.
         chunk: queries whose similarities `[chunk, N]` exist at once.
         advance: called after each chunk, for a progress bar.
 
     Raises:
-        UserError: shapes or labels do not fit, features are not finite, or no class has two images; on all ranks.
+        UserError: on all ranks: shapes or labels do not match, features are not finite, or no class has two images.
     """
     given = labels
     features, labels = labeled(features, given, num_classes, "validation")
@@ -63,9 +64,9 @@ def retrieval(
     own = torch.searchsorted(bank_ids, ids)  # [n] places in the bank
     if int(torch.bincount(bank_labels).max()) < 2:
         raise UserError(
-            "no class has two images, so that none has another to find",
+            "no class has two images, so no image has another one to find",
             where="--retrieval",
-            fix="give a larger labeled set with --validation",
+            fix="give a larger labeled dataset with --validation",
         )
     sums = torch.zeros(
         2 + len(RECALL_AT), dtype=torch.float64
@@ -73,7 +74,7 @@ def retrieval(
     for rows, wanted, places in zip(queries.split(chunk), labels.split(chunk), own.split(chunk), strict=True):
         similarity = rows @ bank.T  # [c, N]
         similarity.scatter_(1, places[:, None], -torch.inf)
-        ranking = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]  # itself stands last
+        ranking = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]  # the query itself is last
         relevant = bank_labels[ranking] == wanted[:, None]  # [c, N - 1]
         sums += _sums(relevant[relevant.any(1)]).cpu()
         advance()
@@ -83,7 +84,8 @@ def retrieval(
 
 
 def _sums(relevant: Tensor) -> Tensor:
-    """Queries, their average precisions and their hits within each k, summed over rankings `[c, N - 1]` of bool."""
+    """Return queries, their average precisions and their hits within each k, summed over boolean rankings `[c, N -
+    1]`."""
     hits = relevant.cumsum(1)  # [c, N - 1]
     places = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     precision = (hits.double() / places * relevant).sum(1) / relevant.sum(1)  # [c]

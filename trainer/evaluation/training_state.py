@@ -1,4 +1,4 @@
-"""A training that is half done, in one file: a kill costs the epoch that it falls into and nothing else."""
+"""The state of an unfinished training in one file. A kill loses only the current epoch."""
 
 import json
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ _METADATA = "all4one_training"
 
 
 class TrainingState:
-    """The file of a training: tensors as safetensors, how far it is and what it belongs to as JSON inside of it.
+    """The file of a training: tensors as safetensors, with its progress and facts as JSON in the metadata.
 
     Args:
         path: the file.
-        facts: what the training is of: weights, sets, settings. A file with others is of no use.
+        facts: what the training depends on: weights, datasets, settings. A file with other facts is ignored.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._path = path
-        self._facts = json.loads(json.dumps(facts))  # as they will be read
+        self._facts = json.loads(json.dumps(facts))  # in the form in which JSON returns them
 
     def notes(self) -> dict[str, Any]:
-        """How far the training is, as it was saved; empty where there is no such file.
+        """Return the saved progress of the training, or an empty mapping if there is no matching file.
 
-        The first rank reads, and all others, which call alike, get what it found.
+        The first rank reads the file and sends the result to all others. All ranks make the same call.
         """
         found = self._read_notes() if rank() == 0 else {}
         return dict(broadcast_object(found)) if world_size() > 1 else found
@@ -48,19 +48,19 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the file's tensors into these, which have names and shapes of those that were saved; all ranks call."""
+        """Copy the file's tensors into these tensors, which must have the saved names and shapes. All ranks call."""
         if rank() == 0:
             with safe_open(str(self._path), framework="pt") as file:
                 for name, tensor in tensors.items():
                     tensor.copy_(file.get_tensor(name))
         if world_size() > 1:
             for tensor in tensors.values():
-                whole = tensor.contiguous()  # weights of convolutions are channels-last
+                whole = tensor.contiguous()  # convolution weights are channels-last
                 dist.broadcast(whole, src=0)
                 tensor.copy_(whole)
 
     def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Write tensors and how far they are, all or nothing; the first rank does."""
+        """Write tensors and progress atomically. Only the first rank writes."""
         if rank() == 0:
             saved = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             with replacing(self._path) as temporary:
@@ -68,6 +68,6 @@ class TrainingState:
                 save_file(saved, str(temporary), metadata=metadata)
 
     def remove(self) -> None:
-        """Take the file away: the training has its result."""
+        """Remove the file, because the training has its result."""
         if rank() == 0:
             self._path.unlink(missing_ok=True)

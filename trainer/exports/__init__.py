@@ -1,1 +1,1 @@
-"""A trained backbone in the layouts that others load: one file a format, listed in `export.py`."""
+"""Exports of a trained backbone, one file for each format. `export.py` lists the formats."""

@@ -1,4 +1,4 @@
-"""Writes a backbone in one of the formats, and checks that what was written gives the backbone's features."""
+"""Export a backbone in one of the formats, and check that the exported file gives the same features."""
 
 import copy
 import shutil
@@ -24,7 +24,7 @@ FORMATS: dict[str, Format] = {
     "hf": hf.FORMAT,
 }
 TOLERANCE = 1e-5
-"""Largest difference of a feature, as a share of the largest feature where that is above 1."""
+"""Maximum difference of a feature, relative to the largest feature if that is above 1."""
 
 
 def export_backbone(
@@ -35,21 +35,21 @@ def export_backbone(
     momentum: bool = False,
     license: str | None = None,
 ) -> tuple[Path, str]:
-    """Write one backbone of a run.
+    """Export one backbone of a run.
 
     Args:
-        source: a run's folder, a checkpoint's folder or an exported file.
-        out: the file or folder to write; None: `backbone` with the format's ending, in the working directory.
+        source: folder of a run or of a checkpoint, or an exported file.
+        out: file or folder to write. None: `backbone` with the suffix of the format, in the working directory.
         format_name: a key of `FORMATS`.
-        momentum: the averaged copy instead of the trained network.
-        license: what the model card says of it.
+        momentum: whether to export the momentum (EMA) encoder instead of the trained network.
+        license: license for the model card.
 
     Returns:
-        What was written, and what loads it in one sentence.
+        The written path, and one sentence about what loads it.
 
     Raises:
-        UserError: no such source or backbone, a format that the backbone does not fit, a place that cannot be
-            written, or a file that gives other features than the backbone; nothing is left of it.
+        UserError: there is no such source or backbone, the backbone does not fit the format, the path is not
+            writable, or the exported file gives other features than the backbone. Then nothing is left behind.
     """
     form = FORMATS[format_name]
     out = out or Path("backbone").with_suffix(form.suffixes[0] if form.suffixes else "")
@@ -65,9 +65,9 @@ def export_backbone(
             _check(subject, form, temporary)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"cannot be written: {error}", where=out, fix="choose another place with --out"
+            f"cannot be written: {error}", where=out, fix="choose another path with --out"
         ) from None
-    except RuntimeError as error:  # of the exporters, for a network that they do not understand
+    except RuntimeError as error:  # raised by exporters that do not support the network
         raise UserError(
             f"{subject.name} cannot be written as {format_name}: {first_line(error)}",
             where=out,
@@ -78,7 +78,7 @@ def export_backbone(
 
 @torch.no_grad()
 def _check(subject: Subject, form: Format, path: Path) -> None:
-    """Compare features of what was written, on another batch size than it was made with."""
+    """Compare features of the exported file with the backbone, on another batch size than the export used."""
     size = subject.recipe.image_size
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     whole = Normalized(subject)
@@ -87,39 +87,41 @@ def _check(subject: Subject, form: Format, path: Path) -> None:
     difference = (found - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
     if not difference <= TOLERANCE:
         raise UserError(
-            f"what was written gives other features than the backbone: they differ by {difference:.1e}",
+            f"the exported file gives different features than the backbone, by up to {difference:.1e}",
             where=path,
             fix="export in another format, such as safetensors",
         )
 
 
 def _require_name(out: Path, name: str) -> None:
-    """Refuse the ending of another format: a slip that would only show where the file is loaded."""
+    """Refuse the suffix of another format. Otherwise the mistake would only show when the file is loaded."""
     known = {suffix: other for other, form in reversed(FORMATS.items()) for suffix in form.suffixes}
     if out.suffix in known and out.suffix not in FORMATS[name].suffixes:
         raise UserError(
-            f"the name ends in {out.suffix}, and the format is {name}",
+            f"the name ends in {out.suffix}, but the format is {name}",
             where=out,
             fix=f"add --format {known[out.suffix]}, or choose another name with --out",
         )
 
 
 def _require_free(out: Path, form: Format) -> None:
-    """Refuse a place that cannot be written, before minutes are spent on what goes there."""
+    """Refuse a path that cannot be written, before time is spent on the export."""
     kind = "file" if form.suffixes else "folder"
     if out.name in ("", ".."):
-        raise UserError(f"is no name of a {kind}", where=f"--out {out}", fix=f"name a new {kind} with --out")
+        raise UserError(
+            f"is not a valid name of a {kind}", where=f"--out {out}", fix=f"give a new {kind} with --out"
+        )
     if form.suffixes and out.is_dir():
         example = out / f"backbone{form.suffixes[0]}"
-        raise UserError("is a folder", where=out, fix=f"name a file with --out, such as {example}")
+        raise UserError("is a folder", where=out, fix=f"give a file with --out, such as {example}")
     if not form.suffixes and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError("is there already", where=out, fix="choose another folder with --out, or remove it")
+        raise UserError("already exists", where=out, fix="choose another folder with --out, or remove it")
     require_place(out)
 
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name at the block's end."""
+    """Yield a temporary folder beside `path` that is renamed to it at the end of the block."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -1,4 +1,4 @@
-"""What every export format is: it writes a backbone, says what loads it, and loads it as others would."""
+"""The interface of an export format: it writes a backbone, describes what loads it, and loads it as users would."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ Features = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """A backbone that is exported, and what is known of it."""
+    """A backbone to export, with its metadata."""
 
     backbone: Backbone
-    """In evaluation mode on the CPU, float32."""
+    """The backbone in evaluation mode on the CPU, float32."""
     recipe: Recipe
     which: str
-    """`online`, `momentum`, or `exported` where it comes from a file."""
+    """`online`, `momentum`, or `exported` if it comes from a file."""
     run: Path | None = None
-    """Folder of its run, if it comes from one."""
+    """Folder of its run, if it has one."""
     step: int | None = None
-    """Of its run's checkpoint, if it comes from one."""
+    """Step of its checkpoint, if it has one."""
     license: str | None = None
-    """License that the user gives it."""
+    """License chosen by the user."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Subject:
 
     @property
     def is_torchvision(self) -> bool:
-        """Whether the network is torchvision's rather than timm's."""
+        """Whether the network is from torchvision, not from timm."""
         return self.name in torchvision_resnets()
 
     @property
@@ -49,7 +49,7 @@ class Subject:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is its library's own network, without a stem or width of ours."""
+        """Whether it is the library's own network, without a custom stem or width."""
         return not self.is_torchvision or (self.stem == "imagenet" and self.recipe.backbone.width == 64)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -58,18 +58,18 @@ class Subject:
 
 
 class Format(NamedTuple):
-    """A layout that a backbone is written in."""
+    """A layout in which a backbone is exported."""
 
     suffixes: tuple[str, ...]
-    """Endings of its files, the usual one first; empty: it is a folder."""
+    """Suffixes of its files, the default one first. Empty: it is a folder."""
     write: Callable[[Subject, Path], None]
-    """Writes the file or folder; raises UserError where the backbone does not fit the format."""
+    """Writes the file or folder. Raises UserError if the backbone does not fit the format."""
     load: Callable[[Subject, Path], Features]
-    """Loads what was written, strictly and with the tools of those it is for."""
+    """Loads the export strictly, with the tools of its users."""
     loads_into: Callable[[Subject], str]
-    """Says what loads it."""
+    """Describes what loads it."""
     normalizes: bool = False
-    """Whether it takes images in [0, 1] and normalizes them itself, rather than normalized ones."""
+    """Whether it takes images in [0, 1] and normalizes them itself. Otherwise images must be normalized."""
 
 
 class Normalized(nn.Module):
@@ -87,17 +87,17 @@ class Normalized(nn.Module):
         self.eval()
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, S, S]` as the backbone was trained on them."""
+        """Normalize images `[B, 3, S, S]` as in training."""
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Run the backbone on images. See the class."""
         features: Tensor = self.backbone(self.normalize(images))
         return features
 
 
 def input_facts(subject: Subject) -> dict[str, object]:
-    """What a file that normalizes by itself says of its input and origin, as JSON takes it."""
+    """Return what a self-normalizing file declares about its input and origin, as JSON values."""
     size, data = subject.recipe.image_size, subject.recipe.data
     return {
         "input": f"images [B, 3, {size}, {size}] float32, RGB in [0, 1]; normalized inside",
@@ -113,7 +113,7 @@ def input_facts(subject: Subject) -> dict[str, object]:
 
 
 def require_plain(subject: Subject, library: str) -> None:
-    """Raise a UserError where no model of the library takes the weights as they are."""
+    """Raise a UserError if no model of the library can load the weights unchanged."""
     if not subject.is_plain:
         raise UserError(
             f"{library} has no {subject.name} with the {subject.stem} stem and width {subject.recipe.backbone.width}",

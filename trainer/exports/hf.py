@@ -1,7 +1,7 @@
-"""Format `hf`: a folder as model hubs keep them, with config.json, model.safetensors and a model card.
+"""Format `hf`: a folder for model hubs, with config.json, model.safetensors and a model card.
 
-Where timm has the network, config.json is timm's, so that `timm.create_model("local-dir:FOLDER")` loads it. A ResNet of
-ours with another stem or width has the same files, and its card says how to build it.
+If timm has the network, config.json is in timm's format, so `timm.create_model("local-dir:FOLDER")` loads it. A ResNet
+with another stem or width has the same files, and its model card shows how to build it.
 """
 
 import json
@@ -46,7 +46,8 @@ def _load(subject: Subject, path: Path) -> Features:
 
 
 def _config(subject: Subject) -> dict[str, Any]:
-    """timm's config.json; without `architecture`, which timm would take for its own, where it has no such network."""
+    """Return timm's config.json. If timm has no such network, `architecture` is left out, so that timm does not use its
+    own."""
     size, data = subject.recipe.image_size, subject.recipe.data
     images = {
         "input_size": [3, size, size],
@@ -63,7 +64,7 @@ def _config(subject: Subject) -> dict[str, Any]:
         return {**ours, **shared, "images": images}
     import timm
 
-    # a tag names weights of timm's that these are not
+    # a tag would refer to weights of timm
     architecture = subject.name.partition(".")[0]
     theirs = timm.get_pretrained_cfg(architecture).to_dict()
     network = {key: theirs[key] for key in ("first_conv", "classifier") if key in theirs}
@@ -79,7 +80,7 @@ def _config(subject: Subject) -> dict[str, Any]:
 
 
 def crop_share(size: int, resize: int) -> float:
-    """The share of the resized image that the crop takes, as timm reads it: it resizes to the floor of size / share."""
+    """Return the fraction of the resized image that the crop covers. timm resizes to the floor of size / fraction."""
     share = size / resize
     while math.floor(size / share) < resize:
         share = math.nextafter(share, 0)
@@ -87,7 +88,7 @@ def crop_share(size: int, resize: int) -> float:
 
 
 def _shared(subject: Subject) -> Recipe:
-    """The recipe without the paths and the executor of this machine, which are nobody else's business."""
+    """Return the recipe without the paths and the executor of this machine, which should not be published."""
     fields = DataSettings.model_fields
     unset = {name: fields[name].default for name in ("train", "validation", "cache", "executor")}
     data = subject.recipe.data.model_copy(update=unset)
@@ -99,8 +100,8 @@ def _shared(subject: Subject) -> Recipe:
 def _loads_into(subject: Subject) -> str:
     by_timm = 'timm.create_model("local-dir:FOLDER", pretrained=True)'
     loader = by_timm if subject.is_plain else "the snippet in its README.md"
-    license = "" if subject.license else "; its license is for you to fill in (--license)"
-    return f"{loader} loads it{license}"
+    license = "" if subject.license else "; fill in its license in the model card, or set --license"
+    return f"load it with {loader}{license}"
 
 
 FORMAT = Format((), _write, _load, _loads_into)

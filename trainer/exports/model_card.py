@@ -1,4 +1,4 @@
-"""The model card of an export: what the network is, how it was trained, what it reaches and how it is loaded."""
+"""The model card of an export: the network, its training, its results and how to load it."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from trainer.networks.backbones import BackboneSettings
 from trainer.runs.run_folder import RunFolder, read_records
 
 Row = tuple[str, float, float | None, str]
-"""Judge, top-1, top-5 where it is known, and the set."""
+"""Evaluator, top-1, top-5 if it is known, and the dataset."""
 
 
 def model_card(subject: Subject) -> str:
-    """The card as Markdown with the front matter that model hubs read."""
+    """Return the model card as Markdown, with the front matter that model hubs read."""
     size, data = subject.recipe.image_size, subject.recipe.data
     library = "timm" if subject.is_plain else "torchvision"
     front = {
@@ -29,7 +29,7 @@ def model_card(subject: Subject) -> str:
         **({"license": subject.license} if subject.license else {}),
         "tags": ["self-supervised"],
     }
-    unknown = "Not chosen yet: fill it in, here and as `license:` above, before you publish this."
+    unknown = "Not chosen yet. Fill it in here and as `license:` above before you publish this model."
     parts = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -43,12 +43,13 @@ def model_card(subject: Subject) -> str:
         *_results(subject),
         "## Images",
         "",
-        f"RGB in [0, 1]; the shorter side is resized to {data.eval_resize} pixels (bicubic) and the center of "
-        f"{size} x {size} cut out; then {list(data.mean)} is subtracted and the rest divided by {list(data.std)}.",
+        f"RGB in [0, 1]. The shorter side is resized to {data.eval_resize} pixels (bicubic), and a center crop of "
+        f"{size} x {size} pixels is taken. Images are normalized with mean {list(data.mean)} and "
+        f"standard deviation {list(data.std)}.",
         "",
         "## How to load it",
         "",
-        "In this folder, with an image in it:",
+        "Run this in the folder, with an image `image.jpg` in it:",
         "",
         "```python",
         snippet(subject),
@@ -63,7 +64,7 @@ def model_card(subject: Subject) -> str:
 
 
 def _recipe(subject: Subject) -> list[str]:
-    """How it was trained; of a backbone without its run only the checkpoint is known."""
+    """Return the training section. Without its run, only the checkpoint of a backbone is known."""
     rows = [("checkpoint", f"{Path(subject.recipe.source).name}, {_which(subject.which)}")]
     if subject.run is not None:
         config = RunFolder(subject.run).read_config()
@@ -74,18 +75,18 @@ def _recipe(subject: Subject) -> list[str]:
             ("epochs", f"{train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")),
             ("global batch", f"{train.global_batch}"),
             ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"),
-            ("learning rate", f"{optim.lr:g} for each {optim.reference_batch} images of the batch"),
+            ("learning rate", f"{optim.lr:g} for a batch of {optim.reference_batch} images"),
             ("schedule", f"{optim.warmup_epochs:g} epochs of warm-up, then a cosine"),
             ("precision", train.precision),
             ("seed", f"{config.run.seed}"),
-            ("starting from", _start(config.backbone)),
+            ("initial weights", _start(config.backbone)),
         ]
     lines = [f"| {name} | {value} |" for name, value in rows]
     return ["## Training", "", "| | |", "| --- | --- |", *lines, ""]
 
 
 def _which(name: str) -> str:
-    names = {"online": "the trained network", "momentum": "the averaged copy of the trained network"}
+    names = {"online": "the trained network", "momentum": "the momentum (EMA) encoder of the trained network"}
     return names.get(name, "from an exported file")
 
 
@@ -96,7 +97,7 @@ def _start(settings: BackboneSettings) -> str:
 
 
 def _data(place: Any) -> str:
-    """The last two names of where the set lies: the others are of a machine."""
+    """Return the last two parts of the dataset's path, because the others belong to a specific machine."""
     name = "/".join(str(place).rstrip("/").split("/")[-2:])
     try:
         return f"{name}, {read_record(Path(place)).samples:,} images"
@@ -112,12 +113,12 @@ def _results(subject: Subject) -> list[str]:
         f"| {judge} | {percent(top1, unit=False)} | {percent(top5, unit=False)} | {when} |"
         for judge, top1, top5, when in rows
     )
-    head = ["| judge | top-1 % | top-5 % | on |", "| --- | --- | --- | --- |"]
+    head = ["| evaluator | top-1 % | top-5 % | on |", "| --- | --- | --- | --- |"]
     return ["## Results", "", *head, *lines, ""]
 
 
 def _during_training(subject: Subject) -> Iterator[Row]:
-    """kNN at the last evaluation of the run that is not later than the checkpoint."""
+    """Yield the kNN result of the last evaluation in training that is not later than the checkpoint."""
     if subject.run is None or subject.step is None:
         return
     evaluations = [r for r in read_records(RunFolder(subject.run).metrics) if r["kind"] == "eval"]
@@ -128,7 +129,7 @@ def _during_training(subject: Subject) -> Iterator[Row]:
 
 
 def _evaluated(subject: Subject) -> Iterator[Row]:
-    """What `all4one eval` found of this checkpoint."""
+    """Yield the results of `all4one eval` for this checkpoint."""
     path = subject.run / "eval.json" if subject.run is not None else None
     if path is None or not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""Format `onnx`: a graph for any ONNX runtime, batch size free, with the normalization inside."""
+"""Format `onnx`: a graph for any ONNX runtime, with free batch size and normalization included."""
 
 import json
 import warnings
@@ -12,21 +12,21 @@ from data_pipelines.errors import UserError
 from trainer.exports.format import Features, Format, Normalized, Subject, input_facts
 
 MAX_BYTES = 2**31
-"""What a protobuf file, and so an ONNX file without others beside it, may hold."""
+"""Maximum size of a protobuf file, and so of a single ONNX file."""
 
 
 def _write(subject: Subject, path: Path) -> None:
     _require_packages()
     if (weights := sum(value.nbytes for value in subject.tensors().values())) >= MAX_BYTES:
         raise UserError(
-            f"an ONNX file holds up to 2 GB, and {subject.name} has {weights / 1e9:.1f} GB",
+            f"an ONNX file is limited to 2 GB, but {subject.name} has {weights / 1e9:.1f} GB",
             where="--format",
             fix="export as safetensors, hf or torchscript",
         )
     size = subject.recipe.image_size
     images = torch.rand(2, 3, size, size)  # a batch of 1 would become a constant
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        warnings.simplefilter("ignore")  # warnings of the exporter about itself
         program = torch.onnx.export(
             Normalized(subject),
             (images,),
@@ -56,7 +56,7 @@ def _load(_: Subject, path: Path) -> Features:
 def _loads_into(subject: Subject) -> str:
     size = subject.recipe.image_size
     return (
-        f"input `images`, RGB in [0, 1], [B, 3, {size}, {size}], normalized inside; output `features` "
+        f"input `images`, RGB in [0, 1], [B, 3, {size}, {size}], normalized by the graph; output `features` "
         f"[B, {subject.backbone.feature_dim}]; checked with onnxruntime"
     )
 
@@ -65,7 +65,7 @@ def _require_packages() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"ONNX files are written and checked with {', '.join(missing)}, not installed",
+            f"writing and checking ONNX files needs {', '.join(missing)}, which is not installed",
             where="--format",
             fix=f"run: pip install {' '.join(missing)}",
         )

@@ -1,4 +1,4 @@
-"""Format `safetensors`: the library's weight names, and in the metadata what `all4one eval` needs to use the file."""
+"""Format `safetensors`: the library's weight names, with the metadata that `all4one eval` needs."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _load(_: Subject, path: Path) -> Features:
 
 def _loads_into(subject: Subject) -> str:
     names = "torchvision's" if subject.is_torchvision else "timm's"
-    return f"`all4one eval`, `all4one embed` and backbone.init take it; its weights have {names} names"
+    return f"`all4one eval`, `all4one embed` and backbone.init load it; its weights have {names} names"
 
 
 FORMAT = Format((".safetensors",), _write, _load, _loads_into)

@@ -1,4 +1,4 @@
-"""Code that loads an exported folder and makes features of one image, as its model card shows it."""
+"""Code for the model card that loads an exported folder and computes the features of one image."""
 
 from trainer.exports.format import Subject
 
@@ -31,7 +31,7 @@ with torch.no_grad():
     features = model(image[None])  # [1, {features}]"""
 
 _OURS = """\
-# a ResNet of another width than torchvision's, which the package all4one builds
+# a ResNet of a custom width, which the package all4one builds
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ image = transform(Image.open("image.jpg").convert("RGB"))  # [3, {size}, {size}]
 
 
 def snippet(subject: Subject) -> str:
-    """Python that runs in the folder of the export, beside an image `image.jpg`, and leaves `features` `[1, F]`."""
+    """Return Python code that runs in the exported folder beside `image.jpg` and computes `features` `[1, F]`."""
     data, size, features = subject.recipe.data, subject.recipe.image_size, subject.backbone.feature_dim
     if subject.is_plain:
         return _TIMM.format(size=size, features=features)

@@ -1,4 +1,4 @@
-"""Format `timm`: safetensors with timm's names; those of its plain ResNets are torchvision's."""
+"""Format `timm`: safetensors with timm's names. For plain ResNets these are the names of torchvision."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from trainer.exports.format import Features, Format, Subject, require_plain
 
 
 def model_arguments(subject: Subject) -> dict[str, Any]:
-    """What `timm.create_model` takes beside the name to make the network that the weights fit.
+    """Return the arguments of `timm.create_model`, besides the name, for the network that the weights fit.
 
     Raises:
         UserError: timm has no such network.
@@ -41,7 +41,7 @@ def _load(subject: Subject, path: Path) -> Features:
 
 def _loads_into(subject: Subject) -> str:
     given = "".join(f", {name}={value}" for name, value in model_arguments(subject).items())
-    return f"it loads strictly by timm.create_model({subject.name!r}{given}, checkpoint_path=FILE)"
+    return f"load it strictly with timm.create_model({subject.name!r}{given}, checkpoint_path=FILE)"
 
 
 FORMAT = Format((".safetensors",), _write, _load, _loads_into)

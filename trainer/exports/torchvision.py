@@ -13,7 +13,7 @@ from trainer.exports.format import Features, Format, Subject, require_plain
 def _write(subject: Subject, path: Path) -> None:
     if not subject.is_torchvision:
         raise UserError(
-            f"{subject.name} is a timm model, whose names torchvision does not know",
+            f"{subject.name} is a timm model, and torchvision does not know its names",
             where="--format",
             fix="export as timm, hf, safetensors, torchscript or onnx",
         )
@@ -30,8 +30,8 @@ def _load(subject: Subject, path: Path) -> Features:
 
 def _loads_into(subject: Subject) -> str:
     return (
-        f"it loads strictly into torchvision.models.{subject.name}() whose fc is nn.Identity(); "
-        "there is no classifier in it"
+        f"it loads strictly into torchvision.models.{subject.name}() with fc = nn.Identity(); "
+        "it contains no classifier"
     )
 
 

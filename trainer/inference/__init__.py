@@ -1,1 +1,1 @@
-"""A trained backbone at work: loaded from a checkpoint or an export, and used to embed images."""
+"""Inference with a trained backbone: load it from a checkpoint or an export, and embed images."""

@@ -1,4 +1,4 @@
-"""Features of any images, batch by batch: files, folders, tars and indexed sets of shards."""
+"""Batched features of any images: files, folders, tars and indexed shards."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice
@@ -24,9 +24,9 @@ class Rows(NamedTuple):
     """Features of some images."""
 
     keys: list[str]
-    """The b images' paths; inside of a tar or a set of shards, its path and the name there."""
+    """Paths of the b images. Inside a tar or a dataset of shards, its path and the name in it."""
     labels: list[int] | None
-    """Class of each, -1 where it has none; none where the source has no labels at all."""
+    """Class of each image, -1 if it has none. None if the source has no labels at all."""
     features: NDArray[np.float32]
     """`[b, F]`."""
 
@@ -39,17 +39,18 @@ def embed(
     batch: int,
     on_bad: Callable[[str, str], None],
 ) -> Generator[Rows, None, None]:
-    """Features of all images of some sources, in their order, each sized and normalized as for evaluation.
+    """Yield the features of all images of the sources in order, resized and normalized as for evaluation.
 
     Args:
-        backbone: in evaluation mode; images go to its device.
-        sources: images, folders of images, tars of images, and sets of shards with their index, which may be URLs.
+        backbone: the backbone in evaluation mode. Images go to its device.
+        sources: images, folders of images, tars of images, and indexed datasets of shards, which may be URLs.
         settings: executor, threads, sizes, normalization, cache of URLs.
-        batch: images at a time.
-        on_bad: told name and reason of each image that is left out.
+        batch: batch size.
+        on_bad: called with the name of each skipped image and the reason.
 
     Raises:
-        UserError: a source is missing, before the first image is read; as `pictures.pictures` and `ShardSet.open`.
+        UserError: a source is missing (raised before the first image is read), or as for `pictures.pictures` and
+            `ShardSet.open`.
     """
     places = [place(source) for source in sources]
     for path in places:
@@ -60,7 +61,7 @@ def embed(
             for folder in group:
                 yield from _of_shards(backbone, ShardSet.open(folder, settings), settings, batch, on_bad)
         else:
-            # one stream of all of them: a thousand files are not a thousand batches
+            # one stream of all images, so that a thousand files do not become a thousand batches
             listed = chain.from_iterable(pictures(Path(path)) for path in group)
             yield from _of_pictures(backbone, listed, settings, batch, on_bad)
 
@@ -104,7 +105,7 @@ def _of_pictures(
 
 
 def _tell(bad: dict[str, str], told: int, prefix: str, on_bad: Callable[[str, str], None]) -> int:
-    """Tell of those that came after the first `told`; returns how many are told then."""
+    """Report the bad images after the first `told`. Return the number of images reported so far."""
     for name, reason in islice(bad.items(), told, None):
         on_bad(readable(prefix + name), reason)
     return len(bad)

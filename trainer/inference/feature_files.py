@@ -1,4 +1,4 @@
-"""Files of features that grow batch by batch and get their name when they are whole."""
+"""Feature files that grow batch by batch and get their final name when they are complete."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,20 +12,22 @@ from data_pipelines.files import replacing, require_writable
 from trainer.inference.embed import Rows
 
 ROW_GROUP_BYTES = 64_000_000
-"""Bytes of features that are gathered for one row group of a Parquet file, at most one batch more."""
+"""Bytes of features in one row group of a Parquet file, exceeded by at most one batch."""
 
 Write = Callable[[Rows], None]
 
 
 @contextmanager
 def feature_file(path: Path, feature_dim: int) -> Iterator[Write]:
-    """What writes rows to a file; the file has its name at the block's end, and nothing is left where that fails.
+    """Yield a function that writes rows to a file. The file gets its name at the end of the block.
 
-    `.npy`: features [N, F] float32, and beside them a text file of the N keys, a line each (`\\` and line breaks in a
-    key are written `\\\\` and `\\n`). `.parquet`: columns `key`, `label` (null where there is none) and `embedding`.
+    If the block fails, nothing is left behind.
+
+    `.npy`: features [N, F] float32, and a text file with one of the N keys per line (`\\` and line breaks in a key are
+    written `\\\\` and `\\n`). `.parquet`: columns `key`, `label` (null without a label) and `embedding`.
 
     Args:
-        path: a file that `require_place` has passed.
+        path: a file that `require_place` accepted.
         feature_dim: F.
     """
     with FORMATS[path.suffix](path, feature_dim) as write:
@@ -33,25 +35,25 @@ def feature_file(path: Path, feature_dim: int) -> Iterator[Write]:
 
 
 def require_place(path: Path) -> None:
-    """Make the folder of a file of features; raise a UserError where the file cannot be written there."""
+    """Create the folder of a feature file. Raise a UserError if the file cannot be written there."""
     if path.suffix not in FORMATS:
         raise UserError(
-            "features go to a file that ends in .parquet or .npy", where=path, fix="choose another with --out"
+            "a feature file must end in .parquet or .npy", where=path, fix="choose another file with --out"
         )
     if path.suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise UserError(
-                "Parquet files are written with pyarrow, which is not installed",
+                "writing Parquet files needs pyarrow, which is not installed",
                 where=path,
-                fix="run: pip install pyarrow, or write --out features.npy",
+                fix="run: pip install pyarrow, or use --out features.npy",
             ) from error
     require_writable(path)
 
 
 def keys_of(path: Path) -> Path:
-    """The text file of keys beside a `.npy` file."""
+    """Return the text file of keys beside a `.npy` file."""
     return path.with_suffix(".txt")
 
 
@@ -60,7 +62,7 @@ def _npy(path: Path, feature_dim: int) -> Iterator[Write]:
     rows = 0
 
     def head(file: Any) -> int:
-        """Write the header for as many rows as there are; numpy pads it so that their number may grow."""
+        """Write the header for the current number of rows. numpy pads it, so the number may grow."""
         shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, feature_dim)}
         np.lib.format.write_array_header_1_0(file, shape)
         return int(file.tell())

@@ -1,4 +1,4 @@
-"""A trained backbone on its own: read from a run's checkpoint or from an exported file."""
+"""Load a trained backbone from a run's checkpoint or from an exported file."""
 
 import importlib.util
 import json
@@ -29,54 +29,56 @@ METADATA_KEY = "all4one"
 
 
 class Recipe(Settings):
-    """What a backbone needs to be built and fed: kept in the metadata of an exported file, as JSON."""
+    """The settings to build a backbone and to prepare its images. Exported files keep them in their metadata, as
+    JSON."""
 
     backbone: BackboneSettings
-    """How it is built."""
+    """How to build the backbone."""
     data: DataSettings
-    """How images are sized and normalized for it."""
+    """How to resize and normalize images."""
     source: str
-    """The checkpoint that it comes from."""
+    """The checkpoint from which it was exported."""
 
     @property
     def image_size(self) -> int:
-        """Side of the square images that it was trained on, pixels."""
+        """Side of the square images it was trained on, in pixels."""
         return self.data.views[0].size
 
 
 @dataclass(frozen=True)
 class LoadedBackbones:
-    """Backbones of a run or a file."""
+    """The backbones of a run or a file."""
 
     backbones: dict[str, Backbone]
-    """`online` and `momentum` of a run, `exported` of a file; in evaluation mode, on the GPU if there is one."""
+    """`online` and `momentum` of a run, or `exported` of a file, in evaluation mode, on the GPU if there is one."""
     recipe: Recipe
     run: Path | None = None
-    """Folder of the run that they were read from."""
+    """Folder of the run, if they come from one."""
     step: int | None = None
-    """Of the run's checkpoint."""
+    """Step of the run's checkpoint."""
 
     def choose(self, name: str | None) -> tuple[str, Backbone]:
-        """One of the backbones with its name; None: the trained network, or the only one.
+        """Return one of the backbones with its name. None selects the trained network, or the only backbone.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no backbone of that name.
         """
         chosen = name or next(iter(self.backbones))
         if chosen not in self.backbones:
             raise UserError(
-                f"has no {name} backbone, only: {', '.join(self.backbones)}",
+                f"has no {name} backbone. Available: {', '.join(self.backbones)}",
                 where=self.run or self.recipe.source,
-                fix="leave the choice out; an exported file has one backbone, and not every method an averaged copy",
+                fix="leave the choice out; an exported file has one backbone, and some methods have no momentum "
+                "(EMA) encoder",
             )
         return chosen, self.backbones[chosen]
 
 
 def load_backbones(source: Path) -> LoadedBackbones:
-    """Backbones of a run's newest whole checkpoint, of one checkpoint's folder, or of an exported file.
+    """Load the backbones of a run's newest valid checkpoint, of one checkpoint's folder, or of an exported file.
 
     Raises:
-        UserError: no such run, no checkpoint, or a file that `all4one export` did not write.
+        UserError: there is no such run, no checkpoint, or `all4one export` did not write the file.
     """
     if source.is_file():
         tensors, recipe = _read_exported(source)
@@ -89,7 +91,8 @@ def load_backbones(source: Path) -> LoadedBackbones:
 
 
 def _as_here(data: DataSettings) -> DataSettings:
-    """A run's data settings, with an executor that this machine has: it need not be the one that trained."""
+    """Return a run's data settings with an executor that this machine has, because another machine may have trained
+    it."""
     if data.executor != "dali":
         return data
     with suppress(ModuleNotFoundError):
@@ -99,8 +102,9 @@ def _as_here(data: DataSettings) -> DataSettings:
 
 
 def load_same_on_all_ranks(source: Path) -> LoadedBackbones:
-    """As `load_backbones`, on every rank the checkpoint that the first one finds: while a run still trains, its newest
-    one is another a moment later.
+    """Run `load_backbones` on every rank with the checkpoint that the first rank finds.
+
+    While a run still trains, its newest checkpoint may change between two ranks.
     """
     if world_size() == 1:
         return load_backbones(source)
@@ -111,15 +115,15 @@ def load_same_on_all_ranks(source: Path) -> LoadedBackbones:
 
 
 def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
-    """One checkpoint's folder, or the newest whole one of a run, and the run's configuration."""
+    """Read a checkpoint's folder, or a run's newest valid checkpoint, together with the run's configuration."""
     if (source / MANIFEST).is_file():
-        source = source.resolve()  # which may be `.`
+        source = source.resolve()  # `source` may be `.`
         run = open_run(source.parent.parent)
         return CheckpointStore(run.checkpoints).load(source), run.read_config(), source
     run = open_run(source)
     loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
-        raise UserError("has no whole checkpoint yet", where=run.path, fix=f"all4one resume {run.path}")
+        raise UserError("has no valid checkpoint yet", where=run.path, fix=f"run: all4one resume {run.path}")
     return loaded.snapshot, run.read_config(), loaded.path
 
 
@@ -130,9 +134,9 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
             return {name: file.get_tensor(name) for name in file.keys()}, Recipe.model_validate(metadata)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, ValidationError):
         raise UserError(
-            "is not a file that `all4one export` wrote in the format safetensors or hf",
+            "is not a file of `all4one export` in the format safetensors or hf",
             where=path,
-            fix="give a run's folder, or export one",
+            fix="give the folder of a run, or export its backbone",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The small networks behind the backbone: projector, predictors, and the transformer that makes centroids."""
+"""The heads behind the backbone: projector, predictors, and the transformer that computes centroids."""
 
 import math
 from typing import Literal
@@ -39,7 +39,8 @@ def predictor(size: int, hidden: int) -> nn.Sequential:
 def expander(features: int, hidden: int, out: int) -> nn.Sequential:
     """Three linear layers, batch norm after the first two: [B, features] -> [B, out] (Barlow Twins, VICReg).
 
-    Without biases: batch norm takes the first two out again, and both losses center the last one's output.
+    The layers have no biases. Batch norm would remove the first two, and both losses center the output of the last
+    layer.
     """
     return nn.Sequential(
         nn.Linear(features, hidden, bias=False),
@@ -53,11 +54,11 @@ def expander(features: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def positional_encoding(length: int, size: int, axis: PositionalEncoding) -> Tensor:
-    """Sine encoding [length, size] of a sequence of neighbors.
+    """Return the sine encoding [length, size] of a sequence of neighbors.
 
     `sequence_axis` counts along the neighbors, as in Vaswani et al. 2017 and as the All4One paper describes.
-    `feature_axis` counts along the embedding and takes the neighbors for channels, as the published code does. `none`
-    is zeros: but for the first token, which is read, the order of the sequence does not count.
+    `feature_axis` counts along the embedding and treats the neighbors as channels, as the published code does. `none`
+    returns zeros: then the order of the sequence does not matter, except for the first token, which is the output.
     """
     if axis == "none":
         return torch.zeros(length, size, dtype=torch.float64)
@@ -67,7 +68,7 @@ def positional_encoding(length: int, size: int, axis: PositionalEncoding) -> Ten
 
 
 def _sine(positions: int, channels: int) -> Tensor:
-    """[positions, channels]: sine on even channels and cosine on odd ones, of frequencies 10000^(-2j/C)."""
+    """Return [positions, channels]: sine on even channels, cosine on odd ones, with frequencies 10000^(-2j/C)."""
     even = 2 * math.ceil(channels / 2)
     channel = torch.arange(even, dtype=torch.float64)
     frequency = 10000.0 ** (-2 * (channel // 2) / even)  # [C]
@@ -76,9 +77,9 @@ def _sine(positions: int, channels: int) -> Tensor:
 
 
 class CentroidTransformer(nn.Module):
-    """Encoder that turns a sequence of neighbors into one centroid (All4One section 3.3).
+    """Transformer encoder that turns a sequence of neighbors into one centroid (All4One section 3.3).
 
-    Post-norm layers with ReLU. Only the first token is read, so the last layer computes only that one.
+    It has post-norm layers with ReLU. Only the first token is the output, so the last layer computes only that token.
     """
 
     encoding: Tensor  # [k, D] float64
@@ -93,7 +94,8 @@ class CentroidTransformer(nn.Module):
         self.register_buffer("encoding", positional_encoding(length, size, encoding), persistent=False)
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """[S, k, D] -> [S, D]; under autocast tokens are of its type throughout, not cast for each product."""
+        """[S, k, D] -> [S, D]. Under autocast the tokens keep the autocast dtype throughout, instead of a cast per
+        product."""
         x = (sequences + self.encoding.to(sequences.dtype)).to(_working_dtype(sequences))
         for layer in self.layers[:-1]:
             x = _encode(layer, x, x)
@@ -106,7 +108,7 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 
 def _encode(layer: nn.Module, x: Tensor, read: Tensor) -> Tensor:
-    """What a post-norm encoder layer makes of the tokens `read` [S, q, D] that see the tokens x [S, k, D]."""
+    """Compute a post-norm encoder layer for the tokens `read` [S, q, D], which attend to the tokens x [S, k, D]."""
     assert isinstance(layer, nn.TransformerEncoderLayer)
     read = layer.norm1(read + _dropout(_attend(layer.self_attn, x, read), layer.dropout1))
     hidden = _dropout(F.relu(layer.linear1(read)), layer.dropout)
@@ -114,7 +116,7 @@ def _encode(layer: nn.Module, x: Tensor, read: Tensor) -> Tensor:
 
 
 def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
-    """Attention of the tokens `read` [S, q, D] to x [S, k, D] in the order of memory; torch's own transposes twice."""
+    """Compute attention of `read` [S, q, D] to x [S, k, D] in memory order; torch's own version transposes twice."""
     weight, bias, size = attention.in_proj_weight, attention.in_proj_bias, x.shape[-1]
     if read is x:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
@@ -129,8 +131,10 @@ def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor
 
 
 def _dropout(x: Tensor, settings: nn.Dropout) -> Tensor:
-    """Dropout; on a CPU from 16 random bits a number, since torch's own draws there take half as long again in float32
-    and twice as long in bf16. The probability is met to within 2^-16.
+    """Dropout. On a CPU it uses 16 random bits per number.
+
+    Torch's own dropout takes 1.5 times as long in float32 and twice as long in bf16. The probability is exact to within
+    2^-16.
     """
     if not settings.training or settings.p == 0 or x.device.type != "cpu":
         out: Tensor = settings(x)

@@ -1,7 +1,7 @@
-"""Weights that others have trained: a file's tensors are matched to the backbone's by name and shape.
+"""Initial weights from other projects: tensors of a file are matched to the backbone by name and shape.
 
-Checkpoints name the same weights behind different prefixes (`backbone.`, `module.encoder_q.` …). The prefix is the one
-behind which most of the backbone's tensors are found with their shapes.
+Checkpoints use different prefixes for the same weights (`backbone.`, `module.encoder_q.` …). The prefix with the most
+matching names and shapes is used.
 """
 
 from collections import Counter
@@ -18,53 +18,53 @@ from trainer.networks.backbones import Backbone, BackboneSettings, build_backbon
 from trainer.networks.weight_files import read_weights
 
 SHOWN = 5
-"""Names of each kind that a report lists."""
+"""Number of names of each kind that a report lists."""
 
 
 class InitialWeights(NamedTuple):
-    """What a file holds for a backbone."""
+    """The weights that a file has for a backbone."""
 
     tensors: dict[str, Tensor]
-    """By the backbone's names."""
+    """Tensors by the backbone's names."""
     report: str
-    """How many matched, and which did not, for the user."""
+    """How many tensors match and which do not, as text for the user."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a file the backbone's tensors are."""
+    """The location of the backbone's tensors in a file."""
 
     tensors: Mapping[str, Tensor]
     """One group of the file's tensors."""
     group: str
-    """Key of the group in the file; empty: the file has one."""
+    """Key of the group in the file. Empty: the file has only one group."""
     prefix: str
-    """Stands before each name."""
+    """Prefix of each name."""
     spelling: Mapping[str, str]
-    """The backbone's names → those after the prefix."""
+    """The backbone's names → the names after the prefix."""
     matched: int
-    """Tensors of the backbone that are there in their shape."""
+    """Number of the backbone's tensors that are present with their shape."""
 
     def name(self, own: str) -> str:
-        """The file's name of a tensor of the backbone."""
+        """Return the file's name of a tensor of the backbone."""
         return self.prefix + self.spelling[own]
 
     def __str__(self) -> str:
-        parts = [f"under {self.group}"] if self.group else []
-        parts += [f"behind {self.prefix}"] if self.prefix else []
-        return " ".join(parts) or "by their own names"
+        parts = [f"under the key {self.group}"] if self.group else []
+        parts += [f"with the prefix {self.prefix}"] if self.prefix else []
+        return " ".join(parts) or "under the same names"
 
 
 def read_initial_weights(settings: BackboneSettings, image_size: int) -> InitialWeights:
-    """Find the backbone's weights in the file that `settings.init` names.
+    """Find the backbone's weights in the file `settings.init`.
 
     Args:
-        settings: of the backbone; `init` is set.
-        image_size: side of its images, pixels.
+        settings: settings of the backbone, with `init`.
+        image_size: side of its images, in pixels.
 
     Raises:
-        UserError: the file cannot be read without running code of it, less than half of the backbone is in it, or,
-            unless `settings.init_partial`, less than all.
+        UserError: the file cannot be read without running code from it, it has less than half of the backbone's
+            tensors, or it has less than all of them and `settings.init_partial` is not set.
     """
     assert settings.init is not None
     path = settings.init
@@ -73,7 +73,7 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
     own = backbone.state_dict()
     groups = read_weights(path)
     places = [place for group, tensors in groups.items() for place in _places(backbone, own, group, tensors)]
-    best = max(places, key=lambda place: place.matched, default=None)  # of equals, the first in the file
+    best = max(places, key=lambda place: place.matched, default=None)  # the first in the file wins a tie
     if best is None or 2 * best.matched < len(_needed(own)):
         raise _another_network(path, own, groups, best.matched if best else 0)
     tensors = {n: best.tensors[best.name(n)] for n in own if _fits(best, n, own)}
@@ -84,8 +84,8 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
         raise UserError(
             report,
             where="backbone.init",
-            fix="set backbone.name, stem and width and the size of the views to those of the file, or "
-            "backbone.init_partial=true to draw anew what does not match",
+            fix="set backbone.name, stem and width and the size of the views to those of the file, or set "
+            "backbone.init_partial=true to initialize the other tensors randomly",
         )
     return InitialWeights(tensors, f"backbone.init: {report}")
 
@@ -93,7 +93,7 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
 def _places(
     backbone: Backbone, own: Mapping[str, Tensor], group: str, tensors: Mapping[str, Tensor]
 ) -> Iterator[Place]:
-    """Every prefix of a group behind which tensors of the backbone are, in the file's order."""
+    """Yield every prefix of a group with matching tensors of the backbone, in the order of the file."""
     needed = _needed(own)
     for spelling, sure in ((_own_names(own), True), (_by_number(backbone, own), False)):
         known = {spelling[name]: own[name].shape for name in needed if name in spelling}
@@ -103,7 +103,7 @@ def _places(
                 if known.get(name[start:]) == tensor.shape:
                     votes[name[:start]] += 1
         for prefix, matched in votes.items():
-            # numbers say little of what they number: only a file that fits as a whole is taken so
+            # numbers say little about the layers, so a file with numbered names must match completely
             if sure or matched == len(needed):
                 yield Place(tensors, group, prefix, spelling, matched)
 
@@ -113,7 +113,7 @@ def _own_names(own: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _by_number(backbone: nn.Module, own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names as `nn.Sequential(*backbone.children())` has them: `layer1.0.conv1.weight` is `4.0.conv1.weight`."""
+    """Return names as in `nn.Sequential(*backbone.children())`: `layer1.0.conv1.weight` becomes `4.0.conv1.weight`."""
     numbers = {child: str(number) for number, (child, _) in enumerate(backbone.named_children())}
     parts = {name: name.partition(".") for name in own}
     return {name: f"{numbers[c]}.{rest}" for name, (c, _, rest) in parts.items() if c in numbers}
@@ -124,7 +124,7 @@ def _needed(own: Mapping[str, Tensor]) -> list[str]:
 
 
 def _is_counter(name: str) -> bool:
-    """Whether a tensor only counts batches: older files lack them, and nothing reads them."""
+    """Return whether a tensor only counts batches. Older files lack these tensors, and nothing uses them."""
     return name.endswith("num_batches_tracked")
 
 
@@ -134,12 +134,12 @@ def _fits(place: Place, name: str, own: Mapping[str, Tensor]) -> bool:
 
 
 def _report(path: Path, own: Mapping[str, Tensor], best: Place, others: list[Place]) -> tuple[str, bool]:
-    """What matched and what did not, and whether all did."""
+    """Describe which tensors match and which do not, and return whether all match."""
     needed = _needed(own)
     shapes = {n: best.tensors[best.name(n)].shape for n in needed if best.name(n) in best.tensors}
     missing = [name for name in needed if name not in shapes]
     other = [
-        f"{name} {list(shape)} where the backbone has {list(own[name].shape)}"
+        f"{name} {list(shape)} instead of {list(own[name].shape)}"
         for name, shape in shapes.items()
         if shape != own[name].shape
     ]
@@ -153,11 +153,11 @@ def _report(path: Path, own: Mapping[str, Tensor], best: Place, others: list[Pla
     )
     lines = [f"{best.matched} of {len(needed)} tensors of the backbone match those of {path} {best}"]
     lines += [f"  missing in the file: {_some(missing)}"] if missing else []
-    lines += [f"  of another shape in the file: {_some(other)}"] if other else []
+    lines += [f"  different shape in the file: {_some(other)}"] if other else []
     lines += (
         [f"  not used: {_some([f'{name} ({count})' for name, count in unused.items()])}"] if unused else []
     )
-    lines += [f"  match as well: {_some([str(place) for place in others])}"] if others else []
+    lines += [f"  also matching: {_some([str(place) for place in others])}"] if others else []
     return "\n".join(lines), not missing and not other
 
 
@@ -170,10 +170,14 @@ def _another_network(
     path: Path, own: Mapping[str, Tensor], groups: Mapping[str, Mapping[str, Tensor]], matched: int
 ) -> UserError:
     largest = max(groups.values(), key=len, default={})
-    theirs = f"its tensors are such as {_some(list(largest))}" if largest else "it holds no named tensors"
+    theirs = (
+        f"its tensors have names such as {_some(list(largest))}"
+        if largest
+        else "it contains no named tensors"
+    )
     return UserError(
-        f"holds another network: {matched} of {len(_needed(own))} tensors of the backbone match; {theirs}; the "
-        f"backbone's are such as {_some(list(own))}",
+        f"contains another network: {matched} of {len(_needed(own))} tensors of the backbone match; {theirs}; the "
+        f"backbone's have names such as {_some(list(own))}",
         where=path,
         fix="set backbone.name and backbone.width to those of the file",
     )

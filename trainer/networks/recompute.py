@@ -1,8 +1,9 @@
-"""Activations that the backward pass computes again instead of keeping them: batch norms, ReLUs and sums.
+"""Recomputation of batch norms, ReLUs and sums in the backward pass instead of keeping their outputs.
 
-Of a ResNet's activations about half are outputs of these, which cost next to nothing beside a convolution. Within the
-context, whatever an operation would keep for its backward pass and is such an output is replaced by the recipe to make
-it from what a convolution gave; running moments are not touched again. All else is kept as ever.
+About half of a ResNet's activations are outputs of these operations, which cost little compared to a convolution. In
+this context, if an operation would keep such an output for its backward pass, it keeps a `Recomputation` instead, which
+rebuilds the output from the result of a convolution. Running statistics are not updated again. All other tensors are
+kept as usual.
 """
 
 import weakref
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Recomputation:
-    """How to make one activation again. Its value is kept from its first use to its last."""
+    """How to recompute one activation. Its value is kept from its first use to its last."""
 
     def __init__(self, make: Callable[[], Tensor], *sources: Any) -> None:
         self._make = make
@@ -32,7 +33,7 @@ class Recomputation:
         self._uses += 1
 
     def value(self) -> Tensor:
-        """The activation."""
+        """Return the activation."""
         with torch.no_grad():
             value = self._value if self._value is not None else self._make()
         self._uses -= 1
@@ -46,15 +47,13 @@ def _value(source: Any) -> Tensor:
 
 
 class RecomputeMode(TorchFunctionMode):
-    """Writes down the recipe of what batch norms, ReLUs and additions give."""
+    """Records how to recompute the outputs of batch norms, ReLUs and additions."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By address and version: that of its tensor, which must be alive, lest another has taken its place
+        # By address and version of the tensor, which must be alive so that no other tensor has its address
         self._recomputations: dict[tuple[int, int], tuple[weakref.ref[Tensor], Recomputation]] = {}
-        self._own_result: Recomputation | None = (
-            None  # of a ReLU under way, which keeps its own result and nothing else
-        )
+        self._own_result: Recomputation | None = None  # of the running ReLU, which keeps only its own result
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -110,7 +109,7 @@ class RecomputeMode(TorchFunctionMode):
         self._recomputations[out.data_ptr(), out._version] = weakref.ref(out), recomputation
 
     def _source(self, x: Any) -> Any:
-        """The recipe of a tensor, or the tensor itself."""
+        """Return the recomputation of a tensor, or the tensor itself."""
         if not isinstance(x, Tensor):
             return x
         made, recomputation = self._recomputations.get((x.data_ptr(), x._version), (None, None))
@@ -120,7 +119,7 @@ class RecomputeMode(TorchFunctionMode):
         return recomputation
 
     def pack(self, x: Tensor) -> Any:
-        """What is kept for the backward pass in place of a tensor."""
+        """Return what is kept for the backward pass in place of a tensor."""
         source = self._own_result or self._source(x)
         if isinstance(source, Recomputation):
             source.expect_use()
@@ -129,9 +128,9 @@ class RecomputeMode(TorchFunctionMode):
 
 @contextmanager
 def recompute_activations() -> Iterator[None]:
-    """Within it, outputs of batch norms, ReLUs and sums are not kept for the backward pass but made again in it.
+    """Recompute outputs of batch norms, ReLUs and sums in the backward pass instead of keeping them.
 
-    Gradients are the same up to rounding. A backward pass through what was computed within it can be made once.
+    Gradients are the same up to rounding. Only one backward pass is possible through what was computed in this context.
     """
     book = RecomputeMode()
     with book, torch.autograd.graph.saved_tensors_hooks(book.pack, _value):

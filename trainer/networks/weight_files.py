@@ -1,4 +1,4 @@
-"""Files of weights, read without running anything that is in them."""
+"""Reads files of weights without running code from them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,44 +13,47 @@ from data_pipelines.errors import UserError, first_line
 
 
 def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Named tensors of a file, on the CPU, by the key that they lie under; those of no key under `""`, and first.
+    """Return the named tensors of a file on the CPU, grouped by their key. Tensors without a key come first, under
+    `""`.
 
     Args:
-        path: safetensors by its ending, otherwise what `torch.save` wrote.
+        path: a safetensors file, recognized by its suffix, or a file written by `torch.save`.
 
     Raises:
-        UserError: there is no such file, it is broken, or it holds objects that only code of it could make.
+        UserError: there is no such file, it is broken, or it contains objects that only code could create.
     """
     return dict(_groups(_content(path)))
 
 
 def _content(path: Path) -> Any:
-    """What the file holds; of a pickle, tensors and plain containers alone."""
+    """Return the content of the file. For a pickle, only tensors and plain containers are loaded."""
     if not path.is_file():
         raise UserError(
-            "there is no such file", where=path, fix="name a file of weights with backbone.init, not a folder"
+            "there is no such file", where=path, fix="set backbone.init to a file of weights, not a folder"
         )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}", where=path, fix="mend that") from None
+        raise UserError(
+            f"cannot be read: {error.strerror or error}", where=path, fix="make the file readable"
+        ) from None
     except SafetensorError as error:
         raise UserError(
-            f"is no whole file of safetensors: {error}", where=path, fix="copy it again"
+            f"is not a complete safetensors file: {error}", where=path, fix="copy it again"
         ) from None
-    except Exception as error:  # broken bytes lead torch's reader to errors of any kind
+    except Exception as error:  # broken bytes make torch raise errors of any kind
         raise UserError(
-            f"cannot be read as weights alone: {first_line(error)}",
+            f"cannot be read as weights only: {first_line(error)}",
             where=path,
-            fix="if it is whole and you trust it, keep its tensors alone: torch.save(torch.load(OLD, "
-            'weights_only=False)["state_dict"], NEW), with the packages that wrote it',
+            fix="if you trust the file, save only its tensors: torch.save(torch.load(OLD, "
+            'weights_only=False)["state_dict"], NEW), with the packages that wrote the file',
         ) from None
 
 
 def _groups(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Mappings of names to tensors inside of what a file holds, by their keys; the outermost first."""
+    """Yield mappings of names to tensors in the content of a file, by their keys, outermost first."""
     if not isinstance(content, Mapping) or depth > 2:
         return
     named = {key: value for key, value in content.items() if isinstance(key, str)}

@@ -1,1 +1,1 @@
-"""Where a step's time goes, and what would shorten it."""
+"""Profiling: measure where a step's time goes, and what would make it faster."""

@@ -1,4 +1,4 @@
-"""Puts spans around the parts of a step from outside, so that training itself knows nothing of being measured."""
+"""Instruments the parts of a step from outside, so that training code contains no measurement code."""
 
 import sys
 from collections import Counter
@@ -60,7 +60,7 @@ PARTS = (
     QUEUE,
     OTHER,
 )
-"""Parts of a step. Gathers are all messages but the gradients', their way back included."""
+"""Parts of a step. `Gathers` are all communication except that of gradients, including their backward pass."""
 _SENDS = (
     "all_reduce",
     "all_gather_single",
@@ -78,7 +78,8 @@ GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
     "sums",
     "other",
 )
-"""What messages carry: predictions of all ranks' rows with their gradients, moments, sums of losses over the batch."""
+"""Content of messages: predictions of all ranks with their gradients, batch statistics, and sums of losses over the
+batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
     "trainer.distributed.batch_norm": MOMENTS,
@@ -94,17 +95,18 @@ class Message:
     """A collective operation of all ranks."""
 
     kind: str
-    """What it carries."""
+    """The content of the message."""
     operation: str
-    """Name of the function of `torch.distributed`."""
+    """Name of the function in `torch.distributed`."""
     bytes: int
-    """What each rank gives."""
+    """Bytes that each rank contributes."""
     in_background: bool
-    """Whether the rank goes on while it is under way."""
+    """Whether the operation is asynchronous."""
 
 
 def instrument(engine: Engine, timeline: Timeline) -> None:
-    """Have every step of the engine leave its spans on the timeline. The engine is of no use for anything else then."""
+    """Make every step of the engine record its spans on the timeline. The engine cannot be used for training
+    afterwards."""
     method = engine.method
     for name, child in method.named_children():
         if name == "backbone":
@@ -151,11 +153,14 @@ def _watch(network: nn.Module, label: str, timeline: Timeline) -> None:
 
 
 class Messages:
-    """All messages between the ranks while it is entered: counted and timed, and sent only where `silent` is false."""
+    """All messages between the ranks while the context is active.
+
+    They are counted and timed, and sent only if `silent` is false.
+    """
 
     def __init__(self, timeline: Timeline) -> None:
         self.sent: Counter[Message] = Counter()
-        """How often this rank took part in each while the timeline was on."""
+        """How often this rank took part in each message while the timeline was on."""
         self.silent = False
         self._timeline = timeline
         self._plain: dict[str, Callable[..., Any]] = {}
@@ -172,7 +177,7 @@ class Messages:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Nothing is sent inside: each rank goes on as if all others had the same tensors."""
+        """Send nothing in this context: each rank continues as if all others had the same tensors."""
         self.silent = True
         try:
             yield
@@ -184,7 +189,7 @@ class Messages:
 
         @wraps(plain)
         def send(*tensors: Any, **options: Any) -> Any:
-            # (out, in) of a gather or a scatter, (in, …) of the others
+            # (out, in) for a gather or a scatter, (in, …) for the others
             given = [t for t in tensors if isinstance(t, Tensor)]
             in_background = bool(options.get("async_op"))
             if self._timeline.on:
@@ -205,7 +210,7 @@ def _kind(sender: FrameType) -> str:
 
 
 def _pretend(given: list[Tensor]) -> None:
-    """Give a gather's output the shape of its work: this rank's rows in the place of all."""
+    """Fill the output of a gather as if it had run, with this rank's rows in place of all ranks' rows."""
     if len(given) == 2:
         out, own = given
         if out.numel() == own.numel() * world_size():
@@ -215,7 +220,7 @@ def _pretend(given: list[Tensor]) -> None:
 
 
 class _Sent:
-    """The work of a message that was not sent."""
+    """The work handle of a message that was not sent."""
 
     def __init__(self, given: list[Tensor]) -> None:
         _pretend(given)
@@ -225,7 +230,7 @@ class _Sent:
 
 
 class _Waited:
-    """A work under way whose wait is a span."""
+    """A pending work handle whose wait is recorded as a span."""
 
     def __init__(self, work: Any, timeline: Timeline) -> None:
         self._work, self._timeline = work, timeline

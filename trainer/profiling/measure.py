@@ -1,4 +1,4 @@
-"""Measures a run's steps: as they are, without data, without messages, and its loader alone."""
+"""Measures a run's steps: full steps, steps without data loading, steps without communication, and the loader alone."""
 
 import math
 import resource
@@ -22,49 +22,53 @@ from trainer.profiling.timeline import Span, Timeline, own_time
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 
 WARM_UP = 3
-"""Steps before the first that is measured."""
+"""Number of steps before the first measured step."""
 SHORT_PARTS = 500
-"""Products that are timed to see how times vary."""
+"""Number of products that are timed to estimate how times vary."""
 STEP = "step"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured; times in seconds, means over the steps, since data may come in bursts, and over the ranks."""
+    """The measurements. Times are in seconds, as means over the steps and the ranks.
+
+    Means are used because data may arrive in bursts.
+    """
 
     world_size: int
     global_batch: int
     precision: str
     device: str
     step: float
-    """A step of training."""
+    """Time of a training step."""
     parts: dict[str, float]
-    """The same, divided; measured in other steps than `step`."""
+    """The same time by part, measured in other steps than `step`."""
     without_data: float
-    """A step on a batch that is there already."""
+    """Time of a step on a batch that is already loaded."""
     without_messages: float
-    """The same, where no rank sends anything."""
+    """Time of a step on a loaded batch if no rank communicates."""
     loader: float
     """Time in which the loader alone makes the batches of a step."""
     transfer: float
-    """Copying a step's images from host to device, which the loader's thread does beside the step; 0 on a CPU."""
+    """Time to copy a step's images from host to device, which the loader's thread does in parallel to the step. 0 on a
+    CPU."""
     checkpoint: float
-    """What a checkpoint stalls: the copy to host memory."""
+    """Time that a checkpoint blocks training: the copy to host memory."""
     checkpoint_every: int
-    """Steps between checkpoints; 0: none but the last."""
+    """Steps between checkpoints. 0: only the last one."""
     flops: float
     """Floating-point operations of a step on one rank."""
     peak: float
-    """Floating-point operations a second of a matrix product of this precision, per rank, all at once."""
+    """Floating-point operations per second of a matrix product in this precision, per rank, with all ranks at once."""
     peak_bf16: float
     """The same in bf16."""
     messages: list[dict[str, Any]]
-    """Messages of a step, those of the first rank: a `Message` each, with `times`, how often it is sent."""
+    """Messages of a step on the first rank: each a `Message` with `times`, how often it is sent."""
     jitter: float
-    """Standard deviation of a step whose parts vary independently, from how the times of equal short work vary: ranks
-    wait for each other at every message."""
+    """Standard deviation of a step with independently varying parts, estimated from the times of equal short work.
+    Ranks wait for each other at every message."""
     memory: float
-    """Most memory of a rank so far, bytes: of the device, or resident."""
+    """Peak memory of a rank so far in bytes: device memory, or resident memory."""
 
     @property
     def on_gpu(self) -> bool:
@@ -73,21 +77,21 @@ class Profile:
 
     @property
     def message_bytes(self) -> float:
-        """Bytes that a rank gives into collectives in a step."""
+        """Bytes that a rank contributes to collectives in a step."""
         return float(sum(m["bytes"] * m["times"] for m in self.messages))
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks together."""
+        """Throughput of all ranks together."""
         return self.global_batch / self.step
 
     @property
     def mfu(self) -> float:
-        """Share of the peak that the model's operations reach."""
+        """Fraction of the peak that the model's operations reach."""
         return self.flops / self.step / self.peak
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the profile as plain values."""
         derived = ("images_per_second", "mfu", "message_bytes")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -99,16 +103,16 @@ def profile(
     steps: int,
     trace: Callable[[Any], None] | None = None,
 ) -> tuple[Profile, list[Span]]:
-    """Measure `steps` steps of each kind. Every rank calls; the engine is of no use for anything else afterwards.
+    """Measure `steps` steps of each kind. Every rank calls. The engine cannot be used for training afterwards.
 
     Args:
-        config: the run's settings.
+        config: settings of the run.
         process: this rank.
-        parts: the run.
-        steps: of each kind that are measured.
-        trace: gets a torch profiler that has seen one step.
+        parts: components of the run.
+        steps: number of steps to measure of each kind.
+        trace: receives a torch profiler that has recorded one step.
 
-    Returns the profile, the same on every rank, and this rank's spans of the divided steps.
+    Returns the profile, which is the same on every rank, and this rank's spans of the divided steps.
     """
     engine, timeline, bench = parts.engine, Timeline(process.device), _Bench(config, process, parts)
     loader = bench.loader_alone(steps)
@@ -174,13 +178,13 @@ def profile(
 
 
 class _Bench:
-    """Does the things that are measured."""
+    """Runs the work that is measured."""
 
     def __init__(self, config: Config, process: Process, parts: TrainingComponents) -> None:
         self._config, self._device, self._parts = config, process.device, parts
 
     def train(self, iterator: Iterator[Batch], timeline: Timeline) -> list[Batch]:
-        """A step as training does it, but for the learning rate. Returns its batches."""
+        """Run a training step without a change of the learning rate. Return its batches."""
         with timeline.span(STEP):
             with timeline.span(WAIT):
                 batches = list(islice(iterator, self._config.train.grad_accum_steps))
@@ -195,7 +199,7 @@ class _Bench:
         return time.perf_counter() - began
 
     def loader_alone(self, steps: int) -> float:
-        """Seconds for the batches of a step; what the loader had made ahead is not counted."""
+        """Return the seconds to make the batches of a step, not counting batches that were prefetched."""
         accumulation, ahead = self._config.train.grad_accum_steps, self._config.data.prefetch + 1
         iterator = self._parts.loader.batches(0)
         for _ in range(ahead * accumulation):
@@ -209,11 +213,11 @@ class _Bench:
         return seconds
 
     def repeat(self, batches: list[Batch]) -> None:
-        """A step on the same batches at a learning rate of 0: weights that overfit them would not be typical."""
+        """Run a step on the same batches with learning rate 0, because overfitted weights would not be typical."""
         self._parts.engine.step(self._parts.total_steps, batches)
 
     def transfer(self, batches: list[Batch]) -> float:
-        """Seconds that the images of a step take to the device."""
+        """Return the seconds to copy the images of a step to the device."""
         if self._device.type == "cpu":
             return 0.0
         host = [view.cpu().pin_memory() for batch in batches for view in batch.views]
@@ -221,12 +225,12 @@ class _Bench:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks multiply in."""
+        """Dtype of the networks' matrix products."""
         precision = self._config.train.precision
         return AUTOCAST[precision] or IMAGES[precision]
 
     def peak(self, dtype: torch.dtype) -> float:
-        """Operations a second of the best of some matrix products, all ranks at once."""
+        """Return the operations per second of the fastest of several matrix products, with all ranks at once."""
         size = 8192 if self._device.type == "cuda" else 2048
         a = torch.randn(size, size, device=self._device, dtype=dtype)
         dist.barrier()
@@ -234,14 +238,15 @@ class _Bench:
         return 2 * size**3 / best
 
     def jitter(self, seconds: float) -> float:
-        """Standard deviation of work of so many seconds, if it is made of parts as short as those that are timed."""
+        """Return the standard deviation of work of this duration, if it consists of parts as short as the timed
+        ones."""
         a = torch.randn(512, 512, device=self._device)
         dist.barrier()
         short = [self.timed(lambda: a @ a) for _ in range(SHORT_PARTS)]
         return statistics.pstdev(short) * math.sqrt(seconds / statistics.fmean(short))
 
     def memory(self) -> float:
-        """Bytes."""
+        """Peak memory in bytes."""
         if self._device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self._device))
         return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -249,7 +254,7 @@ class _Bench:
     def device_name(self) -> str:
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
-        return f"CPU, {torch.get_num_threads()} threads a process"
+        return f"CPU, {torch.get_num_threads()} threads per process"
 
     def _settle(self) -> None:
         if self._device.type == "cuda":
@@ -257,7 +262,7 @@ class _Bench:
 
 
 def _divided(spans: list[Span], steps: int) -> dict[str, float]:
-    """Mean seconds of each part over the steps."""
+    """Return the mean seconds of each part over the steps."""
     starts = [span for span in spans if span.name == STEP]
     by_step = []
     for outer in starts:

@@ -1,4 +1,4 @@
-"""Named spans of time, nested, on a CPU or on a GPU's stream."""
+"""Named, nested spans of time on a CPU or on a GPU's stream."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ import torch
 
 
 class Span(NamedTuple):
-    """A named stretch of time, seconds since the timeline began."""
+    """A named interval in seconds since the start of the timeline."""
 
     name: str
     start: float
@@ -18,9 +18,9 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """Collects spans while it is `on`; off, a span costs nothing but a call.
+    """Collects spans while it is `on`. While it is off, a span costs only a function call.
 
-    On a CUDA device times are those of its stream, by events: the host is not made to wait.
+    On a CUDA device, times are measured on its stream with events, so the host does not wait.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,7 +31,7 @@ class Timeline:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """What happens inside is a span of this name."""
+        """Record the block as a span with this name."""
         if not self.on:
             yield
             return
@@ -42,7 +42,7 @@ class Timeline:
             self._marks.append((name, start, self._now()))
 
     def spans(self) -> list[Span]:
-        """All spans so far, by their start; enclosing ones first. Waits for the device."""
+        """Return all spans so far, sorted by start, enclosing spans first. Waits for the device."""
         if self._cuda:
             torch.cuda.synchronize()
         found = [Span(name, self._seconds(start), self._seconds(end)) for name, start, end in self._marks]
@@ -64,9 +64,9 @@ class Timeline:
 
 
 def own_time(spans: Sequence[Span], whole: Collection[str] = ()) -> dict[str, float]:
-    """Seconds of each name, without those of the spans inside its own, but for names in `whole`, which keep them.
+    """Return the seconds of each name without the spans inside. Names in `whole` keep them.
 
-    Spans nest and are in the order of `spans()`.
+    Spans are nested and in the order of `spans()`.
     """
     seconds: dict[str, float] = defaultdict(float)
     open_spans: list[Span] = []

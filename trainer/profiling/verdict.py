@@ -1,4 +1,4 @@
-"""What a profile means: what bounds the run, how far from the bound it is, and what to change."""
+"""The interpretation of a profile: the bottleneck, its cost, and which settings to change."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from trainer.profiling.measure import Profile
 
 DATA, MESSAGES, UPDATE, COMPUTE = "data", "communication", "update", "compute"
 WORTH_SAYING = 0.05
-"""Share of a step below which a cost is not worth a setting."""
+"""Fraction of a step below which a cost is not worth a recommendation."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A change of settings and what it may gain."""
+    """A recommended change of settings and its possible gain."""
 
     setting: str
     gain: float | None
-    """Images/s over those of now, at most; None: it must be tried."""
+    """Maximum speedup in images/s. None: unknown, it must be tried."""
 
     def __str__(self) -> str:
         worth = "try it" if self.gain is None else f"up to {self.gain:.2f} times the images/s"
@@ -26,16 +26,16 @@ class Advice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What bounds a run."""
+    """The bottleneck of a run."""
 
     bound: str
     shares: dict[str, float]
-    """Of a step, by what they are spent for; they add up to 1."""
+    """Fractions of a step by purpose. They add up to 1."""
     words: str
 
 
 def judge(profile: Profile, config: Config, cores: int) -> Verdict:
-    """The verdict on a profile of a run with these settings on a machine with so many cores."""
+    """Return the verdict on a profile of a run with these settings on a node with `cores` cores."""
     shares = _shares(profile)
     bound = max(shares, key=lambda name: shares[name])
     said = [_bound_in_words(bound, profile, shares)]
@@ -48,7 +48,7 @@ def judge(profile: Profile, config: Config, cores: int) -> Verdict:
 def _shares(profile: Profile) -> dict[str, float]:
     checkpoints = profile.checkpoint / profile.checkpoint_every if profile.checkpoint_every else 0.0
     step, wait = sum(profile.parts.values()), profile.parts[WAIT]
-    if wait >= WORTH_SAYING * step:  # a loader that is waited for also takes cores from the model
+    if wait >= WORTH_SAYING * step:  # a loader that is too slow also takes cores from the model
         wait = max(wait, step - profile.without_data)
     sent = profile.without_data - profile.without_messages if profile.world_size > 1 else 0.0
     spent = {
@@ -65,25 +65,25 @@ def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> s
     able = profile.global_batch / profile.without_data
     if bound == DATA:
         return (
-            f"Bound by data: {share} of a step is lost to the loader, which makes "
-            f"{profile.global_batch / profile.loader:.0f} images/s alone; the model could take {able:.0f}, "
-            f"{able / now:.1f} times those of now."
+            f"Bound by data: {share} of a step is lost waiting for the loader, which reaches "
+            f"{profile.global_batch / profile.loader:.0f} images/s alone. The model could process {able:.0f} images/s, "
+            f"{able / now:.1f} times the present rate."
         )
     if bound == MESSAGES:
         alone = profile.global_batch / profile.without_messages
         return (
-            f"Bound by communication: {share} of a step is spent on messages between {profile.world_size} processes "
-            f"({profile.message_bytes / 1e6:.1f} MB from each); without them it would be {alone:.0f} images/s, "
-            f"{alone / now:.1f} times those of now."
+            f"Bound by communication: {share} of a step is communication between {profile.world_size} processes "
+            f"({profile.message_bytes / 1e6:.1f} MB from each). Without it the run would reach {alone:.0f} images/s, "
+            f"{alone / now:.1f} times the present rate."
         )
     if bound == UPDATE:
         return (
-            f"Bound by the update: {share} of a step goes into optimizer, averaged copy, queue and checkpoints, which "
-            "cost the same whatever the batch."
+            f"Bound by the update: {share} of a step is spent on optimizer, EMA encoder, queue and checkpoints. Their "
+            "cost does not depend on the batch size."
         )
     return (
-        f"Bound by compute: {share} of a step is the networks' own work, at {100 * profile.mfu:.0f} % of the "
-        f"{profile.peak / 1e12:.2f} TFLOP/s that a matrix product reaches here."
+        f"Bound by compute: {share} of a step is computation of the networks, at {100 * profile.mfu:.0f} % of the "
+        f"{profile.peak / 1e12:.2f} TFLOP/s of a matrix product on this device."
     )
 
 
@@ -95,7 +95,7 @@ def _advice(
         more = (
             f"data.decode_threads={own} (more cores for decoding)"
             if config.data.decode_threads and config.data.decode_threads < own
-            else "more cores for each process, or smaller images once (`all4one data build --resize-shorter 256`)"
+            else "more cores for each process, or images resized once (`all4one data build --resize-shorter 256`)"
         )
         return [Advice(more, 1 / (1 - shares[DATA]))]
     if kind == MESSAGES:
@@ -103,7 +103,7 @@ def _advice(
         reduction, gathers = profile.parts[REDUCTION] / step, profile.parts[GATHERS] / step
         found = [
             Advice(
-                f"train.global_batch={2 * profile.global_batch} (the same gradients for twice the images)",
+                f"train.global_batch={2 * profile.global_batch} (twice the images for the same gradient communication)",
                 1 / (1 - shares[MESSAGES] / 2),
             )
         ]
@@ -111,7 +111,7 @@ def _advice(
             found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
         if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
             own_moments = (
-                "parallel.batch_norm=rank (each process takes its own moments, which learns something else)"
+                "parallel.batch_norm=rank (batch statistics per process, which changes what is learned)"
             )
             found.append(Advice(own_moments, 1 / (1 - min(gathers, shares[MESSAGES]))))
         return found
@@ -121,7 +121,7 @@ def _advice(
         if profile.world_size > 1 and config.parallel.zero_stage == 0:
             left = shares[UPDATE] / profile.world_size
             found.append(
-                Advice("parallel.zero_stage=1 (each rank updates its share)", 1 / (1 - shares[UPDATE] + left))
+                Advice("parallel.zero_stage=1 (each rank updates its shard)", 1 / (1 - shares[UPDATE] + left))
             )
         return found
     faster = profile.peak_bf16 / profile.peak

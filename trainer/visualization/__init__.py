@@ -1,1 +1,1 @@
-"""What a run's checkpoints look like: pictures and places as plain data, for pages to show."""
+"""Visualization of a run's checkpoints as plain data for pages: feature maps, neighbors and views."""

@@ -1,4 +1,4 @@
-"""A map of what a run has learned: features of images of the validation set in a plane."""
+"""A feature map of a run: features of validation images, projected to two dimensions."""
 
 from dataclasses import dataclass
 
@@ -20,40 +20,40 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Images as points."""
+    """Images as points in the plane."""
 
     places: NDArray[np.float32]
-    """`[N, 2]` in [0, 1], in the same scale along both axes."""
+    """`[N, 2]` in [0, 1], with the same scale on both axes."""
     labels: NDArray[np.int64]
-    """`[N]` places in `classes`, -1 where unlabeled."""
+    """`[N]` indices into `classes`, -1 if unlabeled."""
     classes: tuple[str, ...]
-    """Names by label."""
+    """Class names by label."""
     how: str
-    """What laid them out: `UMAP`, `t-SNE` or `PCA`."""
+    """Projection method: `UMAP`, `t-SNE` or `PCA`."""
     backbone: str
-    """Whose features: `momentum`, or `online` where the method has no averaged copy."""
+    """The backbone: `momentum`, or `online` if the method has no momentum (EMA) encoder."""
     step: int
-    """Of the checkpoint."""
+    """Step of the checkpoint."""
     of_validation: bool
-    """Whether the images are of the validation set, and not of the one that was learned from."""
+    """Whether the images are from the validation set. Otherwise they are from the training set."""
 
 
 def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, seed: int = 0) -> FeatureMap:
-    """Lay out validation images by the features that the newest whole checkpoint's backbone makes of them.
+    """Project validation images by the features of the newest valid checkpoint's backbone.
 
-    The images are a function of the set and the seed, spread over the classes as evenly as these allow; a run without a
-    validation set shows images that it has learned from. Those that cannot be read are left out. Few images, and
-    features that are all alike, are laid out by PCA.
+    The images depend only on the dataset and the seed, and are spread over the classes as evenly as possible. A run
+    without a validation set shows training images. Unreadable images are skipped. Few images, or features that are all
+    alike, are projected by PCA.
 
     Args:
         run: the run.
-        images: at most so many.
-        how: `umap`, `tsne` or `pca`; None: UMAP where it is installed, else t-SNE.
-        seed: of the choice of images and of the layout.
+        images: maximum number of images.
+        how: `umap`, `tsne` or `pca`. None: UMAP if it is installed, else t-SNE.
+        seed: seed of the choice of images and of the projection.
 
     Raises:
-        UserError: no checkpoint, no set with an index, no image that can be read, features that are not finite, or a
-            way that is unknown or not installed.
+        UserError: there is no checkpoint, no dataset with an index or no readable image, features are not finite, or
+            the projection method is unknown or not installed.
     """
     way, data = choose_way(how), run.read_config().data
     shards = _open(data)
@@ -72,11 +72,11 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
         raise UserError(
             "none of the images can be read",
             where=shards.folder,
-            fix=f"look at the shards: all4one data verify {shards.folder} --decode",
+            fix=f"check the shards: all4one data verify {shards.folder} --decode",
         )
     if not np.isfinite(features).all():
         raise UserError(
-            f"the {name} backbone makes features that are not finite",
+            f"the {name} backbone computes features that are not finite",
             where=trained.recipe.source,
             fix="the run has diverged: train again with a lower optim.lr",
         )
@@ -88,8 +88,8 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
 def _open(settings: DataSettings) -> ShardSet:
     if settings.validation is None and settings.reader == "stream":
         raise UserError(
-            "a set that is streamed has no index to draw images from",
+            "a streamed dataset has no index to draw images from",
             where=settings.train,
-            fix="judge the run on an indexed set: all4one eval RUN --train SHARDS --validation SHARDS",
+            fix="evaluate the run on an indexed dataset: all4one eval RUN --train SHARDS --validation SHARDS",
         )
     return ShardSet.open(settings.validation or settings.train, settings)

@@ -1,4 +1,4 @@
-"""What a run's queue takes for alike: images beside the nearest keys of their checkpoint's queue."""
+"""Neighbors in a run's queue: images beside the nearest keys of the queue in each checkpoint."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ _SIDE = 96
 
 @dataclass(frozen=True)
 class Seen:
-    """One image as a page shows it."""
+    """One image on a page."""
 
     jpeg: bytes
     name: str
-    """Class of the image, empty where unlabeled."""
+    """Class name of the image, empty if unlabeled."""
     label: int
-    """-1 where unlabeled."""
+    """-1 if unlabeled."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class NeighborRow:
 
     image: Seen
     neighbors: tuple[Seen | None, ...]
-    """Best first; None where the key is one of the random directions that the queue began with, or where its image
-    cannot be read."""
+    """Nearest first. None if the key is one of the queue's initial random directions, or if its image cannot be
+    read."""
     cosines: tuple[float, ...]
-    """Of each neighbor's key with that of the image."""
+    """Cosine of each neighbor's key with the key of the image."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,30 @@ class NeighborGallery:
     step: int
     rows: tuple[NeighborRow, ...]
     agreement: float | None
-    """Share of the neighbors shown that have their image's label; None where no two labels can be compared."""
+    """Fraction of the shown neighbors with the label of their image. None if no two labels can be compared."""
 
 
 def neighbor_galleries(
     run: RunFolder, *, images: int = 6, k: int = 5, steps: int = 4
 ) -> list[NeighborGallery]:
-    """The same training images beside the nearest rows of the queue, at checkpoints that are spread evenly.
+    """Return the same training images beside the nearest rows of the queue, at evenly spaced checkpoints.
 
-    An image's key is that of its center, by the networks that make the queue's keys, in evaluation mode. Rows of the
-    image itself are left out; another image that the queue holds twice may stand there twice. Images are drawn by the
-    run's seed from different classes. Those that cannot be read are left out, as are checkpoints that are not whole.
+    The key of an image is computed from its center crop by the networks that fill the queue, in evaluation mode. Queue
+    rows of the image itself are left out. Another image may appear twice if the queue holds it twice. Images are drawn
+    with the run's seed from different classes. Unreadable images and invalid checkpoints are skipped.
 
     Args:
         run: the run.
-        images: rows of each gallery, at most.
-        k: neighbors of each image, at most.
-        steps: galleries, at most.
+        images: maximum number of rows in a gallery.
+        k: maximum number of neighbors of an image.
+        steps: maximum number of galleries.
 
     Returns:
-        the oldest checkpoint's gallery first; none where the method has no queue, or where the set is streamed, so that
-        ids do not lead to images.
+        the galleries, oldest checkpoint first. The list is empty if the method has no queue, or if the dataset is
+        streamed, because ids then do not identify images.
 
     Raises:
-        UserError: the training set is not there or another one, or the checkpoints are of another configuration.
+        UserError: the training set is missing or has changed, or the checkpoints belong to another configuration.
     """
     config = run.read_config()
     if config.data.reader == "stream":
@@ -102,14 +102,14 @@ def neighbor_galleries(
 
 
 class _Album:
-    """The images of a set, each read once."""
+    """The images of a dataset, each read once."""
 
     def __init__(self, shards: ShardSet) -> None:
         self._shards = shards
         self._seen: dict[int, Seen | None] = {-1: None}
 
     def see(self, sample: int) -> Seen | None:
-        """An image by its id; None where it cannot be read."""
+        """Return an image by its id, or None if it cannot be read."""
         if sample not in self._seen:
             self._seen[sample] = self._read(sample)
         return self._seen[sample]
@@ -124,13 +124,13 @@ class _Album:
 
 
 def _spread_checkpoints(run: RunFolder, most: int) -> Iterator[Snapshot]:
-    """At most so many of the kept checkpoints, oldest first; a single one is the newest."""
+    """Yield at most `most` of the kept checkpoints, oldest first. A single one is the newest."""
     store = CheckpointStore(run.checkpoints)
     kept: list[Path] = [path for path, _ in store.states()][::-1]
     for number in np.linspace(len(kept) - 1, 0, min(most, len(kept))).round().astype(int)[::-1]:
         try:
             snapshot = store.load(kept[number])
-        except (UserError, OSError):  # damaged, or removed meanwhile by the run, which trains
+        except (UserError, OSError):  # damaged, or removed meanwhile by a training run
             continue
         yield snapshot
 
@@ -138,7 +138,7 @@ def _spread_checkpoints(run: RunFolder, most: int) -> Iterator[Snapshot]:
 def _keys(
     encoder: nn.Module, shards: ShardSet, chosen: NDArray[np.int64], config: Config
 ) -> tuple[Tensor, list[int]]:
-    """Normalized keys `[n, D]` of those of the samples that can be read, and their ids, class by class."""
+    """Return normalized keys `[n, D]` of the readable samples, and their ids, class by class."""
     weight = next(encoder.parameters())
     loader = EvalLoader(
         shards.subset(chosen),
@@ -181,8 +181,8 @@ def _agreement(rows: tuple[NeighborRow, ...]) -> float | None:
 
 
 def method_to_look_at(config: Config, num_classes: int) -> Method:
-    """A run's method with weights that are to be loaded, in evaluation mode, on the GPU if there is one."""
-    # none of these changes what a network makes of an image in evaluation mode
+    """Build a run's method for loading weights, in evaluation mode, on the GPU if there is one."""
+    # none of these changes the output of a network in evaluation mode
     parallel = config.parallel.model_copy(update={"compile": False, "batch_norm": "rank"})
     alike = config.model_copy(update={"parallel": parallel, "backbone": config.backbone.drawn()})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -190,18 +190,19 @@ def method_to_look_at(config: Config, num_classes: int) -> Method:
 
 
 def key_encoder(method: Method) -> nn.Module:
-    """Images [B, 3, S, S] to keys [B, D], not normalized: the averaged backbone and projector, or the trained ones of a
-    method that has no averaged copy.
+    """Return the network from images [B, 3, S, S] to keys [B, D], not normalized.
+
+    It is the momentum (EMA) backbone with its projector, or the online ones if the method has no momentum encoder.
 
     Raises:
-        UserError: a method of the user's own whose projector has another name.
+        UserError: a custom method whose projector has another name.
     """
     networks: nn.Module = method if method.momentum is None else method.momentum
     try:
         return nn.Sequential(networks.get_submodule("backbone"), networks.get_submodule("projector"))
     except AttributeError:
         raise UserError(
-            "it is not known what makes the keys of this method's queue",
+            "the network that computes the queue keys of this method is unknown",
             where=type(method).__name__,
-            fix="name the network between backbone and queue `projector`",
+            fix="rename the network between backbone and queue to `projector`",
         ) from None

@@ -1,4 +1,4 @@
-"""Features laid out in a plane: what is alike stands together."""
+"""Projection of features to two dimensions, where similar features are close together."""
 
 from importlib.util import find_spec
 
@@ -9,18 +9,19 @@ from data_pipelines.errors import UserError
 
 UMAP, T_SNE, PCA = "UMAP", "t-SNE", "PCA"
 FEW = 30
-"""Samples below which neighborhoods say nothing, and PCA is what is left."""
+"""Number of samples below which PCA is used, because neighborhoods carry no information."""
 _WIDTH = 50
-"""Principal components that t-SNE sees: those after them are noise, at the cost of signal (van der Maaten, 2008)."""
+"""Number of principal components given to t-SNE. Later components add noise (van der Maaten, 2008)."""
 _PERPLEXITY, _NEIGHBORS = 30, 15
 
 
 def choose_way(how: str | None) -> str:
-    """The way of laying out that a user names (`umap`, `t-sne` or `tsne`, `pca`, in any case); None: UMAP where it is
-    installed, else t-SNE.
+    """Return the projection method for a user's choice (`umap`, `t-sne` or `tsne`, `pca`, in any case).
+
+    None selects UMAP if it is installed, else t-SNE.
 
     Raises:
-        UserError: there is no such way, or it is UMAP and not installed.
+        UserError: there is no such method, or UMAP is not installed.
     """
     installed = find_spec("umap") is not None
     if how is None:
@@ -28,26 +29,28 @@ def choose_way(how: str | None) -> str:
     ways = {"umap": UMAP, "tsne": T_SNE, "pca": PCA}
     way = ways.get(how.lower().replace("-", ""))
     if way is None:
-        raise UserError(f"there is no map by {how!r}", where="--map", fix=f"choose one of {', '.join(ways)}")
+        raise UserError(
+            f"there is no projection method {how!r}", where="--map", fix=f"choose one of {', '.join(ways)}"
+        )
     if way == UMAP and not installed:
         raise UserError(
-            "the package umap-learn is missing", where="--map", fix="pip install 'all4one[report]'"
+            "the package umap-learn is missing", where="--map", fix="run: pip install 'all4one[report]'"
         )
     return way
 
 
 def project_2d(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDArray[np.float32], str]:
-    """Places of features in the unit square, by their directions alone, as kNN compares them.
+    """Project features to the unit square. Only their directions count, as in kNN.
 
     Sources: McInnes, Healy, Melville, "UMAP", 2018; van der Maaten, Hinton, "Visualizing data using t-SNE", 2008.
 
     Args:
         features: `[N, F]`, finite.
-        way: what `choose_way` gave; samples that are few or all alike are laid out by PCA in any case.
-        seed: of what a way draws by chance.
+        way: result of `choose_way`. Few samples, or samples that are all alike, are always projected by PCA.
+        seed: seed of a random method.
 
     Returns:
-        `[N, 2]` in [0, 1], in the same scale along both axes, and the way that was taken.
+        `[N, 2]` in [0, 1], with the same scale on both axes, and the method that was used.
     """
     from threadpoolctl import threadpool_limits
 
@@ -55,7 +58,7 @@ def project_2d(features: NDArray[np.float32], way: str, seed: int) -> tuple[NDAr
     directions = features / np.maximum(norms, np.finfo(np.float32).tiny)  # [N, F]
     if len(features) < FEW or np.ptp(directions, axis=0).max(initial=0) == 0:
         way = PCA
-    # with threads, sums come in another order each time, and the map is another one
+    # with threads, the order of sums varies and the map would not be reproducible
     with threadpool_limits(limits=1):
         if way == UMAP:
             places = _umap(directions, seed)
@@ -82,7 +85,7 @@ def _t_sne(directions: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
 
 
 def _components(directions: NDArray[np.float32], width: int, seed: int) -> NDArray[np.float32]:
-    """At most `width` principal components, and at least two columns."""
+    """Return at most `width` principal components, and at least two columns."""
     from sklearn.decomposition import PCA as Reducer
 
     places = np.zeros((len(directions), 2), np.float32)
@@ -93,7 +96,7 @@ def _components(directions: NDArray[np.float32], width: int, seed: int) -> NDArr
 
 
 def _fit(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Move and scale places `[N, 2]` into the unit square, the narrower axis to its middle."""
+    """Move and scale points `[N, 2]` into the unit square, with the narrower axis centered."""
     low, high = places.min(axis=0), places.max(axis=0)
     extent = float((high - low).max()) or 1.0
     return ((places - (low + high) / 2) / extent + 0.5).clip(0, 1).astype(np.float32)

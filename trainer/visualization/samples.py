@@ -1,4 +1,4 @@
-"""Which images of a set a page shows, what they are called, and how small they are drawn."""
+"""Images of a dataset for a page: their choice, class names and thumbnails."""
 
 import cv2
 import numpy as np
@@ -12,18 +12,18 @@ _QUALITY = 80
 
 
 def balanced_sample(labels: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int64]:
-    """Rising ids `[min(count, N)]` of samples that are spread over the classes as evenly as these allow.
+    """Return sorted ids `[min(count, N)]` of samples, spread over the classes as evenly as possible.
 
-    Classes give one sample each in turn. The samples of a smaller count are among those of a larger one of the same
-    seed, and they are the same on every machine.
+    Classes give one sample each in turn. With the same seed, the samples of a smaller count are among those of a larger
+    count. The choice is the same on every machine.
 
     Args:
-        labels: `[N]` classes by row of the index, -1 where unlabeled, which counts as a class.
-        count: samples wanted.
-        seed: another one is another choice.
+        labels: `[N]` classes by row of the index. -1 means unlabeled and counts as a class.
+        count: number of samples.
+        seed: seed of the choice.
     """
     drawn = permutation(seed, RandomStream.SHOWN, epoch=0, items=np.arange(len(labels)))
-    by_class = drawn[labels[drawn].argsort(kind="stable")]  # in the order drawn inside of each class
+    by_class = drawn[labels[drawn].argsort(kind="stable")]  # in drawn order inside each class
     _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
     turn = np.empty(len(labels), np.int64)
     turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
@@ -31,23 +31,23 @@ def balanced_sample(labels: NDArray[np.integer], count: int, seed: int) -> NDArr
 
 
 def class_name(shards: ShardSet, sample: int) -> str:
-    """Class of a sample, empty where unlabeled."""
+    """Return the class name of a sample, empty if unlabeled."""
     label = int(shards.index["label"][sample])
     return shards.classes[label] if label >= 0 else ""
 
 
 def tile(image: NDArray[np.uint8], side: int) -> bytes:
-    """A JPEG of an image that fits into a square; a smaller image keeps its size, since a page enlarges it for nothing.
+    """Encode an image as a JPEG that fits into a square. A smaller image keeps its size.
 
     Args:
         image: `[H, W, 3]`, red first, or gray: `[H, W]` or `[H, W, 1]`.
-        side: of the square, pixels.
+        side: side of the square, in pixels.
     """
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    # whole colors: at half their resolution, an image of 32 pixels is blotched
+    # no chroma subsampling, which blotches an image of 32 pixels
     encoded: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(scaled),
         quality=_QUALITY,

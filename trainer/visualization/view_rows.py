@@ -1,4 +1,4 @@
-"""What a run's augmentation makes of its images."""
+"""Images with the views that a run's augmentation makes of them."""
 
 from dataclasses import dataclass
 
@@ -17,20 +17,20 @@ class ViewRow:
     """An image with its views."""
 
     original: bytes
-    """JPEG of the whole image."""
+    """JPEG of the full image."""
     views: tuple[bytes, ...]
-    """JPEGs, in the order of the recipe."""
+    """JPEGs of the views, in the order of the recipe."""
     name: str
-    """Class of the image, empty where unlabeled."""
+    """Class name of the image, empty if unlabeled."""
 
 
 def view_rows(run: RunFolder, *, images: int = 6) -> list[ViewRow]:
-    """The first images of the run's first epoch, each with the very views that the run saw of it.
+    """Return the first images of the run's first epoch, each with exactly the views that the run saw.
 
-    Images that cannot be read are left out. A set that is streamed has no first images: there is no row.
+    Unreadable images are skipped. A streamed dataset has no fixed first images, so the list is empty.
 
     Raises:
-        UserError: the training set is not there, or no image of it can be read.
+        UserError: the training set is missing, or none of its images can be read.
     """
     config = run.read_config()
     if config.data.reader == "stream":

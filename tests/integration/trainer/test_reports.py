@@ -193,7 +193,7 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     done = run("report", folder)
     assert done.code == 0, done.out
     page = require_whole(browser, folder / "report.html")
-    assert "has no whole checkpoint yet" in page.locator("#map-of-features").inner_text()
+    assert "has no valid checkpoint yet" in page.locator("#map-of-features").inner_text()
     nowhere = run("report", tmp_path / "nowhere")
     assert nowhere.code == 2
     assert "there is no run here" in nowhere.words

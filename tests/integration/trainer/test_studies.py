@@ -111,7 +111,7 @@ def test_a_study_is_judged_by_regressions_and_one_that_fails_stops_no_other(
     failed = run(*command)
     assert failed.code == 2
     assert "1 of 2 runs failed" in failed.words
-    assert "has no whole checkpoint yet" in failed.words
+    assert "has no valid checkpoint yet" in failed.words
     assert json.loads((out / "study.json").read_text())["runs"][1]["score"] == scores["barlow_twins"]
 
 

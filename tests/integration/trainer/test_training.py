@@ -317,4 +317,4 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     broken.write_bytes(file.read_bytes()[:1000])
     refused = command("eval", broken)
     assert refused.code == 2
-    assert "not a file that `all4one export` wrote" in refused.words
+    assert "not a file of `all4one export`" in refused.words

@@ -102,7 +102,7 @@ def test_how_many_images_are_left_out_is_said(run_ranks, tmp_path):
     for (number, said), rows in zip(run_ranks(features_and_words, 2, folder), (9, 8), strict=True):
         assert number == rows
         [words] = said
-        assert f"3 of the 20 images of {folder} cannot be read and are left out; " in words
+        assert f"3 of the 20 images of {folder} cannot be read and are skipped; " in words
     spoil(folder, set(range(20)) - {4, 7, 9})
     for error, said in run_ranks(features_and_words, 2, folder):
         assert "none of its 20 images can be read; " in error

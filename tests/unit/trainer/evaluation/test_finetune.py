@@ -111,7 +111,7 @@ def test_every_backbone_learns_from_every_share_and_stays_as_it_is(sets, tmp_pat
         ("finetune online 100% rate 0.01", 2 * EPOCH[1.0]),
         ("finetune online 100% rate 0.5", 2 * EPOCH[1.0]),
     ]
-    assert "--finetune-rates beyond it may do better" in progress.said[0]
+    assert "A value of --finetune-rates beyond it may be better" in progress.said[0]
     assert not (tmp_path / "state").exists()
 
 

@@ -123,7 +123,7 @@ def test_k_beyond_the_training_set_means_all_of_it():
         ({"test_labels": torch.tensor([-1, -1])}, "no test sample has a label"),
         ({"train_labels": torch.tensor([0, 1])}, r"\[3, 2\] and labels \[2\]"),
         ({"test_features": torch.ones(2)}, r"\[2\] and labels \[2\]"),
-        ({"test_features": torch.ones(2, 5)}, "have 2 numbers, test features 5"),
+        ({"test_features": torch.ones(2, 5)}, "have size 2, but test features have size 5"),
         ({"test_labels": torch.tensor([0, 2])}, "from 0 to 2, outside the 2 classes"),
         ({"train_labels": torch.tensor([0, -2, 1])}, "outside the 2 classes"),
         ({"train_features": torch.full((3, 2), math.nan)}, "training features are not finite"),

@@ -148,9 +148,9 @@ def test_wilson_interval_is_scipy_s(share, samples):
     [
         ({"train_labels": torch.full((6,), -1)}, "no training sample has a label"),
         ({"train_labels": torch.ones(6, dtype=torch.int64)}, "two classes"),
-        ({"train_labels": torch.tensor([0, 1, 2, -1, -1, -1])}, "two of one of them"),
+        ({"train_labels": torch.tensor([0, 1, 2, -1, -1, -1])}, "at least two of one class"),
         ({"train_labels": torch.tensor([0, 1])}, r"\[6, 2\] and labels \[2\]"),
-        ({"test_features": torch.ones(2, 5)}, "have 2 numbers, test features 5"),
+        ({"test_features": torch.ones(2, 5)}, "have size 2, but test features have size 5"),
         ({"test_labels": torch.tensor([0, 3])}, "outside the 3 classes"),
         ({"test_features": torch.full((2, 2), math.inf)}, "test features are not finite"),
     ],

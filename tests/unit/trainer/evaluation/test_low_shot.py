@@ -78,7 +78,7 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
         ),
         (
             Judges(finetune=FinetuneProtocol(shares=(0.5,), batch=1)),
-            "--batch: batch norms cannot learn from one",
+            "--batch: batch norms cannot be trained on one",
         ),
         (
             Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)),
@@ -105,6 +105,6 @@ def ranks_refuse(labels, batch):
 
 
 def test_a_batch_that_ranks_cannot_share_evenly_is_refused_before_features_are_made(run_ranks, digits):
-    message = "--batch: 5 images do not divide over 2 processes\n  fix: --batch 4 or 6"
+    message = "--batch: 5 images cannot be split evenly over 2 processes\n  fix: use --batch 4 or 6"
     assert run_ranks(ranks_refuse, 2, digits[2], 5) == [message] * 2
     assert run_ranks(ranks_refuse, 2, digits[2], 6) == [""] * 2

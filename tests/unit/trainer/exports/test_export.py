@@ -64,7 +64,7 @@ def test_torchvision_loads_strictly_without_its_classifier(exported, momentum):
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     with torch.no_grad():
         assert_same(network.eval()(images), features)
-    assert "torchvision.models.resnet18() whose fc is nn.Identity()" in said
+    assert "torchvision.models.resnet18() with fc = nn.Identity()" in said
 
 
 @pytest.mark.parametrize(

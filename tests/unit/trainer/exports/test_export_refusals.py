@@ -28,7 +28,7 @@ VIT = ("backbone.name=test_vit", *sized(48))
         (VIT, {"format_name": "torchvision"}, "test_vit is a timm model"),
         (NARROW, {"format_name": "safetensors", "out": "net.onnx"}, "add --format onnx"),
         (NARROW, {"format_name": "torchscript", "out": "net.pth"}, "add --format torchvision"),
-        (NARROW, {"format_name": "hf", "out": "run"}, "is there already"),
+        (NARROW, {"format_name": "hf", "out": "run"}, "already exists"),
     ],
 )
 def test_wrong_use_is_one_message_and_leaves_nothing(tmp_path, overrides, given, message):
@@ -43,12 +43,12 @@ def test_wrong_use_is_one_message_and_leaves_nothing(tmp_path, overrides, given,
 @pytest.mark.parametrize(
     ("format_name", "out", "message"),
     [
-        ("safetensors", ".", "is no name of a file"),
-        ("safetensors", "", "is no name of a file"),
-        ("hf", ".", "is no name of a folder"),
-        ("hf", "..", "is no name of a folder"),
-        ("onnx", "there", "is a folder\n  fix: name a file with --out, such as there/backbone.onnx"),
-        ("hf", "full", "is there already"),
+        ("safetensors", ".", "is not a valid name of a file"),
+        ("safetensors", "", "is not a valid name of a file"),
+        ("hf", ".", "is not a valid name of a folder"),
+        ("hf", "..", "is not a valid name of a folder"),
+        ("onnx", "there", "is a folder\n  fix: give a file with --out, such as there/backbone.onnx"),
+        ("hf", "full", "already exists"),
         ("safetensors", "file/net.safetensors", "its folder cannot be created"),
         ("hf", "file/net", "its folder cannot be created"),
     ],
@@ -68,7 +68,7 @@ def test_a_method_without_an_averaged_copy_has_none_to_export(tmp_path):
     run, method = make_run(tmp_path / "run", *NARROW)
     online = {k: v for k, v in method.state_dict().items() if not k.startswith("momentum.")}
     CheckpointStore(run.checkpoints, attempt=2).write(Snapshot(4, online, {}, {"step": 4}))
-    with pytest.raises(UserError, match="has no momentum backbone, only: online"):
+    with pytest.raises(UserError, match=r"has no momentum backbone\. Available: online"):
         export_backbone(run.path, tmp_path / "net.safetensors", momentum=True)
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_gives_other_features_is_not_left(tmp_path, monkeypatch):
     broken = form._replace(load=lambda subject, path: lambda images: 1.01 * form.load(subject, path)(images))
     monkeypatch.setitem(FORMATS, "safetensors", broken)
     (tmp_path / "net.safetensors").write_bytes(b"before")
-    with pytest.raises(UserError, match="other features than the backbone"):
+    with pytest.raises(UserError, match="different features than the backbone"):
         export_backbone(run.path, tmp_path / "net.safetensors")
     assert (tmp_path / "net.safetensors").read_bytes() == b"before"
 
@@ -100,5 +100,5 @@ def test_missing_packages_of_onnx_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "trainer.exports.onnx.find_spec", lambda name: None if name == "onnxruntime" else True
     )
-    with pytest.raises(UserError, match=r"onnxruntime, not installed[\s\S]*pip install onnxruntime"):
+    with pytest.raises(UserError, match=r"onnxruntime, which is not installed[\s\S]*pip install onnxruntime"):
         export_backbone(run.path, tmp_path / "net.onnx", format_name="onnx")

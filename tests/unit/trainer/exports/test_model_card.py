@@ -81,7 +81,7 @@ def test_the_card_says_what_the_run_recorded(tmp_path, some_digits):
     for line in (
         f"| data | {some_digits.parent.name}/{some_digits.name}, {len(ShardSet.open(some_digits))} images |",
         "| method | all4one |",
-        "| learning rate | 0.25 for each 256 images of the batch |",
+        "| learning rate | 0.25 for a batch of 256 images |",
         "| kNN during training | 62.50 |  | the validation set, after step 8 |",
         "| knn | 75.00 | 93.75 | digits/validation |",
         "| linear | 81.25 | 100.00 | digits/validation |",

@@ -93,8 +93,8 @@ def test_parquet_has_keys_labels_and_features(run, sources, tmp_path, capsys):
     np.testing.assert_allclose(found, wanted(run, numbers), rtol=1e-5, atol=1e-5)
     said = capsys.readouterr()
     assert "13 images x 64 features" in said.out
-    assert "1 left out" in said.out
-    assert f"left out {sources[0]}/2.png: not a JPEG, PNG or WebP image" in said.err
+    assert "1 skipped" in said.out
+    assert f"skipped {sources[0]}/2.png: not a JPEG, PNG or WebP image" in said.err
 
 
 def test_npy_has_a_line_of_text_a_row(run, sources, tmp_path):
@@ -125,7 +125,7 @@ def test_an_exported_file_embeds_and_many_files_are_one_stream(run, tmp_path, mo
     embed_images(file, [str(f) for f in files], tmp_path / "out.npy", backbone=None, batch=4)
     assert batches == [4, 2]
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted(run, range(6)), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UserError, match="has no momentum backbone, only: exported"):
+    with pytest.raises(UserError, match=r"has no momentum backbone\. Available: exported"):
         embed_images(file, [str(f) for f in files], tmp_path / "out.npy", backbone="momentum", batch=4)
 
 
@@ -136,16 +136,16 @@ def test_a_sample_of_a_set_that_has_rotted_is_named(run, tmp_path, capsys):
     (shards / "shard-000000.tar").write_bytes(content)
     embed_images(run[0].path, [str(shards)], tmp_path / "out.npy", backbone=None, batch=2)
     assert len(np.load(tmp_path / "out.npy")) == 5
-    assert f"left out {shards}/shard-000000.tar/image-" in capsys.readouterr().err
+    assert f"skipped {shards}/shard-000000.tar/image-" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ({"a.png": b"x", "b.jpg": b"y"}, "out.npy", "none of 2 images can be used"),
+        ({"a.png": b"x", "b.jpg": b"y"}, "out.npy", "none of 2 images is readable"),
         ({"notes.txt": b"x"}, "out.npy", "there are no images"),
-        ({"a.png": png(1)}, "out.csv", "ends in .parquet or .npy"),
-        ({"a.png": png(1)}, "images", "ends in .parquet or .npy"),
+        ({"a.png": png(1)}, "out.csv", "must end in .parquet or .npy"),
+        ({"a.png": png(1)}, "images", "must end in .parquet or .npy"),
         ({"a.png": png(1)}, "images/a.png/out.npy", "its folder cannot be created"),
     ],
 )

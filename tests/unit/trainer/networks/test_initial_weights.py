@@ -56,9 +56,11 @@ def test_checkpoints_of_others_are_found_behind_their_prefix(tmp_path, written):
 def test_the_report_says_where_and_what_else(tmp_path):
     torch.save(solo_learn(trained(**NARROW)), tmp_path / "file.ckpt")
     report = read(tmp_path / "file.ckpt", **NARROW).report
-    assert f"match those of {tmp_path}/file.ckpt under state_dict behind backbone.\n" in report
+    assert (
+        f"match those of {tmp_path}/file.ckpt under the key state_dict with the prefix backbone.\n" in report
+    )
     assert "not used: classifier (2), momentum_backbone (100), projector (1)" in report
-    assert "match as well: under state_dict behind momentum_backbone." in report
+    assert "also matching: under the key state_dict with the prefix momentum_backbone." in report
     assert "missing" not in report
 
 
@@ -106,7 +108,7 @@ def test_our_own_exports_and_checkpoints(tmp_path, file):
     assert_equal(read(path, **plain).tensors, method.backbone)
     checkpoint = read(run.checkpoints / "step_00000003" / "model.safetensors", **plain)
     assert_equal(checkpoint.tensors, method.backbone)
-    assert "match as well: behind momentum.backbone." in checkpoint.report
+    assert "also matching: with the prefix momentum.backbone." in checkpoint.report
 
 
 def test_the_other_stem_needs_consent(tmp_path):
@@ -115,10 +117,7 @@ def test_the_other_stem_needs_consent(tmp_path):
         read(tmp_path / "resnet18.pth", name="resnet18", stem="cifar")
     said = str(caught.value)
     assert "99 of 100 tensors" in said
-    assert (
-        "of another shape in the file: conv1.weight [64, 3, 7, 7] where the backbone has [64, 3, 3, 3]"
-        in said
-    )
+    assert "different shape in the file: conv1.weight [64, 3, 7, 7] instead of [64, 3, 3, 3]" in said
     assert "backbone.init_partial=true" in said
     found = read(tmp_path / "resnet18.pth", name="resnet18", stem="cifar", partial=True)
     assert "conv1.weight" not in found.tensors

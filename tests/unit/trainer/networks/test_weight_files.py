@@ -39,13 +39,13 @@ class Harm:
     ("name", "content", "message"),
     [
         ("absent.pth", None, "there is no such file"),
-        ("text.pth", b"weights", "cannot be read as weights alone"),
-        ("text.safetensors", b"weights", "no whole file of safetensors"),
-        ("empty.pth", b"", "cannot be read as weights alone"),
+        ("text.pth", b"weights", "cannot be read as weights only"),
+        ("text.safetensors", b"weights", "not a complete safetensors file"),
+        ("empty.pth", b"", "cannot be read as weights only"),
         (
             "harm.pth",
             pickle.dumps({"state_dict": Harm()}, protocol=2),
-            r"weights alone[\s\S]*weights_only=False",
+            r"weights only[\s\S]*weights_only=False",
         ),
     ],
 )

@@ -15,7 +15,7 @@ def measured(parts: dict[str, float], **changed: Any) -> Profile:
         "world_size": 2,
         "global_batch": 256,
         "precision": "bf16",
-        "device": "CPU, 1 threads a process",
+        "device": "CPU, 1 threads per process",
         "step": step,
         "parts": dict.fromkeys(PARTS, 0.0) | parts,
         "without_data": step - parts.get("data wait", 0.0),
@@ -61,7 +61,7 @@ def test_the_largest_cost_is_the_bound(parts: dict[str, float], bound: str) -> N
 
 def test_data_that_come_late_are_worth_threads_where_there_are_cores() -> None:
     found = verdict({"data wait": 0.75, "backward": 0.25}, ("data.decode_threads", 1))
-    assert "75 % of a step is lost to the loader" in found.words
+    assert "75 % of a step is lost waiting for the loader" in found.words
     assert "data.decode_threads=4 (more cores for decoding): up to 4.00 times the images/s" in found.words
     assert "--resize-shorter" in verdict({"data wait": 0.75, "backward": 0.25}).words
 
@@ -76,7 +76,7 @@ def test_gradients_that_take_long_are_worth_fewer_bytes() -> None:
 
 def test_an_update_that_takes_long_is_shared_out_among_ranks() -> None:
     found = verdict({"optimizer": 0.8, "backward": 0.2})
-    assert "parallel.zero_stage=1 (each rank updates its share): up to 1.67 times" in found.words
+    assert "parallel.zero_stage=1 (each rank updates its shard): up to 1.67 times" in found.words
     assert "parallel.zero_stage" not in verdict({"optimizer": 0.8, "backward": 0.2}, world_size=1).words
 
 

@@ -175,5 +175,5 @@ def test_what_cannot_be_mapped_is_one_message(tmp_path, trained, shards):
     empty = RunFolder(tmp_path / "empty")
     empty.path.mkdir()
     empty.config.write_bytes(run.config.read_bytes())
-    with pytest.raises(UserError, match="has no whole checkpoint yet"):
+    with pytest.raises(UserError, match="has no valid checkpoint yet"):
         feature_map(empty)

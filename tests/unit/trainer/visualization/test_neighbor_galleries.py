@@ -210,5 +210,5 @@ def test_another_set_or_none_is_one_message(tmp_path):
 def test_keys_that_nobody_knows_how_to_make_are_one_message(case):
     method = copy.deepcopy(case.methods[3])
     del method.momentum["projector"]
-    with pytest.raises(UserError, match="All4One: it is not known what makes the keys"):
+    with pytest.raises(UserError, match="All4One: the network that computes the queue keys"):
         key_encoder(method)
