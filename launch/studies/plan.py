@@ -125,7 +125,7 @@ def read_study(study: str | Path) -> Study:
         raise UserError(
             "\n".join(["is not a valid study:", *lines]),
             where=path,
-            fix=f"see {SHIPPED_STUDIES.name}/ in configs",
+            fix=f"see the studies in {SHIPPED_STUDIES}",
         ) from None
 
 
