@@ -9,8 +9,8 @@ class RunNotFinished(UserError):
     """A run ended before its last step. Its folder stays, and `resume` continues from its newest checkpoint.
 
     Attributes:
-        folder: the run's folder.
-        exit_code: the code that `all4one train` would exit with.
+        folder (Path): the run's folder.
+        exit_code (int): the code that `all4one train` would exit with.
     """
 
     def __init__(self, what: str, *, folder: Path, exit_code: int, fix: str) -> None:

@@ -32,10 +32,10 @@ class PretrainedBackbone(nn.Module):
     """A trained backbone: images `[B, 3, S, S]` → features `[B, F]`.
 
     Attributes:
-        network: torchvision's or timm's own module, without its classifier.
-        data: how images are sized and normalized.
-        name: `online`, `momentum` or `exported`.
-        checkpoint: the checkpoint that it comes from.
+        network (Backbone): torchvision's or timm's own module, without its classifier.
+        data (DataSettings): how images are sized and normalized.
+        name (str): `online`, `momentum` or `exported`.
+        checkpoint (str): folder of the checkpoint that it comes from.
     """
 
     def __init__(self, network: Backbone, data: DataSettings, *, name: str, checkpoint: str) -> None:

@@ -1,7 +1,7 @@
 """Training and evaluation: the commands `train`, `resume` and `eval` as functions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,10 +169,16 @@ def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _checked(overrides: Sequence[str]) -> Sequence[str]:
-    if isinstance(overrides, str):
-        raise UserError("overrides is one text", where=repr(overrides), fix=f"give a list: [{overrides!r}]")
-    return overrides
+def _checked(overrides: Sequence[str]) -> list[str]:
+    given = [overrides] if isinstance(overrides, str | Mapping) else list(overrides)
+    for override in given:
+        if override is overrides or not isinstance(override, str):
+            raise UserError(
+                f"is not a list of texts: {override!r}",
+                where="overrides",
+                fix='give each setting as one text in a list: ["optim.lr=0.5"]',
+            )
+    return given
 
 
 def _require_processes(nproc: int) -> None:
