@@ -18,6 +18,7 @@ from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources.image_sources import Item, Source
 from trainer.evaluation.evaluators import TEMPERATURE
+from trainer.runs.run_folder import RunFolder
 
 NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half", "data.eval_resize=40")
 COUNT = 24
@@ -53,6 +54,15 @@ def run(tmp_path_factory, shards):
     return make_run(
         folder, *NARROW, f"data.train={shards}", f"data.validation={shards}", "train.global_batch=8"
     )[0]
+
+
+@pytest.fixture
+def new_run(run, tmp_path):
+    """A run's folder of the same configuration that nothing has begun to train."""
+    folder = RunFolder(tmp_path / "new_run")
+    folder.path.mkdir()
+    folder.write_config(run.read_config())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -261,23 +271,23 @@ def test_wrong_runs_leave_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("code", "kind"), [(130, all4one.RunInterrupted), (140, all4one.RunInterrupted), (1, all4one.RunFailed)]
 )
-def test_a_run_that_does_not_finish_raises(run, monkeypatch, code, kind):
+def test_a_run_that_does_not_finish_raises(new_run, monkeypatch, code, kind):
     def end(run, nproc):
         run.note("end", attempt=1, reason="error", message="a rank's own words")
         return code
 
     monkeypatch.setattr("launch.local.runs.train_run", end)
     with pytest.raises(kind) as error:
-        all4one.resume(run.path)
+        all4one.resume(new_run.path)
     for raised in (error.value, pickle.loads(pickle.dumps(error.value))):
         assert isinstance(raised, all4one.UserError)
-        assert (raised.folder, raised.exit_code) == (run.path, code)
-        assert f"all4one.resume({str(run.path)!r})" in str(raised)
+        assert (raised.folder, raised.exit_code) == (new_run.path, code)
+        assert f"all4one.resume({str(new_run.path)!r})" in str(raised)
     assert ("a rank's own words" in str(error.value)) is (code == 1)
 
 
-def test_a_finished_run_stays_as_it_is(run):
-    run.note("end", attempt=1, reason="finished")
-    before = run.ledger.read_bytes()
-    assert all4one.resume(str(run.path)) == run.path
-    assert run.ledger.read_bytes() == before
+def test_a_finished_run_stays_as_it_is(new_run):
+    new_run.note("end", attempt=1, reason="finished")
+    before = new_run.ledger.read_bytes()
+    assert all4one.resume(str(new_run.path)) == new_run.path
+    assert new_run.ledger.read_bytes() == before
