@@ -150,7 +150,7 @@ class CheckpointManager:
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
         self._parts.engine.guard.load_state_dict(snapshot.state["guard"])
-        self.rollback = RollbackState(**snapshot.state["detour"])
+        self.rollback = _rollback_of(snapshot.state)
         self._last_saved = snapshot.step
         return snapshot.step
 
