@@ -57,7 +57,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), *, nproc: int = 1) 
 
     _require_processes(nproc)
     run = new_run(recipe, _checked(overrides), nproc)
-    _require_success(run, train_run(run, nproc))
+    _require_success(run, train_run(run, nproc), noted_before=0)
     return run.path
 
 
@@ -81,12 +81,14 @@ def resume(run: str | Path, overrides: Sequence[str] = (), *, nproc: int | None 
         RunFailed: a process of the run failed.
     """
     from launch.local.runs import resume_run
-    from trainer.runs.run_folder import open_run
+    from trainer.runs.run_folder import open_run, read_records
 
     if nproc is not None:
         _require_processes(nproc)
     folder = open_run(Path(run))
-    _require_success(folder, resume_run(folder.path, _checked(overrides), nproc))
+    noted = len(read_records(folder.ledger))
+    code = resume_run(folder.path, _checked(overrides), nproc)
+    _require_success(folder, code, noted_before=noted)
     return folder.path
 
 
@@ -186,7 +188,14 @@ def _require_processes(nproc: int) -> None:
         raise UserError(f"a run needs at least one process, not {nproc}", where="nproc", fix="set nproc=1")
 
 
-def _require_success(run: "RunFolder", code: int) -> None:
+def _require_success(run: "RunFolder", code: int, *, noted_before: int) -> None:
+    """Raise where an attempt ended with another code than 0.
+
+    Args:
+        run: the run.
+        code: exit code of the attempt.
+        noted_before: records that the ledger had when the attempt began.
+    """
     from trainer.runs.run_folder import read_records
     from trainer.runs.stop_signals import INTERRUPTED, TERMINATED, TIME_IS_UP
 
@@ -195,8 +204,8 @@ def _require_success(run: "RunFolder", code: int) -> None:
     fix = f"all4one.resume({str(run.path)!r})"
     if code in (INTERRUPTED, TIME_IS_UP, TERMINATED):
         raise RunInterrupted("the run was interrupted", folder=run.path, exit_code=code, fix=fix)
-    last = read_records(run.ledger)[-1:]
-    reason = f": {last[0]['message']}" if last and "message" in last[0] else ""
+    messages = [r["message"] for r in read_records(run.ledger)[noted_before:] if "message" in r]
+    reason = f": {messages[-1]}" if messages else ""
     raise RunFailed(
         f"the run failed with exit code {code}{reason}",
         folder=run.path,

@@ -284,6 +284,12 @@ def test_a_run_that_does_not_finish_raises(new_run, monkeypatch, code, kind):
         assert (raised.folder, raised.exit_code) == (new_run.path, code)
         assert f"all4one.resume({str(new_run.path)!r})" in str(raised)
     assert ("a rank's own words" in str(error.value)) is (code == 1)
+    monkeypatch.setattr(
+        "launch.local.runs.train_run", lambda run, nproc: 137
+    )  # killed before it could note a thing
+    with pytest.raises(all4one.RunFailed) as error:
+        all4one.resume(new_run.path)
+    assert "a rank's own words" not in str(error.value)
 
 
 def test_a_finished_run_stays_as_it_is(new_run):
