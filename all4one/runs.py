@@ -196,14 +196,15 @@ def _require_success(run: "RunFolder", code: int, *, noted_before: int) -> None:
         code: exit code of the attempt.
         noted_before: records that the ledger had when the attempt began.
     """
+    from trainer.runs.ends import REASONS
     from trainer.runs.run_folder import read_records
-    from trainer.runs.stop_signals import INTERRUPTED, TERMINATED, TIME_IS_UP
 
     if code == 0:
         return
     fix = f"all4one.resume({str(run.path)!r})"
-    if code in (INTERRUPTED, TIME_IS_UP, TERMINATED):
-        raise RunInterrupted("the run was interrupted", folder=run.path, exit_code=code, fix=fix)
+    if code in REASONS:
+        what = f"a signal stopped the run ({REASONS[code]})"
+        raise RunInterrupted(what, folder=run.path, exit_code=code, fix=fix)
     messages = [r["message"] for r in read_records(run.ledger)[noted_before:] if "message" in r]
     reason = f": {messages[-1]}" if messages else ""
     raise RunFailed(

@@ -1,1 +1,1 @@
-"""Images to shards to ordered bytes to augmented views: everything before the first layer of a model."""
+"""The data pipeline: from images to shards, ordered samples and augmented views."""

@@ -1,15 +1,15 @@
-"""The one exception for what a user can mend, and what others say."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(Exception):
-    """A mistake or a condition outside the program that its user can mend.
+    """An error that the user can fix, such as a wrong argument or a full disk.
 
-    The command line prints it as one message and exits with a code other than 0, without a traceback.
+    The command line prints it as one message and exits with a non-zero code, without a traceback.
 
     Args:
         what: what is wrong, as one sentence.
-        where: the file, shard, field or rank it was found at.
-        fix: what to do about it, as an instruction; commands are given in full.
+        where: the file, shard, field or rank where it was found.
+        fix: how to fix it, as an instruction. Commands are given in full.
     """
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its name where it says nothing."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 

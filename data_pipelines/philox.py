@@ -1,7 +1,7 @@
-"""Random numbers as a pure function of where they are used: Philox 4x32-10, vectorized.
+"""Random numbers as a pure function of their use: Philox 4x32-10, vectorized.
 
-A number is named by (seed, stream, epoch, item, lane), so it does not depend on what was drawn before it,
-and needs no generator whose state would have to be kept, shared or restored.
+A number is identified by (seed, stream, epoch, item, lane). It does not depend on earlier draws, and there is no
+generator state to keep, share or restore.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -19,7 +19,7 @@ _HALF = np.uint64(32)
 
 
 class RandomStream(IntEnum):
-    """What a number is for; two streams never share a counter."""
+    """The purpose of a number. Two streams never share a counter."""
 
     SHARDS = 0
     SAMPLES = 1
@@ -33,7 +33,7 @@ class RandomStream(IntEnum):
 def philox(
     key: tuple[int, int], counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
 ) -> NDArray[np.uint32]:
-    """Four random words for each counter.
+    """Compute four random words for each counter.
 
     Args:
         key: two 32-bit words.
@@ -63,15 +63,15 @@ def _key(seed: int) -> tuple[int, int]:
 def uniforms(
     seed: int, stream: RandomStream, *, epoch: int, items: ArrayLike, lane: int, count: int
 ) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) with 32 random bits: `[B, count]` for items `[B]`.
+    """Return uniform numbers in [0, 1) with 32 random bits: `[B, count]` for items `[B]`.
 
     Args:
         seed: 64-bit seed of the run.
-        stream: what the numbers are for.
+        stream: purpose of the numbers.
         epoch: below 2^32.
-        items: what each row belongs to (a sample id), below 2^32.
-        lane: which of several independent rows an item has (a view), below 2^16.
-        count: numbers wanted for each item.
+        items: item of each row (a sample id), below 2^32.
+        lane: which of several independent rows of an item (a view), below 2^16.
+        count: how many numbers per item.
     """
     rows = np.asarray(items, np.uint64)[:, None]
     blocks = np.arange(-(-count // 4), dtype=np.uint64)[None, :]
@@ -82,6 +82,6 @@ def uniforms(
 def permutation(
     seed: int, stream: RandomStream, *, epoch: int, items: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The items `[N]` in random order: sorted by 64 random bits each, equal ones in the order given."""
+    """Return the items `[N]` in random order. They are sorted by 64 random bits each, and ties keep the given order."""
     words = philox(_key(seed), (items, epoch, int(stream) << 16, 0)).astype(np.uint64)  # [N, 4]
     return items[np.argsort((words[:, 0] << _HALF) | words[:, 1], kind="stable")]

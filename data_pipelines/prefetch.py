@@ -1,4 +1,4 @@
-"""Makes items ahead of their consumer in one background thread."""
+"""Prefetching of items in one background thread."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,33 +8,37 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 _POLL_SECONDS = 0.1
-_CLOSE_SECONDS = 10.0  # for the thread to end; one that hangs in a read that nothing can end is left behind
+_CLOSE_SECONDS = (
+    10.0  # limit of the wait for the thread; a thread in a read that cannot be ended is abandoned
+)
 
 
 def never() -> bool:
-    """For waits that nothing cuts short."""
+    """Return False. Used for waits that nothing interrupts."""
     return False
 
 
 def nothing() -> None:
-    """For makers whose reads end by themselves."""
+    """Do nothing. Used for makers whose reads end on their own."""
 
 
 class _End:
-    """Marks that nothing follows, or that making the next item raised."""
+    """Marks the end of the items, or an error raised while the next item was made."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class Prefetch(Generic[Item]):
-    """Iterates over items that a thread makes ahead; what the thread raises is raised where the item is due.
+    """Iterates over items that a background thread makes ahead.
+
+    An exception in the thread is raised when its item is due.
 
     Args:
-        make: called in the thread; gives the iterator of items.
-        depth: items that wait ready, at most.
-        end_reads: makes the reads of `make` end soon; called before the thread is waited for.
-        give_up: polled while an item is waited for; true ends the items there.
+        make: runs in the thread and returns the iterator of items.
+        depth: maximum number of ready items.
+        end_reads: makes the reads of `make` end soon. It is called before the thread is joined.
+        give_up: polled while waiting for an item. If it returns true, iteration ends.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Prefetch(Generic[Item]):
         give_up: Callable[[], bool] = never,
     ) -> None:
         self.wait_seconds = 0.0
-        """Time that the consumer has waited."""
+        """Total time that the consumer has waited."""
         self._ready: Queue[Item | _End] = Queue(depth)
         self._stop, self._end_reads, self._give_up = Event(), end_reads, give_up
         self._thread = Thread(target=self._work, args=(make,), name="prefetch", daemon=True)

@@ -1,7 +1,7 @@
-"""Published augmentations by name, so that a recipe may say `views: byol` in place of every rate and strength.
+"""Published augmentations by name, such as `views: byol` in a recipe.
 
-Values that are not given are the defaults of `ViewSettings`: crops of 8 to 100 % of the image, flips at 0.5, color
-jitter of 0.4, 0.4, 0.2 and 0.1 at 0.8, gray at 0.2.
+Values that a preset does not set are the defaults of `ViewSettings`: crops of 8 to 100 % of the image, flips at 0.5,
+color jitter of 0.4, 0.4, 0.2 and 0.1 at 0.8, gray at 0.2.
 """
 
 import difflib
@@ -14,24 +14,24 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     # All4One (Estepa et al., ICCV 2023), its recipes for CIFAR and for ImageNet
     "all4one_cifar": ({"size": 32}, {"size": 32, "solarize_prob": 0.2}),
     "all4one_imagenet": _BLUR_AND_SOLARIZE,
-    # BYOL (Grill et al., NeurIPS 2020), table 6; Barlow Twins (Zbontar et al., ICML 2021) takes the same
+    # BYOL (Grill et al., NeurIPS 2020), table 6; Barlow Twins (Zbontar et al., ICML 2021) uses the same
     "byol": _BLUR_AND_SOLARIZE,
     "barlow": _BLUR_AND_SOLARIZE,
-    # crop and flip alone
+    # only crop and flip
     "weak": ({"color_jitter_prob": 0.0, "grayscale_prob": 0.0},) * 2,
 }
-"""What the views of each preset say over the defaults."""
+"""Settings that the views of each preset change."""
 
 
 def expand(views: Any) -> Any:
-    """A list of views with presets and counts written out.
+    """Expand presets and counts in a list of views.
 
     Args:
-        views: a preset's name, or a list. An entry of the list with `preset: NAME` stands for the views of that preset,
-            with what else the entry says over them; one with `count: N` stands for N of its views.
+        views: name of a preset, or a list. An entry with `preset: NAME` is replaced by the views of that preset, with
+            the other keys of the entry over them. An entry with `count: N` is repeated N times.
 
     Raises:
-        ValueError: there is no such preset (the nearest is named), or a count is not a positive whole number.
+        ValueError: there is no such preset (the message names the nearest), or a count is not a positive whole number.
     """
     if isinstance(views, str):
         views = [{"preset": views}]
@@ -55,5 +55,5 @@ def _preset(name: str) -> tuple[Mapping[str, Any], ...]:
     near = difflib.get_close_matches(name, PRESETS, n=1)
     raise ValueError(
         f"there is no preset {name!r}; "
-        + (f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}")
+        + (f"did you mean {near[0]}?" if near else f"available presets: {', '.join(PRESETS)}")
     )

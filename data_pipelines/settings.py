@@ -1,9 +1,10 @@
-"""Settings of the data plane: what a recipe may say about images and their views."""
+"""Settings of the data pipeline: images, views and loading."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_pipelines.presets import expand
@@ -14,15 +15,15 @@ Strength = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
-    """Base of every settings model: unknown keys are refused, instances are immutable."""
+    """Base of every settings model. Unknown keys are rejected, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     first_names: ClassVar[Mapping[str, str]] = {}
-    """Names that version 0.1 gave to settings of this model, with their names today. Both are accepted."""
+    """Setting names of version 0.1 with their current names. Both are accepted."""
 
     @classmethod
     def renamed(cls) -> dict[str, str]:
-        """`first_names` of this model and its bases, but for names that settings have today."""
+        """Return `first_names` of this model and its bases, except for old names that are current settings again."""
         found: dict[str, str] = {}
         for base in reversed(cls.__mro__):
             found |= vars(base).get("first_names", {})
@@ -31,7 +32,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_first_names(cls, values: Any) -> Any:
-        """Where a setting has both names, the one that was set last counts."""
+        """Replace old names. If a setting is given under both names, the last one counts."""
         renamed = cls.renamed()
         if not isinstance(values, Mapping) or not renamed.keys() & values.keys():
             return values
@@ -39,7 +40,7 @@ class Settings(BaseModel):
 
 
 class ViewSettings(Settings):
-    """One augmented view. Strengths follow torchvision's ColorJitter."""
+    """One augmented view. Strengths are defined as in torchvision's ColorJitter."""
 
     first_names = {
         "flip": "flip_prob",
@@ -50,29 +51,29 @@ class ViewSettings(Settings):
     }
 
     size: int = Field(224, ge=8, le=1024)
-    """Side of the square view, pixels."""
+    """Side length of the square view, in pixels."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Area of the random crop as a share of the image, lowest and highest."""
+    """Area of the random crop as a fraction of the image: minimum and maximum."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of the random crop, lowest and highest (drawn on a log scale)."""
+    """Aspect ratio (width / height) of the random crop: minimum and maximum. It is drawn on a log scale."""
     flip_prob: Probability = 0.5
     """Probability of a horizontal flip."""
     color_jitter_prob: Probability = 0.8
     """Probability of color jitter."""
     brightness: Strength = 0.4
-    """Brightness factor is drawn from [1 - b, 1 + b]."""
+    """The brightness factor is drawn from [1 - b, 1 + b]."""
     contrast: Strength = 0.4
-    """Contrast factor is drawn from [1 - c, 1 + c]."""
+    """The contrast factor is drawn from [1 - c, 1 + c]."""
     saturation: Strength = 0.2
-    """Saturation factor is drawn from [1 - s, 1 + s]."""
+    """The saturation factor is drawn from [1 - s, 1 + s]."""
     hue: float = Field(0.1, ge=0, le=0.5)
-    """Hue shift is drawn from [-h, h], in turns of the color circle."""
+    """The hue shift is drawn from [-h, h], as a fraction of the color circle."""
     grayscale_prob: Probability = 0.2
     """Probability of conversion to grayscale."""
     blur_prob: Probability = 0.0
     """Probability of Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Standard deviation of the blur, pixels of the view, lowest and highest."""
+    """Standard deviation of the blur, in pixels of the view: minimum and maximum."""
     solarize_prob: Probability = 0.0
     """Probability of solarization: x becomes min(x, 255 - x)."""
 
@@ -88,76 +89,84 @@ class ViewSettings(Settings):
 
 
 class StreamSettings(Settings):
-    """What `data.reader: stream` must be told, since there is no index to ask."""
+    """Settings of `data.reader: stream`, which has no index to read these values from."""
 
     samples: int = Field(0, ge=0)
-    """Samples that count as an epoch."""
+    """Number of samples that count as one epoch."""
     classes: int = Field(0, ge=0)
-    """Classes of the labels in `.cls` or `.json`; 0: labels are not read."""
+    """Number of label classes in `.cls` or `.json`. 0: labels are not read."""
     buffer: int = Field(10_000, ge=1)
-    """Samples that each process shuffles in memory, encoded."""
+    """Size of each process's shuffle buffer, in encoded samples."""
 
 
 class GpuDecoderSettings(Settings):
-    """DALI's JPEG decoder on GPUs that have decoding hardware (from Ampere on); others take no notice."""
+    """DALI's JPEG decoder on GPUs with decoding hardware (Ampere or newer). Other GPUs ignore these settings."""
 
     hardware_load: float = Field(0.65, ge=0, le=1)
-    """Fraction of a batch's images, its first ones, that the hardware decodes. The GPU's cores decode the rest, to
-    pixels that may differ in their last bits. The best value depends on the GPU and on `data.decode_threads`. With 0 or
-    1 the pixels of a sample do not depend on its place in the batch."""
+    """Fraction of each batch, from its start, that the decoding hardware decodes. The GPU's cores decode the rest, and
+    their pixels may differ in the last bits. The best value depends on the GPU and on `data.decode_threads`. With 0 or
+    1, the pixels of a sample do not depend on its position in the batch."""
     width_hint: int = Field(0, ge=0)
-    """Width of the images for which memory is set aside at the start, pixels; 0: memory grows as they come."""
+    """Image width, in pixels, for which decoder memory is allocated at the start. 0: memory grows on demand."""
     height_hint: int = Field(0, ge=0)
-    """Height of the images for which memory is set aside at the start, pixels."""
+    """Image height, in pixels, for which decoder memory is allocated at the start."""
 
 
 class DataSettings(Settings):
-    """Where images come from and how they become batches."""
+    """The datasets, and how their images are loaded and augmented."""
 
     first_names = {"threads": "decode_threads", "cache_ahead": "prefetch_shards"}
 
     train: Place = Path("data/train")
-    """Folder of shards with their index, to learn from: a path, or a URL that fsspec knows (`s3://BUCKET/PATH`)."""
+    """Training set: a folder of indexed shards, as a path or a URL that fsspec supports (`s3://BUCKET/PATH`)."""
     validation: Place | None = None
-    """Folder of labeled shards for kNN and probes; none: no evaluation during training."""
-    cache: Path = Path("~/.cache/all4one/shards")
-    """Folder on a disk of this machine that keeps the shards of URLs; processes and runs share it."""
+    """Validation set: a folder of labeled, indexed shards for kNN. None: no evaluation during training."""
+    cache: Path | None = None
+    """Cache folder on a local disk for shards from URLs. Processes and runs share it. None: `all4one/shards` in the
+    user's cache folder (`$XDG_CACHE_HOME`, or `~/.cache`)."""
     cache_bytes: int = Field(100_000_000_000, ge=1)
-    """Bytes that all shards in `cache` may hold; those not read for longest go first."""
+    """Maximum size of all shards in `cache`, in bytes. The least recently used shards are removed first."""
     prefetch_shards: int = Field(16, ge=0, le=4096)
-    """Shards that are fetched before the block of `shuffle_block` samples that needs them is reached."""
+    """Number of shards to download ahead of the `shuffle_block` that needs them."""
     reader: Literal["index", "stream"] = "index"
-    """`index`: shards with an index, exact order and resume. `stream`: any URL that webdataset opens, `data.train` with
-    braces (`shard-{000000..000099}.tar`), shards drawn with replacement; resume goes on with other samples."""
+    """`index`: indexed shards, with exact sample order and exact resume. `stream`: any URL that webdataset opens, with
+    braces in `data.train` (`shard-{000000..000099}.tar`). A stream draws shards with replacement, and a resumed run
+    sees other samples."""
     stream: StreamSettings = StreamSettings()
     allow_pipe: bool = False
-    """Whether `pipe:` URLs may run their shell commands, in a stream."""
+    """Whether `pipe:` URLs of a stream may run their shell commands."""
     executor: Literal["auto", "dali", "opencv"] = "auto"
-    """What decodes and augments: DALI where there is a CUDA device and OpenCV where there is none, or one of both."""
+    """Library that decodes and augments images. `auto`: DALI if there is a CUDA device, otherwise OpenCV."""
     gpu_decoder: GpuDecoderSettings = GpuDecoderSettings()
     decode_threads: int = Field(0, ge=0, le=256)
-    """Decoding threads of each process; 0: this process's share of the machine's cores."""
+    """Decoding threads of each process. 0: the machine's cores divided by its processes."""
     prefetch: int = Field(3, ge=1, le=64)
-    """Batches that are made ready ahead of the step."""
+    """Number of batches to prepare ahead of the training step."""
     read_ahead: bool = False
-    """Whether whole shards are read into the page cache before their block is reached: for disks that are slow at
-    random reads. Needs memory for two blocks."""
+    """Whether to read whole shards into the page cache before their block is reached. Use it on disks with slow random
+    reads. It needs memory for two blocks."""
     shuffle_block: int = Field(100_000, ge=1)
-    """Samples that are shuffled together, at least; a block is made of whole shards that were permuted first."""
+    """Minimum number of samples that are shuffled together. A block consists of whole shards in random order."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
-    """Share of a rank's samples that may turn out unreadable before the run stops; above 0, eight always may."""
+    """Fraction of a rank's samples that may be unreadable before the run stops. If it is above 0, eight are always
+    allowed."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of red, green, blue in [0, 1] that normalization subtracts."""
+    """Mean of red, green and blue in [0, 1] that normalization subtracts."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation of red, green, blue in [0, 1] that normalization divides by."""
+    """Standard deviation of red, green and blue in [0, 1] that normalization divides by."""
     views: tuple[ViewSettings, ...] = (ViewSettings(), ViewSettings(solarize_prob=0.2))
-    """The views of each image, in order: a list, or the name of a preset; see `data_pipelines.presets`."""
+    """The views of each image, in order: a list, or the name of a preset. See `data_pipelines.presets`."""
     eval_resize: int = Field(256, ge=8, le=2048)
-    """Shorter side of an image for evaluation, pixels, before the center crop of the first view's size."""
+    """Shorter side, in pixels, to which evaluation resizes images before the center crop to the first view's size."""
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder that keeps the shards of URLs."""
+        return self.cache.expanduser() if self.cache is not None else user_cache_path("all4one") / "shards"
 
     @property
     def sizes(self) -> list[int]:
-        """Sizes of the views, pixels: that of the first, then those that others have."""
+        """Distinct view sizes in pixels. The size of the first view comes first."""
         return list(dict.fromkeys(view.size for view in self.views))
 
     @field_validator("views", mode="before")
@@ -174,11 +183,13 @@ class DataSettings(Settings):
                 f"eval_resize ({self.eval_resize}) must not be below the view's size ({self.views[0].size})"
             )
         if self.reader == "stream" and self.stream.samples == 0:
-            raise ValueError("stream.samples must say how many samples are an epoch, with reader: stream")
+            raise ValueError(
+                "stream.samples must be set with reader: stream; it is the number of samples in an epoch"
+            )
         if self.reader == "stream" and self.validation is not None:
             raise ValueError(
-                "validation must be null with reader: stream, since kNN needs an indexed training set; judge the "
-                "checkpoints by `all4one eval RUN --train SHARDS --validation SHARDS`"
+                "validation must be null with reader: stream, because kNN needs an indexed training set; evaluate the "
+                "checkpoints with `all4one eval RUN --train SHARDS --validation SHARDS`"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")

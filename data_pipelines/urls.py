@@ -1,4 +1,4 @@
-"""Where a set of shards lies: a folder of this machine, or a URL."""
+"""Locations of datasets: local folders or URLs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 
 class Url(str):
-    """A folder that is not on this machine, written as it was given: `s3://BUCKET/PATH`, `https://HOST/PATH`."""
+    """A remote folder, stored exactly as given: `s3://BUCKET/PATH`, `https://HOST/PATH`."""
 
     __slots__ = ()
 
@@ -16,7 +16,7 @@ class Url(str):
 
 
 def place(text: str | Path) -> Path | Url:
-    """A URL where the text is one (`pipe:` commands of webdataset among them), a path otherwise.
+    """Return a URL if the text is one (including `pipe:` commands of webdataset), otherwise a path.
 
     Raises:
         ValueError: it is neither.
@@ -29,4 +29,5 @@ def place(text: str | Path) -> Path | Url:
 
 
 Place = Annotated[Path | Url, PlainValidator(place), PlainSerializer(str, return_type=str)]
-"""A setting that takes either, and is written as it was given: `pathlib` would make `s3:/BUCKET` of a URL."""
+"""A setting that accepts a path or a URL and keeps it as given. `pathlib` would turn `s3://BUCKET` into
+`s3:/BUCKET`."""

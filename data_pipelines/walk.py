@@ -1,4 +1,4 @@
-"""The files below a folder, also where links lead to them."""
+"""Recursive listing of the files in a folder, following links."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from data_pipelines.errors import UserError
 
 
 def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Files in the order of names, those of a folder before those of the folders in it, listed while they are read.
+    """Yield files lazily, sorted by name. The files of a folder come before those of its subfolders.
 
-    What is hidden is passed over. Links are followed, but for those to a folder that they lie in.
+    Hidden entries are skipped. Links are followed, except links to a folder that contains them.
 
     Args:
         folder: the folder.
-        above: device and inode of the folders on the way to it.
+        above: device and inode of the folders on the path to it.
 
     Raises:
         UserError: a folder cannot be read.
@@ -25,12 +25,14 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
             entries = sorted((e for e in listed if not is_hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise UserError(
-            f"the folder cannot be read: {error.strerror}", where=error.filename, fix="mend its permissions"
+            f"the folder cannot be read: {error.strerror}",
+            where=error.filename,
+            fix="make the folder readable",
         ) from error
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    # a listing says what an entry is; only a link must be looked at, which a million files would not wait for
+    # the listing gives the type of each entry; only links need a stat call, which is slow for a million files
     folders = []
     for entry in entries:
         path = Path(entry.path)
@@ -44,5 +46,5 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is nothing that a user wants read."""
+    """Return whether a file or folder with this name is hidden and therefore skipped."""
     return name.startswith(".") or name == "__MACOSX"

@@ -1,4 +1,4 @@
-"""Work spread over processes that end with their parent, results in order."""
+"""Work distributed over processes that end with their parent, with ordered results."""
 
 import multiprocessing
 import os
@@ -17,22 +17,22 @@ Result = TypeVar("Result")
 
 
 def spread(work: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int) -> Iterator[Result]:
-    """`work` of each task, in the order of the tasks; in this process where one worker is enough.
+    """Yield `work(task)` for each task, in order. A single worker runs in this process.
 
     Args:
-        work: function of a module, with arguments and results that can be pickled.
-        tasks: what to work on.
-        workers: processes, at most.
+        work: a module-level function with arguments and results that can be pickled.
+        tasks: the tasks.
+        workers: maximum number of processes.
 
     Raises:
         UserError: a worker was killed.
-        Exception: what `work` raises, after the tasks not yet begun were dropped.
+        Exception: an exception of `work`. Tasks that have not started are dropped.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
         yield from map(work, tasks)
         return
-    # Forked, since a fresh interpreter would import everything again in each worker.
+    # Workers are forked, because spawned workers would import everything again.
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("fork"), initializer=_end_with_parent
     )
@@ -41,14 +41,15 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], *, workers: in
             yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, perhaps for want of memory", fix="try again with fewer --workers"
+            "a worker process was killed, perhaps because memory ran out",
+            fix="try again with fewer --workers",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is gone, even if that was killed; Ctrl-C is the parent's to handle."""
+    """End this worker when its parent ends, even if the parent is killed. Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

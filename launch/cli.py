@@ -1,4 +1,4 @@
-"""The `all4one` command: parses, calls, prints. Torch and DeepSpeed load only in the commands that need them."""
+"""The `all4one` command. Torch and DeepSpeed are loaded only by the commands that need them."""
 
 import sys
 from importlib import metadata
@@ -38,19 +38,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-config_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
-app.add_typer(data_app, name="data", help="Build, index and verify sets of shards.")
+config_app = typer.Typer(no_args_is_help=True, help="Show recipes.")
+app.add_typer(data_app, name="data", help="Build, index, verify and inspect datasets in shards.")
 app.add_typer(config_app, name="config")
 for command in (submit, status, logs, cancel, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
 Recipe = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
+    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
 ]
 Nproc = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine; the global batch stays the same.")
+    int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
 ]
 
 
@@ -72,7 +71,7 @@ def all4one(
 
 @app.command()
 def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) -> None:
-    """Train a new run; without CONFIG, list the shipped recipes."""
+    """Train a new run. Without CONFIG, list the shipped recipes."""
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
@@ -87,7 +86,7 @@ def resume(
     overrides: Overrides = None,
     nproc: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes on this machine; as many as before if not given."),
+        typer.Option(min=1, help="Processes on this machine. Default: as many as before."),
     ] = None,
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
@@ -98,9 +97,10 @@ def resume(
     wait: Wait = False,
     preflight: Preflight = True,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint, on the same or another number of processes.
+    """Resume a run from its newest valid checkpoint, with the same or a different number of processes.
 
-    A run that was submitted is submitted again, as it was but for the options; --nproc takes it to this machine.
+    A submitted run is submitted again with its previous settings, except for the options given here. With --nproc it is
+    resumed on this machine instead.
     """
     from launch.slurm.submitted_jobs import Submissions
     from trainer.runs.run_folder import open_run
@@ -109,7 +109,10 @@ def resume(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
     )
     if nproc is not None and (settings or dry_run or wait or exclude_suspects):
-        raise UserError("--nproc is for this machine, the other options are for SLURM", fix="give either")
+        raise UserError(
+            "--nproc resumes on this machine, but the other options are for SLURM",
+            fix="give --nproc or the SLURM options, not both",
+        )
     if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest_chain()):
         from launch.local.runs import resume_run
 
@@ -130,12 +133,12 @@ def resume(
 
 @app.command()
 def doctor(
-    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that runs go to.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder where runs are saved.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check what runs need of this machine: packages, GPUs, processes that talk, SLURM, disks and limits.
+    """Check this machine: packages, GPUs, communication between processes, SLURM, disks and limits.
 
-    Exit code 1 where something would stop runs. In a job, `srun all4one doctor` checks another machine.
+    The exit code is 1 if a problem would stop runs. To check a compute node, run `srun all4one doctor` in a job.
     """
     from launch.doctor.examination import examine
 
@@ -147,35 +150,42 @@ def profile(
     recipe: Recipe = None,
     overrides: Overrides = None,
     nproc: Nproc = 1,
-    steps: Annotated[int, typer.Option(min=2, help="Steps that are measured of each kind.")] = 10,
+    steps: Annotated[int, typer.Option(min=2, help="Number of steps to measure of each kind.")] = 10,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the results; profiles/CONFIG if not given."),
+        typer.Option(metavar="FOLDER", help="Folder for the results. Default: profiles/CONFIG."),
     ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="A torch.profiler trace of a step as well.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also write a torch.profiler trace of one step.")
+    ] = False,
     nodes: Annotated[
         str | None,
         typer.Option(
-            metavar="1,2,4", help="Numbers of machines of a SLURM cluster: a job on each, and how it scales."
+            metavar="1,2,4",
+            help="Node counts of a SLURM cluster. One job runs on each, and the report shows how the recipe scales.",
         ),
     ] = None,
     gpus_per_node: GpusPerNode = None,
     tasks_per_node: TasksPerNode = None,
 ) -> None:
-    """Measure a recipe's steps: where their time goes, what bounds them, and which settings to change.
+    """Measure the steps of a recipe: where the time goes, what the bottleneck is, and which settings to change.
 
-    On this machine, or with --nodes by jobs of SLURM, whose other options are settings (slurm.partition=NAME). CONFIG's
-    global batch is that of the most machines; fewer get the same batch for each process.
+    The profile runs on this machine, or with --nodes in SLURM jobs. Further SLURM options are settings, such as
+    slurm.partition=NAME. The largest node count uses CONFIG's global batch size. Smaller node counts keep the same
+    batch size for each process.
     """
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
     asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
     if asked and nodes is None:
-        raise UserError("--gpus-per-node and --tasks-per-node are for jobs of SLURM", fix="add --nodes 1,2")
+        raise UserError("--gpus-per-node and --tasks-per-node are for SLURM jobs", fix="add --nodes 1,2")
     if nodes is not None:
         if nproc != 1:
-            raise UserError("--nproc is for this machine, --nodes for a cluster", fix="--tasks-per-node")
+            raise UserError(
+                "--nproc is for this machine, but --nodes is for a cluster",
+                fix="set the processes of a node with --tasks-per-node",
+            )
         from launch.profile.nodes import parse_nodes, profile_on
 
         settings = [*(overrides or []), *asked]
@@ -189,11 +199,16 @@ def profile(
 def verify_resume(
     recipe: Recipe = None,
     overrides: Overrides = None,
-    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs at random moments.")] = 5,
+    kills: Annotated[int, typer.Option(min=1, help="Number of SIGKILLs at random times.")] = 5,
     nproc: Nproc = 2,
-    seed: Annotated[int | None, typer.Option(help="Of the moments; drawn and printed if not given.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the kill times. Default: a random seed, which is printed.")
+    ] = None,
 ) -> None:
-    """Train twice, once straight and once killed and resumed, and compare every tensor and metric bit for bit."""
+    """Train the recipe twice, once without interruption and once killed and resumed, and compare the results.
+
+    Every tensor and every metric of the two runs must be equal bit for bit.
+    """
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
@@ -204,7 +219,7 @@ def verify_resume(
 
 @config_app.command(name="show")
 def show_config(recipe: Recipe = None, overrides: Overrides = None) -> None:
-    """Print a recipe resolved: every setting with its value and where it comes from."""
+    """Print the resolved configuration: every setting with its value and where the value comes from."""
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
@@ -224,11 +239,11 @@ def _list_recipes() -> None:
         table.add_row(name, description)
     console = Console(stderr=True)
     console.print(table)
-    console.print("Name one, or give the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
+    console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message and exit code 2; Ctrl-C is exit code 130."""
+    """Run the command. A UserError prints one message and exits with code 2; Ctrl-C exits with code 130."""
     try:
         app()
     except UserError as error:

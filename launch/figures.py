@@ -1,4 +1,4 @@
-"""Figures as the commands and benchmarks draw them."""
+"""Figures of the commands and benchmarks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from data_pipelines.files import replacing
 
 @contextmanager
 def drawn(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[list[Any]]:
-    """Axes to draw on, in the order of reading, which are written as a PNG, all or nothing, at the end.
+    """Yield axes in reading order, and then write the figure as a PNG, atomically.
 
     Args:
-        path: the file.
-        rows: of axes.
-        columns: of axes.
-        options: of `pyplot.subplots`.
+        path: the output file.
+        rows: rows of axes.
+        columns: columns of axes.
+        options: arguments of `pyplot.subplots`.
     """
     with (
         replacing(path, several=True) as temporary,
@@ -29,7 +29,10 @@ def drawn(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterat
 def drawn_into(
     target: Path | IO[bytes], form: str, rows: int = 1, columns: int = 1, *, dpi: float = 120, **options: Any
 ) -> Iterator[list[Any]]:
-    """As `drawn`, into a file as it is or into memory, as `png` or `svg`. The same drawing gives the same bytes."""
+    """Yield axes as `drawn` does, and write to a path directly or to memory, as `png` or `svg`.
+
+    The same drawing gives the same bytes.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""How the command tells a user what went wrong: one message, no traceback."""
+"""Error messages for the user: one message instead of a traceback."""
 
 import errno
 import sys
@@ -9,7 +9,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 
 
 def print_error(error: UserError) -> None:
-    """Print an error on standard error; in color on a terminal."""
+    """Print an error to standard error, in color on a terminal."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -18,11 +18,14 @@ def print_error(error: UserError) -> None:
 
 
 def disk_error_message(error: OSError) -> UserError | None:
-    """The message for a disk that is full, read-only, forbidden or away; None for other faults, which are ours."""
+    """Return the message for a disk error: full, read-only, not permitted or unreachable.
+
+    Return None for every other error, because that is a bug and deserves its traceback.
+    """
     if error.errno not in _DISK:
         return None
     return UserError(
         error.strerror or str(error),
         where=error.filename or "a file",
-        fix="make room and see that the folder is writable, then give the command again (a run: all4one resume RUN)",
+        fix="free space and make the folder writable, then run the command again (for a run: all4one resume RUN)",
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.config.schema import Config, load_config
 from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
 from trainer.runs.components import IMAGES, build_method
@@ -47,9 +48,8 @@ def engine_of(config: Config) -> Iterator[Engine]:
         DS_ACCELERATOR="cpu",
     )
     import deepspeed
-    import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    skip_shared_memory_collective()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     method = build_method(config, 10, torch.device("cpu"))
     groups = parameter_groups(method.named_parameters(), config.optim, ROWS)

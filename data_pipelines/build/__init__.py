@@ -1,1 +1,1 @@
-"""Raw images become shards with an index."""
+"""Build indexed shards from raw images."""

@@ -1,8 +1,8 @@
-"""Writes a source as shards with their index.
+"""Write a source as indexed shards.
 
-Which image goes into which shard is settled before anything is written, so the shards are the same for any
-number of workers. Each finished shard leaves a note in `.building/`; a build that was interrupted goes on from
-these notes, and only when every shard is there is the index written.
+The shard of each image is decided before anything is written, so the shards do not depend on the number of workers.
+Each finished shard leaves a note in `.building/`. An interrupted build resumes from these notes. The index is written
+only when all shards are complete.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from data_pipelines.sources.image_sources import Item, Source
 from data_pipelines.workers import spread
 
 _SAMPLE = 256
-"""Images that are read to foresee the sizes of all: their mean is then right to a few per cent."""
+"""Number of images to read for estimating the sizes of all. Their mean is then right to a few percent."""
 _MARGIN = 1.1
-"""Foreseen sizes are taken this much larger, so that hardly a shard needs a second one for its last images."""
+"""Factor on the estimated sizes, so that few shards need a second shard for their last images."""
 
 
 class BuildOptions(NamedTuple):
-    """What decides the content of the shards."""
+    """Options that decide the content of the shards."""
 
     shard_bytes: int = 256_000_000
-    """Bytes of a shard, at most; a larger image has a shard of its own."""
+    """Maximum size of a shard in bytes. A larger image gets its own shard."""
     shard_samples: int = 10_000
-    """Samples of a shard, at most."""
+    """Maximum number of samples in a shard."""
     seed: int = 0
-    """Seed of the order in which the images are spread over the shards."""
+    """Seed of the random assignment of images to shards."""
     decode: bool = True
-    """Decode each image wholly before it is accepted; otherwise only header and end marker are looked at."""
+    """Whether to decode each image completely before accepting it. Otherwise only header and end marker are checked."""
     recoding: Recoding = Recoding()
-    """Which images are encoded again; the others keep their bytes."""
+    """Which images to encode again. All others keep their bytes."""
 
 
 def build(
@@ -55,21 +55,21 @@ def build(
     keep_notes: bool = False,
     report: Callable[[int], object] = lambda _: None,
 ) -> DatasetRecord:
-    """Write a source as a set of shards.
+    """Write a source as a dataset of shards.
 
     Args:
-        source: what to write.
-        out: folder of the set; made where it is missing.
-        options: what decides the content of the shards.
-        workers: processes that write side by side.
-        overwrite: replace a set, finished or not, that is there already.
-        keep_notes: leave the notes, so that the same build may be asked for again and finds all done; for a set
-            that is one of several. `drop_notes` removes them.
-        report: told how many images are done, each time some more are.
+        source: the images to write.
+        out: folder of the dataset. It is created if missing.
+        options: options that decide the content of the shards.
+        workers: number of worker processes.
+        overwrite: whether to replace an existing dataset, finished or not.
+        keep_notes: whether to keep the notes, so that running the same build again finds everything done. Used if the
+            dataset is one of several. `drop_notes` removes the notes.
+        report: called with the number of finished images whenever it increases.
 
     Raises:
-        UserError: the folder holds something else, another build is writing to it, the disk is full, or no image
-            can be used.
+        UserError: the folder contains something else, another build is writing to it, the disk is full, or no image
+            is usable.
     """
     items = _spread(source, options.seed)
     exact = options.recoding == Recoding() and all(item.size_is_exact for item in items)
@@ -85,10 +85,10 @@ def build(
             for number, items in enumerate(plan)
         ]
         missing = needed - sum(path.stat().st_size for path in out.glob("shard-*.tar"))
-        # A guess must not refuse what would fit: only a disk that is far too small for it is refused at once.
+        # The size is an estimate, so only a disk that is far too small is refused immediately.
         if missing * (1 if exact else 0.75) > shutil.disk_usage(out).free:
             raise disk_full(out, missing)
-        import webdataset  # noqa: F401  here, before the workers fork: it imports torch, once is enough
+        import webdataset  # noqa: F401  imported before the workers fork, because it imports torch
 
         notes, done = [], 0
         for task, written in zip(tasks, spread(write_shards, tasks, workers=workers), strict=True):
@@ -107,7 +107,7 @@ def drop_notes(out: Path) -> None:
 
 
 def _spread(source: Source, seed: int) -> list[Item]:
-    """The items in the order in which shards take them: mixed, since sources are sorted by class.
+    """Return the items in the order in which shards take them. They are shuffled, because sources are sorted by class.
 
     Items that are read together stay together.
     """
@@ -117,7 +117,7 @@ def _spread(source: Source, seed: int) -> list[Item]:
 
 
 def _growth(sample: list[Item], recoding: Recoding) -> float:
-    """Bytes of images as shards hold them over the sizes that their source foresees."""
+    """Return the ratio between the bytes of images in shards and the sizes that their source estimates."""
     before = after = 0
     for item in sample:
         try:
@@ -130,7 +130,7 @@ def _growth(sample: list[Item], recoding: Recoding) -> float:
 
 
 def _plan(items: list[Item], scale: float, options: BuildOptions) -> list[list[Item]]:
-    """The items of each shard."""
+    """Assign the items to shards."""
     plan: list[list[Item]] = []
     samples = 0
     for item in items:
@@ -159,10 +159,12 @@ def _finish(out: Path, notes: list[Note], classes: tuple[str, ...]) -> DatasetRe
     quarantined = [entry for note in notes for entry in note.quarantined]
     if not kept:
         reasons = ", ".join(sorted({entry["reason"] for entry in quarantined}))
-        raise UserError(f"no image of the source can be used: {reasons}", where=out, fix="look at the source")
+        raise UserError(
+            f"no image of the source is usable: {reasons}", where=out, fix="check the images of the source"
+        )
     rows = np.array([(shard, *row) for shard, note in enumerate(kept) for row in note.rows], dtype=ROW)
     shards = [(note.name, note.size) for note in kept]
-    # Where images changed during an interruption, a run before this one may have needed more shards.
+    # If images changed during an interruption, an earlier attempt may have written more shards.
     for path in {out / name for name, _ in shards} ^ set(out.glob("shard-*.tar")):
         path.unlink()
     return write_index(out, rows, classes=classes, shards=shards, quarantined=quarantined)

@@ -1,4 +1,4 @@
-"""The folder that a build writes to: what may be there already, who writes, and how much room there is."""
+"""The output folder of a build: existing content, locking and free space."""
 
 import fcntl
 import shutil
@@ -11,34 +11,34 @@ from data_pipelines.errors import UserError
 from data_pipelines.shards.index import BUILDING, CLASSES, DATASET, INDEX, QUARANTINE
 
 PLAN = "plan"
-"""File in the folder of notes that tells builds apart."""
+"""File in the notes folder that identifies the build."""
 
 
 def make_way(out: Path, *, overwrite: bool, plan: str) -> None:
-    """Make sure that a folder is empty or holds the beginning of this very build.
+    """Make sure that a folder is empty or contains the beginning of the same build.
 
     Args:
-        out: the folder; made where it is missing.
-        overwrite: remove the set of ours, finished or not, that is there.
+        out: the folder. It is created if missing.
+        overwrite: whether to remove an existing dataset of all4one, finished or not.
         plan: fingerprint of the build.
 
     Raises:
-        UserError: the folder cannot be made, or holds something else.
+        UserError: the folder cannot be created, or contains something else.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in out.iterdir()}
     except OSError as error:
         raise UserError(
-            f"the output folder cannot be made: {error.strerror}", where=out, fix="name another folder"
+            f"the output folder cannot be created: {error.strerror}", where=out, fix="choose another folder"
         ) from error
     ours = {BUILDING, INDEX, DATASET, QUARANTINE, CLASSES, *(path.name for path in out.glob("*shard-*.tar*"))}
     ours |= {path.name for path in out.glob(".*.tmp")}
     if found - ours or (found and not found & {BUILDING, DATASET}):
         raise UserError(
-            f"the output folder is not empty: it holds {min(found - ours or found)!r}",
+            f"the output folder is not empty: it contains {min(found - ours or found)!r}",
             where=out,
-            fix="name an empty or new folder",
+            fix="choose an empty or new folder",
         )
     begun = out / BUILDING / PLAN
     goes_on = begun.read_text() == plan if begun.exists() else DATASET not in found
@@ -46,17 +46,17 @@ def make_way(out: Path, *, overwrite: bool, plan: str) -> None:
         return
     if not overwrite:
         state = (
-            "a finished set"
+            "a finished dataset"
             if DATASET in found
-            else "an interrupted build of another source or other options"
+            else "an interrupted build of another source or with other options"
         )
         raise UserError(
-            f"the output folder is not empty: it holds {state}",
+            f"the output folder is not empty: it contains {state}",
             where=out,
-            fix="name another folder, or replace what is there: --overwrite",
+            fix="choose another folder, or replace the content with --overwrite",
         )
     with locked(out):
-        # The record goes first: what is left after an interruption must not read as a whole set.
+        # The record is removed first, so that an interruption does not leave something that looks like a whole dataset.
         for name in sorted(found - {BUILDING}, key=lambda name: name != DATASET):
             (out / name).unlink()
         shutil.rmtree(out / BUILDING)
@@ -64,17 +64,17 @@ def make_way(out: Path, *, overwrite: bool, plan: str) -> None:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep other builds out; workers inherit the lock, so it lasts as long as anybody writes.
+    """Lock the folder against other builds. Workers inherit the lock, so it lasts until the last writer ends.
 
     Raises:
-        UserError: another build is writing, or the folder cannot be written to.
+        UserError: another build is writing, or the folder is not writable.
     """
     try:
         (out / BUILDING).mkdir(exist_ok=True)
         lock = (out / BUILDING / "lock").open("w")
     except OSError as error:
         raise UserError(
-            f"the output folder cannot be written to: {error.strerror}", where=out, fix="name another folder"
+            f"the output folder is not writable: {error.strerror}", where=out, fix="choose another folder"
         ) from error
     with lock:
         for waited in range(50):
@@ -93,10 +93,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def disk_full(out: Path, needed: int) -> UserError:
-    """The message of a disk that has no room for `needed` more bytes."""
+    """Return the error for a disk that lacks space for `needed` more bytes."""
     free = shutil.disk_usage(out).free
     return UserError(
         f"the disk is full: the shards need {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free",
         where=out,
-        fix="make room or name a folder on another disk, then run the same command again: it goes on",
+        fix="free some space and run the same command again to resume, or choose a folder on another disk",
     )

@@ -1,8 +1,8 @@
-"""Writes the shards of one task of a build, in a worker.
+"""Write the shards of one build task in a worker.
 
-Sizes of images are sometimes a guess until they are read (see `sources.Content`), so a task may fill more than
-the one shard it was planned for: `shard-000003.tar` is then followed by `shard-000003_001.tar`. Names in their
-order are the order of the index.
+Image sizes may be estimates until the images are read (see `sources.Content`), so a task may fill more than its planned
+shard. `shard-000003.tar` is then followed by `shard-000003_001.tar`. The index lists shards in the order of their
+names.
 """
 
 import errno
@@ -26,7 +26,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Task(NamedTuple):
-    """What one call of `write_shards` writes."""
+    """The input of one call of `write_shards`."""
 
     out: Path
     number: int
@@ -35,24 +35,24 @@ class Task(NamedTuple):
     recoding: Recoding
     shard_bytes: int
     needed: int
-    """Bytes of all shards, for the message when the disk is full."""
+    """Size of all shards in bytes, for the error message if the disk is full."""
 
 
 class Note(NamedTuple):
-    """What is known of a finished shard."""
+    """Facts about a finished shard."""
 
     name: str
     size: int
     rows: list[list[int]]
-    """The fields of `index.ROW` after the first; none where no image could be used, and no file then."""
+    """The fields of `index.ROW` after the first. Empty if no image was usable; then there is no file."""
     quarantined: list[dict[str, str]]
 
 
 def write_shards(task: Task) -> list[Note]:
-    """Write the shards of a task and a note of them, or take the note of a run before this one.
+    """Write the shards of a task with a note, or return the note of an earlier attempt.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        UserError: the disk is full, or the folder is not writable.
     """
     note_path = task.out / BUILDING / f"{task.number:06d}.json"
     if note_path.exists():
@@ -75,17 +75,17 @@ def write_shards(task: Task) -> list[Note]:
         raise UserError(
             f"the shard cannot be written: {error.strerror}",
             where=path,
-            fix="mend the folder, then run again",
+            fix="make the folder writable, then run the same command again",
         ) from error
     return notes
 
 
 def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Header]:
-    """An image as a shard holds it.
+    """Return an image as it is stored in a shard.
 
     Raises:
-        UnusableImage: it cannot be trained on, or its file alone is gone or closed to this user.
-        UserError: its source cannot be read: to leave out all that it holds would be no mend.
+        UnusableImage: it is not usable for training, or only its own file is missing or not readable.
+        UserError: its source cannot be read. Then the build must stop, because it would skip all of its images.
     """
     try:
         data = item.read()
@@ -96,8 +96,8 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
         raise UserError(
             f"the source cannot be read: {error.strerror or error}",
             where=where,
-            fix="see that its disk is there, then run the same command again: it goes on; a file that stays unreadable "
-            "must leave the source, whose build then begins anew",
+            fix="check its disk, then run the same command again to resume; if a file stays unreadable, remove it "
+            "from the source, and the build starts over",
         ) from error
     header = check(data, decode=False)
     if recoding.applies(header):
@@ -108,7 +108,7 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
 
 
 def _is_alone(item: Item) -> bool:
-    """Whether the image is a file of its own, in a folder that is there and holds others."""
+    """Return whether the image has its own file, in an existing folder with other files."""
     place = item.content
     if not isinstance(place, Place) or place.offset:
         return False
@@ -119,17 +119,19 @@ def _is_alone(item: Item) -> bool:
 
 
 def sample_bytes(size: int, label: int) -> int:
-    """Bytes of a sample in a shard: each member has a header and is padded, and a label is a member of its own."""
+    """Return the bytes of a sample in a shard. Each member has a header and padding, and the label is its own
+    member."""
     return _BLOCK + _padded(size, _BLOCK) + (2 * _BLOCK if label >= 0 else 0)
 
 
 def shard_size(samples: int) -> int:
-    """Bytes of a shard with so many bytes of samples: two empty blocks end it, and it is padded to a record."""
+    """Return the size of a shard with `samples` bytes of samples: two empty blocks end it, and it is padded to a
+    record."""
     return _padded(samples + 2 * _BLOCK, tarfile.RECORDSIZE)
 
 
 def _write_shard(task: Task, items: list[Item], path: Path) -> tuple[Note, int]:
-    """Write one shard, all or nothing; how many of the items went into it."""
+    """Write one shard atomically. Return its note and how many of the items it contains."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         note, used = _write_tar(temporary, task, items, path.name)

@@ -1,1 +1,1 @@
-"""Images as pixels: decoding, augmentation parameters, and the backends that apply them."""
+"""Image decoding, augmentation parameters, and the backends that apply them."""

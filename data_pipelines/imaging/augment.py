@@ -1,7 +1,7 @@
-"""The random numbers of every view, as plain arrays: no images here.
+"""The random augmentation parameters of every view, as plain arrays.
 
-`view_numbers` is a pure function of (seed, epoch, sample id, view). The executors hold no randomness, so they
-give the same view of a sample in any batch, on any rank and after any restart.
+`view_numbers` is a pure function of (seed, epoch, sample id, view). The backends contain no randomness, so a sample has
+the same view in any batch, on any rank and after any restart.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ _CONTRAST_CENTER = 128.0
 
 
 class AugmentationParams(NamedTuple):
-    """How one view of each of B images is made, in the order in which it is applied."""
+    """Parameters of one view of each of B images, in the order in which they are applied."""
 
     size: int
-    """Side of the square view, pixels."""
+    """Side length of the square view, in pixels."""
     box: NDArray[np.int64]
-    """`[B, 4]` crop as (y, x, height, width), pixels of the stored image."""
+    """`[B, 4]` crop as (y, x, height, width), in pixels of the stored image."""
     brightness: NDArray[np.float32]
     """`[B]` factor."""
     contrast: NDArray[np.float32]
     """`[B]` factor about 128."""
     saturation: NDArray[np.float32]
-    """`[B]` factor; 0 is gray."""
+    """`[B]` factor. 0 is gray."""
     hue: NDArray[np.float32]
-    """`[B]` turns of the color circle."""
+    """`[B]` shift as a fraction of the color circle."""
     blur_sigma: NDArray[np.float32]
-    """`[B]` pixels of the view; 0 is no blur."""
+    """`[B]` in pixels of the view. 0 is no blur."""
     solarize: NDArray[np.bool_]
     """`[B]` whether x becomes min(x, 255 - x)."""
     flip: NDArray[np.bool_]
@@ -44,9 +44,8 @@ class AugmentationParams(NamedTuple):
     def color_matrix(self) -> NDArray[np.float64]:
         """`[B, 3, 4]` affine map of (red, green, blue, 1) in [0, 255] that changes the colors.
 
-        With Y the map from RGB to YIQ, S = diag(1, s, s) and H the rotation of (I, Q) by the hue angle:
-        `out = b c Y^-1 H S Y rgb + 128 b (1 - c)`. It is what DALI's `color_twist` computes, so both executors
-        share one formula.
+        With Y the map from RGB to YIQ, S = diag(1, s, s) and H the rotation of (I, Q) by the hue angle: `out = b c Y^-1
+        H S Y rgb + 128 b (1 - c)`. DALI's `color_twist` computes the same, so both backends share one formula.
         """
         angle = 2 * np.pi * self.hue.astype(np.float64)
         cos, sin = self.saturation * np.cos(angle), self.saturation * np.sin(angle)
@@ -58,7 +57,7 @@ class AugmentationParams(NamedTuple):
         return np.concatenate([linear, np.repeat(offset[:, None, None], 3, axis=1)], axis=2)
 
     def color_changes(self) -> NDArray[np.bool_]:
-        """`[B]` whether the color matrix is another than the identity."""
+        """`[B]` whether the color matrix differs from the identity."""
         return (self.brightness != 1) | (self.contrast != 1) | (self.saturation != 1) | (self.hue != 0)
 
 
@@ -71,15 +70,15 @@ def view_numbers(
     samples: NDArray[np.int64],
     view: int,
 ) -> AugmentationParams:
-    """The numbers of view number `view` for a batch.
+    """Draw the parameters of view number `view` for a batch.
 
     Args:
-        settings: rates and strengths of this view.
-        sizes: `[B, 2]` height and width of the stored images, pixels.
+        settings: probabilities and strengths of this view.
+        sizes: `[B, 2]` height and width of the stored images, in pixels.
         seed: seed of the run.
-        epoch: epoch that the samples are seen in.
+        epoch: epoch in which the samples are seen.
         samples: `[B]` sample ids.
-        view: which of the views this is.
+        view: index of the view.
     """
     u = uniforms(seed, RandomStream.VIEWS, epoch=epoch, items=samples, lane=view, count=2 * _TRIES + 12)
     crops, rest = u[:, : 2 * _TRIES], u[:, 2 * _TRIES :].T
@@ -112,7 +111,7 @@ def numbers_of_views(
     epoch: int,
     samples: NDArray[np.int64],
 ) -> list[AugmentationParams]:
-    """`view_numbers` of each view in turn."""
+    """Return `view_numbers` of each view in order."""
     return [
         view_numbers(view, sizes, seed=seed, epoch=epoch, samples=samples, view=number)
         for number, view in enumerate(views)
@@ -120,15 +119,15 @@ def numbers_of_views(
 
 
 def center_crop_params(sizes: NDArray[np.int64], *, resize: int, crop: int) -> AugmentationParams:
-    """The view for evaluation: shorter side to `resize`, center crop of `crop`, nothing random.
+    """Return the parameters of the evaluation view: shorter side to `resize`, then a center crop of `crop`.
 
-    Both steps are one crop of the stored image, a centerd square of `crop / resize` of its shorter side rounded
-    to whole pixels, that is scaled to `crop` once.
+    Both steps are one crop of the stored image: a centered square of `crop / resize` of its shorter side, rounded to
+    whole pixels, which is scaled to `crop` once.
 
     Args:
-        sizes: `[B, 2]` height and width of the stored images, pixels.
-        resize: shorter side after resizing, pixels.
-        crop: side of the view, pixels.
+        sizes: `[B, 2]` height and width of the stored images, in pixels.
+        resize: shorter side after resizing, in pixels.
+        crop: side of the view, in pixels.
     """
     side = np.maximum(1, np.rint(sizes.min(axis=1) * (crop / resize))).astype(np.int64)
     corner = (sizes - side[:, None]) // 2
@@ -141,10 +140,10 @@ def center_crop_params(sizes: NDArray[np.int64], *, resize: int, crop: int) -> A
 def _random_resized_crop(
     settings: ViewSettings, sizes: NDArray[np.int64], draws: NDArray[np.float64], place: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Boxes `[B, 4]` as torchvision's RandomResizedCrop draws them.
+    """Draw boxes `[B, 4]` like torchvision's RandomResizedCrop.
 
-    The first of ten tries (area uniform, aspect ratio log-uniform) that fits into the image; where none does,
-    the largest centerd crop within the range of aspect ratios.
+    A box is the first of ten tries (area uniform, aspect ratio log-uniform) that fits into the image. If none fits, it
+    is the largest centered crop within the range of aspect ratios.
     """
     height, width = sizes[:, 0], sizes[:, 1]
     (scale_low, scale_high), (ratio_low, ratio_high) = settings.crop_scale, settings.crop_ratio

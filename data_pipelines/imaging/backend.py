@@ -1,4 +1,4 @@
-"""What every executor does: encoded images and the numbers of their views in, normalized tensors out."""
+"""The interface of augmentation backends: encoded images and view parameters in, normalized tensors out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,10 +9,10 @@ from data_pipelines.imaging.augment import AugmentationParams
 
 
 class DecodeError(Exception):
-    """Some images of a batch cannot be decoded; nothing was made of the batch.
+    """Some images of a batch cannot be decoded, so no views were made for the batch.
 
     Args:
-        rows: reason for each refused row of the batch.
+        rows: reason for each failed row of the batch.
     """
 
     def __init__(self, rows: Mapping[int, str]) -> None:
@@ -21,12 +21,12 @@ class DecodeError(Exception):
 
 
 class AugmentationBackend(Protocol):
-    """Decodes each image once and makes every view of it. Holds no randomness and no position."""
+    """Decodes each image once and makes all of its views. It has no randomness and no position."""
 
     def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
-        """One tensor a view, each `[B, 3, S, S]` in channels-last memory, normalized.
+        """Return one tensor per view, each `[B, 3, S, S]` in channels-last memory, normalized.
 
         Raises:
-            RefusedImages: names the rows that cannot be decoded; the executor stays usable.
+            DecodeError: names the rows that cannot be decoded. The backend stays usable.
         """
         ...

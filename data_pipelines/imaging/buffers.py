@@ -1,4 +1,4 @@
-"""Memory of batches, used again when nobody holds the batch any more.
+"""Reuse of batch memory.
 
 A fresh 40 MB batch costs the kernel as much time to provide, page by page, as its crops cost to compute.
 """
@@ -16,20 +16,20 @@ _MAX_FREE = 8
 class Buffers:
     """Lends float32 tensors on the CPU.
 
-    A tensor's memory comes back when its last reference is gone, be it a view or what autograd saved of it.
+    The memory of a tensor is reused when its last reference is gone, including views and tensors saved by autograd.
     """
 
     def __init__(self) -> None:
         self._free: defaultdict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
 
     def take(self, *shape: int) -> torch.Tensor:
-        """An uninitialized tensor `[*shape]`, contiguous."""
+        """Return an uninitialized contiguous tensor `[*shape]`."""
         free = self._free[shape]
         try:
             memory = free.pop()
         except IndexError:
             memory = np.empty(shape, np.float32)
-        # The tensor keeps this array alive, not `memory` itself: its end is the end of the loan.
+        # The tensor keeps this array alive, not `memory` itself. When the array is freed, the memory can be reused.
         loan = memory.view()
         weakref.finalize(loan, _give_back, free, memory).atexit = False
         return torch.from_numpy(loan)

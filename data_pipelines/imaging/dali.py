@@ -1,8 +1,8 @@
-"""The executor for GPUs: a DALI graph without random operators, fed with images and numbers. Runs on CPUs too.
+"""The augmentation backend for GPUs: a DALI graph without random operators. It also runs on CPUs.
 
-Every batch is one `feed` and one `run`; the graph keeps no position, so any batch can follow any other.
-Images that are not plain JPEGs are decoded by `images.decode_rgb` and fed as PPM files, so both executors see
-the same pixels of a CMYK JPEG or a 16-bit PNG.
+Every batch is one `feed` and one `run`. The graph has no position, so batches can come in any order. Images that are
+not plain JPEGs are decoded by `images.decode_rgb` and fed as PPM files. Both backends therefore see the same pixels of
+a CMYK JPEG or a 16-bit PNG.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from data_pipelines.settings import GpuDecoderSettings
 
 
 class ViewGraph(NamedTuple):
-    """What the graph must be able to do for one view; what no image needs is left out of it."""
+    """The operators that the graph needs for one view. Operators that no image needs are left out."""
 
     size: int
     color: bool
@@ -36,14 +36,14 @@ class DaliBackend:
 
     Args:
         views: the graph of each view.
-        pool: threads for what DALI does not decode.
-        batch: images of a batch, at most.
-        threads: DALI's own threads.
-        mean: of red, green, blue in [0, 1].
-        std: of red, green, blue in [0, 1].
-        device: where the views are made; JPEGs are decoded there too. A CUDA device has its index.
-        dtype: of the views.
-        decoder: how a GPU decodes; None: the defaults.
+        pool: threads for images that DALI does not decode.
+        batch: maximum batch size.
+        threads: number of DALI's own threads.
+        mean: mean of red, green and blue in [0, 1].
+        std: standard deviation of red, green and blue in [0, 1].
+        device: device of the views, which also decodes JPEGs. A CUDA device has an index.
+        dtype: dtype of the views.
+        decoder: settings of the GPU decoder. None: the defaults.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class DaliBackend:
             raise UserError(
                 f"DALI cannot start: {first_line(error)}",
                 where=f"device {self._device}",
-                fix="set data.executor=opencv, or mend the CUDA driver that DALI asks for",
+                fix="set data.executor=opencv, or install the CUDA driver that DALI needs",
             ) from error
         return pipeline
 
     def _prepare(self, images: Sequence[bytes]) -> list[NDArray[np.uint8]]:
-        """What DALI is fed for each image: its own bytes where it is a plain JPEG, else a PPM file.
+        """Return the input of DALI for each image: its own bytes if it is a plain JPEG, otherwise a PPM file.
 
-        Headers and end markers are looked at first, since one bad image costs DALI the whole batch.
+        Headers and end markers are checked first, because one bad image makes DALI fail the whole batch.
         """
         refused: dict[int, str] = {}
 
@@ -127,10 +127,10 @@ class DaliBackend:
         return bool(self._refused_before) and data in self._refused_before
 
     def _find_refused(self, images: Sequence[bytes]) -> None:
-        """Say which images made DALI refuse the batch.
+        """Find the images that made DALI fail the batch.
 
-        They are remembered, and DALI sees them no more: those that decode elsewhere will be fed decoded, the others are
-        refused.
+        They are remembered, and DALI does not get them again. Images that another decoder accepts are fed as pixels,
+        and the others are rejected.
         """
         refused: dict[int, str] = {}
         same = [AugmentationParams(v.size, *_whole()) for v in self._views]
@@ -140,7 +140,9 @@ class DaliBackend:
             try:
                 self._run([prepared[row]], self._numbers(same))
             except RuntimeError:
-                self._pipeline = self._start()  # one that has failed is of no use, and takes seconds to make
+                self._pipeline = (
+                    self._start()
+                )  # a failed pipeline is unusable, and a new one takes seconds to build
                 self._refused_before.add(image)
                 try:
                     decode_rgb(image)
@@ -174,8 +176,8 @@ class DaliBackend:
         for name, array in numbers.items():
             self._pipeline.feed_input(name, np.ascontiguousarray(array))
         outputs = self._pipeline.run()
-        # DALI makes the next batch in the same memory, hence the copies. They have a stream of their own, since
-        # waiting for them on the default one would wait for the training step.
+        # The copies are needed because DALI reuses the memory for the next batch. They have their own stream, because
+        # waiting for them on the default stream would wait for the training step.
         with torch.cuda.stream(self._stream):
             copies = [self._copy(torch.from_dlpack(out.as_tensor())) for out in outputs]
         if self._stream is not None:
@@ -198,7 +200,7 @@ def _graph(
     dtype: Any,
     decoder: GpuDecoderSettings,
 ) -> tuple[Any, ...]:
-    """Decode each image once, then make every view of it: V x `[S, S, 3]`."""
+    """Decode each image once, then make all of its views: V x `[S, S, 3]`."""
     encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
     image = fn.decoders.image(
         encoded,
@@ -243,12 +245,12 @@ def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: lis
 
 
 def _whole() -> tuple[NDArray[Any], ...]:
-    """Numbers of one view that every image has: its first pixels, unchanged."""
+    """Parameters of a view that every image has: its first pixels, unchanged."""
     one, zero, no = np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.bool_)
     return np.array([[0, 0, 1, 1]]), one, one, one, zero, zero, no, no
 
 
 def _ppm(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A PPM file of pixels `[H, W, 3]`: lossless, and nothing to compute."""
+    """Return pixels `[H, W, 3]` as a PPM file, which is lossless and needs no computation."""
     height, width, _ = pixels.shape
     return np.frombuffer(b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes(), np.uint8)

@@ -1,9 +1,9 @@
-"""What an encoded image is: its format and size by its header, its faults, and its pixels as RGB.
+"""Encoded images: format and size from the header, validity checks, and decoding to RGB.
 
-One definition of the pixels serves every executor. Plain JPEGs (8 bit, gray or three components) are decoded
-by libjpeg-turbo. Everything else follows Pillow's `convert("RGB")`: CMYK JPEGs by its inversion convention,
-palettes expanded, alpha dropped; of 16-bit samples the high byte is kept. EXIF orientation is ignored, and of
-animations the first frame is taken.
+All backends share one definition of the pixels. libjpeg-turbo decodes plain JPEGs (8 bit, gray or three components).
+Everything else follows Pillow's `convert("RGB")`: CMYK JPEGs use its inversion convention, palettes are expanded, and
+alpha is dropped. Of 16-bit samples the high byte is kept. EXIF orientation is ignored, and only the first frame of an
+animation is used.
 """
 
 import io
@@ -21,27 +21,27 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 MIN_SIDE = 8
-"""Shortest side of a usable image, pixels: below, there is no picture to crop from."""
+"""Minimum side of a usable image, in pixels. Smaller images have no room for crops."""
 MAX_ASPECT = 20
-"""Longer side over shorter side of a usable image, at most."""
+"""Maximum aspect ratio (longer side / shorter side) of a usable image."""
 MAX_PIXELS = 178_956_970
-"""Size beyond which an image is taken for a decompression bomb: Pillow's limit for an error."""
+"""Maximum number of pixels. Larger images count as decompression bombs, as in Pillow's error."""
 
 SHRINKS = (8, 4, 2)
-"""Factors at which a JPEG decodes faster than whole: libjpeg-turbo has vector code for these alone."""
+"""Factors at which a JPEG decodes faster than at full size, because libjpeg-turbo has vector code for them."""
 
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 class Format(StrEnum):
-    """Accepted image formats; the value is the extension that shards use."""
+    """Accepted image formats. The value is the file extension in shards."""
 
     JPEG = "jpg"
     PNG = "png"
     WEBP = "webp"
 
 
-# Opened by class, past Image.open, whose warning about large images has its own, lower limit.
+# These classes are used instead of Image.open, which warns about large images at a lower limit.
 _PILLOW: dict[Format, Callable[[BinaryIO], ImageFile]] = {
     Format.JPEG: JpegImageFile,
     Format.PNG: PngImageFile,
@@ -50,24 +50,24 @@ _PILLOW: dict[Format, Callable[[BinaryIO], ImageFile]] = {
 
 
 class UnusableImage(Exception):
-    """An image that cannot be trained on; the message is the reason, in a few words."""
+    """An image that is not usable for training. The message is the reason in a few words."""
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say."""
+    """The information in the first bytes of an image."""
 
     format: Format
     width: int
     height: int
     plain_jpeg: bool
-    """A JPEG of 8 bits with one component or three: every decoder agrees on it."""
+    """Whether it is a JPEG of 8 bits with one or three components, which all decoders decode alike."""
 
 
 def read_header(data: bytes) -> Header:
-    """Format and size of an encoded image, by its content and not its name.
+    """Read the format and size of an encoded image from its content. The file name is ignored.
 
     Raises:
-        UnusableImage: it is no JPEG, PNG or WebP, its header is broken, or it is a decompression bomb.
+        UnusableImage: it is not a JPEG, PNG or WebP, its header is broken, or it is a decompression bomb.
     """
     if not data:
         raise UnusableImage("empty file")
@@ -83,14 +83,14 @@ def read_header(data: bytes) -> Header:
 
 
 def check(data: bytes, *, decode: bool) -> Header:
-    """Header of an image that can be trained on.
+    """Return the header of an image if it is usable for training.
 
     Args:
         data: the encoded image.
-        decode: decode it wholly; otherwise only header and end marker are looked at.
+        decode: whether to decode it completely. Otherwise only header and end marker are checked.
 
     Raises:
-        UnusableImage: with the reason: no image, truncated, too small, too long, too large, undecodable.
+        UnusableImage: with the reason: not an image, truncated, too small, too elongated, too large, or undecodable.
     """
     header = read_header(data)
     shorter, longer = sorted((header.width, header.height))
@@ -106,7 +106,7 @@ def check(data: bytes, *, decode: bool) -> Header:
 
 
 def decode_rgb(data: bytes, header: Header | None = None) -> NDArray[np.uint8]:
-    """Pixels of an encoded image: `[H, W, 3]` uint8, red first.
+    """Decode an image to pixels `[H, W, 3]` uint8, red first.
 
     Raises:
         UnusableImage: it cannot be decoded.
@@ -115,16 +115,16 @@ def decode_rgb(data: bytes, header: Header | None = None) -> NDArray[np.uint8]:
 
 
 def decode_shrunk(data: bytes, shrink: int, header: Header | None = None) -> tuple[NDArray[np.uint8], int]:
-    """Pixels of an encoded image at a fraction of its size, where its format can do that at less cost.
+    """Decode an image at a fraction of its size if its format makes that cheaper.
 
     Args:
         data: the encoded image.
         shrink: 1, or one of `SHRINKS`.
-        header: of the image, if it is known.
+        header: header of the image if it is known.
 
     Returns:
-        pixels `[ceil(H / shrink), ceil(W / shrink), 3]` uint8, red first, and the `shrink` that was done: 1 where the
-        image is not a plain JPEG.
+        pixels `[ceil(H / shrink), ceil(W / shrink), 3]` uint8, red first, and the `shrink` that was applied. It is 1 if
+        the image is not a plain JPEG.
 
     Raises:
         UnusableImage: it cannot be decoded.
@@ -137,7 +137,7 @@ def decode_shrunk(data: bytes, shrink: int, header: Header | None = None) -> tup
                 data, "RGB", min_height=height, min_width=width, min_factor=shrink
             ), shrink
         except ValueError:
-            pass  # libjpeg's warnings end up here too: whether such an image is good is Pillow's call
+            pass  # warnings of libjpeg end up here too; Pillow decides whether such an image is valid
     try:
         return _pillow_rgb(data, header.format), 1
     except Exception as error:  # Pillow's plugins raise SyntaxError, struct.error and more on broken files
@@ -182,8 +182,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _is_complete(data: bytes, form: Format) -> bool:
     if form is Format.JPEG:
-        # Coded pixels hold neither marker, so an end after the last start of scan is the image's own,
-        # while the end of an embedded thumbnail comes before it.
+        # Coded pixels contain neither marker, so an end after the last start of scan belongs to the image itself,
+        # and the end of an embedded thumbnail comes before it.
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
     if form is Format.PNG:
         return _PNG_END in data

@@ -1,4 +1,4 @@
-"""The executor for CPUs: libjpeg-turbo and OpenCV on a thread pool, one image a task."""
+"""The augmentation backend for CPUs: libjpeg-turbo and OpenCV on a thread pool."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
@@ -15,26 +15,26 @@ from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.buffers import Buffers
 from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
 
-# The pool is the parallelism: OpenCV's own threads would only contend with it.
+# The pool already uses all cores, so OpenCV's own threads would only compete with it.
 cv2.setNumThreads(0)
 
 
 _SOLARIZED = np.minimum(np.arange(256), 255 - np.arange(256)).astype(np.uint8)
-"""What each of the 256 levels becomes."""
+"""Solarized value of each of the 256 levels."""
 _CUBIC_UP_TO, _LINEAR_UP_TO = 1.6, 3.0
-"""Shrinking up to which `_resize` goes through twice the size, by which interpolation."""
+"""Shrink factors up to which `_resize` goes through twice the size, for each interpolation."""
 
 
 class OpenCVBackend:
     """Makes the views of a batch on the CPU.
 
     Args:
-        pool: threads that work on images side by side.
+        pool: threads that process images in parallel.
         threads: number of those threads.
-        mean: of red, green, blue in [0, 1].
-        std: of red, green, blue in [0, 1].
-        device: where the views go.
-        dtype: of the views.
+        mean: mean of red, green and blue in [0, 1].
+        std: standard deviation of red, green and blue in [0, 1].
+        device: device of the views.
+        dtype: dtype of the views.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class OpenCVBackend:
         dtype: torch.dtype,
     ) -> None:
         self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
-        # For the copy to a GPU, memory is pinned; PyTorch itself uses that again.
+        # Memory is pinned for the copy to a GPU. PyTorch reuses pinned memory itself.
         self._memory = partial(torch.empty, pin_memory=True) if device.type == "cuda" else Buffers().take
         self._normal = _normalization(mean, std)
 
@@ -84,7 +84,7 @@ class OpenCVBackend:
         color: NDArray[np.float64] | None,
         target: NDArray[np.float32],
     ) -> None:
-        """Fill `target` `[S, S, 3]` with one view, of which the crop `[S, S, 3]` is made."""
+        """Fill `target` `[S, S, 3]` with one view, made from its crop `[S, S, 3]`."""
         if color is not None:
             pixels = cv2.transform(pixels, color)
         sigma = float(view.blur_sigma[row])
@@ -99,8 +99,11 @@ class OpenCVBackend:
 
 
 def _tasks(count: int, threads: int) -> list[range]:
-    """Rows of each task: large ones first, since one task an image would cost more than a view of 32 pixels, then ever
-    smaller ones, so that the threads come to the batch's end together."""
+    """Split the rows into tasks, large ones first and then smaller ones.
+
+    One task per image would cost more than a view of 32 pixels. The small tasks at the end let all threads finish
+    together.
+    """
     tasks, start = [], 0
     while start < count:
         tasks.append(range(start, start + max(1, (count - start) // (2 * threads))))
@@ -109,25 +112,25 @@ def _tasks(count: int, threads: int) -> list[range]:
 
 
 def _colors(view: AugmentationParams) -> list[NDArray[np.float64] | None]:
-    """The color matrix `[3, 4]` of each image; none where nothing changes."""
+    """Return the color matrix `[3, 4]` of each image, or None if its colors do not change."""
     changes = view.color_changes()
     return [matrix if changed else None for matrix, changed in zip(view.color_matrix(), changes, strict=True)]
 
 
 def _shrinks(views: Sequence[AugmentationParams]) -> NDArray[np.int64]:
-    """`[B]` how far each image may be shrunk while it is decoded: no crop may become smaller than its view."""
+    """`[B]` shrink factor of each image during decoding. No crop may become smaller than its view."""
     room = np.min([view.box[:, 2:].min(axis=1) / view.size for view in views], axis=0)  # [B]
     return np.select([room >= shrink for shrink in SHRINKS], SHRINKS, default=1)
 
 
 def _cut(image: NDArray[np.uint8], box: NDArray[np.int64], size: int, done: int) -> NDArray[np.uint8]:
-    """The crop `box` (y, x, h, w) as `[size, size, 3]`, of an image that is `done` times smaller than `box` says."""
+    """Return the crop `box` (y, x, h, w) as `[size, size, 3]`. The image is already `done` times smaller than `box`."""
     y, x, h, w = box.tolist() if done == 1 else (box / done).tolist()
-    # after so much shrinking, half a pixel more or less is nothing
+    # half a pixel does not matter after this much shrinking
     if done == 1 or max(h, w) > _LINEAR_UP_TO * size:
         top, left, bottom, right = round(y), round(x), round(y + h), round(x + w)
         return _resize(image[top:bottom, left:right], size)
-    # Corners between pixels: the first step of `_resize`, done by a map that can start there.
+    # The corners lie between pixels, so this map does the first step of `_resize`.
     step_y, step_x = h / (2 * size), w / (2 * size)
     place = np.array([[step_x, 0, x + step_x / 2 - 0.5], [0, step_y, y + step_y / 2 - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -138,9 +141,9 @@ def _cut(image: NDArray[np.uint8], box: NDArray[np.int64], size: int, done: int)
 def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale a crop `[h, w, 3]` to `[size, size, 3]`, close to an antialiased bicubic filter.
 
-    OpenCV has no such filter. Up to threefold shrinking goes through twice the size, whose halves are averaged:
-    nearer to the filter than INTER_AREA over the odd ratios of crops, at half its time. Of the ways to the double
-    size, cubic is the nearer while it enlarges most, linear where it begins to shrink.
+    OpenCV has no such filter. Crops that shrink up to threefold are scaled to twice the size and then averaged in
+    pairs. For the odd ratios of crops this is closer to the filter than INTER_AREA, in half the time. To reach the
+    double size, cubic interpolation is closer while it mostly enlarges, and linear interpolation once it shrinks.
     """
     shrinking = max(crop.shape[:2]) / size
     if shrinking <= 1:
@@ -152,6 +155,6 @@ def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _normalization(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """The affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalized values."""
+    """Return the affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalized values."""
     scale = 1 / np.asarray(std)
     return np.column_stack([np.diag(scale / 255), -np.asarray(mean) * scale]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Images made smaller or compressed again, once, on their way into a shard."""
+"""Resizing or re-encoding of images when they are written to a shard."""
 
 from typing import NamedTuple
 
@@ -9,27 +9,27 @@ from PIL import Image
 from data_pipelines.imaging.images import Format, Header, decode_rgb
 
 QUALITY = 90
-"""JPEG quality of images that are made smaller, where none is asked for."""
+"""Default JPEG quality of resized images."""
 
 
 class Recoding(NamedTuple):
-    """Which images are encoded again, and how."""
+    """Which images to encode again, and how."""
 
     shorter: int | None = None
-    """Shorter side in pixels that larger images are brought to; None: sizes stay."""
+    """Shorter side in pixels to which larger images are resized. None: sizes stay."""
     quality: int | None = None
-    """JPEG quality, 1 to 100, of all images; None: what is not made smaller keeps its bytes."""
+    """JPEG quality of all images, 1 to 100. None: images that are not resized keep their bytes."""
 
     def applies(self, header: Header) -> bool:
-        """Whether an image with this header is encoded again."""
+        """Return whether an image with this header is encoded again."""
         return self.quality is not None or self._shrinks(header)
 
     def apply(self, data: bytes, header: Header) -> tuple[bytes, Header]:
-        """An image as a JPEG of three components, without metadata.
+        """Encode an image as a JPEG of three components without metadata.
 
-        Sides keep their proportion, to the nearest pixel. Pillow's bicubic filter is as wide as the shrink asks
-        for, so nothing aliases at any factor: OpenCV's area filter does that at whole factors only and is softer
-        between them, and Lanczos rings at edges.
+        The aspect ratio is kept to the nearest pixel. Pillow's bicubic filter widens with the shrink factor, so there
+        is no aliasing at any factor. OpenCV's area filter avoids aliasing only at whole factors and is softer between
+        them, and Lanczos rings at edges.
 
         Raises:
             UnusableImage: it cannot be decoded.

@@ -1,1 +1,1 @@
-"""Looks at a set of shards: a gallery of views, statistics, verification."""
+"""Inspect a dataset: a gallery of views, statistics and verification."""

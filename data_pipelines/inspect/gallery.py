@@ -1,4 +1,4 @@
-"""A picture of images beside the views that a recipe makes of them, with the numbers that were used."""
+"""A figure of images beside their views, with the augmentation parameters of each view."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ _CELL = 2.2  # inches
 
 
 class FirstViews(NamedTuple):
-    """The first images of an epoch that can be read, and what a recipe makes of them."""
+    """The first readable images of an epoch, with their views."""
 
     samples: list[int]
     """Sample ids of the B images."""
@@ -30,7 +30,7 @@ class FirstViews(NamedTuple):
     views: list[NDArray[np.float32]]
     """V x `[B, S, S, 3]` in [0, 1], not normalized."""
     numbers: list[AugmentationParams]
-    """How each of the V views was made."""
+    """Augmentation parameters of each of the V views."""
     refused: list[str]
     """Images that cannot be read: name and reason."""
 
@@ -38,14 +38,14 @@ class FirstViews(NamedTuple):
 def first_views(
     shards: ShardSet, settings: DataSettings, *, seed: int, epoch: int, images: int
 ) -> FirstViews:
-    """The first images of an epoch with the views that a run sees of them.
+    """Return the first images of an epoch with the views that a run sees.
 
     Args:
-        shards: the set.
+        shards: the dataset.
         settings: views and shuffling.
         seed: seed of the run.
-        epoch: which epoch's order and numbers.
-        images: at most so many, and at most as many as the set has samples.
+        epoch: epoch of the sample order and the augmentations.
+        images: maximum number of images, limited by the size of the dataset.
 
     Raises:
         UserError: no image can be read.
@@ -64,18 +64,18 @@ def first_views(
 def draw(
     shards: ShardSet, settings: DataSettings, out: Path, *, seed: int, epoch: int, images: int
 ) -> list[str]:
-    """Draw the `first_views`, a row each: the original with its crops, then every view.
+    """Draw the `first_views`, one row for each image: the original with its crops, then every view.
 
     Args:
-        shards: the set.
+        shards: the dataset.
         settings: views and shuffling.
         out: a PNG, PDF or SVG file.
         seed: seed of the run.
-        epoch: which epoch's order and numbers.
-        images: rows, at most as many as the set has samples.
+        epoch: epoch of the sample order and the augmentations.
+        images: number of rows, limited by the size of the dataset.
 
     Returns:
-        what could not be drawn: sample and reason.
+        the images that could not be drawn: sample and reason.
 
     Raises:
         UserError: `out` cannot be written, or no image can be read.
@@ -138,9 +138,9 @@ def _picture(
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=110, format=out.suffix.removeprefix(".") or "png")
-    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
+    except (OSError, ValueError) as error:  # ValueError: matplotlib does not know the suffix
         raise UserError(
-            f"the picture cannot be written: {error}", where=out, fix="name a .png file with --out"
+            f"the figure cannot be written: {error}", where=out, fix="choose a .png file with --out"
         ) from None
     finally:
         pyplot.close(figure)
@@ -153,7 +153,7 @@ def _show(cell: Any, pixels: NDArray[Any], words: str) -> None:
 
 
 def _words(numbers: AugmentationParams, row: int) -> str:
-    """What was done to one view, without what was not."""
+    """Describe the augmentations of one view, without those that were not applied."""
     y, x, h, w = numbers.box[row]
     lines = [f"crop {w} x {h} at {x}, {y}"]
     if numbers.color_changes()[row]:

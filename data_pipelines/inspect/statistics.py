@@ -1,4 +1,4 @@
-"""What a set of shards holds, and how long an epoch of it takes to prepare."""
+"""Statistics of a dataset, and the time to load one epoch."""
 
 import time
 from itertools import islice
@@ -17,21 +17,21 @@ QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 
 
 class Statistics(NamedTuple):
-    """Facts from the index alone: no image is read."""
+    """Facts from the index alone. No image is read."""
 
     samples: int
     shards: int
     image_bytes: int
-    """Bytes of all encoded images."""
+    """Total bytes of all encoded images."""
     quantiles: dict[str, NDArray[np.float64]]
     """Values at `QUANTILES` of `shorter side`, `longer side` (pixels), `aspect` (width over height) and `bytes`."""
     per_class: NDArray[np.int64]
-    """`[classes]` samples of each class."""
+    """`[classes]` number of samples in each class."""
     unlabeled: int
 
 
 def statistics(shards: ShardSet) -> Statistics:
-    """Facts of a set."""
+    """Compute the statistics of a dataset."""
     index = shards.index
     width, height = index["width"].astype(np.int64), index["height"].astype(np.int64)
     values = {
@@ -52,13 +52,13 @@ def statistics(shards: ShardSet) -> Statistics:
 
 
 def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 512, batch: int = 32) -> float:
-    """Images a second that this machine reads, decodes and augments, measured on the first of an epoch.
+    """Measure images per second that this machine reads, decodes and augments, on the first images of an epoch.
 
     Args:
-        shards: the set.
+        shards: the dataset.
         settings: views, executor, threads.
-        images: how many are measured, at least one batch.
-        batch: images of a batch.
+        images: number of images to measure, at least one batch.
+        batch: batch size.
     """
     batch = min(batch, len(shards))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 5
         shards, settings, seed=0, rank=0, world_size=1, global_batch=batch, device=device
     ) as loader:
         batches = loader.batches(0)
-        for _ in islice(batches, 1 + settings.prefetch):  # what was made ahead while the first was waited for
+        for _ in islice(batches, 1 + settings.prefetch):  # skips the batches prefetched during start-up
             pass
         began, count = time.perf_counter(), max(1, images // batch)
         for _ in islice(batches, count):
@@ -75,5 +75,5 @@ def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 5
 
 
 def threads_of(settings: DataSettings) -> int:
-    """Threads that prepare images in each process."""
+    """Return the number of decoding threads of each process."""
     return settings.decode_threads or share_of_cores()

@@ -1,4 +1,4 @@
-"""Looks at every byte of a set of shards: does it still hold what was indexed?"""
+"""Verify a dataset: read every byte of its shards and compare it with the index."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from data_pipelines.workers import spread
 
 
 class ShardReport(NamedTuple):
-    """What was found in one shard."""
+    """Result for one shard."""
 
     name: str
     samples: int
@@ -33,16 +33,16 @@ class _Task(NamedTuple):
 def verify(
     folder: Path, *, decode: bool = False, workers: int = 1, report: Callable[[int], object] = lambda _: None
 ) -> list[ShardReport]:
-    """Read every sample of a set, compare its CRC and look at its header and end marker.
+    """Read every sample of a dataset and check its CRC, header and end marker.
 
     Args:
-        folder: where the shards lie.
-        decode: decode each image wholly as well.
-        workers: processes that read side by side.
-        report: told how many shards are done.
+        folder: folder of the shards.
+        decode: whether to also decode each image completely.
+        workers: number of worker processes.
+        report: called with the number of finished shards.
 
     Raises:
-        UserError: the set does not open, or its index is not the one that was written with it.
+        UserError: the dataset cannot be opened, or its index was changed after it was written.
     """
     shards = ShardSet.open(folder)
     if fingerprint(np.asarray(shards.index)) != shards.fingerprint:

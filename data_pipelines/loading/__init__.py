@@ -1,1 +1,1 @@
-"""Batches for training and evaluation: which samples a rank takes, and how they become tensors."""
+"""Loaders for training and evaluation: which samples a rank reads, and how they become tensors."""

@@ -1,8 +1,8 @@
-"""Batches for training and evaluation: which samples a rank reads, and that they arrive in time.
+"""Loaders for training and evaluation.
 
-A global batch of G samples is positions [step G, (step + 1) G) of its epoch, cut into `accumulation` contiguous
-micro-batches of which each rank takes a contiguous share. Nothing depends on the number of ranks or threads, on
-how far ahead batches are made, or on where the run was started.
+A global batch of G samples consists of the positions [step G, (step + 1) G) of its epoch. It is split into
+`accumulation` contiguous micro-batches, and each rank takes a contiguous part of every micro-batch. The samples do not
+depend on the number of ranks or threads, on prefetching, or on where the run was resumed.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,29 +33,29 @@ class EvalBatch(NamedTuple):
     images: Tensor
     """`[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
-    """`[b]` int64, -1 where unlabeled."""
+    """`[b]` int64, -1 if unlabeled."""
     ids: Tensor
-    """`[b]` int64 sample ids: rows of the index."""
+    """`[b]` int64 sample ids, which are rows of the index."""
 
 
 class TrainLoader:
     """Endless batches of augmented views for one rank.
 
     Args:
-        shards: the set to learn from.
+        shards: the training set.
         settings: views, executor, threads, prefetch, shuffling.
         seed: seed of the run.
-        rank: this process among `world_size`.
-        world_size: processes that share each global batch.
+        rank: rank of this process.
+        world_size: number of processes that share each global batch.
         global_batch: samples of one optimizer step over all ranks.
         accumulation: micro-batches of one optimizer step.
-        device: where the batches go.
-        dtype: of the views.
-        quarantine: file to which samples that turned bad are appended; none: they are only counted.
-        give_up: polled while a batch is waited for; true ends the batches there.
+        device: device of the batches.
+        dtype: dtype of the views.
+        quarantine: file to which bad samples are appended. None: they are only counted.
+        give_up: polled while waiting for a batch. If it returns true, the batches end.
 
     Raises:
-        UserError: the global batch does not divide by `accumulation * world_size`, or exceeds the set.
+        UserError: the global batch is not a multiple of `accumulation * world_size`, or is larger than the dataset.
     """
 
     def __init__(
@@ -92,22 +92,22 @@ class TrainLoader:
 
     @property
     def wait_seconds(self) -> float:
-        """Time that the consumer has waited for data in all."""
+        """Total time that the consumer has waited for data."""
         return self._feed.wait_seconds
 
     @property
     def bad_samples(self) -> int:
-        """Samples replaced so far."""
+        """Number of samples replaced so far."""
         return self._feed.bad_samples
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
+        """Yield the micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
 
-        A new call stops what an earlier one began.
+        A new call stops the iteration of an earlier one.
 
         Raises:
-            TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
-            UserError: no sample of a micro-batch can be used.
+            TooManyBadSamples: more samples are bad than `settings.max_bad_fraction` allows.
+            UserError: no sample of a micro-batch is usable.
         """
         self._feed.stop()
         self._shards.files.start()
@@ -142,21 +142,21 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Each sample of a set once over all ranks, in the order of the index, nothing random.
+    """Each sample of a dataset once over all ranks, in the order of the index, without randomness.
 
-    The shorter side of an image goes to `settings.eval_resize`, its center to a square of the first view's size.
-    Rank r takes samples r, r + world_size, …; its last batch may be short. Samples that cannot be used are left
-    out and counted.
+    The shorter side of an image is resized to `settings.eval_resize`, and its center is cropped to the first view's
+    size. Rank r takes samples r, r + world_size, and so on. Its last batch may be smaller. Unusable samples are skipped
+    and counted.
 
     Args:
-        shards: the set to evaluate on.
+        shards: the dataset to evaluate on.
         settings: executor, threads, prefetch, sizes.
-        rank: this process among `world_size`.
-        world_size: processes that share the set.
-        batch: samples of a batch of this rank, at most.
-        device: where the batches go.
-        dtype: of the images.
-        give_up: polled while a batch is waited for; true ends the batches there.
+        rank: rank of this process.
+        world_size: number of processes that share the dataset.
+        batch: maximum batch size of this rank.
+        device: device of the batches.
+        dtype: dtype of the images.
+        give_up: polled while waiting for a batch. If it returns true, the batches end.
     """
 
     def __init__(
@@ -180,11 +180,11 @@ class EvalLoader:
         )
         self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
         self.bad: dict[str, str] = {}
-        """Reason for each sample left out so far, by `SHARD.tar/KEY`."""
+        """Reason for each sample skipped so far, by `SHARD.tar/KEY`."""
 
     @property
     def bad_samples(self) -> int:
-        """Samples left out so far."""
+        """Number of samples skipped so far."""
         return len(self.bad)
 
     def __len__(self) -> int:

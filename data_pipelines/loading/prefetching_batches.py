@@ -1,4 +1,4 @@
-"""What every loader for training hands out: one rank's micro-batches without end, made ahead of the step."""
+"""The output of every training loader: endless micro-batches of one rank, prefetched before the step needs them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ class Batch(NamedTuple):
     views: list[Tensor]
     """V x `[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
-    """`[b]` int64, -1 where unlabeled."""
+    """`[b]` int64, -1 if unlabeled."""
     ids: Tensor
     """`[b]` int64 sample ids."""
 
 
 class LoadedBatch(NamedTuple):
-    """A micro-batch with what its loader knows of it."""
+    """A micro-batch with information from its loader."""
 
     batch: Batch
     bad: dict[str, str]
-    """Reason for each sample that could not be used, by `SHARD.tar/KEY`."""
+    """Reason for each unusable sample, by `SHARD.tar/KEY`."""
     epoch: int
     step: int
-    """Global step that the batch is for."""
+    """Global step of the batch."""
 
 
 @dataclass(frozen=True)
 class BatchPartition:
-    """The part of every global batch that one rank takes: a contiguous part of each of its micro-batches.
+    """The part of every global batch that one rank takes: a contiguous part of each micro-batch.
 
     Raises:
-        UserError: the global batch does not divide by `accumulation * world_size`.
+        UserError: the global batch is not a multiple of `accumulation * world_size`.
     """
 
     rank: int
@@ -54,32 +54,32 @@ class BatchPartition:
         below = self.global_batch // parts * parts
         near = " or ".join(str(size) for size in (below, below + parts) if size > 0)
         raise UserError(
-            f"a global batch of {self.global_batch} does not divide over {self.world_size} processes with "
+            f"a global batch of {self.global_batch} cannot be split evenly over {self.world_size} processes with "
             f"{self.accumulation} micro-batches each",
             fix=f"set a global batch of {near}",
         )
 
     @property
     def batch(self) -> int:
-        """Samples of this rank in a micro-batch."""
+        """Number of samples of this rank in a micro-batch."""
         return self.global_batch // (self.world_size * self.accumulation)
 
     @property
     def starts(self) -> range:
-        """Where in a global batch this rank's part of each micro-batch begins."""
+        """Start of this rank's part of each micro-batch within the global batch."""
         micro_batch = self.global_batch // self.accumulation
         return range(self.rank * self.batch, self.global_batch, micro_batch)
 
 
 class PrefetchingBatches:
-    """Batches made in a thread, with an account of the samples that could not be used.
+    """Batches made in a background thread, with a count of unusable samples.
 
     Args:
-        make: gives the batches from a global step on; called in the thread.
-        depth: batches that wait ready, at most.
-        quarantine: account of bad samples.
+        make: returns the batches from a global step on. It runs in the thread.
+        depth: maximum number of ready batches.
+        quarantine: count of bad samples.
         end_reads: makes the reads of `make` end soon.
-        give_up: polled while a batch is waited for; true ends the batches there.
+        give_up: polled while waiting for a batch. If it returns true, the batches end.
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class PrefetchingBatches:
 
     @property
     def wait_seconds(self) -> float:
-        """Time that the consumer has waited in all."""
+        """Total time that the consumer has waited."""
         return self._waited + (self._prefetch.wait_seconds if self._prefetch else 0.0)
 
     @property
     def bad_samples(self) -> int:
-        """Samples that could not be used so far."""
+        """Number of unusable samples so far."""
         return self._quarantine.bad
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """The batches from a global step on; a new call stops what an earlier one began.
+        """Yield the batches from a global step on. A new call stops the iteration of an earlier one.
 
         Raises:
-            TooManyBadSamples: more samples turned bad than are allowed.
-            Exception: what `make` raises, in its place.
+            TooManyBadSamples: more samples are bad than allowed.
+            Exception: an exception of `make`, when its batch is due.
         """
         self.stop()
         self._prefetch = prefetch = Prefetch(
@@ -128,6 +128,6 @@ class PrefetchingBatches:
     def stop(self) -> None:
         """End the thread. Idempotent."""
         prefetch, self._prefetch = self._prefetch, None
-        if prefetch is not None:  # taken first: another thread may stop it too
+        if prefetch is not None:  # copied first, because another thread may stop it too
             prefetch.close()
             self._waited += prefetch.wait_seconds

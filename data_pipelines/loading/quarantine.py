@@ -1,4 +1,4 @@
-"""Keeps count of samples that turned bad during a run, and says when there are too many."""
+"""Counts bad samples during a run, and stops the run if there are too many."""
 
 import json
 from contextlib import suppress
@@ -7,40 +7,40 @@ from pathlib import Path
 from data_pipelines.errors import UserError
 
 _TOLERATED = 8
-"""Bad samples that no run stops for, where any are allowed: early in a run one is a large share of those seen."""
+"""Bad samples that are always allowed if any are. Early in a run, one bad sample is a large fraction of those seen."""
 
 
 class TooManyBadSamples(UserError):
-    """More samples turned bad than `data.max_bad_fraction` allows."""
+    """More samples are bad than `data.max_bad_fraction` allows."""
 
 
 class Quarantine:
-    """Counts bad samples of one rank.
+    """Counts the bad samples of one rank.
 
     Args:
-        max_fraction: share of the samples seen that may be bad; 0 allows none at all.
-        path: JSON-lines file to which each bad sample is appended once, by this rank and attempt; none: no file.
+        max_fraction: fraction of the seen samples that may be bad. 0 allows none.
+        path: JSON-lines file to which each bad sample is appended once by this rank and attempt. None: no file.
     """
 
     def __init__(self, max_fraction: float, path: Path | None) -> None:
         self._max_fraction, self._path = max_fraction, path
         self.seen = 0
-        """Samples asked for so far."""
+        """Number of samples requested so far."""
         self.bad = 0
-        """Samples that were replaced so far; one that is bad in two epochs counts twice."""
+        """Number of samples replaced so far. A sample that is bad in two epochs counts twice."""
         self._named: set[str] = set()
 
     def note(self, seen: int, bad: dict[str, str], *, epoch: int, step: int) -> None:
-        """Account for one batch.
+        """Count one batch.
 
         Args:
             seen: samples of the batch.
-            bad: reason for each bad one, by `SHARD.tar/KEY`.
-            epoch: where in the run it happened.
-            step: global step at which it happened.
+            bad: reason for each bad sample, by `SHARD.tar/KEY`.
+            epoch: epoch of the batch.
+            step: global step of the batch.
 
         Raises:
-            TooManyBadSamples: the share of bad samples is above the limit.
+            TooManyBadSamples: the fraction of bad samples is above the limit.
         """
         self.seen += seen
         self.bad += len(bad)
@@ -49,7 +49,7 @@ class Quarantine:
                 continue
             shard, _, key = name.partition("/")
             entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
-            # a disk that is full costs no step: the sample is replaced, and named when it comes again
+            # a full disk does not stop training: the sample is replaced, and recorded when it comes again
             with suppress(OSError):
                 self._write(json.dumps(entry) + "\n")
                 self._named.add(name)
@@ -66,7 +66,7 @@ class Quarantine:
         if bad and self.bad > limit:
             name, reason = next(iter(bad.items()))
             raise TooManyBadSamples(
-                f"{self.bad} of {self.seen} samples could not be used, the last of them: {reason}",
+                f"{self.bad} of {self.seen} samples could not be used. The last reason: {reason}",
                 where=name,
-                fix="look at the shards: all4one data verify FOLDER --decode, or raise data.max_bad_fraction",
+                fix="check the shards with `all4one data verify FOLDER --decode`, or raise data.max_bad_fraction",
             )

@@ -1,8 +1,8 @@
-"""Which sample stands at which position of an epoch.
+"""The order of samples in each epoch.
 
-Shards are permuted each epoch and taken in blocks of whole shards; the samples of a block are permuted among
-each other. So a run reads a few shards at a time, shuffles fully where a block covers the set, and finds any
-position by looking at one block.
+Each epoch permutes the shards and groups them into blocks of whole shards. The samples of a block are then permuted
+together. A run therefore reads only a few shards at a time. If one block covers the dataset, the shuffle is complete.
+Any position can be found from a single block.
 """
 
 from bisect import bisect_right
@@ -23,19 +23,19 @@ class _Block(NamedTuple):
 
 
 class SampleOrder:
-    """The order of all samples in every epoch, the same for any number of ranks.
+    """The order of all samples in every epoch. It is the same for any number of ranks.
 
-    Sample ids count through the shards: shard 0 holds `[0, shard_sizes[0])`, and so on.
+    Sample ids count through the shards: shard 0 has `[0, shard_sizes[0])`, and so on.
 
     Args:
-        shard_sizes: samples of each shard.
+        shard_sizes: number of samples in each shard.
         seed: seed of the run.
         global_batch: samples of one optimizer step over all ranks.
-        shuffle_block: samples that are shuffled together, at least. A block ends with the shard that reaches
-            it, and what is left at the end joins the last block.
+        shuffle_block: minimum number of samples that are shuffled together. A block ends with the shard that reaches
+            it, and the remaining shards at the end join the last block.
 
     Raises:
-        UserError: the set holds fewer samples than one global batch.
+        UserError: the dataset has fewer samples than one global batch.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class SampleOrder:
         self.num_samples = int(self._first[-1])
         if self.num_samples < global_batch:
             raise UserError(
-                f"the data set has {self.num_samples} samples, fewer than one global batch of {global_batch}",
+                f"the dataset has {self.num_samples} samples, fewer than one global batch of {global_batch}",
                 fix=f"set a global batch of at most {self.num_samples}, or add data",
             )
         self.seed = seed
         self.steps_per_epoch = self.num_samples // global_batch
         self._shuffle_block = shuffle_block
-        self._layouts: dict[int, list[_Block]] = {}  # of this epoch and the next
+        self._layouts: dict[int, list[_Block]] = {}  # of the current and the next epoch
         self._cached: tuple[int, int, NDArray[np.int64]] | None = None
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Sample ids `[stop - start]` at positions `[start, stop)` of an epoch.
+        """Return the sample ids `[stop - start]` at positions `[start, stop)` of an epoch.
 
-        Work and memory are those of the blocks touched, wherever they lie. What lies past the last full global
-        batch belongs to no step; it is another remainder each epoch.
+        Only the affected blocks cost time and memory. Samples after the last full global batch are not used in this
+        epoch. They differ from epoch to epoch.
         """
         if not 0 <= start <= stop <= self.num_samples:
             raise IndexError(f"positions [{start}, {stop}) of an epoch of {self.num_samples} samples")
@@ -74,7 +74,7 @@ class SampleOrder:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def upcoming(self, epoch: int, position: int) -> Iterator[list[int]]:
-        """Shards of the block that holds a position, then of each that follows it, without end."""
+        """Yield the shards of the block at a position, then of each following block, without end."""
         number = _number_at(self._blocks(epoch), position)
         while True:
             for block in self._blocks(epoch)[number:]:

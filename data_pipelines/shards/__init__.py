@@ -1,1 +1,1 @@
-"""A set of shards at rest: tars, index, remote files and their cache."""
+"""Datasets in shards: tars, index, remote files and their cache."""

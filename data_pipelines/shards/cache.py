@@ -1,9 +1,9 @@
-"""A folder of downloaded files that several processes share, kept under a size.
+"""A cache folder of downloaded files that several processes share, with a size limit.
 
-A file has its name when it is whole. Before that it is `NAME.SIZE.part`, locked by the process that writes it; what a
-killed process leaves is gone on with from where it stops. To make room, the least recently used files go first, but
-none on which somebody holds a lock: whoever is about to read a file locks it together with others. The kernel takes
-back the locks of a process that dies.
+A complete file has its final name. Before that it is `NAME.SIZE.part`, locked by the process that writes it. If that
+process is killed, the next download resumes its file. To make room, the least recently used files are removed first,
+except files that are locked. A process that is about to read a file holds a shared lock on it. The kernel releases the
+locks of a process that dies.
 """
 
 import errno
@@ -18,22 +18,22 @@ from threading import Event
 from typing import NamedTuple
 
 Read = Callable[[int], bytes]
-"""Some bytes of a file from an offset on, one at least and none past its end."""
+"""A function that returns bytes of a file from an offset on: at least one byte, and none past the end."""
 
 _PART = re.compile(r".+\.(\d+)\.part")
 _POLL_SECONDS = 0.05
 
 
 class CacheFull(Exception):
-    """A file fits neither under the cap nor on the disk, although all that may go is gone."""
+    """A file does not fit under the size limit or on the disk, although everything removable was removed."""
 
 
 class ReadCancelled(Exception):
-    """Whoever waits for a file is to end: nothing is wrong with it."""
+    """The reader of a file was asked to end. The file itself is fine."""
 
 
 class Descriptor:
-    """An open file that closes, and loses its locks, when it is told to or when the last that uses it lets go."""
+    """An open file. It is closed, and loses its locks, when `close` is called or the last user drops it."""
 
     number = -1
 
@@ -50,18 +50,18 @@ class Descriptor:
         self.close()
 
     def close(self) -> None:
-        """Close it whoever uses it. Idempotent."""
+        """Close the file even if others use it. Idempotent."""
         number, self.number = self.number, -1
         if number >= 0:
             os.close(number)
 
     def touch(self) -> None:
-        """Make it the most recently used file."""
+        """Mark the file as most recently used."""
         now = time.time_ns()
         os.utime(self.number, ns=(now, now))
 
     def lock(self, how: int) -> bool:
-        """Try to get a lock, `fcntl.LOCK_EX` (alone) or `fcntl.LOCK_SH` (with others)."""
+        """Try to get a lock, `fcntl.LOCK_EX` (exclusive) or `fcntl.LOCK_SH` (shared)."""
         try:
             fcntl.flock(self.number, how | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,7 +69,7 @@ class Descriptor:
         return True
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file still has this name: it may have been renamed, removed or replaced."""
+        """Return whether the file still has this name. It may have been renamed, removed or replaced."""
         try:
             return os.path.samestat(os.fstat(self.number), path.stat())
         except FileNotFoundError:
@@ -78,25 +78,25 @@ class Descriptor:
 
 class _Entry(NamedTuple):
     used: int
-    """When, in nanoseconds."""
+    """Time of last use in nanoseconds."""
     path: Path
     size: int
-    """Bytes; of a file that is being downloaded, those that it will have."""
+    """Size in bytes. For a file that is being downloaded, its final size."""
 
 
 class Cache:
-    """Files by name, `SET/FILE`.
+    """Files by name, `DATASET/FILE`.
 
     Args:
-        folder: where they lie, on a disk of this machine.
-        max_bytes: what all of them may hold, together with what is being downloaded.
+        folder: folder of the cache, on a local disk.
+        max_bytes: maximum size of all files, including those being downloaded.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
     def open(self, name: str) -> Descriptor | None:
-        """A file, from now on the most recently used; none where it is not there."""
+        """Open a file and mark it as most recently used. Return None if it is not in the cache."""
         try:
             found = Descriptor(self.folder / name)
         except FileNotFoundError:
@@ -105,23 +105,23 @@ class Cache:
         return found
 
     def keep(self, name: str, found: Descriptor) -> bool:
-        """Save an open file from eviction for as long as the descriptor lives; false where that is too late."""
+        """Protect an open file from eviction while the descriptor lives. Return False if it was already removed."""
         return found.lock(fcntl.LOCK_SH) and found.is_at(self.folder / name)
 
     def drop(self, name: str, wrong: Descriptor) -> None:
-        """Remove a file whose bytes are wrong, unless another has taken its place."""
+        """Remove a file with wrong bytes, unless another file has replaced it."""
         path = self.folder / name
         if wrong.is_at(path):
             path.unlink(missing_ok=True)
 
     def fetch(self, name: str, size: int, read: Read, stop: Event) -> None:
-        """Download a file, or wait until another process has; it may be evicted right after.
+        """Download a file, or wait until another process has. It may be evicted right after.
 
         Raises:
-            NoRoom: there is none for it.
-            Stopped: `stop` was set.
+            CacheFull: there is no room for it.
+            ReadCancelled: `stop` was set.
             OSError: the disk fails.
-            Exception: what `read` raises; what was read until then stays for the next attempt.
+            Exception: an exception of `read`. The bytes read so far stay for the next attempt.
         """
         whole = self.folder / name
         part = whole.with_name(f"{whole.name}.{size}.part")
@@ -131,9 +131,9 @@ class Cache:
                 while writer.is_at(part) and not writer.lock(fcntl.LOCK_EX):
                     if stop.wait(_POLL_SECONDS):
                         raise ReadCancelled
-                if not writer.is_at(part):  # it was finished or evicted
+                if not writer.is_at(part):  # the file was finished or evicted
                     continue
-                if whole.exists():  # it was finished before this one began another
+                if whole.exists():  # another process finished it before this one started
                     part.unlink()
                     continue
                 try:
@@ -141,11 +141,11 @@ class Cache:
                 except CacheFull:
                     part.unlink()
                     raise
-                with self._locked():  # whoever counts sees it under one name
+                with self._locked():  # so that it is counted under only one name
                     part.rename(whole)
 
     def _begin(self, part: Path, size: int) -> Descriptor:
-        """The file to write, old or new; room for the whole of it is set aside."""
+        """Open the new or existing file to write, and reserve room for all of it."""
         with self._locked():
             if not part.exists():
                 self._evict(sum(entry.size for entry in self._entries()) + size - self.max_bytes)
@@ -168,7 +168,7 @@ class Cache:
         os.fsync(writer.number)
 
     def _evict(self, size: int) -> None:
-        """Make room by the least recently used files, all of it or nothing."""
+        """Remove the least recently used files until there is room. If that is impossible, remove nothing."""
         with ExitStack() as claims:
             going: list[Path] = []
             for entry in sorted(self._entries()) if size > 0 else ():
@@ -193,7 +193,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process and thread at a time sets room aside or makes some."""
+        """Let only one process and thread at a time reserve or make room."""
         with Descriptor(self.folder / ".lock", os.O_RDWR | os.O_CREAT) as file:
             fcntl.flock(file.number, fcntl.LOCK_EX)
             yield

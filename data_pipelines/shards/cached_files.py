@@ -1,4 +1,4 @@
-"""The shards of a remote set, read by way of the cache on this machine's disk and fetched ahead of the reads."""
+"""The shards of a remote dataset, read through the local cache and prefetched."""
 
 import errno
 import logging
@@ -15,45 +15,45 @@ from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
 
 _THREADS = 4
-_FULL_SECONDS = 1.0  # between looks for room
-_FAILED_SECONDS = 60.0  # in which a shard that could not be fetched is not tried again
+_FULL_SECONDS = 1.0  # between checks for free room
+_FAILED_SECONDS = 60.0  # before a failed download is tried again
 _log = logging.getLogger(__name__)
 
 
 class CachedFiles:
-    """The shards of a remote set, each downloaded whole when it is read or expected.
+    """The shards of a remote dataset. Each is downloaded as a whole when it is read or expected.
 
     Reading is safe from several threads.
 
     Args:
-        url: the set's folder.
-        cache: where the shards are kept.
-        record: what `dataset.json` says.
-        index: the index in the cache, held there as long as this is used.
-        ahead: shards that are fetched ahead of the block that is read, at most.
+        url: folder of the dataset.
+        cache: cache for the shards.
+        record: content of `dataset.json`.
+        index: the index file in the cache, protected from eviction while this object lives.
+        ahead: maximum number of shards to download ahead of the current block.
     """
 
     def __init__(self, url: Url, cache: Cache, record: DatasetRecord, index: Descriptor, ahead: int) -> None:
         self._url, self._cache, self._record, self._index, self._ahead = url, cache, record, index, ahead
         self._stop, self._changed = Event(), Condition()
         self._remote = Remote(url, self._stop)
-        self._window: list[int] = []  # shards to have here, the soonest first
-        self._held: dict[int, Descriptor] = {}  # those of the window that are here
+        self._window: list[int] = []  # shards needed next, the earliest first
+        self._held: dict[int, Descriptor] = {}  # shards of the window that are in the cache
         self._queue: deque[int] = deque()
         self._threads: list[Thread] = []
-        self._failed: dict[int, tuple[float, str]] = {}  # until when, and why
+        self._failed: dict[int, tuple[float, str]] = {}  # time of the next try, and the reason
         self._told = False
 
     def copy(self) -> "CachedFiles":
-        """The same shards with a window, threads and a stop of their own."""
+        """Return the same shards with a separate window, threads and stop event."""
         return CachedFiles(self._url, self._cache, self._record, self._index, self._ahead)
 
     def read(self, number: int, size: int, offset: int) -> bytes:
-        """Bytes of a shard; where the disk has no room for it, from the remote folder itself.
+        """Read bytes of a shard. If the disk has no room for the shard, read from the remote folder.
 
         Raises:
-            OSError: the shard cannot be fetched.
-            Stopped: reads were ended.
+            OSError: the shard cannot be downloaded.
+            ReadCancelled: reads were ended.
         """
         until, reason = self._failed.get(number, (0.0, ""))
         if time.monotonic() < until:
@@ -67,9 +67,9 @@ class CachedFiles:
             raise
 
     def read_again(self, number: int, size: int, offset: int, is_right: Callable[[bytes], bool]) -> bytes:
-        """Bytes that were not as they should be, from where they came from.
+        """Read bytes that were wrong again from the remote folder.
 
-        Where they are right there, the copy in the cache is wrong and goes.
+        If they are right there, the cached copy is wrong and is removed.
         """
         data = self._read_remote(number, size, offset)
         if is_right(data):
@@ -80,10 +80,10 @@ class CachedFiles:
         return data
 
     def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
-        """Fetch what will be read next, as far as the cache has room, and let go of what will not.
+        """Download the shards that are read next, as far as the cache has room, and release the others.
 
         Args:
-            upcoming: shards by block: the one that is read, then those that follow it.
+            upcoming: shards by block: the current block, then the following ones.
         """
         window = self._fitting(upcoming)
         with self._changed:
@@ -99,7 +99,7 @@ class CachedFiles:
                 self._threads[-1].start()
 
     def start(self) -> None:
-        """Let reads and `expect` work again after `stop`."""
+        """Allow reads and `expect` again after `stop`."""
         self._stop.clear()
 
     def stop(self) -> None:
@@ -132,14 +132,14 @@ class CachedFiles:
                 number = self._queue.popleft()
             try:
                 self._open(number)
-            except CacheFull:  # until those that read along on this machine are done with a block
+            except CacheFull:  # retried when other readers on this node have finished a block
                 with self._changed:
                     if number in self._window:
                         self._queue.append(number)
                 self._stop.wait(_FULL_SECONDS)
             except ReadCancelled:
                 return
-            except OSError as error:  # the read of this shard meets it again, and tells
+            except OSError as error:  # the read of this shard meets the same error and reports it
                 _log.debug("%s: %s", self._record.shards[number].name, error)
 
     def _read_cached(self, number: int, size: int, offset: int) -> bytes:
@@ -152,8 +152,8 @@ class CachedFiles:
             if not self._told:
                 self._told = True
                 _log.warning(
-                    "%s has no room for the shards that are read together (%s): images are read one by one, which is "
-                    "slow. Raise data.cache_bytes (%d), make room, or lower data.shuffle_block.",
+                    "%s has no room for the shards that are read together (%s). Images are read one by one, which is "
+                    "slow. Raise data.cache_bytes (%d), free some space, or lower data.shuffle_block.",
                     self._cache.folder,
                     error.strerror if isinstance(error, OSError) else "full",
                     self._cache.max_bytes,
@@ -164,7 +164,8 @@ class CachedFiles:
         return self._remote.read(self._record.shards[number].name, offset, offset + size)[:size]
 
     def _open(self, number: int) -> Descriptor:
-        """The shard's file in the cache, fetched where it is not there; held there if it is in the window."""
+        """Open the shard's file in the cache, and download it if it is missing. A shard in the window stays
+        protected."""
         name, shard = self._name(number), self._record.shards[number]
         while True:
             with self._changed:
@@ -185,7 +186,7 @@ class CachedFiles:
 
 
 def download(remote: Remote, name: str, size: int) -> Read:
-    """What reads a remote file for the cache in chunks, and refuses one of another length than `size`."""
+    """Return a function that reads a remote file in chunks. It fails if the file's length is not `size`."""
 
     def read(offset: int) -> bytes:
         data = remote.read(name, offset, offset + CHUNK)
@@ -200,5 +201,5 @@ def download(remote: Remote, name: str, size: int) -> Read:
 
 
 def name_in_cache(record: DatasetRecord, name: str) -> str:
-    """Where the cache keeps a file of a set; sets of another content are kept apart."""
+    """Return the name of a dataset's file in the cache. Datasets with different content have different names."""
     return f"{record.fingerprint[:16]}/{name}"

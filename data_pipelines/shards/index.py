@@ -1,7 +1,7 @@
-"""The index of a set of shards on disk: `index.npy` with one row a sample, `dataset.json` about the whole.
+"""The index of a dataset on disk: `index.npy` has one row per sample, and `dataset.json` describes the dataset.
 
-All files are written under temporary names first, and renamed once they are on the disk, `dataset.json` last: a set
-without it is not whole and does not open.
+All files are first written under temporary names and renamed once they are on the disk, `dataset.json` last. A dataset
+without it is incomplete and cannot be opened.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from data_pipelines.urls import Url
 VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
 BUILDING = ".building"
-"""Folder of notes that a build keeps in its output until the set is whole."""
+"""Folder of notes that a build keeps in its output until the dataset is complete."""
 ROW = np.dtype(
     [
         ("shard", "<i4"),
@@ -36,21 +36,22 @@ ROW = np.dtype(
         ("crc32", "<u4"),
     ]
 )
-"""One sample: number of its shard, place and length of the encoded image in it, label (-1: none), size in
-pixels as stored, and the `checksum` of all that. Rows are sorted by shard and offset."""
+"""Fields of one sample: shard number, offset and length of the encoded image, label (-1: none), size in pixels as
+stored, and the `checksum` of these. Rows are sorted by shard and offset."""
 
 
 class ShardRecord(NamedTuple):
-    """One shard as `dataset.json` knows it: a list of three there, since a set may have ten thousand."""
+    """One shard in `dataset.json`. It is a list of three values there, because a dataset may have ten thousand
+    shards."""
 
     name: str
     size: int
-    """Length of the file, bytes."""
+    """Length of the file in bytes."""
     samples: int
 
 
 class DatasetRecord(BaseModel):
-    """What `dataset.json` says."""
+    """The content of `dataset.json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +65,7 @@ class DatasetRecord(BaseModel):
 
 
 def mend(folder: Path) -> str:
-    """The command that rebuilds the index of a folder."""
+    """Return the command that rebuilds the index of a folder."""
     return f"run: all4one data index {folder}"
 
 
@@ -76,17 +77,17 @@ def write_index(
     shards: Sequence[tuple[str, int]],
     quarantined: Sequence[dict[str, str]],
 ) -> DatasetRecord:
-    """Write the index of a set; afterwards the set is whole.
+    """Write the index of a dataset, which completes it.
 
     Args:
-        folder: where the shards lie.
+        folder: folder of the shards.
         rows: `[N]` of `ROW`, sorted by shard and offset.
         classes: names of the classes in the order of the labels.
         shards: name and length in bytes of each shard.
-        quarantined: what was left out: key, shard and reason of each.
+        quarantined: key, shard and reason of each skipped sample.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written to.
+        UserError: the disk is full or the folder is not writable.
     """
     counts = np.bincount(rows["shard"], minlength=len(shards))
     record = DatasetRecord(
@@ -102,7 +103,7 @@ def write_index(
     )
     try:
         with ExitStack() as stack:
-            # all are on the disk before the first takes its place, and the record, without which it is no set, last
+            # all are on the disk before the first is renamed; the record, which completes the dataset, comes last
             written = {
                 name: stack.enter_context(replacing(folder / name)) for name in (DATASET, INDEX, QUARANTINE)
             }
@@ -121,32 +122,32 @@ def write_index(
         raise UserError(
             f"the index cannot be written: {error.strerror}",
             where=folder,
-            fix="make room or mend its permissions",
+            fix="free some space, or make the folder writable",
         ) from error
     return record
 
 
 def checksum(image: bytes, label: int, width: int, height: int) -> int:
-    """CRC-32 of an encoded image and of what the index says about it: a label that was changed there shows too."""
+    """Return the CRC-32 of an encoded image and of its index fields, which also reveals a changed label."""
     return zlib.crc32(struct.pack("<iII", label, width, height), zlib.crc32(image))
 
 
 def fingerprint(rows: NDArray[np.void]) -> str:
-    """Hash of an index's content."""
+    """Return the hash of an index."""
     return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def read_record(folder: Path) -> DatasetRecord:
-    """What `dataset.json` of a folder says.
+    """Read `dataset.json` of a folder.
 
     Raises:
-        UserError: the folder is missing or has no index, or one of another version.
+        UserError: the folder or its index is missing, or the index has another version.
     """
     if not folder.is_dir():
         raise UserError(
-            "there is no such folder of shards",
+            "there is no such folder",
             where=folder,
-            fix="name the folder that holds the .tar files, or make one: all4one data build SOURCE OUT",
+            fix="give the folder that contains the .tar files, or build one: all4one data build SOURCE OUT",
         )
     try:
         content = (folder / DATASET).read_bytes()
@@ -160,33 +161,33 @@ def read_record(folder: Path) -> DatasetRecord:
         if any(folder.glob("*.tar")):
             raise UserError("the shards have no index", where=folder, fix=mend(folder)) from None
         raise UserError(
-            "the folder holds no shards", where=folder, fix="make some: all4one data build SOURCE OUT"
+            "the folder contains no shards", where=folder, fix="build some: all4one data build SOURCE OUT"
         ) from None
     except OSError as error:
         raise UserError(
-            f"the file cannot be read: {error.strerror}", where=folder / DATASET, fix="mend its permissions"
+            f"the file cannot be read: {error.strerror}", where=folder / DATASET, fix="make the file readable"
         ) from error
     return parse_record(content, where=folder / DATASET, fix=mend(folder))
 
 
 def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecord:
-    """The record in the bytes of a `dataset.json`.
+    """Parse the bytes of a `dataset.json`.
 
     Args:
-        content: of the file.
+        content: content of the file.
         where: the file, for errors.
-        fix: what mends it.
+        fix: how to fix it, for errors.
 
     Raises:
-        UserError: they are none, or one of another version.
+        UserError: the bytes are not a record, or have another version.
     """
     try:
         record = DatasetRecord.model_validate_json(content)
     except ValidationError as error:
-        raise UserError("the file is not an index of ours", where=where, fix=fix) from error
+        raise UserError("the file is not an index of all4one", where=where, fix=fix) from error
     if record.version != VERSION:
         raise UserError(
-            f"the index is of version {record.version}, this program reads version {VERSION}",
+            f"the index has version {record.version}, but this program reads version {VERSION}",
             where=where,
             fix=fix,
         )
@@ -194,7 +195,7 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
 
 
 def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
-    """The index `[N]` of a folder, memory-mapped.
+    """Return the index `[N]` of a folder, memory-mapped.
 
     Raises:
         UserError: it is missing, or does not belong to `record`.
@@ -204,13 +205,13 @@ def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError("the index is missing", where=path, fix=mend(folder)) from None
-    except Exception as error:  # a broken header meets Python's tokenizer, which raises errors of its own
+    except Exception as error:  # a broken header is parsed by Python's tokenizer, which raises its own errors
         raise UserError("the index cannot be read", where=path, fix=mend(folder)) from error
     if rows.dtype != ROW or rows.shape != (record.samples,):
-        raise UserError("the index belongs to another set of shards", where=path, fix=mend(folder))
+        raise UserError("the index belongs to another dataset", where=path, fix=mend(folder))
     return rows
 
 
 def read_quarantine(folder: Path) -> list[dict[str, str]]:
-    """Key, shard and reason of each sample that was left out of a set."""
+    """Return key, shard and reason of each sample that was skipped when the dataset was built."""
     return [json.loads(line) for line in (folder / QUARANTINE).read_text().splitlines()]

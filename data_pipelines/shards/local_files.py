@@ -1,4 +1,4 @@
-"""The shards of a local set, read by position."""
+"""The shards of a local dataset, read by position."""
 
 import os
 from collections import OrderedDict
@@ -13,7 +13,7 @@ _MAX_OPEN = 256
 
 
 class LocalFiles:
-    """Positioned reads from the shards of a folder, of which the last used stay open."""
+    """Positioned reads from the shards of a folder. The most recently used shards stay open."""
 
     def __init__(self, folder: Path, names: list[str], read_ahead: bool) -> None:
         self._folder, self._names = folder, names
@@ -22,11 +22,11 @@ class LocalFiles:
         self._open: OrderedDict[int, Descriptor] = OrderedDict()
 
     def copy(self) -> "LocalFiles":
-        """The same shards with open files of their own."""
+        """Return the same shards with separate open files."""
         return LocalFiles(self._folder, self._names, self._ahead is not None)
 
     def read(self, number: int, size: int, offset: int) -> bytes:
-        """Bytes of a shard, fewer where it ends before. Raises OSError."""
+        """Read bytes of a shard; fewer if it ends before. Raises OSError."""
         with self._lock:
             descriptor = self._open.pop(number, None) or Descriptor(self._folder / self._names[number])
             self._open[number] = descriptor
@@ -35,18 +35,18 @@ class LocalFiles:
         return os.pread(descriptor.number, size, offset)
 
     def read_again(self, number: int, size: int, offset: int, is_right: Callable[[bytes], bool]) -> bytes:
-        """Bytes that were not as they should be; here is the only copy."""
+        """Read bytes that were wrong again. There is no other copy."""
         return self.read(number, size, offset)
 
     def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
-        """Have the shards that come next read into memory, if that was asked for."""
+        """Read the next shards into the page cache if `read_ahead` is set."""
         if self._ahead is not None:
             self._ahead.expect(upcoming)
 
     def start(self) -> None:
-        """There is nothing to start."""
+        """Do nothing, because there is nothing to start."""
 
     def stop(self) -> None:
-        """End what reads ahead; no other read waits for long."""
+        """End the read-ahead thread. Other reads do not wait for long."""
         if self._ahead is not None:
             self._ahead.stop()

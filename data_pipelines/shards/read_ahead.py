@@ -1,7 +1,7 @@
-"""Brings the shards that are read next into the page cache, each from its first byte to its last.
+"""Reads the next shards into the page cache, each from its first byte to its last.
 
-Samples of a block are read in random order. On disks that are slow at that (spinning disks, network file systems), one
-sequential pass over each shard beforehand makes those reads come from memory.
+Samples of a block are read in random order. Spinning disks and network file systems are slow at random reads. After one
+sequential pass over each shard, those reads come from memory.
 """
 
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 
-_CHUNK = 8 * 2**20  # bytes that are asked for at once: between them, the thread can be stopped
-_BLOCKS = 2  # the one that is read and the next
+_CHUNK = 8 * 2**20  # bytes per request; the thread can be stopped between requests
+_BLOCKS = 2  # the current block and the next
 
 
 class ReadAhead:
     """One thread that follows the order of the shards.
 
     Args:
-        folder: where the shards lie.
-        names: of all shards, by number.
+        folder: folder of the shards.
+        names: names of all shards, by number.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -31,10 +31,10 @@ class ReadAhead:
         self._thread: Thread | None = None
 
     def expect(self, upcoming: Iterator[Sequence[int]]) -> None:
-        """Begin to read the shards of this block and of the next, those that are not on their way yet.
+        """Start reading the shards of the current and the next block that are not being read yet.
 
         Args:
-            upcoming: shards of the block that is read, then of each that follows.
+            upcoming: shards of the current block, then of each following one.
         """
         wanted = [number for block in islice(upcoming, _BLOCKS) for number in block]
         for number in wanted:
@@ -47,7 +47,7 @@ class ReadAhead:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. Idempotent; `expect` starts it anew."""
+        """End the thread. Idempotent. `expect` starts it again."""
         if self._thread is None:
             return
         self._stop.set()
@@ -60,7 +60,7 @@ class ReadAhead:
             try:
                 self._read(self._folder / self._names[number])
             except OSError:
-                continue  # the read of its samples meets the error again, and tells
+                continue  # the read of its samples meets the same error and reports it
 
     def _read(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Reads from a remote folder through fsspec, tried again where that may help."""
+"""Reads from a remote folder through fsspec, with retries."""
 
 import asyncio
 import errno
@@ -14,13 +14,13 @@ from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.urls import Url
 
 CHUNK = 8 << 20
-"""Bytes of one request, at most."""
+"""Maximum number of bytes in one request."""
 TRIES = 15
-"""Attempts of one request; with the waits between them they last up to eight minutes."""
+"""Attempts of one request. With the waits between them they last up to eight minutes."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 60.0
 _TIMEOUT_SECONDS = 60.0  # of one attempt
 _POLL_SECONDS = 0.1
-_MAY_PASS = (408, 425, 429)  # HTTP: timeout, too early, too many requests; and all of 500 on
+_MAY_PASS = (408, 425, 429)  # HTTP: timeout, too early, too many requests; all codes from 500 on may pass too
 _FINAL = (
     FileNotFoundError,
     PermissionError,
@@ -35,17 +35,17 @@ _log = logging.getLogger(__name__)
 
 
 class RemoteError(OSError):
-    """Something could not be read, and trying again did not or will not help; `strerror` says why.
+    """A read failed, and trying again did not help or will not help. `strerror` gives the reason.
 
-    `errno` is ENOENT for what is not there, EACCES for what is forbidden, EIO for all else.
+    `errno` is ENOENT if the file does not exist, EACCES if access is forbidden, and EIO otherwise.
     """
 
 
 class Remote:
-    """Files of a remote folder. Safe to use from threads, and in a process that was forked.
+    """Files of a remote folder. Safe to use from threads and in a forked process.
 
     Args:
-        url: the folder, of any protocol that fsspec knows.
+        url: the folder, with any protocol that fsspec supports.
         stop: once it is set, reads end with `ReadCancelled`.
 
     Raises:
@@ -60,7 +60,7 @@ class Remote:
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or error.name
             raise UserError(
-                f"{protocol}:// needs a package that cannot be imported: {error}",
+                f"{protocol}:// URLs need a package that cannot be imported: {error}",
                 where=url,
                 fix=f"pip install {package}" if package else None,
             ) from error
@@ -68,17 +68,17 @@ class Remote:
             raise UserError(
                 f"cannot be opened: {error}",
                 where=url,
-                fix="give a folder, or a URL that fsspec knows, such as s3://, gs://, https:// or hf://",
+                fix="give a folder, or a URL that fsspec supports, such as s3://, gs://, https:// or hf://",
             ) from error
 
     def read(self, name: str, start: int, stop: int, *, tries: int = TRIES) -> bytes:
-        """Bytes from `start` on of a file: those up to `stop`, or to the file's end where that comes first.
+        """Read bytes of a file from `start` up to `stop`, or up to the end of the file.
 
-        There are more where the server knows no ranges and sends the whole file.
+        The result is longer if the server does not support ranges and sends the whole file.
 
         Raises:
             RemoteError: it cannot be read.
-            Stopped: meanwhile the reads were ended.
+            ReadCancelled: the reads were ended meanwhile.
         """
         url = self.url / name
         for attempt in range(1, tries + 1):
@@ -88,7 +88,7 @@ class Remote:
             except ReadCancelled:
                 raise
             except Exception as error:
-                if _status(error) == 416:  # range not satisfiable: nothing is there
+                if _status(error) == 416:  # range not satisfiable: no bytes are there
                     return b""
                 reason = _reason(error)
                 if attempt == tries or not _may_pass(error):
@@ -103,8 +103,8 @@ class Remote:
     def _request(self, url: Url, start: int, stop: int) -> bytes:
         files, path = self._file_system(url)
         if not files.async_impl:
-            return files.cat_file(path, start=start, end=stop, cache_type="none")  # nothing read ahead
-        # not `files.cat_file`, which could be interrupted only between requests
+            return files.cat_file(path, start=start, end=stop, cache_type="none")  # no read-ahead
+        # not `files.cat_file`, because it can be interrupted only between requests
         future = asyncio.run_coroutine_threadsafe(files._cat_file(path, start=start, end=stop), files.loop)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while not wait([future], _POLL_SECONDS).done:
@@ -117,17 +117,17 @@ class Remote:
 
     @staticmethod
     def _file_system(url: Url) -> tuple[Any, str]:
-        """fsspec's object for a URL: made anew in a forked process, whose event loop has no thread."""
+        """Return fsspec's object for a URL. It is created again in a forked process, whose event loop has no thread."""
         from fsspec.core import url_to_fs
 
         return url_to_fs(str(url))
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status, wherever the package that met it has put it."""
-    # not `or`: a response of requests is false where it is an error
+    """Return the HTTP status, wherever the package stores it."""
+    # not `or`, because an error response of requests is falsy
     response = getattr(error, "response", getattr(error.__cause__, "response", None))
-    if isinstance(response, dict):  # botocore's
+    if isinstance(response, dict):  # from botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     for holder, name in (error, "status"), (response, "status_code"), (error, "code"):
         if isinstance(status := getattr(holder, name, None), int):

@@ -1,4 +1,4 @@
-"""Opens a set of shards by its URL: its index comes into the cache, and is checked."""
+"""Opens a dataset by URL: downloads its index into the cache and checks it."""
 
 import errno
 import re
@@ -29,7 +29,7 @@ _SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
 
 
 class Opened(NamedTuple):
-    """A remote set."""
+    """A remote dataset."""
 
     record: DatasetRecord
     rows: NDArray[np.void]
@@ -38,15 +38,16 @@ class Opened(NamedTuple):
 
 
 def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
-    """Open a set by its URL; its index is downloaded unless the cache has it.
+    """Open a dataset by URL. Its index is downloaded unless it is in the cache.
 
     Args:
         url: a folder with shards, `dataset.json` and `index.npy`.
-        cache: where the index and the shards are kept.
-        ahead: shards that are fetched ahead of the block that is read, at most.
+        cache: cache for the index and the shards.
+        ahead: maximum number of shards to download ahead of the current block.
 
     Raises:
-        UserError: no such folder, no access, no index or a broken one, or a cache that cannot be written.
+        UserError: the folder does not exist or access is denied, the index is missing or broken, or the cache is not
+            writable.
     """
     remote = Remote(url, Event())
     try:
@@ -54,19 +55,22 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
         index, held = _read_index(remote, cache, record)
     except RemoteError as error:
         what, fix = {
-            errno.ENOENT: ("there is no such file; a remote set needs its index", MEND),
-            errno.EACCES: (f"access is refused ({error.strerror})", "see that fsspec finds your credentials"),
+            errno.ENOENT: ("there is no such file, but a remote dataset needs its index", MEND),
+            errno.EACCES: (
+                f"access is refused ({error.strerror})",
+                "make sure that fsspec finds your credentials",
+            ),
         }.get(
             error.errno or 0,
-            (f"cannot be read ({error.strerror})", "see that the server is up, then try again"),
+            (f"cannot be read ({error.strerror})", "check that the server is up, then try again"),
         )
         raise UserError(what, where=error.filename, fix=fix) from error
     except (CacheFull, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no room under data.cache_bytes"
+        reason = error.strerror if isinstance(error, OSError) else "it does not fit under data.cache_bytes"
         raise UserError(
-            f"the index cannot be kept here: {reason}",
+            f"the index cannot be stored in the cache: {reason}",
             where=cache.folder,
-            fix="make room, or set data.cache to another folder on a disk of this machine",
+            fix="free some space, or set data.cache to another folder on a local disk",
         ) from error
     return Opened(record, index, CachedFiles(url, cache, record, held, ahead))
 
@@ -79,10 +83,10 @@ def _read_record(remote: Remote) -> DatasetRecord:
         data += more
     where = remote.url / DATASET
     record = parse_record(data, where=where, fix=MEND)
-    # They become names of files here.
+    # They become local file names.
     names = [shard.name for shard in record.shards]
     if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):
-        raise UserError("the file is not an index of ours", where=where, fix=MEND)
+        raise UserError("the file is not an index of all4one", where=where, fix=MEND)
     return record
 
 
@@ -101,5 +105,7 @@ def _read_index(remote: Remote, cache: Cache, record: DatasetRecord) -> tuple[ND
         raise UserError(error.what, where=where, fix=MEND) from error
     if fresh and fingerprint(np.asarray(index)) != record.fingerprint:
         cache.drop(name, held)
-        raise UserError(f"the index and {DATASET} beside it are of different sets", where=where, fix=MEND)
+        raise UserError(
+            f"the index and {DATASET} beside it belong to different datasets", where=where, fix=MEND
+        )
     return index, held

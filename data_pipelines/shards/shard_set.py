@@ -1,4 +1,4 @@
-"""An opened set of shards: the index in memory, the images by one positioned read each."""
+"""An opened dataset: the index in memory, and each image by one positioned read."""
 
 import os
 import tarfile
@@ -20,7 +20,7 @@ _CHECKED = 1000
 
 
 class BadSample(Exception):
-    """A sample whose bytes are not those that were indexed.
+    """A sample whose bytes differ from those that were indexed.
 
     Args:
         sample: row of the index.
@@ -36,7 +36,7 @@ class BadSample(Exception):
 
 
 class ShardSet:
-    """An indexed set of shards.
+    """An indexed dataset in shards.
 
     Reading is safe from several threads. Use `ShardSet.open`.
     """
@@ -53,11 +53,11 @@ class ShardSet:
         self.index = index
         """`[N]` of `data_pipelines.shards.index.ROW`."""
         self.fingerprint = record.fingerprint
-        """Hash of the index: another one is another set."""
+        """Hash of the index. Different datasets have different hashes."""
         self.shard_sizes = [shard.samples for shard in record.shards]
-        """Samples of each shard."""
+        """Number of samples in each shard."""
         self.files = files
-        """Where the bytes come from."""
+        """The source of the bytes."""
         self._record = record
 
     @classmethod
@@ -65,18 +65,18 @@ class ShardSet:
         """Open a folder of shards that has an index.
 
         Args:
-            folder: on this machine, or a URL.
-            settings: of the cache that a URL's shards come into, and of reading ahead; None: the defaults.
+            folder: a local folder or a URL.
+            settings: settings of the cache for URLs, and of read-ahead. None: the defaults.
 
         Raises:
-            UserError: the folder or its index is missing, of another version, stale or foreign; names the shard
-                and the command that mends it. A URL that cannot be read.
+            UserError: the folder or its index is missing, has another version, or does not match the shards. The
+                message names the shard and the command that fixes it. Or a URL cannot be read.
         """
         folder = place(folder)
         files: LocalFiles | CachedFiles
         if isinstance(folder, Url):
             settings = settings or DataSettings()
-            cache = Cache(settings.cache.expanduser(), settings.cache_bytes)
+            cache = Cache(settings.cache_folder, settings.cache_bytes)
             record, index, files = open_remote(folder, cache, settings.prefetch_shards)
         else:
             record = read_record(folder)
@@ -88,14 +88,14 @@ class ShardSet:
         return cls(folder, record, index, files)
 
     def copy(self) -> "ShardSet":
-        """The same set with open files, downloads and a window of its own, for one reader among several."""
+        """Return the same dataset with separate open files, downloads and window, for one of several readers."""
         return self._with(self.index, self.shard_sizes)
 
     def subset(self, samples: NDArray[np.int64]) -> "ShardSet":
-        """Some of the samples as a set of their own, whose ids count through them; reading is independent as by `copy`.
+        """Return some of the samples as a separate dataset with ids from 0. Reading is independent, as with `copy`.
 
         Args:
-            samples: `[n]` ids, rising.
+            samples: `[n]` ids in increasing order.
         """
         index = self.index[samples]
         sizes = np.bincount(index["shard"], minlength=len(self.shard_sizes))
@@ -108,27 +108,27 @@ class ShardSet:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 where nothing is labeled."""
+        """Number of classes. 0 if nothing is labeled."""
         return len(self.classes)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Height and width `[B, 2]` of samples `[B]`, pixels as stored."""
+        """Return height and width `[B, 2]` of samples `[B]`, in pixels as stored."""
         rows = self.index[samples]
         return np.stack([rows["height"], rows["width"]], axis=1).astype(np.int64)
 
     def read(self, sample: int) -> bytes:
-        """The encoded image of a sample.
+        """Read the encoded image of a sample.
 
         Raises:
             BadSample: it cannot be read, is short, or its CRC differs from the index.
-            Stopped: `files.stop` was called.
+            ReadCancelled: `files.stop` was called.
         """
         shard, offset, size, label, width, height, crc32 = (int(value) for value in self.index[sample])
         if not _lies_inside(self._record, shard, offset, size):
-            raise BadSample(int(sample), "its row of the index lies outside of the shards")
+            raise BadSample(int(sample), "its index row points outside of the shards")
 
         def is_right(data: bytes) -> bool:
             return checksum(data, label, width, height) == crc32
@@ -145,9 +145,8 @@ class ShardSet:
         raise BadSample(int(sample), "cut short" if len(data) < size else "CRC differs from the index")
 
     def key(self, sample: int) -> str:
-        """`SHARD.tar/KEY` of a sample, from the header that stands before it; the shard and offset where that
-        header cannot be read.
-        """
+        """Return `SHARD.tar/KEY` of a sample, read from its tar header. If the header cannot be read, return shard and
+        offset."""
         row = self.index[sample]
         shard, offset = int(row["shard"]), int(row["offset"])
         if not _lies_inside(self._record, shard, offset, int(row["size"])):
@@ -166,7 +165,9 @@ class ShardSet:
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)  # paths from here: a set may have ten thousand shards
+    descriptor = os.open(
+        folder, os.O_RDONLY
+    )  # relative paths are faster, and a dataset may have ten thousand shards
     try:
         for shard in record.shards:
             try:
@@ -186,16 +187,16 @@ def _check_shards(folder: Path, record: DatasetRecord) -> None:
 
 
 def _check_rows(folder: Path | Url, record: DatasetRecord, index: NDArray[np.void]) -> None:
-    """Refuse an index that cannot be that of these shards, by the first and last row of up to a thousand of them.
+    """Refuse an index that does not match the shards, by the first and last row of up to a thousand of them.
 
-    Whatever it does not find, the checksum of each sample does.
+    The checksum of each sample finds whatever this check misses.
     """
     fix = MEND if isinstance(folder, Url) else mend(folder)
     size = np.array([shard.size for shard in record.shards], np.int64)
     samples = np.array([shard.samples for shard in record.shards], np.int64)
     ends = np.cumsum(samples)
     if samples.sum() != len(index):
-        raise UserError(f"{INDEX} and the shards differ in samples", where=folder, fix=fix)
+        raise UserError(f"{INDEX} and the shards have different numbers of samples", where=folder, fix=fix)
     filled = np.flatnonzero(samples)
     filled = filled[:: 1 + len(filled) // _CHECKED]
     for positions in (ends - samples, ends - 1):

@@ -1,4 +1,4 @@
-"""Parts of a labeled set, drawn class by class: a function of the labels, a share and a seed, on every machine."""
+"""Random subsets of a labeled dataset, drawn per class from the labels, a fraction and a seed."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ from data_pipelines.philox import RandomStream, permutation
 def low_shot_subset(
     labels: NDArray[np.int64], share: float, seed: int, *, classes: Sequence[str], option: str = "--low-shot"
 ) -> NDArray[np.bool_]:
-    """Mask `[N]` of the samples that a share of a labeled set consists of.
+    """Return a mask `[N]` of the samples in a random fraction of a labeled dataset.
 
-    Each class gives that share of its samples, rounded, so that classes keep their proportions. The subset of a smaller
-    share lies inside of that of a larger one of the same seed.
+    Each class contributes that fraction of its samples, rounded, so classes keep their proportions. With the same seed,
+    a smaller subset is contained in a larger one.
 
     Args:
-        labels: `[N]` classes by row of the index, -1 where unlabeled.
-        share: of each class, in (0, 1]; 1 is all that have a label.
-        seed: another one is another subset.
+        labels: `[N]` classes by row of the index, -1 if unlabeled.
+        share: fraction of each class, in (0, 1]. 1 selects all labeled samples.
+        seed: seed of the subset.
         classes: names of the classes.
-        option: that asked for it, for the message.
+        option: the option that requested the subset, for the message.
 
     Raises:
-        UserError: the share leaves a class that has samples without one, or all classes with one.
+        UserError: the fraction leaves a class without samples, or leaves only one sample in every class.
     """
     place, counts = _places(labels, len(classes), seed, RandomStream.LOW_SHOT)
     wanted = np.floor(share * counts + 0.5).astype(np.int64)
@@ -33,15 +33,15 @@ def low_shot_subset(
     if len(lost):
         least = int(lost[counts[lost].argmin()])
         raise UserError(
-            f"{100 * share:g} % of {counts[least]} images leave the class {classes[least]} without one",
+            f"{100 * share:g} % of {counts[least]} images leave no image of the class {classes[least]}",
             where=option,
-            fix=f"ask for {np.ceil(50 / counts[least] * 10) / 10:g}% or more, or give a larger set with --train",
+            fix=f"use {np.ceil(50 / counts[least] * 10) / 10:g}% or more, or give a larger dataset with --train",
         )
     if wanted.max(initial=0) < 2:
         raise UserError(
-            f"{100 * share:g} % leave each class one image, and none to choose with",
+            f"{100 * share:g} % leave only one image in each class, so none can be held out",
             where=option,
-            fix="ask for more",
+            fix="use a larger fraction",
         )
     return (labels >= 0) & (place < wanted[labels])
 
@@ -49,23 +49,25 @@ def low_shot_subset(
 def held_out_subset(
     labels: NDArray[np.int64], share: float, seed: int, *, num_classes: int
 ) -> NDArray[np.bool_]:
-    """Mask `[N]` of labeled samples that choose a setting: a share of each class, at least one and never its last.
+    """Return a mask `[N]` of labeled samples that are held out to choose a setting.
+
+    It selects a fraction of each class, at least one sample and never the last one.
 
     Args:
-        labels: `[N]` classes by row of the index, -1 where unlabeled.
-        share: of each class, in (0, 1).
-        seed: another one is another subset.
+        labels: `[N]` classes by row of the index, -1 if unlabeled.
+        share: fraction of each class, in (0, 1).
+        seed: seed of the subset.
         num_classes: number of classes.
 
     Raises:
-        UserError: fewer than two classes have samples, or none has two.
+        UserError: fewer than two classes have samples, or no class has two samples.
     """
     place, counts = _places(labels, num_classes, seed, RandomStream.HELD_OUT)
     if (counts > 0).sum() < 2 or counts.max() < 2:
         raise UserError(
-            "a linear classifier needs labeled training images of two classes, two of one of them at least",
+            "a linear classifier needs labeled training images of two classes, and at least two of one class",
             where="--train",
-            fix="give a set with more classes and images",
+            fix="give a dataset with more classes and images",
         )
     wanted = np.minimum(np.floor(share * counts + 0.5).astype(np.int64).clip(min=1), counts - 1)
     return (labels >= 0) & (place < wanted[labels])
@@ -74,7 +76,7 @@ def held_out_subset(
 def _places(
     labels: NDArray[np.int64], num_classes: int, seed: int, stream: RandomStream
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Place `[N]` of each labeled sample in its class, in random order, and the sizes `[C]` of the classes."""
+    """Return the random rank `[N]` of each labeled sample in its class, and the class sizes `[C]`."""
     shuffled = permutation(seed, stream, epoch=0, items=np.flatnonzero(labels >= 0))
     shuffled = shuffled[labels[shuffled].argsort(kind="stable")]  # by class, in random order inside each
     counts = np.bincount(labels[shuffled], minlength=num_classes)

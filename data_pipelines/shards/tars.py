@@ -1,4 +1,4 @@
-"""Tar files as tables of members: where each lies, and nothing that could escape from a folder."""
+"""Tar files as tables of members. Members that could be unpacked outside of the folder are refused."""
 
 import tarfile
 from collections.abc import Iterator
@@ -13,33 +13,33 @@ class Member(NamedTuple):
 
     name: str
     offset: int
-    """First byte of its content in the tar file."""
+    """Offset of its content in the tar file."""
     size: int
-    """Bytes of content."""
+    """Size of its content in bytes."""
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The regular files of an uncompressed tar, in the order they are stored.
+    """Yield the regular files of an uncompressed tar in stored order.
 
     Raises:
-        UserError: no such file, no tar, compressed, cut short, or a member that is a link or device or whose
-            name is absolute or holds `..`.
+        UserError: the file does not exist, or is not a tar, compressed or truncated. Or a member is a link or device,
+            or its name is absolute or contains `..`.
     """
     try:
         file = path.open("rb")
     except OSError as error:
         raise UserError(
-            f"the tar cannot be opened: {error.strerror}", where=path, fix="name a readable file"
+            f"the tar cannot be opened: {error.strerror}", where=path, fix="give a readable file"
         ) from error
     with file:
         yield from _members(file, str(path))
 
 
 def inner_members(path: Path, outer: Member) -> Iterator[Member]:
-    """The regular files of a tar that is itself a member; offsets count in the outer file.
+    """Yield the regular files of a tar that is itself a member. Offsets count in the outer file.
 
     Raises:
-        UserError: as `members`.
+        UserError: as for `members`.
     """
     with path.open("rb") as file:
         inside = _Window(file, outer.offset, outer.size)
@@ -53,9 +53,9 @@ def _members(file: IO[bytes], where: str) -> Iterator[Member]:
             while (info := tar.next()) is not None:
                 if not info.isdir():
                     yield _safe(info, where)
-                # tarfile keeps every header it has seen; of a million members that would be gigabytes.
+                # tarfile keeps every header, which takes gigabytes for a million members.
                 tar.members.clear()  # type: ignore[attr-defined]
-            # tarfile takes a broken header for the end of the archive, which would lose the rest silently.
+            # tarfile treats a broken header as the end of the archive, which would silently lose the rest.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError(f"cut short or corrupt at byte {tar.offset}")
@@ -63,7 +63,7 @@ def _members(file: IO[bytes], where: str) -> Iterator[Member]:
         raise UserError(
             f"the tar cannot be read: {error}",
             where=where,
-            fix="make sure that it is a whole, uncompressed tar (gunzip it first), or copy it again",
+            fix="make sure that it is a complete, uncompressed tar (gunzip it first), or copy it again",
         ) from error
 
 
@@ -77,7 +77,7 @@ def _safe(info: tarfile.TarInfo, where: str) -> Member:
         )
     if not info.isreg() or info.issparse():
         raise UserError(
-            f"member {info.name!r} is a link, a device or a sparse file, not a plain one",
+            f"member {info.name!r} is a link, a device or a sparse file, not a regular file",
             where=where,
             fix="pack the images themselves (tar --dereference)",
         )
@@ -85,7 +85,7 @@ def _safe(info: tarfile.TarInfo, where: str) -> Member:
 
 
 class _Window:
-    """A part of a file as a file of its own, for reading."""
+    """A part of a file as a separate readable file."""
 
     def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._position = file, offset, size, 0

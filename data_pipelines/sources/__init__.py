@@ -1,1 +1,1 @@
-"""Where raw images and their labels come from."""
+"""Sources of raw images and labels."""

@@ -1,8 +1,8 @@
-"""Indexes WebDataset shards, ours or somebody else's: finds each sample's image, label, size and CRC.
+"""Index WebDataset shards from any origin: find each sample's image, label, size and CRC.
 
-A sample is the run of members that share a key: the name up to the first dot of its last part. Its image is
-`.jpg`, `.jpeg`, `.png` or `.webp`; its label is `.cls` (an integer as text), or the first of the fields `label`,
-`cls` and `class` of `.json` that is there; without either it is unlabeled.
+A sample is a sequence of members with the same key: the name up to the first dot of its last part. Its image is `.jpg`,
+`.jpeg`, `.png` or `.webp`. Its label is `.cls` (an integer as text), or the first existing field of `label`, `cls` and
+`class` in `.json`. Without either it is unlabeled.
 """
 
 import json
@@ -23,7 +23,7 @@ from data_pipelines.sources.image_sources import Place
 from data_pipelines.workers import spread
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_LABELS = ("cls", "json")  # the first that is there counts
+_LABELS = ("cls", "json")  # the first that exists is used
 _LABEL_FIELDS = ("label", "cls", "class")
 _MAX_CLASSES = 1_000_000
 
@@ -32,7 +32,7 @@ class _Task(NamedTuple):
     path: Path
     decode: bool
     classes: int
-    """Labels must be below this."""
+    """Labels must be below this number."""
 
 
 class _Scan(NamedTuple):
@@ -46,21 +46,23 @@ def index_folder(
 ) -> DatasetRecord:
     """Index all `*.tar` of a folder.
 
-    Class names are the lines of `classes.txt`; without that file they are the numbers up to the highest label.
+    Class names are the lines of `classes.txt`. Without that file they are the numbers up to the highest label.
 
     Args:
-        folder: where the shards lie.
-        decode: decode each image wholly; otherwise only header and end marker are looked at.
-        workers: processes that read side by side.
-        report: told how many shards are done.
+        folder: folder of the shards.
+        decode: whether to decode each image completely. Otherwise only header and end marker are checked.
+        workers: number of worker processes.
+        report: called with the number of finished shards.
 
     Raises:
-        UserError: no shards, a folder that cannot be written to, a shard that is cut or compressed, a label that is no
-            class, or no usable image.
+        UserError: there are no shards, the folder is not writable, a shard is truncated or compressed, a label is not a
+            class, or no image is usable.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
-        raise UserError("the folder holds no .tar files", where=folder, fix="name the folder of the shards")
+        raise UserError(
+            "the folder contains no .tar files", where=folder, fix="give the folder of the shards"
+        )
     if (folder / BUILDING).exists() and not (folder / DATASET).exists():
         raise UserError(
             "the build of these shards was interrupted", where=folder, fix="run the same build command again"
@@ -69,7 +71,7 @@ def index_folder(
         raise UserError(
             "the index cannot be written: this folder is read-only",
             where=folder,
-            fix="mend its permissions, or link the shards into a folder of your own and index that",
+            fix="make the folder writable, or link the shards into another folder and index that folder",
         )
     classes = _read_classes(folder / CLASSES)
     tasks = [_Task(path, decode, len(classes) or _MAX_CLASSES) for path in paths]
@@ -83,9 +85,9 @@ def index_folder(
     quarantined = [entry for scan in scans for entry in scan.quarantined]
     if not len(rows):
         raise UserError(
-            f"no image of the shards can be used; {len(quarantined)} were refused",
+            f"no image of the shards is usable; {len(quarantined)} were rejected",
             where=folder,
-            fix="look at them",
+            fix="check the images in the shards",
         )
     if not classes:
         classes = [str(label) for label in range(int(rows["label"].max()) + 1)]
@@ -99,7 +101,9 @@ def _read_classes(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("the class names cannot be read", where=path, fix="write one name a line") from error
+        raise UserError(
+            "the class names cannot be read", where=path, fix="write one name per line"
+        ) from error
 
 
 def _scan(task: _Task) -> _Scan:
@@ -132,7 +136,7 @@ def _scan(task: _Task) -> _Scan:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Key and members by extension of each sample."""
+    """Yield key and members by extension of each sample."""
     for key, group in groupby(members(path), key=lambda member: _split(member.name)[0]):
         yield key, {_split(member.name)[1]: member for member in group}
 
@@ -154,11 +158,11 @@ def _label(task: _Task, key: str, files: dict[str, Member]) -> int:
 
 
 class LabelError(Exception):
-    """A label that is none; the message says why.
+    """An invalid label. The message gives the reason.
 
     Args:
-        what: what is wrong with it.
-        fix: what whoever made the shards can do.
+        what: what is wrong with the label.
+        fix: how the creator of the shards can fix it.
     """
 
     def __init__(self, what: str, fix: str) -> None:
@@ -167,19 +171,19 @@ class LabelError(Exception):
 
 
 def choose_image(files: Mapping[str, object]) -> str | None:
-    """Which member of a sample, by extension, is its image; None where it has none."""
+    """Return the extension of the member that is the sample's image, or None if there is none."""
     return next((name for name in _IMAGES if name in files), None)
 
 
 def read_label(texts: Mapping[str, bytes], classes: int) -> int:
-    """The label in a sample's `.cls` or `.json`; -1 where it has neither.
+    """Return the label in a sample's `.cls` or `.json`, or -1 if it has neither.
 
     Args:
-        texts: content of members by extension.
-        classes: labels must be below this.
+        texts: content of the members by extension.
+        classes: number of classes.
 
     Raises:
-        LabelError: it is no whole number, or outside the classes.
+        LabelError: it is not a whole number, or outside the classes.
     """
     text: object = -1
     if "cls" in texts:
@@ -189,7 +193,7 @@ def read_label(texts: Mapping[str, bytes], classes: int) -> int:
             fields = json.loads(texts["json"])
             text = next((fields[name] for name in _LABEL_FIELDS if fields.get(name) is not None), -1)
         except (ValueError, AttributeError):
-            raise LabelError("its .json is not a JSON object", "mend or remove the sample") from None
+            raise LabelError("its .json is not a JSON object", "correct or remove the sample") from None
     try:
         label = int(text) if isinstance(text, str | int) else None
     except ValueError:
@@ -199,6 +203,6 @@ def read_label(texts: Mapping[str, bytes], classes: int) -> int:
     if not -1 <= label < classes:
         raise LabelError(
             f"its label {label} is outside the {classes:,} classes",
-            f"mend the label, or write all class names into {CLASSES}, one a line",
+            f"correct the label, or write all class names to {CLASSES}, one per line",
         )
     return label

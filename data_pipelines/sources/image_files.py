@@ -1,4 +1,4 @@
-"""Images one after the other, from files, folders and tars: listed while they are read, so that none is too large."""
+"""Lazy listing of images in files, folders and tars of any size."""
 
 import os
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ class Picture(NamedTuple):
     """One encoded image."""
 
     name: str
-    """Its path; inside of a tar, the tar's path and the member's name."""
+    """Its path. Inside a tar, the path of the tar and the member's name."""
     content: Content
-    """Its bytes, or how to come by them."""
+    """Its bytes, or the way to read them."""
 
 
 def pictures(path: Path) -> Iterator[Picture]:
-    """The images of a file, a tar, a tar of tars or a folder of these, in the order of names or as a tar stores them.
+    """Yield the images of a file, a tar, a tar of tars or a folder of these, sorted by name or in the order of the tar.
 
-    In folders and tars an image is told by its ending (.jpg, .jpeg, .png, .webp); hidden files are passed over. Links
-    are followed, but for those to a folder that they lie in.
+    In folders and tars, images are recognized by suffix (.jpg, .jpeg, .png, .webp). Hidden files are skipped. Links are
+    followed, except links to a folder that contains them.
 
     Raises:
-        UserError: there is no such file or folder, a folder cannot be read, or a tar is refused (see `tars.members`).
+        UserError: the file or folder does not exist, a folder cannot be read, or a tar is refused (see `tars.members`).
     """
     require_source(path)
     if path.is_dir():
@@ -39,15 +39,15 @@ def pictures(path: Path) -> Iterator[Picture]:
 
 
 def require_source(path: Path) -> None:
-    """Raise a UserError where there is no such file or folder."""
+    """Raise a UserError if there is no such file or folder."""
     if not path.exists():
         raise UserError(
-            "there is no such file or folder", where=path, fix="name images, folders, tars or shards"
+            "there is no such file or folder", where=path, fix="give images, folders, tars or shards"
         )
 
 
 def readable(name: str | Path) -> str:
-    """A name of a file as text that can be written anywhere: bytes of it that are no UTF-8 become `\\xNN`."""
+    """Return a file name as text that can be written anywhere. Bytes that are not UTF-8 become `\\xNN`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -1,6 +1,6 @@
-"""Where raw images come from. A source is a function that lists images; a new one is one function more.
+"""Sources of raw images. A source is a function that lists images, so a new source is one more function.
 
-Listing looks at names and tar headers only. The images are read later, by the workers that write the shards.
+Listing reads only names and tar headers. The images are read later by the workers that write the shards.
 """
 
 import re
@@ -22,33 +22,33 @@ _MAX_KEY = 90
 
 
 class Content(Protocol):
-    """An encoded image that is read, or made, only when a shard takes it.
+    """An encoded image that is read, or made, only when a shard needs it.
 
-    Its `repr` tells it from all others: an interrupted build knows its source by it.
+    Its `repr` must be unique, because an interrupted build recognizes its source by it.
     """
 
     @property
     def size(self) -> int:
-        """Bytes of the encoded image; a guess where they are not known before it is read."""
+        """Size of the encoded image in bytes. It is an estimate if it is unknown before reading."""
 
     def read(self) -> bytes:
-        """The encoded image.
+        """Return the encoded image.
 
         Raises:
             OSError: it cannot be read.
-            UnusableImage: what is read is no image.
+            UnusableImage: the data is not an image.
         """
 
 
 class Place(NamedTuple):
-    """Bytes of a file."""
+    """A range of bytes in a file."""
 
     file: Path
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """The bytes; fewer where the file has become shorter."""
+        """Read the bytes; fewer if the file has become shorter."""
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -58,34 +58,34 @@ class Item(NamedTuple):
     """One image of a source."""
 
     key: str
-    """Unique in the source; letters, digits, `-` and `_`."""
+    """Unique in the source. Consists of letters, digits, `-` and `_`."""
     content: Content | bytes
-    """The encoded image, or how to come by it."""
+    """The encoded image, or an object that reads it."""
     label: int
-    """Index into the source's classes; -1 without one."""
+    """Index into the source's classes. -1 without a label."""
 
     def read(self) -> bytes:
-        """The encoded image."""
+        """Return the encoded image."""
         return self.content if isinstance(self.content, bytes) else self.content.read()
 
     @property
     def size(self) -> int:
-        """Bytes of the encoded image, or a guess."""
+        """Size of the encoded image in bytes, or an estimate."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
     @property
     def size_is_exact(self) -> bool:
-        """Whether `size` is no guess."""
+        """Whether `size` is exact."""
         return isinstance(self.content, bytes | Place)
 
 
 class Source(NamedTuple):
-    """All images of a source with the names of their classes."""
+    """All images of a source, with the names of their classes."""
 
     items: list[Item]
     classes: tuple[str, ...]
     runs: tuple[int, ...] = ()
-    """Numbers of neighboring items that are best read together, such as the row groups of a file; empty: each
+    """Lengths of runs of consecutive items that are best read together, such as the row groups of a file. Empty: each
     item is read alone."""
 
 
@@ -96,14 +96,14 @@ class _Named(NamedTuple):
 
 
 def open_source(path: Path, labels: Path | None = None) -> Source:
-    """List a folder or a tar, whichever kind of those below it is.
+    """List a folder or a tar of any of the kinds below.
 
-    A class is a folder (or, in a tar of tars, an inner tar); classes are numbered in the order of their names.
-    Images without class folders get their classes from `labels`, or none.
+    A class is a folder, or an inner tar in a tar of tars. Classes are numbered in the order of their names. Images
+    without class folders get their classes from `labels`, or none.
 
     Args:
-        path: folder of class folders, tar of class folders, tar of one tar a class, or folder or tar of images.
-        labels: file that tells the classes of images without class folders (see `labels.read_labels`).
+        path: folder of class folders, tar of class folders, tar with one tar per class, or folder or tar of images.
+        labels: file with the classes of images without class folders (see `labels.read_labels`).
 
     Raises:
         UserError: the source is missing, empty or mixed, or its tar or labels are refused (see `tars.members`
@@ -115,22 +115,22 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
         named = _from_tar(path)
     else:
         raise UserError(
-            "there is no such file or folder", where=path, fix="name a folder, a tar, or `digits`"
+            "there is no such file or folder", where=path, fix="give a folder, a tar, or `digits`"
         )
     if not named:
         raise UserError(
-            "the source holds no images", where=path, fix="name the folder or tar that holds them"
+            "the source contains no images", where=path, fix="give the folder or tar that contains the images"
         )
     bare = [entry for entry in named if entry.class_name is None]
     if 0 < len(bare) < len(named):
         raise UserError(
-            f"some images lie in class folders and {len(bare)} do not, such as {str(bare[0].path)!r}",
+            f"some images are in class folders, but {len(bare)} are not, such as {str(bare[0].path)!r}",
             where=path,
-            fix="move every image into the folder of its class",
+            fix="move every image into its class folder",
         )
     if labels is not None:
         if not bare:
-            raise UserError("the images have class folders already", where=path, fix="leave out --labels")
+            raise UserError("the images are already in class folders", where=path, fix="leave out --labels")
         read = read_labels(labels, [entry.path.name for entry in bare])
         bare = [entry._replace(class_name=read.class_of[entry.path.name]) for entry in bare]
         return _number(bare, read.classes)
@@ -138,9 +138,9 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
 
 
 def digits() -> Mapping[str, Source]:
-    """The 1,797 handwritten digits that come with scikit-learn, as `train` and `validation`.
+    """Return the 1,797 handwritten digits of scikit-learn, as `train` and `validation`.
 
-    Each 8 x 8 image becomes a gray 32 x 32 JPEG. Of every class each sixth image is for validation.
+    Each 8 x 8 image becomes a gray 32 x 32 JPEG. Every sixth image of each class is used for validation.
     """
     from sklearn.datasets import load_digits
 
@@ -163,7 +163,7 @@ def digits() -> Mapping[str, Source]:
 
 def _from_folder(root: Path) -> list[_Named]:
     named = []
-    # Subsets of large sets are often folders of links to class folders: links are followed.
+    # Links are followed, because subsets of large datasets are often folders of links to class folders.
     for path in files_below(root):
         inner = path.relative_to(root)
         if _is_wanted(inner):
@@ -188,7 +188,7 @@ def _from_tar(path: Path) -> list[_Named]:
 
 
 def _without_common_root(named: list[_Named]) -> list[_Named]:
-    """Where a tar packs `train/CLASS/FILE`, the class is the second folder."""
+    """Remove the first folder if a tar contains `train/CLASS/FILE`, so that the class is the second folder."""
     roots = {entry.class_name for entry in named}
     nested = all(len(entry.path.parts) > 2 for entry in named)
     if len(roots) != 1 or not nested:
@@ -200,9 +200,9 @@ def _without_common_root(named: list[_Named]) -> list[_Named]:
 
 
 def _is_wanted(path: PurePosixPath | Path) -> bool:
-    """Whether a file counts as an image: not hidden; beside the class folders, only by its suffix.
+    """Return whether a file counts as an image. It must not be hidden. Outside of class folders, its suffix must match.
 
-    Inside a class folder every file counts, so that what is no image is reported and not passed over.
+    Inside a class folder every file counts, so files that are not images are reported and not silently skipped.
     """
     if any(is_hidden(part) for part in path.parts):
         return False
@@ -221,14 +221,15 @@ def _number(named: list[_Named], classes: Sequence[str]) -> Source:
 
 
 def _long_name(entry: _Named) -> str:
-    """Class, folders and file of an image in one."""
+    """Join class, folders and file name of an image."""
     folders = [part for part in entry.path.parts[:-1] if part != entry.class_name]
     stem = "-".join([*folders, entry.path.stem])
     return stem if not entry.class_name or stem.startswith(entry.class_name) else f"{entry.class_name}-{stem}"
 
 
 def make_keys(names: Iterable[str]) -> Iterator[str]:
-    """A short key for each name, no two alike: WebDataset ends a key at its first dot, tar a name at 100 bytes."""
+    """Yield a unique short key for each name. WebDataset ends a key at its first dot, and tar limits names to 100
+    bytes."""
     keys: set[str] = set()
     for name in names:
         first = key = re.sub(r"[^A-Za-z0-9_-]", "_", name)[-_MAX_KEY:]

@@ -1,4 +1,4 @@
-"""The classes of images whose places do not tell them: a list of files, or the devkit of an ILSVRC set."""
+"""Classes of images that are not in class folders: a list of files, or the devkit of an ILSVRC dataset."""
 
 import tarfile
 import zlib
@@ -16,22 +16,22 @@ class Labels(NamedTuple):
     """The class of each image of a source."""
 
     class_of: dict[str, str]
-    """Name of the class by name of the file."""
+    """Class name by file name."""
     classes: tuple[str, ...]
-    """All classes in sorted order; there may be some without an image."""
+    """All classes in sorted order. A class may have no image."""
 
 
 def read_labels(path: Path, files: Sequence[str]) -> Labels:
-    """The classes that a file gives to images.
+    """Read the classes of images from a file.
 
     Args:
-        path: text of lines `FILE CLASS`; or the devkit of ILSVRC2012 as it is distributed (a tar.gz); or the
-            ground truth of the validation images from an unpacked devkit, with `meta.mat` beside it. The last
-            two name classes by their WordNet ids, as the training tar does.
+        path: a text file with lines `FILE CLASS`, the original devkit of ILSVRC2012 (a tar.gz), or the ground truth of
+            the validation images from an unpacked devkit, with `meta.mat` beside it. The last two name classes by their
+            WordNet ids, as the training tar does.
         files: names of the images.
 
     Raises:
-        UserError: the file is none of these, or does not fit the images.
+        UserError: the file is none of these, or does not match the images.
     """
     try:
         if tarfile.is_tarfile(path):
@@ -39,9 +39,9 @@ def read_labels(path: Path, files: Sequence[str]) -> Labels:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            "the file of labels cannot be read",
+            "the label file cannot be read",
             where=path,
-            fix="name a text file with lines FILE CLASS, or a devkit",
+            fix="give a text file with lines FILE CLASS, or a devkit",
         ) from error
     words = [line.strip() for line in lines if line.strip()]
     if words and all(word.isdecimal() for word in words):
@@ -49,9 +49,9 @@ def read_labels(path: Path, files: Sequence[str]) -> Labels:
             meta = path.with_name(_META).read_bytes()
         except OSError as error:
             raise UserError(
-                f"the file holds ids of classes, and {_META}, which names them, cannot be read beside it",
+                f"the file contains class ids, but {_META} with their names cannot be read beside it",
                 where=path,
-                fix=f"name the file inside of the unpacked devkit (data/{_TRUTH}), or the devkit's tar.gz",
+                fix=f"give the file inside the unpacked devkit (data/{_TRUTH}), or the devkit's tar.gz",
             ) from error
         return _from_ids(words, meta, files, path)
     return _from_lines(lines, files, path)
@@ -89,47 +89,47 @@ def _from_devkit(path: Path, files: Sequence[str]) -> Labels:
         raise UserError(f"the devkit cannot be read: {error}", where=path, fix="copy it again") from error
     if missing := {_TRUTH, _META} - found.keys():
         raise UserError(
-            f"this is no devkit of ILSVRC2012: it holds no data/{min(missing)}",
+            f"this is not a devkit of ILSVRC2012: it contains no data/{min(missing)}",
             where=path,
-            fix="name ILSVRC2012_devkit_t12.tar.gz, or a text file with lines FILE CLASS",
+            fix="give ILSVRC2012_devkit_t12.tar.gz, or a text file with lines FILE CLASS",
         )
     return _from_ids(found[_TRUTH].decode("ascii", "replace").split(), found[_META], files, path)
 
 
 def _from_ids(ids: list[str], meta: bytes, files: Sequence[str], path: Path) -> Labels:
-    """Line n of the ground truth is the id of the n-th image in the order of their names."""
+    """Assign classes from the ground truth, whose line n is the id of the n-th image in the order of names."""
     wnids = _leaves(meta, path)
     if len(ids) != len(files):
         raise UserError(
-            f"the ground truth has {len(ids):,} lines and the source {len(files):,} images",
+            f"the ground truth has {len(ids):,} lines, but the source has {len(files):,} images",
             where=path,
-            fix="name all validation images and the ground truth of the same set",
+            fix="give all validation images and the ground truth of the same dataset",
         )
     class_of = {}
     for number, (name, written) in enumerate(zip(sorted(files), ids, strict=True), 1):
         if not written.isdecimal() or int(written) not in wnids:
             raise UserError(
-                f"line {number} of the ground truth is {written!r}, which is no id of a class in {_META}",
+                f"line {number} of the ground truth is {written!r}, which is not a class id in {_META}",
                 where=path,
-                fix="take both files from the same devkit",
+                fix="use both files from the same devkit",
             )
         class_of[name] = wnids[int(written)]
     return Labels(class_of, tuple(sorted(wnids.values())))
 
 
 def _leaves(meta: bytes, path: Path) -> dict[int, str]:
-    """WordNet id by number of each class; the synsets above the classes, which have children, are left out."""
+    """Return the WordNet id of each class by number, without the parent synsets above the classes."""
     import numpy as np
     from scipy.io import loadmat
 
     try:
-        synsets = np.atleast_1d(loadmat(BytesIO(meta), squeeze_me=True)["synsets"])  # [N] of a record each
+        synsets = np.atleast_1d(loadmat(BytesIO(meta), squeeze_me=True)["synsets"])  # [N] records
         columns = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         leaves = {int(number): str(wnid) for number, wnid, children in columns if int(children) == 0}
-    except Exception as error:  # broken bytes lead scipy to errors of any kind
+    except Exception as error:  # broken bytes make scipy raise errors of any kind
         raise UserError(
             f"{_META} does not list the synsets of an ILSVRC2012 devkit",
             where=path,
-            fix="take it from ILSVRC2012_devkit_t12.tar.gz",
+            fix="use the file in ILSVRC2012_devkit_t12.tar.gz",
         ) from error
     return leaves

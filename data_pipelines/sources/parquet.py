@@ -1,9 +1,9 @@
-"""Parquet files of images as Hugging Face sets come in; read with pyarrow, which is an extra.
+"""Parquet files of images, as in Hugging Face datasets. They are read with pyarrow, an optional dependency.
 
-Listing reads footers and labels. The smallest part of a file that can be read without what comes before it is a
-row group, often a hundred images, and a shard whose images came one from each would read the whole set. So the
-build mixes row groups and leaves the rows of each together: every group is read once, or twice where it goes on
-in a second shard.
+Listing reads footers and labels. The smallest part of a file that can be read alone is a row group of about a hundred
+images. If the images of a shard came from as many groups, each shard would read the whole dataset. The build therefore
+shuffles row groups and keeps the rows of each together. Every group is read once, or twice if it continues in a second
+shard.
 """
 
 import json
@@ -21,20 +21,20 @@ from data_pipelines.sources.image_sources import Item, Source, make_keys
 _IMAGES, _LABELS = ("image", "img"), ("label", "fine_label")
 _SPLIT = re.compile(r"(?P<split>\w+)-\d+-of-\d+.*|(?P<whole>train|validation|valid|val|test|unlabeled)")
 _BATCH = 16
-"""Rows that a worker holds at a time."""
+"""Number of rows that a worker holds at a time."""
 
 
 class Row(NamedTuple):
-    """The image in a row of a row group."""
+    """The image in one row of a row group."""
 
     file: Path
     group: int
     row: int
     size: int
-    """Mean bytes of an image of the group."""
+    """Mean bytes of an image in the group."""
 
     def read(self) -> bytes:
-        """The image; quick where rows are asked for in their order."""
+        """Read the image. Reading is fast if rows are requested in order."""
         import pyarrow
 
         try:
@@ -43,7 +43,7 @@ class Row(NamedTuple):
             return _cursor(self.file, self.group).read(self.row)
         except (pyarrow.ArrowException, OSError, EOFError) as error:
             _cursor.cache_clear()
-            # an error of the disk has a number, that of damaged bytes has none
+            # a disk error has an errno, but an error of damaged bytes has none
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UnusableImage(f"row group {self.group} of {self.file.name} cannot be read") from error
@@ -52,33 +52,33 @@ class Row(NamedTuple):
 class _Listed(NamedTuple):
     path: Path
     groups: list[tuple[int, int]]
-    """Rows, and mean bytes of an image, of each row group."""
+    """Number of rows and mean bytes of an image, for each row group."""
     labels: list[Any]
-    """One a row; None without a label."""
+    """One label per row. None without a label."""
     names: tuple[str, ...]
-    """Names of the classes by label, where the file tells them."""
+    """Names of the classes by label, if the file has them."""
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path is a Parquet file or a folder that holds some."""
+    """Return whether a path is a Parquet file or a folder that contains some."""
     return path.suffix == ".parquet" if path.is_file() else any(path.glob("*.parquet"))
 
 
 def open_parquet(path: Path) -> dict[str, Source]:
     """List a Parquet file or a folder of them, by split.
 
-    A file `train-00000-of-00005.parquet` belongs to the split `train`. The image is in the column `image` (or
-    `img`), as bytes or as Hugging Face's pair of bytes and path, the label in `label` (or `fine_label`). Labels
-    have the names of Hugging Face's schema, or else are numbered in the order of the values of all splits.
+    A file `train-00000-of-00005.parquet` belongs to the split `train`. The image is in the column `image` (or `img`),
+    as bytes or as Hugging Face's struct of bytes and path. The label is in `label` (or `fine_label`). Class names come
+    from Hugging Face's schema. Without it, labels are numbered in the order of their values in all splits.
 
     Args:
         path: the file or folder.
 
     Returns:
-        The source of each split by name; of one split alone, by the name `""`.
+        The source of each split by name. A single split has the name `""`.
 
     Raises:
-        UserError: pyarrow is missing, or a file cannot be read, has no such columns or does not fit the others.
+        UserError: pyarrow is missing, or a file cannot be read, lacks these columns or does not match the others.
     """
     paths = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     splits: dict[str, list[_Listed]] = {}
@@ -88,9 +88,9 @@ def open_parquet(path: Path) -> dict[str, Source]:
         splits = {"": next(iter(splits.values()))}
     elif "" in splits:
         raise UserError(
-            f"some files tell their split and {splits[''][0].path.name!r} does not",
+            f"some file names contain a split, but {splits[''][0].path.name!r} does not",
             where=path,
-            fix="name the files of each split SPLIT-00000-of-00001.parquet",
+            fix="rename the files of each split to SPLIT-00000-of-00001.parquet",
         )
     files = [file for listed in splits.values() for file in listed]
     classes, label_of = _classes(files)
@@ -108,12 +108,12 @@ def _list(path: Path) -> _Listed:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise UserError(
-            "Parquet files are read with pyarrow, which is not installed",
+            "reading Parquet files needs pyarrow, which is not installed",
             where=path,
             fix="run: pip install pyarrow",
         ) from error
     try:
-        # Without threads, here and below: workers are forked, which threads do not survive.
+        # No threads here and below, because threads do not survive the fork of the workers.
         with ParquetFile(path, pre_buffer=False) as file:
             schema, footer = file.schema_arrow, file.metadata
             column = _leaf(schema, path)
@@ -127,9 +127,9 @@ def _list(path: Path) -> _Listed:
                 odd := next((value for value in labels if not isinstance(value, int | str | None)), None)
             ) is not None:
                 raise UserError(
-                    f"the column {label!r} holds {type(odd).__name__}, not one number or text a row",
+                    f"the column {label!r} holds {type(odd).__name__}, not one number or string per row",
                     where=path,
-                    fix="make a column `label` of the class of each image",
+                    fix="add a column `label` with the class of each image",
                 )
             groups = []
             for number in range(footer.num_row_groups):
@@ -147,7 +147,7 @@ def _list(path: Path) -> _Listed:
 
 
 def _leaf(schema: Any, path: Path) -> str:
-    """Path of the column of bytes in the schema."""
+    """Return the path of the bytes column in the schema."""
     from pyarrow import types
 
     for name in _IMAGES:
@@ -161,14 +161,14 @@ def _leaf(schema: Any, path: Path) -> str:
             return inner
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     raise UserError(
-        f"the file has no column `image` of encoded images, only: {columns}",
+        f"the file has no column `image` of encoded images. Its columns: {columns}",
         where=path,
-        fix="name the column `image`; it holds binary, or a struct with a binary field `bytes`",
+        fix="rename the column to `image`; its type must be binary, or a struct with a binary field `bytes`",
     )
 
 
 def _names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Names of the classes in Hugging Face's part of the schema."""
+    """Return the class names from Hugging Face's part of the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features[label]["names"])
@@ -177,31 +177,31 @@ def _names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _classes(files: Sequence[_Listed]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Names of the classes, and the number of each value of the label column."""
+    """Return the class names, and the class index of each value of the label column."""
     values = {label for file in files for label in file.labels if label is not None and label != -1}
     names = files[0].names
     for file in files:
         if file.names != names:
             raise UserError(
-                f"the files name other classes than those of {files[0].path.name!r}",
+                f"the files have different class names than {files[0].path.name!r}",
                 where=file.path,
-                fix="build the files of each set into a folder of its own",
+                fix="build the files of each dataset into a separate folder",
             )
     try:
         ordered = sorted(values)
     except TypeError as error:
         raise UserError(
-            "the labels are numbers in some files and text in others",
+            "the labels are numbers in some files and strings in others",
             where=files[0].path.parent,
-            fix="build the files of each set into a folder of its own",
+            fix="build the files of each dataset into a separate folder",
         ) from error
     if not names or not all(isinstance(value, int) for value in ordered):
         return tuple(str(value) for value in ordered), {value: number for number, value in enumerate(ordered)}
     if beyond := [value for value in ordered if not 0 <= value < len(names)]:
         raise UserError(
-            f"the label {beyond[0]} is beyond the {len(names)} classes that the schema names",
+            f"the label {beyond[0]} is outside the {len(names)} classes of the schema",
             where=files[0].path.parent,
-            fix="mend the labels or the schema",
+            fix="correct the labels or the schema",
         )
     return names, {value: value for value in ordered}
 
@@ -222,18 +222,18 @@ def _source(files: Sequence[_Listed], classes: tuple[str, ...], label_of: dict[A
 
 
 class _Cursor:
-    """The images of a row group, from the first on."""
+    """The images of a row group, read from the first on."""
 
     def __init__(self, path: Path, group: int) -> None:
         from pyarrow.parquet import ParquetFile
 
-        # So pages are read as they are needed, and not the whole row group at once.
+        # Reads pages on demand instead of the whole row group at once.
         file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         column = _leaf(file.schema_arrow, path)
         self._batches = file.iter_batches(_BATCH, row_groups=[group], columns=[column], use_threads=False)
         self._rows: list[bytes | None] = []
         self.start = 0
-        """Number of the first row that is still held."""
+        """Number of the first row that is still in memory."""
 
     def read(self, row: int) -> bytes:
         while row >= self.start + len(self._rows):
@@ -251,5 +251,5 @@ def _cursor(path: Path, group: int) -> _Cursor:
     return _Cursor(path, group)
 
 
-# A worker opens its files itself: what its parent has open would be shared between all of them.
+# Each worker opens its own files, because files opened by the parent would be shared by all workers.
 os.register_at_fork(after_in_child=_cursor.cache_clear)

@@ -1,7 +1,6 @@
-"""Sets that torchvision knows by name, fetched and laid out by its own classes.
+"""Datasets of torchvision by name, downloaded and read by its own classes.
 
-Sets of files keep the bytes of their files. Sets of arrays become PNGs, which lose nothing; the workers that
-write the shards encode them.
+Datasets of image files keep their bytes. Arrays are encoded losslessly as PNG by the workers that write the shards.
 """
 
 import difflib
@@ -24,22 +23,22 @@ Parts = Mapping[str, Source]
 
 
 class Pixels(NamedTuple):
-    """Pixels of a set of arrays, as a PNG."""
+    """Pixels of an array dataset, as a PNG."""
 
     stored: Place | bytes
-    """Rows of uint8, in the set's own layout."""
+    """Rows of uint8 in the dataset's own layout."""
     shape: tuple[int, int, int]
     """Shape of the stored array."""
     axes: tuple[int, int, int]
-    """Where height, width and channels are in it."""
+    """The axes of height, width and channels in it."""
 
     @property
     def size(self) -> int:
-        """Bytes of the pixels: the PNG is a little smaller for pictures, a little larger for noise."""
+        """Bytes of the pixels. The PNG is slightly smaller for pictures, and slightly larger for noise."""
         return len(self.stored) if isinstance(self.stored, bytes) else self.stored.size
 
     def read(self) -> bytes:
-        """The PNG.
+        """Return the PNG.
 
         Raises:
             OSError: the pixels cannot be read.
@@ -55,41 +54,41 @@ class Pixels(NamedTuple):
 
 
 def open_set(name: str, root: Path, *, download: bool) -> Parts:
-    """List a set: `train`, `validation`, and its further parts where it has some.
+    """List a dataset: `train`, `validation`, and further parts if it has some.
 
     Args:
         name: one of `NAMES`.
-        root: folder in which torchvision keeps the set, or into a folder of which it is fetched.
-        download: fetch it where it is not there.
+        root: folder in which torchvision stores the dataset, or downloads it to.
+        download: whether to download it if it is missing.
 
     Raises:
-        UserError: there is no set of this name, or it cannot be fetched or read.
+        UserError: there is no dataset of this name, or it cannot be downloaded or read.
     """
     if name not in _SETS:
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise UserError(
-            f"torchvision:{name} is not among the sets: {', '.join(NAMES)}",
-            fix=f"did you mean torchvision:{near[0]}?" if near else "name one of these",
+            f"torchvision:{name} is not among the supported datasets: {', '.join(NAMES)}",
+            fix=f"did you mean torchvision:{near[0]}?" if near else "choose one of these",
         )
     own = root / f"torchvision-{name}"
     if not download or own.exists():
         return _read(_SETS[name], own if own.exists() else root)
     try:
         return _SETS[name](root, False)
-    except Exception:  # of which kind differs by set: it is not there
+    except Exception:  # the exception for a missing dataset differs by dataset
         pass
-    # A set that is half unpacked looks whole to some of torchvision's classes, so it gets its name at the end.
+    # Some torchvision classes accept a half-unpacked dataset, so it is renamed to its final name at the end.
     fetched = root / f".{name}.download"
-    try:  # network (URLError, HTTPException), checksum (RuntimeError) and disk fail each in their way
+    try:  # network (URLError, HTTPException), checksum (RuntimeError) and disk raise different exceptions
         shutil.rmtree(fetched, ignore_errors=True)
         fetched.mkdir(parents=True)
         _SETS[name](fetched, True)
         fetched.replace(own)
     except Exception as error:
         raise UserError(
-            f"the set cannot be downloaded: {type(error).__name__}: {error}",
+            f"the dataset cannot be downloaded: {type(error).__name__}: {error}",
             where=root,
-            fix="make sure of network and disk, or fetch the set elsewhere and name the folder: --root FOLDER",
+            fix="check network and disk, or download the dataset elsewhere and give its folder: --root FOLDER",
         ) from error
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
@@ -99,12 +98,12 @@ def open_set(name: str, root: Path, *, download: bool) -> Parts:
 def _read(make: Callable[[Path, bool], Parts], root: Path) -> Parts:
     try:
         return make(root, False)
-    except Exception as error:  # what a set that is broken or not there leads torchvision to differs by set
+    except Exception as error:  # the exception for a broken or missing dataset differs by dataset
         raise UserError(
-            f"the set cannot be read: {type(error).__name__}: {error}",
+            f"the dataset cannot be read: {type(error).__name__}: {error}",
             where=root,
-            fix="name the folder in which torchvision keeps the set: --root FOLDER; or, where it is broken, "
-            "remove it and let it be fetched: --download",
+            fix="give the folder in which torchvision stores the dataset: --root FOLDER; if it is broken, "
+            "remove it and download it again: --download",
         ) from error
 
 
@@ -120,12 +119,12 @@ def _files(
     files: Callable[[Any], Iterable[tuple[str | Path, int]]] = _listed,
     **arguments: object,
 ) -> Callable[[Path, bool], Parts]:
-    """A set of files that is listed by splits.
+    """Return a reader for a dataset of files with splits.
 
     Args:
         kind: torchvision's class.
         splits: torchvision's name of each part.
-        classes: the names of the classes of a split.
+        classes: names of the classes of a split.
         files: path and label of each image of a split.
         arguments: further arguments of the class.
     """
@@ -170,7 +169,7 @@ def _svhn(root: Path, download: bool) -> Parts:
 
 
 def _stl10(root: Path, download: bool) -> Parts:
-    """Its three files of pixels hold 3 GB, so they stay where they are; torchvision checks them, and reads one."""
+    """Read STL-10. Its three pixel files of 3 GB stay in place. torchvision checks them and reads one."""
     dataset = datasets.STL10(root, split="test", download=download)
     folder = root / dataset.base_folder
     shape = (3, 96, 96)  # color, column, row
@@ -212,7 +211,7 @@ def _arrays(
 
 
 _THREE = {"train": "train", "validation": "val", "test": "test"}
-# With `str` in place of the function that loads an image, a sample is its path and its label.
+# `str` replaces the function that loads an image, so a sample is its path and its label.
 _SETS: dict[str, Callable[[Path, bool], Parts]] = {
     "cifar10": _cifar(datasets.CIFAR10),
     "cifar100": _cifar(datasets.CIFAR100),
@@ -236,4 +235,4 @@ _SETS: dict[str, Callable[[Path, bool], Parts]] = {
     "svhn": _svhn,
 }
 NAMES = tuple(_SETS)
-"""Names of the sets."""
+"""Names of the datasets."""

@@ -1,1 +1,1 @@
-"""The commands of `all4one`, one file a command: parse, call, print."""
+"""The commands of `all4one`, one file for each command. They parse arguments, call the implementation and print."""

@@ -1,4 +1,4 @@
-"""`all4one data`: raw images to indexed shards, and looks at them."""
+"""`all4one data`: build indexed shards from raw images, verify them and inspect them."""
 
 import os
 from collections import Counter
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord
     from data_pipelines.sources.image_sources import Source
 
-app = typer.Typer(help="Make, index and verify shards of images.", no_args_is_help=True)
+app = typer.Typer(help="Build, index, verify and inspect datasets in shards.", no_args_is_help=True)
 app.command()(show)
 app.command()(stats)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
-Workers = Annotated[int, typer.Option(min=0, help="Processes side by side; 0: one a core.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes. 0: one for each core.")]
 
 
 @app.command()
@@ -28,46 +28,52 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or tar of class folders; ILSVRC2012_img_train.tar; folder or tar of images; a Parquet file "
-            "or a folder of them; torchvision:NAME, such as torchvision:cifar10; or `digits`.",
+            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, Parquet file "
+            "or folder of them, torchvision:NAME such as torchvision:cifar10, or `digits`.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the shards, new or empty.", show_default=False)],
-    shard_bytes: Annotated[int, typer.Option(min=1_000, help="Bytes of a shard, at most.")] = 256_000_000,
-    shard_samples: Annotated[int, typer.Option(min=1, help="Samples of a shard, at most.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that spreads the images over the shards.")] = 0,
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the shards. It must be new or empty.", show_default=False)
+    ],
+    shard_bytes: Annotated[
+        int, typer.Option(min=1_000, help="Maximum size of a shard in bytes.")
+    ] = 256_000_000,
+    shard_samples: Annotated[int, typer.Option(min=1, help="Maximum number of samples in a shard.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random assignment of images to shards.")] = 0,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="For images without class folders: text file of lines FILE CLASS; or, for ILSVRC2012_img_val.tar, "
-            "ILSVRC2012_devkit_t12.tar.gz or the ILSVRC2012_validation_ground_truth.txt of an unpacked one."
+            help="Labels of images without class folders: a text file of lines FILE CLASS. For ILSVRC2012_img_val.tar: "
+            "ILSVRC2012_devkit_t12.tar.gz or the unpacked ILSVRC2012_validation_ground_truth.txt."
         ),
     ] = None,
     root: Annotated[
-        Path, typer.Option(help="Folder in which torchvision keeps its sets, or fetches them to.")
+        Path, typer.Option(help="Folder where torchvision stores its datasets and downloads them to.")
     ] = Path("data/torchvision"),
-    download: Annotated[bool, typer.Option(help="Fetch a torchvision set that is not there.")] = True,
+    download: Annotated[bool, typer.Option(help="Download a torchvision dataset that is missing.")] = True,
     resize_shorter: Annotated[
         int | None,
-        typer.Option(min=8, help="Shorter side, pixels, that larger images are brought to, as JPEGs."),
+        typer.Option(
+            min=8, help="Resize larger images to this shorter side, in pixels, and store them as JPEG."
+        ),
     ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=100,
-            help="JPEG quality that all images are encoded again with. Left out, what is resized gets 90 and all "
-            "else keeps its bytes.",
+            help="JPEG quality to encode all images again with. Default: resized images use 90, and all other images "
+            "keep their bytes.",
         ),
     ] = None,
     decode: Annotated[
-        bool, typer.Option(help="Decode each image; otherwise only header and end marker are looked at.")
+        bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = True,
     workers: Workers = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace a set of ours that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset that all4one built.")] = False,
 ) -> None:
-    """Write images as WebDataset shards with their index. Interrupted, the same command goes on."""
+    """Write images as WebDataset shards with an index. If it is interrupted, run the same command again to resume."""
     from data_pipelines.build.builder import BuildOptions, drop_notes
     from data_pipelines.build.builder import build as build_shards
     from data_pipelines.imaging.recode import Recoding
@@ -92,7 +98,7 @@ def build(
 
 
 def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mapping[str, "Source"]:
-    """What is to be written, by the folder inside of OUT."""
+    """Return the sources to write, by their subfolder of OUT."""
     from data_pipelines.errors import UserError
     from data_pipelines.sources.image_sources import digits, open_source
     from data_pipelines.sources.parquet import is_parquet, open_parquet
@@ -102,7 +108,7 @@ def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mappin
     if name != "digits" and kind != "torchvision" and not is_parquet(path):
         return {"": open_source(path, labels)}
     if labels is not None:
-        raise UserError("this source brings its own labels", where=name, fix="leave out --labels")
+        raise UserError("this source contains its own labels", where=name, fix="leave out --labels")
     if name == "digits":
         return digits()
     if kind == "torchvision":
@@ -116,11 +122,11 @@ def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mappin
 def index(
     folder: Folder,
     decode: Annotated[
-        bool, typer.Option(help="Decode each image; otherwise only header and end marker are looked at.")
+        bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = False,
     workers: Workers = 0,
 ) -> None:
-    """Index shards that somebody else made, or index ours again."""
+    """Index shards that were built elsewhere, or index shards of all4one again."""
     from data_pipelines.sources.existing_shards import index_folder
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
@@ -131,10 +137,10 @@ def index(
 @app.command()
 def verify(
     folder: Folder,
-    decode: Annotated[bool, typer.Option(help="Decode each image as well.")] = False,
+    decode: Annotated[bool, typer.Option(help="Also decode each image.")] = False,
     workers: Workers = 0,
 ) -> None:
-    """Read every sample and compare it with the index; exit code 1 where one differs."""
+    """Read every sample and compare it with the index. The exit code is 1 if any sample differs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -161,7 +167,7 @@ def _cores() -> int:
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; silence elsewhere."""
+    """Show a progress bar on a terminal, and nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`all4one data show` and `all4one data stats`: looks at a set before a run is spent on it."""
+"""`all4one data show` and `all4one data stats`: inspect a dataset before training on it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 Shards = Annotated[str, typer.Argument(help="Folder of indexed shards.", show_default=False)]
 Recipe = Annotated[
-    str, typer.Option(help="Recipe whose views and threads are used: a path or a shipped name.")
+    str,
+    typer.Option(help="Recipe whose views and threads are used: a path, or the name of a shipped recipe."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
 
 
@@ -22,18 +23,20 @@ def show(
     shards: Shards,
     overrides: Overrides = None,
     recipe: Recipe = "base",
-    out: Annotated[Path, typer.Option(help="The picture: .png, .pdf or .svg.")] = Path("views.png"),
-    images: Annotated[int, typer.Option(min=1, max=64, help="Images, a row each.")] = 6,
-    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose order and numbers are shown.")] = 0,
+    out: Annotated[Path, typer.Option(help="Output file: .png, .pdf or .svg.")] = Path("views.png"),
+    images: Annotated[int, typer.Option(min=1, max=64, help="Number of images. Each fills one row.")] = 6,
+    epoch: Annotated[
+        int, typer.Option(min=0, help="Epoch whose sample order and augmentations are shown.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
 ) -> None:
-    """Draw images beside their views for a recipe, with the numbers used: data.views=weak shows another preset."""
+    """Draw images beside their views, with the augmentation parameters of each. Try a preset with data.views=weak."""
     from data_pipelines.inspect.gallery import draw
     from data_pipelines.shards.shard_set import ShardSet
 
     settings = _data_settings(recipe, overrides)
     for reason in draw(ShardSet.open(shards), settings, out, seed=seed, epoch=epoch, images=images):
-        typer.echo(f"left out {reason}", err=True)
+        typer.echo(f"skipped {reason}", err=True)
     typer.echo(f"wrote {out}")
 
 
@@ -41,9 +44,9 @@ def stats(
     shards: Shards,
     overrides: Overrides = None,
     recipe: Recipe = "base",
-    measure: Annotated[bool, typer.Option(help="Measure how fast this machine prepares the views.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure how fast this machine makes the views.")] = True,
 ) -> None:
-    """Print sizes, aspect ratios, classes and bytes of a set, and the time that an epoch takes to prepare."""
+    """Print the sizes, aspect ratios, classes and bytes of a dataset, and the time to load one epoch."""
     from data_pipelines.inspect.statistics import preparing_speed, statistics, threads_of
     from data_pipelines.shards.shard_set import ShardSet
 
@@ -57,12 +60,12 @@ def stats(
         speed, threads = preparing_speed(opened, settings), threads_of(settings)
         typer.echo(
             f"{len(settings.views)} views, the first of {settings.views[0].size} px: {speed:,.0f} images/s "
-            f"with {threads} threads, {_duration(facts.samples / speed)} an epoch on this machine"
+            f"with {threads} threads, {_duration(facts.samples / speed)} for an epoch on this machine"
         )
 
 
 def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":
-    """The data part of a recipe: views are looked at whether or not the recipe's method takes as many."""
+    """Return the data settings of a recipe. The number of views is not checked against the recipe's method."""
     from trainer.config.schema import data_settings
 
     return data_settings(recipe, overrides or [])
@@ -89,7 +92,7 @@ def _print_facts(name: str, facts: "Statistics") -> None:
 
 
 def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
-    """The histogram where it is short; of many classes, the rarest and the most frequent."""
+    """Print the class histogram. If there are many classes, print only the rarest and the most frequent."""
     from rich.console import Console
     from rich.table import Table
 

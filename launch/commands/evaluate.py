@@ -1,4 +1,4 @@
-"""`all4one eval`: what can be asked of a trained backbone."""
+"""`all4one eval`: evaluate a trained backbone."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,96 +15,97 @@ def evaluate(
         typer.Argument(
             metavar="RUN",
             show_default=False,
-            help="Folder of a run or of one checkpoint, or a file that `export` wrote as safetensors.",
+            help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`.",
         ),
     ],
-    knn: Annotated[bool, typer.Option("--knn", help="Weighted nearest neighbors.")] = False,
+    knn: Annotated[bool, typer.Option("--knn", help="Weighted k-nearest-neighbor classifier.")] = False,
     knn_k: Annotated[
         str | None,
         typer.Option(
-            metavar="10,20,200", help="How many neighbors vote; each number is a judge. 20 if not given."
+            metavar="10,20,200", help="Numbers of neighbors that vote. Each number is evaluated. Default: 20."
         ),
     ] = None,
     retrieval: Annotated[
-        bool, typer.Option("--retrieval", help="mAP and recall of validation images among each other.")
+        bool, typer.Option("--retrieval", help="Image retrieval within the validation set: mAP and recall.")
     ] = False,
     linear_fast: Annotated[
         bool,
-        typer.Option("--linear-fast", help="Logistic regression by L-BFGS on features that are made once."),
+        typer.Option("--linear-fast", help="Logistic regression by L-BFGS on features computed once."),
     ] = False,
     low_shot: Annotated[
         str | None,
         typer.Option(
             metavar="1%,10%",
-            help="Logistic regression on shares of the training set, several subsets of each.",
+            help="Logistic regression on fractions of the training set, with several random subsets of each.",
         ),
     ] = None,
     low_shot_seeds: Annotated[
-        int | None, typer.Option(min=2, help="Subsets of each share; 5 if not given.")
+        int | None, typer.Option(min=2, help="Number of subsets for each fraction of --low-shot. Default: 5.")
     ] = None,
     linear: Annotated[
         bool,
         typer.Option(
-            "--linear", help="The published protocol: linear classifiers trained by SGD on crops and flips."
+            "--linear",
+            help="The published linear protocol: classifiers trained by SGD on random crops and flips.",
         ),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of --linear; 100 if not given.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of --linear. Default: 100.")] = None,
     learning_rates: Annotated[
         str | None,
         typer.Option(
             metavar="0.1,1,10",
-            help="Of --linear, for each 256 images of the batch: all are tried in one pass. "
-            "0.1,0.2,0.5,1,2,5,10,30 if not given.",
+            help="Learning rates of --linear for a batch of 256 images. All are trained in one pass. "
+            "Default: 0.1,0.2,0.5,1,2,5,10,30.",
         ),
     ] = None,
     finetune: Annotated[
         str | None,
         typer.Option(
             metavar="1%,10%,100%",
-            help="Whole networks trained by SGD on shares of the training set, on crops and flips.",
+            help="Whole network trained by SGD on fractions of the training set, with random crops and flips.",
         ),
     ] = None,
     finetune_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of --finetune; 50 if not given.")
+        int | None, typer.Option(min=1, help="Epochs of --finetune. Default: 50.")
     ] = None,
     finetune_rates: Annotated[
         str | None,
         typer.Option(
             metavar="0.01,0.1",
-            help="Learning rates of --finetune, for each 256 images of the batch: each is a training. "
-            "0.01,0.03,0.1 if not given.",
+            help="Learning rates of --finetune for a batch of 256 images. Each needs its own training. "
+            "Default: 0.01,0.03,0.1.",
         ),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Images of a step of --linear and --finetune, of all processes; 256 if not given."
-        ),
+        typer.Option(min=1, help="Global batch size of --linear and --finetune. Default: 256."),
     ] = None,
     backbone: Annotated[
         BackboneName | None,
-        typer.Option(help="Judge this one alone; all that there are if not given.", show_default=False),
+        typer.Option(
+            help="Evaluate only this backbone. Default: every backbone of the run.", show_default=False
+        ),
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     train_set: Annotated[
         str | None,
-        typer.Option("--train", help="Labeled shards to learn from; the run's own if not given."),
+        typer.Option("--train", help="Labeled shards to train on. Default: the training set of the run."),
     ] = None,
     validation_set: Annotated[
-        str | None, typer.Option("--validation", help="Labeled shards to judge on.")
+        str | None, typer.Option("--validation", help="Labeled shards to evaluate on.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where the results go; if not given, eval.json in the run's folder, or NAME.eval.json beside a "
-            "checkpoint or file."
+            help="File for the results. Default: eval.json in the run's folder, or NAME.eval.json beside a checkpoint "
+            "or file.",
         ),
     ] = None,
 ) -> None:
-    """Judge a backbone; without a judge, by --knn and --linear-fast.
+    """Evaluate a backbone. Without an evaluator option, --knn and --linear-fast run.
 
-    What earlier evaluations of the same checkpoint and sets found stays in eval.json.
-    --linear and --finetune go on where they were killed when the same command is given again.
+    Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear or --finetune
+    is killed, run the same command again to resume it.
     """
     none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
     require_judge("--knn", knn or none, knn_k=knn_k)
@@ -143,33 +144,38 @@ def evaluate(
 
 
 def require_judge(judge: str, asked: bool, **options: object) -> None:
-    """Raise a UserError where options of a judge, other than None, were given and it is not asked."""
+    """Raise a UserError if options of an evaluator were given, but the evaluator itself was not."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given and not asked:
         raise UserError(
             f"has no effect without {judge}",
             where=", ".join(given),
-            fix=f"add {judge}, or leave it out",
+            fix=f"add {judge}, or leave the option out",
         )
 
 
 def given(**options: object) -> dict[str, object]:
-    """The options that are not None."""
+    """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_ks(text: str) -> tuple[int, ...]:
-    """Numbers of neighbors, smallest first, from `10,20,200`. Raises UserError."""
+    """Parse numbers of neighbors such as `10,20,200`, and return them smallest first. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(
-            f"{text!r} is no list of numbers from 1", where="--knn-k", fix="give it as in --knn-k 10,20,200"
+            f"{text!r} is not a list of whole numbers from 1",
+            where="--knn-k",
+            fix="write it like --knn-k 10,20,200",
         )
     return tuple(sorted({int(part) for part in parts}))
 
 
 def parse_shares(text: str, option: str, *, whole: bool = False) -> tuple[float, ...]:
-    """Shares in (0, 1), or in (0, 1] where the whole set counts, smallest first, from `1%,10%`. Raises UserError."""
+    """Parse percentages such as `1%,10%`, and return the fractions, smallest first. Raises UserError.
+
+    Fractions lie in (0, 1), or in (0, 1] if `whole` is set.
+    """
     shares = set()
     for part in text.split(","):
         number = part.strip().removesuffix("%")
@@ -178,18 +184,18 @@ def parse_shares(text: str, option: str, *, whole: bool = False) -> tuple[float,
         except ValueError:
             share = 0.0
         if not (0 < share < 1 or (whole and share == 1)):
-            most = "up to 100" if whole else "below 100"
+            most = "up to 100%" if whole else "below 100%"
             raise UserError(
-                f"{part.strip()!r} is no share of a set: a number of per cent above 0 and {most}",
+                f"{part.strip()!r} is not a percentage above 0% and {most}",
                 where=option,
-                fix=f"give it as in {option} 1%,10%",
+                fix=f"write it like {option} 1%,10%",
             )
         shares.add(share)
     return tuple(sorted(shares))
 
 
 def parse_rates(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Learning rates, smallest first, from `0.1,1,10`; None of None. Raises UserError."""
+    """Parse learning rates such as `0.1,1,10`, and return them smallest first; None stays None. Raises UserError."""
     if text is None:
         return None
     try:
@@ -198,6 +204,6 @@ def parse_rates(text: str | None, option: str) -> tuple[float, ...] | None:
         rates = set()
     if not rates or not all(0 < rate < float("inf") for rate in rates):
         raise UserError(
-            f"{text!r} is no list of numbers above 0", where=option, fix=f"give it as in {option} 0.1,1,10"
+            f"{text!r} is not a list of numbers above 0", where=option, fix=f"write it like {option} 0.1,1,10"
         )
     return tuple(sorted(rates))

@@ -1,4 +1,4 @@
-"""`all4one export` and `all4one embed`: a trained backbone taken away, and used."""
+"""`all4one export` and `all4one embed`: export a trained backbone, and compute features with it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,13 +11,13 @@ Source = Annotated[
     typer.Argument(
         metavar="RUN",
         show_default=False,
-        help="Folder of a run or of one checkpoint, or a file that `export` wrote as safetensors.",
+        help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`.",
     ),
 ]
 
 
 class ExportFormat(StrEnum):
-    """The keys of `trainer.exports.export.FORMATS`, which loads torch."""
+    """The keys of `trainer.exports.export.FORMATS`. They are repeated here because that module loads torch."""
 
     SAFETENSORS = "safetensors"
     TORCHVISION = "torchvision"
@@ -31,29 +31,33 @@ def export(
     run: Source,
     out: Annotated[
         Path | None,
-        typer.Option(help="The file, or the folder of hf; `backbone` with the format's ending if not given."),
+        typer.Option(
+            help="Output file, or folder for hf. Default: `backbone` with the suffix of the format."
+        ),
     ] = None,
     format_: Annotated[
         ExportFormat,
         typer.Option(
             "--format",
-            help="safetensors: for `all4one eval`, with torchvision's or timm's weight names. torchvision: a .pth that "
-            "loads strictly into torchvision's ResNet whose fc is nn.Identity(). timm: loads strictly into "
-            "timm.create_model(NAME, num_classes=0). torchscript, onnx: with the normalization inside. hf: a folder "
+            help="safetensors: for `all4one eval`, with the weight names of torchvision or timm. torchvision: a .pth "
+            "that loads strictly into torchvision's ResNet with fc = nn.Identity(). timm: loads strictly into "
+            "timm.create_model(NAME, num_classes=0). torchscript, onnx: include the input normalization. hf: a folder "
             "with config.json, model.safetensors and a model card.",
         ),
     ] = ExportFormat.SAFETENSORS,
     momentum: Annotated[
-        bool, typer.Option("--momentum", help="The averaged copy instead of the trained network.")
+        bool,
+        typer.Option("--momentum", help="Export the momentum (EMA) encoder instead of the trained network."),
     ] = False,
     license_: Annotated[
         str | None,
         typer.Option(
-            "--license", help="License in the card of hf, such as mit; left for you to fill in if not given."
+            "--license",
+            help="License in the model card of hf, such as mit. Default: a placeholder to fill in.",
         ),
     ] = None,
 ) -> None:
-    """Write a run's backbone for others to load, and check that what was written gives the same features."""
+    """Export the backbone of a run, and check that the exported file gives the same features."""
     from trainer.exports.export import export_backbone
 
     written, loads_into = export_backbone(run, out, format_name=format_, momentum=momentum, license=license_)
@@ -61,7 +65,7 @@ def export(
 
 
 class BackboneName(StrEnum):
-    """The backbones of a run."""
+    """The backbones that a run has."""
 
     ONLINE = "online"
     MOMENTUM = "momentum"
@@ -74,22 +78,24 @@ def embed(
         typer.Argument(
             metavar="IMAGES...",
             show_default=False,
-            help="Images, folders and tars of them, and sets of shards with an index, which may be URLs.",
+            help="Images, folders or tars of images, or indexed shards. Shards may be URLs.",
         ),
     ],
     out: Annotated[
         Path,
         typer.Option(
-            help="The features: .parquet with key, label and embedding, or .npy with the keys in a .txt."
+            help="Output file: .parquet with key, label and embedding, or .npy with the keys in a .txt."
         ),
     ] = Path("features.npy"),
     backbone: Annotated[
         BackboneName | None,
-        typer.Option(help="The trained network of a run, which is the default, or its averaged copy."),
+        typer.Option(help="Trained network of a run, or its momentum (EMA) encoder. Default: online."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 256,
 ) -> None:
-    """Write the features of images, sized and normalized as for evaluation; what is left out is named, with why."""
+    """Compute the features of images, resized and normalized as for evaluation. Each skipped image is printed with the
+    reason.
+    """
     from launch.evaluate.embed import embed_images
 
     embed_images(source, images, out, backbone=backbone, batch=batch)

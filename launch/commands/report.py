@@ -1,4 +1,4 @@
-"""The command `all4one report`."""
+"""`all4one report`: write a run or a study as an HTML page."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 
 class ProjectionMethod(StrEnum):
-    """How features are laid out on a map; names that `trainer.visualization.projection` takes."""
+    """How features are projected to two dimensions. The values are keys of `trainer.visualization.projection`."""
 
     UMAP = "umap"
     TSNE = "t-sne"
@@ -21,30 +21,31 @@ def report(
         typer.Argument(
             metavar="RUN|STUDY|FOLDER...",
             show_default=False,
-            help="A run's folder, a study's, or one that holds runs; several are put side by side.",
+            help="Folder of a run, of a study, or of several runs. Several runs are compared side by side.",
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The page; report.html in the folder if not given, here for several."
+            metavar="FILE",
+            help="Output file. Default: report.html in the folder, or in the current folder for several.",
         ),
     ] = None,
     pictures: Annotated[
         bool,
-        typer.Option(help="Views, neighbors and a map of features: they take the run's images and weights."),
+        typer.Option(help="Draw views, neighbors and a feature map. They need the run's images and weights."),
     ] = True,
     way: Annotated[
         ProjectionMethod | None,
         typer.Option(
-            "--map", help="How features are laid out; umap where it is installed, else t-sne, if not given."
+            "--map", help="Projection of the feature map. Default: umap if it is installed, else t-sne."
         ),
     ] = None,
 ) -> None:
-    """Write what a run, a study or several runs did as one HTML page, which needs no network and no other file.
+    """Write an HTML report of a run, a study or several runs. The page is one file and needs no network.
 
-    For one run: curves, views, neighbors from its queue, a map of its features, attempts, settings. Several runs are
-    put side by side, without images.
+    The report of one run shows curves, views, neighbors from its queue, a feature map, attempts and settings. Several
+    runs are compared side by side, without images.
     """
     from launch.report.sections import write_report
 

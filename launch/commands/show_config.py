@@ -1,4 +1,4 @@
-"""`all4one config show`: a resolved recipe with where each value comes from."""
+"""`all4one config show`: print a resolved configuration and where each value comes from."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from trainer.config.schema import Config, dump, flat, load_config
 
 
 def show(recipe: str, overrides: Sequence[str]) -> None:
-    """Print every setting, its value, and its source: a file, the command line, or the default."""
+    """Print every setting with its value and the source of the value: a file, the command line, or the default."""
     values = dict(flat(dump(load_config(recipe, overrides))))
     sources = {
         current_key(key, Config): path.name for path, own in read_chain(recipe) for key, _ in flat(own)
@@ -25,7 +25,7 @@ def show(recipe: str, overrides: Sequence[str]) -> None:
 
 
 def _source(key: str, sources: dict[str, str]) -> str:
-    """The last file that set the key, or a part of it (an item of a list)."""
+    """Return the last file that set the key, or set an item of it if the value is a list."""
     matching = [name for name in sources if name == key or name.startswith(f"{key}.")]
     if any(sources[name] == "command line" for name in matching):
         return "command line"

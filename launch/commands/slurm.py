@@ -1,4 +1,4 @@
-"""`all4one submit`, `status`, `logs` and `cancel`: parses, calls, prints."""
+"""`all4one submit`, `status`, `logs` and `cancel`."""
 
 import json
 from pathlib import Path
@@ -7,28 +7,32 @@ from typing import Annotated, Any
 import typer
 
 Recipe = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped one.")
+    str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the recipe's.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.")]
-GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs of each machine; 0: CPUs only.")]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Number of nodes.")]
+GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs on each node. 0: CPUs only.")]
 TasksPerNode = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes on each machine; if not given, one for each GPU, or as before."),
+    typer.Option(min=1, help="Processes on each node. Default: one for each GPU, or as before."),
 ]
-Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of an attempt.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script, and queue nothing.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Show the output until the job is over.")]
+Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of each attempt.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script without submitting it.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Print the output until the job ends.")]
 Preflight = Annotated[
-    bool, typer.Option("--preflight/--no-preflight", help="Look for what would stop the run first.")
+    bool,
+    typer.Option(
+        "--preflight/--no-preflight", help="Check for problems that would stop the run before submitting."
+    ),
 ]
 ExcludeSuspects = Annotated[
     bool,
     typer.Option(
-        "--exclude-suspects", help="Leave out machines that failed again and again, as `status` names them."
+        "--exclude-suspects",
+        help="Exclude the suspect nodes that `all4one status` names because they failed repeatedly.",
     ),
 ]
 
@@ -39,44 +43,50 @@ def submit(
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
     tasks_per_node: TasksPerNode = None,
-    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="Cores of each process.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores for each process.")] = None,
     time: Time = None,
-    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account that is charged.")] = None,
+    partition: Annotated[str | None, typer.Option(help="SLURM partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
     qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features that the machines must have.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Machines that are left out.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features that the nodes must have.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Nodes to exclude.")] = None,
     exclude_suspects: ExcludeSuspects = False,
-    mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each machine.")] = None,
+    mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each node.")] = None,
     setup: Annotated[
-        list[str] | None, typer.Option(help="Shell line that runs before the processes; may be given again.")
+        list[str] | None, typer.Option(help="Shell line to run before the processes start. May be repeated.")
     ] = None,
     srun_arg: Annotated[
-        list[str] | None, typer.Option(help="Further argument of srun (--srun-arg=--cpu-bind=none).")
+        list[str] | None,
+        typer.Option(help="Additional srun argument (--srun-arg=--cpu-bind=none). May be repeated."),
     ] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Further option of sbatch (--slurm mail-type=END)."),
+        typer.Option(
+            metavar="KEY=VALUE", help="Additional sbatch option (--slurm mail-type=END). May be repeated."
+        ),
     ] = None,
     chain: Annotated[
-        int | None, typer.Option(min=1, help="Jobs queued one after the other, where requeues are forbidden.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of jobs to queue one after the other, for clusters that forbid requeues."
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=V1,V2", help="Values to try, a run for each; may be given again."),
+        typer.Option(metavar="KEY=V1,V2", help="Values to try, with one run for each. May be repeated."),
     ] = None,
     array_parallelism: Annotated[
-        int, typer.Option(min=1, help="Runs of a sweep that run at a time, at most.")
+        int, typer.Option(min=1, help="Maximum number of sweep runs at the same time.")
     ] = 256,
     dry_run: DryRun = False,
     wait: Wait = False,
     preflight: Preflight = True,
 ) -> None:
-    """Train a new run on a SLURM cluster: queue it, and let it go on after time limits, preemptions and lost machines.
+    """Train a new run on a SLURM cluster. It resumes after time limits, preemptions and node failures.
 
-    With --sweep, one run for each combination of the values, all as one job array.
+    With --sweep, each combination of the values is one run, and all runs form one job array.
 
-    Options not given come from the recipe's `slurm:` section, and under it from ~/.config/all4one/slurm.yaml.
+    Options that are not given come from the recipe's `slurm:` section, and then from ~/.config/all4one/slurm.yaml.
     """
     from data_pipelines.errors import UserError
     from launch.slurm.submit import submit as queue
@@ -105,7 +115,10 @@ def submit(
         given += excluded_from_new(recipe, given)
     if sweep:
         if wait:
-            raise UserError("--wait follows one run", fix="follow a sweep by `all4one status FOLDER --watch`")
+            raise UserError(
+                "--wait follows only one run, not a sweep",
+                fix="watch a sweep with `all4one status FOLDER --watch`",
+            )
         submit_sweep(recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run)
         return
     run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
@@ -117,22 +130,22 @@ def submit(
 
 def status(
     path: Annotated[
-        Path, typer.Argument(metavar="[RUN|FOLDER]", help="A run, or the folder of runs.")
+        Path, typer.Argument(metavar="[RUN|FOLDER]", help="Folder of a run, or folder of several runs.")
     ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between looks of --watch.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between refreshes of --watch.")] = 5.0,
 ) -> None:
-    """Say where runs stand: state, machines, steps, speed, time left, newest checkpoint, attempts, lost steps.
+    """Print the state of runs: nodes, steps, speed, time left, newest checkpoint, attempts and lost steps.
 
-    Of a single run, also how each of its attempts ended.
+    For a single run, also print how each attempt ended.
     """
     from data_pipelines.errors import UserError
     from launch.status.tables import print_status
     from launch.status.tables import watch as show_again
 
     if watch and as_json:
-        raise UserError("--watch is for people, --json for programs", fix="give either")
+        raise UserError("--watch cannot be combined with --json", fix="give only one of them")
     if not watch:
         print_status(path, as_json=as_json)
         return
@@ -141,17 +154,17 @@ def status(
 
 def logs(
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
-    rank: Annotated[int, typer.Option(min=0, help="Process whose output is shown.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Rank whose output is printed.")] = 0,
 ) -> None:
-    """Print what a process of a submitted run has printed."""
+    """Print the output of one process of a submitted run."""
     from launch.slurm.logs import show
 
     raise typer.Exit(show(run, rank, follow_it=follow))
 
 
 def cancel(run: Run) -> None:
-    """End a run's job. It saves first, and stays cancelled; `all4one resume` goes on with it."""
+    """Cancel a run's job. The run saves a checkpoint and stays cancelled until `all4one resume`."""
     from launch.slurm import controller
     from launch.slurm.submitted_jobs import Submissions
     from trainer.runs.run_folder import open_run
@@ -162,25 +175,30 @@ def cancel(run: Run) -> None:
     if not live:
         job = known.get(chain[-1])
         typer.echo(
-            f"job {chain[-1]} is {job.state.lower() if job else 'not known to SLURM any more'}: nothing to cancel"
+            f"job {chain[-1]} is {job.state.lower() if job else 'no longer known to SLURM'}: nothing to cancel"
         )
         return
-    for number in reversed(live):  # the first one last: its end lets the next one begin
+    for number in reversed(live):  # newest first, because the end of a job starts the next one in the chain
         controller.cancel(number)
-    typer.echo(f"job {', '.join(live)} is told to save and end; go on with it: all4one resume {run}")
+    typer.echo(
+        f"job {', '.join(live)} was asked to save a checkpoint and end. Resume the run with: all4one resume {run}"
+    )
 
 
 _WORDS = ("true", "false", "yes", "no", "on", "off")
-"""With these an option of sbatch that takes no value is given, or is not."""
+"""The values that switch on or off an sbatch option without a value."""
 
 
 def _extra(assignment: str) -> str:
-    """The override of a `--slurm KEY=VALUE`, whose value is sbatch's to read: YAML would take 16:00 for 960."""
+    """Return the override of a `--slurm KEY=VALUE`.
+
+    The value is quoted because sbatch parses it: YAML would read 16:00 as 960.
+    """
     key, separator, value = assignment.partition("=")
     is_yaml = not value or value[0] in "'\"" or value.lower() in _WORDS
     return f"slurm.extra.{key}{separator}{value if is_yaml else json.dumps(value)}"
 
 
 def slurm_overrides(**options: Any) -> list[str]:
-    """`slurm.KEY=VALUE` for each option that was given; JSON is YAML, so texts stay texts."""
+    """Return `slurm.KEY=VALUE` for each option that was given. Values are written as JSON, so strings stay strings."""
     return [f"slurm.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]

@@ -1,4 +1,4 @@
-"""The command `all4one study`."""
+"""`all4one study`: train and compare the runs of a study."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,27 +11,31 @@ from launch.commands.slurm import GpusPerNode, Nodes, Overrides, Time, slurm_ove
 
 def study(
     name: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="Path of a study, or the name of a shipped one.")
+        str | None, typer.Argument(metavar="STUDY", help="Path of a study, or the name of a shipped study.")
     ] = None,
     overrides: Overrides = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes of each run on this machine; 1 if not given.")
+        int | None, typer.Option(min=1, help="Processes of each run on this machine. Default: 1.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the runs and the report; studies/STUDY if not given."),
+        typer.Option(metavar="FOLDER", help="Folder for the runs and the report. Default: studies/STUDY."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Only say what the judged runs show.")] = False,
-    submit: Annotated[bool, typer.Option("--submit", help="Queue the runs as a job array of SLURM.")] = False,
-    array_parallelism: Annotated[int, typer.Option(min=1, help="Runs that run at a time, at most.")] = 256,
+    show: Annotated[
+        bool, typer.Option("--show", help="Train nothing, and only print the results of the evaluated runs.")
+    ] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit the runs as a SLURM job array.")] = False,
+    array_parallelism: Annotated[
+        int, typer.Option(min=1, help="Maximum number of runs at the same time.")
+    ] = 256,
     nodes: Nodes = None,
     gpus_per_node: GpusPerNode = None,
     time: Time = None,
 ) -> None:
-    """Test claims by a grid of runs: train what is not finished, and say which are held. Without STUDY, list them.
+    """Test claims with a grid of runs: train the unfinished runs, and print which claims hold.
 
-    Runs are trained one after the other, and the same command goes on where it was stopped. Overrides are settings of
-    every run.
+    Without STUDY, list the shipped studies. Runs are trained one after the other. If the study is stopped, run the same
+    command again to resume it. Overrides apply to every run.
     """
     from launch.studies.plan import shipped_studies
     from launch.studies.run_study import study as run_study
@@ -41,12 +45,17 @@ def study(
             typer.echo(f"{shipped}: {description}", err=True)
         raise typer.Exit(2)
     if show and submit:
-        raise UserError("--show trains nothing, and --submit queues what is to be trained", fix="give either")
+        raise UserError(
+            "--show trains nothing, but --submit submits runs for training", fix="give only one of them"
+        )
     settings = slurm_overrides(nodes=nodes, gpus_per_node=gpus_per_node, time=time)
     if settings and not submit:
-        raise UserError("--nodes, --gpus-per-node and --time are for jobs of SLURM", fix="add --submit")
+        raise UserError("--nodes, --gpus-per-node and --time are for SLURM jobs", fix="add --submit")
     if nproc and submit:
-        raise UserError("--nproc is for this machine", fix="leave it out, or leave --submit out")
+        raise UserError(
+            "--nproc is for this machine, but --submit is for a cluster",
+            fix="leave it out, or leave --submit out",
+        )
     raise typer.Exit(
         run_study(
             name,

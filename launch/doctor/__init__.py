@@ -1,1 +1,1 @@
-"""`all4one doctor`: checks of this machine, its packages, its cluster and its disks."""
+"""`all4one doctor`: check this machine, its packages, its cluster and its disks."""

@@ -1,6 +1,6 @@
-"""`all4one doctor`: whether this machine, its cluster and its disks are fit for runs. Loads no torch.
+"""`all4one doctor`: check whether this machine, its cluster and its disks are ready for runs. Loads no torch.
 
-Each check runs in a process of its own: a library that crashes or a file system that hangs is a line of the page.
+Each check runs in its own process, so a library that crashes or a file system that hangs gives only one bad line.
 """
 
 import json
@@ -24,13 +24,13 @@ MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]warning[/]", PROBLEM: "[bold red]
 
 @dataclass(frozen=True)
 class Check:
-    """A function `(runs) -> list[Finding]` by its name, so that a process of its own finds it."""
+    """A function `(runs) -> list[Finding]`, given by name so that a separate process can load it."""
 
     name: str
     function: str
     """`module:function`."""
     seconds: float = 10.0
-    """How long it may take."""
+    """Time limit of the check."""
 
 
 CHECKS = (
@@ -51,12 +51,12 @@ CHECKS = (
 
 
 def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> int:
-    """Run all checks and print what they find, each as it is known. Returns the exit code: 1 where there is a problem.
+    """Run all checks and print each result as soon as it is known. Return exit code 1 if there is a problem, else 0.
 
     Args:
-        runs: the folder that runs go to; it need not be there.
-        as_json: for programs.
-        checks: in the order of the page.
+        runs: folder where runs are saved. It does not have to exist.
+        as_json: whether to print JSON.
+        checks: the checks, in the order of the output.
     """
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         found: Iterator[list[Finding]] = pool.map(partial(result, runs=runs), checks)
@@ -67,12 +67,12 @@ def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> i
             json.dumps({"findings": [asdict(one) for one in findings], "problems": counts[PROBLEM]}, indent=1)
         )
     else:
-        print(f"\n{counts[OK]} ok, {counts[WARNING]} to know of, {counts[PROBLEM]} to mend")
+        print(f"\n{counts[OK]} ok, {counts[WARNING]} warnings, {counts[PROBLEM]} problems")
     return int(counts[PROBLEM] > 0)
 
 
 def result(check: Check, runs: Path) -> list[Finding]:
-    """What a check finds, within its time."""
+    """Run a check within its time limit and return its findings."""
     command = module_command("launch.doctor.examination", check.function, str(runs))
     process = subprocess.Popen(
         command,
@@ -85,17 +85,21 @@ def result(check: Check, runs: Path) -> list[Finding]:
     try:
         out, errors = process.communicate(timeout=check.seconds)
     except subprocess.TimeoutExpired:
-        process.kill()  # not waited for: what waits for a disk cannot be killed
-        return _failed(check, f"no answer within {check.seconds:.0f} s", "see what it waits for")
+        process.kill()  # no wait, because a process that waits for a disk cannot be killed
+        return _failed(
+            check, f"no answer within {check.seconds:.0f} s", "check the disk or service that this check uses"
+        )
     if process.returncode < 0:
         return _failed(
-            check, f"ended by {signal.Signals(-process.returncode).name}", "install its package anew"
+            check,
+            f"ended by {signal.Signals(-process.returncode).name}",
+            "reinstall the package that this check uses",
         )
     try:
         return [Finding(**finding) for finding in json.loads(out)]
     except ValueError:
-        last = errors.strip().splitlines()[-1:] or ["it says nothing"]
-        return _failed(check, last[0], f"to see all of it: {' '.join(command)}")
+        last = errors.strip().splitlines()[-1:] or ["it failed without a message"]
+        return _failed(check, last[0], f"run this command to see the full error: {' '.join(command)}")
 
 
 def _failed(check: Check, what: str, fix: str) -> list[Finding]:
@@ -122,17 +126,17 @@ def _print(found: Iterator[list[Finding]]) -> list[Finding]:
 
 
 def main() -> None:
-    """One check, in this process: prints its findings as JSON, and nothing else."""
+    """Run one check in this process and print its findings as JSON."""
     from launch.local.worker import end_with_parent
 
     end_with_parent()
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries talk
+    os.dup2(2, 1)  # libraries also print to stdout
     module, _, function = sys.argv[1].partition(":")
     findings: list[Finding] = getattr(import_module(module), function)(Path(sys.argv[2]))
     json.dump([asdict(finding) for finding in findings], answer)
     answer.close()
-    os._exit(0)  # some libraries crash at their end, after the answer
+    os._exit(0)  # some libraries crash at exit, after the result was printed
 
 
 if __name__ == "__main__":

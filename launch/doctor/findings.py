@@ -1,4 +1,4 @@
-"""What a check of `all4one doctor` finds."""
+"""The result of a check of `all4one doctor`."""
 
 from dataclasses import dataclass
 
@@ -7,28 +7,28 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page."""
+    """One line of the output."""
 
     level: str
-    """`ok`; `warning`: runs go on, but worse than they could or only here; `problem`: runs will fail."""
+    """`ok`. `warning`: runs work, but worse than possible or only on this machine. `problem`: runs will fail."""
     check: str
-    """What was looked at, in a word or two."""
+    """The name of the check in one or two words."""
     what: str
-    """What is there."""
+    """What the check found."""
     fix: str = ""
-    """What to do about it."""
+    """How to fix it."""
 
 
 def ok(check: str, what: str) -> list[Finding]:
-    """Nothing to mend."""
+    """Return a finding without a problem."""
     return [Finding(OK, check, what)]
 
 
 def warning(check: str, what: str, fix: str) -> list[Finding]:
-    """Something that the user should know of."""
+    """Return a finding that the user should know about."""
     return [Finding(WARNING, check, what, fix)]
 
 
 def problem(check: str, what: str, fix: str) -> list[Finding]:
-    """Something that stops runs."""
+    """Return a finding that stops runs."""
     return [Finding(PROBLEM, check, what, fix)]

@@ -1,4 +1,4 @@
-"""Checks of `all4one doctor`: what trains, decodes and talks between processes really does so here."""
+"""Checks of `all4one doctor`: the packages that train, decode and communicate work on this machine."""
 
 import io
 import os
@@ -27,7 +27,7 @@ INSTALL = "install the project again, in its environment: pip install --editable
 
 
 def packages(_: Path) -> list[Finding]:
-    """Versions against those that the project asks for."""
+    """Compare the installed versions with the required ones."""
     from packaging.requirements import Requirement
 
     wanted = [Requirement(text) for text in requires("all4one") or []]
@@ -51,22 +51,23 @@ def packages(_: Path) -> list[Finding]:
 
 
 def _dali() -> str:
-    """The package of DALI that is installed, for one CUDA or another; empty: none is."""
+    """Return the name of the installed DALI package, which depends on the CUDA version. Empty: DALI is not
+    installed."""
     names = (d.metadata["Name"] for d in distributions())
     return next((name for name in names if name and name.startswith("nvidia-dali-cuda")), "")
 
 
 def devices(_: Path) -> list[Finding]:
-    """GPUs, and what connects them."""
+    """Check the GPUs and their interconnect."""
     return [*_cuda(), *_nccl()]
 
 
 def _cuda() -> list[Finding]:
-    """Driver against torch's build, devices and their free memory."""
+    """Check the driver against torch's build, the devices and their free memory."""
     import torch
 
     if torch.version.cuda is None:
-        return warning("CUDA", f"torch {torch.__version__} is built without it", INSTALL)
+        return warning("CUDA", f"torch {torch.__version__} is built without CUDA", INSTALL)
     if not torch.cuda.is_available():
         if not DRIVER.exists():
             return ok("CUDA", f"no GPU here: runs use CPUs (torch is built for CUDA {torch.version.cuda})")
@@ -74,23 +75,23 @@ def _cuda() -> list[Finding]:
         return problem(
             "CUDA",
             f"torch, built for CUDA {torch.version.cuda}, cannot use driver {found[1] if found else '?'}",
-            "a newer driver, or torch built for an older CUDA; in a job, ask for GPUs (--gpus-per-node)",
+            "install a newer driver, or torch for an older CUDA; in a job, request GPUs (--gpus-per-node)",
         )
     findings = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = f"GPU {index}: {torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
-        torch.ones(8, device=index).sum().item()  # raises where the build has no kernels for this device
+        torch.ones(8, device=index).sum().item()  # raises if the build has no kernels for this device
         findings += (
             ok("CUDA", name)
             if free > 0.9 * total
-            else warning("CUDA", name, "`nvidia-smi` shows who else uses it")
+            else warning("CUDA", name, "run `nvidia-smi` to see which processes use it")
         )
     return findings
 
 
 def _nccl() -> list[Finding]:
-    """Its version, and the interfaces that it may use."""
+    """Check the NCCL version, and the network interfaces that it may use."""
     import psutil
     import torch
 
@@ -100,18 +101,18 @@ def _nccl() -> list[Finding]:
     if asked and not any(have.startswith(name) for have in interfaces for name in asked):
         return problem(
             "NCCL",
-            f"NCCL_SOCKET_IFNAME names {', '.join(asked)}, but there is {', '.join(interfaces) or 'none'}",
-            "unset it, or name one of these",
+            f"NCCL_SOCKET_IFNAME names {', '.join(asked)}, but this machine has {', '.join(interfaces) or 'none'}",
+            "unset the variable, or name one of these interfaces",
         )
     if not torch.distributed.is_nccl_available():
-        return warning("NCCL", "torch is built without it: GPUs cannot train together", INSTALL)
+        return warning("NCCL", "torch is built without NCCL, so several GPUs cannot train together", INSTALL)
     fabric = ", ".join(sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))) or "none"
     said = ".".join(map(str, torch.cuda.nccl.version()))
     return ok("NCCL", f"{said}; interfaces {', '.join(interfaces) or 'none'}; InfiniBand {fabric}")
 
 
 def gloo(_: Path) -> list[Finding]:
-    """Two processes add a number each, as ranks of a job do."""
+    """Run an all-reduce between two processes, as the ranks of a job do."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -132,10 +133,10 @@ def gloo(_: Path) -> list[Finding]:
         said = "".join(errors).strip().splitlines()[-1:]
         return problem(
             "gloo",
-            f"two processes on this machine cannot add numbers: {''.join(said)}",
-            "a firewall or GLOO_SOCKET_IFNAME may be in the way: processes must reach each other by TCP",
+            f"an all-reduce between two processes on this machine failed: {''.join(said)}",
+            "check the firewall and GLOO_SOCKET_IFNAME: processes must reach each other by TCP",
         )
-    return ok("gloo", "two processes of this machine have added their numbers")
+    return ok("gloo", "an all-reduce between two processes on this machine works")
 
 
 ADD = """
@@ -151,7 +152,7 @@ dist.destroy_process_group()
 
 
 def deepspeed(_: Path) -> list[Finding]:
-    """It joins a group of one as a rank does, and compiles nothing meanwhile."""
+    """Initialize DeepSpeed in a process group of one, as a rank does, and check that it compiles nothing."""
     import torch.utils.cpp_extension
 
     wanted = list[str]()
@@ -180,14 +181,14 @@ def deepspeed(_: Path) -> list[Finding]:
     if wanted:
         return warning(
             "DeepSpeed",
-            f"each machine will compile {', '.join(wanted)} before its first step",
-            "have g++ and ninja on all machines, and TORCH_EXTENSIONS_DIR on a disk that can be written",
+            f"each node will compile {', '.join(wanted)} before its first step",
+            "install g++ and ninja on all nodes, and set TORCH_EXTENSIONS_DIR to a writable folder",
         )
-    return ok("DeepSpeed", f"loaded and joined a group in {took:.0f} s; nothing had to be compiled")
+    return ok("DeepSpeed", f"initialized in {took:.0f} s without compiling anything")
 
 
 def dali(_: Path) -> list[Finding]:
-    """It decodes a JPEG on the CPU, and on the GPU where there is one."""
+    """Decode a JPEG with DALI on the CPU, and on the GPU if there is one."""
     import numpy as np
     from nvidia.dali import fn, pipeline_def
 
@@ -204,13 +205,17 @@ def dali(_: Path) -> list[Finding]:
         (images,) = pipeline.run()
         shape = images.as_cpu().at(0).shape
         if shape != (SIDE, SIDE, 3):
-            return problem("DALI", f"it makes {shape} of a square of {SIDE} on {device}", INSTALL)
+            return problem(
+                "DALI",
+                f"it decodes to shape {shape} instead of a square of {SIDE} pixels on {device}",
+                INSTALL,
+            )
     where = " and the GPU" if len(decoders) > 1 else ""
     return ok("DALI", f"decodes a JPEG on the CPU{where}")
 
 
 def jpegs(_: Path) -> list[Finding]:
-    """libjpeg-turbo and OpenCV see the same image in a JPEG."""
+    """Check that libjpeg-turbo and OpenCV decode a JPEG to the same pixels."""
     import cv2
     import numpy as np
     import simplejpeg
@@ -220,15 +225,19 @@ def jpegs(_: Path) -> list[Finding]:
     opened = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))[:, :, ::-1]
     apart = int(np.abs(turbo.astype(int) - opened.astype(int)).max())
     if apart > 4:
-        return problem("JPEGs", f"simplejpeg and OpenCV decode one JPEG {apart} of 255 levels apart", INSTALL)
-    return ok("JPEGs", "simplejpeg and OpenCV decode the same image")
+        return problem(
+            "JPEGs",
+            f"simplejpeg and OpenCV decode the same JPEG with a difference of {apart} of 255 levels",
+            INSTALL,
+        )
+    return ok("JPEGs", "simplejpeg and OpenCV decode a JPEG to the same pixels")
 
 
 SIDE = 32
 
 
 def _jpeg() -> bytes:
-    """A gray ramp of SIDE x SIDE pixels."""
+    """Return a JPEG of a gray ramp of SIDE x SIDE pixels."""
     import numpy as np
     from PIL import Image
 

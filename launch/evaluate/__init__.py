@@ -1,1 +1,1 @@
-"""`all4one eval` and `all4one embed`: evaluators of a backbone, and features as files."""
+"""`all4one eval` and `all4one embed`: evaluate a backbone, and write features to files."""

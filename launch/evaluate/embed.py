@@ -1,4 +1,4 @@
-"""`all4one embed`: features of images to a file, with what was left out named on the way."""
+"""`all4one embed`: write the features of images to a file, and print each skipped image."""
 
 import os
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from trainer.inference.loaded_backbones import load_backbones
 
 
 def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: str | None, batch: int) -> None:
-    """Write the features of all images that can be used.
+    """Write the features of all readable images.
 
     Args:
-        source: a run's folder, a checkpoint's folder or an exported file.
-        images: images, folders, tars and sets of shards.
-        out: file that ends in `.parquet` or `.npy`.
-        backbone: `online` or `momentum`; None: the trained network, or the one of a file.
-        batch: images at a time.
+        source: folder of a run or of a checkpoint, or an exported file.
+        images: images, folders, tars and datasets of shards.
+        out: output file that ends in `.parquet` or `.npy`.
+        backbone: `online` or `momentum`. None: the trained network of a run, or the network of a file.
+        batch: images in one forward pass.
 
     Raises:
-        UserError: no such source, backbone or images, none that can be used, or a file that cannot be written; then
-            none is.
+        UserError: the source, the backbone or the images do not exist, no image is readable, or the file cannot be
+            written. In these cases there is no output file.
     """
     require_place(out)
     trained = load_backbones(source)
@@ -41,7 +41,7 @@ def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: st
         def tell(name: str, reason: str) -> None:
             nonlocal left_out
             left_out += 1
-            bar.console.print(f"left out {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            bar.console.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
         with feature_file(out, network.feature_dim) as write:
             task = bar.add_task("features", total=None)
@@ -54,16 +54,16 @@ def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: st
             if not done:
                 raise _none(images, left_out)
     beside = f", keys in {keys_of(out)}" if out.suffix == ".npy" else ""
-    also = f"; {left_out:,} left out" if left_out else ""
+    also = f"; {left_out:,} skipped" if left_out else ""
     print(f"wrote {out}: {done:,} images x {network.feature_dim} features{beside}{also}")
 
 
 def _none(images: Sequence[str], left_out: int) -> UserError:
     where = images[0] if len(images) == 1 else f"{images[0]} and {len(images) - 1:,} more"
     if left_out:
-        return UserError(f"none of {left_out:,} images can be used", where=where, fix="see the reasons above")
+        return UserError(f"none of {left_out:,} images is readable", where=where, fix="see the reasons above")
     return UserError(
         "there are no images",
         where=where,
-        fix="name image files, or folders, tars or sets of shards that hold .jpg, .png or .webp",
+        fix="give image files, or folders, tars or shards that contain .jpg, .png or .webp",
     )

@@ -1,4 +1,4 @@
-"""`all4one eval`: judges of a backbone, as a table and as JSON."""
+"""`all4one eval`: evaluate a backbone, and report the results as a table and as JSON."""
 
 import hashlib
 import os
@@ -29,20 +29,20 @@ from trainer.runs.eval_progress import EvalProgress
 
 
 class EvalJob(Settings):
-    """What `all4one eval` was told."""
+    """The arguments of `all4one eval`."""
 
     source: Path
-    """A run's folder, a checkpoint's folder or an exported file."""
+    """Folder of a run or of a checkpoint, or an exported file."""
     judges: Judges
-    """Whom to ask."""
+    """The evaluators to run."""
     backbone: str | None = None
-    """The one to judge; None: all."""
+    """The backbone to evaluate. None: all backbones."""
     train: str | None = None
-    """Labeled shards to learn from; None: those that the backbone was trained on."""
+    """Labeled shards to train on. None: the training set of the backbone."""
     validation: str | None = None
-    """Labeled shards to judge on; None: those of the backbone's recipe."""
+    """Labeled shards to evaluate on. None: the validation set of the backbone's recipe."""
     out: Path | None = None
-    """File for the results; None: `eval.json` in a run's folder, `NAME.eval.json` beside a file or checkpoint."""
+    """File for the results. None: `eval.json` in a run's folder, or `NAME.eval.json` beside a file or checkpoint."""
 
     @property
     def place(self) -> Path:
@@ -51,16 +51,16 @@ class EvalJob(Settings):
             return self.out
         if (self.source / "config.yaml").is_file():
             return self.source / "eval.json"
-        # the full name: step_00000014.1 is another checkpoint than step_00000014
+        # the full name, because step_00000014.1 and step_00000014 are two checkpoints
         path = self.source.resolve()
         return path.with_name(f"{path.name}.eval.json")
 
 
 def evaluate(job: EvalJob, nproc: int) -> int:
-    """Judge with N processes on this machine. Returns the exit code.
+    """Evaluate with `nproc` processes on this machine. Return the exit code.
 
     Raises:
-        UserError: as `evaluate_backbone`, or more processes than GPUs.
+        UserError: as for `evaluate_backbone`, or there are more processes than GPUs.
     """
     require_writable(job.place)
     if nproc == 1:
@@ -73,12 +73,12 @@ def evaluate(job: EvalJob, nproc: int) -> int:
 
 
 def evaluate_backbone(job: EvalJob) -> None:
-    """Judge the backbones of a run, or the one of an exported file; what each judge finds is written at once.
+    """Evaluate the backbones of a run, or of an exported file. Each evaluator's results are written immediately.
 
-    Every rank of a process group calls alike, and the first one writes and prints.
+    Every rank of a process group makes the same call. The first rank writes and prints.
 
     Raises:
-        UserError: no such source or backbone, or sets that are missing, unlabeled or of different classes.
+        UserError: there is no such source or backbone, or datasets are missing, unlabeled or of different classes.
     """
     trained = load_same_on_all_ranks(job.source)
     backbones = trained.backbones if job.backbone is None else dict([trained.choose(job.backbone)])
@@ -87,13 +87,13 @@ def evaluate_backbone(job: EvalJob) -> None:
     validation_set = _labeled(job.validation or settings.validation, settings, "--validation")
     if train_set.classes != validation_set.classes:
         raise UserError(
-            f"has other classes than {train_set.folder}",
+            f"has different classes than {train_set.folder}",
             where=validation_set.folder,
-            fix="give sets of the same classes",
+            fix="give two datasets with the same classes",
         )
     train_labels = train_set.index["label"].astype(np.int64)
     require_enough(job.judges, train_labels, train_set.classes)
-    if "OMP_NUM_THREADS" not in os.environ:  # which torch has obeyed
+    if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
         torch.set_num_threads(share_of_cores())
     facts: dict[str, Any] = {
         "source": str(job.source),
@@ -154,7 +154,7 @@ def evaluate_backbone(job: EvalJob) -> None:
 
 
 def fingerprint(backbones: Mapping[str, Backbone]) -> str:
-    """A hash of all weights: results of others are not of these."""
+    """Return a hash of all weights. Results of other weights must not be mixed with these."""
     digest = hashlib.blake2b(digest_size=8)
     for backbone in backbones.values():
         for name, value in backbone.state_dict().items():
@@ -166,9 +166,11 @@ def fingerprint(backbones: Mapping[str, Backbone]) -> str:
 def _labeled(folder: Path | str | None, settings: DataSettings, option: str) -> ShardSet:
     if folder is None:
         raise UserError(
-            "the recipe names no labeled set for this", where=option, fix=f"give one with {option} SHARDS"
+            "the recipe names no labeled dataset for this option",
+            where=option,
+            fix=f"give a labeled dataset with {option} SHARDS",
         )
     shards = ShardSet.open(folder, settings)
     if shards.num_classes == 0 or not (shards.index["label"] >= 0).any():
-        raise UserError("has no labels", where=folder, fix=f"give a labeled set with {option} SHARDS")
+        raise UserError("has no labels", where=folder, fix=f"give a labeled dataset with {option} SHARDS")
     return shards

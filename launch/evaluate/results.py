@@ -1,4 +1,4 @@
-"""`eval.json`: what has been found of one checkpoint on one pair of sets, added to by every evaluation of it."""
+"""`eval.json`: all results of one checkpoint on one pair of datasets. Every evaluation adds to the file."""
 
 import json
 import sys
@@ -13,17 +13,17 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from trainer.evaluation.linear_fast import wilson_interval
 
-SAME = {"weights": "weights", "train_index": "a training set", "validation_index": "a validation set"}
-"""What results must share to stand in one file, and how a message calls it."""
+SAME = {"weights": "weights", "train_index": "training set", "validation_index": "validation set"}
+"""What results in one file must have in common, and its name in messages."""
 
 
 def mismatches(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What results of two files are not of alike, as a message calls it; empty where they may stand in one."""
+    """Return the names of what differs between two files of results. Empty: the results fit into one file."""
     return [name for key, name in SAME.items() if one.get(key) != other.get(key)]
 
 
 def merged(*several: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Results by backbone and judge, all together; of the same judge the last one counts."""
+    """Merge results by backbone and evaluator. For the same evaluator, the last result counts."""
     names = dict.fromkeys(name for backbones in several for name in backbones)
     return {
         name: {judge: result for backbones in several for judge, result in backbones.get(name, {}).items()}
@@ -32,51 +32,52 @@ def merged(*several: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 
 class Results:
-    """The results in a file, with those that are added; what is there already, or comes there meanwhile by another
-    evaluation, stays where it is of the same weights and sets, and is said to be replaced where it is not.
+    """The results in a file, together with those added here.
+
+    Results that are already in the file, or that another evaluation adds meanwhile, stay if they belong to the same
+    weights and datasets. Otherwise they are replaced and a warning is printed.
 
     Args:
         path: the file.
-        facts: source, checkpoint, train, validation and images; weights, train_index and validation_index, which are
-            hashes.
-        quiet: whether nothing is said of what is replaced.
+        facts: source, checkpoint, train, validation, images, and the hashes weights, train_index and validation_index.
+        quiet: whether to print no warning about replaced results.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file contains something else.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], *, quiet: bool = False) -> None:
         self.path, self._quiet = path, quiet
         self.found: dict[str, Any] = {**facts, "backbones": {}}
-        """What the file holds once `write` is called."""
+        """The content of the file after `write`."""
         self._added: dict[str, dict[str, Any]] = {}
         self._take_in()
 
     def add(self, backbone: str, judge: str, result: dict[str, Any]) -> None:
-        """Note what a judge found; what the same judge found before is replaced."""
+        """Add the result of an evaluator, which replaces its earlier result."""
         for of in (self._added, self.found["backbones"]):
             of.setdefault(backbone, {})[judge] = result
 
     def write(self) -> None:
-        """Write the file, all or nothing. Raises a UserError where it cannot be written."""
+        """Write the file atomically. Raises a UserError if it cannot be written."""
         self._take_in()
         try:
             write_whole(self.path, (json.dumps(self.found, indent=2) + "\n").encode())
         except OSError as error:
             raise UserError(
-                f"cannot be written: {error.strerror}", where=self.path, fix="choose another place with --out"
+                f"cannot be written: {error.strerror}", where=self.path, fix="choose another file with --out"
             ) from None
 
     def _take_in(self) -> None:
-        """What the file says by now, and over it what was added."""
+        """Merge the current content of the file with the added results."""
         before = _read(self.path) or {"backbones": {}}
         there = before["backbones"]
         if other := mismatches(before, self.found):
             if any(there.values()) and not self._quiet:
                 judges = sorted({judge for judged in there.values() for judge in judged})
                 print(
-                    f"replacing {self.path}: what it says ({', '.join(judges)}) is of other {', '.join(other)}; "
-                    "keep both with --out",
+                    f"replacing {self.path}: its results ({', '.join(judges)}) differ in {', '.join(other)}; "
+                    "use --out to keep both",
                     file=sys.stderr,
                 )
                 self._quiet = True
@@ -84,10 +85,10 @@ class Results:
         self.found["backbones"] = merged(there, self._added)
 
     def show(self) -> None:
-        """Print all that the file holds as tables."""
+        """Print the whole content of the file as tables."""
         console, found = Console(), self.found
-        accuracy = Table("backbone", "judge", "top-1 %", "95 % interval", "top-5 %", title=_title(found))
-        ranking = Table("backbone", "judge", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
+        accuracy = Table("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", title=_title(found))
+        ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
         for name, judged in found["backbones"].items():
             for judge, result in judged.items():
                 if "top1" in result:
@@ -111,7 +112,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         assert isinstance(found["backbones"], dict)
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise UserError(
-            "holds no results of `all4one eval`", where=path, fix="move it away, or choose another with --out"
+            "does not contain results of `all4one eval`",
+            where=path,
+            fix="move it elsewhere, or choose another file with --out",
         ) from None
     return dict(found)
 

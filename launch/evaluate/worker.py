@@ -1,6 +1,6 @@
-"""What each rank of an evaluation runs: `python -m launch.evaluate.worker JOB`.
+"""The entry point of each rank of an evaluation: `python -m launch.evaluate.worker JOB`.
 
-The environment names the group of the rank.
+The environment names the process group of the rank.
 """
 
 import signal
@@ -10,9 +10,9 @@ from launch.local.worker import end_with_parent, run_with_error_report
 
 
 def main() -> int:
-    """Judge as one rank of the group; JOB is an `EvalJob` as JSON."""
+    """Evaluate as one rank of the group. JOB is an `EvalJob` as JSON."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, whatever ends the process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
     return run_with_error_report(_judge)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
-from trainer.runs.hang_watch import STALLED
+from trainer.runs.ends import STOPPED, ExitCode
 
 GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
 TAIL_LINES = 25
@@ -20,7 +20,6 @@ HANDED_ON = {  # a closed terminal ends a run as gently as a request does
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
 }
-LOST_PEER = 3  # exit code of a rank that ended since another had: the other knows the reason
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -132,9 +131,9 @@ def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
     failed += [r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed]
     if not failed:
         return 0, None
-    culprit = next((r for r in failed if ranks[r].returncode != LOST_PEER), failed[0])
+    culprit = next((r for r in failed if ranks[r].returncode != ExitCode.LOST_PEER), failed[0])
     code = _exit_code(ranks[culprit])
-    return code, None if code in (130, 143, STALLED) else culprit
+    return code, None if code in (*STOPPED, ExitCode.STALLED) else culprit
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:

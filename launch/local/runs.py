@@ -15,7 +15,8 @@ from trainer.config.recipes import find_recipe
 from trainer.config.resume_compat import refuse_changed_training
 from trainer.config.schema import Config, load_config, override
 from trainer.runs.components import open_train_set, refuse_other_set
-from trainer.runs.hang_watch import STALL, stall_of
+from trainer.runs.ends import STOPPED, EndReason
+from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder, create_run, open_run, read_records
 from trainer.runs.run_lock import RunLock
 
@@ -127,7 +128,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
-    if code in (130, 143):
+    if code in STOPPED:
         print(f"go on with it: all4one resume {run.path}")
     elif code == 0 and not run.is_finished():
         print_error(
@@ -143,7 +144,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # ranks that hang can note nothing
-        run.note("end", attempt=attempt, reason=STALL, message=hung, saved=saved)
+        run.note("end", attempt=attempt, reason=EndReason.STALLED, message=hung, saved=saved)
         print_error(
             UserError(
                 f"the run stalled: {hung}",

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
-from launch.local.processes import LOST_PEER
+from data_pipelines.log import LOGGER
 from launch.messages import disk_error_message, print_error
+from trainer.runs.ends import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.run_folder import RunFolder, open_run, read_records
 from trainer.runs.run_lock import RunLock
-from trainer.runs.stop_signals import INTERRUPTED, TERMINATED, TIME_IS_UP, StopRequest
+from trainer.runs.stop_signals import StopRequest
 
 PR_SET_PDEATHSIG = 1
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 Result = TypeVar("Result")
-REASONS = {0: "finished", INTERRUPTED: "interrupted", TIME_IS_UP: "time is up", TERMINATED: "terminated"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def train_run(
                 code = trainer.train()
             except Exception as error:
                 watch.wait_if_stalled()
-                why = "lost a rank" if _peer_is_gone(error) else "error"
+                why = EndReason.LOST_RANK if _peer_is_gone(error) else EndReason.ERROR
                 note("end", attempt=number, reason=why, message=first_line(error))
                 raise
             watch.doing("ending")
@@ -134,9 +134,11 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
     except RuntimeError as error:
         if not _peer_is_gone(error):
             raise
-        print(f"rank {os.environ['RANK']}: another rank has ended", file=sys.stderr, flush=True)
-        os._exit(LOST_PEER)
-    os._exit(2)  # the process group cannot be closed in order: other ranks may be inside a collective
+        LOGGER.error("another rank has ended")
+        os._exit(ExitCode.LOST_PEER)
+    os._exit(
+        ExitCode.USER_ERROR
+    )  # the process group cannot be closed in order: other ranks may be inside a collective
 
 
 def main() -> int:

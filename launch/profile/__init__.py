@@ -1,1 +1,1 @@
-"""`all4one profile`: where a step's time goes, on this machine and over nodes."""
+"""`all4one profile`: measure where a step's time goes, on this machine and over several nodes."""

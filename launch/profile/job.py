@@ -1,4 +1,4 @@
-"""What SLURM runs as each task of a profile."""
+"""The job that SLURM runs as each task of a profile."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ class ProfileJob:
     """A profile as submitit pickles it.
 
     Args:
-        folder: holds `config.yaml`, on a file system that all machines share; the result and logs go there.
-        steps: that are measured of each kind.
-        trace: whether torch's profiler writes a trace of a step as well.
+        folder: contains `config.yaml`, on a file system that all nodes share. The result and logs are written there.
+        steps: number of steps to measure of each kind.
+        trace: whether to also write a torch.profiler trace of one step.
     """
 
     def __init__(self, folder: Path, steps: int, *, trace: bool) -> None:

@@ -1,4 +1,4 @@
-"""`all4one profile --nodes 1,2,4`: a profile on each number of machines of a SLURM cluster, and how it scales."""
+"""`all4one profile --nodes 1,2,4`: profile on each node count of a SLURM cluster, and report the scaling."""
 
 import json
 import time
@@ -28,41 +28,42 @@ TAIL_LINES = 10
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured on so many machines."""
+    """Results for one node count."""
 
     nodes: int
     ranks: int
     images_per_second: float
     efficiency: float
-    """Images a second of a process over those of a process on the fewest machines."""
+    """Images per second of a process, relative to a process of the smallest node count."""
     bound: str
 
 
 def parse_nodes(text: str) -> list[int]:
-    """Numbers of machines from the form `1,2,4`. Raises a UserError where it is another."""
+    """Parse node counts such as `1,2,4`. Raises a UserError for any other form."""
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):
-        raise UserError(f"needs numbers of machines such as 1,2,4, not {text!r}", where="--nodes")
+        raise UserError(f"must be node counts such as 1,2,4, not {text!r}", where="--nodes")
     return [int(part) for part in parts]
 
 
 def profile_on(
     recipe: str, overrides: Sequence[str], nodes: Sequence[int], *, steps: int, out: Path | None, trace: bool
 ) -> int:
-    """Profile a recipe on each number of machines, one job after the other, and wait. Returns the exit code.
+    """Profile a recipe on each node count, one job after the other, and wait for all. Return the exit code.
 
-    The recipe's global batch is that of the most machines; fewer get the same batch for each process.
+    The recipe's global batch size applies to the largest node count. Smaller node counts keep the same batch size for
+    each process.
 
     Args:
-        recipe: what would be trained.
-        overrides: `key=value` settings, those of `slurm` among them.
-        nodes: numbers of machines.
-        steps: that are measured of each kind.
-        out: folder of the results, one for each number in it; None: `profiles/RECIPE`.
-        trace: whether torch's profiler writes a trace of a step as well.
+        recipe: the recipe to profile.
+        overrides: `key=value` settings, including those of `slurm`.
+        nodes: the node counts.
+        steps: number of steps to measure of each kind.
+        out: folder of the results, with a subfolder for each node count. None: `profiles/RECIPE`.
+        trace: whether to also write a torch.profiler trace of one step.
 
     Raises:
-        UserError: with everything that would stop a job, or that a job failed.
+        UserError: problems would stop a job (the message lists all of them), or a job failed.
     """
     folder = profile_run.place(recipe, out).absolute()
     configs = _configs(recipe, overrides, nodes)
@@ -83,7 +84,7 @@ def profile_on(
     plot_scaling([asdict(p) for p in points], folder / "scaling.png")
     _show(points)
     Console().print(
-        f"wrote {folder}/scaling.json, scaling.png, and a profile in each nodes_N", soft_wrap=True
+        f"wrote {folder}/scaling.json, scaling.png, and a profile in each nodes_N folder", soft_wrap=True
     )
     return 0
 
@@ -93,7 +94,7 @@ def _configs(recipe: str, overrides: Sequence[str], nodes: Sequence[int]) -> dic
     most, batch = max(nodes), whole.train.global_batch
     if odd := [n for n in nodes if batch * n % most]:
         raise UserError(
-            f"a global batch of {batch} on {most} machines leaves no whole batch for {odd[0]}",
+            f"a global batch of {batch} on {most} nodes does not scale to a whole batch on {odd[0]}",
             where="--nodes",
             fix=f"set train.global_batch to a multiple of {most}",
         )
@@ -115,7 +116,8 @@ def _refuse_what_fails(configs: dict[int, Config], folder: Path) -> None:
 def _queue(
     configs: dict[int, Config], runs: dict[int, RunFolder], folder: Path, steps: int, *, trace: bool
 ) -> dict[int, str]:
-    """Number of the job for each number of machines. One begins when the one before has ended, undisturbed by it."""
+    """Submit a job for each node count, and return their numbers. Each starts after the previous one, so that they do
+    not disturb each other."""
     jobs: dict[int, str] = {}
     for n, config in configs.items():
         after = next(reversed(jobs.values()), None)
@@ -136,7 +138,7 @@ def _cancel(jobs: Mapping[int, str]) -> None:
 
 
 def _wait(job: str, nodes: int, run: RunFolder) -> None:
-    """Return once a job has ended well, saying what it does."""
+    """Wait until a job has succeeded, and print its state whenever it changes."""
     said = ""
     while True:
         try:
@@ -150,7 +152,7 @@ def _wait(job: str, nodes: int, run: RunFolder) -> None:
         except controller.Unanswered as error:
             now, over = error.what, False
         if now != said:
-            print(f"job {job} on {nodes} machine{'s' * (nodes > 1)}: {now}", flush=True)
+            print(f"job {job} on {nodes} node{'s' * (nodes > 1)}: {now}", flush=True)
             said = now
         if over:
             break
@@ -159,9 +161,9 @@ def _wait(job: str, nodes: int, run: RunFolder) -> None:
         log = run.logs / "rank_0.log"
         end = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
         raise UserError(
-            "\n  ".join([f"job {job} on {nodes} machines left no profile, and is {said}", *end]),
+            "\n  ".join([f"job {job} on {nodes} nodes wrote no profile. Its state: {said}", *end]),
             where=run.logs,
-            fix="mend it and give the command again; what SLURM says of it is in the folder `slurm` beside",
+            fix="fix the problem and run the command again; SLURM's messages are in the folder `slurm` beside",
         )
 
 
@@ -174,7 +176,7 @@ def _point(run: RunFolder, config: Config, before: Sequence[Point]) -> Point:
 
 
 def _show(points: Sequence[Point]) -> None:
-    table = Table("machines", "processes", "images/s", "efficiency", "bound by", box=None)
+    table = Table("nodes", "processes", "images/s", "efficiency", "bound by", box=None)
     for p in points:
         row = (p.nodes, p.ranks, f"{p.images_per_second:.0f}", f"{100 * p.efficiency:.1f} %", p.bound)
         table.add_row(*map(str, row))

@@ -1,4 +1,4 @@
-"""The picture of a profile: where a step's time goes, and its timeline."""
+"""The figure of a profile: the time of each part of a step, and its timeline."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from trainer.profiling.measure import STEP
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Draw what `profile.json` holds as a PNG."""
+    """Draw the content of `profile.json` as a PNG."""
     from matplotlib import colormaps
 
     names = [name for name in PARTS if found["parts"].get(name, 0) > 0]
@@ -30,7 +30,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def _timeline(axes: Any, spans: list[tuple[str, float, float]], colors: dict[str, Any]) -> None:
-    """The spans of the last step."""
+    """Draw the spans of the last step."""
     first, last = [(start, end) for name, start, end in spans if name == STEP][-1]
     depth: list[float] = []
     for name, start, end in spans:
@@ -41,13 +41,13 @@ def _timeline(axes: Any, spans: list[tuple[str, float, float]], colors: dict[str
                 len(depth), 1000 * (end - start), left=1000 * (start - first), color=colors[name], height=0.9
             )
         depth.append(end)
-    axes.set_xlabel("ms; what is below is inside")
+    axes.set_xlabel("ms; lower bars lie inside the bars above")
     axes.set_yticks([])
     axes.invert_yaxis()
 
 
 def plot_scaling(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what `scaling.json` holds as a PNG: images a second beside the ideal, and the efficiency."""
+    """Draw the content of `scaling.json` as a PNG: throughput against ideal scaling, and efficiency."""
     nodes = [p["nodes"] for p in points]
     speed = [p["images_per_second"] for p in points]
     with drawn(path, 1, 2, figsize=(10, 4)) as (left, right):
@@ -64,7 +64,7 @@ def plot_scaling(points: Sequence[dict[str, Any]], path: Path) -> None:
                 ha="center",
                 va="bottom",
             )
-        right.set(ylabel="images/s of a process, % of the first", ylim=(0, 115))
+        right.set(ylabel="images/s of each process, % of the smallest node count", ylim=(0, 115))
         left.set_xticks(nodes)
         for axes in (left, right):
             axes.set_xlabel("machines")

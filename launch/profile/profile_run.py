@@ -1,4 +1,4 @@
-"""`all4one profile`: measures a recipe's steps on this machine, and says what bounds them."""
+"""`all4one profile`: measure a recipe's steps on this machine, and print the bottleneck."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ from trainer.runs.run_folder import RunFolder
 def profile(
     recipe: str, overrides: Sequence[str], *, nproc: int, steps: int, out: Path | None, trace: bool
 ) -> int:
-    """Measure, write `profile.json` and `profile.png`, and print them. Returns the exit code.
+    """Measure, write `profile.json` and `profile.png`, and print the results. Return the exit code.
 
     Args:
-        recipe: what would be trained.
+        recipe: the recipe to profile.
         overrides: `key=value` settings.
         nproc: processes on this machine.
-        steps: that are measured of each kind.
-        out: folder of the results; None: `profiles/RECIPE`. What is there is replaced.
-        trace: whether torch's profiler writes a trace of a step as well.
+        steps: number of steps to measure of each kind.
+        out: folder of the results. Earlier results in it are replaced. None: `profiles/RECIPE`.
+        trace: whether to also write a torch.profiler trace of one step.
     """
     run, config = RunFolder(place(recipe, out)), settings(recipe, overrides)
     check(config, nproc, new_runs=0)
@@ -46,40 +46,43 @@ def profile(
 
 
 def place(recipe: str, out: Path | None) -> Path:
-    """Folder of the results."""
+    """Return the folder of the results."""
     return out or Path("profiles") / find_recipe(recipe).stem
 
 
 def settings(recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Config:
-    """A recipe's settings without what training does now and then. Raises a UserError where they cannot be profiled."""
+    """Return a recipe's settings without occasional work such as evaluation.
+
+    Raises a UserError if the settings cannot be profiled.
+    """
     loaded = load_config(recipe, overrides, defaults)
     config = override(loaded, ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
     if config.parallel.zero_stage:
         raise UserError(
-            "messages of ZeRO's stages 1 and 2 are DeepSpeed's own and cannot be left out to see what they cost",
+            "DeepSpeed does the communication of ZeRO stages 1 and 2, so its cost cannot be measured",
             where="parallel.zero_stage",
-            fix="profile with parallel.zero_stage=0; stages 1 and 2 differ in the update alone",
+            fix="profile with parallel.zero_stage=0; stages 1 and 2 differ only in the update",
         )
     return config
 
 
 def prepare(run: RunFolder, config: Config) -> None:
-    """Make the folder of a profile, without an earlier one's result. Raises a UserError where it cannot be written."""
+    """Create the folder of a profile and remove an earlier result. Raises a UserError if it cannot be written."""
     try:
         run.logs.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
         (run.path / "profile.json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot be written: {error.strerror}", where=run.path, fix="choose another by --out"
+            f"cannot be written: {error.strerror}", where=run.path, fix="choose another folder with --out"
         ) from None
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a profile as tables, and its verdict."""
+    """Print a profile as tables with its verdict."""
     console = Console(highlight=False)
     total = sum(found["parts"].values())
-    parts = Table("part of a step", "ms", "share", box=None, title="a step of training", title_justify="left")
+    parts = Table("part of a step", "ms", "fraction", box=None, title="training step", title_justify="left")
     for column in parts.columns[1:]:
         column.justify = "right"
     for name, seconds in found["parts"].items():
@@ -87,22 +90,22 @@ def show(found: dict[str, Any]) -> None:
     parts.add_row(
         "all parts",
         f"{1000 * total:.2f}",
-        f"{100 * total / found['step']:.1f} % of a step that is not divided",
+        f"{100 * total / found['step']:.1f} % of the step measured as a whole",
     )
     console.print(parts)
     facts = Table(box=None, show_header=False)
     tera = {name: found[name] / 1e12 for name in ("flops", "peak")}
     rows = {
-        "a step": f"{_speed(found, 'step')} with {found['world_size']} processes",
+        "step": f"{_speed(found, 'step')} with {found['world_size']} processes",
         "without waiting for data": _speed(found, "without_data"),
-        "and without messages": _speed(found, "without_messages"),
-        "the loader alone": _speed(found, "loader"),
-        "host to device": f"{1000 * found['transfer']:.1f} ms a step, in the loader's thread",
-        "a checkpoint's stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
-        "operations": f"{1000 * tera['flops']:.1f} GFLOP of each process: {tera['flops'] / found['step']:.3f} TFLOP/s",
-        "of a matrix product's": f"{100 * found['mfu']:.1f} % of {tera['peak']:.3f} TFLOP/s ({found['precision']})",
-        "messages": f"{found['message_bytes'] / 1e6:.2f} MB a step from each process",
-        "memory": f"{found['memory'] / 1e9:.2f} GB of each process ({found['device']})",
+        "also without communication": _speed(found, "without_messages"),
+        "loader alone": _speed(found, "loader"),
+        "host to device": f"{1000 * found['transfer']:.1f} ms per step, in the loader's thread",
+        "checkpoint stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
+        "operations": f"{1000 * tera['flops']:.1f} GFLOP in each process: {tera['flops'] / found['step']:.3f} TFLOP/s",
+        "MFU": f"{100 * found['mfu']:.1f} % of {tera['peak']:.3f} TFLOP/s of a matrix product ({found['precision']})",
+        "communication": f"{found['message_bytes'] / 1e6:.2f} MB per step from each process",
+        "memory": f"{found['memory'] / 1e9:.2f} GB in each process ({found['device']})",
     }
     for name, value in rows.items():
         facts.add_row(name, value)

@@ -1,4 +1,4 @@
-"""What each rank of a profile runs: `python -m launch.profile.worker RUN STEPS [--trace]`."""
+"""The entry point of each rank of a profile: `python -m launch.profile.worker RUN STEPS [--trace]`."""
 
 import argparse
 import dataclasses
@@ -15,7 +15,7 @@ from trainer.runs.run_folder import RunFolder
 
 
 def main() -> int:
-    """Measure as one rank of the group that the environment names; the first writes what was found."""
+    """Measure as one rank of the process group that the environment names. The first rank writes the result."""
     end_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
@@ -26,13 +26,13 @@ def main() -> int:
 
 
 def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
-    """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Returns 0."""
+    """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Return 0."""
     from trainer.distributed.process_group import initialize
     from trainer.profiling.measure import profile
     from trainer.profiling.verdict import judge
     from trainer.setup import build
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing needs to be saved on Ctrl-C
     process, config = initialize(), run.read_config()
     parts = build(config, run, process)
 

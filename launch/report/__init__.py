@@ -1,1 +1,1 @@
-"""`all4one report`: what runs and studies did, as one HTML page."""
+"""`all4one report`: write runs and studies as one HTML page."""

@@ -1,4 +1,4 @@
-"""Figures of the report as pictures that stand in the page itself."""
+"""Charts of the report, embedded in the page."""
 
 import base64
 import io
@@ -12,34 +12,34 @@ from launch.report.curves import Curve, is_share
 from trainer.visualization.feature_map import FeatureMap
 
 LEGEND = 20
-"""Classes or labels that a legend can hold."""
+"""Maximum number of classes or labels in a legend."""
 UNLABELED = "#b0b0b0"
 """Color of images without a label."""
-_SIZE = (4.2, 2.4)  # inches: letters stay readable where a phone shows one chart a line
+_SIZE = (4.2, 2.4)  # inches; text stays readable on a phone, which shows one chart per line
 
 
 class Figure(NamedTuple):
-    """A picture of the page."""
+    """An image on the page."""
 
     title: str
     uri: str
-    """Its content, `data:…`."""
+    """Its content as a `data:…` URI."""
     alt: str
-    """What it shows, for those who cannot see it."""
+    """Alternative text that describes the image."""
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A picture as an address that holds it."""
+    """Return an image as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colors: Mapping[str, str]) -> Figure:
-    """One value of one or several runs over epochs.
+    """Draw one value of one or several runs over epochs.
 
     Args:
-        name: of the value.
-        lines: the label of each curve with the curve; several may share a label.
-        colors: of each label.
+        name: name of the value.
+        lines: each curve with its label. Several curves may share a label.
+        colors: color of each label.
     """
     scale = 100 if is_share(name) else 1
     target = io.BytesIO()
@@ -49,7 +49,7 @@ def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colors: Mapping[st
             scaled = [scale * value for value in values]
             axes.plot(epochs, scaled, few, color=colors[label], lw=1.2, ms=3, alpha=0.9)
         distinct = {scale * value for _, curve in lines for value in curve.values}
-        if len(distinct) == 1:  # whose axis would be a hair's breadth
+        if len(distinct) == 1:  # its axis would have almost no height
             axes.set_ylim(*sorted((0.0, 2 * distinct.pop() or 1.0)))
         axes.set_xlabel("epochs")
         axes.set_ylabel("%" if scale == 100 else "")
@@ -60,7 +60,7 @@ def line_chart(name: str, lines: Sequence[tuple[str, Curve]], colors: Mapping[st
 
 
 def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
-    """A map of features, colored by class where classes are known, and the color of each class for a legend."""
+    """Draw a feature map, colored by class if classes are known. Also return the color of each class for a legend."""
     from matplotlib import colormaps
 
     labels = sorted({label for label in found.labels.tolist() if label >= 0})
@@ -85,7 +85,7 @@ def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
 
 
 def colors_of(labels: Sequence[str]) -> dict[str, str]:
-    """A color for each label, in their order; they come again where there are very many."""
+    """Return a color for each label, in order. Colors repeat if there are more labels than colors."""
     from matplotlib import colormaps
 
     distinct = list(dict.fromkeys(labels))

@@ -1,4 +1,4 @@
-"""Curves of a run, and the groups that a page shows them in."""
+"""Curves of a run, and the groups in which the page shows them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,16 +7,16 @@ from launch.report.facts import RunFacts
 from trainer.networks.ema import momentum_at
 
 POINTS = 400
-"""That a drawn curve has at most: more than a chart has pixels."""
+"""Maximum number of points of a drawn curve, more than a chart has pixels."""
 TAU = "τ"
-"""Momentum of the averaged copy."""
+"""Momentum of the EMA encoder."""
 EVALUATION = "Evaluation during training"
 GROUPS: dict[str, tuple[str, ...]] = {
     EVALUATION: ("knn_online", "knn_momentum", "online_top1", "online_loss"),
     "Optimization": ("lr", TAU, "gradient_norm", "skipped_steps"),
     "Speed": ("images_per_second", "data_wait", "bad_samples"),
 }
-"""Names of known values; losses and health values are told by their names' ends."""
+"""Groups of known values. Losses and diagnostics are recognized by the ends of their names."""
 LOSSES, HEALTH = "Losses", "Health"
 ORDER = (EVALUATION, LOSSES, HEALTH, "Optimization", "Speed")
 _HEALTH_ENDS = ("_std", "_rank", "_share", "_agreement", "_cosine", "_age", "_filled", "_distance")
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
 
 def curves(facts: RunFacts) -> dict[str, Curve]:
-    """Every value on record by its name, over epochs, and τ as the schedule has it."""
+    """Return every recorded value by name, over epochs, and τ from its schedule."""
     found: dict[str, Curve] = {}
     for record in facts.records:
         for name, value in _values(record):
@@ -47,24 +47,25 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names under the group that each belongs to, in the order of the page; groups without any are left out."""
+    """Group names in the order of the page. Empty groups are left out."""
     groups: dict[str, list[str]] = {group: [] for group in ORDER}
     for name in names:
         groups[_group(name)].append(name)
     for group, members in GROUPS.items():
         groups[group].sort(key=members.index)
-    groups[LOSSES].sort(key=lambda name: name != "loss")  # the sum first, its parts as they were written
+    groups[LOSSES].sort(key=lambda name: name != "loss")  # the total first, then its parts in recorded order
     return {group: found for group, found in groups.items() if found}
 
 
 def is_share(name: str) -> bool:
-    """Whether a value is a share, which is shown in percent."""
+    """Return whether a value is a fraction, which is shown in percent."""
     return name in _SHARES or name.endswith("_share")
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
-    """A curve of `points` values at most: the first, the last, and the lowest and the highest of each stretch, so that
-    no peak is lost.
+    """Reduce a curve to at most `points` values.
+
+    The first and the last value stay, and the lowest and the highest of each stretch, so that no peak is lost.
     """
     count = len(curve.values)
     if count <= points:

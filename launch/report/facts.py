@@ -1,4 +1,4 @@
-"""What a report says of a run: its folder, read once. Makes nothing and loads no torch beyond its settings."""
+"""The facts of a run for the report, read once from its folder. Loads no torch beyond the settings."""
 
 import json
 import os
@@ -18,50 +18,50 @@ from trainer.config.schema import Config, dump, flat, parse
 from trainer.runs.run_folder import RunFolder, open_run, read_records
 
 BASE = "base"
-"""The recipe whose settings a run's are compared with."""
+"""The recipe that a run's settings are compared with."""
 JUDGED = frozenset({"backbones", "images", "checkpoint", "validation"})
-"""What a file of results says at least."""
+"""Keys that a file of results contains at least."""
 NAMES = ("description", "run.name", "run.folder", "run.tags")
-"""Settings that say what a run is called, not what it does."""
+"""Settings that only name or describe a run."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run as its folder tells it."""
+    """A run as read from its folder."""
 
     run: RunFolder
     name: str
-    """Its folder's name, with those above it where several runs share it."""
+    """Name of its folder, with parent folders if several runs share the name."""
     config: Config
     status: Status
     records: Sequence[Mapping[str, Any]]
-    """All of metrics.jsonl, in the order of steps."""
+    """All records of metrics.jsonl, in the order of steps."""
     judged: Mapping[str, Any] | None
-    """What `all4one eval` found; None where it was not asked."""
+    """Results of `all4one eval`. None: there are none."""
     versions: Mapping[str, str]
-    """Of the packages that wrote the newest checkpoint; empty without one."""
+    """Versions of the packages that wrote the newest checkpoint. Empty without a checkpoint."""
 
     def newest(self, name: str) -> float | None:
-        """The last value on record under a name, None where there is none."""
+        """Return the last recorded value of this name, or None if there is none."""
         return next((r[name] for r in reversed(self.records) if name in r), None)
 
     @property
     def backbones(self) -> dict[str, Mapping[str, Any]]:
-        """Results of `all4one eval` by backbone and judge."""
+        """Results of `all4one eval` by backbone and evaluator."""
         return dict(self.judged["backbones"]) if self.judged else {}
 
 
 def read_facts(runs: Sequence[RunFolder]) -> list[RunFacts]:
-    """Facts of each run.
+    """Return the facts of each run.
 
     Raises:
-        UserError: a folder that is not one of a run, or settings or records that cannot be read.
+        UserError: a folder is not a run, or its settings or records cannot be read.
     """
     return [_read(run, name) for run, name in zip(runs, short_names([r.path for r in runs]), strict=True)]
 
 
 def readable(runs: Sequence[RunFolder]) -> tuple[list[RunFacts], list[str]]:
-    """Facts of the runs that can be read, and for each of the others why it cannot."""
+    """Return the facts of the runs that can be read, and the reason for each run that cannot."""
     found, unread = [], []
     for run, name in zip(runs, short_names([r.path for r in runs]), strict=True):
         try:
@@ -72,7 +72,7 @@ def readable(runs: Sequence[RunFolder]) -> tuple[list[RunFacts], list[str]]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The ends of paths that tell them apart; a folder's own name where that does."""
+    """Return the shortest path ends that tell the paths apart: the folder name alone if it is unique."""
     names = [path.resolve().name for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -82,9 +82,9 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def differences(config: Config) -> list[tuple[str, Any, Any]]:
-    """Settings that are not those of the base recipe, with the base's value and the run's.
+    """Return settings that differ from the base recipe, with the value of the base and of the run.
 
-    A method, optimizer or backbone of another name is compared with that one's own defaults.
+    A method, optimizer or backbone with another name is compared with its own defaults.
     """
     values, recipe = dump(config), read_recipe(BASE)
     named = {part: {"name": values[part]["name"]} for part in ("method", "optim", "backbone")}
@@ -94,7 +94,7 @@ def differences(config: Config) -> list[tuple[str, Any, Any]]:
 
 
 def disagreements(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
-    """Settings that are not the same in all runs, with each run's value, None where it has no such setting."""
+    """Return settings that differ between runs, with the value of each run. None: the run has no such setting."""
     each = [dict(_entries(dump(config))) for config in configs]
     keys = dict.fromkeys(key for values in each for key in values)
     rows = [(key, [values.get(key) for values in each]) for key in keys]
@@ -106,7 +106,7 @@ def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings by dotted key, those of a list's items too; without what only names a run."""
+    """Yield settings by dotted key, including those of list items, without settings that only name a run."""
     for key, value in flat(values):
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             numbered = {f"{key}.{place}": item for place, item in enumerate(value)}
@@ -129,21 +129,22 @@ def _read(run: RunFolder, name: str) -> RunFacts:
         )
     except (OSError, YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"what it has on record cannot be read: {error}", where=run.path, fix="mend or restore its files"
+            f"its records cannot be read: {error}", where=run.path, fix="repair or restore its files"
         ) from None
 
 
 def _versions(run: RunFolder) -> Mapping[str, str]:
     try:
         state = CheckpointStore(run.checkpoints).newest_state()
-    except ValueError:  # a checkpoint that nothing has checked may be damaged
+    except ValueError:  # the checkpoint was not verified and may be damaged
         return {}
     return state["versions"] if state and "versions" in state else {}
 
 
 def _judged(run: RunFolder) -> Mapping[str, Any] | None:
-    """The results of a study's own judge, which are those of its table, and of `all4one eval` where these are of the
-    same weights and sets or the only ones.
+    """Return the results of a study's own evaluator, which are those in its table.
+
+    Results of `all4one eval` are included if they have the same weights and datasets, or are the only ones.
     """
     several = []
     for name in ("study_eval.json", "eval.json"):

@@ -1,4 +1,4 @@
-"""The page: sections of words, tables, charts and tiles, as one HTML file that needs nothing else."""
+"""The HTML page: sections of text, tables, charts and tiles in one self-contained file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ class Tile(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A tile beside the first one of its row; `seen` is None where there is no image to show."""
+    """A tile beside the first tile of its row. `seen` is None if there is no image to show."""
 
     seen: Tile | None
     match: str = ""
-    """`same` or `other`, as its class is that of the first tile or not."""
+    """`same` or `other`: whether its class is that of the first tile."""
     words: str = ""
-    """Under the tile."""
+    """Text under the tile."""
 
 
 class TileRow(NamedTuple):
-    """An image and those that belong to it."""
+    """An image with its related images."""
 
     first: Tile
     others: Sequence[Cell]
@@ -44,7 +44,7 @@ class Gallery(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a title of its own; what is empty is left out."""
+    """A part of the page with its own title. Empty parts are left out."""
 
     title: str
     words: str = ""
@@ -54,29 +54,29 @@ class Section:
     """Names with their colors in the charts."""
     charts: Sequence[Figure] = ()
     wide: bool = False
-    """Whether charts stand one under the other."""
+    """Whether charts are placed one below the other."""
     galleries: Sequence[Gallery] = ()
 
     @property
     def anchor(self) -> str:
-        """Its name in addresses."""
+        """The anchor of the section in URLs."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on a page."""
+    """The content of a page."""
 
     title: str
     subtitle: str
     sections: Sequence[Section]
     figures: Sequence[tuple[str, str]] = field(default=())
-    """The key figures, each with what it is."""
+    """The key figures: pairs of name and value."""
     footer: str = ""
 
 
 def render(page: Page) -> str:
-    """The page as HTML. All that comes from runs is escaped, and the page's own policy forbids it to load anything."""
+    """Render the page as HTML. Content from runs is escaped, and a content security policy forbids loading anything."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -1,4 +1,4 @@
-"""Sections that look at images and weights: the map of features, neighbors from the queue, and views."""
+"""Report sections that need images and weights: the feature map, neighbors from the queue, and views."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,14 @@ from trainer.visualization.view_rows import view_rows
 
 
 def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
-    """One section after the other. What cannot be made, since images or checkpoints are away, is said in its place;
-    what a run cannot have, such as neighbors without a queue, is left out.
+    """Yield one section after the other.
+
+    If a section cannot be made because images or checkpoints are missing, it contains the reason. Sections that do not
+    apply to the run, such as neighbors without a queue, are left out.
 
     Args:
-        facts: of the run.
-        how: of the map: `umap`, `t-sne` or `pca`; None: the best of them that there is.
+        facts: facts of the run.
+        how: projection of the feature map: `umap`, `t-sne` or `pca`. None: the best one that is installed.
     """
     makers = {
         "Map of features": lambda: _map(facts, how),
@@ -36,10 +38,11 @@ def picture_sections(facts: RunFacts, how: str | None) -> Iterator[Section]:
 def _map(facts: RunFacts, how: str | None) -> Section:
     found = feature_map(facts.run, how=how)
     chart, legend = map_chart(found)
-    images = "Validation images" if found.of_validation else "Training images, since the run has no others,"
+    images = "Validation images" if found.of_validation else "Training images (the run has no validation set)"
     return Section(
         "Map of features",
-        words=f"{images} by the features of the frozen backbone. Near means alike; far says little.",
+        words=f"{images}, placed by the features of the frozen backbone. Nearby images have similar features. "
+        "Large distances mean little.",
         legend=list(legend.items()),
         charts=[chart],
         wide=True,
@@ -52,17 +55,17 @@ def _neighbors(facts: RunFacts) -> Section | None:
         return None
     return Section(
         "Neighbors",
-        words="The same training images at several checkpoints, each with the nearest keys of that checkpoint's "
-        "queue, best first, and their cosines, by the networks in evaluation mode. A solid green frame is the image's "
-        "own class, a dashed red one another. The image's own keys are left out; – is a random key from before "
-        "training, or an image that cannot be read.",
+        words="The same training images at several checkpoints. Each row shows the nearest keys of that checkpoint's "
+        "queue with their cosine similarity, nearest first, computed by networks in evaluation mode. A solid green "
+        "frame marks the class of the image, and a dashed red frame marks another class. The image's own keys are "
+        "left out. – is a random key from before training, or an image that cannot be read.",
         galleries=[Gallery(_title(found), [_row(row) for row in found.rows]) for found in galleries],
     )
 
 
 def _title(found: NeighborGallery) -> str:
     agreement = (
-        f", {100 * found.agreement:.0f} % of these in the image's class"
+        f", {100 * found.agreement:.0f} % of them in the class of the image"
         if found.agreement is not None
         else ""
     )
@@ -108,6 +111,6 @@ def _views(facts: RunFacts) -> Section | None:
         return None
     return Section(
         "Views",
-        words="Training images, and their views in the first epoch by this run's augmentations.",
+        words="Training images and their views in the first epoch, with the augmentations of this run.",
         galleries=[Gallery("", rows)],
     )

@@ -1,4 +1,4 @@
-"""`all4one report`: what runs and studies did, as one page."""
+"""`all4one report`: write runs and studies as one HTML page."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,31 +19,31 @@ from trainer.visualization.projection import choose_way
 
 STUDY = "study.json"
 HANDFUL = 10
-"""Runs of a study up to which each has a color of its own, rather than one for all seeds."""
+"""Maximum number of runs for which each run of a study has its own color. With more, all seeds share one."""
 LEAST_POINTS = 60
-"""Of each curve, however many runs there are."""
+"""Minimum number of points of each curve, for any number of runs."""
 OWN = "this run"
-"""Label of the curves of a page that shows one run."""
+"""Label of the curves on the page of a single run."""
 
 
 def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how: str | None) -> Path:
-    """Write the page of a run, of a study, or of several runs side by side. Returns the file.
+    """Write the page of a run, of a study, or of several runs side by side. Return the file.
 
     Args:
-        paths: folders of runs, of studies, or that hold runs.
-        out: the file; None: `report.html` in the folder, or here where there are several.
-        pictures: whether images are shown and features are made, which takes a backbone and the shards.
-        how: of the map of features; see `trainer.visualization.feature_map`.
+        paths: folders of runs, of studies, or of several runs.
+        out: output file. None: `report.html` in the folder, or in the current folder for several paths.
+        pictures: whether to show images and compute features, which needs a backbone and the shards.
+        how: projection of the feature map. See `trainer.visualization.feature_map`.
 
     Raises:
-        UserError: no run in a folder, a study's file that cannot be read, or a page that cannot be written.
+        UserError: a folder contains no run, a study's file cannot be read, or the page cannot be written.
     """
     runs = list({run.path.resolve(): run for path in paths for run in runs_at(path)}.values())
     study = _study(paths[0]) if len(paths) == 1 else None
     single = study is None and len(runs) == 1
     if how is not None:
         if not (single and pictures):
-            raise UserError("--map is for the page of one run with its pictures", fix="leave it out")
+            raise UserError("--map applies only to the page of one run with pictures", fix="leave --map out")
         choose_way(how)
     target = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
     require_writable(target)
@@ -52,7 +52,7 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
         write_whole(target, render(page).encode())
     except OSError as error:
         raise UserError(
-            f"cannot be written: {error.strerror}", where=target, fix="choose another place with --out FILE"
+            f"cannot be written: {error.strerror}", where=target, fix="choose another file with --out FILE"
         ) from None
     return target
 
@@ -65,8 +65,10 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
         *_table("Attempts", tables.attempts(facts)),
-        *_table("Settings", tables.settings(facts), "Those that are not the base recipe's."),
-        *_table("Versions", tables.versions(facts), "Of what wrote the newest checkpoint."),
+        *_table("Settings", tables.settings(facts), "Settings that differ from the base recipe."),
+        *_table(
+            "Versions", tables.versions(facts), "Versions of the packages that wrote the newest checkpoint."
+        ),
     ]
     config = facts.config
     subtitle = (
@@ -82,7 +84,7 @@ def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: 
     sections = [
         *(_of_study(study, paths[0]) if study else ()),
         *_table("Runs", tables.side_by_side(found)),
-        *([Section("Left out", points=unread)] if unread else ()),
+        *([Section("Skipped", points=unread)] if unread else ()),
         *_chart_sections(list(zip(_labels(found, study), found, strict=True))),
         *_table("Settings that differ", tables.other_settings(found)),
     ]
@@ -93,14 +95,14 @@ def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: 
 
 
 def _chart_sections(labeled: Sequence[tuple[str, RunFacts]]) -> Iterator[Section]:
-    """A section for each group of values, with a chart for each value and a curve for each run that has it."""
+    """Yield a section for each group of values, with a chart for each value and a curve for each run that has it."""
     points = max(
         LEAST_POINTS, POINTS // max(1, len(labeled))
-    )  # many runs on one chart need not make a large page
+    )  # keeps the page small if a chart has many runs
     each = [(label, {n: thinned(c, points) for n, c in curves(facts).items()}) for label, facts in labeled]
     colors = colors_of([label for label, _ in labeled])
     legend = list(colors.items()) if len(labeled) > 1 else []
-    words = "There are more runs than colors: these come again." if len(colors) > LEGEND else ""
+    words = "There are more runs than colors, so colors repeat." if len(colors) > LEGEND else ""
     for title, names in grouped(list(dict.fromkeys(n for _, found in each for n in found))).items():
         charts = [_chart(name, each, colors) for name in names]
         yield Section(title, words=words, legend=legend, charts=charts)
@@ -111,7 +113,7 @@ def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colors: dict
 
 
 def _labels(found: Sequence[RunFacts], study: dict[str, Any] | None) -> list[str]:
-    """Of each run's curves: its name; without the seed where a study has more than a handful of runs."""
+    """Return the label of each run's curves: its name, without the seed if a study has many runs."""
     if study is None or len(found) <= HANDFUL:
         return [facts.name for facts in found]
     return [",".join(p for p in facts.name.split(",") if not p.startswith("seed=")) for facts in found]
@@ -122,7 +124,7 @@ def _of_study(study: dict[str, Any], folder: Path) -> Iterator[Section]:
     charts = []
     if picture.is_file():
         uri = data_uri(picture.read_bytes(), "png")
-        charts = [Figure("Means and intervals", uri, "means and intervals of the table")]
+        charts = [Figure("Means and intervals", uri, "means and intervals from the table")]
     yield Section(
         "Study",
         words=table["words"],
@@ -142,9 +144,9 @@ def _study(folder: Path) -> dict[str, Any] | None:
             raise ValueError("parts are missing")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"is not what `all4one study` writes: {error}",
+            f"is not a result file of `all4one study`: {error}",
             where=folder / STUDY,
-            fix="give the study's command with --show, which writes it anew",
+            fix="run the study's command with --show to write the file again",
         ) from None
     return dict(found)
 

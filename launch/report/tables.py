@@ -1,4 +1,4 @@
-"""What the report says in words and numbers, as rows of text."""
+"""Tables and text of the report, as rows of strings."""
 
 import time
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch.report.facts import RunFacts, differences, disagreements
-from launch.status.ledger import RUNNING
 from trainer.evaluation.linear_fast import wilson_interval
+from trainer.runs.ends import EndReason
 
 
 class Table(NamedTuple):
-    """Rows under a header; every cell is plain text."""
+    """Rows under a header. Every cell is plain text."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
-    """The few numbers that a reader looks for first, each with what it is."""
+    """Return the most important numbers of a run, each with its name."""
     status = facts.status
     epoch = next((r["epoch"] for r in reversed(facts.records)), 0.0)
     total = f" of {status.total_steps:,}" if status.total_steps else ""
@@ -47,31 +47,31 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
 
 
 def results(facts: RunFacts) -> Table:
-    """What `all4one eval` found."""
+    """Return the results of `all4one eval`."""
     rows = []
     for backbone, judged in facts.backbones.items():
         for judge, result in judged.items():
             shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
             values = [f"{name} {_percent(result[key])}" for key, name in shown if key in result]
             rows.append([judge, backbone, ", ".join(values), _interval(result, facts)])
-    return Table(("judge", "backbone", "found", "95 % interval, or deviation"), rows)
+    return Table(("evaluator", "backbone", "result", "95 % interval, or standard deviation"), rows)
 
 
 def judged_of(facts: RunFacts) -> str:
-    """Which checkpoint the results are of, and on what."""
+    """Describe the checkpoint and the dataset of the results."""
     if facts.judged is None:
         return ""
     checkpoint = Path(facts.judged["checkpoint"]).name
-    return f"Of {checkpoint}, on {facts.judged['images']:,} images of {facts.judged['validation']}."
+    return f"Results of {checkpoint} on {facts.judged['images']:,} images of {facts.judged['validation']}."
 
 
 def attempts(facts: RunFacts) -> Table:
-    """The ledger: every start and what became of it."""
+    """Return every attempt in the ledger, and how it ended."""
     rows = [
         [
             str(one.number),
             _clock(one.start),
-            "" if one.reason == RUNNING else _clock(one.end),
+            "" if one.reason == EndReason.RUNNING else _clock(one.end),
             one.nodes,
             str(one.devices),
             f"{one.kept:,}",
@@ -98,18 +98,18 @@ def attempts(facts: RunFacts) -> Table:
 
 
 def settings(facts: RunFacts) -> Table:
-    """Settings that are not the base recipe's."""
+    """Return the settings that differ from the base recipe."""
     rows = [[key, shown(before), shown(value)] for key, before, value in differences(facts.config)]
     return Table(("setting", "base recipe", "this run"), rows)
 
 
 def versions(facts: RunFacts) -> Table:
-    """Of packages."""
+    """Return the package versions."""
     return Table(("package", "version"), [[name, value] for name, value in facts.versions.items()])
 
 
 def side_by_side(several: Sequence[RunFacts]) -> Table:
-    """A row for each run with its key figures; what a run does not have stays empty."""
+    """Return a row of key figures for each run. A missing value stays empty."""
     each = [dict(key_figures(facts)) for facts in several]
     header = list(dict.fromkeys(name for figures in each for name in figures))
     rows = [
@@ -120,13 +120,13 @@ def side_by_side(several: Sequence[RunFacts]) -> Table:
 
 
 def other_settings(several: Sequence[RunFacts]) -> Table:
-    """Settings in which runs differ, a column for each run."""
+    """Return the settings that differ between runs, with a column for each run."""
     rows = [[key, *map(shown, values)] for key, values in disagreements([f.config for f in several])]
     return Table(("setting", *(facts.name for facts in several)), rows)
 
 
 def shown(value: Any) -> str:
-    """A setting's value as YAML would have it, in one line."""
+    """Format a setting's value as YAML in one line."""
     if value is None:
         return "–"
     if isinstance(value, dict):

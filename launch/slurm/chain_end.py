@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.log import LOGGER
 from launch.slurm import controller
 from launch.slurm.job_end import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
-_LAST = ("finished", "error", "cancelled")
+_LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)
 """Ends of an attempt after which the same command would do nothing, or the same again."""
 
 
@@ -26,14 +28,14 @@ def main() -> None:
     try:
         jobs = controller.jobs(Submissions(run).newest_chain())
     except UserError as error:
-        print(f"the jobs that wait behind this one could not be looked up: {error}", file=sys.stderr)
+        LOGGER.error("the jobs that wait behind this one could not be looked up: %s", error)
         return
     for number, job in jobs.items():
         if job.state == "PENDING":
             try:
                 controller.cancel(number)
             except UserError as error:
-                print(f"job {number} of this chain could not be cancelled: {error}", file=sys.stderr)
+                LOGGER.error("job %s of this chain could not be cancelled: %s", number, error)
 
 
 if __name__ == "__main__":

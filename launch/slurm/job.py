@@ -21,13 +21,14 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
-from launch.local.worker import REASONS, run_with_error_report, train_run
+from data_pipelines.log import LOGGER
+from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import controller
+from trainer.runs.ends import REASONS, EndReason, ExitCode
 from trainer.runs.run_lock import STALE_AFTER_S
-from trainer.runs.stop_signals import TERMINATED, TIME_IS_UP, StopRequest
+from trainer.runs.stop_signals import StopRequest
 
-REQUEUED, CANCELLED = "requeued", "cancelled"
-DECIDED = (REQUEUED, CANCELLED)
+DECIDED = (EndReason.REQUEUED, EndReason.CANCELLED)
 """Reasons for which SLURM has ended the job already: its machines are given back at once, and nothing is lost."""
 GRACE_SECONDS = 30 * 60
 """How long a saved rank waits for SLURM to end it: longer than the grace time that clusters give."""
@@ -91,10 +92,10 @@ class TrainJob:
                     self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=partial(_reason, start), **facts
                 )
             )
-            if end.code == TIME_IS_UP and start.restart >= self.max_requeues:
+            if end.code == ExitCode.TIME_IS_UP and start.restart >= self.max_requeues:
                 self._say_used_up(start)
-            elif end.code in (TIME_IS_UP, TERMINATED) and end.reason not in DECIDED:
-                if end.code == TIME_IS_UP and rank == 0 and stop.received != TERMINATED:
+            elif end.code in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED) and end.reason not in DECIDED:
+                if end.code == ExitCode.TIME_IS_UP and rank == 0 and stop.received != ExitCode.TERMINATED:
                     _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
             if end.code:
@@ -108,7 +109,7 @@ class TrainJob:
                 f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
                 "allows; go on with it:"
             )
-        print(f"{said} all4one resume {self.run}", flush=True)
+        LOGGER.warning("%s all4one resume %s", said, self.run)
 
     def checkpoint(self) -> DelayedSubmission | None:
         """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
@@ -131,15 +132,15 @@ def begin_task(logs: Path) -> int:
 
 def _reason(start: Start, code: int) -> str:
     """The ledger's word for an exit code: why the signal came, as far as SLURM says."""
-    if code not in (TIME_IS_UP, TERMINATED):
+    if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
     try:
         facts = controller.facts(start.job, seconds=ANSWER_SECONDS)
     except UserError:
         return REASONS[code]
     if facts["JobState"] != "RUNNING":
-        return REQUEUED if int(facts["Restarts"]) > start.restart else CANCELLED
-    return REASONS[code] if facts.get("PreemptTime", "None") == "None" else "preempted"
+        return EndReason.REQUEUED if int(facts["Restarts"]) > start.restart else EndReason.CANCELLED
+    return REASONS[code] if facts.get("PreemptTime", "None") == "None" else EndReason.PREEMPTED
 
 
 def _ask_for_requeue(requeue: Callable[[], None]) -> None:
@@ -151,7 +152,7 @@ def _ask_for_requeue(requeue: Callable[[], None]) -> None:
         try:
             requeue()
         except (subprocess.SubprocessError, OSError) as error:
-            print(f"the requeue was not taken: {error}", flush=True)
+            LOGGER.warning("SLURM did not take the requeue: %s", error)
         time.sleep(RETRY_SECONDS)
 
 
@@ -162,7 +163,7 @@ def _wait_to_be_ended() -> None:
 
 def _write_to(log: Path) -> None:
     """Send what this process prints to a file of its own: SLURM appends all starts of a job to one."""
-    print(f"output goes to {log}", flush=True)
+    LOGGER.info("output goes to %s", log)
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from launch.local.processes import LOST_PEER
+from data_pipelines.log import LOGGER
 from launch.slurm import controller
 from launch.slurm.job import RETRY_SECONDS, Start, start_line
 from trainer.checkpoints.store import CheckpointStore
-from trainer.runs.hang_watch import STALL, stall_of
+from trainer.runs.ends import EndReason, ExitCode
+from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder, read_records
 from trainer.runs.run_lock import living_holder
 
-_KILL = "killed"
-_TRIED_AGAIN = (_KILL, STALL)
+_TRIED_AGAIN = (EndReason.KILLED, EndReason.STALLED)
 _NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
 _ASKED_SECONDS = 300.0
 """How long a controller that does not answer is asked for a requeue."""
@@ -40,12 +40,11 @@ def main() -> None:
     ended = next(
         (r for r in records if began and r["event"] == "end" and r["attempt"] == began["attempt"]), None
     )
-    if ended is not None and ended["reason"] != "lost a rank":
+    if ended is not None and ended["reason"] != EndReason.LOST_RANK:
         return
     if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
-        print(
-            f"this start of job {start.job} has noted nothing: the run is trained by {holder}",
-            file=sys.stderr,
+        LOGGER.warning(
+            "this start of job %s wrote nothing to the ledger: %s trains the run", start.job, holder
         )
         return
     settings = run.read_config().slurm
@@ -54,7 +53,7 @@ def main() -> None:
     attempt, ranks = (number, began["world_size"]) if began else (number + 1, settings.ranks)
     hung = stall_of(run, attempt, ranks, start.logs(run.path))
     killed = code > 128 and code - 128 in signal.valid_signals()
-    reason = STALL if hung else _KILL if killed else "error"
+    reason = EndReason.STALLED if hung else EndReason.KILLED if killed else EndReason.ERROR
     saved = CheckpointStore(run.checkpoints).newest_step()
     run.note("end", attempt=number, reason=reason, message=hung or _message(run, start), saved=saved)
     if reason in _TRIED_AGAIN and start.restart < settings.requeues and not is_crash_loop(run):
@@ -71,7 +70,7 @@ def _requeue(job: str, run: RunFolder) -> None:
         except UserError as error:
             if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
                 said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
-                print(said, file=sys.stderr)
+                LOGGER.error(said)
                 return
         time.sleep(RETRY_SECONDS)
 
@@ -96,7 +95,9 @@ def _message(run: RunFolder, start: Start) -> str:
     ]
     lines = [line for text in own for line in text.splitlines()]
     found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
-    found.sort(key=lambda match: match[2].endswith(f"exit code {LOST_PEER}"))  # those knew of another's end
+    found.sort(
+        key=lambda match: match[2].endswith(f"exit code {ExitCode.LOST_PEER}")
+    )  # those knew of another's end
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
         said.append(
@@ -110,7 +111,7 @@ def _message(run: RunFolder, start: Start) -> str:
 
 def is_crash_loop(run: RunFolder) -> bool:
     """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
-    ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != "lost a rank"]
+    ends = [r for r in read_records(run.ledger) if r["event"] == "end" and r["reason"] != EndReason.LOST_RANK]
     last = ends[-2:]
     return (
         len(last) == 2

@@ -1,10 +1,9 @@
 """Each user's own defaults, under those of every recipe: partition, account and the like."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import yaml
+from platformdirs import user_config_path
 
 from data_pipelines.errors import UserError
 from trainer.config.schema import parse
@@ -16,8 +15,7 @@ def slurm_defaults() -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or says what is no setting.
     """
-    folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    path = Path(folder).expanduser() / "all4one" / "slurm.yaml"
+    path = user_config_path("all4one") / "slurm.yaml"
     try:
         values = {"slurm": yaml.safe_load(path.read_text()) or {}}
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Where runs stand: the ledger, their state, and nodes that failures point at."""
+"""Run status: the ledger, the state of runs, and suspect nodes."""

@@ -1,4 +1,4 @@
-"""What a run's attempts did and what they cost, from its ledger and its metrics. Loads no torch."""
+"""Attempts of a run and their cost, from its ledger and its metrics. Loads no torch."""
 
 import statistics
 import time
@@ -9,22 +9,22 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
-RUNNING, NO_END, CUT_OFF, LOST_RANK = "running", "no end noted", "cut off", "lost a rank"
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Hours:
-    """Device-hours; a device is a process. Evaluations and checkpoints belong to the steps around them."""
+    """Device-hours, where one device is one process. Evaluations and checkpoints count with the steps around them."""
 
     useful: float = 0.0
-    """Of steps that count."""
+    """Hours of steps that count."""
     lost: float = 0.0
-    """Of steps that were done again, or that no checkpoint has kept."""
+    """Hours of steps that were repeated, or that are in no checkpoint."""
     starting: float = 0.0
-    """From a start until the first step could begin; all of an attempt that did no step."""
+    """Hours from each start to its first step. An attempt without a step counts here as a whole."""
 
     def __add__(self, other: "Hours") -> "Hours":
         return Hours(self.useful + other.useful, self.lost + other.lost, self.starting + other.starting)
@@ -32,39 +32,40 @@ class Hours:
 
 @dataclass(frozen=True)
 class AttemptSummary:
-    """One start of a run's processes, and what became of it. Times are seconds since 1970."""
+    """One start of a run's processes, and how it ended. Times are seconds since 1970."""
 
     number: int
     job: str | None
-    """SLURM's number; None: it was started on one machine without SLURM."""
+    """SLURM job number. None: the run was started without SLURM."""
     nodes: str
-    """Machines in SLURM's short form; empty without SLURM."""
+    """Nodes as a SLURM hostlist. Empty without SLURM."""
     devices: int
     start: float
     end: float
-    """The moment that was noted; this one while it runs; else about that of its last step."""
+    """The recorded end. If there is none, the present time for a running attempt, otherwise about the time of its last
+    step."""
     reason: str
-    """The ledger's word, or `running`, `no end noted`, `cut off`."""
+    """The reason in the ledger, or `running`, `no end noted` or `cut off`."""
     message: str
-    """What is known besides."""
+    """Details of the end."""
     first_step: int
-    """The step it went on from."""
+    """The step from which it started or resumed."""
     kept: int
-    """Its steps that count."""
+    """Number of its steps that count."""
     lost: int
-    """Its other steps."""
+    """Number of its steps that do not count."""
     replayed: int
-    """Steps of earlier attempts that it did again."""
+    """Number of steps of earlier attempts that it repeated."""
     hours: Hours
 
 
 def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[AttemptSummary]:
-    """A run's attempts, oldest first.
+    """Return the attempts of a run, oldest first.
 
     Args:
-        run: its folder.
-        running: whether its processes are alive; a newest attempt without an end is theirs.
-        saved: step of the newest checkpoint, 0 without one: what an attempt that is over did beyond it is lost.
+        run: the run.
+        running: whether its processes are alive. Then the newest attempt is running unless its end is recorded.
+        saved: step of the newest checkpoint, or 0 without one. Steps of ended attempts beyond it are lost.
     """
     records = read_records(run.ledger)
     trained = [r for r in read_records(run.metrics) if r["kind"] == "train"]
@@ -76,27 +77,32 @@ def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[AttemptS
 
 
 def total(attempts: Iterable[AttemptSummary]) -> Hours:
-    """Device-hours of all attempts."""
+    """Return the device-hours of all attempts."""
     return sum((attempt.hours for attempt in attempts), Hours())
 
 
 def global_batch(run: RunFolder) -> int:
-    """Images of a step.
+    """Return the global batch size.
 
     Raises:
-        UserError: the run's configuration is torn, or another program's.
+        UserError: the run's configuration is damaged, or was written by another program.
     """
     try:
         return int(yaml.safe_load(run.config.read_text())["train"]["global_batch"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError):
         raise UserError(
-            "is not the configuration of a run", where=run.config, fix="restore it, or move it elsewhere"
+            "is not the configuration of a run",
+            where=run.config,
+            fix="restore the file, or move it elsewhere",
         ) from None
 
 
 class _History:
-    """The records by attempt. What one attempt reached and kept shows in those after it: they start from a checkpoint
-    and note how far the metrics went beyond it."""
+    """The records by attempt.
+
+    Later attempts show what an attempt reached and kept, because they start from a checkpoint and record how far the
+    metrics went beyond it.
+    """
 
     def __init__(self, records: Sequence[Record], trained: Sequence[Record], saved: int, batch: int) -> None:
         self.starts = [r for r in records if r["event"] == "start"]
@@ -104,13 +110,13 @@ class _History:
         self._ends: dict[int, Record] = {}
         for record in records:
             known = self._ends.get(record["attempt"])
-            # what ended the rank that was lost is noted after it, and is the reason
-            if record["event"] == "end" and (known is None or known["reason"] == LOST_RANK):
+            # the cause of a lost rank is recorded after it, and is the reason
+            if record["event"] == "end" and (known is None or known["reason"] == EndReason.LOST_RANK):
                 self._ends[record["attempt"]] = record
         self._trained, self._saved, self._batch = trained, saved, batch
 
     def attempt(self, position: int, alive: bool) -> AttemptSummary:
-        """The attempt at a position; alive: it runs, unless its end is noted."""
+        """Return the attempt at a position. If `alive`, it is running unless its end is recorded."""
         start, number = self.starts[position], self.starts[position]["attempt"]
         successor = self.starts[position + 1] if position + 1 < len(self.starts) else None
         ready, noted = self._ready.get(number), self._ends.get(number)
@@ -142,7 +148,7 @@ class _History:
     def _steps(
         self, position: int, ready: Record | None, noted: Record | None, alive: bool
     ) -> tuple[int, int, int]:
-        """The step that an attempt went on from, and its steps that count and that do not."""
+        """Return the first step of an attempt, the number of its steps that count, and of those that do not."""
         if ready is None:
             return 0, 0, 0
         later = [r for s in self.starts[position + 1 :] if (r := self._ready.get(s["attempt"])) is not None]
@@ -176,12 +182,12 @@ class _History:
             end = ready["time"] + steps * self._seconds_per_step(ready["step"], ready["step"] + steps)
         else:
             end = start["time"]
-        if successor is not None:  # a machine that is cut off may note an end long after it has lost the run
+        if successor is not None:  # a node that was cut off may record an end long after it lost the run
             end = min(end, successor["time"])
         return float(max(end, start["time"]))
 
     def _seconds_per_step(self, first: int, last: int) -> float:
-        """Of the attempt's own steps where their records are still there, else of all."""
+        """Return the duration of a step of this attempt, or of all attempts if its records are gone."""
         timed = [(r["step"], r.get("time", {}).get("images_per_second")) for r in self._trained]
         speeds = {step: speed for step, speed in timed if speed}
         own = [speed for step, speed in speeds.items() if first < step <= last]
@@ -190,11 +196,11 @@ class _History:
 
 def _reason(start: Record, noted: Record | None, alive: bool, successor: Record | None) -> tuple[str, str]:
     if alive:
-        return RUNNING, ""
+        return EndReason.RUNNING, ""
     if noted is not None:
         late = successor is not None and noted["time"] > successor["time"]
-        reason = CUT_OFF if late and noted["reason"] == "error" else noted["reason"]
+        reason = EndReason.CUT_OFF if late and noted["reason"] == EndReason.ERROR else noted["reason"]
         return reason, noted.get("message", "")
     if successor is not None and start.get("job") and successor.get("job") == start["job"]:
-        return NO_END, "SLURM started it again, since a machine failed or all was killed"
-    return NO_END, "it was killed, or its machine failed"
+        return EndReason.NO_END, "SLURM restarted it because a node failed or all processes were killed"
+    return EndReason.NO_END, "it was killed, or its node failed"

@@ -1,4 +1,4 @@
-"""`all4one status`: where runs stand, from their folders and from SLURM where it answers. Loads no torch."""
+"""`all4one status`: the state of runs, from their folders and from SLURM if it answers. Loads no torch."""
 
 import json
 import time
@@ -11,8 +11,9 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch.slurm import controller
 from launch.slurm.submitted_jobs import Submissions
-from launch.status.ledger import NO_END, RUNNING, AttemptSummary, Hours, global_batch, read_attempts, total
+from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, read_records, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -22,15 +23,15 @@ UNFINISHED = "unfinished"
 
 @dataclass(frozen=True)
 class Status:
-    """One run as it stands."""
+    """The state of one run."""
 
     run: str
     state: str
-    """SLURM's word for a job that is queued or runs; else how the last attempt ended."""
+    """SLURM's state of a queued or running job, otherwise how the last attempt ended."""
     job: str | None
     nodes: str | None
     step: int
-    """The last step on record."""
+    """The last recorded step."""
     total_steps: int | None
     images_per_second: float | None
     seconds_left: float | None
@@ -39,33 +40,33 @@ class Status:
     """Age of the newest checkpoint."""
     attempts: int
     why: str | None
-    """What a job waits for, or what ended the last attempt."""
+    """What the job waits for, or what ended the last attempt."""
     lost_steps: int
-    """Steps that were done again, or that no checkpoint has kept."""
+    """Number of steps that were repeated, or that are in no checkpoint."""
     hours: Hours
     """Device-hours of all attempts."""
     suspects: list[str]
-    """Machines that its failures point at."""
+    """Nodes that the failures of the run point at."""
     history: list[AttemptSummary]
     """All attempts, oldest first."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Runs as they stand."""
+    """The state of several runs."""
 
     problem: str | None
     """Why SLURM could not be asked."""
     runs: list[Status]
     left_out: list[str]
-    """What lies among the runs and cannot be read as one, with the reason."""
+    """Folders that cannot be read as runs, each with the reason."""
 
 
 def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview:
-    """The state of a run, or of all runs in a folder; SLURM may take so many seconds for an answer.
+    """Return the state of a run, or of all runs in a folder. `seconds` limits the wait for SLURM's answer.
 
     Raises:
-        UserError: there is no run at `path`, or none that can be read.
+        UserError: there is no run at `path`, or none can be read.
     """
     runs = runs_at(path)
     chains = [Submissions(run).newest_chain() for run in runs]
@@ -74,7 +75,7 @@ def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview
     try:
         known = controller.jobs(chain.from_iterable(chains), seconds)
     except UserError as error:
-        problem = f"{error.what.splitlines()[-1]}: this is what the folders say"
+        problem = f"{error.what.splitlines()[-1]}: showing only what the run folders contain"
     found: list[Status] = []
     unread: list[UserError] = []
     for run, numbers in zip(runs, chains, strict=True):
@@ -89,22 +90,22 @@ def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview
 
 
 def runs_at(path: Path) -> list[RunFolder]:
-    """The run in a folder, or the runs that it holds, those of sweeps too."""
+    """Return the run in a folder, or all runs below it, including those of sweeps."""
     runs = [RunFolder(path)] if RunFolder(path).config.is_file() else runs_below(path)
     if not runs:
         raise UserError(
-            "there is no run here", where=path, fix="give a run's folder, or the one that holds runs"
+            "there is no run here", where=path, fix="give the folder of a run, or a folder that contains runs"
         )
     return runs
 
 
 def status(run: RunFolder, job: controller.Job | None, number: str | None) -> Status:
-    """Where a run stands.
+    """Return the state of a run.
 
     Args:
-        run: its folder.
-        job: its newest job as SLURM knows it; None: SLURM does not know it or was not asked.
-        number: of its newest job; None: it was never submitted.
+        run: the run.
+        job: its newest job as SLURM knows it. None: SLURM does not know it or was not asked.
+        number: number of its newest job. None: it was never submitted.
     """
     records = read_records(run.ledger)
     trained = [r for r in read_records(run.metrics) if r["kind"] == "train"]
@@ -140,16 +141,16 @@ def _state(
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None
     last = history[-1] if history else None
-    if last is not None and last.reason == RUNNING:
-        return "running", None
-    # the newest word: that of a later start whose processes never met comes after the attempt's own
+    if last is not None and last.reason == EndReason.RUNNING:
+        return EndReason.RUNNING, None
+    # the newest record counts: a later start whose processes never connected comes after the attempt's own
     newest = records[-1] if records else None
     if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
         return newest["reason"], newest.get("message")
     if last is None:
         return (_how_it_ended(job) if job else "new"), None
-    if last.reason == NO_END:
-        return (_how_it_ended(job) if job else "killed"), last.message
+    if last.reason == EndReason.NO_END:
+        return (_how_it_ended(job) if job else EndReason.KILLED), last.message
     return last.reason, last.message or None
 
 

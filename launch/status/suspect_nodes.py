@@ -1,4 +1,4 @@
-"""Machines that failures point at, and how they are left out. Light to import."""
+"""Suspect nodes: find the nodes that failures point at, and exclude them. Light to import."""
 
 import json
 import re
@@ -8,34 +8,46 @@ from itertools import chain, product
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.status.ledger import CUT_OFF, LOST_RANK, NO_END, AttemptSummary, read_attempts
+from launch.status.ledger import AttemptSummary, read_attempts
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
 from trainer.runs.run_lock import is_held
 
-_OF_A_MACHINE = {"killed", "stalled", LOST_RANK, NO_END, CUT_OFF}
+_OF_A_MACHINE = {
+    EndReason.KILLED,
+    EndReason.STALLED,
+    EndReason.LOST_RANK,
+    EndReason.NO_END,
+    EndReason.CUT_OFF,
+}
 _NAMED = re.compile(r"(\S+), tasks? \S+: ")
 _NO_MEMORY = re.compile(r"memory ran out|out of memory", re.IGNORECASE)
 _PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
 
 
 def failures(attempts: Iterable[AttemptSummary]) -> list[AttemptSummary]:
-    """Attempts whose end may be a machine's fault: killed, stalled, cut off, without an end, or with an error of a
-    process that srun names. Where memory ran out the fault is the job's."""
+    """Return the attempts whose end may be caused by a node.
+
+    These are attempts that were killed, stalled or cut off, have no recorded end, or failed with an error of a process
+    that srun names. Running out of memory is a fault of the job, not of the node.
+    """
     return [a for a in attempts if a.nodes and _may_be_a_machines(a)]
 
 
 def _may_be_a_machines(attempt: AttemptSummary) -> bool:
     if _NO_MEMORY.search(attempt.message):
         return False
-    return attempt.reason in _OF_A_MACHINE or (attempt.reason == "error" and _named(attempt) is not None)
+    return attempt.reason in _OF_A_MACHINE or (
+        attempt.reason == EndReason.ERROR and _named(attempt) is not None
+    )
 
 
 def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
-    """Machines that are likely broken, in order.
+    """Return the nodes that are probably broken, sorted.
 
-    One that is named by at least two failures is suspect; so is one that was in all failures that name none, where
-    these are at least two and at most half of the machines that the attempts had were in all of them: a run that only
-    ever had the same machines says nothing about any of them.
+    A node is suspect if at least two failures name it. A node is also suspect if it took part in every one of at least
+    two failures that name no node. The second rule applies only if at most half of all nodes took part in every such
+    failure. Otherwise the failures do not distinguish between the nodes.
     """
     failed = failures(attempts)
     named = [name for a in failed if (name := _named(a)) is not None]
@@ -49,28 +61,30 @@ def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
 
 
 def times_in_failures(name: str, attempts: Iterable[AttemptSummary]) -> str:
-    """How often a machine was in attempts that failed, in words."""
+    """Describe in how many failed attempts a node took part."""
     failed = failures(attempts)
     count = sum(name in expand_hostlist(attempt.nodes) for attempt in failed)
-    return f"{name} was in {count} of {len(failed)} attempts that failed"
+    return f"{name} was in {count} of {len(failed)} failed attempts"
 
 
 def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
-    """The override that leaves suspects of the other runs in `run.folder` out of a new one, besides those that its
-    settings leave out; it says which. None where there are no suspects."""
+    """Return the override that excludes suspects of all runs in `run.folder` from a new run, and print their names.
+
+    Nodes that the settings already exclude stay excluded. Without suspects, the list is empty.
+    """
     from launch.slurm.user_settings import slurm_defaults
     from trainer.config.schema import load_config
 
     config = load_config(recipe, overrides, slurm_defaults())
     histories = []
     for run in runs_below(config.run.folder):
-        with suppress(UserError):  # of another program, or torn: it says nothing about machines
+        with suppress(UserError):  # damaged or written by another program
             histories.append(_history(run))
     return _excluded(histories, config.slurm.exclude)
 
 
 def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:
-    """The same of a run's own suspects, for its next job.
+    """Return the override that excludes a run's own suspects from its next job.
 
     Raises:
         UserError: there is no run, or the overrides do not fit it.
@@ -86,29 +100,29 @@ def _history(run: RunFolder) -> list[AttemptSummary]:
 
 
 def _excluded(histories: Sequence[Sequence[AttemptSummary]], before: str) -> list[str]:
-    """A machine may also be suspect by failures of several runs together."""
+    """Return the override. A node may also be suspect because of the failures of several runs together."""
     together = list(chain.from_iterable(histories))
     found = sorted({name for history in (*histories, together) for name in suspect_nodes(history)})
     new = [name for name in found if name not in expand_hostlist(before)]
     for name in new:
-        print(f"left out: {times_in_failures(name, together)}")
+        print(f"excluded: {times_in_failures(name, together)}")
     if not new:
-        print("no other machine is suspect")
+        print("no further node is suspect")
         return []
     return [f"slurm.exclude={json.dumps(','.join([*filter(None, [before]), *new]))}"]
 
 
 def _named(attempt: AttemptSummary) -> str | None:
-    """The machine whose process srun says ended first."""
+    """Return the node whose process ended first, according to srun."""
     match = _NAMED.match(attempt.message)
     return match[1] if match else None
 
 
 def expand_hostlist(short: str) -> list[str]:
-    """Names of the machines in SLURM's short form: `node[1-2,07],gpu1` is node1, node2, node07 and gpu1.
+    """Expand a SLURM hostlist: `node[1-2,07],gpu1` becomes node1, node2, node07 and gpu1.
 
     Raises:
-        ValueError: a bracket holds something else than numbers and ranges.
+        ValueError: a bracket contains something other than numbers and ranges.
     """
     names: list[str] = []
     for word in re.findall(r"(?:\[[^\]]*\]|[^\[\],])+", short):

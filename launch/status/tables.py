@@ -1,4 +1,4 @@
-"""What `all4one status` shows on a terminal."""
+"""The output of `all4one status` on a terminal."""
 
 import json
 import time
@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
-from launch.status.ledger import RUNNING, AttemptSummary, total
+from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
+from trainer.runs.ends import EndReason
 
 ANSWER_SECONDS = 5.0
-"""How long SLURM may take for an answer while somebody watches."""
+"""Seconds to wait for SLURM's answer with --watch."""
 
 
 def print_status(path: Path, *, as_json: bool) -> None:
@@ -34,27 +35,29 @@ def print_status(path: Path, *, as_json: bool) -> None:
 
 
 def show(found: Overview) -> None:
-    """Print runs as they stand."""
+    """Print the state of runs."""
     console = Console()
     console.print(*_tables(found), sep="\n")
     for line in _lines(found):
-        console.print(line, soft_wrap=True)  # a command is copied as a whole
+        console.print(line, soft_wrap=True)  # unwrapped, so that a command can be copied
 
 
 def watch(path: Path, interval: float) -> None:
-    """Show a run, or all runs of a folder, anew every so many seconds, until Ctrl-C.
+    """Refresh the state of a run, or of all runs in a folder, every `interval` seconds until Ctrl-C.
 
     Raises:
-        UserError: there is no run at `path`, or no terminal to draw on.
+        UserError: there is no run at `path`, or the output is not a terminal.
     """
     console = Console()
     if not console.is_terminal:
-        raise UserError("--watch draws on a terminal, and this is none", fix="leave it out, or use --json")
+        raise UserError(
+            "--watch needs a terminal, but the output is not one", fix="leave --watch out, or use --json"
+        )
     try:
         with Live(Text("asking SLURM"), console=console, auto_refresh=False) as live:
             while True:
                 found = overview(path, seconds=ANSWER_SECONDS)
-                footer = f"{time.strftime('%H:%M:%S')}, again every {interval:g} s; Ctrl-C ends this"
+                footer = f"{time.strftime('%H:%M:%S')}, refreshed every {interval:g} s, stop with Ctrl-C"
                 live.update(Group(*_tables(found), *_lines(found), Text(footer, style="dim")), refresh=True)
                 time.sleep(interval)
     except KeyboardInterrupt:
@@ -62,15 +65,15 @@ def watch(path: Path, interval: float) -> None:
 
 
 def _tables(found: Overview) -> list[Table]:
-    """One table of runs; of a single run also its attempts."""
+    """Return the table of runs. For a single run, also return the table of its attempts."""
     single = found.runs[0].history if len(found.runs) == 1 else []
     return [_runs(found.runs), *([_attempts(single)] if single else [])]
 
 
 def _lines(found: Overview) -> list[Text]:
-    """What their reader should know besides."""
+    """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
     why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
-    left_out = [f"left out: {problem}" for problem in found.left_out]
+    left_out = [f"skipped: {problem}" for problem in found.left_out]
     lines = [
         Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *left_out) if line
     ]
@@ -101,7 +104,7 @@ def _attempts(history: list[AttemptSummary]) -> Table:
         table.add_row(
             str(one.number),
             _clock(one.start),
-            "" if one.reason == RUNNING else _clock(one.end),
+            "" if one.reason == EndReason.RUNNING else _clock(one.end),
             escape(one.nodes),
             str(one.kept),
             str(one.replayed or ""),
@@ -111,7 +114,7 @@ def _attempts(history: list[AttemptSummary]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """Nothing is cut off, however narrow the terminal is."""
+    """Return a table that wraps its cells, so that nothing is cut off on a narrow terminal."""
     table = Table()
     for name in columns:
         table.add_column(name, overflow="fold", min_width=min(len(name), 5))
@@ -123,7 +126,7 @@ def _costs(runs: list[Status]) -> str:
     if not history:
         return ""
     hours, steps = total(history), sum(one.lost_steps for one in runs)
-    lost = f" ({steps} steps that do not count)" if steps else ""
+    lost = f" ({steps} steps)" if steps else ""
     useful, wasted, starting = map(_number, (hours.useful, hours.lost, hours.starting))
     return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
 
@@ -132,8 +135,8 @@ def _of_suspects(one: Status) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
-    mend = "submit CONFIG" if one.state == "finished" else f"resume {one.run}"
-    return f"{Path(one.run).name}: {said}; leave it out: all4one {mend} --exclude-suspects"
+    mend = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
+    return f"{Path(one.run).name}: {said}. To exclude it: all4one {mend} --exclude-suspects"
 
 
 def _number(hours: float) -> str:

@@ -1,1 +1,1 @@
-"""Grids of runs that test claims."""
+"""Studies: grids of runs that test claims."""

@@ -1,4 +1,4 @@
-"""What a job of a study does once its run is trained: `python -m launch.studies.evaluate_run BACKBONE RUN`."""
+"""The last task of a study's job, after its run is trained: `python -m launch.studies.evaluate_run BACKBONE RUN`."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from trainer.runs.run_folder import open_run
 
 
 def main() -> int:
-    """Judge the run on the machine that trained it, if it has come to its end. Returns the exit code."""
+    """Evaluate the run on the node that trained it, if it is finished. Return the exit code."""
     backbone, run = sys.argv[1], open_run(Path(sys.argv[2]))
     return int(is_finished(run) and not fit_regression(run, backbone))
 

@@ -1,4 +1,4 @@
-"""A study's file: a grid of runs, what they are judged by, and the claims that they test."""
+"""The file of a study: a grid of runs, their evaluation, and the claims that they test."""
 
 import difflib
 import re
@@ -19,64 +19,69 @@ from trainer.config.schema import Config, flat, override, parse
 
 SHIPPED_STUDIES = SHIPPED / "studies"
 RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})
-"""Names that reports give a meaning of their own."""
+"""Names with a fixed meaning in reports."""
 
 
 class Claim(Settings):
-    """One choice is better than another, by so many points at least."""
+    """A claim that one choice is better than another, by at least so many points."""
 
     better: str
     """Choice of the compared axis that is claimed to be better."""
     than: str
-    """The one that it is compared with."""
+    """The choice that it is compared with."""
     at: dict[str, str] = Field(default_factory=dict)
-    """Choices of the other axes, those that are not named being taken together."""
+    """Choices of the other axes. Axes that are not named are averaged."""
     by: float = 0.0
-    """Percentage points."""
+    """The margin in percentage points."""
     source: str = ""
-    """Who claims it."""
+    """The source of the claim."""
 
 
 class Study(Settings):
-    """A study's file."""
+    """The content of a study's file."""
 
     description: str
-    """What it asks, in one line."""
+    """The question of the study, in one line."""
     recipe: str
-    """Recipe that every run starts from."""
+    """The recipe from which every run starts."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Nested settings of all runs over the recipe's: the budget."""
+    """Nested settings of all runs that override the recipe, such as the training budget."""
     grid: dict[str, dict[str, dict[str, Any]]]
-    """Axes, each with its choices by name, each of these nested settings. Later axes go over earlier ones."""
+    """Axes. Each maps the names of its choices to nested settings. Later axes override earlier ones."""
     compare: str
-    """Axis whose choices are compared."""
+    """The axis whose choices are compared."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of each combination. Runs of one seed see the same images in the same order, and are paired."""
+    """Seeds of each combination. Runs with the same seed see the same images in the same order, and are compared in
+    pairs."""
     judge: Literal["knn", "linear_fast"] = "knn"
-    """What judges a run at its end: kNN as in training, or logistic regression on frozen features."""
+    """Evaluator of finished runs: the kNN of training, or logistic regression on frozen features."""
     backbone: Literal["online", "momentum"] = "online"
-    """Which of its backbones is judged; the online one where there is no other."""
+    """The backbone to evaluate. The online backbone is used if there is no other."""
     claims: tuple[Claim, ...] = ()
-    """What is tested."""
+    """The claims to test."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Study":
         if self.compare not in self.grid:
-            raise ValueError(f"compare names no axis of the grid: {self.compare!r}")
+            raise ValueError(f"compare must name an axis of the grid, not {self.compare!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must name one at least, and none twice")
+            raise ValueError("seeds must list at least one seed, and each seed only once")
         if taken := RESERVED & self.grid.keys():
-            raise ValueError(f"an axis cannot be called {min(taken)}: reports have a column of that name")
+            raise ValueError(
+                f"an axis cannot be named {min(taken)}, because reports have a column of that name"
+            )
         for axis, choices in self.grid.items():
             if not choices:
                 raise ValueError(f"grid.{axis} has no choices")
             for name, choice in choices.items():
                 if own := {"run", "slurm"} & choice.keys():
                     raise ValueError(
-                        f"grid.{axis}.{name} sets {own.pop()}, which the study sets for all runs"
+                        f"grid.{axis}.{name} sets {own.pop()}, but the study sets it for all runs"
                     )
             if odd := [name for name in (axis, *choices) if not re.fullmatch(r"[\w.+-]+", name)]:
-                raise ValueError(f"{odd[0]!r} names runs' folders: letters, digits, _ . + and - are allowed")
+                raise ValueError(
+                    f"{odd[0]!r} is part of the names of run folders: only letters, digits, _ . + and - are allowed"
+                )
         for claim in self.claims:
             named = {**claim.at, self.compare: claim.better}, {**claim.at, self.compare: claim.than}
             for choice in named:
@@ -99,7 +104,7 @@ class Cell:
     """One run of a study."""
 
     choices: tuple[tuple[str, str], ...]
-    """Axis and choice, in the order of the grid."""
+    """Pairs of axis and choice, in the order of the grid."""
     seed: int
 
     @property
@@ -109,33 +114,35 @@ class Cell:
 
 
 def read_study(study: str | Path) -> Study:
-    """A study from a file, or a shipped one by its name.
+    """Read a study from a file, or a shipped study by name.
 
     Raises:
-        UserError: there is none of that name, or it is not valid.
+        UserError: there is no such study, or it is not valid.
     """
     path = find_study(study)
     try:
         values = yaml.safe_load(path.read_text())
         return Study.model_validate(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="mend the file") from None
+        raise UserError(
+            f"cannot be read as YAML: {error}", where=path, fix="correct the YAML syntax"
+        ) from None
     except ValidationError as error:
         lines = [f"  - {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise UserError(
             "\n".join(["is not a valid study:", *lines]),
             where=path,
-            fix=f"see the studies in {SHIPPED_STUDIES}",
+            fix=f"see the examples in {SHIPPED_STUDIES}",
         ) from None
 
 
 def shipped_studies() -> dict[str, str]:
-    """Description of every shipped study by its name."""
+    """Return the description of every shipped study by name."""
     return {path.stem: read_study(path).description for path in sorted(SHIPPED_STUDIES.glob("*.yaml"))}
 
 
 def find_study(study: str | Path) -> Path:
-    """The file of a study. Raises a UserError that names the shipped ones."""
+    """Return the file of a study. Raises a UserError that lists the shipped studies."""
     for path in (Path(study), SHIPPED_STUDIES / f"{study}.yaml"):
         if path.is_file():
             return path
@@ -150,21 +157,23 @@ def find_study(study: str | Path) -> Path:
 def runs_of(
     study: Study, folder: Path, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None
 ) -> dict[Cell, Config]:
-    """The configuration of every run, whose folders are in `folder`. The first seed of every combination comes first,
-    so that a study that is stopped half-way has seen all of them.
+    """Return the configuration of every run. Runs are saved in `folder`.
+
+    The first seed of every combination comes first, so that a study that is stopped half-way covers all combinations.
 
     Args:
-        study: what is asked.
-        folder: of the runs.
+        study: the study.
+        folder: folder of the runs.
         overrides: `key=value` settings of every run.
-        defaults: nested settings under the recipe's.
+        defaults: nested settings that the recipe overrides.
 
     Raises:
-        UserError: a run's settings are not valid.
+        UserError: the settings of a run are not valid.
     """
     if moved := [o for o in overrides if o.partition("=")[0] in ("run.folder", "run.name", "run.seed")]:
         raise UserError(
-            f"{moved[0]} would make all runs of the study one", fix="--out FOLDER moves all of them"
+            f"{moved[0]} would give all runs of the study the same folder",
+            fix="use --out FOLDER to move all runs",
         )
     _refuse_to_undo(study, overrides)
     common = merge(merge(defaults or {}, read_recipe(study.recipe)), study.settings)
@@ -181,17 +190,17 @@ def runs_of(
 
 
 def _refuse_to_undo(study: Study, overrides: Sequence[str]) -> None:
-    """Runs would not be what their names say where an override takes the place of what a choice sets."""
+    """Refuse overrides of settings that a choice sets, because the names of the runs would then be wrong."""
     for axis, choices in study.grid.items():
         for choice, own in choices.items():
             for assignment, (key, _) in product(overrides, flat(own)):
                 if _touches(current_key(assignment.partition("=")[0], Config), current_key(key, Config)):
                     raise UserError(
-                        f"{assignment} would take the place of {key}, which {axis}={choice} stands for",
-                        fix="change the grid in a copy of the study's file",
+                        f"{assignment} would override {key}, which {axis}={choice} sets",
+                        fix="change the grid in a copy of the study file",
                     )
 
 
 def _touches(one: str, other: str) -> bool:
-    """Whether one of two dotted keys is the other or a part of it."""
+    """Return whether two dotted keys are equal, or one is inside the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

@@ -1,4 +1,4 @@
-"""The picture of a study: every combination with its interval, and the runs that it is made of."""
+"""The figure of a study: every combination with its interval and its runs."""
 
 import math
 import textwrap
@@ -10,13 +10,13 @@ from launch.studies.plan import Cell, Study
 from launch.studies.statistics import Row, Scores
 
 LETTERS = 11
-"""Of a title, on an inch."""
+"""Letters of a title per inch."""
 
 
 def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
-    """Draw the rows as a PNG: a group for each combination of the other axes, a mark for each compared choice.
+    """Draw the rows as a PNG, with a group for each combination of the other axes and a mark for each compared choice.
 
-    A gray line joins the runs of one seed: intervals of means say nothing of what is paired.
+    A gray line connects the runs of one seed, because intervals of means do not show paired differences.
     """
     names = list(asked.grid[asked.compare])
     groups = list(dict.fromkeys(_others(row, asked.compare) for row in rows))
@@ -30,7 +30,7 @@ def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
         group = _others(cell, asked.compare)
         place = places[group, dict(cell.choices)[asked.compare]]
         paired.setdefault((cell.seed, group), []).append((place, score))
-    # in inches, of which the legend takes one or two
+    # in inches, including one or two for the legend
     width = max(6.5, 1.2 * len(groups) * len(names) ** 0.5 + 4)
     with drawn(path, figsize=(width, 4)) as (axes,):
         for points in paired.values():

@@ -1,4 +1,4 @@
-"""`all4one study`: trains what a study still lacks, here or as a job array, and says what the finished runs show."""
+"""`all4one study`: train the unfinished runs of a study, here or as a job array, and report the results."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,8 @@ from launch.studies.scores import (
 from launch.studies.study_report import report
 from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
+from trainer.runs.ends import STOPPED
 from trainer.runs.run_folder import RunFolder, create_run, run_of
-
-STOPPED = (130, 143)
 
 
 def study(
@@ -42,19 +41,19 @@ def study(
     parallel: int,
     show: bool,
 ) -> int:
-    """Train the runs that are not finished, judge them, and report. Returns the exit code.
+    """Train the unfinished runs, evaluate them, and report. Return the exit code.
 
     Args:
-        name: a study's file, or the name of a shipped one.
+        name: file of a study, or the name of a shipped study.
         overrides: `key=value` settings of every run.
         nproc: processes of each run on this machine.
-        out: folder of the runs and of the report; None: `studies/NAME`.
-        submit: queue what is not finished as a job array, rather than train it here.
-        parallel: runs of the array that run at a time, at most.
-        show: only report what is there.
+        out: folder of the runs and of the report. None: `studies/NAME`.
+        submit: whether to submit the unfinished runs as a job array instead of training them here.
+        parallel: maximum number of array runs at the same time.
+        show: whether to report only what is there.
 
     Raises:
-        UserError: the study is not valid, jobs are at work on it, or something would stop a run.
+        UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
     """
     asked, folder = read_study(name), (out or Path("studies") / find_study(name).stem)
     configs = runs_of(asked, folder, overrides, slurm_defaults() if submit else None)
@@ -68,16 +67,16 @@ def study(
     failed: list[Cell] = []
     if left and not show:
         ranks = configs[left[0]].slurm.ranks if submit else nproc
-        one_of_each = {cell.choices: configs[cell] for cell in left}  # seeds have the same problems
-        for config in {str(c.data.train): c for c in one_of_each.values()}.values():  # a set is opened once
+        one_of_each = {cell.choices: configs[cell] for cell in left}  # all seeds have the same problems
+        for config in {str(c.data.train): c for c in one_of_each.values()}.values():  # open each dataset once
             require_labels(config)
         refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:
             _queue(asked, {cell: configs[cell] for cell in left}, runs, folder, parallel)
             if unjudged := [run for run in runs.values() if is_finished(run) and not is_judged(asked, run)]:
                 print(
-                    f"{len(unjudged)} of {len(runs)} runs are trained but not judged, {unjudged[0].path} among them; "
-                    "the same command without --submit judges them, once these jobs have ended"
+                    f"{len(unjudged)} of {len(runs)} runs are trained but not evaluated, such as {unjudged[0].path}; "
+                    "run the same command without --submit to evaluate them when these jobs have ended"
                 )
             report(asked, runs, folder)
             return 0
@@ -85,7 +84,7 @@ def study(
             print(f"run {number} of {len(left)}: {cell.name}", flush=True)
             code = _train(configs[cell], runs[cell], nproc)
             if code in STOPPED:
-                print("go on with the study: the same command again")
+                print("resume the study with the same command")
                 return code
             failed += [cell] if code or not judge_finished(asked, runs[cell]) else []
             report(asked, runs, folder)
@@ -97,19 +96,19 @@ def study(
         raise UserError(
             f"{len(failed)} of {len(runs)} runs failed:\n{names}",
             where=folder,
-            fix="mend them and give the command again",
+            fix="fix the problems and run the command again",
         )
     return 0
 
 
 def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, RunFolder]) -> None:
-    """A table of runs with other budgets than the study's would compare what cannot be compared."""
+    """Refuse runs with other settings than the study's, because their results would not be comparable."""
     for cell, run in runs.items():
         if run.config.exists() and _compared(run.read_config()) != _compared(configs[cell]):
             raise UserError(
-                "this run was begun with other settings than the study has now",
+                "this run was started with settings that differ from the study's current settings",
                 where=run.path,
-                fix="take the study's changes back, or keep both with --out FOLDER",
+                fix="undo the changes to the study, or use --out FOLDER to keep both",
             )
 
 
@@ -120,7 +119,7 @@ def _compared(config: Config) -> object:
 
 
 def _train(config: Config, run: RunFolder, nproc: int) -> int:
-    """A run from where it is to its judged end. Returns the exit code."""
+    """Train and evaluate a run from its current state to the end. Return the exit code."""
     try:
         if not run.config.exists():
             create_run(config, run.path.name)
@@ -135,7 +134,9 @@ def _queue(
 ) -> None:
     settings = next(iter(configs.values())).slurm
     if settings.chain > 1:
-        raise UserError("a study is one job array and cannot be a chain", fix="set slurm.chain=1")
+        raise UserError(
+            "a study is submitted as one job array, which cannot be a chain", fix="set slurm.chain=1"
+        )
     then = f"{JUDGING} {asked.backbone}" if asked.judge == "linear_fast" else None
     batch = SlurmSubmission([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
@@ -146,19 +147,20 @@ def _queue(
     queued = batch.queue()
     print(
         f"jobs {queued[0]} to {queued[-1]}: {len(queued)} runs of {settings.ranks} processes\n"
-        f"how they go:  all4one status {folder}\n"
-        "what they show, also while they run: the same command with --show",
+        f"progress:  all4one status {folder}\n"
+        "results, also while the runs train: the same command with --show",
         flush=True,
     )
 
 
 def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
-    """What a job of SLURM trains or judges, this command must leave alone."""
+    """Refuse to train or evaluate runs that a SLURM job is working on."""
     chains = [Submissions(run).newest_chain() for run in runs.values() if run.config.exists()]
     over = {number: job.over for number, job in controller.jobs(chain.from_iterable(chains)).items()}
     if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
-            f"{len(live)} run{'s' * (len(live) > 1)} of this study in jobs of SLURM that are queued or run",
+            f"{len(live)} run{'s' * (len(live) > 1)} of this study in queued or running SLURM jobs",
             where=folder,
-            fix=f"all4one status {folder} says how they go; all4one cancel RUN ends one; --show says what they show",
+            fix=f"see their progress with `all4one status {folder}`, end one with `all4one cancel RUN`, or print "
+            "results with --show",
         )

@@ -1,4 +1,4 @@
-"""What judges a study's run: its own kNN at the end of training, or a regression on its frozen features."""
+"""Scores of a study's runs: the kNN at the end of training, or logistic regression on frozen features."""
 
 import json
 import subprocess
@@ -13,39 +13,39 @@ from trainer.runs.components import open_train_set
 from trainer.runs.run_folder import RunFolder, read_records
 
 JUDGING = "launch.studies.evaluate_run"
-"""Module that a job calls with a backbone and its run, once that is trained."""
+"""The module that a job runs with a backbone and its run, after training."""
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether the run has come to its end; false where it was not begun."""
+    """Return whether the run is finished. False if it was not started."""
     return run.config.exists() and run.is_finished()
 
 
 def require_judge(asked: Study, config: Config) -> None:
-    """Raise a UserError where a run with these settings could not be judged at its end."""
+    """Raise a UserError if a run with these settings could not be evaluated at its end."""
     if config.data.validation is None:
-        raise UserError("runs of a study need labeled images to be judged on", fix="set data.validation")
+        raise UserError("runs of a study need labeled images for evaluation", fix="set data.validation")
     if asked.judge == "knn" and config.eval.every_epochs == 0:
         raise UserError(
-            "this study is judged by the kNN of training, which eval.every_epochs=0 leaves out",
-            fix="set eval.every_epochs, or judge: linear_fast in the study",
+            "this study uses the kNN of training, which eval.every_epochs=0 disables",
+            fix="set eval.every_epochs above 0, or judge: linear_fast in the study",
         )
 
 
 def require_labels(config: Config) -> None:
-    """Raise a UserError where the training set of a run has no labels, or no index, for its judge to learn from."""
+    """Raise a UserError if the training set of a run has no labels or no index, which its evaluator needs."""
     train_set = open_train_set(config.data)
     if train_set.num_classes == 0 or not isinstance(train_set, ShardSet):
         raise UserError(
-            "runs of a study are judged by classes that are learned from the training set, which has no labels, or is "
+            "runs of a study are evaluated by classifying images, but the training set has no labels or is "
             "streamed",
             where=train_set.folder,
-            fix="give data.train a labeled set of shards",
+            fix="set data.train to a labeled dataset of shards with an index",
         )
 
 
 def score(asked: Study, run: RunFolder) -> float | None:
-    """Accuracy of a run, in percent; None where it is not finished or not judged yet."""
+    """Return the accuracy of a run in percent, or None if it is not finished or not evaluated yet."""
     if not is_finished(run):
         return None
     if asked.judge == "knn":
@@ -62,22 +62,26 @@ def score(asked: Study, run: RunFolder) -> float | None:
 
 
 def judge_finished(asked: Study, run: RunFolder) -> bool:
-    """Fit the regression of a run that is finished, where the study wants one and there is none. Returns whether that
-    went well; where it did not, the evaluation has said why."""
+    """Fit the missing regression of a finished run if the study needs it. Return whether that succeeded.
+
+    If it failed, the evaluation has printed the reason.
+    """
     return not is_finished(run) or is_judged(asked, run) or fit_regression(run, asked.backbone)
 
 
 def is_judged(asked: Study, run: RunFolder) -> bool:
-    """Whether a run that is finished has what judges it; kNN comes with its training."""
+    """Return whether a finished run has been evaluated. The kNN is part of its training."""
     return asked.judge == "knn" or _regression(run).exists()
 
 
 def fit_regression(run: RunFolder, backbone: str) -> bool:
-    """Judge a backbone of a run by `linear_fast`. Returns whether that went well; results appear once they are whole.
+    """Evaluate a backbone of a run with `linear_fast`. Return whether that succeeded.
+
+    Results are written only when they are complete.
 
     Args:
-        run: a run that is finished.
-        backbone: `online`; or `momentum`, for which all are judged, since not every method has an averaged copy.
+        run: a finished run.
+        backbone: `online`, or `momentum`. For `momentum` all backbones are evaluated, because not every method has one.
     """
     path = _regression(run)
     begun = path.with_suffix(".part.json")
@@ -91,5 +95,5 @@ def fit_regression(run: RunFolder, backbone: str) -> bool:
 
 
 def _regression(run: RunFolder) -> Path:
-    """A file of the study's own: eval.json may be of another checkpoint or another set."""
+    """Return the study's own result file, because eval.json may belong to another checkpoint or dataset."""
     return run.path / "study_eval.json"

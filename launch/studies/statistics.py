@@ -1,4 +1,4 @@
-"""What the runs of a study say: means, differences paired by seed, and claims."""
+"""Statistics of a study: means, differences paired by seed, and claims."""
 
 import math
 import statistics
@@ -11,11 +11,11 @@ from launch.studies.plan import Cell, Claim, Study
 CONFIDENCE = 0.95
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "not decided by this budget"
 Scores = Mapping[Cell, float]
-"""Accuracy of each run that is finished, in percent."""
+"""Accuracy of each finished run, in percent."""
 
 
 class Estimate(NamedTuple):
-    """A mean with its interval of 95 % (Student's t); without an interval where there is one value only."""
+    """A mean with its 95 % interval (Student's t). A single value has no interval."""
 
     mean: float
     half: float
@@ -23,12 +23,12 @@ class Estimate(NamedTuple):
 
     @property
     def low(self) -> float:
-        """Lower end."""
+        """Lower end of the interval."""
         return self.mean - self.half
 
     @property
     def high(self) -> float:
-        """Upper end."""
+        """Upper end of the interval."""
         return self.mean + self.half
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and interval of independent values; None where there is none."""
+    """Return mean and interval of independent values, or None without values."""
     if not values:
         return None
     if len(values) == 1:
@@ -55,14 +55,14 @@ class Row:
     choices: tuple[tuple[str, str], ...]
     score: Estimate | None
     wanted: int
-    """Runs that the study asks for."""
+    """Number of runs that the study plans."""
     difference: Estimate | None
-    """To the best of the other choices of the compared axis, paired by seed; None where there is none to compare."""
+    """Difference to the best other choice of the compared axis, paired by seed. None: nothing to compare with."""
     best_other: str
 
 
 def table(study: Study, cells: Sequence[Cell], scores: Scores) -> list[Row]:
-    """A row for each combination, in the order of the grid."""
+    """Return a row for each combination, in the order of the grid."""
     rows = []
     for choices in dict.fromkeys(cell.choices for cell in cells):
         mine = [cell for cell in cells if cell.choices == choices]
@@ -90,7 +90,7 @@ def _of(choices: tuple[tuple[str, str], ...], scores: Scores) -> list[float]:
 def _paired(
     left: tuple[tuple[str, str], ...], right: tuple[tuple[str, str], ...], scores: Scores
 ) -> list[float]:
-    """Differences of the runs of the same seed."""
+    """Return the differences between runs of the same seed."""
     other = {cell.seed: score for cell, score in scores.items() if cell.choices == right}
     return [
         score - other[cell.seed]
@@ -101,7 +101,7 @@ def _paired(
 
 @dataclass(frozen=True)
 class Judgment:
-    """What became of a claim."""
+    """The verdict on a claim."""
 
     claim: Claim
     difference: Estimate | None
@@ -116,16 +116,17 @@ class Judgment:
             + (f" ± {self.difference.half:.2f}" if math.isfinite(self.difference.half) else "")
             + f" over {self.difference.samples} seed{'s' * (self.difference.samples > 1)}"
             if self.difference
-            else "no seed has all of its runs finished"
+            else "no seed has finished all of its runs"
         )
         return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
 
 
 def judge(study: Study, claim: Claim, scores: Scores) -> Judgment:
-    """Whether a claim is held: the whole interval of its differences is beyond the margin.
+    """Decide whether a claim holds: the whole interval of its differences must exceed the margin.
 
-    Runs are paired by seed and all else. Where the claim leaves axes open, a seed's difference is the mean over their
-    choices, all of which must be finished: runs of one seed share images and order, and are no samples of their own.
+    Runs are paired by seed and by all other choices. If the claim leaves axes open, the difference of a seed is the
+    mean over their choices, all of which must be finished. Runs of one seed are not independent samples, because they
+    share images and order.
     """
     named = {study.compare, *claim.at}
     wanted_pairs = math.prod(len(choices) for axis, choices in study.grid.items() if axis not in named)

@@ -1,4 +1,4 @@
-"""What a study's runs show, as files and on the terminal."""
+"""The report of a study, as files and on the terminal."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from launch.studies.scores import score
 from launch.studies.statistics import Estimate, Judgment, Row, judge, table
 from trainer.runs.run_folder import RunFolder
 
-WORDS = "Means with intervals of 95 % over seeds; differences are paired by seed."
-"""What stands under the table."""
+WORDS = "Means over seeds with 95 % intervals. Differences are paired by seed."
+"""The note under the table."""
 
 
 def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Console | None = None) -> None:
-    """Write what the finished runs show as `study.json`, `study.md` and `study.png`, and print it."""
+    """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
     scores = {cell: value for cell, run in runs.items() if (value := score(asked, run)) is not None}
     rows = table(asked, list(runs), scores)
     judgments = [judge(asked, claim, scores) for claim in asked.claims]
@@ -85,7 +85,7 @@ def _header(asked: Study) -> list[str]:
         *asked.grid,
         "runs",
         f"{asked.judge} of the {asked.backbone} backbone, %",
-        "difference to the best other",
+        "difference to the best other choice",
     ]
 
 
@@ -102,7 +102,7 @@ def _print(
 ) -> None:
     shown = Table(
         *_header(asked),
-        title=f"{asked.description}: {done} of {runs} runs are judged",
+        title=f"{asked.description}: {done} of {runs} runs are evaluated",
         title_justify="left",
     )
     for line in _lines(asked, rows):

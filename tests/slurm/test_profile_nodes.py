@@ -54,5 +54,5 @@ def test_what_cannot_be_profiled_on_machines_says_why(jobs, tmp_path) -> None:
     assert not (tmp_path / "p").exists()
     failed = jobs.all4one(*command, "--nodes", "1,2", "train.global_batch=16", 'slurm.setup=["exit 3"]')
     assert failed.code == 2
-    assert "left no profile, and is failed" in failed.words
+    assert "wrote no profile. Its state: failed" in failed.words
     assert not jobs.cluster.run("squeue", "--noheader").strip()

@@ -40,22 +40,22 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     assert [one["score"] for one in json.loads((out / "study.json").read_text())["runs"]] == [None, None]
     twice = jobs.all4one(*command, "--submit")
     assert twice.code == 2
-    assert "of this study in jobs of SLURM that are queued or run" in twice.words
+    assert "of this study in queued or running SLURM jobs" in twice.words
     here = jobs.all4one(*command)
     assert here.code == 2
-    assert "of this study in jobs of SLURM that are queued or run" in here.words
+    assert "of this study in queued or running SLURM jobs" in here.words
     array = json.loads((out / "k=5,seed=0" / "slurm" / "jobs.jsonl").read_text())["job"].partition("_")[0]
     for element in range(2):
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
     shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have judged their own runs
-    assert "2 of 2 runs are judged" in shown.words
+    assert "2 of 2 runs are evaluated" in shown.words
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])
 
     (out / "k=5,seed=0" / "study_eval.json").unlink()
     shutil.rmtree(out / "k=2,seed=0")
     one = jobs.all4one(*command, "--submit")
     assert one.code == 0, one.out
-    assert "1 of 2 runs are trained but not judged" in one.words
+    assert "1 of 2 runs are trained but not evaluated" in one.words
     folder = out / "k=2,seed=0" / "slurm"
     job = json.loads((folder / "jobs.jsonl").read_text())["job"]
     jobs.cluster.wait_for_state(job, "COMPLETED", timeout=120)

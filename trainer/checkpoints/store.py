@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, found again, and removed by the keep rules."""
+"""The checkpoints of a run: atomic writes, verified loads, and removal by the keep rules."""
 
 import os
 import re
@@ -23,19 +23,19 @@ _TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
 
 
 class CheckpointSettings(Settings):
-    """When checkpoints are written and which are kept."""
+    """When to write checkpoints, and which to keep."""
 
     every_steps: int = Field(0, ge=0)
-    """Steps between checkpoints; 0: `every_epochs` decides."""
+    """Steps between checkpoints. 0: `every_epochs` decides."""
     every_epochs: float = Field(1.0, ge=0)
-    """Epochs between checkpoints where `every_steps` is 0; 0: only when the run ends or is interrupted."""
+    """Epochs between checkpoints if `every_steps` is 0. 0: only when the run ends or is interrupted."""
     keep_last: int = Field(3, ge=1)
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     keep_every: int = Field(0, ge=0)
-    """Checkpoints at multiples of this many steps are kept for good; 0: none is."""
+    """Checkpoints at multiples of this many steps are kept permanently. 0: none."""
 
     def interval(self, steps_per_epoch: int) -> int:
-        """Steps between checkpoints; 0: none on the way."""
+        """Steps between checkpoints; 0: none during the run."""
         if self.every_steps or not self.every_epochs:
             return self.every_steps
         return max(1, round(self.every_epochs * steps_per_epoch))
@@ -43,7 +43,7 @@ class CheckpointSettings(Settings):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint that was read, and the ones tried before it that are broken, each with the reason."""
+    """A loaded checkpoint, and the newer broken ones that were skipped, each with the reason."""
 
     snapshot: Snapshot
     path: Path
@@ -51,21 +51,21 @@ class Loaded:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. One process writes; any may load."""
+    """The checkpoints of one run. One process writes them, and any process may load them."""
 
     def __init__(
         self, folder: Path, *, attempt: int | None = None, keep_last: int = 3, keep_every: int = 0
     ) -> None:
-        """Open the folder; for writing, make it and remove what killed attempts before it left.
+        """Open the folder. For writing, create it and remove the leftovers of killed attempts.
 
         Args:
-            folder: where the checkpoints are.
-            attempt: number of this attempt at the run, rising with each; None: to read only.
-            keep_last: newest checkpoints that are kept, at least 1.
-            keep_every: checkpoints at multiples of this many steps are kept too; 0: none is.
+            folder: folder of the checkpoints.
+            attempt: number of this attempt at the run, which increases with each attempt. None: read only.
+            keep_last: number of newest checkpoints to keep, at least 1.
+            keep_every: checkpoints at multiples of this many steps are kept too. 0: none.
 
         Raises:
-            UserError: the folder cannot be made or read.
+            UserError: the folder cannot be created or read.
         """
         self.folder, self.attempt = folder, attempt
         self.keep_last, self.keep_every = keep_last, keep_every
@@ -82,13 +82,13 @@ class CheckpointStore:
             raise _failed("the checkpoint folder cannot be opened", folder, error) from error
 
     def write(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, name it in `latest`, and remove those that the keep rules no longer hold.
+        """Write a checkpoint, name it in `latest`, and remove the checkpoints that the keep rules no longer keep.
 
-        The bytes are on the disk before the folder gets its name, and the folder has its name before `latest`
-        says so: a process killed at any moment leaves every named checkpoint whole.
+        The bytes are on the disk before the folder gets its name, and the folder has its name before `latest` points to
+        it. If the process is killed at any time, every named checkpoint is complete.
 
         Raises:
-            UserError: the disk is full, over quota, not writable; the checkpoints before stay as they are.
+            UserError: the disk is full, over quota or not writable. Earlier checkpoints are not affected.
         """
         if self.attempt is None:
             raise ValueError("this store was opened to read only")
@@ -112,10 +112,10 @@ class CheckpointStore:
         return path
 
     def load_newest(self) -> Loaded | None:
-        """The checkpoint written last whose files all match its manifest; None where there is no checkpoint.
+        """Load the newest checkpoint whose files all match its manifest. Return None if there is no checkpoint.
 
         Raises:
-            UserError: there are checkpoints and none of them is whole.
+            UserError: there are checkpoints, but none of them is valid.
         """
         skipped: list[tuple[Path, str]] = []
         aged = {path: sequence for sequence, path in self._by_age()}
@@ -124,13 +124,13 @@ class CheckpointStore:
             try:
                 return Loaded(self.load(path), path, skipped)
             except UserError as error:
-                if not path.is_dir():  # the run, which trains, has removed it meanwhile and written another
+                if not path.is_dir():  # a training run has removed it meanwhile and written another
                     return self.load_newest()
                 skipped.append((path, f"{error.where}: {error.what}"))
                 self._broken.add(path)
         if skipped:
             raise UserError(
-                "no checkpoint is whole: " + "; ".join(reason for _, reason in skipped),
+                "no checkpoint is valid: " + "; ".join(reason for _, reason in skipped),
                 where=self.folder,
                 fix="restore one from a backup, or remove the folder to start from the beginning",
             )
@@ -141,24 +141,24 @@ class CheckpointStore:
         return read_files(path)
 
     def newest_state(self) -> dict[str, Any] | None:
-        """The JSON part of the newest checkpoint of `states`; None where there is none."""
+        """Return the JSON part of the newest checkpoint of `states`, or None if there is none."""
         return next((state for _, state in self.states()), None)
 
     def newest_step(self) -> int:
-        """Step of the newest checkpoint of `states`; 0 where there is none."""
+        """Return the step of the newest checkpoint of `states`, or 0 if there is none."""
         return int((self.newest_state() or {"step": 0})["step"])
 
     def states(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every checkpoint with its JSON part; the one written last comes first.
+        """Yield every checkpoint with its JSON part, newest first.
 
-        Those whose JSON part is damaged are left out; that of the tensors shows when they are loaded.
+        Checkpoints with a damaged JSON part are skipped. Damaged tensors are detected only on loading.
         """
         for _, path in reversed(self._by_age()):
             if (state := read_state(path)) is not None:
                 yield path, state
 
     def go_back_to(self, kept: Path) -> None:
-        """Name a checkpoint the latest and remove those of later steps. What cannot be removed stays."""
+        """Make a checkpoint the latest, and remove those of later steps. Checkpoints that cannot be removed stay."""
         with suppress(OSError):
             self._name_latest(kept)
         with suppress(OSError):
@@ -176,7 +176,7 @@ class CheckpointStore:
         return f"step_{step:08d}" + (f".{max(revisions) + 1}" if revisions else "")
 
     def _by_age(self) -> list[tuple[int, Path]]:
-        """(sequence, path) of every checkpoint that is not known to be broken, oldest first."""
+        """Return (sequence, path) of every checkpoint that is not known to be broken, oldest first."""
         aged = []
         for path in set(self._folders()) - self._broken:
             with suppress(UserError, OSError):
@@ -196,7 +196,8 @@ class CheckpointStore:
         sync(self.folder)
 
     def _prune(self, newest: Path, earlier: list[Path], keep_last: int) -> None:
-        """Remove what the keep rules do not hold. `newest` has just been written; `earlier` is oldest first."""
+        """Remove the checkpoints that the keep rules do not keep. `newest` was just written; `earlier` is oldest
+        first."""
         older = [path for path in earlier if _key(path)[0] != _key(newest)[0]]
         kept = {newest, *older[len(older) - min(len(older), keep_last - 1) :]}
         if self.keep_every:
@@ -209,21 +210,21 @@ class CheckpointStore:
                     raise _failed("an old checkpoint could not be removed", path, error) from error
 
     def _bury(self, path: Path) -> None:
-        """Remove a checkpoint, whose name goes first: what is left of it does not pass for one."""
+        """Remove a checkpoint. It is renamed first, so that its remains are not mistaken for a checkpoint."""
         grave = self._temporary(path.name)
         path.rename(grave)
         _remove(grave)
 
 
 def _key(path: Path) -> tuple[int, int]:
-    """(step, revision) that a checkpoint's folder name states."""
+    """Return (step, revision) from the name of a checkpoint's folder."""
     match = _FOLDER.fullmatch(path.name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder if it can be; what stays has a temporary name and goes with the next attempt."""
+    """Remove a file or folder if possible. What remains has a temporary name and is removed by the next attempt."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -236,6 +237,6 @@ def _failed(what: str, path: Path, error: Exception) -> UserError:
     return UserError(
         f"{what}: {reason}",
         where=path,
-        fix="free space or quota there and make it writable; checkpoints written before are unharmed, "
-        "and the next one is tried again",
+        fix="free space or quota there and make it writable; earlier checkpoints are not affected, and the next "
+        "checkpoint is tried again",
     )

@@ -1,1 +1,1 @@
-"""The schema of every setting, recipes, overrides, and what a resume may change."""
+"""The settings schema, recipes, overrides, and the rules for which settings may change on resume."""

@@ -1,4 +1,4 @@
-"""One `key=value` of the command line, set in nested values."""
+"""Command-line overrides: set one `key=value` in nested values."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import yaml
 from data_pipelines.errors import UserError
 
 _NAMED = ("method", "optim", "backbone")
-"""Components whose `name` says which settings they have."""
+"""Components whose `name` selects which settings they have."""
 
 
 def set_value(values: dict[str, Any], assignment: str) -> None:
-    """Set one `key=value` in nested values; positions in lists count from 0 (`data.views.0.size=32`).
+    """Set one `key=value` in nested values. List indices count from 0 (`data.views.0.size=32`).
 
-    A component that is named anew (`optim.name=adamw`) starts from its own defaults. `optim=adamw` is the
-    same. A value in quotes is a text.
+    An override that selects another component (`optim.name=adamw`) resets its other settings to the defaults.
+    `optim=adamw` is short for it. A value in quotes is a string.
     """
     key, separator, text = assignment.partition("=")
     if not separator or not key:
@@ -22,7 +22,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"the value of {assignment!r} is not YAML: {error}") from None
+        raise UserError(f"the value of {assignment!r} is not valid YAML: {error}") from None
     if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         value = _number(value)
     if key in _NAMED and not isinstance(value, dict):
@@ -36,12 +36,12 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         return
     if ".".join(parents) in _NAMED and leaf == "name" and place.get("name", value) != value:
         place.clear()
-    place.pop(leaf, None)  # what is set last stands last
+    place.pop(leaf, None)  # keeps the keys in the order in which they were last set
     place[leaf] = value
 
 
 def names_component(assignment: str) -> bool:
-    """Whether a `key=value` chooses a component by name, which removes settings that were made before it."""
+    """Return whether a `key=value` selects a component by name, which resets the component's earlier settings."""
     key, _, value = assignment.partition("=")
     return key.endswith(".name") or (key in _NAMED and not value.lstrip().startswith("{"))
 
@@ -52,18 +52,18 @@ def _child(place: Any, part: str, key: str) -> Any:
     if place.get(part) is None:
         place[part] = {}
     if not isinstance(place[part], dict | list):
-        raise UserError(f"{key}: {part!r} is {place[part]!r}, and has nothing of that name in it")
+        raise UserError(f"{key}: {part!r} is {place[part]!r}, which has no settings inside")
     return place[part]
 
 
 def _position(items: list[Any], part: str, key: str) -> int:
     if part.isdigit() and int(part) < len(items):
         return int(part)
-    raise UserError(f"{key}: {part!r} is not a position in a list of {len(items)}", fix="count from 0")
+    raise UserError(f"{key}: {part!r} is not an index of a list with {len(items)} items", fix="count from 0")
 
 
 def _number(text: str) -> float | str:
-    """YAML 1.1 takes 1e-3 for a string."""
+    """Convert numbers such as 1e-3, which YAML 1.1 reads as strings."""
     try:
         return float(text)
     except ValueError:

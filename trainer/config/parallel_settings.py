@@ -1,4 +1,4 @@
-"""Settings of how processes share the work."""
+"""Settings of parallel training."""
 
 from typing import Any, Literal
 
@@ -8,32 +8,33 @@ from data_pipelines.settings import Settings
 
 
 class ParallelSettings(Settings):
-    """How processes work together."""
+    """How the processes of a run work together."""
 
     first_names = {"zero": "zero_stage", "threads": "torch_threads"}
 
     zero_stage: Literal[0, 1, 2] = 0
-    """ZeRO stage: what is kept once over all processes, not by each. 0: nothing; 1: the optimizer's state; 2: gradients
-    too. All three learn the same up to rounding."""
+    """ZeRO stage. 0: every process keeps the full optimizer state and gradients. 1: the optimizer state is sharded over
+    the processes. 2: gradients are sharded too. The results are the same up to rounding."""
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
-    """What gradients are averaged over the processes in. bf16 halves the message and rounds each gradient to 8 bits.
-    With `train.precision` fp64 they stay float64."""
+    """Dtype in which gradients are averaged over the processes. bf16 halves the communication volume and rounds each
+    gradient to 8 bits of precision. With `train.precision` fp64, gradients stay float64."""
     batch_norm: Literal["global", "rank"] = "global"
-    """Whose rows batch norm takes its moments from."""
+    """Rows over which batch norm computes its batch statistics: those of the `global` batch, or of each `rank`."""
     batch_norm_group: int = Field(0, ge=0)
-    """Consecutive processes that share the moments of a global batch norm; it must divide their number. 0: all."""
+    """Number of consecutive processes that share the batch statistics of a global batch norm. It must divide the number
+    of processes. 0: all processes."""
     compile: bool = False
-    """Compile backbone and heads (torch.compile), which takes a minute at the first step and again at the first
-    evaluation: for GPUs and long runs. On the CPUs where it was measured it gave nothing."""
+    """Compile backbone and heads with torch.compile. Compilation takes about a minute at the first step and again at
+    the first evaluation. Use it on GPUs and for long runs. It brought no speedup on the CPUs where it was measured."""
     torch_threads: int = Field(0, ge=0)
-    """CPU threads of torch in each process; 0: this process's share of the machine's cores."""
+    """CPU threads of torch in each process. 0: the machine's cores divided by its processes."""
 
     @field_validator("zero_stage", mode="before")
     @classmethod
     def _no_stage_3(cls, value: Any) -> Any:
         if value in (3, "3"):
             raise ValueError(
-                "stage 3 empties weights between uses, so that momentum copies, which are moving averages of them, "
-                "would stand still: it must be 0, 1 or 2"
+                "stage 3 frees weights between uses, so the momentum (EMA) encoders, which average those weights, "
+                "would not be updated: it must be 0, 1 or 2"
             )
         return value

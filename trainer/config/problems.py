@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words, with the key that was probably meant."""
+"""Messages for an invalid configuration, each with the key that was probably meant."""
 
 import difflib
 import types
@@ -13,12 +13,12 @@ from trainer.methods import MethodSettings, available
 
 
 def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[BaseModel]) -> str:
-    """What is wrong with which key, and the nearest key there is.
+    """Describe one validation error: the key, the problem and the nearest valid key.
 
     Args:
-        error: one of pydantic's.
+        error: an error of pydantic.
         values: the nested values that were not valid.
-        schema: of the whole configuration.
+        schema: schema of the whole configuration.
     """
     path = [str(part) for part in error["loc"]]
     key = ".".join(path) or "configuration"
@@ -27,8 +27,8 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
         near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
         elsewhere = [k for k in _all_keys(values, schema) if k.rsplit(".")[-1] == path[-1]]
         hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
-        return f"{key}: there is no such key" + (
-            f"; did you mean {hint}?" if hint else f"; there are {', '.join(siblings)}"
+        return f"{key}: unknown key" + (
+            f"; did you mean {hint}?" if hint else f"; valid keys: {', '.join(siblings)}"
         )
     message = error["msg"].removeprefix("Value error, ")
     shown = error.get("input")
@@ -38,13 +38,13 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
 def old_names(
     values: Any, whole: Mapping[str, Any], schema: type[BaseModel], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Settings that stand under a name of version 0.1, as dotted keys, each with its name today.
+    """Yield each setting that has its name of version 0.1, with its current name; both are dotted keys.
 
     Args:
         values: nested values, from `path` on.
-        whole: the nested values of the whole configuration, which name the method.
-        schema: of the whole configuration.
-        path: where `values` stand in it.
+        whole: nested values of the whole configuration, which select the method.
+        schema: schema of the whole configuration.
+        path: position of `values` in the configuration.
     """
     if isinstance(values, list):
         for position, value in enumerate(values):
@@ -60,7 +60,7 @@ def old_names(
 
 
 def current_key(key: str, schema: type[BaseModel]) -> str:
-    """A setting's dotted key with the names of today."""
+    """Return a setting's dotted key with current names."""
     nested: Any = None
     for part in reversed(key.split(".")):
         nested = {part: nested}
@@ -76,7 +76,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Fields of the model at a dotted path."""
+    """Return the fields of the model at a dotted path."""
     model = _model_at(path, values, schema)
     return dict(model.model_fields) if model is not None else {}
 
@@ -84,7 +84,8 @@ def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseMod
 def _model_at(
     path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]
 ) -> type[BaseModel] | None:
-    """The model at a dotted path; that of the method is the one of the method that `values` names."""
+    """Return the model at a dotted path. For the method, it is the settings class of the method that `values`
+    selects."""
     model: type[BaseModel] | None = schema
     for part in path:
         if part.isdigit() or model is None:

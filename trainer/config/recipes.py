@@ -1,4 +1,7 @@
-"""Recipes on disk: found by name, and merged with their bases. Light to import: the command line lists them."""
+"""Recipes on disk: find them by name and merge them with their bases.
+
+The command line imports this module to list recipes, so it loads no heavy packages.
+"""
 
 import copy
 import difflib
@@ -23,7 +26,7 @@ SHIPPED = _shipped()
 
 
 def shipped_recipes() -> dict[str, str]:
-    """Description of every shipped recipe by its name."""
+    """Return the description of every shipped recipe by name."""
     return {
         path.stem: str(_read(path).get("description", ""))
         for path in sorted(SHIPPED.glob("*.yaml"))
@@ -32,10 +35,10 @@ def shipped_recipes() -> dict[str, str]:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe: a path that exists, or the name of a shipped one.
+    """Return the file of a recipe, given an existing path or the name of a shipped recipe.
 
     Raises:
-        UserError: naming the nearest shipped recipe.
+        UserError: there is no such recipe. The message names the nearest shipped recipe.
     """
     path = Path(recipe)
     if path.is_file():
@@ -52,7 +55,7 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's nested values over those of its chain of bases."""
+    """Return a recipe's nested values, merged over its chain of bases."""
     values: dict[str, Any] = {}
     for _, own in read_chain(recipe):
         values = merge(values, own)
@@ -60,16 +63,18 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def read_chain(recipe: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The files that make a recipe with what each says, the lowest base first.
+    """Return the files that make up a recipe with their own values, lowest base first.
 
     Raises:
-        UserError: a file that is missing or not a recipe, or bases that go in a circle.
+        UserError: a file is missing or is not a recipe, or the bases form a cycle.
     """
     chain: list[tuple[Path, dict[str, Any]]] = []
     path: Path | None = find_recipe(recipe)
     while path is not None:
         if path in [p for p, _ in chain]:
-            raise UserError("recipes are each other's base", where=path, fix="take one `base:` out")
+            raise UserError(
+                "the `base:` keys of these recipes form a cycle", where=path, fix="remove one `base:`"
+            )
         values = _read(path)
         base = values.pop("base", None)
         chain.append((path, values))
@@ -86,20 +91,22 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="mend the file") from None
+        raise UserError(
+            f"cannot be read as YAML: {error}", where=path, fix="correct the YAML syntax"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError("must hold keys with values", where=path, fix=f"see {SHIPPED / 'base.yaml'}")
+        raise UserError("must be a mapping of keys to values", where=path, fix=f"see {SHIPPED / 'base.yaml'}")
     return values
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values of `above` over those of `below`; lists are replaced whole.
+    """Merge the nested values of `above` over those of `below`. Lists are replaced as a whole.
 
-    A component's settings go with its name: a recipe that names another method, optimizer or backbone starts from
-    that one's defaults, not from those of the base. What is set last stands last: of a setting's old and new name the
-    last one counts.
+    A recipe that selects another method, optimizer or backbone does not inherit that component's settings from the
+    base. It starts from the new component's defaults. If a setting is given under its old and its new name, the last
+    one counts.
     """
     merged = copy.deepcopy(dict(below))
     for key, value in above.items():

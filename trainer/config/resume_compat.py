@@ -1,4 +1,4 @@
-"""What a configuration makes a run learn, apart from how it is computed: what a resume must not change."""
+"""The settings that decide what a run learns. A resume must not change them."""
 
 import hashlib
 import json
@@ -35,8 +35,11 @@ MUTABLE_ON_RESUME = (
     "guard",
     "slurm",
 )
-"""Settings that do not change what is learned, but for `guard`, which says what to do with broken steps. All others
-must be the same on resume; the sets that `data.train` and `data.validation` name are compared by content."""
+"""Settings that may change on resume, because they do not affect what is learned.
+
+The exception is `guard`, which sets how broken steps are handled. All other settings must stay the same. The datasets
+of `data.train` and `data.validation` are compared by content.
+"""
 
 DEFAULTS_BEFORE_ADDITION = [
     ("backbone.init", None),
@@ -44,19 +47,19 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.symmetric", True),
     ("method.queue_views", "first"),
 ]
-"""Settings that the first checkpoints knew nothing of, with the values that these were made with."""
+"""Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""
 
 
 def training_config(config: Config) -> dict[str, Any]:
-    """The settings that decide what is learned, by dotted key."""
+    """Return the settings that decide what is learned, by dotted key."""
     return {key: value for key, value in flat(dump(config)) if not _is_mutable(key)}
 
 
 def fingerprint(config: Config) -> str:
-    """Hash of the settings that decide what is learned.
+    """Return a hash of the settings that decide what is learned.
 
-    Older checkpoints stay of use: settings are hashed under their first names, and a setting that was added later
-    counts only if it differs from what every run did before.
+    The hash stays compatible with older checkpoints. Settings are hashed under their first names, and a setting that
+    was added later counts only if it differs from the earlier behavior.
     """
     now, first = flat(dump(config)), flat(_under_first_names(config, dump(config)))
     values = {
@@ -72,7 +75,7 @@ def _is_mutable(key: str) -> bool:
 
 
 def _under_first_names(settings: Settings, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dump` gives of settings, in the same order, under the names that version 0.1 gave them."""
+    """Return what `dump` gives, in the same order, under the names of version 0.1."""
     first = {new: old for old, new in settings.renamed().items()}
     return {first.get(key, key): _first_names_below(getattr(settings, key), dumped[key]) for key in dumped}
 
@@ -86,7 +89,7 @@ def _first_names_below(value: Any, dumped: Any) -> Any:
 
 
 def refuse_changed_training(before: Config, after: Config) -> None:
-    """Raise a UserError with the differences where a resumed run would learn something else."""
+    """Raise a UserError that lists the differences if a resumed run would learn something else."""
     old, new = training_config(before), training_config(after)
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if changed:

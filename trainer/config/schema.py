@@ -1,6 +1,6 @@
-"""The one schema of every setting, and how a recipe, its base and overrides become one.
+"""The schema of all settings, and how a recipe, its base and overrides are merged.
 
-A recipe is YAML. Its `base:` names another recipe that it starts from; `key=value` overrides come last.
+A recipe is a YAML file. Its `base:` names another recipe to start from. `key=value` overrides are applied last.
 """
 
 import sys
@@ -33,7 +33,7 @@ from trainer.networks.backbones import BackboneSettings
 
 Part = TypeVar("Part", bound=Settings)
 _TOLD: set[str] = set()
-"""Old names of settings that this process has told of."""
+"""Old setting names for which this process has already printed a notice."""
 
 
 class RunSettings(Settings):
@@ -42,41 +42,41 @@ class RunSettings(Settings):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str = Field("", pattern=r"^[\w.,=+-]*$")
-    """Name of the run's folder; empty: the recipe's name."""
+    """Name of the run's folder. Empty: the name of the recipe."""
     folder: Path = Path("runs")
     """Folder that holds the run folders."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the weights, the order of samples, the views and dropout."""
+    """Seed of the weights, the sample order, the augmentations and dropout."""
     tags: tuple[str, ...] = ()
-    """Words to find the run by at Weights & Biases."""
+    """Tags of the run at Weights & Biases."""
 
 
 class TrainSettings(Settings):
-    """How long and in what batches."""
+    """Length of training, batch sizes and precision."""
 
     first_names = {"accumulation": "grad_accum_steps"}
 
     epochs: int = Field(100, ge=1)
     """Passes over the training set."""
     max_steps: int = Field(0, ge=0)
-    """Optimizer steps of the whole run, where fewer than those of all epochs; learning rates and the averaged copy's
-    momentum reach their end there. 0: no such limit."""
+    """Maximum number of optimizer steps of the whole run. The schedules of the learning rates and of the EMA momentum
+    end there. 0: the epochs decide."""
     global_batch: int = Field(256, ge=2)
-    """Images in one optimizer step, over all processes and accumulation."""
+    """Images in one optimizer step, over all processes and accumulated micro-batches."""
     grad_accum_steps: int = Field(1, ge=1)
-    """Micro-batches of one optimizer step; each contrasts within itself."""
+    """Micro-batches of one optimizer step. Losses are computed within each micro-batch."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """Precision of the networks' matrix products and convolutions; weights, losses and the queue stay fp32. On GPUs
-    convolutions of fp32 take TF32 (10 bits of mantissa), torch's default. With fp64 all of them are float64, at several
-    times the cost: to compare runs without rounding in the way."""
+    """Precision of matrix products and convolutions in the networks. Weights, losses and the queue stay fp32. On GPUs,
+    fp32 convolutions use TF32 (10 bits of mantissa), which is the default of torch. With fp64, all of them are float64,
+    at several times the cost. Use fp64 to compare runs without rounding differences."""
 
     @field_validator("precision", mode="before")
     @classmethod
     def _no_fp16(cls, value: Any) -> Any:
         if value == "fp16":
             raise ValueError(
-                "in fp16 gradients below 6e-8 vanish unless losses are scaled by trial, and the steps of too large a "
-                "scale are lost, on GPUs too; bf16 is as fast with the range of fp32, and fp32 runs on every device: "
+                "gradients below 6e-8 underflow in fp16 unless the loss is scaled, and every step with too large a "
+                "scale is lost. bf16 is as fast and has the range of fp32, and fp32 runs on every device: "
                 "it must be one of these"
             )
         return value
@@ -86,42 +86,43 @@ class EvalSettings(Settings):
     """Evaluation during training."""
 
     every_epochs: int = Field(10, ge=0)
-    """Epochs between kNN evaluations; 0: none. The untrained and the final backbone are judged in any other case."""
+    """Epochs between kNN evaluations. 0: none. The untrained and the final backbone are always evaluated."""
     knn_k: int = Field(20, ge=1)
-    """Neighbors that vote."""
+    """Number of neighbors that vote in kNN."""
     knn_temperature: float = Field(0.07, gt=0)
-    """Temperature of the votes."""
+    """Temperature of the kNN votes."""
     batch: int = Field(256, ge=1)
-    """Images in one batch of feature extraction, per process."""
+    """Batch size of feature extraction, per process."""
 
 
 class MetricsSettings(Settings):
-    """What is written down, and how often."""
+    """Which metrics are written, and how often."""
 
     log_every: int = Field(10, ge=1)
-    """Steps between records in metrics.jsonl and in all that is written beside it."""
+    """Steps between records in metrics.jsonl and the other metric files."""
     health_every: int = Field(100, ge=0)
-    """Steps between records that have all health values: effective rank, neighbors, shares of the losses. 0: none."""
+    """Steps between records with all diagnostics: effective rank, neighbors, gradient fractions of the losses. 0:
+    none."""
     tensorboard: bool = True
-    """Whether TensorBoard files are written."""
+    """Whether to write TensorBoard files."""
     csv: bool = False
-    """Whether metrics.csv, a table for spreadsheets, is written."""
+    """Whether to write metrics.csv, a table for spreadsheets."""
     wandb: Literal["off", "offline", "online"] = "off"
-    """Whether values go to Weights & Biases: at once (`online`), or to files that `wandb sync` sends later."""
+    """Whether to log to Weights & Biases: live (`online`), or to files for a later `wandb sync` (`offline`)."""
     wandb_project: str = Field("all4one", min_length=1)
-    """Project of the run at Weights & Biases."""
+    """Weights & Biases project of the run."""
 
     @field_validator("wandb", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # as YAML reads it
+        return "off" if value is False else value  # YAML reads `off` as false
 
 
 class Config(Settings):
-    """Every setting of a run."""
+    """All settings of a run."""
 
     description: str = ""
-    """One line that the list of recipes shows."""
+    """One line for the list of recipes."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     backbone: BackboneSettings = BackboneSettings()
@@ -143,7 +144,7 @@ class Config(Settings):
         name = value.get("name", "all4one") if isinstance(value, Mapping) else value
         methods = available()
         if not isinstance(name, str) or name not in methods:
-            raise ValueError(f"there is no method {name!r}; there are {', '.join(sorted(methods))}")
+            raise ValueError(f"there is no method {name!r}; available methods: {', '.join(sorted(methods))}")
         return methods[name].model_validate({"name": name} if isinstance(value, str) else value)
 
     @model_validator(mode="after")
@@ -160,12 +161,12 @@ class Config(Settings):
         if self.train.precision == "fp64":
             if self.parallel.zero_stage:
                 raise ValueError(
-                    "train.precision=fp64 needs parallel.zero_stage=0: DeepSpeed keeps the weights of its shards "
+                    "train.precision=fp64 needs parallel.zero_stage=0: DeepSpeed keeps its sharded weights "
                     "in float32"
                 )
             if self.parallel.gradient_dtype == "bf16":
                 raise ValueError(
-                    "train.precision=fp64 is for comparisons without rounding: it takes no "
+                    "train.precision=fp64 is for comparisons without rounding: it does not support "
                     "parallel.gradient_dtype=bf16"
                 )
         return self
@@ -175,7 +176,7 @@ class Config(Settings):
         batch, parts = self.train.global_batch, self.train.grad_accum_steps
         if batch % parts:
             raise ValueError(
-                f"train.global_batch ({batch}) must divide by train.grad_accum_steps ({parts}); "
+                f"train.global_batch ({batch}) must be a multiple of train.grad_accum_steps ({parts}); "
                 f"nearest: {batch // parts * parts or parts} and {(batch // parts + 1) * parts}"
             )
         return self
@@ -184,15 +185,15 @@ class Config(Settings):
 def load_config(
     recipe: str | Path, overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> Config:
-    """The resolved configuration of a recipe (a path, or a shipped recipe's name) with `key=value` overrides.
+    """Return the resolved configuration of a recipe with `key=value` overrides.
 
     Args:
-        recipe: what to start from.
-        overrides: settings over the recipe's.
-        defaults: nested values under the recipe's.
+        recipe: path of a recipe, or the name of a shipped recipe.
+        overrides: settings that override the recipe.
+        defaults: nested values that the recipe overrides.
 
     Raises:
-        UserError: everything that is wrong with it, at once, each with the nearest valid name where one is close.
+        UserError: the configuration is not valid. The message lists all problems, each with the nearest valid name.
     """
     values = merge(defaults or {}, read_recipe(recipe))
     _tell_old_names(values)
@@ -200,7 +201,7 @@ def load_config(
 
 
 def override(config: Config, overrides: Sequence[str], where: str) -> Config:
-    """A configuration with `key=value` overrides; those that name another component come first.
+    """Return the configuration with `key=value` overrides. Overrides that select another component are applied first.
 
     Raises:
         UserError: as for `load_config`.
@@ -215,7 +216,7 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
 
 
 def _tell_old_names(values: Mapping[str, Any]) -> None:
-    """Print one line that names the settings with new names, once a process for each."""
+    """Print one line that lists the old setting names in use. Each name is printed once per process."""
     found = [(old, new) for old, new in old_names(values, values, Config) if old not in _TOLD]
     _TOLD.update(old for old, _ in found)
     if found:
@@ -224,7 +225,7 @@ def _tell_old_names(values: Mapping[str, Any]) -> None:
 
 
 def data_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> DataSettings:
-    """The data part of a recipe with `key=value` overrides, whether or not its method takes as many views.
+    """Return the data settings of a recipe with `key=value` overrides, without checking the number of views.
 
     Raises:
         UserError: as for `load_config`.
@@ -235,20 +236,18 @@ def data_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> DataSett
     )
     for assignment in overrides:
         if not assignment.startswith("data."):
-            raise UserError(
-                f"{assignment!r} is no setting of the data", fix="give keys that begin with data."
-            )
+            raise UserError(f"{assignment!r} is not a data setting", fix="use keys that begin with `data.`")
         set_value(values, assignment)
     return _validated(DataSettings, values["data"], " ".join([str(recipe), *overrides]), "data")
 
 
 def parse(values: Mapping[str, Any], where: str) -> Config:
-    """Validate nested values; `where` names their source in errors."""
+    """Validate nested values. `where` names their source in error messages."""
     return _validated(Config, values, where)
 
 
 def _validated(model: type[Part], values: Mapping[str, Any], where: str, *prefix: str) -> Part:
-    """Validated values of the configuration, or of the part of it that `prefix` names."""
+    """Validate the values of the configuration, or of the part of it at `prefix`."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The queue of past keys that neighbors are looked up in."""
+"""The queue of past keys in which neighbors are searched."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,30 +20,30 @@ class QueueSettings(Settings):
     first_names = {"length": "size"}
 
     size: int = Field(98304, ge=1)
-    """Keys held. Need not be a multiple of the batch."""
+    """Number of keys in the queue. It does not have to be a multiple of the batch size."""
     score_bytes: int = Field(256 * 2**20, ge=2**10)
-    """Memory that similarity scores may take at once, bytes; larger products are done in chunks of rows."""
+    """Maximum memory for similarity scores, in bytes. Larger products are computed in chunks of rows."""
     check_every: int = Field(500, ge=0)
-    """Steps between comparisons of the queue across ranks; 0: never."""
+    """Steps between comparisons of the queue across ranks. 0: never."""
 
 
 class Neighbors(NamedTuple):
-    """The best rows of the queue for each key, best first."""
+    """The most similar rows of the queue for each key, most similar first."""
 
     rows: Tensor  # [B, k, D]
-    indices: Tensor  # [B, k] int64, where they stand in the queue
+    indices: Tensor  # [B, k] int64, their positions in the queue
 
 
 class NeighborQueue(nn.Module):
-    """A ring of N normalized keys with their labels and sample ids, the same on every rank.
+    """A ring buffer of N normalized keys with labels and sample ids, identical on every rank.
 
-    It starts as random directions with label and id -1. It is never cast by mixed precision: keys come in float32.
+    It starts with random directions, label -1 and id -1. Mixed precision does not apply to it: keys are float32.
     """
 
     rows: Tensor  # [N, D]
     labels: Tensor  # [N]
     ids: Tensor  # [N]
-    head: Tensor  # [] where the next key goes
+    head: Tensor  # [] position of the next key
 
     def __init__(self, settings: QueueSettings, dim: int) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class NeighborQueue(nn.Module):
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
         self._rounded = Bf16Index()
         self._pending: PendingGather | None = None
-        self._views = 1  # of the push under way
+        self._views = 1  # of the pending push
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbors]:
-        """The k rows with the largest dot product with each key, for several views of [B, D] at once.
+        """Return the k rows with the largest dot product with each key, for several views of [B, D] at once.
 
-        By scores in the queue's precision, also under autocast: cosines near 1 would tie in bf16.
+        Scores have the queue's precision, also under autocast, because cosines near 1 would tie in bf16.
         """
         stacked = torch.cat(keys)  # [V * B, D]
         search = self._rounded.topk_indices if Bf16Index.useful(self.rows) else topk_indices
@@ -69,8 +69,10 @@ class NeighborQueue(nn.Module):
         return [Neighbors(self.rows[i], i) for i in index.chunk(len(keys))]
 
     def agreement(self, found: Neighbors, labels: Tensor) -> Tensor:
-        """Share of the rows [B] whose nearest neighbor has their label, of those where neither image lacks one; NaN
-        where there are none. A row that no image has filled yet has nobody's label.
+        """Return the fraction of rows [B] whose nearest neighbor has the same label.
+
+        Rows without a label, or whose neighbor has none, are not counted. Queue rows not yet filled have no label. The
+        result is NaN if no row counts.
         """
         nearest = found.indices[:, 0]
         theirs = self.labels[nearest]
@@ -78,22 +80,23 @@ class NeighborQueue(nn.Module):
         return (known & (theirs == labels)).sum() / known.sum()
 
     def enqueue_async(self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor) -> None:
-        """Begin to gather this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message;
-        `wait` enters them in the ring.
+        """Start gathering this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message.
+
+        `wait` then writes them to the ring.
         """
         self._pending, self._views = start_gather(pack(*keys, labels, ids)), len(keys)
 
     @property
     def num_pending(self) -> int:
-        """Keys that the push under way will enter; 0 where there is none."""
+        """Number of keys in the pending push; 0 if there is none."""
         return 0 if self._pending is None else len(self._pending.out) * self._views
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Enter what `enqueue_async` gathered, view by view in rank order, over the oldest rows. Without one it does
-        nothing.
+        """Write the keys of `enqueue_async` over the oldest rows, view by view in rank order.
 
-        A key that is not finite enters nothing: no later step would be rid of it.
+        Without a pending push it does nothing. A key that is not finite is not written, because it would stay for many
+        steps.
         """
         if self._pending is None:
             return
@@ -102,7 +105,7 @@ class NeighborQueue(nn.Module):
         )
         self._pending = None
         keys, labels, ids = torch.cat(views), labels.repeat(self._views), ids.repeat(self._views)
-        # of a batch beyond the ring its last rows are what remains
+        # if a batch is larger than the ring, only its last rows remain
         surplus = max(0, len(keys) - len(self.rows))
         place = (
             torch.arange(surplus, len(keys), device=keys.device).add_(self.head).remainder_(len(self.rows))
@@ -116,7 +119,7 @@ class NeighborQueue(nn.Module):
 
     @torch.no_grad()
     def is_synchronized(self) -> bool:
-        """Whether all ranks hold the same queue, bit for bit (by a checksum of integers)."""
+        """Return whether all ranks hold the same queue bit for bit, by comparing an integer checksum."""
         if world_size() == 1:
             return True
         words = self.rows.view(torch.int32).to(torch.int64)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipelines.errors import UserError
+from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,10 @@ def initialize() -> Process:
         torch.cuda.set_device(local_rank)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed would compile a shared-memory collective for half a minute before the first step
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import deepspeed.ops
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        import deepspeed
+    skip_shared_memory_collective()
     dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo")
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return Process(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data_pipelines.errors import UserError
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.deepspeed_internals import allow_float64, leave_gradients_alone
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
 from trainer.engine.guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.optimizers import Schedule
@@ -105,7 +106,7 @@ class Engine:
 
     def _buckets(self, parameters: Mapping[str, nn.Parameter], gradient_dtype: str) -> GradientBuckets | None:
         """What averages gradients at stage 0 in the place of DeepSpeed, which begins after the backward pass."""
-        self._deepspeed.enable_backward_allreduce = False
+        leave_gradients_alone(self._deepspeed)
         if world_size() == 1:
             return None
         own = list(parameters.values())
@@ -196,7 +197,6 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
-    from deepspeed.accelerator import get_accelerator
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)  # it warns of every optimizer but its own
@@ -204,10 +204,7 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
         "ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning
     )  # it calls that
     if next(method.parameters()).dtype == torch.float64:
-        # DeepSpeed reduces the types of a list that lacks float64, and every backend can
-        accelerator = get_accelerator()
-        types = [*accelerator.supported_dtypes(), torch.float64]
-        accelerator.supported_dtypes = lambda: types
+        allow_float64()
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=optimizer, config=config, dist_init_required=False
     )

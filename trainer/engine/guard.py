@@ -1,7 +1,7 @@
-"""The guard: a step whose gradient is broken, or far larger than usual, is left out.
+"""The guard: skip a step if its gradient is not finite or far larger than usual.
 
-It judges on the device and never waits for it. The host reads each verdict a step later, on every rank at the same
-step, and goes back to an earlier checkpoint where too many steps in a row were left out (see trainer/loop.py).
+The check runs on the device and never waits for it. The host reads each result one step later, at the same step on
+every rank. If too many steps in a row are skipped, the run rolls back to an earlier checkpoint (see trainer/loop.py).
 """
 
 from collections.abc import Mapping
@@ -13,33 +13,35 @@ from torch import Tensor, nn
 from data_pipelines.settings import Settings
 
 SETTLED = 100
-"""Good steps that the usual norm is averaged over, and before which no norm counts as too large."""
+"""Number of good steps over which the usual norm is averaged. Before that many, no norm counts as too large."""
 
 
 class GuardSettings(Settings):
-    """What protects a run from broken numbers and from hangs."""
+    """Protection against broken gradients and hangs."""
 
     stall_seconds: int = Field(900, ge=0, lt=1800)
-    """Seconds without a step, or a batch of an evaluation, after which every rank writes its stacks to the run's folder
-    and ends; the job starts again. More than the slowest of: a step, a checkpoint's write, opening data and model.
-    Below the 1800 s after which torch gives a collective up. 0: never."""
+    """Seconds without a training step or evaluation batch after which the run counts as stalled. Every rank then writes
+    its stacks to the run's folder and ends, and the job restarts. Set it above the slowest step, checkpoint write, and
+    opening of data and model. Keep it below 1800 s, the time after which torch aborts a collective. 0: never."""
     spike_factor: float = Field(100, ge=0)
-    """A step is left out where its gradient's norm exceeds this multiple of the average over the last 100 good steps.
-    0: only where it is not finite."""
+    """A step is skipped if its gradient norm exceeds this multiple of the average over the last 100 good steps. 0: only
+    if it is not finite."""
     max_skips: int = Field(5, ge=1)
-    """Steps left out in a row after which, once one more is done, the run goes back to its newest good checkpoint, and
-    on from there with the batches that follow."""
+    """Number of steps skipped in a row that causes a rollback. After one more step, the run loads its newest good
+    checkpoint and continues with the batches that follow."""
     max_rollbacks: int = Field(3, ge=0)
-    """Times that the run goes back before it stops with a report."""
+    """Maximum number of rollbacks. After that the run stops with a report."""
 
 
 class Guard:
-    """Judges the gradient of every step by its norm, which is the same on all ranks: a loss or gradient of one rank
-    that is not finite makes it so. The online classifier's is no part of it: it is finite where features are.
+    """Checks the gradient of every step by its norm.
+
+    The norm is the same on all ranks: if the loss or gradient of one rank is not finite, neither is the norm. The
+    online classifier is not included, because its gradient is finite whenever the features are.
 
     Args:
-        settings: what counts as broken.
-        device: where the norms are.
+        settings: limits for a good step.
+        device: device of the norms.
     """
 
     def __init__(self, settings: GuardSettings, device: torch.device) -> None:
@@ -47,11 +49,11 @@ class Guard:
         self._state = torch.zeros(4, dtype=torch.float64, device=device)  # in the order of `state_dict`
         self._read: _Reading | None = None
         self.in_a_row = 0
-        """Steps left out one after the other, up to the step before the last one that was judged."""
+        """Number of consecutive skipped steps, up to the step before the last checked one."""
 
     @torch.no_grad()
     def judge(self, norm: Tensor) -> Tensor:
-        """Whether a step with a gradient of this norm ([]) is to be left out: 1.0, else 0.0, on the device."""
+        """Return 1.0 if a step with this gradient norm ([]) must be skipped, otherwise 0.0, on the device."""
         usual, good, skipped, in_a_row = self._state.unbind()
         broken = ~norm.isfinite()
         if self._settings.spike_factor:
@@ -72,15 +74,15 @@ class Guard:
 
     @property
     def skipped(self) -> Tensor:
-        """Steps left out in all, on the device: []."""
+        """Total number of skipped steps, on the device: []."""
         return self._state[2]
 
     def state_dict(self) -> dict[str, float]:
-        """What the next verdict depends on. Waits for the device."""
+        """Return the state on which the next check depends. Waits for the device."""
         return dict(zip(("usual_norm", "good", "skipped", "in_a_row"), self._state.tolist(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         values = [state[name] for name in self.state_dict()]
         self._state = torch.tensor(values, dtype=torch.float64, device=self._state.device)
         self._read = _Reading(self._state)
@@ -88,7 +90,7 @@ class Guard:
 
 
 class _Reading:
-    """A copy of device values to the host, under way."""
+    """An asynchronous copy of device values to the host."""
 
     def __init__(self, values: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -107,9 +109,10 @@ class _Reading:
 
 
 class BatchStatistics:
-    """The running moments of all batch norms in a module, which a step with broken numbers must not leave broken.
+    """The running statistics of all batch norms in a module. They are restored after a skipped step.
 
-    They are moved into one tensor, of which each batch norm keeps its part, so that all are put back at once.
+    All statistics are moved into one tensor, and each batch norm keeps a view of its part. One operation then restores
+    all of them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -127,9 +130,9 @@ class BatchStatistics:
             norm.register_buffer(name, part)
 
     def keep(self) -> None:
-        """Remember the moments."""
+        """Save the statistics."""
         self._before.copy_(self._all)
 
     def restore(self, when: Tensor) -> None:
-        """Put back what `keep` remembered where `when` ([]) is not 0."""
+        """Restore the statistics that `keep` saved if `when` ([]) is not 0."""
         torch.where(when.to(self._all.device) > 0, self._before, self._all, out=self._all)

@@ -18,48 +18,48 @@ ROLES = ("main", "transformer", "classifier")
 
 
 class OptimSettings(Settings):
-    """How weights follow gradients."""
+    """The optimizer, its learning rates and weight decay."""
 
     first_names = {"eta": "trust_coefficient", "clip_gradients": "max_grad_norm"}
 
     name: Literal["lars", "adamw", "sgd"] = "lars"
     """The optimizer."""
     lr: float = Field(1.0, gt=0)
-    """Learning rate at `reference_batch`; it grows in proportion to the global batch."""
+    """Learning rate at `reference_batch`. It is scaled linearly with the global batch size."""
     reference_batch: int = Field(256, ge=1)
-    """Global batch, samples, for which the learning rates are stated."""
+    """Global batch size for which the learning rates are given."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of lars and sgd."""
     betas: tuple[Strength, Strength] = (0.9, 0.999)
-    """Decay of adamw's first and second moment."""
+    """Decay rates of the first and second moments of adamw."""
     weight_decay: float = Field(1e-5, ge=0)
-    """Weight decay; biases, norms and the online classifier have none."""
+    """Weight decay. Biases, norm layers and the online classifier have none."""
     trust_coefficient: float = Field(0.02, gt=0)
     """Trust coefficient of lars."""
     clip_lr: bool = True
-    """Whether the trust ratio of lars never raises a layer's rate above the learning rate."""
+    """Whether lars limits the trust ratio so that a layer's rate never exceeds the learning rate."""
     transformer_lr: float = Field(0.1, gt=0)
     """Learning rate of the centroid transformer."""
     scale_transformer_lr: bool = False
-    """Whether the transformer's learning rate grows with the global batch too."""
+    """Whether the transformer's learning rate is also scaled with the global batch size."""
     classifier_lr: float = Field(0.1, gt=0)
-    """Learning rate of the online classifier at `reference_batch`; it grows with the global batch."""
+    """Learning rate of the online classifier at `reference_batch`. It is scaled linearly with the global batch size."""
     warmup_epochs: float = Field(10, ge=0)
-    """Length of the linear warm-up, epochs."""
+    """Length of the linear warm-up in epochs."""
     warmup_start_lr: float = Field(3e-5, ge=0)
-    """Learning rate of the first step of the warm-up, the same for every group."""
+    """Learning rate of the first warm-up step, the same for every parameter group."""
     max_grad_norm: float = Field(0, ge=0)
-    """Largest norm of the gradient, without the online classifier's, which is not scaled; 0: no clipping."""
+    """Maximum gradient norm. The online classifier is neither included nor scaled. 0: no clipping."""
 
 
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings, global_batch: int
 ) -> list[dict[str, Any]]:
-    """Sort the parameters that train into groups, in a fixed order, with their rates for this global batch.
+    """Sort the trainable parameters into groups in a fixed order, with learning rates for this global batch size.
 
-    Each group has `role` ("main", "transformer" or "classifier"), `exclude` (at most one dimension: biases
-    and norms), `base_lr`, `lr`, `weight_decay` and `params`. The role is told by the first part of the
-    dotted name that is `classifier` or starts with `transformer`; whatever is inside a `backbone` is main.
+    Each group has `role` ("main", "transformer" or "classifier"), `exclude` (parameters with at most one dimension,
+    such as biases and norm layers), `base_lr`, `lr`, `weight_decay` and `params`. The first part of the dotted name
+    that is `classifier` or starts with `transformer` decides the role. Parameters inside a `backbone` are always main.
     """
     scale = global_batch / settings.reference_batch
     base_lr = {
@@ -86,7 +86,7 @@ def parameter_groups(
 
 
 def role_of(name: str) -> str:
-    """The role of a parameter's group, by its dotted name."""
+    """Return the role of a parameter's group, given its dotted name."""
     for part in name.split("."):
         if part == "backbone":
             break
@@ -98,7 +98,7 @@ def role_of(name: str) -> str:
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
-    """The optimizer that the settings name, over groups from `parameter_groups`."""
+    """Build the optimizer that the settings name, over groups from `parameter_groups`."""
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":
@@ -122,7 +122,7 @@ class Schedule:
 
     @classmethod
     def from_settings(cls, settings: OptimSettings, steps_per_epoch: int, total_steps: int) -> "Schedule":
-        """The schedule of a run.
+        """Build the schedule of a run.
 
         Raises:
             UserError: the warm-up is longer than the run.
@@ -133,12 +133,12 @@ class Schedule:
             raise UserError(
                 f"the warm-up of {settings.warmup_epochs:g} epochs exceeds the run of {epochs:g} epochs",
                 where="optim.warmup_epochs",
-                fix=f"set optim.warmup_epochs to {epochs / 10:g}, or train for longer",
+                fix=f"set optim.warmup_epochs to {epochs / 10:g}, or train longer",
             )
         return cls(settings.warmup_start_lr, warmup_steps, total_steps)
 
     def lr(self, base_lr: float, step: int) -> float:
-        """Learning rate of the update number `step`, counted from 0, of a group that peaks at `base_lr`."""
+        """Return the learning rate of update number `step`, counted from 0, for a group with peak rate `base_lr`."""
         if step < self.warmup_steps:
             start = min(self.warmup_start_lr, base_lr)
             return start + (base_lr - start) * step / self.warmup_steps
@@ -148,6 +148,6 @@ class Schedule:
         return base_lr * (1 + math.cos(math.pi * progress)) / 2
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set the learning rate of every group for the update number `step`."""
+        """Set the learning rate of every group for update number `step`."""
         for group in optimizer.param_groups:
             group["lr"] = self.lr(group["base_lr"], step)

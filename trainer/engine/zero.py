@@ -13,6 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.deepspeed_internals import (
+    flat_shards,
+    forget_linked_states,
+    parameter_groups,
+    shard_gradients,
+    shard_offsets,
+)
 from trainer.distributed.gradient_buckets import GradientBuckets
 from trainer.engine.lars import LARS
 from trainer.engine.optimizer_state import (
@@ -98,13 +105,13 @@ class ShardedState:
         self._zero, self._optimizer = zero, optimizer
         names = {parameter: name for name, parameter in parameters.items()}
         self._parameters = parameters
-        self._names = [[names[p] for p in group] for group in zero.bit16_groups]
-        self._flat: list[Tensor] = zero.single_partition_of_fp32_groups
+        self._names = [[names[p] for p in group] for group in parameter_groups(zero)]
+        self._flat: list[Tensor] = flat_shards(zero)
         self._partitions = [
             Partition([p.shape for p in group], len(flat), rank(), world_size())
-            for group, flat in zip(zero.bit16_groups, self._flat, strict=True)
+            for group, flat in zip(parameter_groups(zero), self._flat, strict=True)
         ]
-        for group, partition in zip(zero.bit16_groups, self._partitions, strict=True):
+        for group, partition in zip(parameter_groups(zero), self._partitions, strict=True):
             _require_same_layout(group, partition)
         if isinstance(optimizer, LARS):
             optimizer.partitions = dict(zip(self._flat, self._partitions, strict=True))
@@ -113,7 +120,7 @@ class ShardedState:
         """Of this rank's shares, padding included."""
         return [
             piece
-            for group, pieces in self._zero.averaged_gradients.items()
+            for group, pieces in shard_gradients(self._zero).items()
             if role_of(self._names[group][0]) != "classifier"
             for piece in pieces
         ]
@@ -155,19 +162,14 @@ class ShardedState:
         self._zero.refresh_fp32_params()
         self._optimizer.state.clear()
         self._optimizer.state.update(loaded)
-        self._zero._hp_optimizer_states_linked = False  # its views of the state that was
+        forget_linked_states(self._zero)
 
 
 def _require_same_layout(parameters: list[nn.Parameter], partition: Partition) -> None:
     own = {piece.member: piece for piece in partition.layout}
     for member, parameter in enumerate(parameters):
-        theirs, ours = parameter._hp_mapping, own.get(member)  # type: ignore[attr-defined]
-        if (theirs is None) != (ours is None) or (
-            theirs is not None
-            and ours is not None
-            and (theirs.hp_fragment_address.start, theirs.lp_fragment_address.start)
-            != (ours.here.start, ours.there.start)
-        ):
+        ours = own.get(member)
+        if shard_offsets(parameter) != (None if ours is None else (ours.here.start, ours.there.start)):
             raise RuntimeError("this version of DeepSpeed lays partitions out in another way")
 
 

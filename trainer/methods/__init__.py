@@ -58,7 +58,7 @@ def _place(settings: type[MethodSettings]) -> str:
 
 
 def _below(settings: type[MethodSettings]) -> Iterator[type[MethodSettings]]:
-    """Subclasses at any depth: a method may take its settings from another's."""
+    """Return subclasses at any depth, because a method may inherit its settings from another method."""
     for subclass in settings.__subclasses__():
         yield subclass
         yield from _below(subclass)

@@ -18,11 +18,11 @@ from trainer.networks.ema import MomentumEncoder
 from trainer.networks.heads import CentroidTransformer, PositionalEncoding, predictor, projector
 
 GLOBAL_VIEWS = 2
-"""The first views of each image, which make keys; those after them are small ones."""
+"""Number of global views, which come first and are used as keys. All further views are small."""
 
 
 class All4OneSettings(MethodSettings):
-    """Settings of All4One; the defaults are the published ones."""
+    """Settings of All4One. The defaults are the published values."""
 
     first_names = {"neighbours": "num_neighbors", "neighbour_weight": "neighbor_weight"}
 
@@ -39,33 +39,33 @@ class All4OneSettings(MethodSettings):
     centroid_temperature: float = Field(0.1, gt=0)
     """Temperature of the centroid contrast."""
     num_neighbors: int = Field(5, ge=1)
-    """Neighbors that make a centroid, k."""
+    """Number of neighbors that form a centroid, k."""
     transformer_depth: int = Field(3, ge=1)
-    """Layers of the transformer."""
+    """Number of transformer layers."""
     transformer_heads: int = Field(8, ge=1)
-    """Attention heads of the transformer; divides the embedding."""
+    """Attention heads of the transformer. The number must divide the embedding size."""
     transformer_dropout: Strength = 0.1
-    """Dropout of the transformer."""
+    """Dropout rate of the transformer."""
     positional_encoding: PositionalEncoding = "feature_axis"
-    """Axis along which positions count: `feature_axis` as in the published code, `sequence_axis` as in the paper, or
-    `none`: positions do not count."""
+    """Axis of the positional encoding: `feature_axis` as in the published code, `sequence_axis` as in the paper, or
+    `none`."""
     feature_scope: Scope = "rank"
-    """Rows that the feature contrast correlates: those of each `rank` (published) or the `global` batch."""
+    """Rows that the feature contrast correlates: those of each `rank` (published), or of the `global` batch."""
     neighbor_weight: float = Field(0.5, ge=0)
-    """Weight of the neighbor contrast; with a weight of 0 nothing of a contrast is built or computed."""
+    """Weight of the neighbor contrast. A contrast with weight 0 is neither built nor computed."""
     centroid_weight: float = Field(0.5, ge=0)
     """Weight of the centroid contrast."""
     feature_weight: float = Field(0.5, ge=0)
     """Weight of the feature contrast."""
     symmetric: bool = True
-    """Whether each of the first two views is contrasted with the other; else keys are the first one's alone, and
-    predictions those of all others."""
+    """Whether each global view is a target for the other one. If not, only the first view gives targets, and the other
+    views give predictions."""
     momentum: float = Field(0.99, ge=0, le=1)
-    """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
+    """Momentum of the momentum (EMA) encoder at the start. It follows a cosine to 1.0 at the end."""
     queue: QueueSettings = QueueSettings()
     """The neighbor queue."""
     queue_views: Literal["first", "both"] = "first"
-    """Views whose keys enter the queue: the `first` (published), or `both` of the first two."""
+    """Views whose keys enter the queue: the `first` view (published), or `both` global views."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "All4OneSettings":
@@ -83,21 +83,21 @@ class All4OneSettings(MethodSettings):
 
     @property
     def searches(self) -> bool:
-        """Whether a contrast needs neighbors."""
+        """Whether any contrast needs neighbors."""
         return self.neighbor_weight > 0 or self.centroid_weight > 0
 
     @property
     def num_views(self) -> ViewCount:
-        """Two, and any number of small ones after them where a contrast takes such."""
+        """Two global views, and any number of small views if a contrast uses them."""
         return ViewCount(GLOBAL_VIEWS, None if self.searches else GLOBAL_VIEWS)
 
     def build(self, backbone: Backbone, num_classes: int) -> "All4One":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return All4One(self, backbone, num_classes)
 
 
 class All4One(Method):
-    """The method; `momentum` is the averaged copy of backbone and projector."""
+    """The All4One module. `momentum` is the momentum (EMA) encoder with its projector."""
 
     momentum: MomentumEncoder
 
@@ -105,7 +105,7 @@ class All4One(Method):
         super().__init__(backbone, num_classes)
         s = self.settings = settings
         self._targets = GLOBAL_VIEWS if s.symmetric else 1
-        self._first = 0 if s.symmetric else 1  # view that the online networks see
+        self._first = 0 if s.symmetric else 1  # index of the first view that the online networks see
         self.projector = projector(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
         if s.neighbor_weight:
             self.neighbor_predictor = predictor(s.embedding_dim, s.predictor_hidden)
@@ -124,9 +124,9 @@ class All4One(Method):
             self.queue = NeighborQueue(s.queue, s.embedding_dim)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """V views [B, 3, S, S]: the contrasts of equation 8 that have a weight, each view its own forward pass."""
+        """Compute the weighted contrasts of equation 8 for V views [B, 3, S, S]. Each view has its own forward pass."""
         s = self.settings
-        keys = self._keys(views)  # K x [B, D]; first, while no activations are held for the backward pass
+        keys = self._keys(views)  # K x [B, D]; computed before activations are kept for backward
         found = self._search(keys)
         if self.queue is not None:
             self.queue.enqueue_async(keys if s.queue_views == "both" else keys[:1], labels, ids)
@@ -151,21 +151,22 @@ class All4One(Method):
         terms = {name: getattr(s, f"{name}_weight") * part for name, part in parts.items()}
         loss = torch.stack(list(terms.values())).sum()
         nearest = (keys[0], found[0]) if found else None
-        return MethodOutput(loss, parts, features[0], z, terms, neighbors=nearest)
+        return MethodOutput(loss=loss, features=features[0], z=z, parts=parts, terms=terms, neighbors=nearest)
 
     def _pairs(self, count: int) -> list[tuple[int, int]]:
-        """Among the first `count` views, those that make targets with those whose predictions are drawn to them."""
+        """Return the pairs (target view, predicting view) among the first `count` views."""
         return [(i, j) for i in range(self._targets) for j in range(count) if i != j]
 
     def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Normalized momentum embeddings in the weights' precision, [B, D] each, of the views that something needs."""
+        """Return normalized momentum embeddings [B, D] of the views that need them, in the precision of the weights."""
         s = self.settings
         completed = s.centroid_weight > 0 or (s.searches and s.queue_views == "both")
         embedded = self.momentum.embed(views[: GLOBAL_VIEWS if completed else self._targets])
         return [F.normalize(m.to(next(self.projector.parameters()).dtype), dim=1) for m in embedded]
 
     def _search(self, keys: list[Tensor]) -> list[Neighbors]:
-        """Neighbors of each key: the k that make a centroid, or else the nearest one; nothing without a queue."""
+        """Return the neighbors of each key: k for a centroid, otherwise only the nearest. Without a queue, return
+        nothing."""
         if self.queue is None:
             return []
         if self.settings.centroid_weight:
@@ -173,17 +174,17 @@ class All4One(Method):
         return self.queue.nearest(keys[: self._targets], 1)
 
     def _neighbor_contrast(self, found: Sequence[Neighbors], predicted: list[Tensor]) -> Contrast:
-        """Each target view's nearest neighbor against the predictions of all other views."""
+        """Contrast each target view's nearest neighbor with the predictions of all other views."""
         pairs = [(i, j - self._first) for i, j in self._pairs(len(predicted) + self._first)]
         targets = [n.rows[:, 0] for n in found]
         return Contrast(targets, predicted, pairs, self.settings.temperature)
 
     def _centroid_contrast(self, found: Sequence[Neighbors], predicted: list[Tensor]) -> Contrast:
-        """The centroid of each target view's neighbors against one of each other view's prediction.
+        """Contrast the centroid of each target view's neighbors with a centroid of each other view's prediction.
 
-        That prediction is followed by all neighbors but the last: those of its own view, and after a small one those
-        of the global view that is not the target. One call makes all centroids: the transformer has no term across
-        sequences.
+        The second sequence is the prediction followed by all neighbors but the last. A global view uses its own
+        neighbors. A small view uses those of the global view that is not the target. All sequences go through the
+        transformer in one call, because it has no operation across sequences.
         """
         pairs = self._pairs(len(predicted) + self._first)
         followed = [(j, j if j < GLOBAL_VIEWS else 1 - i) for i, j in pairs]

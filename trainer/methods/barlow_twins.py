@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., ICML 2021): make the views' cross-correlation the identity."""
+"""Barlow Twins (Zbontar et al., ICML 2021): make the cross-correlation matrix of two views the identity."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,7 +14,7 @@ from trainer.networks.heads import expander
 
 
 class BarlowTwinsSettings(MethodSettings):
-    """Settings of Barlow Twins; the defaults are the paper's."""
+    """Settings of Barlow Twins. The defaults are those of the paper."""
 
     name: Literal["barlow_twins"] = "barlow_twins"
     """The method."""
@@ -26,12 +26,15 @@ class BarlowTwinsSettings(MethodSettings):
     """Weight of the off-diagonal terms, λ."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "BarlowTwins":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return BarlowTwins(self, backbone, num_classes)
 
 
 class BarlowTwins(Method):
-    """The method: no momentum copy, no queue. The projector's last layer has neither bias nor batch norm."""
+    """The Barlow Twins module, without momentum encoder or queue.
+
+    The projector's last layer has neither bias nor batch norm.
+    """
 
     def __init__(self, settings: BarlowTwinsSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
@@ -39,8 +42,8 @@ class BarlowTwins(Method):
         self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Two views of [B, 3, S, S]: equation 1 of the paper over the global batch."""
+        """Compute equation 1 of the paper over the global batch, for two views of [B, 3, S, S]."""
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
         loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
-        return MethodOutput(loss, {}, features[0], z)
+        return MethodOutput(loss=loss, features=features[0], z=z)

@@ -1,8 +1,9 @@
-"""What every method is: a module that turns views into losses, and settings that build it."""
+"""Base classes of methods: a module that turns views into losses, and the settings that build it."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -19,44 +20,45 @@ from trainer.networks.backbones import Backbone
 from trainer.networks.recompute import recompute_activations
 
 LABEL_METRICS = frozenset({"online_loss", "online_top1", "neighbor_agreement"})
-"""Values that are NaN where a micro-batch has no labeled rows; means are those of the others."""
+"""Values that are NaN for a micro-batch without labeled rows. Means are taken over the other micro-batches."""
 
 
 class Output(NamedTuple):
-    """What a forward pass yields."""
+    """Result of a forward pass."""
+
+    loss: Tensor
+    """The scalar to minimize."""
+    parts: Mapping[str, Tensor]
+    """Detached scalars for the log: every loss and every diagnostic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOutput:
+    """The method's part of a forward pass."""
 
     loss: Tensor
     """Scalar that is minimized."""
-    parts: Mapping[str, Tensor]
-    """Detached scalars for the log: each loss and each health value."""
-
-
-class MethodOutput(NamedTuple):
-    """A method's own part of a forward pass."""
-
-    loss: Tensor
-    """Scalar that is minimized."""
-    parts: Mapping[str, Tensor]
-    """Scalars for the log."""
     features: Tensor
-    """Backbone features of the first view that the backbone sees, [B, F]: what the online classifier reads."""
+    """Backbone features of the first view that the backbone sees, [B, F]. The online classifier uses them."""
     z: Sequence[Tensor]
     """Embeddings of the views, V x [B, D], that the loss depends on."""
-    terms: Mapping[str, Tensor] = {}
-    """Weighted terms that add up to the loss, where it has several."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars for the log."""
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weighted terms that add up to the loss, if it has several."""
     neighbors: tuple[Tensor, Neighbors] | None = None
-    """Keys of the first view [B, D] with what the queue holds nearest to them."""
+    """Keys of the first view [B, D], and their nearest rows in the queue."""
 
 
 class Method(nn.Module):
-    """A self-supervised method with its networks, momentum copies and queue.
+    """A self-supervised method with its networks, momentum (EMA) encoder and queue.
 
-    Subclasses compute `losses`; the online linear classifier on detached features comes with this class, and so do
-    autocast and the moments at which state moves. All tensors are this rank's rows.
+    Subclasses compute `losses`. This class adds the online linear classifier on detached features, autocast, and the
+    updates of the state. All tensors hold only this rank's rows.
 
     Args:
-        backbone: the network that is pretrained.
-        num_classes: classes of the labels, 0 where there are none (then no online classifier is made).
+        backbone: the network to pretrain.
+        num_classes: number of label classes. 0: there are no labels, and no online classifier is built.
     """
 
     queue: NeighborQueue | None
@@ -70,15 +72,18 @@ class Method(nn.Module):
         self.momentum = None
         self.autocast_dtype: torch.dtype | None = None
         self.log_diagnostics = False
-        """Whether the next forward passes compute all health values, rather than those that cost nothing."""
+        """Whether the next forward passes compute all diagnostics, not only those without extra cost."""
         self.recompute = False
 
     @abstractmethod
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """The method's loss for V views of [B, 3, S, S], labels [B] (-1: none) and sample ids [B]."""
+        """Compute the method's loss for V views of [B, 3, S, S], labels [B] (-1: none) and sample ids [B]."""
 
     def forward(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> Output:
-        """One micro-batch: the method's loss plus the online classifier's, which moves nothing but itself."""
+        """Run one micro-batch: the method's loss plus the loss of the online classifier.
+
+        The classifier's loss has gradients only for the classifier.
+        """
         device, dtype = views[0].device.type, self.autocast_dtype
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             out = self.losses(views, labels, ids)
@@ -113,14 +118,14 @@ class Method(nn.Module):
         return values
 
     def ema_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Every momentum copy with the network that it follows: the method's own of the same name."""
+        """Return every momentum network with the online network of the same name that it averages."""
         if self.momentum is None:
             return []
         return [(copy, self.get_submodule(name)) for name, copy in self.momentum.items()]
 
     def compile_networks(self) -> None:
-        """Have torch compile each network at its first call, in place: names in `state_dict` stay."""
-        # the shares of the losses take a second way back through the same graph, which it would not allow
+        """Compile each network in place at its first call. The names in `state_dict` stay the same."""
+        # gradient fractions of the losses need a second backward through the same graph, which compiling forbids
         torch._functorch.config.donated_buffer = False
         for child in self.children():
             for network in child.values() if isinstance(child, nn.ModuleDict) else [child]:
@@ -128,35 +133,37 @@ class Method(nn.Module):
                     network.compile()
 
     def features(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone features of each view, [B, F]; with `recompute` few activations are kept for the backward pass."""
+        """Compute the backbone features of each view, [B, F]. With `recompute`, few activations are kept for
+        backward."""
         with recompute_activations() if self.recompute else nullcontext():
             return forward_per_view(self.backbone, views)
 
     def evaluation_backbones(self) -> dict[str, nn.Module]:
-        """The backbones that evaluation judges, by name; `online` always, `momentum` where the method has one."""
+        """Return the backbones to evaluate by name: `online`, and `momentum` if the method has a momentum (EMA)
+        encoder."""
         copies = {} if self.momentum is None else {"momentum": self.momentum["backbone"]}
         return {"online": self.backbone, **copies}
 
     def after_backward(self) -> None:
-        """Called after each micro-batch's backward pass: what was gathered during it enters the queue."""
+        """Add the gathered keys to the queue. Called after each micro-batch's backward pass."""
         if self.queue is not None:
             self.queue.wait()
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after optimizer step number `step` (from 1): the momentum copies move."""
+        """Update the momentum (EMA) encoder. Called after optimizer step number `step`, which counts from 1."""
         if self.momentum is not None:
             ema.update(self.ema_pairs(), step, total_steps, self.momentum.start)
 
 
 class ViewCount(NamedTuple):
-    """How many views of an image a method takes."""
+    """Number of views per image that a method accepts."""
 
     least: int
     most: int | None
-    """None: any number from `least` on."""
+    """None: no upper limit."""
 
     def takes(self, count: int) -> bool:
-        """Whether so many are right."""
+        """Return whether the method accepts `count` views."""
         return self.least <= count and (self.most is None or count <= self.most)
 
     def __str__(self) -> str:
@@ -166,7 +173,7 @@ class ViewCount(NamedTuple):
 
 
 class MethodSettings(Settings):
-    """Base of a method's settings. A subclass gives `name` a Literal default and builds its module."""
+    """Base class of a method's settings. A subclass gives `name` a Literal default and builds its module."""
 
     first_names = {"embedding": "embedding_dim"}
 
@@ -177,9 +184,9 @@ class MethodSettings(Settings):
 
     @property
     def num_views(self) -> ViewCount:
-        """Views of an image that the method takes."""
+        """Number of views per image that the method accepts."""
         return ViewCount(2, 2)
 
     def build(self, backbone: Backbone, num_classes: int) -> Method:
-        """Make the method around a backbone, with weights drawn from torch's global generator."""
+        """Build the method around a backbone. Its weights are drawn from torch's global generator."""
         raise NotImplementedError

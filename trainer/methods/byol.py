@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020): predict an averaged copy's embedding of the other view, without negatives."""
+"""BYOL (Grill et al., NeurIPS 2020): predict the EMA encoder's embedding of the other view, without negatives."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +15,7 @@ from trainer.networks.heads import mlp, predictor
 
 
 class BYOLSettings(MethodSettings):
-    """Settings of BYOL; the defaults are the paper's."""
+    """Settings of BYOL. The defaults are those of the paper."""
 
     name: Literal["byol"] = "byol"
     """The method."""
@@ -26,15 +26,15 @@ class BYOLSettings(MethodSettings):
     embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
     momentum: float = Field(0.996, ge=0, le=1)
-    """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
+    """Momentum of the momentum (EMA) encoder at the start. It follows a cosine to 1.0 at the end."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "BYOL":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return BYOL(self, backbone, num_classes)
 
 
 class BYOL(Method):
-    """The method; `momentum`, the paper's target network, is the averaged copy of backbone and projector."""
+    """The BYOL module. `momentum` is the paper's target network: the EMA of backbone and projector."""
 
     momentum: MomentumEncoder
 
@@ -46,10 +46,10 @@ class BYOL(Method):
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Two views of [B, 3, S, S]: equation 2 for either view as the target, added up."""
+        """Compute equation 2 with each of two views [B, 3, S, S] as the target, and return the sum."""
         targets = self.momentum.embed(views)  # V x [B, D]
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
         predicted = forward_per_view(self.predictor, z)
         loss = 2 * symmetric(normalized_squared_error, targets, predicted)
-        return MethodOutput(loss, {}, features[0], z)
+        return MethodOutput(loss=loss, features=features[0], z=z)

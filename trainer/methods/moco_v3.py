@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen, Xie, He, ICCV 2021): contrast predictions with an averaged copy's embeddings of the other view."""
+"""MoCo v3 (Chen, Xie, He, ICCV 2021): contrast predictions with the EMA encoder's embeddings of the other view."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from trainer.networks.heads import predictor, projector
 
 
 class MoCoV3Settings(MethodSettings):
-    """Settings of MoCo v3; the defaults are the paper's."""
+    """Settings of MoCo v3. The defaults are those of the paper."""
 
     name: Literal["moco_v3"] = "moco_v3"
     """The method."""
@@ -27,22 +27,25 @@ class MoCoV3Settings(MethodSettings):
     embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
     temperature: float = Field(0.2, gt=0)
-    """Temperature of the contrast, τ. That of its vision transformers; its authors' setup for ResNet-50 has 1.0."""
+    """Temperature of the contrast, τ. The default is the paper's for vision transformers; the authors use 1.0 for
+    ResNet-50."""
     momentum: float = Field(0.99, ge=0, le=1)
-    """Momentum of the averaged copy at the start; a cosine takes it to 1.0 at the end."""
+    """Momentum of the momentum (EMA) encoder at the start. It follows a cosine to 1.0 at the end."""
     freeze_patches: bool = True
-    """Whether a vision transformer's patch projection stays as it is drawn, for stability (section 4.2)."""
+    """Whether the patch projection of a vision transformer stays at its random initialization, for stability (section
+    4.2)."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "MoCoV3":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return MoCoV3(self, backbone, num_classes)
 
 
 class MoCoV3(Method):
-    """The method; `momentum` is the averaged copy of backbone and projector.
+    """The MoCo v3 module. `momentum` is the EMA of backbone and projector.
 
-    The heads end in batch norm, here with scale and offset, which the authors' code leaves out; its projector has two
-    layers for a ResNet and three for a vision transformer, where this one has three for both.
+    Two details differ from the authors' code. The heads end in a batch norm with scale and offset, which the authors
+    leave out. The projector always has three layers, while theirs has two for a ResNet and three for a vision
+    transformer.
     """
 
     momentum: MomentumEncoder
@@ -60,11 +63,11 @@ class MoCoV3(Method):
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Two views of [B, 3, S, S]: algorithm 1, the sum of two contrasts, each times 2τ."""
+        """Compute algorithm 1 for two views of [B, 3, S, S]: the sum of two contrasts, each times 2τ."""
         tau = self.settings.temperature
         keys = gather_keys(self.momentum.embed(views))  # V x [world * B, D]
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
         queries = forward_per_view(self.predictor, z)
         loss = 4 * tau * symmetric(partial(info_nce, temperature=tau), queries, keys)
-        return MethodOutput(loss, {}, features[0], z)
+        return MethodOutput(loss=loss, features=features[0], z=z)

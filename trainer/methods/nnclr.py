@@ -17,7 +17,7 @@ from trainer.networks.heads import predictor, projector
 
 
 class NNCLRSettings(MethodSettings):
-    """Settings of NNCLR; the defaults are the paper's."""
+    """Settings of NNCLR. The defaults are those of the paper."""
 
     name: Literal["nnclr"] = "nnclr"
     """The method."""
@@ -30,15 +30,15 @@ class NNCLRSettings(MethodSettings):
     temperature: float = Field(0.1, gt=0)
     """Temperature of the contrast."""
     queue: QueueSettings = QueueSettings()
-    """The support set (98,304 in the paper)."""
+    """The support set. The paper's has 98,304 keys."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "NNCLR":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return NNCLR(self, backbone, num_classes)
 
 
 class NNCLR(Method):
-    """The method: no momentum copy, the queue holds the online embeddings of the first view."""
+    """The NNCLR module, without momentum encoder. The queue holds online embeddings of the first view."""
 
     queue: NeighborQueue
 
@@ -50,7 +50,7 @@ class NNCLR(Method):
         self.queue = NeighborQueue(s.queue, s.embedding_dim)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Views of [B, 3, S, S]: the symmetric neighbor loss of equation 3."""
+        """Compute the symmetric neighbor loss of equation 3 for views of [B, 3, S, S]."""
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
         keys = [F.normalize(v.detach().to(self.queue.rows.dtype), dim=1) for v in z]
@@ -61,4 +61,4 @@ class NNCLR(Method):
             gather_keys(forward_per_view(self.predictor, z)),
         )
         self.queue.enqueue_async(keys[:1], labels, ids)
-        return MethodOutput(loss, {}, features[0], z, neighbors=(keys[0], found[0]))
+        return MethodOutput(loss=loss, features=features[0], z=z, neighbors=(keys[0], found[0]))

@@ -1,4 +1,4 @@
-"""VICReg (Bardes, Ponce, LeCun, ICLR 2022): equal views, features that vary, and no two that vary together."""
+"""VICReg (Bardes, Ponce, LeCun, ICLR 2022): invariant views, features that vary, and features that are decorrelated."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,12 +15,12 @@ from trainer.networks.heads import expander
 
 
 class VICRegSettings(MethodSettings):
-    """Settings of VICReg; the defaults are the paper's."""
+    """Settings of VICReg. The defaults are those of the paper."""
 
     name: Literal["vicreg"] = "vicreg"
     """The method."""
     projector_hidden: int = Field(8192, ge=1)
-    """Width of the hidden layers of the projector, which the paper calls expander."""
+    """Width of the hidden layers of the projector. The paper calls it the expander."""
     embedding_dim: int = Field(8192, ge=2)
     """Size of the embedding, D."""
     invariance_weight: float = Field(25, ge=0)
@@ -31,12 +31,12 @@ class VICRegSettings(MethodSettings):
     """Weight of the covariances of different features, ν."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "VICReg":
-        """Make the module; see the base class."""
+        """Build the module. See the base class."""
         return VICReg(self, backbone, num_classes)
 
 
 class VICReg(Method):
-    """The method: no momentum copy, no queue, no predictor."""
+    """The VICReg module, without momentum encoder, queue or predictor."""
 
     def __init__(self, settings: VICRegSettings, backbone: Backbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
@@ -44,7 +44,7 @@ class VICReg(Method):
         self.projector = expander(backbone.feature_dim, s.projector_hidden, s.embedding_dim)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Two views of [B, 3, S, S]: equation 6 of the paper over the global batch."""
+        """Compute equation 6 of the paper over the global batch, for two views of [B, 3, S, S]."""
         s = self.settings
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
@@ -55,4 +55,6 @@ class VICReg(Method):
             "covariance": s.covariance_weight,
         }
         terms = {name: weights[name] * part for name, part in parts.items()}
-        return MethodOutput(torch.stack(list(terms.values())).sum(), parts, features[0], z, terms)
+        return MethodOutput(
+            loss=torch.stack(list(terms.values())).sum(), features=features[0], z=z, parts=parts, terms=terms
+        )

@@ -13,70 +13,72 @@ from data_pipelines.errors import UserError, first_line
 from data_pipelines.settings import Settings
 
 CIFAR_STEM_UP_TO = 64
-"""Largest image side, pixels, at which the `auto` stem keeps the full resolution."""
+"""Largest image side, in pixels, for which the `auto` stem is `cifar`."""
 
 
 class BackboneSettings(Settings):
-    """Which network turns images into features."""
+    """The network that turns images into features."""
 
     first_names = {"recompute": "activation_checkpointing"}
 
     name: str = "resnet18"
-    """A torchvision ResNet (`resnet18` … `wide_resnet101_2`) or any timm model; torchvision goes first."""
+    """A torchvision ResNet (`resnet18` … `wide_resnet101_2`), or any timm model. torchvision has priority."""
     stem: Literal["auto", "cifar", "half", "imagenet"] = "auto"
-    """First layers of a torchvision ResNet: `cifar` is a 3x3 convolution of stride 1 without pooling, `half` the same
-    with stride 2 (a quarter of the work), `imagenet` the library's own; `auto` takes `cifar` for images of up to 64
-    pixels."""
+    """First layers of a torchvision ResNet. `cifar`: a 3x3 convolution of stride 1 without pooling. `half`: the same
+    with stride 2, at a quarter of the cost. `imagenet`: the original layers. `auto`: `cifar` for images of up to 64
+    pixels, otherwise `imagenet`."""
     width: int = Field(64, ge=1, le=1024)
-    """Channels of the first stage, for resnet18 to resnet152; later stages double it."""
+    """Channels of the first stage, for resnet18 to resnet152. Each later stage doubles them."""
     pretrained: bool = False
-    """Start from the library's weights, which are downloaded."""
+    """Whether to start from the library's pretrained weights, which are downloaded."""
     init: Path | None = None
-    """File of weights to start from: a state_dict of torchvision or timm, a checkpoint of solo-learn or lightly, or one
-    that `all4one export` wrote as safetensors, timm or torchvision. Read by a new run only; no code in it is run."""
+    """File of weights to start from: a state_dict of torchvision or timm, a checkpoint of solo-learn or lightly, or a
+    file that `all4one export` wrote as safetensors, timm or torchvision. Only a new run reads it. No code in the file
+    is run."""
     init_partial: bool = False
-    """Start from `init` even where some of the backbone's weights are not in it or have another shape: those are drawn
-    anew."""
+    """Whether to start from `init` even if some backbone weights are missing or have another shape. Those weights are
+    initialized randomly."""
     zero_init_residual: bool = False
-    """Start each residual branch of a torchvision ResNet at zero (Goyal et al. 2017, section 5.1)."""
+    """Whether each residual branch of a torchvision ResNet starts at zero (Goyal et al. 2017, section 5.1)."""
     activation_checkpointing: bool = False
-    """Make batch norms, ReLUs and sums again in the backward pass instead of keeping what they gave: the activations of
-    a ResNet take about half the memory, at a few per cent of the time. Gradients are the same up to rounding."""
+    """Whether to recompute batch norms, ReLUs and sums in the backward pass instead of keeping their outputs. The
+    activations of a ResNet then need about half the memory, and a step takes a few percent longer. Gradients are the
+    same up to rounding."""
 
     def drawn(self) -> "BackboneSettings":
-        """The same network with weights that are drawn: where those that it would start from are not asked for."""
+        """Return the same network with random weights, for when its initial weights are not needed."""
         return self.model_copy(update={"pretrained": False, "init": None, "init_partial": False})
 
     @model_validator(mode="after")
     def _one_start(self) -> "BackboneSettings":
         if self.pretrained and self.init is not None:
-            raise ValueError("takes either pretrained or init, not both")
+            raise ValueError("pretrained and init cannot be combined")
         if self.init_partial and self.init is None:
             raise ValueError("init_partial needs init, the file of weights")
         return self
 
 
 class Backbone(nn.Module):
-    """The type of what `build_backbone` gives: images `[B, 3, S, S]` → features `[B, feature_dim]`.
+    """The type of the result of `build_backbone`: images `[B, 3, S, S]` → features `[B, feature_dim]`.
 
-    The object is the library's own network rather than a wrapper, so that the names in its `state_dict` are
-    the library's and the weights load into the same model outside this project.
+    The object is the library's own network, not a wrapper. The names in its `state_dict` are those of the library, so
+    the weights load into the same model outside this project.
     """
 
     feature_dim: int
 
 
 def build_backbone(settings: BackboneSettings, image_size: int, *other_sizes: int) -> Backbone:
-    """Build the network for square images of `image_size` pixels, its weights drawn from torch's generator.
+    """Build the network for square images of `image_size` pixels. Weights are drawn from torch's generator.
 
     Args:
-        settings: what to build.
-        image_size: of the images that decide its layers.
-        other_sizes: of images that it must take too.
+        settings: the backbone settings.
+        image_size: image size that decides the layers.
+        other_sizes: further image sizes that the network must accept.
 
     Raises:
-        UserError: the name is unknown, a setting does not fit that model, its weights cannot be had, or it
-            refuses an image size.
+        UserError: the name is unknown, a setting does not fit that model, its weights are not available, or it
+            rejects an image size.
     """
     if settings.name in torchvision_resnets():
         network = _torchvision_resnet(settings, image_size)
@@ -88,14 +90,14 @@ def build_backbone(settings: BackboneSettings, image_size: int, *other_sizes: in
 
 
 def torchvision_resnets() -> list[str]:
-    """Names of torchvision's ResNet family, ResNeXt and wide ones included."""
+    """Return the names of torchvision's ResNets, including ResNeXt and wide ResNets."""
     builder = torchvision.models.get_model_builder
     names = torchvision.models.list_models(module=torchvision.models)
     return [name for name in names if builder(name).__module__ == torchvision.models.resnet.__name__]
 
 
 def stem_of(settings: BackboneSettings, image_size: int) -> str:
-    """First layers that a torchvision ResNet gets for images of `image_size` pixels: `cifar`, `half` or `imagenet`."""
+    """Return the stem of a torchvision ResNet for images of `image_size` pixels: `cifar`, `half` or `imagenet`."""
     if settings.stem == "auto":
         return "cifar" if image_size <= CIFAR_STEM_UP_TO else "imagenet"
     return settings.stem
@@ -112,7 +114,7 @@ def _torchvision_resnet(settings: BackboneSettings, image_size: int) -> nn.Modul
         )
     if settings.width != 64 and not settings.name.removeprefix("resnet").isdigit():
         raise UserError(
-            f"{settings.name} comes in width 64 only",
+            f"{settings.name} supports only width 64",
             where="backbone.width",
             fix="set backbone.width=64, or a plain ResNet such as backbone.name=resnet50",
         )
@@ -136,7 +138,7 @@ def _torchvision_resnet(settings: BackboneSettings, image_size: int) -> nn.Modul
 
 
 def _set_width(network: torchvision.models.ResNet, width: int, zero_init_residual: bool) -> None:
-    """Replace every layer by one of the library's own layers with `width` channels in the first stage."""
+    """Replace every layer by the library's own layer with `width` channels in the first stage."""
     network.inplanes = width
     network.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
     network.bn1 = nn.BatchNorm2d(width)
@@ -154,7 +156,7 @@ def _set_width(network: torchvision.models.ResNet, width: int, zero_init_residua
 
 
 def _timm_model(settings: BackboneSettings, image_size: int) -> nn.Module:
-    import timm  # costs a second, which runs on torchvision's models need not spend
+    import timm  # importing it takes a second, so only timm models do
 
     name, _, tag = settings.name.partition(".")
     if name not in timm.list_models() or (tag and settings.name not in timm.list_pretrained(f"{name}.*")):
@@ -162,21 +164,21 @@ def _timm_model(settings: BackboneSettings, image_size: int) -> nn.Module:
     for field, unset in (("stem", ("auto", "imagenet")), ("zero_init_residual", (False,))):
         if (value := getattr(settings, field)) not in unset:
             raise UserError(
-                f"{field}={value} is for torchvision's ResNets, and {settings.name} is a timm model",
+                f"{field}={value} applies only to torchvision's ResNets, but {settings.name} is a timm model",
                 where=f"backbone.{field}",
-                fix=f"leave backbone.{field} out, or set backbone.name to one of theirs, such as resnet18",
+                fix=f"leave backbone.{field} out, or choose a torchvision ResNet such as backbone.name=resnet18",
             )
     if settings.width != 64:
         raise UserError(
-            f"width is for torchvision's ResNets, and {settings.name} is a timm model",
+            f"width applies only to torchvision's ResNets, but {settings.name} is a timm model",
             where="backbone.width",
-            fix="leave backbone.width out and choose the size by the model's name",
+            fix="leave backbone.width out, and choose a timm model of the right size",
         )
     if settings.pretrained and not timm.is_model_pretrained(settings.name):
         raise UserError(
             f"timm has no pretrained weights for {settings.name}",
             where="backbone.pretrained",
-            fix="set backbone.pretrained=false, or a model that `timm.list_pretrained()` lists",
+            fix="set backbone.pretrained=false, or choose a model that `timm.list_pretrained()` lists",
         )
     options = {"img_size": image_size} if timm.get_pretrained_cfg(settings.name).fixed_input_size else {}
     try:
@@ -189,8 +191,8 @@ def _timm_model(settings: BackboneSettings, image_size: int) -> nn.Module:
 
 @torch.no_grad()
 def _feature_dim(network: nn.Module, name: str, image_size: int) -> int:
-    """Length of the features, found by running one blank image, which shows too that the size is accepted."""
-    network.eval()  # batch statistics must not move
+    """Return the feature size. It runs one blank image, which also checks that the model accepts the image size."""
+    network.eval()  # keeps the running statistics unchanged
     try:
         features: Tensor = network(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
@@ -198,7 +200,7 @@ def _feature_dim(network: nn.Module, name: str, image_size: int) -> int:
     network.train()
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise UserError(
-            f"{name} does not pool its output to one feature vector an image",
+            f"{name} does not pool its output to one feature vector per image",
             where="backbone.name",
             fix="choose a model that gives [B, F] with num_classes=0",
         )
@@ -208,17 +210,17 @@ def _feature_dim(network: nn.Module, name: str, image_size: int) -> int:
 def _refused_size(name: str, image_size: int, reason: str) -> UserError:
     first_line = reason.strip().split("\n")[0]
     return UserError(
-        f"{name} does not take images of {image_size} x {image_size} pixels ({first_line})",
+        f"{name} does not accept images of {image_size} x {image_size} pixels ({first_line})",
         where="backbone.name",
-        fix="set another size in data.views, or a model made for small images such as resnet18",
+        fix="set another size in data.views, or choose a model for small images such as resnet18",
     )
 
 
 def _no_weights(name: str, error: Exception) -> UserError:
     return UserError(
-        f"the pretrained weights of {name} could not be had: {first_line(error)}",
+        f"the pretrained weights of {name} could not be loaded: {first_line(error)}",
         where="backbone.pretrained",
-        fix="check the network, fetch them once on a machine that has one and share its cache "
+        fix="check the network, or download them on a machine with network access and share its cache "
         "(TORCH_HOME, HF_HOME), or set backbone.pretrained=false",
     )
 
@@ -226,7 +228,7 @@ def _no_weights(name: str, error: Exception) -> UserError:
 def _unknown(name: str, timm_names: list[str]) -> UserError:
     near = difflib.get_close_matches(name, sorted({*torchvision_resnets(), *timm_names}), n=3, cutoff=0.5)
     return UserError(
-        f"no model is called {name!r}" + (f"; the nearest: {', '.join(near)}" if near else ""),
+        f"there is no model {name!r}" + (f"; nearest names: {', '.join(near)}" if near else ""),
         where="backbone.name",
-        fix="name a torchvision ResNet or a timm model (python -c 'import timm; print(timm.list_models())')",
+        fix="choose a torchvision ResNet or a timm model (python -c 'import timm; print(timm.list_models())')",
     )

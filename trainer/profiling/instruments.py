@@ -118,7 +118,7 @@ def instrument(engine: Engine, timeline: Timeline) -> None:
     _wrap(method, "after_step", EMA, timeline)
     if method.queue is not None:
         _wrap(method.queue, "nearest", NEIGHBORS, timeline)
-        _wrap(method.queue, "finish_push", QUEUE, timeline)
+        _wrap(method.queue, "wait", QUEUE, timeline)
     _wrap(engine._deepspeed, "backward", BACKWARD, timeline)
     _wrap(engine, "_clip", REDUCTION, timeline)
     _wrap(engine.optimizer, "step", OPTIMIZER, timeline)

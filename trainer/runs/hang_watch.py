@@ -21,12 +21,10 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
+from data_pipelines.log import LOGGER
+from trainer.runs.ends import ExitCode
 from trainer.runs.run_folder import RunFolder
 
-STALLED = 4
-"""Exit code of a rank that made no step for too long."""
-STALL = "stalled"
-"""The ledger's word for such an end."""
 SETTLE_SECONDS = 5.0
 """Time between a rank's dump and its end. The first rank that ends takes the others with it: srun kills them, and so
 does the launcher on one machine. The ranks' clocks start at the same collective, so all have dumped by then."""
@@ -102,7 +100,7 @@ class HangWatch:
         # a thread of its own: the file system may be what hangs, and then nothing can be written
         threading.Thread(target=self._explain, name="stall dump", daemon=True).start()
         time.sleep(SETTLE_SECONDS)
-        os._exit(STALLED)
+        os._exit(ExitCode.STALLED)
 
     def _explain(self) -> None:
         facts, dump = self._facts(), self._run.stall_dump(self.attempt, self._rank)
@@ -117,7 +115,7 @@ class HangWatch:
                 print("---", *_names(), "", sep="\n", file=file, flush=True)
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
-            print(f"{dump}: {error.strerror}", file=sys.stderr)
+            LOGGER.error("%s: %s", dump, error.strerror)
             faulthandler.dump_traceback(all_threads=True)
         print(f"error: {problem}", file=sys.stderr, flush=True)
 

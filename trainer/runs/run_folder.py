@@ -28,6 +28,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from trainer.runs.ends import EndReason
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config
@@ -106,7 +107,9 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether an attempt reached the last step."""
-        return any(r["event"] == "end" and r["reason"] == "finished" for r in read_records(self.ledger))
+        return any(
+            r["event"] == "end" and r["reason"] == EndReason.FINISHED for r in read_records(self.ledger)
+        )
 
     def note(self, event: str, **facts: Any) -> None:
         """Append to the ledger."""

@@ -4,15 +4,15 @@ import signal
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from trainer.runs.ends import ExitCode
+
 if TYPE_CHECKING:
     from trainer.distributed.process_group import AsyncFlagReduce
 
-INTERRUPTED, TIME_IS_UP, TERMINATED = 130, 140, 143
-"""Exit codes of a run that a signal stopped: a terminal's; that of a time limit or a preemption; an ending's."""
 _EXIT_CODES: dict[int, int] = {
-    signal.SIGINT: INTERRUPTED,
-    signal.SIGUSR2: TIME_IS_UP,
-    signal.SIGTERM: TERMINATED,
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGUSR2: ExitCode.TIME_IS_UP,
+    signal.SIGTERM: ExitCode.TERMINATED,
 }
 DATA_FAILED = 1000
 """Agreed on where a rank's data cannot go on."""

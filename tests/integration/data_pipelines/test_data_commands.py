@@ -210,7 +210,7 @@ def test_a_set_of_torchvision_goes_on_after_an_interruption_between_its_parts(
         assert files(out / part) == files(tmp_path / "straight" / part)
         shards = ShardSet.open(out / part)
         assert (len(shards), shards.classes) == (200, ("n01440764", "n02102040"))
-    with pytest.raises(UserError, match="holds a finished set"):
+    with pytest.raises(UserError, match="contains a finished dataset"):
         invoke(*words(out))
 
 
@@ -233,7 +233,7 @@ def test_parquet_files(images: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("torchvision:cifra10",), r"did you mean torchvision:cifar10\?"),
-        (("torchvision:dtd", "--no-download"), "the set cannot be read"),
+        (("torchvision:dtd", "--no-download"), "the dataset cannot be read"),
         (("digits", "--labels", "x.txt"), "leave out --labels"),
     ],
 )

@@ -53,7 +53,7 @@ def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None
     [
         ("show", ["data.views=byoll"], "did you mean byol"),
         ("show", ["data.viewz=byol"], "did you mean data.views"),
-        ("stats", ["optim.lr=3"], "no setting of the data"),
+        ("stats", ["optim.lr=3"], "is not a data setting"),
         ("stats", ["--recipe", "cifr10"], "did you mean cifar10"),
     ],
 )

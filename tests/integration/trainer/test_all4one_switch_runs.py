@@ -57,5 +57,5 @@ def test_a_run_with_small_views_learns_from_them(runs) -> None:
 
 def test_a_backbone_that_refuses_small_views_is_said() -> None:
     settings = BackboneSettings(name="vit_tiny_patch16_224")
-    with pytest.raises(UserError, match="does not take images of 96 x 96 pixels"):
+    with pytest.raises(UserError, match="does not accept images of 96 x 96 pixels"):
         build_backbone(settings, 224, 96)

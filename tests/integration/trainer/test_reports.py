@@ -183,7 +183,7 @@ def test_a_study_comes_with_its_table_and_its_claims(
     (folder / "study.json").write_text("{}")
     broken = run("report", folder)
     assert broken.code == 2
-    assert "is not what `all4one study` writes" in broken.words
+    assert "is not a result file of `all4one study`" in broken.words
 
 
 def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, tmp_path: Path) -> None:
@@ -199,11 +199,11 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     assert "there is no run here" in nowhere.words
     is_crash_loop = run("report", folder, "--no-pictures", "--map", "pca")
     assert is_crash_loop.code == 2
-    assert "--map is for the page of one run with its pictures" in is_crash_loop.words
+    assert "--map applies only to the page of one run with pictures" in is_crash_loop.words
     (tmp_path / "file").write_text("")
     refused = run("report", folder, "--no-pictures", "--out", tmp_path / "file" / "page.html")
     assert refused.code == 2
-    assert "its folder cannot be made" in refused.words
+    assert "its folder cannot be created" in refused.words
 
 
 def test_a_run_that_cannot_be_read_is_named_and_keeps_no_other_from_the_page(

@@ -11,7 +11,7 @@ from tiny_runs import STEPS, Runs
 from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
-from trainer.runs.hang_watch import STALLED
+from trainer.runs.ends import ExitCode
 
 BATCH, SHARD = 64, 32
 STALL_SECONDS = 15  # joining and opening must fit in it too, on a busy machine
@@ -53,7 +53,7 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
             "eval.every_epochs=0",
             f"guard.stall_seconds={STALL_SECONDS}",
         )
-        assert result.code == STALLED, result.out
+        assert result.code == ExitCode.STALLED, result.out
         dumps = [runs.path("hangs").stall_dump(1, rank).read_text().split("\n---\n") for rank in (0, 1)]
         first, second = (yaml.safe_load(head) for head, _ in dumps)
         assert first["step"] == second["step"] == step - 1  # data are fetched a step ahead

@@ -36,12 +36,12 @@ def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Pat
     command = ("study", study, *settings(runs), "--out", out)
     nothing = run(*command, "--show")
     assert nothing.code == 0, nothing.out
-    assert "0 of 4 runs are judged" in nothing.words
-    assert "no seed has all of its runs finished" in nothing.words
+    assert "0 of 4 runs are evaluated" in nothing.words
+    assert "no seed has finished all of its runs" in nothing.words
     half = run("study", write_study(tmp_path / "half.yaml", runs, seeds=[0]), *settings(runs), "--out", out)
     assert half.code == 0, half.out
     shown = run(*command, "--show")
-    assert "2 of 4 runs are judged" in shown.words
+    assert "2 of 4 runs are evaluated" in shown.words
     assert "not decided by this budget" in shown.words
     whole = run(*command)
     assert whole.code == 0, whole.out
@@ -78,7 +78,7 @@ def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Pa
     assert "of 2 runs failed" in broken.words
     other = run("study", study, *settings(runs), "--out", out)
     assert other.code == 2
-    assert "begun with other settings" in other.words
+    assert "started with settings that differ" in other.words
     machines = run("study", study, *settings(runs), "--out", tmp_path / "new", "--nodes", 2)
     assert machines.code == 2
     assert "add --submit" in machines.words
@@ -105,7 +105,7 @@ def test_a_study_is_judged_by_regressions_and_one_that_fails_stops_no_other(
     assert scores["all4one"] == 100 * backbones["online"]["linear_fast"]["top1"]
     judged.rename(judged.with_suffix(".part.json"))  # as a judge leaves it that is cut short
     shown = run(*command, "--show")
-    assert "1 of 2 runs are judged" in shown.words
+    assert "1 of 2 runs are evaluated" in shown.words
     shutil.rmtree(out / "method=all4one,seed=0" / "checkpoints")
     (out / "method=barlow_twins,seed=0" / "study_eval.json").unlink()
     failed = run(*command)
@@ -121,4 +121,4 @@ def test_a_study_of_another_set_is_refused(runs: Runs, tmp_path: Path) -> None:
     assert run("study", study, *settings(runs), "train.max_steps=1", "--out", out).code == 0
     other = run("study", study, *settings(runs), "train.max_steps=1", "data.eval_resize=40", "--out", out)
     assert other.code == 2
-    assert "begun with other settings" in other.words
+    assert "started with settings that differ" in other.words

@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_written_is_said_before(tmp_path: Path) -> None:
         require_writable(tmp_path / "new")
     require_place(tmp_path / "new")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="its folder cannot be made"):
+    with pytest.raises(UserError, match="its folder cannot be created"):
         require_writable(tmp_path / "file" / "out")
     with pytest.raises(UserError, match="is not writable"):
         require_writable(Path("/proc/self/out"))

@@ -56,7 +56,7 @@ def test_what_is_written_out_is_read_again() -> None:
     ("value", "message"),
     [
         ("byoll", "did you mean byol"),
-        ("nothing alike", "there are all4one_cifar"),
+        ("nothing alike", "available presets: all4one_cifar"),
         ([{"preset": "weak", "count": 0}], "count must be a positive whole number"),
         ([{"preset": "weak", "counts": 2}], "counts"),
         ([{"size": 32}], "at least two views"),

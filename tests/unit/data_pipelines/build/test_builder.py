@@ -103,7 +103,7 @@ def test_a_shard_of_bad_images_only_is_left_out(source: Source, tmp_path: Path) 
 
 
 def test_a_source_without_a_usable_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no image of the source can be used: empty file, not a JPEG"):
+    with pytest.raises(UserError, match=r"no image of the source is usable: empty file, not a JPEG"):
         build(Source([Item("a", b"", 0), Item("b", b"text", 0)], ("x",)), tmp_path)
     with pytest.raises(UserError, match="interrupted"):
         ShardSet.open(tmp_path)
@@ -169,7 +169,7 @@ def test_another_build_does_not_go_on_from_these_shards(
 
 def test_a_finished_set_is_only_overwritten_if_asked(source: Source, tmp_path: Path) -> None:
     build(source, tmp_path, OPTIONS)
-    with pytest.raises(UserError, match=r"holds a finished set[\s\S]*--overwrite"):
+    with pytest.raises(UserError, match=r"contains a finished dataset[\s\S]*--overwrite"):
         build(source, tmp_path, OPTIONS)
     fewer = Source(source.items[:30], source.classes)
     build(fewer, tmp_path, BuildOptions(), overwrite=True)
@@ -234,7 +234,7 @@ def test_recoded_images_are_the_same_after_an_interruption(
     options = OPTIONS._replace(recoding=Recoding(shorter=42, quality=80))
     build(source, tmp_path / "straight", options)
     interrupt(source, tmp_path / "broken", monkeypatch, 2, options)
-    with pytest.raises(UserError, match="interrupted build of another source or other options"):
+    with pytest.raises(UserError, match="interrupted build of another source or with other options"):
         build(source, tmp_path / "broken", options._replace(recoding=Recoding(shorter=42, quality=81)))
     build(source, tmp_path / "broken", options, workers=2)
     assert files(tmp_path / "straight") == files(tmp_path / "broken")
@@ -277,10 +277,10 @@ def test_a_build_that_keeps_its_notes_finds_all_done(source: Source, tmp_path: P
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.tar")}
     assert build(source, tmp_path, OPTIONS, keep_notes=True) == first
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("shard-*.tar")} == times
-    with pytest.raises(UserError, match="holds a finished set"):
+    with pytest.raises(UserError, match="contains a finished dataset"):
         build(source, tmp_path, OPTIONS._replace(seed=1))
     drop_notes(tmp_path)
-    with pytest.raises(UserError, match="holds a finished set"):
+    with pytest.raises(UserError, match="contains a finished dataset"):
         build(source, tmp_path, OPTIONS)
 
 
@@ -290,7 +290,7 @@ def test_what_is_not_ours_is_never_touched(
     source: Source, tmp_path: Path, name: str, overwrite: bool
 ) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=f"the output folder is not empty: it holds '{name}'"):
+    with pytest.raises(UserError, match=f"the output folder is not empty: it contains '{name}'"):
         build(source, tmp_path, OPTIONS, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -315,7 +315,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
 
 def test_an_output_that_cannot_be_made_is_refused(source: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="the output folder cannot be made"):
+    with pytest.raises(UserError, match="the output folder cannot be created"):
         build(source, tmp_path / "file" / "out", OPTIONS)
 
 

@@ -115,7 +115,7 @@ def test_nothing_to_read_is_told(tmp_path: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stream": {"samples": 0}}, "stream.samples must say"),
+        ({"stream": {"samples": 0}}, "stream.samples must be set"),
         ({"validation": "somewhere"}, "validation must be null"),
         ({"stream": {"samples": 90, "sample": 1}}, "sample"),
     ],

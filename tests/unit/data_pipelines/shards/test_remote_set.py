@@ -108,15 +108,15 @@ def _change_the_index(server: FileServer) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda server: (server.folder / "dataset.json").write_bytes(b"rubbish"), "not an index of ours"),
+        (lambda server: (server.folder / "dataset.json").write_bytes(b"rubbish"), "not an index of all4one"),
         (lambda server: change_record(server, version=99), "version 99"),
-        (lambda server: change_record(server, fingerprint="../../../x"), "not an index of ours"),
+        (lambda server: change_record(server, fingerprint="../../../x"), "not an index of all4one"),
         (
             lambda server: change_record(server, shards=[{"name": "../x.tar", "size": 1, "samples": 90}]),
-            "not an index of ours",
+            "not an index of all4one",
         ),
         (_cut_the_index, "the index was made for"),
-        (_change_the_index, "different sets"),
+        (_change_the_index, "different datasets"),
         (lambda server: np.save(server.folder / "index.npy", np.zeros(990)), "the index was made for"),
     ],
 )
@@ -135,10 +135,10 @@ def test_a_cache_that_cannot_be_written(server: FileServer, tmp_path: Path) -> N
 
 
 def test_a_cache_too_small_for_the_index(server: FileServer, tmp_path: Path) -> None:
-    assert "no room under data.cache_bytes" in refused(server, tmp_path, cache_bytes=1000)
+    assert "does not fit under data.cache_bytes" in refused(server, tmp_path, cache_bytes=1000)
 
 
 @pytest.mark.parametrize("small_disk", ["4k"], indirect=True)
 def test_a_disk_too_small_for_the_index(server: FileServer, small_disk: Path) -> None:
     (small_disk / "of others").write_bytes(bytes(4096))
-    assert "the index cannot be kept here" in refused(server, small_disk)
+    assert "the index cannot be stored in the cache" in refused(server, small_disk)

@@ -111,7 +111,7 @@ def test_a_shard_that_vanishes_while_open_gives_bad_samples(folder: Path) -> Non
 
 def test_missing_folder_and_empty_folder(tmp_path: Path) -> None:
     assert "no such folder" in refused(tmp_path / "none")
-    assert "holds no shards" in refused(tmp_path)
+    assert "contains no shards" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "index.npy"])
@@ -136,7 +136,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 def test_an_index_of_another_set_is_refused(folder: Path) -> None:
     rows = np.load(folder / "index.npy")
     np.save(folder / "index.npy", rows[:-1])
-    assert "another set" in refused(folder)
+    assert "another dataset" in refused(folder)
     rows["shard"][40] = 0
     rows = np.sort(rows, order=["shard", "offset"])
     np.save(folder / "index.npy", rows)
@@ -150,7 +150,7 @@ def test_rubbish_and_other_versions_are_refused(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(record | {"version": 99}))
     assert "version 99" in refused(folder)
     (folder / "dataset.json").write_text("{}")
-    assert "not an index of ours" in refused(folder)
+    assert "not an index of all4one" in refused(folder)
 
 
 def test_copies_read_on_their_own(shards: ShardSet) -> None:

@@ -39,7 +39,7 @@ def test_every_sample_is_as_likely_as_any_other():
 
 @pytest.mark.parametrize(
     ("share", "message"),
-    [(0.04, "4 % of 10 images leave the class c without one\n.*5%"), (0.001, "0.1 % of")],
+    [(0.04, "4 % of 10 images leave no image of the class c\n.*5%"), (0.001, "0.1 % of")],
 )
 def test_a_share_that_loses_a_class_is_refused(share, message):
     with pytest.raises(UserError, match=message):
@@ -47,7 +47,7 @@ def test_a_share_that_loses_a_class_is_refused(share, message):
 
 
 def test_one_image_of_each_class_is_too_few():
-    with pytest.raises(UserError, match="leave each class one image"):
+    with pytest.raises(UserError, match="leave only one image in each class"):
         low_shot_subset(np.arange(10) % 2, 0.2, 0, classes=NAMES[:2])
 
 

@@ -120,10 +120,10 @@ def test_bad_images_are_left_out(tmp_path: Path, image: bytes) -> None:
 
 
 def test_a_folder_without_usable_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no \.tar files"):
+    with pytest.raises(UserError, match=r"contains no \.tar files"):
         index_folder(tmp_path)
     shard(tmp_path / "a.tar", {"text.jpg": b"hello"})
-    with pytest.raises(UserError, match="no image of the shards can be used; 1 were refused"):
+    with pytest.raises(UserError, match="no image of the shards is usable; 1 were rejected"):
         index_folder(tmp_path)
 
 

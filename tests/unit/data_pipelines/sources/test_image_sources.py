@@ -123,21 +123,21 @@ def test_classes_of_a_devkit_that_have_no_image_count(tmp_path: Path, devkit: Ca
 
 def test_missing_labels_and_unneeded_labels_are_refused(tmp_path: Path) -> None:
     bare = folder(tmp_path / "bare", {"1.jpg": b"1"})
-    with pytest.raises(UserError, match="labels cannot be read"):
+    with pytest.raises(UserError, match="label file cannot be read"):
         open_source(bare, tmp_path / "none.txt")
-    with pytest.raises(UserError, match="have class folders already"):
+    with pytest.raises(UserError, match="are already in class folders"):
         open_source(folder(tmp_path / "classes", FILES), tmp_path / "none.txt")
 
 
 def test_a_mixed_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1 do not, such as 'stray\.jpg'"):
+    with pytest.raises(UserError, match=r"but 1 are not, such as 'stray\.jpg'"):
         open_source(folder(tmp_path, FILES | {"stray.jpg": b""}))
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: tar(path, {})])
 def test_an_empty_source_is_refused(tmp_path: Path, make: object) -> None:
     make(tmp_path / "empty")  # type: ignore[operator]
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         open_source(tmp_path / "empty")
 
 

@@ -39,7 +39,7 @@ def test_lines_of_files_and_classes(tmp_path: Path) -> None:
         ("1.JPEG bee", "1 images have no label, such as '2.JPEG'"),
         ("1.JPEG a b", "labels.txt:1: not a file and a class"),
         ("\n\n", "2 images have no label"),
-        ("1\n2", r"meta\.mat, which names them, cannot be read beside it[\s\S]*tar\.gz"),
+        ("1\n2", r"meta\.mat with their names cannot be read beside it[\s\S]*tar\.gz"),
     ],
 )
 def test_wrong_text_files_are_refused(tmp_path: Path, lines: str, message: str) -> None:
@@ -52,14 +52,14 @@ def test_wrong_text_files_are_refused(tmp_path: Path, lines: str, message: str) 
 @pytest.mark.parametrize(
     ("kit", "message"),
     [
-        ({"truth": "1\n2\n"}, "the ground truth has 2 lines and the source 3 images"),
-        ({"truth": "1\n4\n2\n"}, "line 2 of the ground truth is '4', which is no id of a class"),
+        ({"truth": "1\n2\n"}, "the ground truth has 2 lines, but the source has 3 images"),
+        ({"truth": "1\n4\n2\n"}, "line 2 of the ground truth is '4', which is not a class id"),
         ({"truth": "1\nx\n2\n"}, "line 2 of the ground truth is 'x'"),
         (
             {"truth": None},
-            r"no devkit of ILSVRC2012: it holds no data/ILSVRC2012_validation_ground_truth\.txt",
+            r"not a devkit of ILSVRC2012: it contains no data/ILSVRC2012_validation_ground_truth\.txt",
         ),
-        ({"truth": "1\n1\n1\n", "meta": None}, r"it holds no data/meta\.mat"),
+        ({"truth": "1\n1\n1\n", "meta": None}, r"it contains no data/meta\.mat"),
         ({"truth": "1\n1\n1\n", "meta": b"no matlab"}, r"meta\.mat does not list the synsets"),
     ],
 )
@@ -80,5 +80,5 @@ def test_a_devkit_that_is_cut_is_refused(devkit: Devkit) -> None:
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "labels")
-    with pytest.raises(UserError, match="the file of labels cannot be read"):
+    with pytest.raises(UserError, match="the label file cannot be read"):
         read_labels(tmp_path / "labels", FILES)

@@ -142,7 +142,7 @@ def test_a_set_that_is_not_there_or_broken_is_told(cifar10: Path, tmp_path: Path
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cifar10, cifar100[\s\S]*did you mean torchvision:imagenette\?"):
         open_set("imagenete", tmp_path, download=False)
-    with pytest.raises(UserError, match="name one of these"):
+    with pytest.raises(UserError, match="choose one of these"):
         open_set("zzz", tmp_path, download=False)
 
 

@@ -73,7 +73,7 @@ def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
     assert examine(tmp_path, as_json=False, checks=[good]) == 0
     assert "1 ok" in capsys.readouterr().out
     assert examine(tmp_path, as_json=False, checks=[good, bad]) == 1
-    assert "→ to see all of it" in capsys.readouterr().out
+    assert "→ run this command to see the full error" in capsys.readouterr().out
     assert examine(tmp_path, as_json=True, checks=[good, bad]) == 1
     said = json.loads(capsys.readouterr().out)
     assert [finding["level"] for finding in said["findings"]] == [OK, PROBLEM]

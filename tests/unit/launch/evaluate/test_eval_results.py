@@ -53,7 +53,7 @@ def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
         long.write()
     assert json.loads(path.read_text())["backbones"]["online"]["linear"] == {"top1": 0.625}
     assert (
-        capsys.readouterr().err.count("is of other weights") == 2
+        capsys.readouterr().err.count("differ in weights") == 2
     )  # theirs of ours, and ours of theirs, once each
 
 
@@ -61,8 +61,8 @@ def test_what_another_evaluation_has_written_meanwhile_stays(tmp_path, capsys):
     ("change", "word"),
     [
         ({"weights": "cd"}, "weights"),
-        ({"train_index": "13"}, "a training set"),
-        ({"weights": "cd", "validation_index": "35"}, "weights, a validation set"),
+        ({"train_index": "13"}, "training set"),
+        ({"weights": "cd", "validation_index": "35"}, "weights, validation set"),
     ],
 )
 def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_path, capsys, change, word):
@@ -70,13 +70,13 @@ def test_results_of_another_checkpoint_or_set_are_replaced_and_that_is_said(tmp_
     written(path, knn_20=KNN)
     assert written(path, {**FACTS, **change}, retrieval=RETRIEVAL) == {"online": {"retrieval": RETRIEVAL}}
     said = capsys.readouterr().err
-    assert f"replacing {path}: what it says (knn_20) is of other {word};" in said
+    assert f"replacing {path}: its results (knn_20) differ in {word};" in said
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):
     path = tmp_path / "eval.json"
     path.write_text("[1]")
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match="does not contain results"):
         Results(path, FACTS)
     assert path.read_text() == "[1]"
 
@@ -111,7 +111,7 @@ def test_shares(text, shares):
 
 def test_the_whole_set_is_a_share_where_it_is_asked_for():
     assert parse_shares("100%,1%", "--finetune", whole=True) == (0.01, 1)
-    with pytest.raises(UserError, match=r"--finetune: '101%' is no share of a set: .* up to 100"):
+    with pytest.raises(UserError, match=r"--finetune: '101%' is not a percentage .* up to 100%"):
         parse_shares("101%", "--finetune", whole=True)
 
 
@@ -143,13 +143,13 @@ def test_no_learning_rates(text):
             "--finetune-rates: .* without --finetune",
         ),
         ({"finetune": "1%", "epochs": 8}, "--epochs: .* without --linear"),
-        ({"finetune": "101%"}, "--finetune: '101%' is no share"),
-        ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* no list of numbers"),
+        ({"finetune": "101%"}, "--finetune: '101%' is not a percentage"),
+        ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* is not a list of numbers"),
         ({"finetune": "100%", "batch": 8}, "not the folder of a run"),
         ({"low_shot_seeds": 5}, "--low-shot-seeds: .* without --low-shot"),
         ({"linear": True, "knn_k": "5"}, "--knn-k: .* without --knn"),
-        ({"knn_k": "x"}, "no list of numbers"),
-        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "no list of numbers"),
+        ({"knn_k": "x"}, "is not a list of whole numbers"),
+        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "is not a list of numbers"),
         ({"low_shot": "1%", "low_shot_seeds": 3}, "not the folder of a run"),
     ],
 )

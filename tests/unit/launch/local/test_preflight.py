@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_needs_no_pretrained_weights(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     pretrained = ("backbone.pretrained=true", "backbone.stem=imagenet", "backbone.width=64")
     config = config_of(f"data.train={digits_set}", "train.global_batch=64", *pretrained)
-    assert "could not be had" in str(problems(config, 1, new_runs=1))
+    assert "could not be loaded" in str(problems(config, 1, new_runs=1))
     assert problems(config, 1, new_runs=0) == []
 
 

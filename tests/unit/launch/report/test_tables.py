@@ -33,7 +33,7 @@ def facts(folder: Path, *overrides: str, judged: Any = None) -> RunFacts:
 
 def test_results_say_what_they_are_of(tmp_path: Path) -> None:
     found = facts(tmp_path, judged=EVAL)
-    assert judged_of(found) == "Of step_00000008, on 200 images of data/cars."
+    assert judged_of(found) == "Results of step_00000008 on 200 images of data/cars."
     rows = [list(row) for row in results(found).rows]
     assert rows == [
         ["linear_fast", "online", "top-1 50.00 %, top-5 90.00 %", "43.14 % to 56.86 %"],

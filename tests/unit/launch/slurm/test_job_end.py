@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.log import LOGGER
 from launch.slurm import job_end
 from launch.slurm.job import Start, start_line
 from trainer.config.schema import load_config
@@ -172,15 +173,16 @@ def test_a_requeue_that_is_refused_is_said_with_the_command_that_goes_on(
 
 
 def test_a_job_that_never_got_the_run_says_nothing_of_the_one_that_has_it(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
     monkeypatch.setenv("SLURM_JOB_ID", "6")
     with RunLock(run.path, attempt=2):
         run.note("start", attempt=2, world_size=1, job="6", restart=0)
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         assert not end(run, 2, monkeypatch)
     assert [record["event"] for record in read_records(run.ledger)] == ["start"]
-    assert "the run is trained by" in capsys.readouterr().err
+    assert "trains the run" in caplog.text
 
 
 def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: RunFolder) -> None:

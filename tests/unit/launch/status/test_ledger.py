@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.status.ledger import CUT_OFF, NO_END, RUNNING, AttemptSummary, read_attempts, total
+from launch.status.ledger import AttemptSummary, read_attempts, total
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder, append_record
 
 BATCH = 64
@@ -127,7 +128,7 @@ def test_every_device_second_and_every_step_is_useful_lost_or_spent_starting(
     assert sum(one.kept for one in attempts) == truth.kept
     assert sum(one.lost for one in attempts) == truth.trained - truth.kept
     assert [one.reason for one in attempts] == [
-        {"saved": "time is up", "killed": "killed", "dies": NO_END}[life.end] for life in lives
+        {"saved": "time is up", "killed": "killed", "dies": EndReason.NO_END}[life.end] for life in lives
     ]
 
 
@@ -149,16 +150,16 @@ def lost_and_resumed(run: RunFolder, **successor: Any) -> list[AttemptSummary]:
 def test_steps_that_are_done_again_are_lost_and_a_death_is_dated_by_the_last_step(run: RunFolder) -> None:
     first, second = lost_and_resumed(run, job="7", restart=1)
     assert (first.kept, first.lost, first.end) == (20, 10, 20 + 30 * 2)
-    assert (first.reason, "SLURM started it again" in first.message) == (NO_END, True)
+    assert (first.reason, "SLURM restarted it" in first.message) == (EndReason.NO_END, True)
     assert first.hours.lost * 3600 == pytest.approx(2 * 10 * 2)
     assert first.hours.starting * 3600 == pytest.approx(2 * 20)
-    assert (second.reason, second.first_step, second.replayed) == (RUNNING, 20, 10)
+    assert (second.reason, second.first_step, second.replayed) == (EndReason.RUNNING, 20, 10)
     assert second.end == pytest.approx(time.time(), abs=5)
 
 
 def test_of_another_job_nothing_is_said_of_a_restart(run: RunFolder) -> None:
     first, _ = lost_and_resumed(run, job="8", restart=0)
-    assert first.message == "it was killed, or its machine failed"
+    assert first.message == "it was killed, or its node failed"
 
 
 def test_a_checkpoint_that_turns_out_broken_takes_the_steps_of_two_attempts(run: RunFolder) -> None:
@@ -176,7 +177,7 @@ def test_a_machine_that_was_cut_off_costs_until_its_successor_starts(run: RunFol
     note(run, "start", 100, 2, world_size=1, nodes="node2", job="7", restart=1)
     note(run, "end", 500, 1, reason="error", message="another process has taken this run over")
     first, _ = read_attempts(run, running=False, saved=0)
-    assert (first.reason, first.end) == (CUT_OFF, 100)
+    assert (first.reason, first.end) == (EndReason.CUT_OFF, 100)
 
 
 def test_a_line_that_a_power_cut_left_short_is_passed_over(run: RunFolder) -> None:
@@ -184,4 +185,4 @@ def test_a_line_that_a_power_cut_left_short_is_passed_over(run: RunFolder) -> No
     with run.ledger.open("a") as file:
         file.write('{"event": "rea')
     (only,) = read_attempts(run, running=False, saved=0)
-    assert (only.reason, only.hours.starting) == (NO_END, 0)
+    assert (only.reason, only.hours.starting) == (EndReason.NO_END, 0)

@@ -87,8 +87,8 @@ def test_what_is_no_run_is_named_and_keeps_no_other_from_the_table(
     print_status(folder, as_json=False)
     shown = capsys.readouterr().out
     assert "one" in shown
-    assert f"left out: {folder}/other/config.yaml is not the configuration of a run" in shown
-    assert f"left out: {folder}/torn/config.yaml" in shown
+    assert f"skipped: {folder}/other/config.yaml is not the configuration of a run" in shown
+    assert f"skipped: {folder}/torn/config.yaml" in shown
     with pytest.raises(UserError, match=r"other/config.yaml: is not the configuration of a run"):
         print_status(folder / "other", as_json=False)
 
@@ -118,7 +118,7 @@ def test_what_attempts_did_and_cost_is_in_the_sums_and_of_a_single_run_in_a_tabl
     print_status(run.path, as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "│ node[1-2] │ 30 │ │ killed: node2, task 1:" in shown
-    assert "lost (10 steps that do not count)" in shown
+    assert "lost (10 steps)" in shown
 
 
 def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_leaves_it_out(
@@ -129,7 +129,7 @@ def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_lea
         run.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed", saved=0)
         run.note("start", attempt=attempt + 1, world_size=2, nodes="node[2-3]")
     print_status(run.path, as_json=False)
-    said = f"node2 was in 3 of 3 attempts that failed; leave it out: all4one resume {run.path} --exclude-suspects"
+    said = f"node2 was in 3 of 3 failed attempts. To exclude it: all4one resume {run.path} --exclude-suspects"
     assert said in capsys.readouterr().out
 
 

@@ -61,7 +61,7 @@ def test_runs_are_shown_anew_until_ctrl_c_also_while_the_controller_is_down(fold
     assert watching.returncode == 0
 
 
-@pytest.mark.parametrize(("more", "said"), [([], "is none"), (["--json"], "for programs")])
+@pytest.mark.parametrize(("more", "said"), [([], "needs a terminal"), (["--json"], "cannot be combined")])
 def test_watching_without_a_terminal_and_for_programs_is_refused(
     folder: Path, more: list[str], said: str
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.status.ledger import NO_END, AttemptSummary, Hours
+from launch.status.ledger import AttemptSummary, Hours
 from launch.status.suspect_nodes import (
     excluded_from_new,
     excluded_from_resumed,
@@ -14,10 +14,11 @@ from launch.status.suspect_nodes import (
     suspect_nodes,
 )
 from trainer.config.schema import load_config
+from trainer.runs.ends import EndReason
 from trainer.runs.run_folder import RunFolder
 
 
-def attempt(nodes: str, reason: str = NO_END, message: str = "") -> AttemptSummary:
+def attempt(nodes: str, reason: str = EndReason.NO_END, message: str = "") -> AttemptSummary:
     return AttemptSummary(1, "7", nodes, 1, 0, 1, reason, message, 0, 0, 0, 0, Hours())
 
 
@@ -101,7 +102,7 @@ def test_a_resumed_run_leaves_its_suspects_out_besides_those_that_it_left_out(
 ) -> None:
     run = failing_run(tmp_path / "one", "node2", "node1", "node2")
     assert excluded_from_resumed(run.path, []) == ['slurm.exclude="node9,node2"']
-    assert "left out: node2 was in 3 of 3 attempts that failed" in capsys.readouterr().out
+    assert "excluded: node2 was in 3 of 3 failed attempts" in capsys.readouterr().out
     assert excluded_from_resumed(run.path, ["slurm.exclude=node[1-2]"]) == []
 
 

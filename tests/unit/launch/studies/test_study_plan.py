@@ -38,13 +38,13 @@ def test_a_grid_has_a_run_for_each_combination_and_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"compare": "batch"}, "names no axis"),
-        ({"seeds": [1, 1]}, "none twice"),
+        ({"compare": "batch"}, "must name an axis"),
+        ({"seeds": [1, 1]}, "each seed only once"),
         ({"claims": [{"better": "all4one", "than": "nncrl"}]}, "did you mean nnclr"),
         ({"claims": [{"better": "all4one", "than": "nnclr", "at": {"size": "huge"}}]}, "size=huge"),
         ({"budget": 3}, "budget"),
         ({"grid": {**GRID, "size": {"small": {"run": {"seed": 3}}}}}, "sets run"),
-        ({"grid": {**GRID, "size": {"very small": {}}}}, "'very small' names runs' folders"),
+        ({"grid": {**GRID, "size": {"very small": {}}}}, "'very small' is part of the names of run folders"),
     ],
 )
 def test_a_study_that_is_not_valid_says_why(tmp_path: Path, changed: dict[str, object], said: str) -> None:
@@ -83,19 +83,19 @@ def test_every_kind_of_study_is_shipped() -> None:
 
 @pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here"])
 def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="would make all runs of the study one"):
+    with pytest.raises(UserError, match="would give all runs of the study the same folder"):
         runs_of(study(), tmp_path, [override])
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("method.embedding_dim=64", "method.embedding_dim, which size=small stands for"),
-        ("method.name=nnclr", "method.name, which method=nnclr stands for"),
-        ("method={name: nnclr}", "method.name, which method=nnclr stands for"),
+        ("method.embedding_dim=64", "method.embedding_dim, which size=small sets"),
+        ("method.name=nnclr", "method.name, which method=nnclr sets"),
+        ("method={name: nnclr}", "method.name, which method=nnclr sets"),
     ],
 )
 def test_what_a_choice_stands_for_cannot_be_overridden(override: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="would take the place of") as raised:
+    with pytest.raises(UserError, match="would override") as raised:
         runs_of(study(), tmp_path, ["optim.lr=1", override])
     assert said in str(raised.value)

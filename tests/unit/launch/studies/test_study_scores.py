@@ -51,7 +51,7 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
     ("judge", "settings", "said"),
     [
         ("knn", {"data": {"validation": None}}, "labeled images"),
-        ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "leaves out"),
+        ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "disables"),
     ],
 )
 def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str, Any], said: str) -> None:

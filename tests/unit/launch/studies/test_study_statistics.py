@@ -96,7 +96,7 @@ def test_a_seed_counts_once_all_choices_of_the_open_axes_are_finished() -> None:
     found = scores(a=[50, 51, 52], b=[40, 41, 42])
     judged = judge(STUDY, claim, found)
     assert (judged.difference, judged.verdict) == (None, UNDECIDED)
-    assert "no seed has all of its runs finished" in str(judged)
+    assert "no seed has finished all of its runs" in str(judged)
     found |= {cell("a", "large", 0): 45.0, cell("b", "large", 0): 50.0, cell("a", "large", 1): 99.0}
     judged = judge(STUDY, claim, found)
     assert judged.difference is not None

@@ -186,7 +186,7 @@ def test_when_none_is_whole_the_run_does_not_start_anew_in_silence(tmp_path):
     assert store.load_newest() is None
     path = store.write(snapshot(1))
     (path / STATE).unlink()
-    with pytest.raises(UserError, match=r"no checkpoint is whole: .*state.json: cannot be read"):
+    with pytest.raises(UserError, match=r"no checkpoint is valid: .*state.json: cannot be read"):
         store.load_newest()
 
 

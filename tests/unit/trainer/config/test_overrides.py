@@ -36,5 +36,5 @@ def test_a_component_is_chosen_by_its_name_alone() -> None:
 
 
 def test_what_holds_a_value_has_nothing_below_it() -> None:
-    with pytest.raises(UserError, match=r"train.epochs.first: 'epochs' is 3, and has nothing"):
+    with pytest.raises(UserError, match=r"train.epochs.first: 'epochs' is 3, which has no settings"):
         set_value({"train": {"epochs": 3}}, "train.epochs.first=1")

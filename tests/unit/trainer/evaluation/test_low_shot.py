@@ -71,7 +71,7 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
     ("judges", "message"),
     [
         (Judges(knn=(5, 601)), "600 labeled images"),
-        (Judges(low_shot=(0.5, 0.001)), "without one"),
+        (Judges(low_shot=(0.5, 0.001)), "leave no image of the class"),
         (
             Judges(linear=LinearProtocol(batch=481, held_out=0.2)),
             "--batch: 481 images are more than the 480 .*\\n.*--batch 480 or less",
@@ -80,7 +80,10 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
             Judges(finetune=FinetuneProtocol(shares=(0.5,), batch=1)),
             "--batch: batch norms cannot learn from one",
         ),
-        (Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)), "--finetune: .* without one"),
+        (
+            Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)),
+            "--finetune: .* leave no image of the class",
+        ),
         (
             Judges(finetune=FinetuneProtocol(shares=(0.1, 1.0), batch=51, held_out=0.2)),
             "--batch: 51 images are more than the 50 .* in 10 % of the training set\\n.*--batch 50 or less",

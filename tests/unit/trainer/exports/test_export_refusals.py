@@ -49,8 +49,8 @@ def test_wrong_use_is_one_message_and_leaves_nothing(tmp_path, overrides, given,
         ("hf", "..", "is no name of a folder"),
         ("onnx", "there", "is a folder\n  fix: name a file with --out, such as there/backbone.onnx"),
         ("hf", "full", "is there already"),
-        ("safetensors", "file/net.safetensors", "its folder cannot be made"),
-        ("hf", "file/net", "its folder cannot be made"),
+        ("safetensors", "file/net.safetensors", "its folder cannot be created"),
+        ("hf", "file/net", "its folder cannot be created"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_the_backbone_is_read(

@@ -146,7 +146,7 @@ def test_a_sample_of_a_set_that_has_rotted_is_named(run, tmp_path, capsys):
         ({"notes.txt": b"x"}, "out.npy", "there are no images"),
         ({"a.png": png(1)}, "out.csv", "ends in .parquet or .npy"),
         ({"a.png": png(1)}, "images", "ends in .parquet or .npy"),
-        ({"a.png": png(1)}, "images/a.png/out.npy", "its folder cannot be made"),
+        ({"a.png": png(1)}, "images/a.png/out.npy", "its folder cannot be created"),
     ],
 )
 def test_wrong_use_is_one_message_and_leaves_what_was_there(run, tmp_path, content, name, message):

@@ -97,14 +97,14 @@ def test_building_draws_only_from_torch_s_generator_and_leaves_batch_statistics_
 def test_pretrained_torchvision_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"resnet18 could not be had.*[\s\S]*TORCH_HOME"):
+    with pytest.raises(UserError, match=r"resnet18 could not be loaded.*[\s\S]*TORCH_HOME"):
         build(224, pretrained=True)
 
 
 def test_pretrained_timm_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="test_vit could not be had"):
+    with pytest.raises(UserError, match="test_vit could not be loaded"):
         build(160, name="test_vit", pretrained=True)
 
 
@@ -113,14 +113,18 @@ def test_pretrained_timm_weights_that_cannot_be_downloaded(monkeypatch, tmp_path
     [
         ({"name": "resnet81"}, 32, "resnet18"),
         ({"name": "vit_smal_patch16_224"}, 224, "vit_small_patch16_224"),
-        ({"name": "test_vit.nothing"}, 224, "no model is called"),
-        ({"name": "../resnet18"}, 224, "no model is called"),
-        ({"name": "vit_tiny_patch16_224"}, 8, "does not take images of 8 x 8"),
-        ({"name": "test_convnext"}, 8, "does not take images of 8 x 8"),
-        ({"name": "test_vit", "stem": "cifar"}, 32, "stem=cifar is for torchvision"),
-        ({"name": "test_vit", "zero_init_residual": True}, 32, "zero_init_residual=True is for torchvision"),
-        ({"name": "test_vit", "width": 32}, 32, "width is for torchvision"),
-        ({"name": "resnext50_32x4d", "width": 32}, 32, "comes in width 64 only"),
+        ({"name": "test_vit.nothing"}, 224, "there is no model"),
+        ({"name": "../resnet18"}, 224, "there is no model"),
+        ({"name": "vit_tiny_patch16_224"}, 8, "does not accept images of 8 x 8"),
+        ({"name": "test_convnext"}, 8, "does not accept images of 8 x 8"),
+        ({"name": "test_vit", "stem": "cifar"}, 32, "stem=cifar applies only to torchvision"),
+        (
+            {"name": "test_vit", "zero_init_residual": True},
+            32,
+            "zero_init_residual=True applies only to torchvision",
+        ),
+        ({"name": "test_vit", "width": 32}, 32, "width applies only to torchvision"),
+        ({"name": "resnext50_32x4d", "width": 32}, 32, "supports only width 64"),
         ({"name": "resnet18", "pretrained": True}, 32, "need the imagenet stem"),
         ({"name": "resnet18", "pretrained": True, "width": 32}, 224, "need the imagenet stem and width 64"),
     ],

@@ -169,7 +169,7 @@ def test_the_averaged_copy_starts_from_the_same_weights_and_heads_as_without(tmp
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init": "a.pth", "pretrained": True}, "either pretrained or init"),
+        ({"init": "a.pth", "pretrained": True}, "pretrained and init cannot be combined"),
         ({"init_partial": True}, "init_partial needs init"),
     ],
 )

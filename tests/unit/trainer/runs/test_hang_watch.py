@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runs.hang_watch import STALLED, stall_of
+from trainer.runs.ends import ExitCode
+from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder
 
 SECONDS = 0.2
@@ -50,7 +51,7 @@ def rank(run: RunFolder, act: str, seconds: float = SECONDS) -> subprocess.Compl
 def test_a_rank_that_hangs_dumps_its_threads_and_ends_with_a_code_of_its_own(run: RunFolder) -> None:
     began = time.monotonic()
     done = rank(run, "wait_for_data()")
-    assert done.returncode == STALLED, done.stderr
+    assert done.returncode == ExitCode.STALLED, done.stderr
     assert time.monotonic() - began < 5
     dump = run.stall_dump(3, 1)
     assert f"error: {dump}: rank 1 made no step for 0.2 s after step 12: waiting for data" in done.stderr
@@ -92,7 +93,7 @@ def test_ranks_that_meet_go_on_and_so_does_one_that_is_not_watched(
 
 def test_what_fails_after_a_stall_is_not_taken_for_its_cause(run: RunFolder) -> None:
     done = rank(run, "time.sleep(0.3); watch.wait_if_stalled(); print('goes on')")
-    assert (done.returncode, done.stdout) == (STALLED, "")
+    assert (done.returncode, done.stdout) == (ExitCode.STALLED, "")
 
 
 def test_a_rank_that_was_stopped_for_a_while_is_not_called_hung_when_it_goes_on(run: RunFolder) -> None:
@@ -109,7 +110,7 @@ def test_where_no_dump_can_be_written_the_stacks_go_to_the_output(run: RunFolder
     done = subprocess.run(
         [sys.executable, "-c", script, run.path], capture_output=True, text=True, timeout=30
     )
-    assert done.returncode == STALLED
+    assert done.returncode == ExitCode.STALLED
     assert "No such file" in done.stderr
     assert "in wait_for_data" in done.stderr
 

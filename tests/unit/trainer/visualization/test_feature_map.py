@@ -164,7 +164,7 @@ def test_a_run_without_validation_set_or_averaged_copy(tmp_path, shards):
 def test_what_cannot_be_mapped_is_one_message(tmp_path, trained, shards):
     run, method = trained
     gone, _ = make_run(tmp_path / "gone", *SMALL, f"data.validation={tmp_path / 'absent'}")
-    with pytest.raises(UserError, match="absent: there is no such folder of shards"):
+    with pytest.raises(UserError, match="absent: there is no such folder"):
         feature_map(gone)
     broken, _ = make_run(tmp_path / "broken", *SMALL, f"data.validation={shards.folder}")
     state = {name: value.clone() for name, value in method.state_dict().items()}

@@ -200,7 +200,7 @@ def test_a_run_without_queue_or_with_a_stream_has_no_gallery(tmp_path):
 def test_another_set_or_none_is_one_message(tmp_path):
     case = make_case(tmp_path)
     case.shards.folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="set: there is no such folder of shards"):
+    with pytest.raises(UserError, match="set: there is no such folder"):
         neighbor_galleries(case.run)
     make_set(tmp_path / "set", 26)
     with pytest.raises(UserError, match="the training set is not the one that the checkpoint was made with"):

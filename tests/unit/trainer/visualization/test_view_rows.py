@@ -65,5 +65,5 @@ def test_a_stream_has_no_rows_and_a_missing_set_is_one_message(tmp_path):
     )
     assert view_rows(streamed) == []
     gone, _ = make_run(tmp_path / "gone", f"data.train={tmp_path / 'absent'}")
-    with pytest.raises(UserError, match="absent: there is no such folder of shards"):
+    with pytest.raises(UserError, match="absent: there is no such folder"):
         view_rows(gone)

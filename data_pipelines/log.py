@@ -1,0 +1,39 @@
+"""What processes tell besides the output of their command: lines with time, level and rank."""
+
+import logging
+import os
+import sys
+
+LOGGER = logging.getLogger("all4one")
+_FORMAT = "%(asctime)s %(levelname)s%(rank)s %(message)s"
+
+
+class _WithRank(logging.Formatter):
+    """Names the rank, in a process that is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
+        record.rank = f" rank {rank}:" if rank is not None else ":"
+        return super().format(record)
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes to what is standard error now: a job's process redirects it after it has started."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _handler() -> logging.Handler:
+    handler = _StandardError()
+    handler.setFormatter(_WithRank(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
+if not LOGGER.handlers:
+    LOGGER.addHandler(_handler())
+    LOGGER.setLevel(os.environ.get("ALL4ONE_LOG_LEVEL", "INFO").upper())
+    LOGGER.propagate = False

@@ -1,0 +1,36 @@
+"""What is used of DeepSpeed's inside is there, in the version that this was read against."""
+
+from importlib.metadata import version
+
+import torch
+from deepspeed_ranks import engine_of, tiny
+
+from trainer.distributed import deepspeed_internals as internals
+
+
+def test_the_installed_version_is_the_one_that_was_read() -> None:
+    found = version("deepspeed").rpartition(".")[0]
+    assert found == internals.READ_AGAINST, "read deepspeed_internals.py against the new version's source"
+
+
+def shards_of_one_rank() -> list[tuple[int, int, bool]]:
+    """Parameters and numbers of each group, and whether each parameter's part begins where the shard says."""
+    with engine_of(tiny("parallel.zero_stage=1")) as engine:
+        zero = engine._deepspeed.optimizer
+        groups, flat = internals.parameter_groups(zero), internals.flat_shards(zero)
+        found = []
+        for group, shard in zip(groups, flat, strict=True):
+            offsets = [internals.shard_offsets(parameter) for parameter in group]
+            ends = torch.tensor([0, *(p.numel() for p in group)]).cumsum(0).tolist()
+            found.append((len(group), shard.numel() - ends[-1], offsets == [(end, 0) for end in ends[:-1]]))
+        internals.forget_linked_states(zero)
+        assert internals.shard_gradients(zero).keys() <= set(range(len(groups)))
+        return found
+
+
+def test_one_rank_has_all_parameters_end_to_end(run_ranks) -> None:
+    ((*groups,),) = run_ranks(shards_of_one_rank, 1)
+    assert sum(count for count, _, _ in groups) > 20
+    for _, padding, in_order in groups:
+        assert padding >= 0
+        assert in_order
