@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := all4one data_pipelines trainer launch benchmarks tests docs setup.py
+SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples setup.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: help setup demo test test-fast test-packages lint format docs bench gpu-check clean
