@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := all4one data_pipelines trainer launch benchmarks tests
+SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples setup.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-fast test-packages lint format bench gpu-check clean
+.PHONY: help setup demo test test-fast test-packages lint format docs bench gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ lint: setup  ## style, types and the direction of imports
 format: setup  ## mend the style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+docs: setup  ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict
 
 bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz

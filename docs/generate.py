@@ -25,8 +25,9 @@ from trainer.methods import available
 CLI_INTRO = """\
 # Commands
 
-Every command prints its own help with `--help`. `CONFIG` is the path of a recipe or the name of a shipped one. `RUN` is
-the folder of a run. `KEY=VALUE` overrides a setting of the recipe. The [settings](settings.md) are on their own page.
+Every command prints its own help with `--help`. `all4one --version` prints the version. `CONFIG` is the path of a
+recipe or the name of a shipped one. `RUN` is the folder of a run. `KEY=VALUE` overrides a setting of the recipe. The
+[settings](settings.md) are on their own page.
 
 A command exits with code 0 when it succeeds and with code 2 when the input is wrong. The message names the problem, the
 place and the fix. Ctrl-C ends a training run with code 130, after a checkpoint.

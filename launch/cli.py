@@ -1,6 +1,7 @@
 """The `all4one` command. Torch and DeepSpeed are loaded only by the commands that need them."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Self-supervised pretraining of image backbones with All4One.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Show recipes.")
 app.add_typer(data_app, name="data", help="Build, index, verify and inspect datasets in shards.")
@@ -51,6 +51,22 @@ Recipe = Annotated[
 Nproc = Annotated[
     int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"all4one {metadata.version('all4one')}")
+        raise typer.Exit
+
+
+@app.callback()
+def all4one(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Self-supervised pretraining of image backbones with All4One."""
 
 
 @app.command()

@@ -112,7 +112,7 @@ class PictureLoader:
 def _read(picture: Picture) -> _Read | str:
     """The picture's bytes, or why it cannot be used."""
     try:
-        data = picture.place.read()
+        data = picture.content.read()
         return _Read(picture.name, data, check(data, decode=False))
     except OSError as error:
         return f"cannot be read: {error.strerror}"

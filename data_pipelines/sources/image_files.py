@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.tars import inner_members, members
-from data_pipelines.sources.image_sources import IMAGE_SUFFIXES, Place
+from data_pipelines.sources.image_sources import IMAGE_SUFFIXES, Content, Place
 from data_pipelines.walk import files_below, is_hidden
 
 
@@ -16,8 +16,8 @@ class Picture(NamedTuple):
 
     name: str
     """Its path. Inside a tar, the path of the tar and the member's name."""
-    place: Place
-    """The location of its bytes."""
+    content: Content
+    """Its bytes, or the way to read them."""
 
 
 def pictures(path: Path) -> Iterator[Picture]:
@@ -35,7 +35,7 @@ def pictures(path: Path) -> Iterator[Picture]:
     elif path.suffix == ".tar":
         yield from _of_tar(path)
     else:
-        yield _of_file(path)
+        yield image_file(path)
 
 
 def require_source(path: Path) -> None:
@@ -56,10 +56,11 @@ def _of_folder(folder: Path) -> Iterator[Picture]:
         if path.suffix == ".tar":
             yield from _of_tar(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield _of_file(path)
+            yield image_file(path)
 
 
-def _of_file(path: Path) -> Picture:
+def image_file(path: Path) -> Picture:
+    """The image of a file that exists."""
     return Picture(readable(path), Place(path, 0, path.stat().st_size))
 
 

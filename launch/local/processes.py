@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -41,7 +42,7 @@ def launch(
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
     Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on,
-    but for a terminal's end under nohup.
+    but for a terminal's end under nohup, and for all of them outside of the main thread.
     When a rank fails the others are ended, and the end of a failed rank's log is printed.
 
     Args:
@@ -59,7 +60,8 @@ def launch(
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    heeded = [number for number in HANDED_ON if not (under_nohup and number == signal.SIGHUP)]
+    may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for handlers of signals
+    heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, SignalForwarder(ranks, on_stop)) for number in heeded}
     try:
         code, failed = _supervise(ranks)

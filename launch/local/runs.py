@@ -23,13 +23,22 @@ from trainer.runs.run_lock import RunLock
 ON_STOP = "stopping after this step or the next; twice more ends at once, without a checkpoint"
 
 
-def start_run(recipe: str, overrides: Sequence[str], nproc: int) -> int:
+def start_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> int:
     """Make a run's folder and train it with N processes. Returns the exit code."""
+    return train_run(new_run(recipe, overrides, nproc), nproc)
+
+
+def new_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> RunFolder:
+    """Make the folder of a run that N processes will train.
+
+    Raises:
+        UserError: the configuration is not valid, something would stop the run, or the folder is not empty.
+    """
     config = load_config(recipe, overrides)
     check(config, nproc, new_runs=1)
     run = create_run(config, find_recipe(recipe).stem)
     print(f"run folder: {run.path}", flush=True)
-    return _launch(run, nproc)
+    return run
 
 
 def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
@@ -50,7 +59,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
         return 0
     warn_of_other_world_size(run, config, nproc)
     keep_settings(run, config)
-    return _launch(run, nproc)
+    return train_run(run, nproc)
 
 
 def check(config: Config, nproc: int, *, new_runs: int) -> None:
@@ -114,7 +123,8 @@ def _taken_by_rank(config: Config) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items() if value]
 
 
-def _launch(run: RunFolder, nproc: int) -> int:
+def train_run(run: RunFolder, nproc: int) -> int:
+    """Train a run from where it is with N processes. Returns the exit code, after a message where that is not 0."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)

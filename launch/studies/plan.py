@@ -132,7 +132,7 @@ def read_study(study: str | Path) -> Study:
         raise UserError(
             "\n".join(["is not a valid study:", *lines]),
             where=path,
-            fix=f"see the examples in configs/{SHIPPED_STUDIES.name}/",
+            fix=f"see the examples in {SHIPPED_STUDIES}",
         ) from None
 
 

@@ -13,7 +13,16 @@ import yaml
 
 from data_pipelines.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs"
+
+def _shipped() -> Path:
+    """The folder of the shipped recipes. A wheel has it inside of `all4one`, where a checkout has none."""
+    root = Path(__file__).resolve().parents[2]
+    installed = root / "all4one" / "configs"
+    return installed if installed.is_dir() else root / "configs"
+
+
+SHIPPED = _shipped()
+"""Folder of the shipped recipes."""
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -88,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError("must be a mapping of keys to values", where=path, fix="see configs/base.yaml")
+        raise UserError("must be a mapping of keys to values", where=path, fix=f"see {SHIPPED / 'base.yaml'}")
     return values
 
 

@@ -55,12 +55,12 @@ def folder(tmp_path):
 
 
 def test_images_of_folders_and_tars_in_order(folder):
-    found = {str(p.name).removeprefix(f"{folder}/"): p.place.read() for p in pictures(folder)}
+    found = {str(p.name).removeprefix(f"{folder}/"): p.content.read() for p in pictures(folder)}
     assert list(found) == ["b.png", "a/z.PNG", "c/s.tar/k.png", "c/s.tar/l/m.png", "c/d/e.webp"]
     assert list(found.values()) == [png(20), png(10), png(50), png(60), png(40)]
     outer = folder.parent / "outer.tar"
     assert [p.name for p in pictures(outer)] == [f"{outer}/n01.tar/i.png", f"{outer}/o.png"]
-    assert [p.place.read() for p in pictures(outer)] == [png(70), png(80)]
+    assert [p.content.read() for p in pictures(outer)] == [png(70), png(80)]
     assert [p.name for p in pictures(folder / "notes.txt")] == [
         str(folder / "notes.txt")
     ]  # named by the user
@@ -81,7 +81,7 @@ def test_names_that_are_no_text_become_text(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xffa.png")).write_bytes(png(9))
     (found,) = pictures(tmp_path)
     assert found.name == f"{tmp_path}/\\xffa.png"
-    assert found.place.read() == png(9)
+    assert found.content.read() == png(9)
 
 
 def test_what_is_missing_or_no_tar_is_named(tmp_path):

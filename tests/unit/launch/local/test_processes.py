@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_every_rank_gets_its_place_in_one_group(job: Path) -> None:
     assert [s[0] for s in seen] == ["0", "1", "2"]
     assert [s[1] for s in seen] == ["0", "1", "2"]
     assert {tuple(s[2:]) for s in seen} == {("3", "3", "127.0.0.1", seen[0][5])}
+
+
+def test_a_thread_launches_ranks_too_and_leaves_signals_alone(job: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    codes: list[int] = []
+    thread = threading.Thread(
+        target=lambda: codes.append(launch("the_job", [str(job), "end"], nproc=1, logs=job / "logs"))
+    )
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_failed_rank_ends_the_others_and_its_log_is_shown(
