@@ -62,3 +62,11 @@ def test_wrong_words_end_with_one_message(shards: Path, verb: str, words: list[s
     assert result.returncode == 2
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+def test_the_module_is_light() -> None:
+    code = "import sys, launch.commands.data; print([m for m in ('numpy', 'torch', 'rich', 'cv2') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() in ("[]", "['rich']"), "typer itself may load rich"

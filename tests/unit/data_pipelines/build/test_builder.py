@@ -1,4 +1,3 @@
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from built_sets import OPTIONS, files
 
-from data_pipelines.build import builder, output_folder, shard_writer
+from data_pipelines.build import builder, shard_writer
 from data_pipelines.build.builder import BuildOptions, build, drop_notes
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.recode import Recoding
@@ -16,12 +16,6 @@ from data_pipelines.inspect.verify import verify
 from data_pipelines.shards.index import read_quarantine
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources.image_sources import Item, Place, Source
-
-OPTIONS = BuildOptions(shard_samples=25)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -282,55 +276,3 @@ def test_a_build_that_keeps_its_notes_finds_all_done(source: Source, tmp_path: P
     drop_notes(tmp_path)
     with pytest.raises(UserError, match="contains a finished dataset"):
         build(source, tmp_path, OPTIONS)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["thesis.tex", "other.tar", "classes.txt"])
-def test_what_is_not_ours_is_never_touched(
-    source: Source, tmp_path: Path, name: str, overwrite: bool
-) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=f"the output folder is not empty: it contains '{name}'"):
-        build(source, tmp_path, OPTIONS, overwrite=overwrite)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_file_beside_a_set_of_ours_is_never_touched(source: Source, tmp_path: Path) -> None:
-    build(source, tmp_path, OPTIONS)
-    (tmp_path / "notes.txt").write_text("mine")
-    before = files(tmp_path)
-    with pytest.raises(UserError, match=r"it holds 'notes\.txt'"):
-        build(source, tmp_path, OPTIONS, overwrite=True)
-    assert files(tmp_path) == before
-
-
-def test_a_disk_without_room_is_told_before_anything_is_written(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
-    with pytest.raises(UserError, match=r"the disk is full: the shards need 0\.\d MB and 0\.0 MB are free"):
-        build(source, tmp_path, OPTIONS)
-    assert not list(tmp_path.glob("*.tar"))
-
-
-def test_an_output_that_cannot_be_made_is_refused(source: Source, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="the output folder cannot be created"):
-        build(source, tmp_path / "file" / "out", OPTIONS)
-
-
-def test_two_builds_cannot_write_into_one_folder(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(output_folder.time, "sleep", lambda _: None)
-    tmp_path.joinpath("out").mkdir()
-    with output_folder.locked(tmp_path / "out"), pytest.raises(UserError, match="another build is writing"):
-        build(source, tmp_path / "out", OPTIONS)
-
-
-def test_the_record_says_what_the_set_holds(whole_set: Path) -> None:
-    record = json.loads((whole_set / "dataset.json").read_text())
-    assert record["samples"] == 90
-    assert record["classes"] == ["ant", "bee", "cat"]
-    assert (whole_set / "classes.txt").read_text() == "ant\nbee\ncat\n"
-    assert not (whole_set / ".building").exists()

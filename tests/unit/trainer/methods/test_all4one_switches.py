@@ -1,52 +1,18 @@
 """Every switch of All4One against the paper's formulas, straight and in float64, on one process and on two."""
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import pytest
 import torch
+from all4one_formula import ROWS, SWITCHES, images, make, settings_of
 from rank_processes import run_as_ranks
 from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.contrast.queue import NeighborQueue, QueueSettings
 from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import all_reduce_sum, rank, world_size
-from trainer.methods.all4one import All4One, All4OneSettings
-from trainer.networks.backbones import Backbone
+from trainer.methods.all4one import All4OneSettings
 from trainer.networks.heads import positional_encoding
-
-ROWS = 8  # of the global batch
-ONLY_NEIGHBOR = {"centroid_weight": 0, "feature_weight": 0}
-ONLY_CENTROID = {"neighbor_weight": 0, "feature_weight": 0}
-ONLY_FEATURE = {"neighbor_weight": 0, "centroid_weight": 0}
-ONE_WAY = {"symmetric": False}
-SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
-    "published": ({}, 0),
-    "weights": ({"neighbor_weight": 0.3, "centroid_weight": 0.7, "feature_weight": 1.1}, 0),
-    "no neighbor": ({"neighbor_weight": 0}, 0),
-    "no centroid": ({"centroid_weight": 0}, 0),
-    "no feature": ({"feature_weight": 0}, 0),
-    "only neighbor": (ONLY_NEIGHBOR, 0),
-    "only centroid": (ONLY_CENTROID, 0),
-    "only feature": (ONLY_FEATURE, 0),
-    "one neighbor": ({"num_neighbors": 1}, 0),
-    "three neighbors": ({"num_neighbors": 3}, 0),
-    "shallow": ({"transformer_depth": 1, "transformer_heads": 2}, 0),
-    "no positions": ({"positional_encoding": "none"}, 0),
-    "positions of the paper": ({"positional_encoding": "sequence_axis"}, 0),
-    "small embedding": ({"embedding_dim": 4}, 0),
-    "both views enter": ({"queue_views": "both"}, 0),
-    "features of a rank": ({"feature_scope": "rank"}, 0),
-    "one way": (ONE_WAY, 0),
-    "one way, only neighbor": (ONE_WAY | ONLY_NEIGHBOR, 0),
-    "one way, only neighbor, both views enter": (ONE_WAY | ONLY_NEIGHBOR | {"queue_views": "both"}, 0),
-    "one way, only centroid": (ONE_WAY | ONLY_CENTROID, 0),
-    "one way, only feature": (ONE_WAY | ONLY_FEATURE, 0),
-    "small views": ({}, 3),
-    "small views, no centroid": ({"centroid_weight": 0}, 2),
-    "small views, one way": (ONE_WAY, 3),
-}
-"""Settings that differ from the published ones, and small views."""
 
 
 class Found(NamedTuple):
@@ -54,32 +20,6 @@ class Found(NamedTuple):
     parts: Tensors
     """Means over the ranks."""
     queue: Tensors
-
-
-def settings_of(name: str) -> All4OneSettings:
-    sizes = {"projector_hidden": 16, "predictor_hidden": 16, "embedding_dim": 8, "transformer_heads": 4}
-    shared = {"transformer_dropout": 0, "feature_scope": "global", "queue": QueueSettings(size=50)}
-    return All4OneSettings(**sizes | shared | SWITCHES[name][0])
-
-
-def make(name: str) -> All4One:
-    """The method in float64, with a momentum copy that has gone another way than what it follows."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 10), nn.BatchNorm1d(10), nn.Tanh()
-    )
-    network.feature_dim = 10
-    method = settings_of(name).build(cast(Backbone, network), 0).double()
-    with torch.no_grad():
-        for parameter in method.momentum.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return method
-
-
-def images(name: str) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = [4, 4] + [2] * SWITCHES[name][1]
-    return [torch.randn(ROWS, 3, s, s, generator=generator, dtype=torch.float64) for s in sizes]
 
 
 def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
@@ -235,101 +175,3 @@ def test_two_ranks_compute_the_formula_of_the_whole_batch(on_two_ranks, name: st
     wanted = expected(name, 2)
     for result in on_two_ranks:
         assert_found(result[name], wanted)
-
-
-@pytest.mark.parametrize(
-    ("name", "absent"),
-    [
-        ("published", set()),
-        ("no neighbor", {"neighbor_predictor"}),
-        ("no centroid", {"centroid_predictor", "transformer"}),
-        ("no feature", set()),
-        ("only feature", {"neighbor_predictor", "centroid_predictor", "transformer", "queue"}),
-    ],
-)
-def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> None:
-    whole = {
-        "backbone",
-        "projector",
-        "neighbor_predictor",
-        "centroid_predictor",
-        "transformer",
-        "momentum",
-        "queue",
-    }
-    assert {n for n, _ in make(name).named_children()} == whole - absent
-
-
-@pytest.mark.parametrize(
-    ("name", "keys", "searches", "online"),
-    [
-        ("published", [4, 4], [(2, 5)], [4, 4]),
-        ("no centroid", [4, 4], [(2, 1)], [4, 4]),
-        ("only feature", [4, 4], [], [4, 4]),
-        ("one way", [4, 4], [(2, 5)], [4]),
-        ("one way, only neighbor", [4], [(1, 1)], [4]),
-        ("one way, only neighbor, both views enter", [4, 4], [(1, 1)], [4]),
-        ("one way, only feature", [4], [], [4]),
-        ("small views", [4, 4], [(2, 5)], [4, 4, 2, 2, 2]),
-        ("small views, one way", [4, 4], [(2, 5)], [4, 2, 2, 2]),
-    ],
-)
-def test_nothing_is_computed_that_no_loss_needs(
-    name: str,
-    keys: list[int],
-    searches: list[tuple[int, int]],
-    online: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls: list[tuple[int, int]] = []
-    nearest = NeighborQueue.nearest
-    monkeypatch.setattr(
-        NeighborQueue, "nearest", lambda q, x, k: calls.append((len(x), k)) or nearest(q, x, k)
-    )
-    method, seen = make(name), dict[str, list[int]](online=[], momentum=[])
-    for part, backbone in method.evaluation_backbones().items():
-        backbone.register_forward_hook(lambda m, i, o, part=part: seen[part].append(i[0].shape[-1]))
-    method(images(name), torch.full((ROWS,), -1), torch.arange(ROWS))
-    assert (seen["momentum"], calls, seen["online"]) == (keys, searches, online)
-
-
-def messages() -> dict[str, list[tuple[int, ...]]]:
-    found = {}
-    send = torch.distributed.all_gather_single
-    for name in SWITCHES:
-        shapes: list[tuple[int, ...]] = []
-
-        def counted(out: Tensor, x: Tensor, shapes: Any = shapes, **options: bool) -> object:
-            shapes.append(tuple(x.shape))
-            return send(out, x, **options)
-
-        torch.distributed.all_gather_single = counted
-        method = make(name).float()
-        out = method([x.float() for x in images(name)], torch.full((ROWS,), -1), torch.arange(ROWS))
-        out.loss.backward()
-        method.after_backward()
-        found[name] = shapes
-    return found
-
-
-def test_messages_hold_what_the_contrasts_need_and_no_more(run_ranks) -> None:
-    one_view, both_views = (ROWS, 8 + 4), (ROWS, 2 * 8 + 4)  # words of keys, a label and an id
-    for found in run_ranks(messages, 2):
-        assert found["published"] == [one_view, (ROWS, 4 * 8)]
-        assert found["both views enter"] == [both_views, (ROWS, 4 * 8)]
-        assert found["only neighbor"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
-        assert found["one way"] == [one_view, (ROWS, 2 * 8)]
-        assert found["only feature"] == found["one way, only feature"] == []
-        assert found["small views"] == [one_view, (ROWS, (5 + 2 + 2 * 3) * 8)]
-
-
-def test_settings_that_leave_nothing_to_learn_from_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of neighbor_weight, centroid_weight and feature_weight"):
-        All4OneSettings(**ONLY_FEATURE | {"feature_weight": 0})
-
-
-def test_what_is_off_restricts_nothing() -> None:
-    All4OneSettings(centroid_weight=0, embedding_dim=10)
-    All4OneSettings(**ONLY_FEATURE, queue=QueueSettings(size=1))
-    assert str(All4OneSettings().num_views) == "at least 2"
-    assert str(All4OneSettings(**ONLY_FEATURE).num_views) == "2"

@@ -1,0 +1,96 @@
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+from checkpoints import is_whole, names, snapshot, store_at
+from rank_processes import PRELOADED
+
+from trainer.checkpoints.store import CheckpointSettings, CheckpointStore
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+def test_after_broken_steps_the_checkpoint_before_them_stays(tmp_path):
+    store = store_at(tmp_path, keep_last=1)
+    store.write(snapshot(1))
+    store.write(replace(snapshot(2), after_broken_steps=True))
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
+    store.write(snapshot(3))
+    assert names(tmp_path) == ["latest", "step_00000003"]
+
+
+def test_a_store_to_read_makes_nothing(tmp_path):
+    store = CheckpointStore(tmp_path / "absent")
+    assert store.load_newest() is None
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="read only"):
+        store.write(snapshot(1))
+
+
+def test_loaded_tensors_outlive_their_file(tmp_path):
+    store = store_at(tmp_path)
+    loaded = store.load(store.write(snapshot(1, size=100_000)))
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    is_whole(loaded)
+
+
+def write_until_killed(folder, first, started):
+    store = store_at(folder, attempt=first, keep_last=2, keep_every=5)
+    for step in range(first, first + 10_000):
+        store.write(snapshot(step, size=2000))
+        store.write(snapshot(step, size=3000))
+        started.set()
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    moments = random.Random(seed)
+    step = 0
+    for _ in range(12):
+        started = CONTEXT.Event()
+        writer = CONTEXT.Process(target=write_until_killed, args=(tmp_path, step, started))
+        writer.start()
+        assert started.wait(60)
+        time.sleep(moments.uniform(0, 0.08))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        latest = CheckpointStore(tmp_path).load(tmp_path / (tmp_path / "latest").read_text().strip())
+        is_whole(latest)
+        loaded = CheckpointStore(tmp_path).load_newest()
+        is_whole(loaded.snapshot)
+        assert loaded.skipped == []
+        assert loaded.snapshot.step >= latest.step >= step
+        step = loaded.snapshot.step
+    store_at(tmp_path, attempt=10**6)
+    assert not [name for name in names(tmp_path) if name.startswith(".tmp")]
+
+
+def test_a_run_that_keeps_one_checkpoint_may_replace_it_while_it_is_read(tmp_path):
+    run = store_at(tmp_path, keep_last=1)
+    run.write(snapshot(1))
+    reader = CheckpointStore(tmp_path)
+    load, written = reader.load, []
+
+    def load_late(path):
+        if not written:
+            written.append(run.write(snapshot(2)))
+        return load(path)
+
+    reader.load = load_late
+    loaded = reader.load_newest()
+    assert (loaded.path, loaded.skipped) == (written[0], [])
+    is_whole(loaded.snapshot)
+
+
+def test_interval():
+    assert CheckpointSettings(every_steps=7).interval(100) == 7
+    assert CheckpointSettings(every_epochs=0.5).interval(101) == 50
+    assert CheckpointSettings(every_epochs=0.001).interval(100) == 1
+    assert CheckpointSettings(every_epochs=0).interval(100) == 0
