@@ -196,7 +196,7 @@ def _require_success(run: "RunFolder", code: int, *, noted_before: int) -> None:
         code: exit code of the attempt.
         noted_before: records that the ledger had when the attempt began.
     """
-    from trainer.runs.ends import REASONS
+    from trainer.runs.end_reasons import REASONS
     from trainer.runs.run_folder import read_records
 
     if code == 0:

@@ -31,7 +31,8 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config, load_config
 from trainer.distributed.process_group import initialize
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.runs.components import build_method
 
 MOST_SLOWER, MOST_STALL, LARGE = 1.15, 1.0, 256

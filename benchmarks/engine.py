@@ -30,7 +30,8 @@ from trainer.config.schema import Config, load_config
 from trainer.distributed.collectives import world_size
 from trainer.distributed.process_group import initialize
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.methods import Method
 from trainer.runs.components import build_method
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.optimizers import OptimSettings, Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import OptimSettings, build_optimizer, parameter_groups
 from trainer.methods.all4one import All4One, All4OneSettings
 from trainer.networks import ema
 from trainer.networks.backbones import BackboneSettings, build_backbone

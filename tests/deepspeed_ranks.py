@@ -12,7 +12,8 @@ from trainer.config.schema import Config, load_config
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.runs.components import IMAGES, build_method
 
 ROWS = 24  # of the global batch

@@ -15,7 +15,8 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process, broadcast_object
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.optimizers import Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.networks.initial_weights import InitialWeights, read_initial_weights
 from trainer.runs.components import (
     IMAGES,

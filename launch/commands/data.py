@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.data_looks import show, stats
+from launch.commands.data_inspect import show, stats
 
 if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord

@@ -13,7 +13,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.urls import Url
 from trainer.config.schema import Config
 from trainer.distributed.batch_norm import require_group
-from trainer.engine.optimizers import Schedule
+from trainer.engine.lr_schedule import Schedule
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
 from trainer.runs.components import TrainSet, open_train_set

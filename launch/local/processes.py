@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
-from trainer.runs.ends import STOPPED, ExitCode
+from trainer.runs.end_reasons import STOPPED, ExitCode
 
 GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
 TAIL_LINES = 25

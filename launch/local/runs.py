@@ -15,7 +15,7 @@ from trainer.config.recipes import find_recipe
 from trainer.config.resume_compat import refuse_changed_training
 from trainer.config.schema import Config, load_config, override
 from trainer.runs.components import open_train_set, refuse_other_set
-from trainer.runs.ends import STOPPED, EndReason
+from trainer.runs.end_reasons import STOPPED, EndReason
 from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder, create_run, open_run, read_records
 from trainer.runs.run_lock import RunLock

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
 from launch.messages import disk_error_message, print_error
-from trainer.runs.ends import REASONS, EndReason, ExitCode
+from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.run_folder import RunFolder, open_run, read_records
 from trainer.runs.run_lock import RunLock

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_pipelines.formatting import percent
 from launch.report.facts import RunFacts, differences, disagreements
 from trainer.evaluation.linear_fast import wilson_interval
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 
 
 class Table(NamedTuple):

@@ -12,7 +12,7 @@ from data_pipelines.log import LOGGER
 from launch.slurm import controller
 from launch.slurm.job_end import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
 _LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)

@@ -9,9 +9,7 @@ nobody asks. A preempted job that ended by itself would not be started again, so
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,18 +22,15 @@ from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import controller
-from trainer.runs.ends import REASONS, EndReason, ExitCode
+from launch.slurm.requeue import GRACE_SECONDS, requeue_from_rank
+from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.run_lock import STALE_AFTER_S
 from trainer.runs.stop_signals import StopRequest
 
 DECIDED = (EndReason.REQUEUED, EndReason.CANCELLED)
 """Reasons for which SLURM has ended the job already: its machines are given back at once, and nothing is lost."""
-GRACE_SECONDS = 30 * 60
-"""How long a saved rank waits for SLURM to end it: longer than the grace time that clusters give."""
 ANSWER_SECONDS = 3.0
 """How long SLURM may take to say why a signal came: it kills its processes soon after."""
-RETRY_SECONDS = 5.0
-"""Time between requests for a requeue that the controller does not answer."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class TrainJob:
                 self._say_used_up(start)
             elif end.code in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED) and end.reason not in DECIDED:
                 if end.code == ExitCode.TIME_IS_UP and rank == 0 and stop.received != ExitCode.TERMINATED:
-                    _ask_for_requeue(lambda: requeue(signal.SIGUSR2, None))
+                    requeue_from_rank(lambda: requeue(signal.SIGUSR2, None))
                 _wait_to_be_ended()
             if end.code:
                 raise SystemExit(end.code)
@@ -141,19 +136,6 @@ def _reason(start: Start, code: int) -> str:
     if facts["JobState"] != "RUNNING":
         return EndReason.REQUEUED if int(facts["Restarts"]) > start.restart else EndReason.CANCELLED
     return REASONS[code] if facts.get("PreemptTime", "None") == "None" else EndReason.PREEMPTED
-
-
-def _ask_for_requeue(requeue: Callable[[], None]) -> None:
-    """Ask until the controller takes it, which ends this process; or until SLURM ends it for its own reason."""
-    # `scontrol` inherits this, so that the requeue which it asks for does not end it
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    last = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < last:
-        try:
-            requeue()
-        except (subprocess.SubprocessError, OSError) as error:
-            LOGGER.warning("SLURM did not take the requeue: %s", error)
-        time.sleep(RETRY_SECONDS)
 
 
 def _wait_to_be_ended() -> None:

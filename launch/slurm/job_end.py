@@ -9,24 +9,22 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.slurm import controller
-from launch.slurm.job import RETRY_SECONDS, Start, start_line
+from launch.slurm.job import Start, start_line
+from launch.slurm.requeue import requeue_from_script
 from trainer.checkpoints.store import CheckpointStore
-from trainer.runs.ends import EndReason, ExitCode
+from trainer.runs.end_reasons import EndReason, ExitCode
 from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder, read_records
 from trainer.runs.run_lock import living_holder
 
 _TRIED_AGAIN = (EndReason.KILLED, EndReason.STALLED)
 _NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
-_ASKED_SECONDS = 300.0
-"""How long a controller that does not answer is asked for a requeue."""
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
@@ -57,22 +55,7 @@ def main() -> None:
     saved = CheckpointStore(run.checkpoints).newest_step()
     run.note("end", attempt=number, reason=reason, message=hung or _message(run, start), saved=saved)
     if reason in _TRIED_AGAIN and start.restart < settings.requeues and not is_crash_loop(run):
-        _requeue(start.job, run)
-
-
-def _requeue(job: str, run: RunFolder) -> None:
-    """Ask for the job's requeue until the controller answers, for some minutes; say so where it starts no more."""
-    last = time.monotonic() + _ASKED_SECONDS
-    while True:
-        try:
-            controller.ask("scontrol", "requeue", job)
-            return
-        except UserError as error:
-            if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
-                said = f"job {job} could not be requeued: {error.what}\n  fix: all4one resume {run.path}"
-                LOGGER.error(said)
-                return
-        time.sleep(RETRY_SECONDS)
+        requeue_from_script(start.job, run)
 
 
 def _of(record: dict[str, Any], start: Start) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
 Record = Mapping[str, Any]

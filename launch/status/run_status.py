@@ -13,7 +13,7 @@ from launch.slurm import controller
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, read_records, runs_below
 from trainer.runs.run_lock import is_held
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from launch.status.ledger import AttemptSummary, read_attempts
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
 from trainer.runs.run_lock import is_held
 

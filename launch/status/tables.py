@@ -16,7 +16,7 @@ from data_pipelines.formatting import duration
 from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 
 ANSWER_SECONDS = 5.0
 """Seconds to wait for SLURM's answer with --watch."""

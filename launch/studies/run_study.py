@@ -27,7 +27,7 @@ from launch.studies.scores import (
 from launch.studies.study_report import report
 from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
-from trainer.runs.ends import STOPPED
+from trainer.runs.end_reasons import STOPPED
 from trainer.runs.run_folder import RunFolder, create_run, run_of
 
 

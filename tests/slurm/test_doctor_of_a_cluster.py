@@ -17,7 +17,7 @@ def test_on_the_head_machine_nothing_stops_runs_and_a_controller_that_hangs_is_s
     assert found["preemption"]["level"] == "ok"
     assert found["KillWait"]["what"].startswith("5 s")
     assert found["gloo"]["level"] == "ok"
-    assert "head is 10.77.0.1" in found["host name"]["what"]
+    assert "head resolves to 10.77.0.1" in found["host name"]["what"]
     with jobs.cluster.controller_hangs():
         result = jobs.all4one(*doctor)
     assert result.code == 1

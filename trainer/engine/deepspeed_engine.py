@@ -20,7 +20,7 @@ from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import allow_float64, leave_gradients_alone
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
 from trainer.engine.guard import BatchStatistics, Guard, GuardSettings
-from trainer.engine.optimizers import Schedule
+from trainer.engine.lr_schedule import Schedule
 from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedState
 from trainer.methods import Method
 from trainer.methods.base import LABEL_METRICS

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.engine.momentum import MomentumRule, momentum_update
 from trainer.engine.partition import Partition
+from trainer.engine.sgd import MomentumRule, momentum_update
 
 
 class LARS(MomentumRule):

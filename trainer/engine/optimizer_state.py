@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data_pipelines.errors import UserError
 from trainer.engine.lars import LARS
-from trainer.engine.momentum import SGD
+from trainer.engine.sgd import SGD
 
 # What each optimizer keeps for a parameter → what that is called in a checkpoint.
 _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {

@@ -22,7 +22,7 @@ import yaml
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing
 from data_pipelines.log import LOGGER
-from trainer.runs.ends import ExitCode
+from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
 SETTLE_SECONDS = 5.0

@@ -28,7 +28,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config

@@ -4,7 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from trainer.runs.ends import ExitCode
+from trainer.runs.end_reasons import ExitCode
 
 if TYPE_CHECKING:
     from trainer.distributed.process_group import AsyncFlagReduce

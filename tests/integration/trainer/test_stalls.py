@@ -11,7 +11,7 @@ from tiny_runs import STEPS, Runs
 from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
-from trainer.runs.ends import ExitCode
+from trainer.runs.end_reasons import ExitCode
 
 BATCH, SHARD = 64, 32
 STALL_SECONDS = 15  # joining and opening must fit in it too, on a busy machine

@@ -152,7 +152,7 @@ def scontrol_answers(run: RunFolder, requeue: str) -> None:
 
 
 def test_a_controller_that_is_away_is_asked_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_end, "RETRY_SECONDS", 0)
+    monkeypatch.setattr("launch.slurm.requeue.RETRY_SECONDS", 0)
     away = run.path.parent / "away"
     away.touch()
     scontrol_answers(run, f"if [ -e {away} ]; then /bin/rm {away}; echo Socket timed out >&2; exit 1; fi")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.status.ledger import AttemptSummary, read_attempts, total
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, append_record
 
 BATCH = 64

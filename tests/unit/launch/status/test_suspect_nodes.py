@@ -14,7 +14,7 @@ from launch.status.suspect_nodes import (
     suspect_nodes,
 )
 from trainer.config.schema import load_config
-from trainer.runs.ends import EndReason
+from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder
 
 

@@ -9,8 +9,9 @@ from learner import Learner
 
 from data_pipelines.errors import UserError
 from trainer.engine.lars import LARS
-from trainer.engine.momentum import SGD
-from trainer.engine.optimizers import OptimSettings, Schedule, build_optimizer, parameter_groups
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import OptimSettings, build_optimizer, parameter_groups
+from trainer.engine.sgd import SGD
 
 
 def groups_of(learner, **fields):

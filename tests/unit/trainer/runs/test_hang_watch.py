@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runs.ends import ExitCode
+from trainer.runs.end_reasons import ExitCode
 from trainer.runs.hang_watch import stall_of
 from trainer.runs.run_folder import RunFolder
 

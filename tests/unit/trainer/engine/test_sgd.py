@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trainer.engine.lars import LARS
-from trainer.engine.momentum import SGD
+from trainer.engine.sgd import SGD
 
 SHAPES = ((7, 5), (5,), (3, 2, 2))
 

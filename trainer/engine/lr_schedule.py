@@ -1,0 +1,50 @@
+"""The learning rate of every step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from data_pipelines.errors import UserError
+from trainer.engine.optimizers import OptimSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate of every step: linear warm-up, then a cosine to 0 at `total_steps` (arXiv 1608.03983)."""
+
+    warmup_start_lr: float
+    warmup_steps: int
+    total_steps: int
+
+    @classmethod
+    def from_settings(cls, settings: OptimSettings, steps_per_epoch: int, total_steps: int) -> "Schedule":
+        """Build the schedule of a run.
+
+        Raises:
+            UserError: the warm-up is longer than the run.
+        """
+        warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+        if warmup_steps > total_steps:
+            epochs = total_steps / steps_per_epoch
+            raise UserError(
+                f"the warm-up of {settings.warmup_epochs:g} epochs exceeds the run of {epochs:g} epochs",
+                where="optim.warmup_epochs",
+                fix=f"set optim.warmup_epochs to {epochs / 10:g}, or train longer",
+            )
+        return cls(settings.warmup_start_lr, warmup_steps, total_steps)
+
+    def lr(self, base_lr: float, step: int) -> float:
+        """Return the learning rate of update number `step`, counted from 0, for a group with peak rate `base_lr`."""
+        if step < self.warmup_steps:
+            start = min(self.warmup_start_lr, base_lr)
+            return start + (base_lr - start) * step / self.warmup_steps
+        if step >= self.total_steps:
+            return 0.0
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return base_lr * (1 + math.cos(math.pi * progress)) / 2
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the learning rate of every group for update number `step`."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr(group["base_lr"], step)
