@@ -1,4 +1,4 @@
-"""How a job asks for its requeue: from rank 0, which still runs, or from the job's script after the ranks have ended."""
+"""How a job asks for its requeue: from rank 0, which still runs, or from its script after the ranks have ended."""
 
 import signal
 import subprocess
