@@ -132,13 +132,13 @@ def evaluate(
     import torch
 
     from launch.evaluate import evaluation
-    from trainer.evaluation.evaluators import Judges
+    from trainer.evaluation.evaluators import Evaluators
     from trainer.evaluation.linear_protocol import LinearProtocol
 
     _require_processes(nproc)
     if not (knn or retrieval or linear_fast or linear):
         raise UserError("no evaluator is asked for", where="evaluate", fix="set knn=True, or another one")
-    judges = Judges(
+    evaluators = Evaluators(
         knn=(KNN_NEIGHBORS,) if knn else (),
         retrieval=retrieval,
         linear_fast=linear_fast,
@@ -146,7 +146,7 @@ def evaluate(
     )
     job = evaluation.EvalJob(
         source=Path(run),
-        judges=judges,
+        evaluators=evaluators,
         backbone=backbone,
         train=_text(train),
         validation=_text(validation),

@@ -108,27 +108,27 @@ def evaluate(
     is killed, run the same command again to resume it.
     """
     none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
-    require_judge("--knn", knn or none, knn_k=knn_k)
-    require_judge("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
-    require_judge("--linear", linear, epochs=epochs, learning_rates=learning_rates)
-    require_judge(
+    require_evaluator("--knn", knn or none, knn_k=knn_k)
+    require_evaluator("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
+    require_evaluator("--linear", linear, epochs=epochs, learning_rates=learning_rates)
+    require_evaluator(
         "--finetune", finetune is not None, finetune_epochs=finetune_epochs, finetune_rates=finetune_rates
     )
-    require_judge("--linear or --finetune", linear or finetune is not None, batch=batch)
+    require_evaluator("--linear or --finetune", linear or finetune is not None, batch=batch)
     ks = parse_ks(knn_k) if knn_k is not None else (20,)
     shares = parse_shares(low_shot, "--low-shot") if low_shot is not None else ()
     rates = parse_rates(learning_rates, "--learning-rates")
     tuned_shares = parse_shares(finetune, "--finetune", whole=True) if finetune is not None else ()
     tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
     from launch.evaluate.evaluation import EvalJob
-    from launch.evaluate.evaluation import evaluate as judge
-    from trainer.evaluation.evaluators import Judges
+    from launch.evaluate.evaluation import evaluate as evaluator
+    from trainer.evaluation.evaluators import Evaluators
     from trainer.evaluation.finetune import FinetuneProtocol
     from trainer.evaluation.linear_protocol import LinearProtocol
 
     of_linear = given(epochs=epochs, batch=batch, learning_rates=rates)
     of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)
-    judges = Judges(
+    evaluators = Evaluators(
         knn=ks if knn or none else (),
         retrieval=retrieval,
         linear_fast=linear_fast or none,
@@ -138,19 +138,24 @@ def evaluate(
         finetune=FinetuneProtocol.model_validate(of_finetune) if tuned_shares else None,
     )
     job = EvalJob(
-        source=source, judges=judges, backbone=backbone, train=train_set, validation=validation_set, out=out
+        source=source,
+        evaluators=evaluators,
+        backbone=backbone,
+        train=train_set,
+        validation=validation_set,
+        out=out,
     )
-    raise typer.Exit(judge(job, nproc))
+    raise typer.Exit(evaluator(job, nproc))
 
 
-def require_judge(judge: str, asked: bool, **options: object) -> None:
+def require_evaluator(evaluator: str, asked: bool, **options: object) -> None:
     """Raise a UserError if options of an evaluator were given, but the evaluator itself was not."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given and not asked:
         raise UserError(
-            f"has no effect without {judge}",
+            f"has no effect without {evaluator}",
             where=", ".join(given),
-            fix=f"add {judge}, or leave the option out",
+            fix=f"add {evaluator}, or leave the option out",
         )
 
 

@@ -19,7 +19,7 @@ from launch.evaluate.results import Results
 from launch.local.preflight import require_devices
 from launch.local.processes import launch
 from trainer.distributed.collectives import rank
-from trainer.evaluation.evaluators import Judges, judge_features, require_enough
+from trainer.evaluation.evaluators import Evaluators, evaluate_features, require_enough
 from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
@@ -33,7 +33,7 @@ class EvalJob(Settings):
 
     source: Path
     """Folder of a run or of a checkpoint, or an exported file."""
-    judges: Judges
+    evaluators: Evaluators
     """The evaluators to run."""
     backbone: str | None = None
     """The backbone to evaluate. None: all backbones."""
@@ -92,7 +92,7 @@ def evaluate_backbone(job: EvalJob) -> None:
             fix="give two datasets with the same classes",
         )
     train_labels = train_set.index["label"].astype(np.int64)
-    require_enough(job.judges, train_labels, train_set.classes)
+    require_enough(job.evaluators, train_labels, train_set.classes)
     if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
         torch.set_num_threads(share_of_cores())
     facts: dict[str, Any] = {
@@ -105,45 +105,45 @@ def evaluate_backbone(job: EvalJob) -> None:
         "validation_index": validation_set.fingerprint,
         "images": int((validation_set.index["label"] >= 0).sum()),
     }
-    judged_weights = facts["weights"] if job.backbone is None else fingerprint(backbones)
+    evaluated_weights = facts["weights"] if job.backbone is None else fingerprint(backbones)
     results, progress = Results(job.place, facts, quiet=rank() > 0), ProgressBars(rank() == 0)
 
-    def note(backbone: str, judge: str, result: dict[str, Any]) -> None:
-        results.add(backbone, judge, result)
+    def note(backbone: str, evaluator: str, result: dict[str, Any]) -> None:
+        results.add(backbone, evaluator, result)
         if rank() == 0:
             results.write()
 
-    if job.judges.of_features:
+    if job.evaluators.of_features:
         bank, queries = (
             features_of_set(backbones, shards, settings, progress, f"features of {shards.folder}")
             for shards in (train_set, validation_set)
         )
         results.found["images"] = queries.count_labeled()
-        for judged in judge_features(job.judges, bank, queries, train_labels, train_set.classes):
-            note(*judged)
+        for evaluated in evaluate_features(job.evaluators, bank, queries, train_labels, train_set.classes):
+            note(*evaluated)
         del bank, queries
-    if job.judges.linear is not None:
+    if job.evaluators.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(
             backbones,
             train_set,
             validation_set,
             settings,
-            job.judges.linear,
-            weights=judged_weights,
+            job.evaluators.linear,
+            weights=evaluated_weights,
             state=state,
             progress=progress,
         ):
             note(name, "linear", result)
-    if job.judges.finetune is not None:
+    if job.evaluators.finetune is not None:
         state = job.place.with_name(f"{job.place.stem}.finetune.safetensors")
         for finetuned in finetune(
             backbones,
             train_set,
             validation_set,
             settings,
-            job.judges.finetune,
-            weights=judged_weights,
+            job.evaluators.finetune,
+            weights=evaluated_weights,
             state=state,
             progress=progress,
         ):

@@ -27,7 +27,11 @@ def merged(*several: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """Merge results by backbone and evaluator. For the same evaluator, the last result counts."""
     names = dict.fromkeys(name for backbones in several for name in backbones)
     return {
-        name: {judge: result for backbones in several for judge, result in backbones.get(name, {}).items()}
+        name: {
+            evaluator: result
+            for backbones in several
+            for evaluator, result in backbones.get(name, {}).items()
+        }
         for name in names
     }
 
@@ -54,10 +58,10 @@ class Results:
         self._added: dict[str, dict[str, Any]] = {}
         self._take_in()
 
-    def add(self, backbone: str, judge: str, result: dict[str, Any]) -> None:
+    def add(self, backbone: str, evaluator: str, result: dict[str, Any]) -> None:
         """Add the result of an evaluator, which replaces its earlier result."""
         for of in (self._added, self.found["backbones"]):
-            of.setdefault(backbone, {})[judge] = result
+            of.setdefault(backbone, {})[evaluator] = result
 
     def write(self) -> None:
         """Write the file atomically. Raises a UserError if it cannot be written."""
@@ -75,9 +79,9 @@ class Results:
         there = before["backbones"]
         if other := mismatches(before, self.found):
             if any(there.values()) and not self._quiet:
-                judges = sorted({judge for judged in there.values() for judge in judged})
+                evaluators = sorted({evaluator for evaluated in there.values() for evaluator in evaluated})
                 print(
-                    f"replacing {self.path}: its results ({', '.join(judges)}) differ in {', '.join(other)}; "
+                    f"replacing {self.path}: its results ({', '.join(evaluators)}) differ in {', '.join(other)}; "
                     "use --out to keep both",
                     file=sys.stderr,
                 )
@@ -90,20 +94,22 @@ class Results:
         console, found = Console(), self.found
         accuracy = Table("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", title=_title(found))
         ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
-        for name, judged in found["backbones"].items():
-            for judge, result in judged.items():
+        for name, evaluated in found["backbones"].items():
+            for evaluator, result in evaluated.items():
                 if "top1" in result:
                     interval = _interval(result, found["images"])
                     accuracy.add_row(
                         name,
-                        judge,
+                        evaluator,
                         percent(result["top1"], unit=False),
                         interval,
                         percent(result["top5"], unit=False),
                     )
                 else:
                     figures = ("map", "recall_at_1", "recall_at_5", "recall_at_10")
-                    ranking.add_row(name, judge, *(percent(result[figure], unit=False) for figure in figures))
+                    ranking.add_row(
+                        name, evaluator, *(percent(result[figure], unit=False) for figure in figures)
+                    )
         for table in (accuracy, ranking):
             if table.row_count:
                 console.print(table)

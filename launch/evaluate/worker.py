@@ -13,10 +13,10 @@ def main() -> int:
     """Evaluate as one rank of the group. JOB is an `EvalJob` as JSON."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
-    return run_with_error_report(_judge)
+    return run_with_error_report(_evaluate)
 
 
-def _judge() -> int:
+def _evaluate() -> int:
     from launch.evaluate.evaluation import EvalJob, evaluate_backbone
     from trainer.distributed.process_group import initialize
 

@@ -29,7 +29,7 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Return 0."""
     from trainer.distributed.process_group import initialize
     from trainer.profiling.measure import profile
-    from trainer.profiling.verdict import judge
+    from trainer.profiling.verdict import find_verdict
     from trainer.setup import build
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing needs to be saved on Ctrl-C
@@ -41,7 +41,7 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
 
     measured, spans = profile(config, process, parts, steps, write_trace if trace else None)
     if process.is_first:
-        verdict = judge(measured, config, len(os.sched_getaffinity(0)))
+        verdict = find_verdict(measured, config, len(os.sched_getaffinity(0)))
         found = {
             **measured.as_json(),
             "verdict": dataclasses.asdict(verdict),

@@ -36,7 +36,7 @@ class RunFacts:
     status: Status
     records: Sequence[Mapping[str, Any]]
     """All records of metrics.jsonl, in the order of steps."""
-    judged: Mapping[str, Any] | None
+    evaluated: Mapping[str, Any] | None
     """Results of `all4one eval`. None: there are none."""
     versions: Mapping[str, str]
     """Versions of the packages that wrote the newest checkpoint. Empty without a checkpoint."""
@@ -48,7 +48,7 @@ class RunFacts:
     @property
     def backbones(self) -> dict[str, Mapping[str, Any]]:
         """Results of `all4one eval` by backbone and evaluator."""
-        return dict(self.judged["backbones"]) if self.judged else {}
+        return dict(self.evaluated["backbones"]) if self.evaluated else {}
 
 
 def read_facts(runs: Sequence[RunFolder]) -> list[RunFacts]:
@@ -124,7 +124,7 @@ def _read(run: RunFolder, name: str) -> RunFacts:
             config=run.read_config(),
             status=status(run, None, None),
             records=read_records(run.metrics),
-            judged=_judged(run),
+            evaluated=_evaluated(run),
             versions=_versions(run),
         )
     except (OSError, YAMLError, KeyError, TypeError) as error:
@@ -141,7 +141,7 @@ def _versions(run: RunFolder) -> Mapping[str, str]:
     return state["versions"] if state and "versions" in state else {}
 
 
-def _judged(run: RunFolder) -> Mapping[str, Any] | None:
+def _evaluated(run: RunFolder) -> Mapping[str, Any] | None:
     """Return the results of a study's own evaluator, which are those in its table.
 
     Results of `all4one eval` are included if they have the same weights and datasets, or are the only ones.

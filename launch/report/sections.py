@@ -61,7 +61,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
     from launch.report.pictures import picture_sections
 
     sections = [
-        *_table("Results", tables.results(facts), tables.judged_of(facts)),
+        *_table("Results", tables.results(facts), tables.evaluated_of(facts)),
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
         *_table("Attempts", tables.attempts(facts)),

@@ -35,10 +35,10 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
         if (value := facts.newest(name)) is not None
     ]
     figures += [
-        (f"{judge}, {backbone}", percent(result["top1"]))
+        (f"{evaluator}, {backbone}", percent(result["top1"]))
         for backbone, by in facts.backbones.items()
-        for judge, result in by.items()
-        if judge.startswith(("linear", "finetune")) and "top1" in result
+        for evaluator, result in by.items()
+        if evaluator.startswith(("linear", "finetune")) and "top1" in result
     ]
     if status.images_per_second:
         figures.append(("images/s", f"{status.images_per_second:,.0f}"))
@@ -50,20 +50,22 @@ def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
 def results(facts: RunFacts) -> Table:
     """Return the results of `all4one eval`."""
     rows = []
-    for backbone, judged in facts.backbones.items():
-        for judge, result in judged.items():
+    for backbone, evaluated in facts.backbones.items():
+        for evaluator, result in evaluated.items():
             shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
             values = [f"{name} {percent(result[key])}" for key, name in shown if key in result]
-            rows.append([judge, backbone, ", ".join(values), _interval(result, facts)])
+            rows.append([evaluator, backbone, ", ".join(values), _interval(result, facts)])
     return Table(("evaluator", "backbone", "result", "95 % interval, or standard deviation"), rows)
 
 
-def judged_of(facts: RunFacts) -> str:
+def evaluated_of(facts: RunFacts) -> str:
     """Describe the checkpoint and the dataset of the results."""
-    if facts.judged is None:
+    if facts.evaluated is None:
         return ""
-    checkpoint = Path(facts.judged["checkpoint"]).name
-    return f"Results of {checkpoint} on {facts.judged['images']:,} images of {facts.judged['validation']}."
+    checkpoint = Path(facts.evaluated["checkpoint"]).name
+    return (
+        f"Results of {checkpoint} on {facts.evaluated['images']:,} images of {facts.evaluated['validation']}."
+    )
 
 
 def attempts(facts: RunFacts) -> Table:
@@ -142,9 +144,9 @@ def shown(value: Any) -> str:
 def _interval(result: dict[str, Any], facts: RunFacts) -> str:
     if "top1_std" in result:
         return f"{percent(result['top1_std'])} over {len(result['subsets'])} subsets"
-    if "top1" not in result or facts.judged is None:
+    if "top1" not in result or facts.evaluated is None:
         return ""
-    low, high = wilson_interval(result["top1"], facts.judged["images"])
+    low, high = wilson_interval(result["top1"], facts.evaluated["images"])
     return f"{percent(low)} to {percent(high)}"
 
 

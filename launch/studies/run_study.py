@@ -18,10 +18,10 @@ from launch.slurm.user_settings import slurm_defaults
 from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
 from launch.studies.scores import (
     JUDGING,
+    evaluate_finished,
+    is_evaluated,
     is_finished,
-    is_judged,
-    judge_finished,
-    require_judge,
+    require_evaluator,
     require_labels,
 )
 from launch.studies.study_report import report
@@ -60,7 +60,7 @@ def study(
     runs = {cell: run_of(config, cell.name) for cell, config in configs.items()}
     _refuse_other_settings(configs, runs)
     for config in configs.values():
-        require_judge(asked, config)
+        require_evaluator(asked, config)
     if not show:
         _refuse_live(runs, folder)
     left = [cell for cell, run in runs.items() if not is_finished(run)]
@@ -73,9 +73,12 @@ def study(
         refuse([e for config in one_of_each.values() for e in problems(config, ranks, new_runs=len(left))])
         if submit:
             _queue(asked, {cell: configs[cell] for cell in left}, runs, folder, parallel)
-            if unjudged := [run for run in runs.values() if is_finished(run) and not is_judged(asked, run)]:
+            if unevaluated := [
+                run for run in runs.values() if is_finished(run) and not is_evaluated(asked, run)
+            ]:
                 print(
-                    f"{len(unjudged)} of {len(runs)} runs are trained but not evaluated, such as {unjudged[0].path}; "
+                    f"{len(unevaluated)} of {len(runs)} runs are trained but not evaluated, such as "
+                    f"{unevaluated[0].path}; "
                     "run the same command without --submit to evaluate them when these jobs have ended"
                 )
             report(asked, runs, folder)
@@ -86,10 +89,10 @@ def study(
             if code in STOPPED:
                 print("resume the study with the same command")
                 return code
-            failed += [cell] if code or not judge_finished(asked, runs[cell]) else []
+            failed += [cell] if code or not evaluate_finished(asked, runs[cell]) else []
             report(asked, runs, folder)
     if not show:
-        failed += [c for c, run in runs.items() if c not in failed and not judge_finished(asked, run)]
+        failed += [c for c, run in runs.items() if c not in failed and not evaluate_finished(asked, run)]
     report(asked, runs, folder, out=Console(highlight=False))
     if failed:
         names = "\n".join(f"  - {runs[cell].path}" for cell in failed)

@@ -21,7 +21,7 @@ def is_finished(run: RunFolder) -> bool:
     return run.config.exists() and run.is_finished()
 
 
-def require_judge(asked: Study, config: Config) -> None:
+def require_evaluator(asked: Study, config: Config) -> None:
     """Raise a UserError if a run with these settings could not be evaluated at its end."""
     if config.data.validation is None:
         raise UserError("runs of a study need labeled images for evaluation", fix="set data.validation")
@@ -49,8 +49,10 @@ def score(asked: Study, run: RunFolder) -> float | None:
     if not is_finished(run):
         return None
     if asked.judge == "knn":
-        judged = [r for r in read_records(run.metrics) if r["kind"] == "eval"]
-        found = {name: judged[-1].get(f"knn_{name}") for name in ("momentum", "online")} if judged else {}
+        evaluated = [r for r in read_records(run.metrics) if r["kind"] == "eval"]
+        found = (
+            {name: evaluated[-1].get(f"knn_{name}") for name in ("momentum", "online")} if evaluated else {}
+        )
     elif _regression(run).exists():
         backbones = json.loads(_regression(run).read_text())["backbones"]
         found = {name: by["linear_fast"]["top1"] for name, by in backbones.items()}
@@ -61,15 +63,15 @@ def score(asked: Study, run: RunFolder) -> float | None:
     return None if value is None else 100 * value
 
 
-def judge_finished(asked: Study, run: RunFolder) -> bool:
+def evaluate_finished(asked: Study, run: RunFolder) -> bool:
     """Fit the missing regression of a finished run if the study needs it. Return whether that succeeded.
 
     If it failed, the evaluation has printed the reason.
     """
-    return not is_finished(run) or is_judged(asked, run) or fit_regression(run, asked.backbone)
+    return not is_finished(run) or is_evaluated(asked, run) or fit_regression(run, asked.backbone)
 
 
-def is_judged(asked: Study, run: RunFolder) -> bool:
+def is_evaluated(asked: Study, run: RunFolder) -> bool:
     """Return whether a finished run has been evaluated. The kNN is part of its training."""
     return asked.judge == "knn" or _regression(run).exists()
 

@@ -100,7 +100,7 @@ def _paired(
 
 
 @dataclass(frozen=True)
-class Judgment:
+class Verdict:
     """The verdict on a claim."""
 
     claim: Claim
@@ -121,7 +121,7 @@ class Judgment:
         return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
 
 
-def judge(study: Study, claim: Claim, scores: Scores) -> Judgment:
+def judge(study: Study, claim: Claim, scores: Scores) -> Verdict:
     """Decide whether a claim holds: the whole interval of its differences must exceed the margin.
 
     Runs are paired by seed and by all other choices. If the claim leaves axes open, the difference of a seed is the
@@ -154,4 +154,4 @@ def judge(study: Study, claim: Claim, scores: Scores) -> Judgment:
         verdict = NOT_HELD
     else:
         verdict = UNDECIDED
-    return Judgment(claim, found, verdict)
+    return Verdict(claim, found, verdict)

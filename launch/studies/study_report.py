@@ -13,7 +13,7 @@ from data_pipelines.files import write_whole
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
 from launch.studies.scores import score
-from launch.studies.statistics import Estimate, Judgment, Row, judge, table
+from launch.studies.statistics import Estimate, Row, Verdict, judge, table
 from trainer.runs.run_folder import RunFolder
 
 WORDS = "Means over seeds with 95 % intervals. Differences are paired by seed."
@@ -24,7 +24,7 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
     scores = {cell: value for cell, run in runs.items() if (value := score(asked, run)) is not None}
     rows = table(asked, list(runs), scores)
-    judgments = [judge(asked, claim, scores) for claim in asked.claims]
+    verdicts = [judge(asked, claim, scores) for claim in asked.claims]
     found = {
         "description": asked.description,
         "judge": asked.judge,
@@ -33,15 +33,15 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
         "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": WORDS},
         "runs": [{**dict(c.choices), "seed": c.seed, "score": scores.get(c)} for c in runs],
         "rows": [_as_json(row) for row in rows],
-        "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in judgments],
+        "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in verdicts],
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "study.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(folder / "study.md", _markdown(asked, rows, judgments).encode())
+    write_whole(folder / "study.md", _markdown(asked, rows, verdicts).encode())
     if scores:
         plot(asked, rows, scores, folder / "study.png")
     if out is not None:
-        _print(out, asked, rows, judgments, len(scores), len(runs))
+        _print(out, asked, rows, verdicts, len(scores), len(runs))
         out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""), markup=False)
 
 
@@ -89,16 +89,16 @@ def _header(asked: Study) -> list[str]:
     ]
 
 
-def _markdown(asked: Study, rows: Sequence[Row], judgments: Sequence[Judgment]) -> str:
+def _markdown(asked: Study, rows: Sequence[Row], verdicts: Sequence[Verdict]) -> str:
     header = _header(asked)
     lines = [asked.description, "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(line)} |" for line in _lines(asked, rows)]
     lines += ["", WORDS, ""]
-    return "\n".join(lines + [f"- {j}" for j in judgments]) + "\n"
+    return "\n".join(lines + [f"- {j}" for j in verdicts]) + "\n"
 
 
 def _print(
-    console: Console, asked: Study, rows: Sequence[Row], judgments: Sequence[Judgment], done: int, runs: int
+    console: Console, asked: Study, rows: Sequence[Row], verdicts: Sequence[Verdict], done: int, runs: int
 ) -> None:
     shown = Table(
         *_header(asked),
@@ -108,5 +108,5 @@ def _print(
     for line in _lines(asked, rows):
         shown.add_row(*line)
     console.print(shown)
-    for judgment in judgments:
-        console.print(f"- {judgment}", markup=False, soft_wrap=True)
+    for verdict in verdicts:
+        console.print(f"- {verdict}", markup=False, soft_wrap=True)

@@ -69,13 +69,15 @@ class ReplicatedState:
         buckets: GradientBuckets | None = None,
     ) -> None:
         self._optimizer, self._parameters, self._buckets = optimizer, parameters, buckets
-        self._judged = [parameter for name, parameter in parameters.items() if role_of(name) != "classifier"]
+        self._evaluated = [
+            parameter for name, parameter in parameters.items() if role_of(name) != "classifier"
+        ]
 
     def gradients(self) -> list[Tensor]:
         """Of all parameters but the classifier's."""
         if self._buckets is not None:
             self._buckets.finish()
-        return [p.grad for p in self._judged if p.grad is not None]
+        return [p.grad for p in self._evaluated if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Needs no message."""

@@ -24,7 +24,7 @@ TEMPERATURE = 0.07
 """Temperature of the kNN votes (Wu et al. 2018, section 4.1)."""
 
 
-class Judges(Settings):
+class Evaluators(Settings):
     """The evaluators to run on a backbone."""
 
     knn: tuple[int, ...] = ()
@@ -48,18 +48,22 @@ class Judges(Settings):
         return bool(self.knn or self.low_shot) or self.retrieval or self.linear_fast
 
 
-class Judged(NamedTuple):
+class Evaluated(NamedTuple):
     """The result of one evaluator for one backbone."""
 
     backbone: str
-    judge: str
+    evaluator: str
     result: dict[str, Any]
     """Its metrics and settings."""
 
 
-def judge_features(
-    judges: Judges, bank: Features, queries: Features, index_labels: NDArray[np.int64], classes: Sequence[str]
-) -> Iterator[Judged]:
+def evaluate_features(
+    evaluators: Evaluators,
+    bank: Features,
+    queries: Features,
+    index_labels: NDArray[np.int64],
+    classes: Sequence[str],
+) -> Iterator[Evaluated]:
     """Run all evaluators that use features. Every rank calls with its own parts and gets the result of the whole.
 
     kNN and retrieval distribute their work over the ranks. Fitting a linear classifier takes only seconds, while
@@ -77,59 +81,59 @@ def judge_features(
             image.
     """
     for name in bank.by_backbone:
-        for judge, result in _by_shares(judges, bank.of(name), queries.of(name), len(classes)):
-            yield Judged(name, judge, result)
-        if judges.linear_fast or judges.low_shot:
+        for evaluator, result in _by_shares(evaluators, bank.of(name), queries.of(name), len(classes)):
+            yield Evaluated(name, evaluator, result)
+        if evaluators.linear_fast or evaluators.low_shot:
             whole = gather_features(bank.of(name)), gather_features(queries.of(name))
-            for judge, result in _by_all(judges, *whole, index_labels, classes):
-                yield Judged(name, judge, result)
+            for evaluator, result in _by_all(evaluators, *whole, index_labels, classes):
+                yield Evaluated(name, evaluator, result)
 
 
 def _by_shares(
-    judges: Judges, bank: OneBackbone, queries: OneBackbone, num_classes: int
+    evaluators: Evaluators, bank: OneBackbone, queries: OneBackbone, num_classes: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    if judges.knn:
+    if evaluators.knn:
         found = knn_accuracies(
             bank.rows,
             bank.labels,
             queries.rows,
             queries.labels,
-            ks=judges.knn,
+            ks=evaluators.knn,
             temperature=TEMPERATURE,
             num_classes=num_classes,
         )
         for k, accuracy in found.items():
             yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
-    if judges.retrieval:
+    if evaluators.retrieval:
         seen = retrieval(*queries, num_classes=num_classes)
         recall = {f"recall_at_{k}": share for k, share in seen.recall.items()}
         yield "retrieval", {"map": seen.map, **recall, "queries": seen.queries}
 
 
 def _by_all(
-    judges: Judges,
+    evaluators: Evaluators,
     bank: OneBackbone,
     queries: OneBackbone,
     index_labels: NDArray[np.int64],
     classes: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     test = queries.rows, queries.labels
-    if judges.linear_fast:
+    if evaluators.linear_fast:
         probe = linear_probe(bank.rows, bank.labels, *test, num_classes=len(classes), seed=0)
         yield "linear_fast", asdict(probe) | {"seed": 0}
-    for share in judges.low_shot:
+    for share in evaluators.low_shot:
         few = low_shot(
             *bank,
             *test,
             share=share,
-            seeds=range(judges.low_shot_seeds),
+            seeds=range(evaluators.low_shot_seeds),
             index_labels=index_labels,
             classes=classes,
         )
         yield f"low_shot_{100 * share:g}%", asdict(few)
 
 
-def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[str]) -> None:
+def require_enough(evaluators: Evaluators, labels: NDArray[np.int64], classes: Sequence[str]) -> None:
     """Raise a UserError if the training set is too small, before its features are computed.
 
     Args:
@@ -137,8 +141,8 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
         labels: `[N]` classes of all rows of its index, -1 if unlabeled.
         classes: names of the classes.
     """
-    ks, count = judges.knn, int((labels >= 0).sum())
-    for share in judges.low_shot:
+    ks, count = evaluators.knn, int((labels >= 0).sum())
+    for share in evaluators.low_shot:
         low_shot_subset(labels, share, 0, classes=classes)
     if max(ks, default=0) > count:
         raise UserError(
@@ -146,16 +150,16 @@ def require_enough(judges: Judges, labels: NDArray[np.int64], classes: Sequence[
             where="--knn-k",
             fix=f"use at most {count}",
         )
-    if judges.linear is not None:
-        _require_batch(judges.linear, labels, classes, "")
-    if judges.finetune is not None:
-        if judges.finetune.batch == 1:
+    if evaluators.linear is not None:
+        _require_batch(evaluators.linear, labels, classes, "")
+    if evaluators.finetune is not None:
+        if evaluators.finetune.batch == 1:
             raise UserError(
                 "batch norms cannot be trained on one image", where="--batch", fix="use --batch 2 or more"
             )
-        for share in judges.finetune.shares:
-            own = share_labels(labels, share, judges.finetune, classes)
-            _require_batch(judges.finetune, own, classes, f" in {100 * share:g} % of the training set")
+        for share in evaluators.finetune.shares:
+            own = share_labels(labels, share, evaluators.finetune, classes)
+            _require_batch(evaluators.finetune, own, classes, f" in {100 * share:g} % of the training set")
 
 
 def _require_batch(

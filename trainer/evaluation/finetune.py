@@ -43,7 +43,7 @@ class Finetuned(NamedTuple):
     """The result of fine-tuning one backbone on one fraction."""
 
     backbone: str
-    judge: str
+    evaluator: str
     """`finetune_10%`."""
     result: dict[str, Any]
     """Its metrics and settings."""

@@ -110,8 +110,8 @@ def _results(subject: Subject) -> list[str]:
     if not rows:
         return ["## Results", "", "None were recorded.", ""]
     lines = (
-        f"| {judge} | {percent(top1, unit=False)} | {percent(top5, unit=False)} | {when} |"
-        for judge, top1, top5, when in rows
+        f"| {evaluator} | {percent(top1, unit=False)} | {percent(top5, unit=False)} | {when} |"
+        for evaluator, top1, top5, when in rows
     )
     head = ["| evaluator | top-1 % | top-5 % | on |", "| --- | --- | --- | --- |"]
     return ["## Results", "", *head, *lines, ""]
@@ -137,6 +137,6 @@ def _evaluated(subject: Subject) -> Iterator[Row]:
     if Path(found.get("checkpoint", "")).name != Path(subject.recipe.source).name:
         return
     where = _data(found["validation"]) if found.get("validation") else ""
-    for judge, result in found.get("backbones", {}).get(subject.which, {}).items():
+    for evaluator, result in found.get("backbones", {}).get(subject.which, {}).items():
         if isinstance(result, dict) and isinstance(result.get("top1"), float):
-            yield judge, result["top1"], result.get("top5"), where
+            yield evaluator, result["top1"], result.get("top5"), where

@@ -71,7 +71,7 @@ class Recorder:
             }
             self._metrics.write("train", step, values, time_values, epoch=self.epoch(step))
         if examined:
-            self._judge_health(step, values)
+            self._check_health(step, values)
         self._progress.update(
             step, self.epoch(step), values["loss"], images_per_second, waiting, self._health
         )
@@ -92,7 +92,7 @@ class Recorder:
         images = (step - first) * self._config.train.global_batch
         return images / seconds, (self._waited - waited) / seconds
 
-    def _judge_health(self, step: int, values: dict[str, float]) -> None:
+    def _check_health(self, step: int, values: dict[str, float]) -> None:
         """Show health values, and warn of each sign of a collapse where it begins."""
         self._health = f" · rank {values['z_rank']:.0f}"
         if math.isfinite(values.get("neighbor_agreement", math.nan)):

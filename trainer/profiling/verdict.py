@@ -34,7 +34,7 @@ class Verdict:
     words: str
 
 
-def judge(profile: Profile, config: Config, cores: int) -> Verdict:
+def find_verdict(profile: Profile, config: Config, cores: int) -> Verdict:
     """Return the verdict on a profile of a run with these settings on a node with `cores` cores."""
     shares = _shares(profile)
     bound = max(shares, key=lambda name: shares[name])

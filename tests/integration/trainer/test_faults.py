@@ -86,8 +86,8 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     trained = command("eval", folder, *options, *tuned, "--nproc", 2)
     assert trained.code == 0, trained.out
     added = json.loads((folder / "eval.json").read_text())["backbones"]
-    for name, judged_before in results.items():
-        assert {judge: added[name].pop(judge) for judge in judged_before} == judged_before
+    for name, evaluated_before in results.items():
+        assert {judge: added[name].pop(judge) for judge in evaluated_before} == evaluated_before
         assert list(added[name]) == ["linear", "finetune_10%"]
         assert added[name]["linear"]["epochs"] == 2
         assert (added[name]["finetune_10%"]["share"], added[name]["finetune_10%"]["epochs"]) == (0.1, 4)

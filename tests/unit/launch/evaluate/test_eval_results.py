@@ -21,10 +21,10 @@ KNN = {"top1": 0.5, "top5": 0.9, "k": 20}
 RETRIEVAL = {"map": 0.25, "recall_at_1": 0.5, "recall_at_5": 0.75, "recall_at_10": 0.875, "queries": 200}
 
 
-def written(path, facts=FACTS, **judged):
+def written(path, facts=FACTS, **evaluated):
     results = Results(path, facts)
-    for judge, result in judged.items():
-        results.add("online", judge, result)
+    for evaluator, result in evaluated.items():
+        results.add("online", evaluator, result)
     results.write()
     return json.loads(path.read_text())["backbones"]
 

@@ -49,7 +49,7 @@ def test_a_run_that_has_only_been_made_is_read(tmp_path: Path) -> None:
     [facts] = read_facts([create_run(config, "new")])
     assert facts.name == "new"
     assert facts.status.state == "new"
-    assert (facts.records, facts.judged, facts.versions) == ([], None, {})
+    assert (facts.records, facts.evaluated, facts.versions) == ([], None, {})
 
 
 def test_results_of_the_same_weights_and_sets_stand_together(tmp_path: Path) -> None:

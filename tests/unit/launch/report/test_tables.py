@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.report.facts import RunFacts, read_facts
-from launch.report.tables import judged_of, key_figures, results, shown
+from launch.report.tables import evaluated_of, key_figures, results, shown
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import create_run
 
@@ -23,17 +23,17 @@ EVAL = {
 }
 
 
-def facts(folder: Path, *overrides: str, judged: Any = None) -> RunFacts:
+def facts(folder: Path, *overrides: str, evaluated: Any = None) -> RunFacts:
     config = load_config("digits_demo", [f"run.folder={folder}", "run.name=one", *overrides])
     run = create_run(config, "one")
-    if judged is not None:
-        (run.path / "eval.json").write_text(json.dumps(judged))
+    if evaluated is not None:
+        (run.path / "eval.json").write_text(json.dumps(evaluated))
     return read_facts([run])[0]
 
 
 def test_results_say_what_they_are_of(tmp_path: Path) -> None:
-    found = facts(tmp_path, judged=EVAL)
-    assert judged_of(found) == "Results of step_00000008 on 200 images of data/cars."
+    found = facts(tmp_path, evaluated=EVAL)
+    assert evaluated_of(found) == "Results of step_00000008 on 200 images of data/cars."
     rows = [list(row) for row in results(found).rows]
     assert rows == [
         ["linear_fast", "online", "top-1 50.00 %, top-5 90.00 %", "43.14 % to 56.86 %"],
@@ -44,9 +44,9 @@ def test_results_say_what_they_are_of(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_result_is_passed_over(tmp_path: Path) -> None:
-    found = facts(tmp_path, judged={"backbones": {"online": {}}})
-    assert found.judged is None
-    assert judged_of(found) == ""
+    found = facts(tmp_path, evaluated={"backbones": {"online": {}}})
+    assert found.evaluated is None
+    assert evaluated_of(found) == ""
     assert results(found).rows == []
 
 

@@ -7,7 +7,7 @@ from noise_sets import make_set
 
 from data_pipelines.errors import UserError
 from launch.studies.plan import Study, runs_of
-from launch.studies.scores import require_judge, require_labels, score
+from launch.studies.scores import require_evaluator, require_labels, score
 from launch.studies.study_report import report
 from trainer.config.schema import parse
 from trainer.runs.run_folder import RunFolder, create_run
@@ -56,7 +56,7 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
 )
 def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        require_judge(study(judge=judge), parse(settings, where="here"))
+        require_evaluator(study(judge=judge), parse(settings, where="here"))
 
 
 @pytest.mark.parametrize("labeled", [True, False])

@@ -76,31 +76,31 @@ def test_a_claim_is_held_where_the_whole_interval_is_beyond_its_margin(
     a: list[float], b: list[float], verdict: str
 ) -> None:
     claim = Claim(better="a", than="b", at={"size": "small"}, by=5)
-    judged = judge(STUDY, claim, scores(a=a, b=b))
-    assert judged.verdict == verdict
-    assert verdict in str(judged)
-    assert "by more than 5 points" in str(judged)
+    evaluated = judge(STUDY, claim, scores(a=a, b=b))
+    assert evaluated.verdict == verdict
+    assert verdict in str(evaluated)
+    assert "by more than 5 points" in str(evaluated)
 
 
 def test_a_claim_that_leaves_an_axis_open_takes_its_mean_for_each_seed() -> None:
     found = scores(a=[50, 51, 52], b=[40, 41, 42])
     for seed, ahead in enumerate([9, 8, 4]):
         found |= {cell("a", "large", seed): 60.0 + ahead, cell("b", "large", seed): 60.0}
-    judged = judge(STUDY, Claim(better="a", than="b"), found)
-    assert judged.difference is not None
-    assert (judged.difference.samples, judged.difference.mean) == (3, pytest.approx((9.5 + 9 + 7) / 3))
+    evaluated = judge(STUDY, Claim(better="a", than="b"), found)
+    assert evaluated.difference is not None
+    assert (evaluated.difference.samples, evaluated.difference.mean) == (3, pytest.approx((9.5 + 9 + 7) / 3))
 
 
 def test_a_seed_counts_once_all_choices_of_the_open_axes_are_finished() -> None:
     claim = Claim(better="a", than="b")
     found = scores(a=[50, 51, 52], b=[40, 41, 42])
-    judged = judge(STUDY, claim, found)
-    assert (judged.difference, judged.verdict) == (None, UNDECIDED)
-    assert "no seed has finished all of its runs" in str(judged)
+    evaluated = judge(STUDY, claim, found)
+    assert (evaluated.difference, evaluated.verdict) == (None, UNDECIDED)
+    assert "no seed has finished all of its runs" in str(evaluated)
     found |= {cell("a", "large", 0): 45.0, cell("b", "large", 0): 50.0, cell("a", "large", 1): 99.0}
-    judged = judge(STUDY, claim, found)
-    assert judged.difference is not None
-    assert (judged.difference.samples, judged.difference.mean, judged.verdict) == (1, 2.5, UNDECIDED)
+    evaluated = judge(STUDY, claim, found)
+    assert evaluated.difference is not None
+    assert (evaluated.difference.samples, evaluated.difference.mean, evaluated.verdict) == (1, 2.5, UNDECIDED)
 
 
 def test_the_same_seeds_at_more_choices_decide_no_more() -> None:

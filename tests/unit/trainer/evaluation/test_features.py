@@ -17,7 +17,7 @@ from launch.evaluate.evaluation import EvalJob, evaluate_backbone
 from trainer.config.schema import Config
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.process_group import agree
-from trainer.evaluation.evaluators import Judges
+from trainer.evaluation.evaluators import Evaluators
 from trainer.evaluation.features import EvaluationInterrupted, extract, features_of_set
 from trainer.inference.loaded_backbones import METADATA_KEY, Recipe
 from trainer.monitoring.online_evaluation import OnlineEvaluation
@@ -156,13 +156,13 @@ def test_results_of_files_that_differ_after_a_dot_lie_side_by_side(tmp_path, cap
     tensors = {name: value.contiguous() for name, value in build_backbone(settings, 16).state_dict().items()}
     for name in ("net", "net.1"):
         save_file(tensors, str(tmp_path / name), metadata={METADATA_KEY: recipe.model_dump_json()})
-        judges = Judges(knn=(20,), linear_fast=name == "net")
-        evaluate_backbone(EvalJob(source=tmp_path / name, judges=judges))
+        evaluators = Evaluators(knn=(20,), linear_fast=name == "net")
+        evaluate_backbone(EvalJob(source=tmp_path / name, evaluators=evaluators))
     first, second = (json.loads((tmp_path / f"{name}.eval.json").read_text()) for name in ("net", "net.1"))
     assert first["images"] == 20
-    judged = first["backbones"]["exported"]
-    assert min(judged["knn_20"]["top1"], judged["linear_fast"]["top1"]) > 0.7
-    assert second["backbones"]["exported"] == {"knn_20": judged["knn_20"]}
+    evaluated = first["backbones"]["exported"]
+    assert min(evaluated["knn_20"]["top1"], evaluated["linear_fast"]["top1"]) > 0.7
+    assert second["backbones"]["exported"] == {"knn_20": evaluated["knn_20"]}
     assert (first["train_index"], first["validation_index"]) == (
         ShardSet.open(train).fingerprint,
         ShardSet.open(validation).fingerprint,

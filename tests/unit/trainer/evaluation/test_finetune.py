@@ -49,7 +49,7 @@ class Listening(ProgressBars):
         yield lambda status="": None
 
 
-def judged(sets, state, protocol=SHORT, progress=None, **backbones):
+def evaluated(sets, state, protocol=SHORT, progress=None, **backbones):
     train, validation = map(ShardSet.open, sets)
     found = finetune(
         backbones or {"online": make_backbone()},
@@ -61,7 +61,7 @@ def judged(sets, state, protocol=SHORT, progress=None, **backbones):
         state=state,
         progress=progress or ProgressBars(False),
     )
-    return {(backbone, judge): result for backbone, judge, result in found}
+    return {(backbone, evaluator): result for backbone, evaluator, result in found}
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_every_backbone_learns_from_every_share_and_stays_as_it_is(sets, tmp_pat
     backbones = {"online": make_backbone(), "momentum": make_backbone()}
     before = copy.deepcopy(backbones["online"].state_dict())
     progress = Listening()
-    results = judged(sets, tmp_path / "state", progress=progress, **backbones)
+    results = evaluated(sets, tmp_path / "state", progress=progress, **backbones)
     keys = [(name, f"finetune_{share}%") for name in backbones for share in (50, 100)]
     assert list(results) == keys
     assert counted["steps"] == 2 * STEPS
@@ -139,14 +139,14 @@ def watched(monkeypatch):
 )
 def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, counted, monkeypatch, died, kept):
     ends = watched(monkeypatch)
-    whole = judged(sets, tmp_path / "whole")
+    whole = evaluated(sets, tmp_path / "whole")
     not_killed = [*ends]
     counted |= {"steps": 0, "last": died}
     with pytest.raises(Killed):
-        judged(sets, tmp_path / "state")
+        evaluated(sets, tmp_path / "state")
     ends.clear()
     counted |= {"steps": 0, "last": -1}
-    assert judged(sets, tmp_path / "state") == whole
+    assert evaluated(sets, tmp_path / "state") == whole
     assert counted["steps"] == STEPS - kept
     # the one that was killed and all after it
     for resumed, straight in zip(ends, not_killed[-len(ends) :], strict=True):
@@ -160,7 +160,7 @@ def test_a_share_is_that_of_low_shot_and_its_held_out_images_are_not_learned_fro
     seen = []
     subset = ShardSet.subset
     monkeypatch.setattr(ShardSet, "subset", lambda self, ids: seen.append(set(ids)) or subset(self, ids))
-    judged(sets, tmp_path / "state", SHORT.model_copy(update={"learning_rates": (0.1,), "epochs": 1}))
+    evaluated(sets, tmp_path / "state", SHORT.model_copy(update={"learning_rates": (0.1,), "epochs": 1}))
     train = ShardSet.open(sets[0])
     for share, learned, held_out in zip(SHORT.shares, seen[::2], seen[1::2], strict=True):
         assert not learned & held_out
@@ -168,15 +168,15 @@ def test_a_share_is_that_of_low_shot_and_its_held_out_images_are_not_learned_fro
         assert learned | held_out == set(mask.nonzero()[0])
 
 
-def ranks_judged(sets, state):
+def ranks_evaluated(sets, state):
     with pytest.MonkeyPatch.context() as patch:
         ends = watched(patch)
-        return judged(sets, state, SHORT.model_copy(update={"shares": (0.5,)})), ends
+        return evaluated(sets, state, SHORT.model_copy(update={"shares": (0.5,)})), ends
 
 
 def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
-    results, networks = ranks_judged(sets, tmp_path / "state")
-    for found, others in run_ranks(ranks_judged, 2, sets, tmp_path / "state"):
+    results, networks = ranks_evaluated(sets, tmp_path / "state")
+    for found, others in run_ranks(ranks_evaluated, 2, sets, tmp_path / "state"):
         assert found == results
         for one, other in zip(networks, others, strict=True):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
@@ -184,7 +184,7 @@ def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
 
 def test_a_training_that_diverges_is_right_nowhere_and_not_chosen(sets, tmp_path):
     wild = SHORT.model_copy(update={"shares": (1.0,), "learning_rates": (0.1, 1e30)})
-    result = judged(sets, tmp_path / "state", wild)["online", "finetune_100%"]
+    result = evaluated(sets, tmp_path / "state", wild)["online", "finetune_100%"]
     assert result["learning_rate"] == 0.1
     assert result["held_out_top1_by_learning_rate"]["1e+30"] == 0
 
@@ -193,4 +193,4 @@ def test_a_backbone_whose_features_are_not_finite_is_refused(sets, tmp_path):
     broken = make_backbone()
     nn.init.constant_(broken[1].bias, math.nan)
     with pytest.raises(UserError, match="not finite"):
-        judged(sets, tmp_path / "state", online=broken)
+        evaluated(sets, tmp_path / "state", online=broken)

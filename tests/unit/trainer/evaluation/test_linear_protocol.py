@@ -35,7 +35,7 @@ def sets(tmp_path):
     return make_set(tmp_path / "train", 60), make_set(tmp_path / "validation", 20)
 
 
-def judged(sets, state, protocol=SHORT, backbone=None):
+def evaluated(sets, state, protocol=SHORT, backbone=None):
     train, validation = map(ShardSet.open, sets)
     return dict(
         linear_protocol(
@@ -53,7 +53,7 @@ def judged(sets, state, protocol=SHORT, backbone=None):
 
 def test_classes_that_differ_are_told_apart_and_settings_are_kept(sets, tmp_path):
     backbone = Pooled()
-    result = judged(sets, tmp_path / "state", backbone=backbone)["online"]
+    result = evaluated(sets, tmp_path / "state", backbone=backbone)["online"]
     assert result["top1"] > 0.9
     assert result["interval"][0] < result["top1"] <= result["interval"][1]
     assert result["learning_rate"] in SHORT.learning_rates
@@ -73,7 +73,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("steps", [4, 8])
 def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, monkeypatch, steps):
-    whole = judged(sets, tmp_path / "whole")
+    whole = evaluated(sets, tmp_path / "whole")
     original = LinearHeads.step
     count = 0
 
@@ -86,10 +86,10 @@ def test_a_killed_training_ends_like_one_that_was_not(sets, tmp_path, monkeypatc
 
     monkeypatch.setattr(LinearHeads, "step", step)
     with pytest.raises(Killed):
-        judged(sets, tmp_path / "state")
+        evaluated(sets, tmp_path / "state")
     count = -100
     backbone = Pooled()
-    assert judged(sets, tmp_path / "state", backbone=backbone) == whole
+    assert evaluated(sets, tmp_path / "state", backbone=backbone) == whole
     assert backbone.calls == 3 * 3 - steps // 3 * 3 + 3
 
 
@@ -106,20 +106,20 @@ def test_held_out_images_are_not_learned_from(sets, tmp_path, monkeypatch):
     seen = []
     subset = ShardSet.subset
     monkeypatch.setattr(ShardSet, "subset", lambda self, ids: seen.append(set(ids)) or subset(self, ids))
-    judged(sets, tmp_path / "state")
+    evaluated(sets, tmp_path / "state")
     fit, held_out = seen
     assert not fit & held_out
     assert len(fit | held_out) == 60
     assert learned == [16] * 9
 
 
-def ranks_judged(sets, state):
-    return judged(sets, state)
+def ranks_evaluated(sets, state):
+    return evaluated(sets, state)
 
 
 def test_two_ranks_find_what_one_does(run_ranks, sets, tmp_path):
-    alone = judged(sets, tmp_path / "state")
-    for found in run_ranks(ranks_judged, 2, sets, tmp_path / "state"):
+    alone = evaluated(sets, tmp_path / "state")
+    for found in run_ranks(ranks_evaluated, 2, sets, tmp_path / "state"):
         assert found == alone
 
 
@@ -139,8 +139,8 @@ def test_a_recipe_that_never_flips_is_not_flipped_here():
 
 def test_wrong_input_is_named(sets, tmp_path):
     with pytest.raises(UserError, match=re.escape("fewer than one global batch of 64")):
-        judged(sets, tmp_path / "state", SHORT.model_copy(update={"batch": 64}))
+        evaluated(sets, tmp_path / "state", SHORT.model_copy(update={"batch": 64}))
     broken = Pooled()
     nn.init.constant_(broken.scale, math.nan)
     with pytest.raises(UserError, match="not finite"):
-        judged(sets, tmp_path / "state", backbone=broken)
+        evaluated(sets, tmp_path / "state", backbone=broken)

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from data_pipelines.errors import UserError
 from data_pipelines.shards.subsets import low_shot_subset
 from trainer.distributed.collectives import rank, world_size
-from trainer.evaluation.evaluators import Judges, require_enough
+from trainer.evaluation.evaluators import Evaluators, require_enough
 from trainer.evaluation.features import OneBackbone, gather_features
 from trainer.evaluation.finetune import FinetuneProtocol
 from trainer.evaluation.linear_fast import linear_probe
@@ -70,35 +70,35 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
 @pytest.mark.parametrize(
     ("judges", "message"),
     [
-        (Judges(knn=(5, 601)), "600 labeled images"),
-        (Judges(low_shot=(0.5, 0.001)), "leave no image of the class"),
+        (Evaluators(knn=(5, 601)), "600 labeled images"),
+        (Evaluators(low_shot=(0.5, 0.001)), "leave no image of the class"),
         (
-            Judges(linear=LinearProtocol(batch=481, held_out=0.2)),
+            Evaluators(linear=LinearProtocol(batch=481, held_out=0.2)),
             "--batch: 481 images are more than the 480 .*\\n.*--batch 480 or less",
         ),
         (
-            Judges(finetune=FinetuneProtocol(shares=(0.5,), batch=1)),
+            Evaluators(finetune=FinetuneProtocol(shares=(0.5,), batch=1)),
             "--batch: batch norms cannot be trained on one",
         ),
         (
-            Judges(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)),
+            Evaluators(finetune=FinetuneProtocol(shares=(0.5, 0.001), batch=8)),
             "--finetune: .* leave no image of the class",
         ),
         (
-            Judges(finetune=FinetuneProtocol(shares=(0.1, 1.0), batch=51, held_out=0.2)),
+            Evaluators(finetune=FinetuneProtocol(shares=(0.1, 1.0), batch=51, held_out=0.2)),
             "--batch: 51 images are more than the 50 .* in 10 % of the training set\\n.*--batch 50 or less",
         ),
     ],
 )
-def test_a_set_that_is_too_small_is_refused_before_its_features_are_made(digits, judges, message):
+def test_a_set_that_is_too_small_is_refused_before_its_features_are_made(digits, evaluators, message):
     with pytest.raises(UserError, match=message):
-        require_enough(judges, digits[2], CLASSES)
+        require_enough(evaluators, digits[2], CLASSES)
 
 
 def ranks_refuse(labels, batch):
     protocol = LinearProtocol(batch=batch)
     try:
-        require_enough(Judges(linear=protocol), labels, CLASSES)
+        require_enough(Evaluators(linear=protocol), labels, CLASSES)
     except UserError as error:
         return str(error)
     return ""

@@ -65,11 +65,11 @@ def test_the_card_says_what_the_run_recorded(tmp_path, some_digits):
         append_record(
             run.metrics, {"kind": "eval", "step": step, "knn_online": top1, "knn_momentum": top1 / 2}
         )
-    judged = {"knn": {"top1": 0.75, "top5": 0.9375}, "linear": {"top1": 0.8125, "top5": 1.0}}
+    evaluated = {"knn": {"top1": 0.75, "top5": 0.9375}, "linear": {"top1": 0.8125, "top5": 1.0}}
     found = {
         "checkpoint": f"elsewhere/{load_backbones(run.path).recipe.source.rpartition('/')[2]}",
         "validation": "sets/digits/validation",
-        "backbones": {"online": judged, "momentum": {}},
+        "backbones": {"online": evaluated, "momentum": {}},
     }
     (run.path / "eval.json").write_text(json.dumps(found))
     folder, said = export_backbone(run.path, tmp_path / "hub", format_name="hf")

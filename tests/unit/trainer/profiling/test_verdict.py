@@ -5,7 +5,7 @@ import pytest
 from trainer.config.schema import Config
 from trainer.profiling.instruments import PARTS
 from trainer.profiling.measure import Profile
-from trainer.profiling.verdict import COMPUTE, DATA, MESSAGES, UPDATE, Verdict, judge
+from trainer.profiling.verdict import COMPUTE, DATA, MESSAGES, UPDATE, Verdict, find_verdict
 
 
 def measured(parts: dict[str, float], **changed: Any) -> Profile:
@@ -40,7 +40,7 @@ def verdict(parts: dict[str, float], *overrides: tuple[str, Any], **changed: Any
     for key, value in overrides:
         section, _, name = key.partition(".")
         values.setdefault(section, {})[name] = value
-    return judge(measured(parts, **changed), Config.model_validate(values), cores=8)
+    return find_verdict(measured(parts, **changed), Config.model_validate(values), cores=8)
 
 
 @pytest.mark.parametrize(
