@@ -97,7 +97,7 @@ class HangWatch:
     def _end(self) -> None:
         self._found.set()
         faulthandler.dump_traceback_later(2 * SETTLE_SECONDS, exit=True)
-        # A separate thread: if the file system hangs, the dump cannot be written.
+        # A separate thread: a hung file system would block the dump, and must not block the end.
         threading.Thread(target=self._explain, name="stall dump", daemon=True).start()
         time.sleep(SETTLE_SECONDS)
         os._exit(ExitCode.STALLED)

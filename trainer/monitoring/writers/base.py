@@ -54,11 +54,11 @@ class Background:
         self._thread.start()
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """See `Writer`; returns at once."""
+        """See `Writer`. Returns at once."""
         self._tasks.put(partial(self._writer.restart, step, list(records)))
 
     def write(self, record: Record) -> None:
-        """See `Writer`; returns at once."""
+        """See `Writer`. Returns at once."""
         self._tasks.put(partial(self._writer.write, record))
 
     def warnings(self) -> list[str]:
