@@ -1,9 +1,9 @@
 """A lock on a run folder. It keeps two jobs from training the same run, on one node or on several.
 
-Holders are numbered files such as `lock/00000007.json`. The file with the highest number holds the lock. To take over
-from holder n, which is dead or has released the lock, a process creates file n + 1. Exactly one process can create it.
-No process ever takes a file from another one. Ages come from the time stamps of the file system, so no clock of
-another node is trusted.
+Holders are numbered files such as `lock/00000007.json`. The file with the highest number holds the lock, and lower ones
+are void. To take over from holder n, which is dead or has released the lock, a process creates file n + 1. Exactly one
+process can create it. No process ever takes a file from another one. Ages come from the time stamps of the file system,
+so no clock of another node is trusted.
 """
 
 import json
