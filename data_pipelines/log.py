@@ -1,4 +1,4 @@
-"""What processes tell besides the output of their command: lines with time, level and rank."""
+"""Log lines of processes with time, level and rank, separate from the output of their command."""
 
 import logging
 import os
@@ -9,17 +9,17 @@ _FORMAT = "%(asctime)s %(levelname)s%(rank)s %(message)s"
 
 
 class _WithRank(logging.Formatter):
-    """Names the rank, in a process that is one."""
+    """Adds the rank, if the process is a rank."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
         record.rank = f" rank {rank}:" if rank is not None else ":"
         return super().format(record)
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to what is standard error now: a job's process redirects it after it has started."""
+    """Writes to the current standard error. A job's process redirects it after it has started."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""

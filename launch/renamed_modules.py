@@ -1,7 +1,7 @@
-"""Modules under the names that version 0.1 gave them, for jobs that it left in a queue.
+"""Modules under the names of version 0.1, for jobs that this version left in a queue.
 
-The pickle and the script of a queued job name modules. They start whatever version is installed when SLURM starts
-them, so the old names must lead to the code of today.
+The pickle and the script of a queued job name modules. When SLURM starts the job, they load the version that is then
+installed, so the old names must lead to the code of today.
 """
 
 import sys
@@ -19,17 +19,17 @@ RENAMED = {
     "launch.profile_job": "launch/profile/job.py",
     "launch.studies.judge_run": "launch/studies/evaluate_run.py",
 }
-"""Old names of modules with the files that hold their code today."""
+"""Old names of modules, with the files that hold their code today."""
 
 
 class _OldNames:
-    """A finder of modules that Python asks last, when no file has the name."""
+    """A module finder that Python asks last, if no file has the name."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where the code of a module of an old name is; None for all other names."""
+        """Return the spec of a module with an old name. None for all other names."""
         return spec_from_file_location(name, _ROOT / RENAMED[name]) if name in RENAMED else None
 
 

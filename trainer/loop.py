@@ -1,4 +1,4 @@
-"""The training loop: steps, records, evaluations and checkpoints, until done or asked to stop."""
+"""The training loop: steps, records, evaluations and checkpoints, until the run is done or a signal asks to stop."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,10 +24,10 @@ from trainer.setup import build
 
 
 class Trainer:
-    """Trains one run from its newest checkpoint, or from the start; every rank makes one.
+    """Trains one run from its newest checkpoint, or from the start. Every rank makes one.
 
     Raises:
-        UserError: for what the user can mend. Checkpoints that were saved stay.
+        UserError: something that the user can fix. Saved checkpoints stay.
     """
 
     def __init__(self, attempt: AttemptContext, stop: StopRequest, watch: HangWatch) -> None:
@@ -45,7 +45,7 @@ class Trainer:
         self.metrics: MetricsWriter | None = None
         if process.is_first:
             self.metrics = open_metrics(run, config, self.step)
-            self._cleanup.callback(self._say_messages)  # after what comes of closing
+            self._cleanup.callback(self._say_messages)  # runs after close, which may warn
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
         self._losses: dict[str, Tensor] | None = None
@@ -54,8 +54,8 @@ class Trainer:
         )
 
     def train(self) -> int:
-        """Train to the end. Returns the exit code: 0 when done; 130 or 143 where a signal asked to stop, with a
-        checkpoint of that step saved.
+        """Train to the end. Returns the exit code: 0 when done, or 130 or 143 if a signal asked to stop. In that case
+        a checkpoint of the last step is saved.
         """
         with self._cleanup:
             self._say_messages()
@@ -93,7 +93,7 @@ class Trainer:
                 return code
             batches = prefetched.batches
             if self.step + 1 < self.parts.total_steps:
-                # a step ahead, so that the ranks agree while they compute and none waits for another
+                # One step ahead: the ranks agree on the stop code while they compute, so no rank waits for another.
                 prefetched = self._fetch(iterator)
             self.watch.doing("forward, backward and update")
             self._losses = self.parts.engine.step(self.step, batches)
@@ -107,7 +107,7 @@ class Trainer:
             self.watch.doing("recording the step")
             self.recorder.record(self.step, self._losses)
             self._check_queue()
-            # saved before it is judged: an evaluation that is cut short is done again on resume
+            # Save before the evaluation: an evaluation that is cut short runs again on resume.
             if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:
                 self._save()
             if code := self._evaluate_if_due():
@@ -116,11 +116,11 @@ class Trainer:
         return 0
 
     def _batches(self) -> Iterator[Batch]:
-        """Those of the step that comes next, and on."""
+        """Return the micro-batches from the next step on."""
         return self.parts.loader.batches(self.step + self.checkpoints.rollback.skipped_batches)
 
     def _fetch(self, iterator: Iterator[Batch]) -> "_PrefetchedStep":
-        """All micro-batches of a step before it begins: a step is done as a whole or not at all."""
+        """Fetch all micro-batches of a step before it begins, because a step runs completely or not at all."""
         self.watch.doing("waiting for data")
         try:
             batches, failure = list(islice(iterator, self.config.train.grad_accum_steps)), None
@@ -129,7 +129,7 @@ class Trainer:
         return _PrefetchedStep(batches, failure, self.stop.agreement(DATA_FAILED if failure else 0))
 
     def _first_failure(self, own: UserError | None) -> str:
-        """What stopped the data of the lowest rank that it stopped on; the same on every rank."""
+        """Return the data error of the lowest rank that has one. The result is the same on every rank."""
         return next(str(error) for error in all_gather_object(own) if error is not None)
 
     def _save(self) -> None:
@@ -138,7 +138,7 @@ class Trainer:
         self._say_messages()
 
     def _roll_back(self) -> None:
-        """Go back to a good checkpoint, since one step after the other had a broken gradient."""
+        """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
         self.watch.doing("going back to a good checkpoint")
         assert self._losses is not None
         values = mean_over_ranks(self._losses)
@@ -162,7 +162,8 @@ class Trainer:
             )
 
     def _evaluate_if_due(self) -> int:
-        """Judge the backbones where the schedule says so. Returns the exit code if a signal came meanwhile."""
+        """Evaluate the backbones if this step is due. Returns the exit code if a signal arrived meanwhile, otherwise
+        0."""
         if not self.evaluation.due(self.step):
             return 0
         if broadcast_object(self.metrics is not None and self.metrics.evaluated(self.step)):
@@ -188,11 +189,11 @@ class Trainer:
 
 
 class _PrefetchedStep(NamedTuple):
-    """What a later step is made of, and whether all ranks have it."""
+    """The batches of a later step, and the pending agreement of the ranks on whether to run it."""
 
     batches: list[Batch]
-    """Too few only where this rank got a signal while it waited for them, or its data failed."""
+    """Incomplete only if this rank got a signal while it waited for data, or if its data failed."""
     failure: UserError | None
-    """What stopped this rank's data."""
+    """The error that stopped this rank's data, if any."""
     agreement: AsyncFlagReduce
-    """The code that the ranks shall stop with before that step; 0: none."""
+    """The code with which all ranks stop before that step. 0: they run it."""

@@ -1,4 +1,4 @@
-"""A run's checkpoints, lock and ledger, as the loop sees them: resume, due, save, finish."""
+"""A run's checkpoints, lock and ledger behind the calls of the training loop: resume, due, save, finish."""
 
 import os
 import platform
@@ -28,24 +28,24 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RollbackState:
-    """What going back has done to the order of batches."""
+    """How rollbacks have shifted the order of batches."""
 
     skipped_batches: int = 0
-    """Batches in the order that no step of the run as it stands has taken: step s takes batch s + skipped_batches."""
+    """Number of batches that the current run skipped. Step s takes batch s + skipped_batches."""
     rollbacks: int = 0
-    """Times that the run has gone back."""
+    """Number of rollbacks."""
     rolled_back_to: int = -1
-    """Step that it went back to the last time."""
+    """Step of the checkpoint that the last rollback loaded. -1: there was none."""
 
 
 class CheckpointManager:
-    """What is saved and found again. Every rank takes part in a save, and rank 0 writes."""
+    """Saves and restores the state of a run. Every rank takes part in a save, and rank 0 writes."""
 
     def __init__(self, attempt: AttemptContext, parts: TrainingComponents) -> None:
         self._attempt, self._parts = attempt, parts
         self._last_saved, self._messages = -1, list[str]()
         self.rollback = RollbackState()
-        """Where the run stands in the order of its batches."""
+        """The current position in the order of batches."""
         self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
@@ -57,7 +57,7 @@ class CheckpointManager:
         self._writer = BackgroundWriter(self._store) if is_first else None
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint, if there is one, on every rank. Returns the step to go on from."""
+        """Load the newest complete checkpoint on every rank. Returns its step, or 0 if there is no checkpoint."""
         path: Path | None = None
         snapshot: Snapshot | None = None
         if self._attempt.process.is_first:
@@ -70,18 +70,18 @@ class CheckpointManager:
         return 0 if path is None else self._take(snapshot or self._store.load(path))
 
     def roll_back(self, step: int, why: str) -> int:
-        """Go back from a step to a good checkpoint, and past all batches up to there. Every rank calls.
+        """Load a good checkpoint, and skip all batches that the run has used so far. Every rank calls.
 
-        Each time that the run comes to this again without a newer good checkpoint, it goes back further.
+        If the run fails again before it has a newer good checkpoint, the next rollback goes back further.
 
         Args:
-            step: steps that are done.
+            step: number of steps that are done.
             why: what is broken, for the user.
 
-        Returns the step to go on from.
+        Returns the step from which to resume.
 
         Raises:
-            UserError: there is no such checkpoint, or the run has gone back too often.
+            UserError: there is no good checkpoint, or the run has rolled back too often.
         """
         before, most = self.rollback, self._attempt.config.guard.max_rollbacks
         path: Path | None = None
@@ -125,7 +125,8 @@ class CheckpointManager:
         return reached
 
     def _good_checkpoint(self) -> tuple[Path, Snapshot] | tuple[None, None]:
-        """The newest whole one that no broken step precedes; the one before where the run has gone back to that."""
+        """Return the newest complete checkpoint that does not follow a broken step. If the last rollback already loaded
+        that one, return the good checkpoint before it, if there is one."""
         found: tuple[Path, Snapshot] | tuple[None, None] = (None, None)
         for path, state in self._store.states():
             if state["guard"]["in_a_row"]:
@@ -140,7 +141,7 @@ class CheckpointManager:
         return found
 
     def _take(self, snapshot: Snapshot) -> int:
-        """Load what a checkpoint holds into the parts of the run. Returns its step."""
+        """Load a checkpoint into the components of the run. Returns its step."""
         if snapshot.state["config"] != fingerprint(self._attempt.config):
             raise UserError(
                 "the checkpoints were made with other settings",
@@ -155,12 +156,13 @@ class CheckpointManager:
         return snapshot.step
 
     def due(self, step: int) -> bool:
-        """Whether the settings name this step, and it was no broken one: such would push good checkpoints out."""
+        """Whether a checkpoint of this step is due. Broken steps are not saved, because they would push out good
+        checkpoints."""
         interval = self._attempt.config.checkpoint.interval(self._parts.loader.steps_per_epoch)
         return interval > 0 and step % interval == 0 and not self._parts.engine.guard.state_dict()["in_a_row"]
 
     def save(self, step: int) -> None:
-        """Copy the state to host memory and write it behind the training's back."""
+        """Copy the state to host memory. A background thread writes it to disk."""
         if step == self._last_saved:
             return
         self._last_saved = step
@@ -180,7 +182,7 @@ class CheckpointManager:
         )
 
     def require_lock(self) -> None:
-        """Raise a UserError where another process has taken the run over: this one must write nothing more."""
+        """Raise a UserError if another process has taken over the run. This process must then write nothing more."""
         if self._attempt.lock is not None and self._attempt.lock.lost:
             raise UserError(
                 "another process has taken this run over, since this one gave no sign of life for too long",
@@ -210,7 +212,7 @@ class CheckpointManager:
         """Wait for the last write.
 
         Raises:
-            UserError: where it failed, so that a run never ends as done without its weights on disk.
+            UserError: the write failed. A run never counts as finished without its weights on disk.
         """
         failed = None
         if self._writer is not None:
@@ -226,7 +228,7 @@ class CheckpointManager:
             )
 
     def take_messages(self) -> list[str]:
-        """What the user should read, once."""
+        """Return the messages for the user since the last call."""
         messages, self._messages = self._messages, []
         if self._writer is None:
             return messages
@@ -235,7 +237,7 @@ class CheckpointManager:
             self._attempt.config.slurm.signal_lead_seconds,
             self._writer.slowest_seconds,
         )
-        # twice the time: the signal may find a write that has just begun, and the last one follows it
+        # Twice the time: the signal may arrive just after a write has begun, and the last write follows that one.
         if "SLURM_JOB_ID" in os.environ and 2 * slowest > signal_lead_seconds and not self._told_slow:
             self._told_slow = True
             warnings.append(
@@ -245,13 +247,13 @@ class CheckpointManager:
         return messages + [f"warning: {warning}" for warning in warnings]
 
     def close(self) -> None:
-        """Wait for a write in flight and stop the writer."""
+        """Wait for a running write and stop the writer."""
         if self._writer is not None:
             self._writer.close()
 
 
 def _rollback_of(state: dict[str, Any]) -> RollbackState:
-    """What a checkpoint says of rollbacks; version 0.1 wrote the same under other names."""
+    """Return the rollback state of a checkpoint. Version 0.1 wrote it under other names."""
     if "rollback" in state:
         return RollbackState(**state["rollback"])
     before = dict(state["detour"])

@@ -1,4 +1,4 @@
-"""Makes the components of a run from its configuration: data, method, optimizer, engine."""
+"""Builds the components of a run from its configuration: data, method, optimizer, engine."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ def _loader(
 
 
 def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
-    """What `backbone.init` holds, read by the first rank for all."""
+    """Return the weights in `backbone.init`, or None if it is not set. Rank 0 reads them for all ranks."""
     if config.backbone.init is None:
         return None
     found: InitialWeights | UserError | None = None
@@ -66,9 +66,10 @@ def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
 def build(
     config: Config, run: RunFolder, process: Process, *, give_up: Callable[[], bool] = never
 ) -> TrainingComponents:
-    """Open the data and make everything that trains; `give_up` ends the loader's waits.
+    """Open the data and build everything that trains. The loader stops waiting when `give_up` returns true.
 
-    Raises UserError for what the user can mend.
+    Raises:
+        UserError: something that the user can fix.
     """
     torch.set_num_threads(config.parallel.torch_threads or share_of_cores())
     train_set = open_train_set(config.data)

@@ -1,4 +1,4 @@
-"""Encoded images to augmented views: a pool of threads, a backend, and another try without the images it refuses."""
+"""Turns encoded images into augmented views with a thread pool and a backend. Images that fail are left out."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from data_pipelines.settings import DataSettings, ViewSettings
 
 
 class DecodedBatch(NamedTuple):
-    """What could be decoded."""
+    """The images of a batch that could be decoded."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalized; empty if no image could be decoded."""
+    """V x `[b, 3, S, S]`, channels-last memory, normalized. Empty if no image could be decoded."""
     rows: list[int]
-    """The image that each of the b rows shows."""
+    """Index of the image in each of the b rows."""
 
 
 class BatchDecoder:
@@ -28,13 +28,13 @@ class BatchDecoder:
 
     Args:
         settings: backend, threads, normalization.
-        views: what the backend must be able to do.
-        batch: images of a batch, at most.
-        device: where the views go.
-        dtype: of the views.
+        views: settings of the views, which the backend must support.
+        batch: maximum number of images in a batch.
+        device: device of the views.
+        dtype: data type of the views.
 
     Raises:
-        UserError: DALI is asked for and cannot be used.
+        UserError: the settings ask for DALI, and it cannot be used.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class BatchDecoder:
         )
 
     def use_device(self) -> None:
-        """Choose the decoder's device for the calling thread, which starts on device 0 whatever its process uses."""
+        """Select the decoder's device in the calling thread. A new thread starts on device 0, even if its process uses
+        another."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
@@ -64,14 +65,15 @@ class BatchDecoder:
         image: Callable[[int], bytes],
         params: Callable[[list[int]], Sequence[AugmentationParams]],
     ) -> tuple[DecodedBatch, dict[int, str]]:
-        """Decode a batch, again and again without what the backend refuses, until it takes all of it.
+        """Decode a batch. If the backend refuses images, repeat without them until it accepts the whole batch.
 
         Args:
-            choose: gives the images of the batch, in order, none of which is refused so far; none: there are no more.
-            image: gives the bytes of an image.
-            params: gives the parameters of every view of the images it is asked for.
+            choose: returns the images of the batch, in order, without those refused so far. An empty list: there are
+                no more images.
+            image: returns the bytes of an image.
+            params: returns the parameters of every view of the given images.
 
-        Returns the batch, and the reason for each image that was refused.
+        Returns the batch, and the reason for each refused image.
         """
         refused: dict[int, str] = {}
         while rows := choose(refused):
@@ -89,14 +91,14 @@ class BatchDecoder:
 
 
 def _device_with_index(device: torch.device) -> torch.device:
-    """The device, with the number of the current one where a CUDA device has none."""
+    """Return the device. A CUDA device without a number gets that of the current device."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def share_of_cores() -> int:
-    """Cores that this process may use, where several share the machine."""
+    """Return the number of cores that this process may use. Several processes may share the node."""
     if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
         return int(bound)
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -112,19 +114,19 @@ def _make_backend(
     device: torch.device,
     dtype: torch.dtype,
 ) -> AugmentationBackend:
-    """The backend that the settings name.
+    """Return the backend that the settings name.
 
     Args:
         pool: threads that it may use.
         settings: executor (the backend), normalization.
-        views: what it must be able to do.
-        batch: images of a batch, at most.
+        views: settings of the views, which the backend must support.
+        batch: maximum number of images in a batch.
         threads: number of the pool's threads.
-        device: where the views go; a CUDA device has its index.
-        dtype: of the views.
+        device: device of the views. A CUDA device has its index.
+        dtype: data type of the views.
 
     Raises:
-        UserError: DALI is asked for and cannot be used.
+        UserError: the settings ask for DALI, and it cannot be used.
     """
     name = settings.executor
     if name == "auto":

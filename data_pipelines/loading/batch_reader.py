@@ -1,4 +1,4 @@
-"""One batch from shards to tensors: read, decode, augment, and put good samples in the place of bad ones."""
+"""Reads a batch from shards into tensors: read, decode, augment, and replace bad samples by good ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ Numbers = Callable[[NDArray[np.int64]], Sequence[AugmentationParams]]
 
 
 class ReadBatch(NamedTuple):
-    """What became of a batch of samples."""
+    """A batch of samples that was read and decoded."""
 
     views: list[Tensor]
     """V x `[b, 3, S, S]`, channels-last memory, normalized."""
     labels: Tensor
     """`[b]` int64."""
     ids: Tensor
-    """`[b]` int64, with replacements in place."""
+    """`[b]` int64. Rows of replaced samples have the id of the replacement."""
     bad: dict[str, str]
     """Reason for each sample that could not be used, by `SHARD.tar/KEY`."""
 
@@ -35,12 +35,12 @@ class Reader:
     """Reads batches of samples.
 
     Args:
-        shards: where the samples are.
+        shards: set that holds the samples.
         settings: backend, threads, normalization.
-        views: what the backend must be able to do.
-        batch: samples of a batch, at most.
-        device: where the batches go.
-        dtype: of the views.
+        views: settings of the views, which the backend must support.
+        batch: maximum number of samples in a batch.
+        device: device of the batches.
+        dtype: data type of the views.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Reader:
         self._decoder = BatchDecoder(settings, views, batch=batch, device=device, dtype=dtype)
 
     def read(self, samples: NDArray[np.int64], numbers: Numbers, *, replace: bool) -> ReadBatch:
-        """Make the batch of samples `[b]`.
+        """Read the batch of samples `[b]`.
 
         Args:
             samples: sample ids.
-            numbers: gives the numbers of every view of the samples it is asked for.
-            replace: a bad sample's row is taken by the next good sample of the batch, counted cyclically, and the
-                others stay; otherwise bad samples are left out and the batch is shorter, perhaps empty.
+            numbers: returns the augmentation parameters of every view of the given samples.
+            replace: whether to replace each bad sample by the next good one of the batch, counted cyclically.
+                Otherwise bad samples are left out, and the batch is shorter or even empty.
 
         Raises:
-            UserError: bad samples are to be replaced and none of the batch is good.
+            UserError: bad samples must be replaced, and the batch has no good one.
         """
         self._decoder.use_device()
         contents = list(self._decoder.pool.map(self._content, samples.tolist()))
@@ -122,5 +122,5 @@ class Reader:
 
 
 def _substitute(count: int, bad: dict[int, str]) -> list[int]:
-    """Row whose sample stands in each row: its own, or that of the next good one; one at least is good."""
+    """Return, for each row, the row whose sample it gets: its own, or the next good one. At least one must be good."""
     return [next(r % count for r in range(row, row + count) if r % count not in bad) for row in range(count)]

@@ -1,4 +1,4 @@
-"""Batches of pictures that no index lists, sized and normalized as for evaluation."""
+"""Batches of image files without an index, resized and normalized as for evaluation."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,12 +17,12 @@ from data_pipelines.sources.image_files import Picture
 
 
 class PictureBatch(NamedTuple):
-    """What can be used of a batch of pictures."""
+    """The usable pictures of a batch."""
 
     images: Tensor
     """`[b, 3, S, S]`, channels-last memory, normalized."""
     names: list[str]
-    """The b pictures' names."""
+    """Names of the b pictures."""
 
 
 class _Made(NamedTuple):
@@ -37,15 +37,15 @@ class _Read(NamedTuple):
 
 
 class PictureLoader:
-    """Each picture once, in order; those that cannot be used are left out.
+    """Loads each picture once, in order. Unusable pictures are left out.
 
-    No more than `settings.prefetch` batches are read ahead, and pictures are listed no further than that.
+    At most `settings.prefetch` batches are read ahead, and pictures are listed no further than that.
 
     Args:
-        pictures: what to load; iterated once, in a thread.
+        pictures: pictures to load. They are iterated once, in a thread.
         settings: executor, threads, prefetch, sizes.
-        batch: pictures of a batch, at most.
-        device: where the batches go.
+        batch: maximum number of pictures in a batch.
+        device: device of the batches.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PictureLoader:
             yield _Made(self._views(good, bad), bad)
 
     def _views(self, good: list[_Read], bad: dict[str, str]) -> PictureBatch | None:
-        """The batch of what can be decoded; reasons for the others go to `bad`."""
+        """Return the batch of pictures that can be decoded. Reasons for the others are added to `bad`."""
         decoded, refused = self._decoder.decode(
             choose=lambda refused: [row for row in range(len(good)) if row not in refused],
             image=lambda row: good[row].data,
@@ -110,7 +110,7 @@ class PictureLoader:
 
 
 def _read(picture: Picture) -> _Read | str:
-    """The picture's bytes, or why it cannot be used."""
+    """Read a picture. Returns why it cannot be used if it is unusable."""
     try:
         data = picture.content.read()
         return _Read(picture.name, data, check(data, decode=False))

@@ -1,7 +1,7 @@
-"""Batches from WebDataset URLs without an index: samples as they pass by, shards drawn with replacement.
+"""Batches from WebDataset URLs without an index. Shards are drawn with replacement and read as streams.
 
-For sets that cannot be indexed. Nothing is known ahead: an epoch is so many samples as the settings say, some samples
-are seen twice and some not at all, and a resumed run goes on with other samples than an undisturbed one would.
+For sets that cannot be indexed. The settings define how many samples an epoch has. Some samples are seen twice in an
+epoch and some not at all. A resumed run gets other samples than an uninterrupted one would.
 """
 
 import hashlib
@@ -24,14 +24,15 @@ from data_pipelines.settings import DataSettings
 from data_pipelines.sources.existing_shards import LabelError, choose_image, read_label
 
 _MAX_FAILURES = 10
-"""Shards that may fail one after the other before a run stops: then it is the network, and not a shard."""
+"""Number of consecutive shard failures after which a run stops. So many failures point to the network, not to a
+shard."""
 
 
 class StreamSet:
-    """What a run knows of a set that it sees pass by.
+    """A set that is read as a stream.
 
     Args:
-        settings: URLs and how many samples and classes they hold.
+        settings: URLs, and the number of samples and classes that they hold.
 
     Raises:
         UserError: a URL would run a shell command and `data.allow_pipe` is false.
@@ -55,7 +56,7 @@ class StreamSet:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 where nothing is labeled."""
+        """Number of classes. 0: there are no labels."""
         return len(self.classes)
 
     def __len__(self) -> int:
@@ -73,23 +74,23 @@ class _Sample(NamedTuple):
 class StreamLoader:
     """Endless batches of augmented views for one rank, with the interface of `TrainLoader`.
 
-    Every rank draws shards by itself, from its own seed, and shuffles samples in a buffer.
+    Every rank draws shards independently with its own seed, and shuffles samples in a buffer.
 
     Args:
-        stream: the set to learn from.
+        stream: the training set.
         settings: views, executor, threads, prefetch, buffer.
         seed: seed of the run.
-        rank: this process among `world_size`.
-        world_size: processes that share each global batch.
-        global_batch: samples of one optimizer step over all ranks.
+        rank: rank of this process, below `world_size`.
+        world_size: number of processes that share each global batch.
+        global_batch: number of samples in one optimizer step over all ranks.
         accumulation: micro-batches of one optimizer step.
-        device: where the batches go.
-        dtype: of the views.
-        quarantine: file to which samples that cannot be used are appended; none: they are only counted.
-        give_up: polled while a batch is waited for; true ends the batches there.
+        device: device of the batches.
+        dtype: data type of the views.
+        quarantine: file to which unusable samples are appended. None: they are only counted.
+        give_up: polled while waiting for a batch. If it returns true, the batches end there.
 
     Raises:
-        UserError: the global batch does not divide by `accumulation * world_size`, or exceeds an epoch.
+        UserError: the global batch is not a multiple of `accumulation * world_size`, or exceeds an epoch.
     """
 
     def __init__(
@@ -124,19 +125,19 @@ class StreamLoader:
 
     @property
     def wait_seconds(self) -> float:
-        """Time that the consumer has waited for data in all."""
+        """Total time that the consumer has waited for data, seconds."""
         return self._feed.wait_seconds
 
     @property
     def bad_samples(self) -> int:
-        """Samples passed over so far."""
+        """Number of samples skipped so far."""
         return self._feed.bad_samples
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """The micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
+        """Yield the micro-batches of all global steps from `start_step` on, `accumulation` per step, without end.
 
         Raises:
-            TooManyBadSamples: more samples turned bad than `settings.max_bad_fraction` allows.
+            TooManyBadSamples: more samples were bad than `settings.max_bad_fraction` allows.
             UserError: no shard can be read, or no sample can be used.
         """
         return self._feed.batches(start_step)
@@ -162,7 +163,7 @@ class StreamLoader:
             step += 1
 
     def _samples(self, start_step: int) -> Iterator[dict[str, Any]]:
-        """Raw samples: extension to bytes, with `__key__` and `__url__`."""
+        """Yield raw samples, which map extensions to bytes and have `__key__` and `__url__`."""
         import webdataset
 
         seed = np.random.SeedSequence((self._seed, self._share.rank, start_step)).generate_state(1)[0]
@@ -179,13 +180,14 @@ class StreamLoader:
             yield sample
 
     def _fill(self, samples: Iterator[dict[str, Any]], first: int) -> tuple[Batch, dict[str, str]]:
-        """The next usable samples as a batch; `first` numbers them, and their views with them."""
+        """Return the next usable samples as a batch, and the reason for each unusable one. Sample ids count from
+        `first` and determine the views."""
         drawn: list[_Sample] = []
         unusable: dict[str, str] = {}
         ids = np.arange(first, first + self._share.batch)
 
         def choose(refused: Mapping[int, str]) -> list[int]:
-            """The samples that are left, and new ones for the others."""
+            """Return the samples that are left, with new samples in place of the refused ones."""
             while len(drawn) - len(refused) < self._share.batch:
                 raw = next(samples)
                 try:
@@ -208,14 +210,14 @@ class StreamLoader:
 
         decoded, refused = self._decoder.decode(choose, lambda row: drawn[row].image, params)
         labels = torch.tensor([drawn[row].label for row in decoded.rows])
-        # a copy that is waited for would wait for the training step on the same stream
+        # Non-blocking: a blocking copy would wait for the training step on the same stream.
         label, id_ = (x.to(self._decoder.device, non_blocking=True) for x in (labels, torch.from_numpy(ids)))
         bad = unusable | {drawn[row].name: reason for row, reason in refused.items()}
         return Batch(decoded.views, label, id_), bad
 
 
 class _Patience:
-    """Passes over shards that fail, until only failures come."""
+    """Skips shards that fail, until too many fail in a row."""
 
     def __init__(self, urls: list[str]) -> None:
         self._urls, self._failures = urls, 0
@@ -224,7 +226,7 @@ class _Patience:
         self._failures = 0
 
     def failed(self, error: Exception) -> bool:
-        """For webdataset: whether to go on after an error."""
+        """Handler for webdataset, which returns whether to continue after an error."""
         self._failures += 1
         if self._failures >= min(_MAX_FAILURES, 2 * len(self._urls)):
             raise UserError(

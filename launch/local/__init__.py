@@ -1,1 +1,1 @@
-"""Runs as processes of this machine."""
+"""Runs training as processes of this machine."""

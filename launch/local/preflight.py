@@ -1,4 +1,4 @@
-"""What would stop a run, found before it starts: everything at once, each with its mend."""
+"""Checks before a run starts. They report everything that would stop it at once, each problem with its fix."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,9 +22,13 @@ Found = TypeVar("Found")
 
 
 def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
-    """What is wrong with a configuration on so many ranks: sets that are missing, stale, too small or of other
-    classes; a batch or ranks that do not divide; a backbone, first weights or a schedule that cannot be made; a disk
-    without room for the checkpoints of so many new runs."""
+    """Return the problems of a configuration on `ranks` ranks:
+
+    - a set that is missing, stale, too small or has other classes
+    - a batch size or a number of ranks that does not divide
+    - a backbone, initial weights or a schedule that cannot be built
+    - a disk without room for the checkpoints of `new_runs` new runs
+    """
     found: list[UserError] = []
 
     def tried(work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -51,7 +55,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
 
 
 def refuse(found: Sequence[UserError]) -> None:
-    """Raise one UserError that lists all that was found, each thing once; nothing where that is nothing."""
+    """Raise one UserError that lists each problem once, or nothing if there are no problems."""
     found = list({str(problem): problem for problem in found}.values())
     if len(found) == 1:
         raise found[0]
@@ -61,7 +65,7 @@ def refuse(found: Sequence[UserError]) -> None:
 
 
 def require_devices(nproc: int) -> None:
-    """Raise a UserError where this machine has GPUs, but not one for each of so many processes."""
+    """Raise a UserError if this machine has GPUs, but fewer than `nproc`."""
     if torch.cuda.is_available() and nproc > torch.cuda.device_count():
         raise UserError(
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
@@ -113,9 +117,9 @@ def _check_room(config: Config, classes: int, runs: int) -> None:
     while not folder.exists():
         folder = folder.parent
     try:
-        # all that is kept, and the one that is written before the oldest goes
+        # the checkpoints that are kept, and one more: a new one is written before the oldest is deleted
         wanted = runs * (config.checkpoint.keep_last + 1) * _checkpoint_bytes(config, classes)
-    except UserError:  # `_check_backbone` tells
+    except UserError:  # `_check_backbone` reports it
         return
     free = shutil.disk_usage(folder).free
     if free < wanted:
@@ -127,7 +131,7 @@ def _check_room(config: Config, classes: int, runs: int) -> None:
 
 
 def _checkpoint_bytes(config: Config, classes: int) -> int:
-    """Weights, buffers and the optimizer's state, without memory for them."""
+    """Return the bytes of weights, buffers and optimizer state, without allocating them."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
     weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Runs a job as N processes on this machine, and supervises them. Light: it loads no torch."""
+"""Runs a job as N processes on this machine, and supervises them. Loads no torch."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ from types import FrameType
 from data_pipelines.errors import UserError
 from trainer.runs.end_reasons import STOPPED, ExitCode
 
-GRACE_SECONDS = 5.0  # that the others get to end by themselves when one has failed
+GRACE_SECONDS = 5.0  # time in which the others may end by themselves after one failed
 TAIL_LINES = 25
-HANDED_ON = {  # a closed terminal ends a run as gently as a request does
+HANDED_ON = {  # a closed terminal stops a run like SIGTERM
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
@@ -23,10 +23,10 @@ HANDED_ON = {  # a closed terminal ends a run as gently as a request does
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of this project.
+    """Return the command line that runs a module of this project.
 
-    The working directory is not searched for modules (`-P`): a user's folder `trainer` or file `launch.py` there must
-    not run in place of ours.
+    Python does not search the working directory for modules (`-P`), so that a user's folder `trainer` or file
+    `launch.py` there does not run instead of ours.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
@@ -41,18 +41,18 @@ def launch(
 ) -> int:
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
-    Rank 0 has this process's output; the others write to `logs/rank_R.log`. Signals that ask to stop are handed on,
-    but for a terminal's end under nohup, and for all of them outside of the main thread.
-    When a rank fails the others are ended, and the end of a failed rank's log is printed.
+    Rank 0 writes to this process's output. The others write to `logs/rank_R.log`. In the main thread, signals that ask
+    to stop are forwarded to the ranks. Under nohup, SIGHUP is not forwarded.
+    When a rank fails, the others are ended, and the end of the failed rank's log is printed.
 
     Args:
-        module: what each rank runs.
-        arguments: of each rank.
-        nproc: ranks.
+        module: module that each rank runs.
+        arguments: arguments of each rank.
+        nproc: number of ranks.
         logs: folder of the other ranks' output.
-        on_stop: what is said when the first signal asks to stop.
+        on_stop: message printed when the first signal asks to stop.
 
-    Returns the exit code: 0, or that of the first rank that failed; what ranks hung at is left to the caller to say.
+    Returns the exit code: 0, or that of the first rank that failed. The caller must report where stalled ranks hung.
     """
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
@@ -60,7 +60,7 @@ def launch(
     port = _free_port()
     ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for handlers of signals
+    may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, SignalForwarder(ranks, on_stop)) for number in heeded}
     try:
@@ -89,9 +89,9 @@ def _start(
         "MASTER_PORT": str(port),
         "ALL4ONE_PARENT": str(os.getpid()),
     }
-    environment.pop("SLURM_CPUS_PER_TASK", None)  # of an interactive job: all ranks together have these cores
+    environment.pop("SLURM_CPUS_PER_TASK", None)  # an interactive job's: all ranks share these cores
     command = module_command(module, *arguments)
-    # a new session: Ctrl-C on the terminal reaches the ranks once, through this process
+    # A new session: Ctrl-C on the terminal reaches the ranks once, through this process.
     if rank == 0:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     with (logs / f"rank_{rank}.log").open("ab") as log:
@@ -101,13 +101,13 @@ def _start(
 
 
 class SignalForwarder:
-    """Hands a signal to every rank; the third one of a kind ends them at once, also out of a hung collective."""
+    """Forwards a signal to every rank. The third signal kills the ranks at once, even in a hung collective."""
 
     def __init__(self, ranks: list[subprocess.Popen[bytes]], on_stop: str) -> None:
         self._ranks, self._on_stop, self._times = ranks, on_stop, 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal, as `signal.signal` calls it."""
+        """Handle a signal. `signal.signal` calls this."""
         self._times += 1
         for process in self._ranks:
             if process.poll() is None:
@@ -117,7 +117,7 @@ class SignalForwarder:
 
 
 def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
-    """Wait for all. Returns the exit code, and the rank that failed by itself, if one did."""
+    """Wait for all ranks. Returns the exit code, and the rank that failed by itself, if there is one."""
     deadline, failed = float("inf"), list[int]()
     while any(process.poll() is None for process in ranks):
         time.sleep(0.05)
@@ -127,7 +127,7 @@ def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
         if failed:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         if time.monotonic() > deadline:
-            break  # the others wait in a collective for a rank that is gone
+            break  # the others wait in a collective for the failed rank
     failed += [r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed]
     if not failed:
         return 0, None
@@ -137,13 +137,13 @@ def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    """A shell's convention: 128 + number where a signal ended the process."""
+    """Return the exit code in the shell's convention: 128 + number if a signal ended the process."""
     code = process.returncode
     return 128 - code if code < 0 else code
 
 
 def _explain(process: subprocess.Popen[bytes], rank: int, log: Path) -> str:
-    """What is known of a rank's failure; rank 0 has said its own on this terminal."""
+    """Return the message on a rank's failure. Rank 0 has already printed its own error on this terminal."""
     lines = []
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name

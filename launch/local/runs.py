@@ -1,4 +1,4 @@
-"""Starting and resuming runs on this machine."""
+"""Starts and resumes runs on this machine."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ ON_STOP = "stopping after this step or the next; twice more ends at once, withou
 
 
 def start_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> int:
-    """Make a run's folder and train it with N processes. Returns the exit code."""
+    """Create a run's folder and train the run with N processes. Returns the exit code."""
     return train_run(new_run(recipe, overrides, nproc), nproc)
 
 
 def new_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> RunFolder:
-    """Make the folder of a run that N processes will train.
+    """Create the folder of a run that N processes will train.
 
     Raises:
         UserError: the configuration is not valid, something would stop the run, or the folder is not empty.
@@ -42,12 +42,12 @@ def new_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> RunFold
 
 
 def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
-    """Go on with a run; overrides may change what does not change its meaning. Returns the exit code.
+    """Resume a run. Overrides may change only settings that do not affect what it learns. Returns the exit code.
 
     Args:
         path: the run's folder.
         overrides: `key=value` settings.
-        nproc: processes; None: as many as the last attempt had.
+        nproc: number of processes. None: as many as the last attempt had.
     """
     run = open_run(path)
     config = settings_on_resume(run, overrides)
@@ -63,17 +63,17 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
 
 
 def check(config: Config, nproc: int, *, new_runs: int) -> None:
-    """Find what would stop the ranks of this machine, before they start and before a folder is made.
+    """Find problems that would stop the ranks of this machine, before they start and before a folder is created.
 
     Raises:
-        UserError: all that `launch.local.preflight.problems` finds, or more processes than GPUs.
+        UserError: everything that `launch.local.preflight.problems` finds, or more processes than GPUs.
     """
     require_devices(nproc)
     refuse(problems(config, nproc, new_runs=new_runs))
 
 
 def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
-    """A run's settings with overrides. Raises a UserError where these would change what it learns."""
+    """Return a run's settings with overrides. Raises a UserError if these would change what it learns."""
     before = run.read_config()
     after = override(before, overrides, where=str(run.config))
     refuse_changed_training(before, after)
@@ -81,26 +81,26 @@ def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
 
 
 def keep_settings(run: RunFolder, config: Config) -> None:
-    """Write a run's settings down where they have changed."""
+    """Write a run's settings to its folder if they have changed."""
     if config != run.read_config():
-        with RunLock(run.path):  # not under the hands of a process that trains it
+        with RunLock(run.path):  # not while another process trains the run
             run.write_config(config)
 
 
 def refuse_other_train_set(run: RunFolder, config: Config) -> None:
-    """Raise a UserError where the newest checkpoint is of another training set than `data.train` names."""
+    """Raise a UserError if the newest checkpoint was made with another training set than `data.train` names."""
     if state := CheckpointStore(run.checkpoints).newest_state():
         refuse_other_set(state, open_train_set(config.data))
 
 
 def last_world_size(run: RunFolder) -> int | None:
-    """Processes of the last attempt; None where there was none."""
+    """Return the number of processes of the last attempt. None: there was no attempt."""
     records = read_records(run.ledger)
     return next((r["world_size"] for r in reversed(records) if r["event"] == "start"), None)
 
 
 def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None:
-    """Say so where the loss depends on the number of processes and that has changed."""
+    """Warn if the number of processes has changed and the loss depends on it."""
     last, by_rank = last_world_size(run), _taken_by_rank(config)
     if last not in (None, ranks) and by_rank:
         print(
@@ -111,7 +111,7 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
 
 
 def _taken_by_rank(config: Config) -> list[str]:
-    """Settings by which the loss depends on how many processes share the batch, as `key=value`."""
+    """Return, as `key=value`, the settings that make the loss depend on the number of processes."""
     method, parallel = config.method.model_dump(), config.parallel
     scope = method.get("feature_scope") if method.get("feature_weight", 1) else None
     settings = {
@@ -124,7 +124,8 @@ def _taken_by_rank(config: Config) -> list[str]:
 
 
 def train_run(run: RunFolder, nproc: int) -> int:
-    """Train a run from where it is with N processes. Returns the exit code, after a message where that is not 0."""
+    """Train a run from its current state with N processes. Returns the exit code. If it is not 0, a message has been
+    printed."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
@@ -143,7 +144,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
         print(f"evaluate it: all4one eval {run.path}")
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
-        # ranks that hang can note nothing
+        # Hung ranks cannot record their end.
         run.note("end", attempt=attempt, reason=EndReason.STALLED, message=hung, saved=saved)
         print_error(
             UserError(

@@ -1,4 +1,4 @@
-"""`all4one verify-resume`: is a run that was killed the same, bit for bit, as one that was not?"""
+"""`all4one verify-resume`: checks that a run that was killed and resumed equals an uninterrupted run bit for bit."""
 
 import contextlib
 import random
@@ -26,12 +26,12 @@ STARTUP_LIMIT = 600.0  # seconds without a new step after which an attempt count
 
 
 def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, seed: int | None) -> int:
-    """Train a recipe twice on `nproc` processes, the second time killed `kills` times by SIGKILL and resumed.
+    """Train a recipe twice on `nproc` processes. The second run is killed `kills` times by SIGKILL and resumed.
 
-    Kills fall at random steps plus a random part of a second, start-up, evaluation and checkpoint writes included.
-    Compares weights, momentum copies, buffers, queue, optimizer state and all metrics that do not depend on the clock.
+    Kills come at random steps plus a random part of a second. They may hit start-up, evaluation and checkpoint writes.
+    Compares weights, EMA encoders, buffers, queue, optimizer state and all metrics that do not depend on the clock.
 
-    Returns 0 where all are equal, else 1.
+    Returns 0 if all are equal, otherwise 1.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
     console = Console()

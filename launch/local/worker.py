@@ -1,6 +1,6 @@
-"""What each rank of a training job runs: `python -m launch.local.worker RUN`.
+"""The program that each rank of a training job runs: `python -m launch.local.worker RUN`.
 
-The environment names the group of the rank.
+The environment describes the process group of the rank.
 """
 
 import ctypes
@@ -34,16 +34,16 @@ class End:
     code: int
     """Exit code."""
     reason: str
-    """The ledger's word."""
+    """Reason in the ledger."""
 
 
 def end_with_parent() -> None:
-    """Ask the kernel to kill this process when its launcher dies, so that nothing is left training behind it."""
+    """Ask the kernel to kill this process when its launcher dies, so that no rank keeps training without it."""
     parent = os.environ.get("ALL4ONE_PARENT")
     if parent is None or sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before the request was in force
+    if os.getppid() != int(parent):  # the launcher died before the request took effect
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -60,9 +60,9 @@ def train_run(
     Args:
         folder: the run's folder.
         stop: catches the signals that ask to stop.
-        lock_wait_s: how long to wait for the hold of an attempt that died, seconds.
-        reason: the ledger's word for an exit code; rank 0 is asked.
-        facts: what the ledger says of this attempt besides.
+        lock_wait_s: how long to wait for the lock of an attempt that died, seconds.
+        reason: returns the reason in the ledger for an exit code. Rank 0 calls it.
+        facts: additional values for the ledger's record of this attempt.
     """
     from trainer.distributed.process_group import broadcast_object, initialize
     from trainer.loop import Trainer
@@ -108,7 +108,7 @@ def train_run(
 
 
 def _last_step(run: RunFolder) -> int:
-    """The last step that earlier attempts logged."""
+    """Return the last step that earlier attempts logged."""
     return max((r["step"] for r in read_records(run.metrics) if r["kind"] == "train"), default=0)
 
 
@@ -121,8 +121,8 @@ def _peer_is_gone(error: Exception) -> bool:
 
 
 def run_with_error_report(work: Callable[[], Result]) -> Result:
-    """What a rank's work gives; what its user can mend is one message and ends the process with code 2, and a peer that
-    is lost ends it with another."""
+    """Return the result of a rank's work. Errors that the user can fix print one message and end the process with
+    code 2. A lost peer ends it with code 3."""
     try:
         return work()
     except UserError as error:
@@ -138,7 +138,7 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
         os._exit(ExitCode.LOST_PEER)
     os._exit(
         ExitCode.USER_ERROR
-    )  # the process group cannot be closed in order: other ranks may be inside a collective
+    )  # the process group cannot be closed in order, because other ranks may be inside a collective
 
 
 def main() -> int:

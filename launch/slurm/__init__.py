@@ -1,1 +1,1 @@
-"""Jobs of SLURM, submitted through submitit."""
+"""SLURM jobs, submitted through submitit."""

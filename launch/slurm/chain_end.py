@@ -1,7 +1,7 @@
-"""What each job of a chain does last: `python -m launch.slurm.chain_end RUN`.
+"""The last step of each job of a chain: `python -m launch.slurm.chain_end RUN`.
 
-The jobs of a chain wait for one another and each resumes the run. Where there is nothing left to resume, since the run
-is finished or has failed by itself, those that still wait are cancelled.
+Each job of a chain waits for the previous one and resumes the run. If the run has finished, failed by itself or was
+cancelled, there is nothing to resume, and the jobs that still wait are cancelled.
 """
 
 import sys
@@ -16,11 +16,11 @@ from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, read_records
 
 _LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)
-"""Ends of an attempt after which the same command would do nothing, or the same again."""
+"""Ends of an attempt after which the next job would do nothing, or fail in the same way."""
 
 
 def main() -> None:
-    """Cancel the jobs of this run that have not begun, if the chain is at its end."""
+    """Cancel the jobs of this run that have not begun, if there is nothing to resume."""
     run = RunFolder(Path(sys.argv[1]))
     ends = [record["reason"] for record in read_records(run.ledger) if record["event"] == "end"]
     if not ends or not (ends[-1] in _LAST or is_crash_loop(run)):

@@ -1,4 +1,4 @@
-"""What SLURM's commands say, with and without accounting."""
+"""Calls of SLURM's commands. They work with and without accounting."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipelines.errors import UserError
 
 ANSWER_SECONDS = 30.0
-"""How long a command may take: a controller that is down is tried for a while."""
+"""How long a command may take, seconds. The commands keep trying a controller that is down."""
 _OVER = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -24,11 +24,11 @@ _OVER = {
 }
 
 _NO_NODES = "None assigned"
-"""What the accounting says of the machines of a job that never began."""
+"""Value of the accounting for the nodes of a job that never began."""
 
 
 class Unanswered(UserError):
-    """SLURM's controller cannot be asked for now."""
+    """SLURM's controller does not answer at present."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,31 @@ class Job:
 
     number: str
     state: str
-    """SLURM's word in capitals, such as RUNNING."""
+    """State in SLURM's capitals, such as RUNNING."""
     nodes: str
-    """Machines in SLURM's short form; empty where it has none yet."""
+    """Nodes as a SLURM hostlist. Empty if it has none yet."""
     why: str = ""
-    """What a job that waits is waiting for."""
+    """The reason for which a pending job waits."""
 
     @property
     def over(self) -> bool:
-        """Whether it will not run again."""
+        """Whether the job is over and will not run again."""
         return self.state in _OVER
 
 
 def current(chain: Sequence[str], known: Mapping[str, Job]) -> str | None:
-    """Number of the first job of a chain that is not over, else of the last that began; None: there is none."""
+    """Return the number of the first job of a chain that is not over. If all are over, return the last one that began,
+    or the first one if none began. None: the chain is empty."""
     live = [number for number in chain if number in known and not known[number].over]
     begun = [number for number in chain if number in known and known[number].nodes]
     return next(iter([*live, *reversed(begun), *chain]), None)
 
 
 def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, Job]:
-    """Jobs by number, that of an array's element such as 123_4; those that SLURM has forgotten are left out.
+    """Return jobs by number. The number of an array's element is such as 123_4. Jobs unknown to SLURM are left out.
 
     Args:
-        numbers: the jobs that are wanted.
+        numbers: numbers of the jobs.
         seconds: how long the controller may take.
 
     Raises:
@@ -72,7 +73,7 @@ def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, J
         return {}
     listed = "--jobs=" + ",".join(wanted)
     try:
-        rows = ask(  # --array: elements that wait are a line each
+        rows = ask(  # --array: one line for each pending element
             "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", listed, seconds=seconds
         ).splitlines()
     except Unanswered:
@@ -86,7 +87,7 @@ def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, J
 
 
 def _accounted(numbers: list[str]) -> dict[str, Job]:
-    """What the accounting knows of jobs that the controller has forgotten; nothing where there is none."""
+    """Return jobs that the controller has forgotten from the accounting. Empty if the cluster has no accounting."""
     if not numbers:
         return {}
     try:
@@ -108,12 +109,12 @@ def _accounted(numbers: list[str]) -> dict[str, Job]:
 
 
 def cancel(number: str) -> None:
-    """End a job for good: it saves, and is not started again."""
+    """Cancel a job. It saves a checkpoint and does not start again."""
     ask("scancel", number)
 
 
 def refusal(script: Path) -> UserError | None:
-    """Why SLURM would not take a job, from its own test; None where it would."""
+    """Return why SLURM would refuse a job, from `sbatch --test-only`. None: it would take the job."""
     try:
         ask("sbatch", "--test-only", str(script))
     except Unanswered as error:
@@ -146,7 +147,7 @@ def _partitions() -> list[str]:
 
 
 def facts(number: str, seconds: float = ANSWER_SECONDS) -> dict[str, str]:
-    """What the controller says within so many seconds of one job, by its own names (`JobState`, `PreemptTime`, …).
+    """Return the controller's facts on one job, by SLURM's names (`JobState`, `PreemptTime`, …), within `seconds`.
 
     Raises:
         Unanswered: the controller is down.
@@ -158,11 +159,11 @@ def facts(number: str, seconds: float = ANSWER_SECONDS) -> dict[str, str]:
 
 
 def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
-    """What one of SLURM's commands prints, within so many seconds.
+    """Run one of SLURM's commands for at most `seconds` seconds. Returns its output.
 
     Raises:
         Unanswered: the controller is down.
-        UserError: with what the command says, or where there is no such command.
+        UserError: the command failed, with its error output, or there is no such command.
     """
     if shutil.which(command[0]) is None:
         raise UserError(

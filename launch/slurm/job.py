@@ -1,10 +1,11 @@
-"""What SLURM runs as each task of a job: a rank that saves when it is told to, and whose job asks for its requeue.
+"""The program that SLURM runs as each task of a job: a rank that saves on a signal, and whose job requests its requeue.
 
 Light to import: signals are caught before torch is loaded.
 
-SIGUSR2 comes before a time limit, and before a preemption where the cluster is set so: all ranks save together and
-rank 0 asks for the requeue. SIGTERM comes from `scancel` and from SLURM's own requeue and preemption: all save, and
-nobody asks. A preempted job that ended by itself would not be started again, so its ranks wait to be ended.
+SIGUSR2 comes before a time limit. If the cluster is configured so, it also comes before a preemption. All ranks then
+save together, and rank 0 requests the requeue. SIGTERM comes from `scancel` and from SLURM's own requeue and
+preemption. All ranks then save, and none requests a requeue. A preempted job that ended by itself would not start
+again, so its ranks wait until SLURM ends them.
 """
 
 import os
@@ -28,51 +29,52 @@ from trainer.runs.run_lock import STALE_AFTER_S
 from trainer.runs.stop_signals import StopRequest
 
 DECIDED = (EndReason.REQUEUED, EndReason.CANCELLED)
-"""Reasons for which SLURM has ended the job already: its machines are given back at once, and nothing is lost."""
+"""Reasons for which SLURM has already ended the job. Its ranks end at once and release the nodes. Nothing is lost."""
 ANSWER_SECONDS = 3.0
-"""How long SLURM may take to say why a signal came: it kills its processes soon after."""
+"""How long SLURM may take to give the reason of a signal, seconds. It kills the job's processes soon after."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a job by SLURM, which may start it again."""
+    """One start of a job by SLURM, which may restart it."""
 
     job: str
     restart: int
 
     @classmethod
     def this(cls) -> "Start":
-        """The one that this process belongs to; an element of an array has the array's number and its own."""
+        """Return the start of this process. The number of an array's element is the array's number and its own."""
         job = os.environ["SLURM_JOB_ID"]
         if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
             job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         return cls(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
     def logs(self, run: Path) -> Path:
-        """Folder of this start's output in a run's folder, a file for each rank."""
+        """Return the folder of this start's output in a run's folder, with one file for each rank."""
         return run / "logs" / f"slurm_{self.job}_{self.restart}"
 
 
 def start_line(restart: int | str) -> str:
-    """What a job's script prints first at each of its starts: SLURM appends the output of all of them to one file."""
+    """Return the first line that a job's script prints at each start. SLURM appends the output of all starts to one
+    file."""
     return f"all4one: start {restart} of this job"
 
 
 class TrainJob:
-    """A run's training as submitit pickles it.
+    """Training of a run, as a callable that submitit pickles.
 
     Args:
-        run: the run's folder, on a file system that all machines share.
-        max_requeues: restarts after which the job asks for no more.
-        chained: another job may go on with the run after this one.
+        run: the run's folder, on a file system that all nodes share.
+        max_requeues: number of restarts after which the job requests no more.
+        chained: whether another job may resume the run after this one.
     """
 
     def __init__(self, run: Path, max_requeues: int, *, chained: bool = False) -> None:
         self.run, self.max_requeues, self.chained = run, max_requeues, chained
 
     def __call__(self) -> None:
-        """Train as the rank that the environment names, and end as SLURM needs it."""
-        requeue = signal.getsignal(signal.SIGUSR2)  # submitit has put its own there just before
+        """Train as the rank that the environment names, and end in the way that SLURM needs."""
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit has just installed its handler
         assert callable(requeue)
         with StopRequest() as stop:
             start = Start.this()
@@ -107,26 +109,28 @@ class TrainJob:
         LOGGER.warning("%s all4one resume %s", said, self.run)
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """The job as it shall start again: the same; None where it shall not. Submitit calls it in its requeue."""
+        """Return the job to requeue, which is this one, or None if it must not restart. Submitit calls this when it
+        requeues."""
         if Start.this().restart >= self.max_requeues:
             return None
         return DelayedSubmission(self)
 
 
 def begin_task(logs: Path) -> int:
-    """Take this process for the rank that SLURM made it: its environment, and its output in a file of a folder."""
+    """Set up this process as its SLURM rank: set its environment and write its output to a file in `logs`. Returns the
+    rank."""
     task = submitit.JobEnvironment()
-    task.paths.result_pickle.unlink(missing_ok=True)  # an earlier start's would pass for this one's
+    task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     rank: int = task.global_rank
     _write_to(logs / f"rank_{rank}.log")
     TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
     if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
-        os.environ["LOCAL_RANK"] = "0"  # a task that sees one GPU knows it by that number
+        os.environ["LOCAL_RANK"] = "0"  # if a task sees only one GPU, its number is 0
     return rank
 
 
 def _reason(start: Start, code: int) -> str:
-    """The ledger's word for an exit code: why the signal came, as far as SLURM says."""
+    """Return the reason in the ledger for an exit code. SLURM is asked why the signal came."""
     if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
     try:
@@ -144,7 +148,7 @@ def _wait_to_be_ended() -> None:
 
 
 def _write_to(log: Path) -> None:
-    """Send what this process prints to a file of its own: SLURM appends all starts of a job to one."""
+    """Redirect this process's output to its own file. SLURM would append all starts of a job to one file."""
     LOGGER.info("output goes to %s", log)
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

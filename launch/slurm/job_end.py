@@ -1,8 +1,8 @@
-"""What a job's script does once its processes have ended: `python -m launch.slurm.job_end RUN CODE`.
+"""The last step of a job's script, after its processes have ended: `python -m launch.slurm.job_end RUN CODE`.
 
-A rank that was killed or that hung can note nothing itself. This notes why the processes ended, and asks for the
-requeue of a job that a signal killed, such as SIGKILL where memory ran out, or that stalled, unless that was so just
-before, at the same checkpoint.
+A rank that was killed or hung cannot record its end. This program records why the processes ended. If the job stalled
+or was killed by a signal, such as SIGKILL when memory ran out, it requests a requeue. It requests none if the previous
+attempt was also killed or stalled at the same checkpoint.
 """
 
 import os
@@ -29,7 +29,7 @@ _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
 def main() -> None:
-    """Note the end of this start of the job, and see to its requeue."""
+    """Record the end of this start of the job, and request a requeue if needed."""
     run, code, start = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), Start.this()
     if code == 0 or not _still_runs(start):
         return
@@ -47,7 +47,7 @@ def main() -> None:
         return
     settings = run.read_config().slurm
     number = began["attempt"] if began else run.attempts()
-    # processes that hung before they had met were those of an attempt that is not on record
+    # Processes that hung before they had met belong to an attempt that has no record.
     attempt, ranks = (number, began["world_size"]) if began else (number + 1, settings.ranks)
     hung = stall_of(run, attempt, ranks, start.logs(run.path))
     killed = code > 128 and code - 128 in signal.valid_signals()
@@ -63,7 +63,7 @@ def _of(record: dict[str, Any], start: Start) -> bool:
 
 
 def _still_runs(start: Start) -> bool:
-    """Whether SLURM has not ended this start itself, by a cancellation, a requeue or the loss of a machine."""
+    """Whether SLURM has not ended this start itself, by a cancellation, a requeue or the loss of a node."""
     try:
         return controller.facts(start.job)["JobState"] == "RUNNING"
     except UserError:
@@ -71,7 +71,7 @@ def _still_runs(start: Start) -> bool:
 
 
 def _message(run: RunFolder, start: Start) -> str:
-    """What srun says of the task that failed by itself, and the last that a rank said of an error."""
+    """Return srun's message on the task that failed by itself, and the last error message of each rank."""
     outputs = sorted((run.path / "slurm").glob(f"{start.job}_0_log.*"))
     own = [
         path.read_text(errors="replace").rpartition(start_line(start.restart) + "\n")[2] for path in outputs
@@ -80,7 +80,7 @@ def _message(run: RunFolder, start: Start) -> str:
     found = [match for line in lines if (match := _ENDED_BY_SRUN.match(line))]
     found.sort(
         key=lambda match: match[2].endswith(f"exit code {ExitCode.LOST_PEER}")
-    )  # those knew of another's end
+    )  # tasks that only lost a peer come last
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
         said.append(

@@ -1,4 +1,4 @@
-"""`all4one logs` and `submit --wait`: what a run's processes print, over restarts. Loads no torch."""
+"""`all4one logs` and `submit --wait`: the output of a run's processes, across restarts. Loads no torch."""
 
 import sys
 import time
@@ -12,13 +12,15 @@ from trainer.runs.run_folder import RunFolder, open_run
 
 LOOK_SECONDS = 0.5
 ASK_SECONDS = 5.0
-"""Time between questions to SLURM, seconds: a controller serves many users."""
+"""Time between requests to SLURM, seconds. A controller serves many users."""
 SETTLE_SECONDS = 30.0
-"""How long a job must count as preempted or failed by a machine until that is its end: it shows before a requeue."""
+"""How long a job must stay preempted or in node failure until it counts as over, seconds. A job also shows these
+states before a requeue."""
 
 
 def show(path: Path, rank: int, *, follow_it: bool) -> int:
-    """Print a rank's newest output; followed, go on until the job is over. Returns the exit code."""
+    """Print a rank's newest output. With `follow_it`, follow the output until the job is over. Returns the exit
+    code."""
     run = open_run(path)
     if follow_it:
         return follow(run, rank)
@@ -34,9 +36,9 @@ def show(path: Path, rank: int, *, follow_it: bool) -> int:
 
 
 def follow(run: RunFolder, rank: int) -> int:
-    """Print a rank's output as it comes, that of the newest start and of those after it, until the job is over.
+    """Print a rank's output of the newest start and of later starts as it comes, until the job is over.
 
-    Returns 0 where the run is finished, else 1.
+    Returns 0 if the run is finished, otherwise 1.
     """
     chain = Submissions(run).required()
     try:
@@ -67,7 +69,7 @@ def _follow(run: RunFolder, rank: int, chain: Sequence[str]) -> int:
 
 
 class _End:
-    """Whether a job, or all jobs of a chain, are over."""
+    """Finds out whether a job, or all jobs of a chain, are over."""
 
     def __init__(self, chain: Sequence[str]) -> None:
         self._chain = chain
@@ -99,7 +101,7 @@ class _End:
 
 
 def _outputs(run: RunFolder, rank: int, jobs: Sequence[str] | None = None) -> list[Path]:
-    """A rank's files, of all jobs or of these, oldest first."""
+    """Return a rank's output files of all jobs, or of the given jobs, oldest first."""
     folders = ["*"] if jobs is None else [f"slurm_{number}_*" for number in jobs]
     found = [path for folder in folders for path in run.logs.glob(f"{folder}/rank_{rank}.log")]
     return sorted(found, key=lambda path: path.parent.stat().st_mtime)

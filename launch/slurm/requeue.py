@@ -1,4 +1,4 @@
-"""How a job asks for its requeue: from rank 0, which still runs, or from its script after the ranks have ended."""
+"""Requests for the requeue of a job: from rank 0 while it runs, or from the job's script after the ranks have ended."""
 
 import signal
 import subprocess
@@ -11,11 +11,12 @@ from launch.slurm import controller
 from trainer.runs.run_folder import RunFolder
 
 GRACE_SECONDS = 30 * 60
-"""How long a saved rank waits for SLURM to end it. This is longer than the grace time that clusters give."""
+"""How long a rank that has saved waits for SLURM to end it, seconds. This is longer than the grace time that clusters
+give."""
 RETRY_SECONDS = 5.0
-"""Time between requests that the controller does not answer."""
+"""Time between requests that the controller does not answer, seconds."""
 _ASKED_SECONDS = 300.0
-"""How long the job's script asks a controller that does not answer."""
+"""How long the job's script asks a controller that does not answer, seconds."""
 
 
 def requeue_from_rank(requeue: Callable[[], None]) -> None:
@@ -24,7 +25,7 @@ def requeue_from_rank(requeue: Callable[[], None]) -> None:
     Args:
         requeue: submitit's own request.
     """
-    # `scontrol` inherits this, so that the requeue that it asks for does not end it
+    # `scontrol` inherits this setting, so that the requeue does not end `scontrol` itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     last = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < last:

@@ -1,4 +1,4 @@
-"""What is handed to SLURM, through submitit: one job, a job array, or a chain of jobs."""
+"""Submission to SLURM through submitit: one job, a job array, or a chain of jobs."""
 
 import os
 import shlex
@@ -20,15 +20,15 @@ from trainer.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class SlurmSubmission:
-    """Runs that are queued together: one, or the elements of a job array.
+    """Runs that are queued together: one run, or the elements of a job array.
 
     Args:
-        runs: in the order of the array.
-        settings: what each job asks for.
-        folder: where submitit writes scripts, pickles and what SLURM says.
-        parallel: elements of an array that run at a time, at most.
-        then: module, with what it is told, that each job calls with its run's folder, on its first machine, once its
-            processes ended well.
+        runs: the runs, in the order of the array.
+        settings: resources and options of each job.
+        folder: folder in which submitit writes scripts, pickles and SLURM's output.
+        parallel: maximum number of array elements that run at a time.
+        then: module with its arguments. After its processes ended without an error, each job runs it on its first node
+            with its run's folder.
     """
 
     runs: Sequence[RunFolder]
@@ -39,11 +39,11 @@ class SlurmSubmission:
 
     @classmethod
     def of(cls, run: RunFolder, settings: SlurmSettings) -> "SlurmSubmission":
-        """One run by itself."""
+        """Return the submission of a single run."""
         return cls([run], settings, Submissions(run).folder)
 
     def script(self) -> str:
-        """The sbatch script that submitit would write.
+        """Return the sbatch script that submitit would write.
 
         Raises:
             UserError: there is no SLURM on this machine.
@@ -51,10 +51,10 @@ class SlurmSubmission:
         return script(self._executor(), len(self.runs))
 
     def queue(self) -> list[str]:
-        """Submit, note the jobs in the folders of their runs, and return their numbers.
+        """Submit the jobs, record them in the folders of their runs, and return their numbers.
 
         Raises:
-            UserError: SLURM does not take them; nothing is queued then.
+            UserError: SLURM does not take the jobs. Then nothing is queued.
         """
         if warning := cpu_warning(self.settings):
             print(f"warning: {warning}", file=sys.stderr)
@@ -88,7 +88,7 @@ class SlurmSubmission:
             submissions.note(numbers, self.settings.nodes, self.settings.tasks)
             if submissions.folder.resolve() == self.folder.resolve():
                 continue
-            for number in numbers:  # what SLURM says of a run is found in its folder
+            for number in numbers:  # SLURM's output for a run must be in its folder
                 output = f"{number}_0_log.out"
                 (submissions.folder / output).symlink_to(
                     os.path.relpath(self.folder / output, submissions.folder)
@@ -106,7 +106,7 @@ class SlurmSubmission:
         )
 
     def _teardown(self) -> list[str]:
-        """Shell lines after the processes: each element of an array ends its own run."""
+        """Return the shell lines that run after the processes. Each element of an array handles its own run."""
         runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
         run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
         lines = [
@@ -124,7 +124,7 @@ class SlurmSubmission:
 
 
 def cpu_warning(settings: SlurmSettings) -> str:
-    """What is wrong with a job of GPUs that leaves the number of cores to the cluster; empty where it does not."""
+    """Return a warning for a GPU job that leaves the number of cores to the cluster. Empty if it does not."""
     if not settings.gpus_per_node or settings.cpus_per_task:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""`all4one submit`, and `resume` of a run that was submitted: jobs of SLURM, through submitit."""
+"""`all4one submit`, and `all4one resume` of submitted runs: SLURM jobs through submitit."""
 
 import json
 import shutil
@@ -28,10 +28,10 @@ from trainer.runs.run_folder import RunFolder, create_run, open_run, run_of
 
 
 def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: bool) -> RunFolder | None:
-    """Queue a new run. Returns its folder; None where nothing was queued, since it was a dry run.
+    """Queue a new run. Returns its folder, or None after a dry run, which queues nothing.
 
     Raises:
-        UserError: with everything that would stop the run, each with its mend.
+        UserError: something would stop the run. The message lists all problems, each with its fix.
     """
     config, name = load_config(recipe, overrides, slurm_defaults()), find_recipe(recipe).stem
     run = run_of(config, name)
@@ -52,7 +52,7 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
 
 
 def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bool) -> RunFolder | None:
-    """Queue a run again, which goes on from its newest whole checkpoint. Returns its folder if it was queued.
+    """Queue a run again. It resumes from its newest complete checkpoint. Returns its folder if it was queued.
 
     Raises:
         UserError: a job of the run is queued or runs, or something would stop the run.
@@ -86,18 +86,18 @@ def submit_sweep(
 ) -> None:
     """Queue one run for each point of a sweep, all as one job array.
 
-    The runs are folders of `run.folder/NAME`, named by their values.
+    The run folders are in `run.folder/NAME` and are named by the values of the sweep.
 
     Args:
-        recipe: what they start from.
-        overrides: settings of all of them.
+        recipe: recipe of all runs.
+        overrides: settings of all runs.
         sweeps: `key=value,value,…`.
-        parallel: runs that run at a time, at most.
-        preflight: whether to look for what would stop one of them.
+        parallel: maximum number of runs at a time.
+        preflight: whether to check for problems that would stop a run.
         dry_run: print the script and the runs, and queue nothing.
 
     Raises:
-        UserError: with everything that would stop a run, each with its mend.
+        UserError: something would stop a run. The message lists all problems, each with its fix.
     """
     found = grid_points(sweeps)
     common = load_config(recipe, overrides, slurm_defaults())
@@ -162,7 +162,7 @@ def _refuse_what_fails(batch: SlurmSubmission, configs: Sequence[Config], *, new
 
 
 def refused_by_slurm(script: str) -> UserError | None:
-    """Why SLURM would not take a job's script, from its own test; None where it would."""
+    """Return why SLURM would refuse a job's script, from `sbatch --test-only`. None: it would take the script."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script)

@@ -1,4 +1,4 @@
-"""submitit's executor with all that a recipe's `slurm:` section asks for."""
+"""submitit's executor with the settings of a recipe's `slurm:` section."""
 
 import shlex
 import subprocess
@@ -14,7 +14,7 @@ from launch.slurm.job import start_line
 from trainer.config.slurm_settings import SlurmSettings
 
 NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
-"""What submitit raises where SLURM does not take a job."""
+"""Exceptions that submitit raises if SLURM does not take a job."""
 _SAY_START = f'echo "{start_line("${SLURM_RESTART_COUNT:-0}")}"'
 
 
@@ -28,16 +28,17 @@ def executor(
     parallel: int = 1,
     teardown: Sequence[str] = (),
 ) -> submitit.SlurmExecutor:
-    """What submits jobs.
+    """Return the executor that submits jobs.
 
     Args:
-        settings: what each job asks for.
-        folder: where submitit writes scripts, pickles and what SLURM says; jobs have the name of its parent.
-        requeues: restarts that a job may ask for.
-        requeue: whether SLURM may start a job again by itself.
-        after: number of a job that must have ended before.
-        parallel: elements of an array that run at a time, at most.
-        teardown: shell lines after the processes.
+        settings: resources and options of each job.
+        folder: folder in which submitit writes scripts, pickles and SLURM's output. Jobs are named after its parent
+            folder.
+        requeues: number of restarts that a job may request.
+        requeue: whether SLURM may restart a job by itself.
+        after: number of a job that must end before.
+        parallel: maximum number of array elements that run at a time.
+        teardown: shell lines that run after the processes.
 
     Raises:
         UserError: there is no SLURM on this machine.
@@ -46,13 +47,13 @@ def executor(
         found = submitit.SlurmExecutor(
             folder, max_num_timeout=requeues, python=f"{shlex.quote(sys.executable)} -P"
         )
-    except RuntimeError:  # it looks for srun
+    except RuntimeError:  # submitit found no srun
         raise UserError(
             "there is no SLURM on this machine",
             fix="run this on a login node of the cluster, or `all4one train`",
         ) from None
     extra = dict(settings.extra)
-    own = extra.pop("dependency", None)  # the user's, which the first job of a chain waits for
+    own = extra.pop("dependency", None)  # the user's dependency, for the first job of a chain
     named: dict[str, Any] = {
         "partition": settings.partition,
         "account": settings.account,
@@ -64,7 +65,7 @@ def executor(
         "cpus_per_task": settings.cpus_per_task,
         "dependency": f"afterany:{after}" if after else own,
     }
-    # newer versions of srun do not take this from the job
+    # Newer versions of srun do not inherit this from the job.
     cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
     found.update_parameters(
         **{name: value for name, value in named.items() if value},
@@ -80,7 +81,7 @@ def executor(
             "signal": f"USR2@{settings.signal_lead_seconds}",
             **extra,
         },
-        # the signal that submitit listens to is an environment variable's, and the two must be the same
+        # submitit reads its signal from this environment variable, and it must be the signal above
         setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
         srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
         teardown=list(teardown),
@@ -89,7 +90,8 @@ def executor(
 
 
 def script(submitter: submitit.SlurmExecutor, elements: int = 1) -> str:
-    """The sbatch script of a job, or of an array of so many elements; submitit has no public way to ask for it."""
+    """Return the sbatch script of a job, or of an array of `elements` elements. submitit has no public function for
+    this."""
     if elements > 1:
         submitter.parameters["map_count"] = elements
     text: str = submitter._make_submission_file_text(submitter._submitit_command_str, "")
@@ -97,7 +99,7 @@ def script(submitter: submitit.SlurmExecutor, elements: int = 1) -> str:
 
 
 def not_taken(error: Exception, where: Path) -> UserError:
-    """What to say of one of `NOT_TAKEN`."""
+    """Return the error message for one of the exceptions in `NOT_TAKEN`."""
     return UserError(
         f"SLURM did not take the job: {str(error).strip()}",
         where=where,

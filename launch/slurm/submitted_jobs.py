@@ -1,4 +1,4 @@
-"""The jobs that a run was submitted as, newest last. Light: the commands that look at them load no torch."""
+"""The jobs as which a run was submitted, newest last. Loads no torch."""
 
 import time
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from trainer.runs.run_folder import RunFolder, append_record, read_records
 
 
 class Submissions:
-    """Jobs of one run. The machine that submits writes them, never a rank."""
+    """Jobs of one run. The process that submits them writes the file, never a rank."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self.folder = run.path / "slurm"
-        """What submitit writes: scripts, pickles, and what SLURM says of a job that does not come up."""
+        """Folder of submitit's files: scripts, pickles, and SLURM's output for a job that does not start."""
 
     @property
     def _file(self) -> Path:
         return self.folder / "jobs.jsonl"
 
     def note(self, chain: Sequence[str], nodes: int, tasks: int) -> None:
-        """Add a job, or a chain of jobs, with its machines and the processes on each."""
+        """Record a job, or a chain of jobs, with its number of nodes and of processes per node."""
         record = {
             "job": chain[0],
             "chain": list(chain),
@@ -33,12 +33,13 @@ class Submissions:
         append_record(self._file, record)
 
     def newest_chain(self) -> list[str]:
-        """Numbers of the jobs that were submitted last, in their order; empty: the run was never submitted."""
+        """Return the numbers of the jobs that were submitted last, in their order. Empty: the run was never
+        submitted."""
         records = read_records(self._file)
         return [str(number) for number in records[-1]["chain"]] if records else []
 
     def required(self) -> list[str]:
-        """The same. Raises a UserError where the run was never submitted."""
+        """Return the same as `newest_chain`. Raises a UserError if the run was never submitted."""
         if not (chain := self.newest_chain()):
             raise UserError("this run was not submitted to SLURM", where=self._run.path)
         return chain

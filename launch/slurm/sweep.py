@@ -1,4 +1,4 @@
-"""Points of a sweep: every combination of the values that its settings are given."""
+"""Points of a sweep: every combination of the values of its settings."""
 
 import re
 from collections.abc import Sequence
@@ -6,18 +6,19 @@ from itertools import product
 
 from data_pipelines.errors import UserError
 
-_MOST = 1000  # the array size that SLURM allows unless it is set otherwise
+_MOST = 1000  # SLURM's default limit on the size of an array
 _CLOSED_BY = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 
 def grid_points(sweeps: Sequence[str]) -> list[list[str]]:
-    """`key=value` overrides of each point, the last setting changing fastest.
+    """Return the `key=value` overrides of each point. The last setting changes fastest.
 
     Args:
-        sweeps: `key=value,value,…`; commas within brackets or quotes part no values.
+        sweeps: `key=value,value,…`. Commas inside brackets or quotes do not separate values.
 
     Raises:
-        UserError: one is not of this form, names a setting or a value twice, or there are more than 1,000 points.
+        UserError: a sweep does not have this form, names a setting or a value twice, or there are more than 1,000
+            points.
     """
     axes: dict[str, list[str]] = {}
     for sweep in sweeps:
@@ -40,7 +41,8 @@ def grid_points(sweeps: Sequence[str]) -> list[list[str]]:
 
 
 def names(grid_points: Sequence[Sequence[str]]) -> list[str]:
-    """A folder's name for each point, such as `lr=0.3,seed=1`; keys are as long as tells them apart."""
+    """Return a folder name for each point, such as `lr=0.3,seed=1`. Full keys are used only if short ones are not
+    unique."""
     keys = [assignment.partition("=")[0] for assignment in grid_points[0]]
     leaves = [key.rpartition(".")[2] for key in keys]
     shown = leaves if len(set(leaves)) == len(leaves) else keys
@@ -51,7 +53,7 @@ def names(grid_points: Sequence[Sequence[str]]) -> list[str]:
         )
         for point in grid_points
     ]
-    # values that differ only in what a path may not hold
+    # Values may differ only in characters that a path must not have.
     return found if len(set(found)) == len(found) else [f"{n:03d},{name}" for n, name in enumerate(found)]
 
 

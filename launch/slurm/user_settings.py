@@ -1,4 +1,4 @@
-"""Each user's own defaults, under those of every recipe: partition, account and the like."""
+"""Each user's default SLURM settings, such as partition and account. Every recipe overrides them."""
 
 from typing import Any
 
@@ -10,10 +10,11 @@ from trainer.config.schema import parse
 
 
 def slurm_defaults() -> dict[str, Any]:
-    """`{"slurm": …}` of the user's file `all4one/slurm.yaml` in XDG_CONFIG_HOME or ~/.config; empty without one.
+    """Read the user's file `all4one/slurm.yaml` in XDG_CONFIG_HOME or ~/.config. Returns `{"slurm": …}`, or an empty
+    dictionary if there is no file.
 
     Raises:
-        UserError: the file cannot be read, or says what is no setting.
+        UserError: the file cannot be read, or holds something that is not a setting.
     """
     path = user_config_path("all4one") / "slurm.yaml"
     try:

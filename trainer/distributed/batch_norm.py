@@ -1,4 +1,4 @@
-"""Batch norm whose moments span the batches of several ranks."""
+"""Batch norm whose batch statistics span the batches of several ranks."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,8 +13,8 @@ from trainer.distributed.collectives import world_size
 
 
 class _CrossRankNorm(torch.autograd.Function):
-    """Batch norm of V stacked views [V * B, C, …], each by its moments [C] over all ranks; one message forward, one
-    backward.
+    """Batch norm of V stacked views [V * B, C, …]. Each view is normalized by its batch statistics [C] over all ranks.
+    The forward and the backward pass need one message each.
     """
 
     @staticmethod
@@ -29,7 +29,7 @@ class _CrossRankNorm(torch.autograd.Function):
         count: float,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, means, variances)  # moments: [V, C]
+        ctx.save_for_backward(x, weight, means, variances)  # statistics: [V, C]
         ctx.eps, ctx.count, ctx.group = eps, count, group
         out = torch.empty_like(x)
         unused = means.new_empty(0)
@@ -62,8 +62,8 @@ class _CrossRankNorm(torch.autograd.Function):
                 strict=True,
             )
         )
-        # The inference-mode kernel yields w * invstd * dy and both local sums in one pass. What training mode
-        # adds is affine in x per channel (Ioffe & Szegedy 2015, section 3), with the sums taken over all ranks.
+        # The inference-mode kernel computes w * invstd * dy and both local sums in one pass. Training mode adds a
+        # term that is affine in x per channel (Ioffe & Szegedy 2015, section 3), with the sums taken over all ranks.
         local = [
             torch.ops.aten.native_batch_norm_backward(
                 dy, rows, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
@@ -94,20 +94,21 @@ def _format(x: Tensor) -> torch.memory_format:
 class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all ranks of `process_group` (None: all), on any device ([B, C] or [B, C, H, W]).
 
-    `torch.nn.SyncBatchNorm` refuses CPU tensors; this one equals batch norm over the whole batch up to rounding,
-    forward and backward. Evaluation mode is the ordinary one.
+    `torch.nn.SyncBatchNorm` does not accept CPU tensors. This module equals batch norm over the whole batch up to
+    rounding, forward and backward. Evaluation mode is that of ordinary batch norm.
     """
 
     process_group: dist.ProcessGroup | None = None
     views = 1
-    """Views that are stacked in a batch, each with moments of its own; `forward_per_view` sets it for all layers."""
+    """Number of views stacked in a batch. Each has its own batch statistics. `forward_per_view` sets it for all
+    layers."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
             raise ValueError(f"expected [B, C] or [B, C, H, W], got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize [B, C, …]; the same shape."""
+        """Normalize [B, C, …]. Returns the same shape."""
         self._check_input_dim(input)
         if not self.training or world_size() == 1:
             return super().forward(input)
@@ -119,7 +120,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _follow(self, means: Tensor, unbiased: Tensor) -> None:
-        """Move the running moments by those of each view [V, C], one after the other."""
+        """Update the running statistics by the batch statistics [V, C] of each view, one view after the other."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -131,7 +132,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Means [V, C], biased variances [V, C] and rows of each view in the batches of all ranks of the group."""
+        """Return means [V, C], biased variances [V, C] and rows per view, over all ranks of the group."""
         parts = [torch.stack(_moments(view, like=self.running_mean)) for view in x.chunk(self.views)]
         local = torch.stack(parts)  # [V, 2, C]
         count = local.new_full((1,), x.numel() / x.shape[1] / self.views)
@@ -142,17 +143,17 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         counts = found[:, -1]
         total = counts.sum()
         weights = (counts / total)[:, None, None]
-        # Chan et al. 1979: combining centerd moments does not cancel as a difference of sums would
+        # Chan et al. 1979: combining centered moments avoids the cancellation of a difference of sums.
         mean = (weights * means).sum(0)
         var = (weights * (variances + (means - mean).square())).sum(0)
         return mean, var, float(total)
 
 
 def forward_per_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-    """What the network makes of each view [B, …], each with batch-norm moments of its own: V x [B, …].
+    """Return the network's output for each view [B, …], each with its own batch statistics: V x [B, …].
 
-    Where these are taken across ranks by `CrossRankBatchNorm`, consecutive views of one shape go through together, so
-    that each layer sends one message for them rather than one a view; else one after the other.
+    With `CrossRankBatchNorm` in training across ranks, consecutive views of the same shape pass through together. Each
+    layer then sends one message for all of them instead of one per view. Otherwise views pass one after the other.
     """
     across = network.training and world_size() > 1
     norms = [m for m in network.modules() if isinstance(m, CrossRankBatchNorm)] if across else []
@@ -165,7 +166,7 @@ def forward_per_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor
 def _together(
     network: nn.Module, norms: Sequence[CrossRankBatchNorm], views: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """What `forward_per_view` gives for views of one shape, by one pass."""
+    """Return the result of `forward_per_view` for views of one shape, with one pass."""
     for norm in norms:
         norm.views = len(views)
     try:
@@ -177,10 +178,10 @@ def _together(
 
 
 def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of [B, C, …] in the precision of `like`.
+    """Return mean and biased variance of each channel of [B, C, …] in the precision of `like`.
 
-    Torch's own kernel for running statistics is twelve times as fast here as `var_mean`, and with a momentum of 1 its
-    result is the batch's own, in the running statistics' precision where x is of a lower one.
+    Torch's kernel for running statistics is twelve times as fast here as `var_mean`. With a momentum of 1 its result is
+    the statistics of the batch, in the precision of the running statistics even if x has a lower one.
     """
     assert like is not None
     rows = x.numel() // x.shape[1]
@@ -192,19 +193,20 @@ def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 class CrossRankBatchNormAct(CrossRankBatchNorm):
-    """The same for timm's batch norm that has an activation inside: its `drop` and `act` follow."""
+    """The same for timm's batch norm with a built-in activation. `drop` and `act` follow the batch norm."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize and activate [B, C, H, W]; the same shape."""
+        """Normalize and activate [B, C, H, W]. Returns the same shape."""
         out: Tensor = self.act(self.drop(super().forward(input)))
         return out
 
 
 def require_group(size: int, ranks: int) -> None:
-    """Raise a UserError where groups of `size` ranks do not make up all `ranks`; 0, for one group of all, does."""
+    """Raise a UserError if `ranks` is not a multiple of the group size `size`. A size of 0 means one group of all
+    ranks."""
     if size and ranks % size:
         divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
         near = [max(d for d in divisors if d < size), *[d for d in divisors if d > size][:1]]
@@ -215,15 +217,18 @@ def require_group(size: int, ranks: int) -> None:
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device, group_size: int = 0) -> nn.Module:
-    """Replace every batch norm by one across ranks: torch's and timm's own on CUDA, the portable one elsewhere.
+    """Replace every batch norm by one across ranks: that of torch or timm on CUDA, `CrossRankBatchNorm` elsewhere.
+
+    Every rank must call, because this function creates process groups.
 
     Args:
-        module: changed in place.
-        device: where it will be.
-        group_size: consecutive ranks that share moments; 0: all. Every rank must call, since groups are made here.
+        module: the network, which is changed in place.
+        device: the device on which it will be.
+        group_size: number of consecutive ranks that share batch statistics. 0: all ranks.
 
     Raises:
-        UserError: the group does not divide the ranks; a kind of batch norm that is not known to work across ranks.
+        UserError: the group size does not divide the number of ranks, or a kind of batch norm is not known to work
+            across ranks.
     """
     ranks = world_size()
     require_group(group_size, ranks)

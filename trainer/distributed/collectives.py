@@ -1,8 +1,8 @@
 """Collectives that a contrastive step needs.
 
-Every function is the identity where there is one process, so that methods are written once.
-Gradients follow data-parallel averaging: the engine divides the summed gradient by the number of ranks,
-so the backward of a gather or a sum adds up what every rank's loss says of this rank's rows.
+With one process every function is the identity, so methods need no special case.
+Gradients follow data-parallel averaging: the engine divides the summed gradient by the number of ranks.
+The backward pass of a gather or a sum therefore sums the gradients of all ranks' losses for this rank's rows.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Return the number of this process among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -32,7 +32,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # gloo has no reduce-scatter for every type; the sum of all followed by a slice is the same number
+        # gloo has no reduce-scatter for some types. An all-reduce followed by a slice gives the same result.
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         return grad.chunk(world_size())[rank()]
@@ -53,24 +53,25 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, differentiable: [b, …] -> [world * b, …]. Every rank has the same b."""
+    """Gather the rows of all ranks in rank order, differentiably: [b, …] -> [world * b, …]. Every rank has the same
+    b."""
     return _Gather.apply(x) if world_size() > 1 else x
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over the ranks, differentiable; the same shape."""
+    """Sum over the ranks, differentiably. Returns the same shape."""
     return _Sum.apply(x) if world_size() > 1 else x
 
 
 @dataclass
 class PendingGather:
-    """A gather under way. `result` waits for it; there is no gradient."""
+    """A running gather. `result` waits for it. It has no gradient."""
 
     out: Tensor  # [world * b, …]
     work: dist.Work | None
 
     def result(self) -> Tensor:
-        """The gathered rows [world * b, …]."""
+        """Wait for the gathered rows [world * b, …] and return them."""
         if self.work is not None:
             self.work.wait()
             self.work = None
@@ -79,7 +80,8 @@ class PendingGather:
 
 @torch.no_grad()
 def start_gather(x: Tensor) -> PendingGather:
-    """Begin to gather rows of all ranks [b, …], to overlap it with computation. Every rank calls in the same order."""
+    """Begin to gather the rows [b, …] of all ranks, so that computation overlaps it. Every rank calls in the same
+    order."""
     x = x.detach().contiguous()
     if world_size() == 1:
         return PendingGather(x, None)
@@ -88,15 +90,16 @@ def start_gather(x: Tensor) -> PendingGather:
 
 
 def pack(*tensors: Tensor) -> Tensor:
-    """Rows of several tensors [b, …] side by side, bit for bit, for one message: [b, words] int32.
+    """Return the rows of several tensors [b, …] side by side, bit for bit, as one message: [b, words] int32.
 
-    Types of 4 and of 8 bytes mix freely.
+    Types of 4 and 8 bytes can be mixed.
     """
     return torch.cat([t.detach().reshape(len(t), -1).contiguous().view(torch.int32) for t in tensors], dim=1)
 
 
 def unpack(message: Tensor, *like: Tensor) -> list[Tensor]:
-    """What `pack` put into a message [B, words], with the types and row shapes of `like` ([…, …] each)."""
+    """Return the tensors that `pack` put into a message [B, words], with the types and row shapes of `like` ([…, …]
+    each)."""
     words = [t[:1].numel() * t.element_size() // 4 for t in like]
     parts = message.split(words, dim=1)
     return [

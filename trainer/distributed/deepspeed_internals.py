@@ -1,6 +1,6 @@
-"""Everything of DeepSpeed that is not its public interface, in one place: another version may change it.
+"""All uses of DeepSpeed's private interface. Another version of DeepSpeed may change it.
 
-Read against the source of the versions in `READ_AGAINST`. A test compares that with the version that is installed.
+This file was checked against the source of the version `READ_AGAINST`. A test compares that with the installed version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 READ_AGAINST = "0.19"
-"""Major and minor version of DeepSpeed that this file was read against."""
+"""Major and minor version of DeepSpeed whose source this file was checked against."""
 
 
 def skip_shared_memory_collective() -> None:
-    """Keep `init_distributed` from compiling a collective for CPUs, which takes half a minute and serves nothing."""
+    """Keep `init_distributed` from compiling a collective for CPUs, which takes half a minute and is not used."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def allow_float64() -> None:
-    """Let gradients of float64 be reduced. DeepSpeed checks a list of types that lacks it, and every backend can."""
+    """Allow reduction of float64 gradients. DeepSpeed's list of types lacks float64, but every backend supports it."""
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
@@ -30,34 +30,35 @@ def allow_float64() -> None:
 
 
 def leave_gradients_alone(engine: Any) -> None:
-    """Keep an engine of stage 0 from averaging gradients, which it would begin after the backward pass only."""
+    """Keep an engine of stage 0 from averaging gradients. It would begin only after the backward pass."""
     engine.enable_backward_allreduce = False
 
 
 def parameter_groups(zero: Any) -> list[list[nn.Parameter]]:
-    """The parameters of each group, in the order in which stages 1 and 2 lay them end to end."""
+    """Return the parameters of each group, in the order in which stages 1 and 2 concatenate them."""
     groups: list[list[nn.Parameter]] = zero.bit16_groups
     return groups
 
 
 def flat_shards(zero: Any) -> list[Tensor]:
-    """This rank's shard of each group's weights, flat and in fp32: what the optimizer inside updates."""
+    """Return this rank's shard of each group's weights, flat and in fp32. The wrapped optimizer updates these
+    shards."""
     shards: list[Tensor] = zero.single_partition_of_fp32_groups
     return shards
 
 
 def shard_gradients(zero: Any) -> Mapping[int, Sequence[Tensor]]:
-    """Averaged gradients of this rank's shard, padding included, by number of the group."""
+    """Return the averaged gradients of this rank's shard by number of the group, padding included."""
     gradients: Mapping[int, Sequence[Tensor]] = zero.averaged_gradients
     return gradients
 
 
 def shard_offsets(parameter: nn.Parameter) -> tuple[int, int] | None:
-    """Where this rank's part of a parameter begins in the shard and in the parameter; None if it has no part."""
+    """Return where this rank's part of a parameter begins in the shard and in the parameter. None: it has no part."""
     mapping = parameter._hp_mapping  # type: ignore[attr-defined]
     return None if mapping is None else (mapping.hp_fragment_address.start, mapping.lp_fragment_address.start)
 
 
 def forget_linked_states(zero: Any) -> None:
-    """Have DeepSpeed link parameters anew to the optimizer's state, whose tensors have been replaced."""
+    """Make DeepSpeed link the parameters to the optimizer's state again, after its tensors were replaced."""
     zero._hp_optimizer_states_linked = False

@@ -1,7 +1,7 @@
-"""Averages gradients over the ranks while the backward pass that makes them goes on.
+"""Averages gradients over the ranks during the backward pass.
 
-DeepSpeed's stage 0 begins only when the backward pass has ended, and then flattens all gradients at once. Here they are
-sent in buckets, each as soon as its last gradient is there (Li et al. 2020, arXiv 2006.15704).
+DeepSpeed's stage 0 begins only after the backward pass, and then flattens all gradients at once. Here gradients are
+sent in buckets. Each bucket is sent as soon as its last gradient is there (Li et al. 2020, arXiv 2006.15704).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from trainer.distributed.collectives import world_size
 
 BUCKET = 2**23
-"""Numbers of a bucket. A larger parameter has a bucket of its own."""
+"""Number of elements in a bucket. A larger parameter has its own bucket."""
 
 
 class GradientBuckets:
-    """Hooks on parameters that average their gradients; every rank has the same parameters in the same order, and the
-    same of them get gradients on every rank.
+    """Averages the gradients of parameters by hooks. Every rank must have the same parameters in the same order, and
+    the same parameters must get gradients on every rank.
 
     Args:
-        parameters: in the order in which the forward pass uses them; on their device, in their memory format.
-        dtype: what gradients are summed in.
-        due: whether the backward pass under way is the last one before the update.
+        parameters: in the order in which the forward pass uses them, already on their device and in their memory
+            format.
+        dtype: type in which gradients are summed.
+        due: returns whether the running backward pass is the last one before the update.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class GradientBuckets:
     ) -> None:
         self._due = due
         self._buckets = [_Bucket(group, dtype) for group in _grouped(parameters)]
-        self._next = 0  # buckets are sent in one order on every rank, whichever is full first
+        self._next = 0  # every rank sends the buckets in this order, whichever is full first
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(self._hook_of(bucket))
@@ -50,7 +51,8 @@ class GradientBuckets:
             self._next += 1
 
     def finish(self) -> None:
-        """Wait until every parameter's `grad` is the average. Every rank calls once, after the last backward pass."""
+        """Wait until every parameter's `grad` is the average. Every rank calls this once after the last backward
+        pass."""
         for bucket in self._buckets[self._next :]:
             bucket.send()
         for bucket in self._buckets:
@@ -74,7 +76,7 @@ class _Bucket:
 
     @torch.no_grad()
     def send(self) -> None:
-        """Begin to sum. A parameter that this rank's loss does not depend on has a gradient of zeros."""
+        """Begin to sum. If this rank's loss does not depend on a parameter, its gradient is zero."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         torch._foreach_copy_(self._views, gradients)
         self._work = dist.all_reduce(self._flat, async_op=True)
@@ -84,7 +86,7 @@ class _Bucket:
 
     @torch.no_grad()
     def receive(self) -> None:
-        """Wait for the sum, and make averages of it."""
+        """Wait for the sum and turn it into the average."""
         assert self._work is not None
         self._work.wait()
         self._work, self.missing = None, len(self.parameters)
@@ -95,7 +97,7 @@ class _Bucket:
 
 
 def _grouped(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The parameters in buckets, last ones first, since their gradients come first."""
+    """Group the parameters into buckets. The last parameters come first, because their gradients are ready first."""
     groups: list[list[nn.Parameter]] = []
     size = BUCKET
     for parameter in reversed(parameters):

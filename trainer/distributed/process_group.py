@@ -1,4 +1,4 @@
-"""The process group of a run, and the facts that its ranks must agree on."""
+"""The process group of a run, and collectives for values that its ranks must agree on."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from trainer.distributed.deepspeed_internals import skip_shared_memory_collectiv
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that train together."""
+    """This process in the group of processes that train together."""
 
     rank: int
     local_rank: int
@@ -32,7 +32,7 @@ def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
     Raises:
-        UserError: there are GPUs, and fewer than processes on this machine.
+        UserError: the node has GPUs, but fewer than processes.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
@@ -61,23 +61,23 @@ def initialize() -> Process:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's value of a small Python object, on every rank."""
+    """Return rank 0's value of a small Python object on every rank."""
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """Every rank's value of a small Python object, by rank, on every rank."""
+    """Return the values of a small Python object of all ranks, by rank, on every rank."""
     box = [None] * dist.get_world_size()
     dist.all_gather_object(box, value)
     return box
 
 
 class AsyncFlagReduce:
-    """The largest of all ranks' flags, on its way; on the CPU, so that no device has to be waited for.
+    """An asynchronous maximum of all ranks' flags. It runs on the CPU, so nothing waits for a device.
 
-    Every rank makes one at the same place in the order of its collectives.
+    Every rank creates one at the same place in the order of its collectives.
     """
 
     def __init__(self, flag: int) -> None:
@@ -85,12 +85,12 @@ class AsyncFlagReduce:
         self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, async_op=True)
 
     def result(self) -> int:
-        """The flag, the same on every rank."""
+        """Wait for the maximum and return it. It is the same on every rank."""
         assert self._work is not None
         self._work.wait()
         return int(self._flag)
 
 
 def agree(flag: int) -> int:
-    """The largest of all ranks' flags, on every rank."""
+    """Return the largest of all ranks' flags on every rank."""
     return AsyncFlagReduce(flag).result()

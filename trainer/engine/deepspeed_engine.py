@@ -1,6 +1,6 @@
-"""DeepSpeed behind four verbs: step, state, load_state, close.
+"""DeepSpeed behind four methods: step, state, load_state, close.
 
-Settings that DeepSpeed would otherwise choose by itself are written out here, each for a measured reason.
+Defaults of DeepSpeed are replaced by explicit settings here, each for a measured reason.
 """
 
 import logging
@@ -27,47 +27,47 @@ from trainer.methods.base import LABEL_METRICS
 
 
 def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:
-    """DeepSpeed's configuration for a ZeRO stage from 0 to 2 with an optimizer of our own."""
+    """Return DeepSpeed's configuration for a ZeRO stage from 0 to 2 with our own optimizer."""
     stage: dict[str, Any] = {"stage": zero}
     if zero:
         stage |= {
             "overlap_comm": True,
             "contiguous_gradients": True,
-            "reduce_bucket_size": BUCKET,  # by default two buffers of 2 GB each
-            "round_robin_gradients": False,  # its order of pieces is not that of the concatenation
-            "compute_grad_norm": False,  # waits for the device; the engine has the norm
+            "reduce_bucket_size": BUCKET,  # the default makes two buffers of 2 GB each
+            "round_robin_gradients": False,  # would reorder the pieces of the concatenation
+            "compute_grad_norm": False,  # would wait for the device, and the engine computes the norm
         }
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": 0.0,  # absent, it would be 1.0; the engine clips
+        "gradient_clipping": 0.0,  # the default is 1.0, and the engine clips
         "zero_optimization": stage,
         "zero_allow_untested_optimizer": True,
         "communication_data_type": gradient_dtype,
-        # Its autocast section is a global of the module and outlives the engine: autocast lives in the method.
+        # DeepSpeed's autocast is a global of its module and outlives the engine. The method does the autocast instead.
         "torch_autocast": {"enabled": False},
         "steps_per_print": None,
         "wall_clock_breakdown": False,
-        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a micro-batch
+        "timers": {"throughput": {"enabled": False}},  # would wait for the device twice per micro-batch
     }
 
 
 class Engine:
-    """One method trained by DeepSpeed over all processes.
+    """Trains one method with DeepSpeed over all processes.
 
     Args:
-        method: the module on its device, the same on every rank up to buffers.
-        optimizer: over the method's trainable parameters.
+        method: the module on its device. Its parameters are the same on every rank, its buffers need not be.
+        optimizer: optimizer of the method's trainable parameters.
         schedule: learning rates by step.
         micro_batch: rows of one forward pass on this rank.
         accumulation: forward passes of one step.
-        max_grad_norm: largest global gradient norm; 0: not clipped.
-        seed: of what is drawn within a step (dropout).
-        total_steps: steps of the whole run, for the momentum's cosine.
-        zero: ZeRO stage: 0 (all on every rank), 1 (optimizer state in shares) or 2 (gradients too).
-        gradient_dtype: "fp32" or "bf16", what gradients are averaged in. Weights of float64 keep theirs.
-        guard: which steps are left out.
-        health_every: steps between those that yield all health values; 0: none.
+        max_grad_norm: largest global gradient norm. 0: no clipping.
+        seed: seed of the random numbers within a step (dropout).
+        total_steps: steps of the whole run, for the cosine schedule of the EMA momentum.
+        zero: ZeRO stage: 0 (everything on every rank), 1 (sharded optimizer state) or 2 (sharded gradients too).
+        gradient_dtype: type in which gradients are averaged, "fp32" or "bf16". With float64 weights it is float64.
+        guard: which steps are skipped.
+        health_every: steps between those that compute all health values. 0: none.
     """
 
     def __init__(
@@ -98,14 +98,15 @@ class Engine:
                 self._deepspeed.optimizer, optimizer, parameters
             )
         else:
-            # not earlier: DeepSpeed cannot broadcast such weights
+            # Only now, because DeepSpeed cannot broadcast channels-last weights.
             method.to(memory_format=torch.channels_last)
             self._layout = ReplicatedState(optimizer, parameters, self._buckets(parameters, gradient_dtype))
         self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
         self._statistics = BatchStatistics(method)
 
     def _buckets(self, parameters: Mapping[str, nn.Parameter], gradient_dtype: str) -> GradientBuckets | None:
-        """What averages gradients at stage 0 in the place of DeepSpeed, which begins after the backward pass."""
+        """Return the buckets that average gradients at stage 0, or None for one process. They replace DeepSpeed, which
+        begins only after the backward pass."""
         leave_gradients_alone(self._deepspeed)
         if world_size() == 1:
             return None
@@ -114,12 +115,12 @@ class Engine:
         return GradientBuckets(own, dtype, due=self._deepspeed.is_gradient_accumulation_boundary)
 
     def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """Optimizer step number `step` (from 0) on `accumulation` micro-batches.
+        """Run optimizer step number `step` (from 0) on `accumulation` micro-batches.
 
-        Weights, optimizer and running moments stay as they were where the guard finds the gradient broken.
+        If the guard finds the gradient broken, weights, optimizer and running batch statistics do not change.
 
-        Returns this rank's losses and health values, means over the micro-batches, as scalars on the device, and
-        `gradient_norm` before clipping, and `skipped_steps` so far.
+        Returns this rank's losses and health values as scalars on the device, averaged over the micro-batches. They
+        include `gradient_norm` before clipping and `skipped_steps` so far.
         """
         self._prepare(step)
         outputs: list[Mapping[str, Tensor]] = []
@@ -127,16 +128,16 @@ class Engine:
             # Forward: keys of the momentum encoder, neighbors, centroids, and the method's contrasts.
             torch.manual_seed(step_seed(self.seed, step, index, rank()))
             out = self._deepspeed(batch.views, batch.labels, batch.ids)
-            # Backward: gradients are averaged over the ranks meanwhile, and gathered keys enter the queue after it.
+            # Backward: gradients are averaged over the ranks during it, and gathered keys enter the queue after it.
             self._deepspeed.backward(out.loss)
             self.method.after_backward()
             outputs.append(out.parts)
             if index == self.accumulation - 1:
-                # The whole gradient is there: clip it, and let the guard check it on the device.
+                # The gradient is complete: clip it, and let the guard check it on the device.
                 norm = self._clip()
                 broken = self.guard.check(norm)
                 self.optimizer.found_inf = broken  # type: ignore[attr-defined]
-            # Update, at the last micro-batch: weights follow the gradient unless it is broken.
+            # Update at the last micro-batch, unless the gradient is broken.
             self._deepspeed.step()
         self._statistics.restore(broken)
         # EMA: the momentum encoder follows the weights.
@@ -145,7 +146,7 @@ class Engine:
         return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
 
     def _prepare(self, step: int) -> None:
-        """Learning rates of the step, and what must be put back if its gradient turns out broken."""
+        """Set the learning rates of the step, and keep the batch statistics in case its gradient is broken."""
         self.method.train()
         self.schedule.apply(self.optimizer, step)
         self._statistics.keep()
@@ -153,7 +154,7 @@ class Engine:
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
-        """Scale the averaged gradient down to the norm that is allowed; returns the norm that it had."""
+        """Scale the averaged gradient down to the largest norm allowed. Returns the norm before scaling."""
         gradients = self._layout.gradients()
         norm = self._layout.norm(gradients)
         if self.max_grad_norm:
@@ -161,23 +162,23 @@ class Engine:
         return norm
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Named full tensors of the model (weights, momentum copies, buffers, queue) and of the optimizer.
+        """Return named full tensors of the model (weights, EMA encoders, buffers, queue) and of the optimizer.
 
-        Every rank calls; those of the optimizer may be on the first rank alone.
+        Every rank calls. Only rank 0 is sure to get the optimizer's tensors.
         """
         return dict(self.method.state_dict()), self._layout.state()
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave, from a run of any number of processes, ZeRO stage and accumulation.
+        """Load what `state` returned, from a run with any number of processes, ZeRO stage and accumulation.
 
         Raises:
-            UserError: where names or shapes differ.
+            UserError: names or shapes differ.
         """
         load_model(self.method, model)
         self._layout.load_state(optimizer)
 
     def close(self) -> None:
-        """Let all ranks end together: one that leaves early would abort the others' last collective."""
+        """Wait for all ranks and end together. A rank that left early would abort the others' last collective."""
         self._deepspeed.destroy()
         if dist.is_initialized():
             dist.barrier()
@@ -185,7 +186,7 @@ class Engine:
 
 
 def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load named tensors exactly; a UserError names what is missing, unknown or of another shape."""
+    """Load named tensors. Raises a UserError that lists those that are missing, unknown or of another shape."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in own]
@@ -209,10 +210,10 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.ERROR)  # it warns of every optimizer but its own
+    logger.setLevel(logging.ERROR)  # it warns of every optimizer except its own
     warnings.filterwarnings(
         "ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning
-    )  # it calls that
+    )  # DeepSpeed calls it
     if next(method.parameters()).dtype == torch.float64:
         allow_float64()
     engine, *_ = deepspeed.initialize(
@@ -222,17 +223,17 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
 
 
 def _mean(name: str, values: list[Tensor]) -> Tensor:
-    """Of a value over micro-batches; a loss that is NaN in one of them is NaN."""
+    """Return the mean of a value over micro-batches. NaN is ignored only for `LABEL_METRICS`: a NaN loss stays NaN."""
     return (torch.nanmean if name in LABEL_METRICS else torch.mean)(torch.stack(values))
 
 
 def _broadcast_buffers(module: nn.Module) -> None:
-    """DeepSpeed broadcasts parameters at the start, and no buffers."""
+    """Broadcast the buffers of rank 0. DeepSpeed itself broadcasts only parameters at the start."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def step_seed(*parts: int) -> int:
-    """A seed that is a function of (seed, step, micro-batch, rank), so that no generator's state needs saving."""
+    """Return a seed computed from (seed, step, micro-batch, rank). No state of a generator needs to be saved."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Layer-wise adaptive rate scaling, the optimizer of large batches."""
+"""LARS (layer-wise adaptive rate scaling), the optimizer for large batches."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,17 +11,18 @@ from trainer.engine.sgd import MomentumRule, momentum_update
 
 
 class LARS(MomentumRule):
-    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888) as All4One trains with it.
+    """Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888) in the variant of All4One.
 
-    For a weight w with gradient g, with |.| the L2 norm of one tensor:
+    For a weight w with gradient g, trust coefficient eta and |.| the L2 norm of one tensor:
     `r = eta |w| / (|g| + wd |w| + 1e-8)`, `r ← min(r / lr, 1)` with `clip_lr`,
-    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`; v is 0 before the first step. Where |w| or |g| is 0, and in
-    groups with `exclude` true, the gradient is neither scaled nor decayed.
+    `v ← momentum v + r (g + wd w)`, `w ← w - lr v`, where v is 0 before the first step. If |w| or |g| is 0, or if the
+    group has `exclude` set, the gradient is not scaled and there is no weight decay.
 
-    Groups carry `lr`, `momentum`, `weight_decay`, `eta`, `clip_lr` and `exclude`. No step waits for the device.
+    Groups have `lr`, `momentum`, `weight_decay`, `trust_coefficient` (eta), `clip_lr` and `exclude`. No step waits for
+    the device.
 
-    Under ZeRO the engine puts a flat tensor of pieces in the place of a group's weights, and says in `partitions`
-    which: norms are then those of the whole weights, summed over the ranks in one message a group.
+    Under ZeRO the engine replaces a group's weights by a flat tensor of pieces, and describes the pieces in
+    `partitions`. Norms are still those of the full weights. They are summed over the ranks with one message per group.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class LARS(MomentumRule):
 
 
 def _update_of_share(group: dict[str, Any], partition: Partition, weight: Tensor, gradient: Tensor) -> Tensor:
-    """What `_scaled_gradients` yields for one rank's share [P] of the group's weights."""
-    norms = partition.norms(weight, gradient)  # every rank calls, one without a piece too
+    """Return the result of `_scaled_gradients` for one rank's shard [P] of the group's weights."""
+    norms = partition.norms(weight, gradient)  # every rank calls, also one without a piece
     own = [piece.member for piece in partition.layout]
     if not own:
         return torch.zeros_like(weight)
@@ -66,13 +67,13 @@ def _update_of_share(group: dict[str, Any], partition: Partition, weight: Tensor
 def _scaled_gradients(
     group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], norms: Tensor
 ) -> list[Tensor]:
-    """`r (g + wd w)` for each of T tensors, where r and wd are skipped for tensors of zeros.
+    """Return `r (g + wd w)` for each of T tensors. If w or g is all zeros, r is 1 and wd is 0.
 
     Args:
-        group: the rule's numbers.
-        weights: w.
-        gradients: g.
-        norms: of the tensors w and g that these are, or are pieces of, [2, T].
+        group: the settings of the group.
+        weights: w, full tensors or pieces.
+        gradients: g, full tensors or pieces.
+        norms: norms of the full tensors w and g, [2, T].
     """
     weight_norms, gradient_norms = norms
     decay = group["weight_decay"]

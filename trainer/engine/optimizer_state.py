@@ -1,4 +1,4 @@
-"""What an optimizer remembers, as named full tensors: `KIND/PARAMETER`, for example `momentum/projector.0.weight`."""
+"""The state of an optimizer as named full tensors: `KIND/PARAMETER`, for example `momentum/projector.0.weight`."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 from trainer.engine.lars import LARS
 from trainer.engine.sgd import SGD
 
-# What each optimizer keeps for a parameter → what that is called in a checkpoint.
+# Key in each optimizer's state of a parameter → name in a checkpoint.
 _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
     LARS: {"momentum_buffer": "momentum"},
     SGD: {"momentum_buffer": "momentum"},
@@ -18,16 +18,16 @@ _STATE_NAMES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> dict[str, str]:
-    """What the optimizer keeps for a parameter → what that is called in a checkpoint."""
+    """Return the names in a checkpoint, by key in the optimizer's state of a parameter."""
     return _STATE_NAMES[type(optimizer)]
 
 
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What the optimizer remembers, as `KIND/PARAMETER` → tensor in the parameter's shape.
+    """Return the optimizer's state as `KIND/PARAMETER` → tensor with the parameter's shape.
 
-    Tensors are the optimizer's own, not copies. A parameter without an update so far has an empty tensor.
+    The tensors are the optimizer's own, not copies. A parameter without an update so far has an empty tensor.
     """
     tensors = {}
     for name, parameter in _optimized(optimizer, named_parameters):
@@ -43,10 +43,10 @@ def load_optimizer_tensors(
     named_parameters: Iterable[tuple[str, Tensor]],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give the optimizer the memory that `optimizer_tensors` read; tensors are copied.
+    """Load the state that `optimizer_tensors` returned into the optimizer. The tensors are copied.
 
     Raises:
-        UserError: as for `states_by_parameter`. Nothing changes.
+        UserError: as for `states_by_parameter`. Then nothing changes.
     """
     members = dict(_optimized(optimizer, named_parameters))
     loaded: dict[Tensor, dict[str, Tensor]] = {}
@@ -67,7 +67,7 @@ def load_optimizer_tensors(
 def states_by_parameter(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """A checkpoint's tensors as the optimizer keeps them, by parameter; those without an update are left out.
+    """Return a checkpoint's tensors by parameter and key of the optimizer. Parameters without an update are left out.
 
     Raises:
         UserError: a tensor is missing, has another shape or type, or belongs to no parameter.
@@ -106,7 +106,7 @@ def _some(names: list[str]) -> str:
 
 
 def mismatch(what: str) -> UserError:
-    """The error of a checkpoint whose optimizer state does not fit, `what` saying in which way."""
+    """Return the error for a checkpoint whose optimizer state does not fit. `what` describes the difference."""
     return UserError(
         what,
         where="checkpoint",

@@ -1,7 +1,7 @@
-"""One rank's share of a group of tensors that are laid end to end and cut into equal parts, one a rank.
+"""One rank's shard of a group of tensors. The tensors are concatenated and cut into equal parts, one per rank.
 
 ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054) keeps optimizer state, and from stage 2 on gradients, only for such a
-share. Cuts fall anywhere, so what is said of whole tensors must be put together from pieces on several ranks.
+shard. Cuts fall anywhere, so values of full tensors must be combined from pieces on several ranks.
 """
 
 from collections.abc import Sequence
@@ -19,22 +19,22 @@ class Piece(NamedTuple):
     """The part of one tensor of the group that this rank holds."""
 
     member: int
-    """Which tensor."""
+    """Index of the tensor in the group."""
     here: slice
-    """Where it lies in this rank's share."""
+    """Position in this rank's shard."""
     there: slice
-    """Which elements of the flattened tensor it is."""
+    """Position in the flattened tensor."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A group of tensors, of which each of W ranks holds a share of P elements of their concatenation.
+    """A group of tensors whose concatenation is sharded over W ranks, with P elements each.
 
-    Behind the last tensor there are zeros. Methods that send messages must be called by every rank.
+    Zeros pad the concatenation after the last tensor. Every rank must call the methods that send messages.
     """
 
     shapes: Sequence[torch.Size]
-    """Of the T whole tensors, in order."""
+    """Shapes of the T full tensors, in order."""
     size: int
     """P."""
     rank: int
@@ -42,7 +42,7 @@ class Partition:
     world_size: int
     """W."""
     process_group: dist.ProcessGroup | None = None
-    """The ranks; None: all."""
+    """The group of the ranks. None: all ranks."""
 
     @cached_property
     def layout(self) -> list[Piece]:
@@ -59,15 +59,16 @@ class Partition:
         ]
 
     def pieces(self, share: Tensor) -> list[Tensor]:
-        """Views of this rank's pieces in its share [P], in order."""
+        """Return views of this rank's pieces in its shard [P], in order."""
         return [share[piece.here] for piece in self.layout]
 
     def join(self, pieces: Sequence[Tensor], like: Tensor) -> Tensor:
-        """The inverse of `pieces`: a share [P] of the type of `like`."""
+        """Return the shard [P] of the given pieces, with the type of `like`. The inverse of `pieces`."""
         return torch.cat([*pieces, like.new_zeros(self.size - sum(len(piece) for piece in pieces))])
 
     def norms(self, *shares: Tensor) -> Tensor:
-        """L2 norms [S, T] of the whole tensors, from this rank's shares [P] of S such groups; one message."""
+        """Return the L2 norms [S, T] of the full tensors from this rank's shards [P] of S such groups, with one
+        message."""
         squares = shares[0].new_zeros(len(shares), len(self.shapes))
         own = [piece.member for piece in self.layout]
         if own:
@@ -79,7 +80,7 @@ class Partition:
         return squares.sqrt()
 
     def gather(self, share: Tensor) -> list[Tensor]:
-        """The whole tensors, from every rank's share [P], on the first rank; the others get none."""
+        """Return the full tensors on rank 0, gathered from every rank's shard [P]. Other ranks get an empty list."""
         every = share.new_empty(self.world_size if self.rank == 0 else 0, self.size)  # [W, P]
         if self.world_size == 1:
             every[0] = share
@@ -92,7 +93,7 @@ class Partition:
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def cut(self, tensors: Sequence[Tensor | None], like: Tensor) -> Tensor:
-        """This rank's share [P] of whole tensors, of the type of `like`; None counts as zeros."""
+        """Return this rank's shard [P] of full tensors, with the type of `like`. None counts as zeros."""
         share = torch.zeros_like(like)
         for piece in self.layout:
             tensor = tensors[piece.member]

@@ -1,4 +1,4 @@
-"""Gradient descent with momentum, and the update that other rules share with it."""
+"""SGD with momentum, and the update that it shares with LARS."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class MomentumRule(torch.optim.Optimizer):
-    """A rule that updates a group at once. `found_inf` is for steps to leave out; see `momentum_update`."""
+    """An optimizer that updates a group at once. `found_inf` marks steps to skip, see `momentum_update`."""
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -21,7 +21,7 @@ class MomentumRule(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returns."""
+        """Update every parameter that has a gradient. Returns what `closure` returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -33,9 +33,9 @@ class MomentumRule(torch.optim.Optimizer):
 
 
 class SGD(MomentumRule):
-    """`v ← momentum v + g + wd w`, `w ← w - lr v`; v is 0 before the first step.
+    """`v ← momentum v + g + wd w`, `w ← w - lr v`, where v is 0 before the first step.
 
-    Groups carry `lr`, `momentum` and `weight_decay`.
+    Groups have `lr`, `momentum` and `weight_decay`.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ def momentum_update(
     decay: float = 0.0,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Update weights, and their `momentum_buffer` in the optimizer's state, in one pass over all of them.
+    """Update weights, and their `momentum_buffer` in the optimizer's state, in one pass over all weights.
 
     Args:
-        optimizer: holds the buffers; none where the momentum is 0.
-        group: its `momentum` and `lr`.
+        optimizer: holds the buffers. If the momentum is 0, there are none.
+        group: the group, which has `momentum` and `lr`.
         weights: w.
         updates: g.
         decay: wd.
-        found_inf: scalar on the weights' device; where it is not 0, nothing changes, whatever the updates hold. Torch's
-            own fused optimizers know it by this name.
+        found_inf: scalar on the weights' device. If it is not 0, nothing changes, whatever the updates are. Torch's
+            own fused optimizers use the same name.
     """
     states = [optimizer.state[weight] for weight in weights] if group["momentum"] else []
     for weight, state in zip(weights, states, strict=False):

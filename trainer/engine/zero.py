@@ -1,8 +1,8 @@
-"""Where gradients and optimizer state are: whole on every rank (ZeRO stage 0), or in shares (stages 1 and 2).
+"""Layout of gradients and optimizer state: replicated on every rank (ZeRO stage 0) or sharded (stages 1 and 2).
 
-Both kinds answer the same questions, so that the rest of the engine does not ask for the stage. Weights are whole on
-every rank at each of these stages. Stage 3 would share out weights too: moving averages of shares that are empty
-between uses do nothing, so momentum copies would stand still.
+Both layouts have the same interface, so the rest of the engine does not depend on the stage. At these stages every
+rank has the full weights. Stage 3 is not supported. It would also shard the weights, and these shards are empty between
+uses. Averages over empty tensors do nothing, so the EMA encoders would not change.
 """
 
 from collections.abc import Mapping
@@ -34,32 +34,33 @@ from trainer.engine.partition import Partition
 
 
 class OptimizerStateLayout(Protocol):
-    """How one stage answers. Every rank asks at the same time."""
+    """Interface of both layouts. Every rank calls each method at the same time."""
 
     def gradients(self) -> list[Tensor]:
-        """What this rank holds of the gradient after the last micro-batch's backward pass, averaged over the ranks.
+        """Return this rank's part of the averaged gradient after the last micro-batch's backward pass.
 
-        Without the online classifier's: labels must not scale what the backbone learns. Changes in place count for the
-        update that follows.
+        The online classifier's gradient is left out, so that labels do not scale the backbone's gradient. Changes in
+        place take effect in the update that follows.
         """
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Euclidean norm of the whole gradient, the same on every rank."""
+        """Return the Euclidean norm of the full gradient, which is the same on every rank."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state as `optimizer_tensors` gives it; at stages 1 and 2 the first rank alone gets it."""
+        """Return the optimizer's state as in `optimizer_tensors`. At stages 1 and 2 only rank 0 gets it."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over weights that were loaded into the model, and the optimizer's state from any stage."""
+        """Use the weights that were loaded into the model, and load the optimizer's state, which any stage may have
+        saved."""
 
 
 class ReplicatedState:
-    """Stage 0.
+    """Layout of stage 0.
 
     Args:
-        optimizer: over the parameters.
-        parameters: that train, by name.
-        buckets: what averages their gradients; None: they are averages already.
+        optimizer: optimizer of the parameters.
+        parameters: trainable parameters by name.
+        buckets: average the gradients. None: the gradients are already averages.
     """
 
     def __init__(
@@ -74,31 +75,31 @@ class ReplicatedState:
         ]
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters but the classifier's."""
+        """Return the gradients of all parameters except the classifier's."""
         if self._buckets is not None:
             self._buckets.finish()
         return [p.grad for p in self._evaluated if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Needs no message."""
+        """Return the norm, without a message."""
         return nn.utils.get_total_norm(gradients)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's own tensors."""
+        """Return the optimizer's own tensors."""
         return optimizer_tensors(self._optimizer, self._parameters.items())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises UserError where they do not fit."""
+        """Load the optimizer's state. Raises a UserError if it does not fit."""
         load_optimizer_tensors(self._optimizer, self._parameters.items(), tensors)
 
 
 class ShardedState:
-    """Stages 1 and 2: DeepSpeed gives the optimizer one flat share of each parameter group to update.
+    """Layout of stages 1 and 2: DeepSpeed gives the optimizer one flat shard of each parameter group to update.
 
     Args:
-        zero: DeepSpeed's optimizer around ours.
-        optimizer: ours.
-        parameters: that train, by name.
+        zero: DeepSpeed's optimizer, which wraps ours.
+        optimizer: our optimizer.
+        parameters: trainable parameters by name.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class ShardedState:
             optimizer.partitions = dict(zip(self._flat, self._partitions, strict=True))
 
     def gradients(self) -> list[Tensor]:
-        """Of this rank's shares, padding included."""
+        """Return the gradients of this rank's shards, padding included."""
         return [
             piece
             for group, pieces in shard_gradients(self._zero).items()
@@ -128,14 +129,14 @@ class ShardedState:
         ]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """One number is summed over the ranks."""
+        """Return the norm. One number is summed over the ranks."""
         square = torch.stack(torch._foreach_norm(gradients)).square().sum()
         if world_size() > 1:
             dist.all_reduce(square)
         return square.sqrt()
 
     def state(self) -> dict[str, Tensor]:
-        """Shares are gathered on the first rank and moved to its host memory, a group at a time."""
+        """Gather the shards on rank 0 and move them to its host memory, one group at a time."""
         tensors: dict[str, Tensor] = {}
         for flat, partition, names in zip(self._flat, self._partitions, self._names, strict=True):
             state = self._optimizer.state.get(flat, {})
@@ -149,7 +150,7 @@ class ShardedState:
         return tensors if rank() == 0 else {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises UserError where they do not fit; then nothing changes."""
+        """Load the optimizer's state. Raises a UserError if it does not fit, and then changes nothing."""
         states = states_by_parameter(self._optimizer, self._parameters, tensors)
         loaded: dict[Tensor, dict[str, Tensor]] = {}
         for flat, partition, names in zip(self._flat, self._partitions, self._names, strict=True):
@@ -176,7 +177,7 @@ def _require_same_layout(parameters: list[nn.Parameter], partition: Partition) -
 
 
 def _common_step(steps: list[Tensor | None], names: list[str]) -> Tensor:
-    """The number of updates that a group's members have had."""
+    """Return the number of updates of a group's members. Raises a UserError if their numbers differ."""
     counts = {0.0 if step is None else float(step) for step in steps}
     if len(counts) > 1:
         raise mismatch(

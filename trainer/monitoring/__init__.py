@@ -1,1 +1,1 @@
-"""What a run writes down and shows: metrics, evaluation during training, trackers."""
+"""Metrics of a run, evaluation during training, and experiment trackers."""

@@ -1,7 +1,7 @@
-"""What a run writes down: metrics.jsonl always, and beside it what `metrics` asks for.
+"""The metrics of a run: metrics.jsonl, and the other writers that the `metrics` settings enable.
 
-Values that depend on the clock stand under `time`, so that all else of a record is the same in a run that was
-interrupted and in one that was not.
+Values that depend on the clock are under `time`. All other values of a record are the same whether or not the run was
+interrupted.
 """
 
 import json
@@ -29,9 +29,9 @@ from trainer.runs.run_folder import RunFolder, read_records
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
-    """Mean of each scalar over all ranks, in one message; every rank calls it with the same names.
+    """Return the mean of each scalar over all ranks, with one message. Every rank calls with the same names.
 
-    That of a value of `LABEL_METRICS` is over the ranks that have one.
+    The mean of a value in `LABEL_METRICS` is taken over the ranks that have the value.
     """
     packed = torch.stack([v.detach().double() for v in values.values()])  # [values]
     optional = torch.tensor([name in LABEL_METRICS for name in values], device=packed.device)
@@ -43,7 +43,7 @@ def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
-    """What a run's first rank writes to, with every writer that the settings ask for."""
+    """Open the metrics of a run on rank 0, with every writer that the settings enable."""
     wanted, name, values = config.metrics, config.run.name or run.path.name, dump(config)
     writers = []
     if wanted.csv:
@@ -65,10 +65,10 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
 
 
 class MetricsWriter:
-    """Rank 0's writer. Records of steps beyond `resume_step` are dropped: they are about to be done again.
+    """Rank 0's writer. Records of steps beyond `resume_step` are dropped, because these steps will be repeated.
 
-    What cannot be written to metrics.jsonl, since the disk is full or away, is kept and tried again with the next
-    record.
+    If a record cannot be written to metrics.jsonl because the disk is full or not available, it is kept and written
+    with the next record.
     """
 
     def __init__(self, path: Path, resume_step: int, writers: Sequence[Background] = ()) -> None:
@@ -92,7 +92,7 @@ class MetricsWriter:
             writer.restart(step, self.records)
 
     def evaluated(self, step: int) -> bool:
-        """Whether the evaluation at a step is on record."""
+        """Whether there is a record of the evaluation at a step."""
         return any(r["kind"] == "eval" and r["step"] == step for r in self.records)
 
     def write(
@@ -103,7 +103,7 @@ class MetricsWriter:
         time: dict[str, float] | None = None,
         **facts: Any,
     ) -> None:
-        """Record named values of a step: `kind` is `train` or `eval`. What is not finite is left out."""
+        """Record named values of a step. `kind` is `train` or `eval`. Values that are not finite are left out."""
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
         self.records.append(record)
@@ -112,12 +112,12 @@ class MetricsWriter:
             writer.write(record)
 
     def warnings(self) -> list[str]:
-        """What could not be written since this was last asked, for the user."""
+        """Return the warnings for the user since the last call."""
         warnings, self._warnings = self._warnings, []
         return warnings + [warning for writer in self._writers for warning in writer.warnings()]
 
     def close(self) -> None:
-        """Write what is left, and have all writers finish."""
+        """Write the records that are left, and let all writers finish."""
         if self._unwritten:
             self._append("")
         for writer in self._writers:
@@ -134,7 +134,7 @@ class MetricsWriter:
         except OSError as error:
             if size is not None:
                 with suppress(OSError):
-                    os.truncate(self.path, size)  # a line that was cut short would hide all that follow
+                    os.truncate(self.path, size)  # the next record would be lost in a torn line
             if not self._unwritten:
                 self._warnings.append(f"{self.path} cannot be written: {error.strerror}; it is tried again")
             self._unwritten = text

@@ -1,4 +1,4 @@
-"""kNN during training: how well the frozen backbones separate the classes of the validation set."""
+"""kNN during training, which measures how well the frozen backbones separate the classes of the validation set."""
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
@@ -14,10 +14,10 @@ from trainer.runs.stop_signals import StopRequest
 
 
 class OnlineEvaluation:
-    """kNN of every backbone that the method offers, with the training set as the bank, by all ranks together.
+    """kNN evaluation of every backbone of the method, on all ranks together. The training set is the bank.
 
     Raises:
-        UserError: evaluations are wanted and the validation set has other classes than the training set.
+        UserError: evaluations are enabled and the validation set has other classes than the training set.
     """
 
     def __init__(
@@ -46,17 +46,18 @@ class OnlineEvaluation:
             )
 
     def due(self, step: int) -> bool:
-        """Whether the schedule names this step: the untrained backbone, every so many epochs, and the final one."""
+        """Whether an evaluation is due at this step: at the start, every `eval.every_epochs` epochs, and at the end."""
         if not self._wanted:
             return False
         every, per_epoch = self._config.eval.every_epochs, self._parts.loader.steps_per_epoch
         return step in (0, self._parts.total_steps) or step % (every * per_epoch) == 0
 
     def run(self) -> dict[str, float]:
-        """Top-1 by backbone, `knn_online` and `knn_momentum`; empty on ranks other than 0. All ranks call.
+        """Return the top-1 accuracy of each backbone, as `knn_online` and `knn_momentum`. Every rank calls, and the
+        result is empty on ranks other than 0.
 
         Raises:
-            Stopped: when a signal asks to stop.
+            EvaluationInterrupted: a signal asks to stop.
         """
         train_set, validation_set = self._parts.train_set, self._parts.validation_set
         assert isinstance(train_set, ShardSet)

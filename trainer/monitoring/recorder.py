@@ -1,4 +1,4 @@
-"""What is written down and shown of each step."""
+"""Writes and shows the values of each step."""
 
 import math
 import time
@@ -14,15 +14,15 @@ from trainer.runs.progress import TrainingProgress
 
 
 class Recorder:
-    """Every rank's; the first one writes and shows.
+    """Records the values of steps. Every rank has one, and rank 0 writes and shows them.
 
     Args:
         config: the run's settings.
-        parts: the run.
-        progress: where values and warnings are shown.
-        metrics: where they are written; None: nowhere.
-        require_lock: raises where this process may write no more.
-        step: the step that the run stands at.
+        parts: components of the run.
+        progress: shows values and warnings.
+        metrics: writes the values. None: they are not written.
+        require_lock: raises if this process must write nothing more.
+        step: number of steps that are done.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Recorder:
         self.go_on_from(step)
 
     def go_on_from(self, step: int) -> None:
-        """The run stands at this step now."""
+        """Continue after this step."""
         self._skipped = float(self._parts.engine.guard.skipped)
         self.start_clock(step)
 
     def start_clock(self, step: int) -> None:
-        """Time from here on is that of steps after this one."""
+        """Start timing the steps after this one."""
         self._time, self._step, self._waited = time.perf_counter(), step, self._parts.loader.wait_seconds
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set after so many steps."""
+        """Return the number of passes over the training set after `step` steps."""
         return step / self._parts.loader.steps_per_epoch
 
     def record(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Write down and show a step's values where they are due. Every rank calls."""
+        """Write and show the values of a step if they are due. Every rank calls."""
         every = self._config.metrics
         examined = every.health_every > 0 and step % every.health_every == 0
         if step % every.log_every and not examined:
@@ -85,7 +85,7 @@ class Recorder:
         self._skipped = values["skipped_steps"]
 
     def _lap(self, step: int) -> tuple[float, float]:
-        """Images a second and the share of time spent waiting for data since the last lap."""
+        """Return images per second and the fraction of time spent waiting for data since the last lap."""
         began, first, waited = self._time, self._step, self._waited
         self.start_clock(step)
         seconds = max(self._time - began, 1e-9)
@@ -93,7 +93,7 @@ class Recorder:
         return images / seconds, (self._waited - waited) / seconds
 
     def _check_health(self, step: int, values: dict[str, float]) -> None:
-        """Show health values, and warn of each sign of a collapse where it begins."""
+        """Show health values, and warn of each sign of a collapse when it first appears."""
         self._health = f" · rank {values['z_rank']:.0f}"
         if math.isfinite(values.get("neighbor_agreement", math.nan)):
             self._health += f" · neighbors agree {100 * values['neighbor_agreement']:.0f} %"

@@ -1,4 +1,4 @@
-"""What every part that works for a run needs: its attempt, its components, and the method built from its settings."""
+"""The attempt at a run, the components of a run, and the method that is built from its settings."""
 
 import os
 import shutil
@@ -26,27 +26,27 @@ from trainer.runs.run_lock import RunLock
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
 IMAGES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-"""Type of the views, and of the weights, by `train.precision`."""
+"""Data type of the views and of the weights, by `train.precision`."""
 
 TrainSet = ShardSet | StreamSet
 
 
 @dataclass(frozen=True)
 class AttemptContext:
-    """An attempt as one of its processes sees it."""
+    """An attempt from the point of view of one of its processes."""
 
     run: RunFolder
     config: Config
     process: Process
     number: int
-    """From 1, rising with each attempt at the run."""
+    """Number of the attempt at the run, counted from 1."""
     lock: RunLock | None
-    """Rank 0's hold on the run; None on the other ranks."""
+    """Rank 0's lock on the run. None on the other ranks."""
 
 
 @dataclass
 class TrainingComponents:
-    """What the loop drives."""
+    """The components that the training loop uses."""
 
     train_set: TrainSet
     validation_set: ShardSet | None
@@ -54,16 +54,16 @@ class TrainingComponents:
     engine: Engine
     total_steps: int
     initial_weights: str | None = None
-    """What was found in `backbone.init`; None where nothing was taken from it."""
+    """Report on the weights read from `backbone.init`. None if none were read."""
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:
-    """What `data.train` names. Raises UserError as `ShardSet.open` and `StreamSet` do."""
+    """Open the set that `data.train` names. Raises a UserError as `ShardSet.open` and `StreamSet` do."""
     return StreamSet(settings) if settings.reader == "stream" else ShardSet.open(settings.train, settings)
 
 
 def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
-    """Raise a UserError where a checkpoint's state is of another training set than the one that is opened."""
+    """Raise a UserError if a checkpoint was made with another training set than the given one."""
     if state["data"] != train_set.fingerprint:
         raise UserError(
             "the training set is not the one that the checkpoint was made with",
@@ -75,13 +75,14 @@ def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:
 def build_method(
     config: Config, num_classes: int, device: torch.device, *, initial: Mapping[str, Tensor] | None = None
 ) -> Method:
-    """The method on its device, with freshly drawn weights, a function of the seed alone.
+    """Build the method on its device with new weights. The weights depend only on the seed and on `initial`.
 
     Args:
-        config: the run's.
-        num_classes: of the labels; 0: there are none.
-        device: where it goes.
-        initial: tensors that the backbone starts from, by its names; every copy of it is made after that.
+        config: configuration of the run.
+        num_classes: number of classes of the labels. 0: there are no labels.
+        device: device of the method.
+        initial: tensors from which the backbone starts, by its names. Every copy of the backbone is made after they
+            are loaded.
     """
     torch.manual_seed(config.run.seed)
     backbone = build_backbone(config.backbone, *config.data.sizes)
@@ -116,7 +117,10 @@ def build_method(
 
 
 def _require_compiler(device: torch.device) -> None:
-    """torch.compile makes C++ for a CPU, and Triton's launchers, in C, for a GPU."""
+    """Raise a UserError if the compiler that torch.compile needs is missing.
+
+    torch.compile generates C++ for a CPU. For a GPU, Triton generates launchers in C.
+    """
     variable, compiler = ("CXX", "g++") if device.type == "cpu" else ("CC", "gcc")
     compiler = os.environ.get(variable, compiler)
     if shutil.which(compiler) is None:

@@ -1,4 +1,4 @@
-"""How attempts end: the exit codes of their processes, and the ledger's words."""
+"""How attempts end: the exit codes of their processes, and the reasons in the ledger."""
 
 from enum import IntEnum, StrEnum
 
@@ -9,21 +9,21 @@ class ExitCode(IntEnum):
     FINISHED = 0
     """All steps are done."""
     USER_ERROR = 2
-    """Something that the user can fix has ended the attempt."""
+    """Something that the user can fix ended the attempt."""
     LOST_PEER = 3
-    """Another rank has ended before. That one knows the reason."""
+    """Another rank ended first. That rank knows the reason."""
     STALLED = 4
     """The rank made no step for too long."""
     INTERRUPTED = 130
     """SIGINT asked to stop."""
     TIME_IS_UP = 140
-    """SIGUSR2 asked to stop: a time limit or a preemption comes."""
+    """SIGUSR2 asked to stop: a time limit or a preemption is near."""
     TERMINATED = 143
     """SIGTERM asked to stop."""
 
 
 STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
-"""Exit codes of an attempt on this machine that its user has stopped."""
+"""Exit codes of an attempt on this machine that its user stopped."""
 
 
 class EndReason(StrEnum):
@@ -36,27 +36,27 @@ class EndReason(StrEnum):
     TIME_IS_UP = "time is up"
     """SIGUSR2 asked to stop."""
     TERMINATED = "terminated"
-    """SIGTERM asked to stop, and SLURM does not say why."""
+    """SIGTERM asked to stop, and SLURM gives no reason."""
     PREEMPTED = "preempted"
     """Another job took the nodes."""
     REQUEUED = "requeued"
-    """SLURM has put the job back into the queue."""
+    """SLURM put the job back into the queue."""
     CANCELLED = "cancelled"
     """The job was cancelled."""
     ERROR = "error"
     """An exception ended a rank."""
     LOST_RANK = "lost a rank"
-    """A rank lost its connection to another one, which knows the reason."""
+    """A rank lost its connection to another rank. That rank knows the reason."""
     KILLED = "killed"
     """A signal killed a rank."""
     STALLED = "stalled"
     """The ranks made no step for too long."""
     RUNNING = "running"
-    """It has not ended. Only shown, never written."""
+    """The attempt has not ended. Only shown, never written."""
     NO_END = "no end noted"
-    """It is over, and nobody wrote why. Only shown, never written."""
+    """The attempt is over, and no process recorded why. Only shown, never written."""
     CUT_OFF = "cut off"
-    """Its node lost the others and went on for a while. Only shown, never written."""
+    """Its node lost contact with the others and kept running for a while. Only shown, never written."""
 
 
 REASONS: dict[int, EndReason] = {
@@ -65,4 +65,4 @@ REASONS: dict[int, EndReason] = {
     ExitCode.TIME_IS_UP: EndReason.TIME_IS_UP,
     ExitCode.TERMINATED: EndReason.TERMINATED,
 }
-"""The ledger's word for an exit code of an attempt that ended in order."""
+"""Reason in the ledger for the exit code of an attempt that ended in order."""

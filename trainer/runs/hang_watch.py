@@ -1,7 +1,7 @@
-"""The hang watch: a rank that makes no step for too long says where it hangs, and ends, so that its job starts again.
+"""The hang watch: a rank that makes no step for too long reports where it hangs and ends, so that its job restarts.
 
-A Python thread writes the dump. Where it cannot run, since the thread that hangs holds the interpreter's lock, a
-timer of `faulthandler` that needs no lock prints the stacks on standard error and ends the process with code 1.
+A Python thread writes the dump. It cannot run while the hanging thread holds the interpreter's lock. In that case a
+timer of `faulthandler`, which needs no lock, prints the stacks to standard error and ends the process with code 1.
 """
 
 import faulthandler
@@ -26,8 +26,8 @@ from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
 SETTLE_SECONDS = 5.0
-"""Time between a rank's dump and its end. The first rank that ends takes the others with it: srun kills them, and so
-does the launcher on one machine. The ranks' clocks start at the same collective, so all have dumped by then."""
+"""Time between a rank's dump and its end, seconds. When the first rank ends, srun, or the launcher on one machine,
+kills the others. The ranks' clocks start at the same collective, so all ranks have written their dumps by then."""
 _LOOK_SECONDS = 1.0
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("trainer", "data_pipelines", "launch")
@@ -38,17 +38,17 @@ class HangWatch:
     """Context manager that ends this process once its rank has not met the others for too long.
 
     Args:
-        run: the run's folder, which gets the dump.
+        run: the run's folder, where the dump is written.
         attempt: number of this attempt, as far as it is known before the ranks have met.
-        rank: this process.
-        seconds: time without `met` that is too long; 0: nothing is watched.
+        rank: rank of this process.
+        seconds: time without `met` that counts as a hang. 0: no watch.
     """
 
     def __init__(self, run: RunFolder, attempt: int, rank: int, seconds: float) -> None:
         self.attempt = attempt
         """Number of this attempt."""
         self.step = 0
-        """Steps that this rank has done."""
+        """Number of steps that this rank has done."""
         self._run, self._rank, self._seconds = run, rank, seconds
         self._doing, self._met = "starting", time.monotonic()
         self._released, self._found = threading.Event(), threading.Event()
@@ -56,7 +56,7 @@ class HangWatch:
 
     def __enter__(self) -> "HangWatch":
         if self._seconds:
-            # of a start that ended before it was counted as an attempt
+            # left by a start that ended before it was counted as an attempt
             self._run.stall_dump(self.attempt, self._rank).unlink(missing_ok=True)
             self.met()
             self._thread.start()
@@ -69,15 +69,15 @@ class HangWatch:
             faulthandler.cancel_dump_traceback_later()
 
     def doing(self, what: str) -> None:
-        """Say what this rank does from here on."""
+        """Set what this rank does from now on."""
         self._doing = what
 
     def met(self) -> None:
-        """The ranks have just met in a collective: their clocks start anew together."""
+        """Restart the clock, because the ranks have just met in a collective. The clocks of all ranks restart there."""
         self._met = time.monotonic()
 
     def wait_if_stalled(self) -> None:
-        """Where a stall has been found, wait for the end that it brings: what fails after it is not its cause."""
+        """If a stall was found, wait for the process to end. A failure after the stall is not its cause."""
         if self._found.is_set():
             time.sleep(2 * SETTLE_SECONDS)
 
@@ -89,7 +89,7 @@ class HangWatch:
                 return
             now = time.monotonic()
             away = now - looked
-            if away > self._seconds / 2:  # the process was stopped: it did not hang by itself
+            if away > self._seconds / 2:  # the process was suspended, it did not hang
                 self._met += away
             if now - self._met >= self._seconds:
                 self._end()
@@ -97,7 +97,7 @@ class HangWatch:
     def _end(self) -> None:
         self._found.set()
         faulthandler.dump_traceback_later(2 * SETTLE_SECONDS, exit=True)
-        # a thread of its own: the file system may be what hangs, and then nothing can be written
+        # A separate thread: a hung file system would block the dump, and must not block the end.
         threading.Thread(target=self._explain, name="stall dump", daemon=True).start()
         time.sleep(SETTLE_SECONDS)
         os._exit(ExitCode.STALLED)
@@ -133,12 +133,12 @@ class HangWatch:
 
 
 def stall_of(run: RunFolder, attempt: int, ranks: int, logs: Path) -> str | None:
-    """What an attempt hung at, the odd ones of its ranks first; None: it did not stall.
+    """Return where an attempt hung, with the smallest groups of ranks first. None: it did not stall.
 
     Args:
         run: the run's folder, which has the ranks' dumps.
         attempt: number of the attempt.
-        ranks: processes that it had.
+        ranks: number of its processes.
         logs: folder of their output.
     """
     dumps = {rank: _read(path) for rank in range(ranks) if (path := run.stall_dump(attempt, rank)).exists()}
@@ -166,7 +166,7 @@ def _read(dump: Path) -> dict[str, Any]:
 
 
 def _was_held(output: Path) -> bool:
-    """Whether a rank's output has what the timer without the interpreter's lock prints."""
+    """Whether a rank's output has the line that the timer of `faulthandler` prints."""
     return (
         output.exists()
         and re.search(r"^Timeout \([\d:.]+\)!$", output.read_text(errors="replace"), re.M) is not None
@@ -183,15 +183,16 @@ def _listed(ranks: Sequence[str], most: int = 4) -> str:
 
 
 def _names() -> list[str]:
-    """Names of the threads, by the numbers that `faulthandler` prints."""
+    """Return the names of the threads, by the numbers that `faulthandler` prints."""
     return [f"thread 0x{thread.ident or 0:016x} is {thread.name}" for thread in threading.enumerate()]
 
 
 def _place() -> str:
-    """The collective that some thread waits in, with the line of ours that called it; else the main thread's line."""
+    """Return the collective in which a thread waits, with the line of this project that called it. If no thread waits
+    in a collective, return the line of the main thread."""
     stacks = sys._current_frames()
     main = stacks.pop(threading.main_thread().ident or 0)
-    for frame in (main, *stacks.values()):  # backward runs in a thread of its own where there is a GPU
+    for frame in (main, *stacks.values()):  # on GPUs, backward runs in a separate thread
         stack = list(_outwards(frame))
         inside = [i for i, f in enumerate(stack) if f.f_code.co_filename.endswith(_COLLECTIVES)]
         if inside:
@@ -206,7 +207,7 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _own_line(stack: Sequence[FrameType]) -> str:
-    """Function and line of the innermost frame of this project, or of the innermost at all."""
+    """Return function and line of the innermost frame of this project, or of the innermost frame if there is none."""
     for frame in stack:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _PACKAGES:

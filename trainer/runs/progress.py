@@ -1,4 +1,4 @@
-"""What the user sees of training and evaluation: bars on a terminal, plain lines elsewhere, from rank 0 only."""
+"""Progress of training and evaluation for the user: bars on a terminal, plain lines elsewhere. Only rank 0 shows it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _LINE_EVERY = 10.0
 
 
 class ProgressBars:
-    """Tasks that are under way, one below the other.
+    """Running tasks, one below the other.
 
     Args:
         visible: whether this process shows anything.
@@ -42,21 +42,21 @@ class ProgressBars:
         """Show a task until `stop` is called.
 
         Args:
-            name: of the task.
-            total: steps in all.
-            done: steps that were done before.
+            name: name of the task.
+            total: total number of steps.
+            done: number of steps that are already done.
         """
         self._bars.start()
         return self._bars.add_task(name, total=total, completed=done, status="")
 
     def show(self, task: TaskID, done: int, status: str, line: Callable[[], str] | None = None) -> None:
-        """Show how far a task is.
+        """Show the progress of a task.
 
         Args:
-            task: from `start`.
-            done: steps that are done.
+            task: task from `start`.
+            done: number of steps that are done.
             status: a few words on its state.
-            line: gives the plain line for where there is no terminal, now and then; None: none is due.
+            line: returns the plain line, which is printed from time to time if there is no terminal. None: no line.
         """
         self._bars.update(task, completed=done, status=status)
         if self.console.is_terminal or line is None or time.monotonic() - self._last_line < _LINE_EVERY:
@@ -65,22 +65,23 @@ class ProgressBars:
         self.say(line())
 
     def stop(self, task: TaskID) -> None:
-        """Take a task away; the last one takes the display with it."""
+        """Remove a task. Removing the last task also stops the display."""
         self._bars.remove_task(task)
         if not self._bars.tasks:
             self._bars.stop()
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Show a task for the length of a block. Gives the function that advances it by one, with words on its state.
+        """Show a task during a block. Yields a function that advances the task by one and takes a few words on its
+        state.
 
         Args:
-            name: of the task.
-            total: steps in all.
-            done: steps that were done before.
+            name: name of the task.
+            total: total number of steps.
+            done: number of steps that are already done.
         """
         task, reached, began = self.start(name, total, done), done, time.monotonic()
-        self._last_line = max(self._last_line, began)  # the first line comes once there is something to tell
+        self._last_line = max(self._last_line, began)  # no line before the first progress
 
         def advance(status: str = "") -> None:
             nonlocal reached
@@ -101,9 +102,9 @@ class TrainingProgress(ProgressBars):
     """Step, epoch, loss, images/s, fraction of time waiting for data, and time left.
 
     Args:
-        total_steps: steps of the run.
-        done: steps that earlier attempts did.
-        batch: images of a step.
+        total_steps: number of steps of the run.
+        done: number of steps that earlier attempts did.
+        batch: number of images in a step.
         visible: whether this process shows anything.
     """
 
@@ -121,9 +122,9 @@ class TrainingProgress(ProgressBars):
         data_wait: float = 0.0,
         health: str = "",
     ) -> None:
-        """Show the state after `step` steps; without a loss, the values of the last step that had one stay.
+        """Show the state after `step` steps. Without a loss, the values of the last step that had one stay.
 
-        `health` follows them as it is.
+        `health` is appended to the values unchanged.
         """
         if loss is not None:
             self._values = (
@@ -136,5 +137,5 @@ class TrainingProgress(ProgressBars):
         self.show(self._training, step, status, (lambda: line) if loss is not None else None)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.stop(self._training)

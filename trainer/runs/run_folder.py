@@ -1,18 +1,18 @@
-"""A run's folder: what is in it.
+"""A run's folder and its contents.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one record for each logged step and evaluation
-metrics.csv      the same as a table, where asked for
+metrics.csv      the same as a table, if the settings ask for it
 ledger.jsonl     one record for each attempt's start and end
-quarantine.jsonl samples that turned out unreadable
+quarantine.jsonl samples that could not be read
 checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
-wandb/           files of Weights & Biases, and what of the run it has, where asked for
-logs/            output of each attempt's ranks; on one machine, of those other than 0; stacks of ranks that stalled
-slurm/           scripts and jobs, where the run was submitted
+wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
+logs/            output of each attempt's ranks (on one machine, of all ranks but 0), and stacks of ranks that stalled
+slurm/           scripts and jobs, if the run was submitted
 lock             held by the attempt that trains, see trainer/runs/run_lock.py
 
-Beside these lie eval.json, study_eval.json and report.html of the commands that judge and show a run.
+The commands that evaluate and show a run add eval.json, study_eval.json and report.html.
 
 Light to import: commands that only look at runs load no torch.
 """
@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def csv(self) -> Path:
-        """The same as a table."""
+        """The metrics as a table."""
         return self.path / "metrics.csv"
 
     @property
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def quarantine(self) -> Path:
-        """Samples that turned out unreadable."""
+        """Samples that could not be read."""
         return self.path / "quarantine.jsonl"
 
     @property
@@ -86,11 +86,11 @@ class RunFolder:
         return self.path / "logs"
 
     def stall_dump(self, attempt: int, rank: int) -> Path:
-        """Stacks of a rank that stalled, from an attempt."""
+        """File with the stacks of a rank that stalled in an attempt."""
         return self.logs / f"stall_{attempt}_rank_{rank}.txt"
 
     def read_config(self) -> "Config":
-        """The configuration that the run was made with."""
+        """Read the configuration of the run."""
         from trainer.config.schema import parse
 
         return parse(yaml.safe_load(self.config.read_text()), where=str(self.config))
@@ -102,7 +102,7 @@ class RunFolder:
         write_whole(self.config, yaml.safe_dump(dump(config), sort_keys=False).encode())
 
     def attempts(self) -> int:
-        """Attempts that have begun."""
+        """Return the number of attempts that have begun."""
         return sum(record["event"] == "start" for record in read_records(self.ledger))
 
     def is_finished(self) -> bool:
@@ -112,20 +112,20 @@ class RunFolder:
         )
 
     def note(self, event: str, **facts: Any) -> None:
-        """Append to the ledger."""
+        """Append a record to the ledger."""
         append_record(self.ledger, {"event": event, "time": round(time.time(), 3), **facts})
 
 
 def run_of(config: "Config", recipe_name: str) -> RunFolder:
-    """The folder that a new run of a configuration gets; it is not made."""
+    """Return the folder that a new run of a configuration would have. The folder is not created."""
     return RunFolder(config.run.folder / (config.run.name or recipe_name))
 
 
 def create_run(config: "Config", recipe_name: str) -> RunFolder:
-    """Make the folder of a new run with its configuration.
+    """Create the folder of a new run with its configuration.
 
     Raises:
-        UserError: where the folder holds anything already.
+        UserError: the folder is not empty or cannot be created.
     """
     run = run_of(config, recipe_name)
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
@@ -145,16 +145,16 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
 
 
 def runs_below(folder: Path) -> list[RunFolder]:
-    """The runs that a folder holds, those of sweeps too, in the order of their names."""
+    """Return the runs in a folder, including those of sweeps, sorted by path."""
     found = sorted(p.parent for depth in ("*", "*/*") for p in folder.glob(f"{depth}/config.yaml"))
     return [RunFolder(path) for path in found]
 
 
 def open_run(path: Path) -> RunFolder:
-    """An existing run's folder.
+    """Return the folder of an existing run.
 
     Raises:
-        UserError: where it is none.
+        UserError: the path is not the folder of a run.
     """
     run = RunFolder(path)
     if not run.config.is_file():
@@ -173,13 +173,13 @@ RENAMED_VALUES = {
     "neighbour_cosine": "neighbor_cosine",
     "neighbour_share": "neighbor_share",
 }
-"""Values of a step as version 0.1 named them in metrics.jsonl, with their names today."""
+"""Names of metrics in metrics.jsonl of version 0.1, with their names today."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file, under the names of today.
+    """Read the records of a JSON-lines file, with the names of today.
 
-    A line that a kill or a full disk cut short is left out.
+    Lines that a kill or a full disk cut short are skipped.
     """
     if not path.exists():
         return []
@@ -194,7 +194,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append one line, after the end of a line that was cut short."""
+    """Append a record as one line. If the last line was cut short, it is ended first."""
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))

@@ -1,9 +1,9 @@
-"""A lock on a run folder, so that two jobs cannot train into the same run, on one machine or on many.
+"""A lock on a run folder. It keeps two jobs from training the same run, on one node or on several.
 
-Holders are numbered files `lock/00000007.json`; the highest number holds. To take over from number n, dead or
-released, is to create the file n + 1, which exactly one process can do; a file below somebody else's is worth
-nothing. So no file is ever taken from another process, and no clock of another machine is trusted: ages are told
-by the file system's own time stamps.
+Holders are numbered files such as `lock/00000007.json`. The file with the highest number holds the lock, and lower ones
+are void. To take over from holder n, which is dead or has released the lock, a process creates file n + 1. Exactly one
+process can create it. No process ever takes a file from another one. Ages come from the time stamps of the file system,
+so no clock of another node is trusted.
 """
 
 import json
@@ -19,41 +19,41 @@ from pathlib import Path
 from data_pipelines.errors import UserError
 
 STALE_AFTER_S = 60.0
-"""Age of the last sign of life after which a holder on another machine counts as dead, seconds."""
+"""Age of the last sign of life after which a holder on another node counts as dead, seconds."""
 _POLL_S = 0.2
-"""Time between looks while waiting for a lock, seconds."""
+"""Time between attempts to take a lock while waiting for it, seconds."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as its file says."""
+    """The holder of a lock, as recorded in its file."""
 
     host: str
     machine: str
-    """What tells two hosts of one name, a reboot, or two containers apart."""
+    """Identifies the boot and the container. It differs between two hosts with one name."""
     pid: int
     process_start: str
     attempt: int
     job_id: str | None
     restart: int = 0
-    """How often SLURM had started the job again."""
+    """How often SLURM had restarted the job."""
     released: bool = False
 
     @classmethod
     def this_process(cls, attempt: int) -> "Holder":
-        """This process as a holder; job and restart are SLURM's where there are any."""
+        """Return this process as a holder. Job and restart come from SLURM, if it runs under SLURM."""
         pid = os.getpid()
         start = _process_start(pid) or ""
         job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(socket.gethostname(), _machine(), pid, start, attempt, job, restart)
 
     def is_dead(self) -> bool:
-        """Whether the process is known to have ended: only where it ran on this machine can that be known."""
+        """Whether the process is known to have ended. This can be known only if it ran on this node."""
         return self.machine == _machine() and _process_start(self.pid) != self.process_start
 
     def has_successor(self, other: "Holder") -> bool:
-        """Whether the other belongs to a later start of the same job: SLURM starts a job again once it has given the
-        first attempt up, even where a machine that is cut off still runs it."""
+        """Whether the other holder belongs to a later start of the same job. SLURM restarts a job once it has given up
+        the first start, even if a node that is cut off still runs it."""
         return self.job_id is not None and self.job_id == other.job_id and self.restart < other.restart
 
     def __str__(self) -> str:
@@ -62,15 +62,15 @@ class Holder:
 
 
 class RunLock:
-    """Context manager that holds a run folder for one process and shows signs of life while it does.
+    """Context manager that locks a run folder for one process and gives signs of life while it holds the lock.
 
     Args:
-        folder: the run folder; it is made if it is not there.
+        folder: the run folder. It is created if it does not exist.
         attempt: number of this attempt at the run, for messages.
-        stale_after_s: age of the last sign of life, seconds, after which a holder on another machine counts as dead.
-        heartbeat_s: time between signs of life, seconds; well below `stale_after_s`.
-        wait_s: how long to wait for the lock, seconds. A job that was moved to another machine after its first one
-            died waits a little longer than `stale_after_s`.
+        stale_after_s: age of the last sign of life, seconds, after which a holder on another node counts as dead.
+        heartbeat_s: time between signs of life, seconds. Must be below half of `stale_after_s`.
+        wait_s: how long to wait for the lock, seconds. A job that moved to another node after its first node died must
+            wait a little longer than `stale_after_s`.
 
     Raises:
         UserError: on entering, if another process holds the run.
@@ -116,7 +116,7 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         self._thread.join(timeout=self._heartbeat_s)  # it may hang with the file system
-        # The file stays, marked as released: numbers must never be used twice.
+        # The file stays and is marked as released, because a number must never be used twice.
         if self._own is not None and not self.lost:
             with suppress(OSError):
                 holder = asdict(Holder.this_process(self._attempt)) | {"released": True}
@@ -126,14 +126,15 @@ class RunLock:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the run over: this one must write nothing more into it."""
-        # looked up at once: a process that was cut off or stopped may be asked before its heartbeat has run again
+        """Whether another process has taken over the run. This process must then write nothing more into it."""
+        # Check now: a process that was cut off or suspended may be asked before its next heartbeat.
         if not self._lost.is_set():
             self._beat()
         return self._lost.is_set()
 
     def _try_to_take(self) -> UserError | None:
-        """Create the next number if the highest may be taken over; else say who holds it."""
+        """Create the next number if the highest one may be taken over. Otherwise return an error that names the
+        holder."""
         numbers = self._numbers()
         highest = max(numbers, default=0)
         if highest and (problem := self._held_by_another(self._path(highest))) is not None:
@@ -146,10 +147,10 @@ class RunLock:
         try:
             with os.fdopen(handle, "w") as file:
                 json.dump(asdict(Holder.this_process(self._attempt)), file)
-        except OSError:  # an empty file would keep everybody out until it is stale
+        except OSError:  # an empty file would block every process until it is stale
             own.unlink(missing_ok=True)
             raise
-        if max(self._numbers(), default=0) != highest + 1:  # others took and left numbers since we looked
+        if max(self._numbers(), default=0) != highest + 1:  # others took and left numbers meanwhile
             own.unlink(missing_ok=True)
             return self._try_to_take()
         for number in numbers:
@@ -166,7 +167,7 @@ class RunLock:
             return None
         try:
             holder = Holder(**json.loads(content))
-        except (ValueError, TypeError):  # created this moment, or its process died before it wrote its name
+        except (ValueError, TypeError):  # just created, or its process died before it wrote its name
             holder = None
         if holder is not None and (
             holder.released or holder.is_dead() or holder.has_successor(Holder.this_process(self._attempt))
@@ -202,7 +203,7 @@ class RunLock:
         except FileNotFoundError:
             self._lost.set()
         except OSError:
-            pass  # the file system is away for now: whether anybody took over shows when it is back
+            pass  # the file system is not available: a takeover shows when it is back
 
     def _numbers(self) -> list[int]:
         return [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()]
@@ -216,7 +217,7 @@ class RunLock:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a live process in clock ticks since boot; None if there is none or it is a zombie."""
+    """Return the start time of a process in clock ticks since boot. None if it does not exist or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -226,18 +227,18 @@ def _process_start(pid: int) -> str | None:
 
 
 def _machine() -> str:
-    """What a process id is unique in: one boot of one kernel, one namespace of process ids."""
+    """Return the scope in which a process id is unique: one boot of one kernel and one namespace of process ids."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a run's folder is held by a process that is alive as far as can be told from here."""
+    """Whether a process that seems alive from this node holds the run's folder."""
     return living_holder(folder) is not None
 
 
 def living_holder(folder: Path) -> Holder | None:
-    """Who holds a run's folder and is alive as far as can be told from here; None: nobody."""
+    """Return the holder of a run's folder if it seems alive from this node. None: there is no such holder."""
     newest = max((folder / "lock").glob("*.json"), default=None)
     if newest is None:
         return None

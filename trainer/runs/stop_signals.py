@@ -1,4 +1,4 @@
-"""Requests to stop: a signal only sets a flag, and all ranks act on it together at a step boundary."""
+"""Requests to stop. A signal only sets a flag, and all ranks act on it together at a step boundary."""
 
 import signal
 from types import FrameType, TracebackType
@@ -15,14 +15,14 @@ _EXIT_CODES: dict[int, int] = {
     signal.SIGTERM: ExitCode.TERMINATED,
 }
 DATA_FAILED = 1000
-"""Agreed on where a rank's data cannot go on."""
+"""Code that the ranks agree on if the data of a rank failed."""
 
 
 class StopRequest:
-    """Catches SIGINT, SIGUSR2 and SIGTERM while it is entered; the later one of these counts.
+    """Catches SIGINT, SIGUSR2 and SIGTERM inside its block. If several arrive, the last one in this list counts.
 
-    No work is done in the handler: it may run in the middle of a collective or a write. A second signal changes
-    nothing about a save that has begun.
+    The handler does no work, because it may run in the middle of a collective or a write. A second signal does not
+    affect a save that has begun.
     """
 
     def __init__(self) -> None:
@@ -42,28 +42,29 @@ class StopRequest:
 
     @property
     def received(self) -> int:
-        """Code of the signals that this process has got; 0: none. Other ranks may have got others."""
+        """Exit code of the signals that this process received. 0: none. Other ranks may have received other signals."""
         return self._received
 
     def is_set(self) -> bool:
-        """Whether this process has got a signal."""
+        """Whether this process received a signal."""
         return self._received != 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 
     def agreement(self, failure: int = 0) -> "AsyncFlagReduce":
-        """Begin to agree on the code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point.
+        """Begin to agree on the code with which all ranks stop, or on 0 to continue. Every rank calls this at the same
+        point.
 
         Args:
-            failure: code of a fault on this rank that all shall stop for, above any signal's.
+            failure: code of a failure on this rank for which all ranks stop. It takes precedence over any signal.
         """
         from trainer.distributed.process_group import (
-            AsyncFlagReduce,  # here: signals are caught before torch is loaded
+            AsyncFlagReduce,  # imported here: signals are caught before torch is loaded
         )
 
         return AsyncFlagReduce(max(failure, self._received))
 
     def agreed(self) -> int:
-        """Code that all ranks shall stop with, 0 to go on. Every rank calls it at the same point."""
+        """Return the code with which all ranks stop, or 0 to continue. Every rank calls this at the same point."""
         return self.agreement().result()

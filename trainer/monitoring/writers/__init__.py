@@ -1,1 +1,1 @@
-"""Where a run's values go beside metrics.jsonl, one file a writer."""
+"""Writers of a run's metrics in addition to metrics.jsonl. Each writer has its own module."""

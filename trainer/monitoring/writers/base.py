@@ -1,4 +1,4 @@
-"""What every writer is, and the thread in which it works so that no step waits for it and no failure stops a run."""
+"""The interface of a writer, and the thread in which it works. No step waits for it, and no failure stops the run."""
 
 import queue
 import threading
@@ -9,40 +9,40 @@ from typing import Any, ClassVar, Protocol
 from data_pipelines.errors import first_line
 
 Record = Mapping[str, Any]
-"""A line of metrics.jsonl: `kind` (`train` or `eval`), `step`, values by name, and `time`, those of the clock."""
+"""A line of metrics.jsonl: `kind` (`train` or `eval`), `step`, values by name, and clock-dependent values in `time`."""
 
 
 class Writer(Protocol):
-    """Takes records in the order in which they are made. Any method may raise: the run goes on."""
+    """Takes records in the order in which they are made. Any method may raise without stopping the run."""
 
     recovers: ClassVar[bool]
-    """Whether records after a failure are worth a try."""
+    """Whether the writer still gets records after a failure."""
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """The run goes on from this step, and these are the records up to there: at the start, and after going back."""
+        """Continue from this step with the given records up to it. Called at the start and after a rollback."""
 
     def write(self, record: Record) -> None:
-        """Take one record more."""
+        """Take one more record."""
 
     def close(self) -> None:
-        """Finish what was taken."""
+        """Finish writing the records taken so far."""
 
 
 def numbers(record: Record) -> Iterator[tuple[str, float]]:
-    """The values of a record by name, those of the clock after the others."""
+    """Return the values of a record by name. Clock-dependent values come last."""
     own = {name: value for name, value in record.items() if name not in ("kind", "step", "time")}
     yield from {**own, **record.get("time", {})}.items()
 
 
 class Background:
-    """A writer in a thread of its own.
+    """Runs a writer in its own thread.
 
-    Where it fails, that is said once, and it gets no more records unless it may recover.
+    The first failure gives a warning. After a failure, only a writer that recovers gets more records.
 
     Args:
-        name: of the writer, for the user.
-        writer: used in that thread alone.
-        patience: seconds that `close` waits for it.
+        name: name of the writer, for the user.
+        writer: the writer, which is used only in that thread.
+        patience: time that `close` waits for the thread, seconds.
     """
 
     def __init__(self, name: str, writer: Writer, patience: float = 15.0) -> None:
@@ -54,20 +54,20 @@ class Background:
         self._thread.start()
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """See `Writer`; returns at once."""
+        """See `Writer`. Returns at once."""
         self._tasks.put(partial(self._writer.restart, step, list(records)))
 
     def write(self, record: Record) -> None:
-        """See `Writer`; returns at once."""
+        """See `Writer`. Returns at once."""
         self._tasks.put(partial(self._writer.write, record))
 
     def warnings(self) -> list[str]:
-        """What went wrong since this was last asked, for the user."""
+        """Return the warnings for the user since the last call."""
         warnings, self._warnings = self._warnings, []
         return warnings
 
     def close(self) -> None:
-        """Have the writer finish, for as long as patience lasts."""
+        """Let the writer finish, and wait for it for at most `patience` seconds."""
         self._tasks.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
@@ -84,7 +84,7 @@ class Background:
     def _works(self, action: Callable[[], None]) -> bool:
         try:
             action()
-        except Exception as error:  # whatever it is, it is no reason to lose a run
+        except Exception as error:  # no failure of a writer may end a run
             if not self._failed:
                 after = "it is tried again" if self._writer.recovers else "the run goes on without it"
                 self._warnings.append(f"{self._name} failed: {first_line(error)}; {after}")

@@ -1,4 +1,4 @@
-"""A table for spreadsheets: one row a record, one column a value."""
+"""A table for spreadsheets, with one row per record and one column per value."""
 
 import csv
 import io
@@ -11,10 +11,10 @@ from trainer.monitoring.writers.base import Record, numbers
 
 
 class CsvTable:
-    """`metrics.csv`: columns `kind`, `step`, then every value in the order of their first appearance.
+    """`metrics.csv`: columns `kind` and `step`, then all values in the order of their first appearance.
 
-    All rows have all columns at any moment: a record with a new value has the file replaced by one with a wider header,
-    and one without a value leaves its cell empty. What could not be written is made good with the next record.
+    All rows always have all columns. If a record has a new value, the file is replaced by one with a wider header. If
+    a record lacks a value, its cell is empty. A failed write is repeated with the next record.
     """
 
     recovers: ClassVar[bool] = True
@@ -26,12 +26,12 @@ class CsvTable:
         self._whole = False  # whether the file has all records
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """Replace the file by one of these records."""
+        """Replace the file by one with these records."""
         self._records = list(records)
         self._replace()
 
     def write(self, record: Record) -> None:
-        """Append a row, or replace the file where a column is new or something is missing."""
+        """Append a row. If a column is new or the file lacks records, replace the file."""
         self._records.append(record)
         if not self._whole or not _columns([record]) <= {*self._columns}:
             self._replace()
@@ -42,7 +42,7 @@ class CsvTable:
         self._whole = True
 
     def close(self) -> None:
-        """Make good what is missing."""
+        """Replace the file if it lacks records."""
         if not self._whole:
             self._replace()
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event files."""
+"""Event files for TensorBoard."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from trainer.monitoring.writers.base import Record, numbers
 
 
 class TensorBoard:
-    """Scalars as `KIND/NAME`, the configuration as text and as hyperparameters.
+    """Writes scalars as `KIND/NAME`, and the configuration as text and as hyperparameters.
 
     Args:
-        folder: of the event files.
-        name: of the run.
+        folder: folder of the event files.
+        name: name of the run.
         config: the configuration, nested.
-        settings: those of its settings that are hyperparameters, by dotted key.
+        settings: the settings that are hyperparameters, by dotted key.
     """
 
     recovers: ClassVar[bool] = False
@@ -28,7 +28,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """Begin a file whose scalars take the place of those of later steps."""
+        """Begin a new file. Its scalars replace those that earlier files have for later steps."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 

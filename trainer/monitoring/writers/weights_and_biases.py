@@ -1,4 +1,4 @@
-"""Weights & Biases: a run of the same name there, which every attempt goes on with."""
+"""Weights & Biases: one run with the name of this run, which every attempt continues."""
 
 import json
 import secrets
@@ -11,16 +11,16 @@ from trainer.monitoring.writers.base import Record, numbers
 
 
 class WeightsAndBiases:
-    """Values as `KIND/NAME` over `step`.
+    """Logs values as `KIND/NAME` over `step`.
 
-    A value that was sent cannot be taken back. `sent.json` beside the library's own files says how far each kind of
-    record has come, and what is done again, on resume or after going back, is not sent again.
+    A value that was sent cannot be taken back. `sent.json`, in the folder of the library's files, holds the last step
+    that was sent for each kind of record. Steps that are repeated after a resume or a rollback are not sent again.
 
     Args:
-        folder: what the library writes to, `wandb` in the run's folder.
-        project: that the run belongs to.
-        name: of the run.
-        tags: of the run.
+        folder: folder to which the library writes, `wandb` in the run's folder.
+        project: project of the run.
+        name: name of the run.
+        tags: tags of the run.
         mode: `offline` only writes files, which `wandb sync` sends later.
         config: the configuration, nested.
     """
@@ -43,8 +43,8 @@ class WeightsAndBiases:
         self._id, self._sent = secrets.token_hex(8), dict[str, int]()
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
-        """Open the run, unless it is open, and send what earlier attempts did not: the network was away, or the
-        writer was not asked for.
+        """Open the run if it is not open, and send the records that earlier attempts did not send. They may have had
+        no network, or this writer was not enabled.
         """
         if self._run is None:
             self._begin()
@@ -52,7 +52,7 @@ class WeightsAndBiases:
             self.write(record)
 
     def write(self, record: Record) -> None:
-        """Send the record's values, unless those of its step were sent before."""
+        """Send the record's values, unless values of its step were sent before."""
         kind, step = record["kind"], record["step"]
         if step <= self._sent.get(kind, -1):
             return
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         except ImportError:
             raise RuntimeError("the package wandb is missing: pip install 'all4one[wandb]'") from None
 
-        # asked for here, since `init` would ask for a key at the terminal
+        # Check the login here, because `init` would ask for a key at the terminal.
         if self._mode == "online" and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("no account: run `wandb login` once, or set WANDB_API_KEY")
         settings = wandb.Settings(
