@@ -197,9 +197,9 @@ def test_what_cannot_be_shown_is_said(runs: Runs, straight: str, browser: Any, t
     nowhere = run("report", tmp_path / "nowhere")
     assert nowhere.code == 2
     assert "there is no run here" in nowhere.words
-    is_crash_loop = run("report", folder, "--no-pictures", "--map", "pca")
-    assert is_crash_loop.code == 2
-    assert "--map applies only to the page of one run with pictures" in is_crash_loop.words
+    in_vain = run("report", folder, "--no-pictures", "--map", "pca")
+    assert in_vain.code == 2
+    assert "--map applies only to the page of one run with pictures" in in_vain.words
     (tmp_path / "file").write_text("")
     refused = run("report", folder, "--no-pictures", "--out", tmp_path / "file" / "page.html")
     assert refused.code == 2
@@ -217,7 +217,7 @@ def test_a_run_that_cannot_be_read_is_named_and_keeps_no_other_from_the_page(
     assert done.code == 0, done.out
     page = require_whole(browser, tmp_path / "report.html")
     assert titles(page, "#runs tbody td:first-child") == ["good"]
-    assert [words.partition(":")[0] for words in titles(page, "#left-out li")] == ["newer", "torn"]
+    assert [words.partition(":")[0] for words in titles(page, "#skipped li")] == ["newer", "torn"]
     shutil.rmtree(tmp_path / "good")
     nothing = run("report", tmp_path)
     assert nothing.code == 2
