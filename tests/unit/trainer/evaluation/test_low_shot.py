@@ -68,7 +68,7 @@ def test_gathered_features_are_in_the_set_s_order(run_ranks, count):
 
 
 @pytest.mark.parametrize(
-    ("judges", "message"),
+    ("evaluators", "message"),
     [
         (Evaluators(knn=(5, 601)), "600 labeled images"),
         (Evaluators(low_shot=(0.5, 0.001)), "leave no image of the class"),
