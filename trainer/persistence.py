@@ -53,6 +53,7 @@ class CheckpointManager:
             attempt=attempt.number if is_first else None,  # the others only read
             keep_last=rules.keep_last,
             keep_every=rules.keep_every,
+            require_lock=self.require_lock,
         )
         self._writer = BackgroundWriter(self._store) if is_first else None
 
@@ -185,9 +186,9 @@ class CheckpointManager:
         """Raise a UserError if another process has taken over the run. This process must then write nothing more."""
         if self._attempt.lock is not None and self._attempt.lock.lost:
             raise UserError(
-                "another process has taken this run over, since this one gave no sign of life for too long",
+                "another process has taken over the run, because this one gave no sign of life for too long",
                 where=self._attempt.run.path,
-                fix="nothing: it goes on there from the last checkpoint",
+                fix="nothing: the run continues there from the last checkpoint",
             )
 
     def _state(self, step: int) -> dict[str, Any]:

@@ -97,6 +97,6 @@ def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(
         lambda: not jobs.cluster.run("ps", "--no-headers", process, check=False), 30, "it lives on"
     )
     (first,) = (end for end in jobs.ledger("cut_off", "end") if end["attempt"] == 1)
-    assert "taken this run over" in first["message"]
+    assert "taken over the run" in first["message"]
     assert jobs.runs.train("alone", *SHORT, nproc=1).code == 0
     jobs.runs.assert_same("cut_off", "alone")

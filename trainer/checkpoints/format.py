@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync
 from data_pipelines.settings import Settings
+from trainer.checkpoints.tensor_files import save_tensors
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = (
@@ -44,6 +45,10 @@ class Snapshot:
     state: dict[str, Any]
     after_broken_steps: bool = False
     """Whether the run may go back from here, so that a checkpoint from before must stay."""
+
+
+class CheckpointUnreadable(UserError):
+    """A file of a checkpoint is there, but the file system or its permissions do not let this process read it."""
 
 
 class _File(Settings):
@@ -91,8 +96,8 @@ def write_files(snapshot: Snapshot, folder: Path, sequence: int) -> None:
     Raises:
         OSError, SafetensorError: the disk is full, over quota or not writable.
     """
-    save_file(_separate(snapshot.model), folder / MODEL)
-    save_file(_separate(snapshot.optimizer), folder / OPTIMIZER)
+    save_tensors(_separate(snapshot.model), folder / MODEL)
+    save_tensors(_separate(snapshot.optimizer), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(snapshot.state, indent=1))
     manifest = Manifest(
         format=FORMAT,
@@ -119,7 +124,7 @@ def read_files(folder: Path) -> Snapshot:
         try:
             found = _digest(folder / name)
         except OSError as error:
-            raise _broken(folder / name, f"cannot be read ({error.strerror or error})") from error
+            raise _unreadable(folder / name, error) from error
         if wanted is not None and found.size != wanted.size:
             raise _broken(folder / name, f"has {found.size} bytes instead of {wanted.size}")
         if found != wanted:
@@ -132,7 +137,7 @@ def read_files(folder: Path) -> Snapshot:
         )
         state = json.loads((folder / STATE).read_text())
     except OSError as error:
-        raise _broken(folder, f"cannot be read ({error.strerror or error})") from error
+        raise _unreadable(folder, error) from error
     return Snapshot(manifest.step, model, optimizer, state)
 
 
@@ -157,12 +162,26 @@ def read_manifest(path: Path) -> Manifest:
             raise _broken(file, f"is of format {content['format']}, this version reads up to {FORMAT}")
         manifest = Manifest.model_validate(content)
     except OSError as error:
-        raise _broken(file, f"cannot be read ({error.strerror or error})") from error
+        raise _unreadable(file, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(file, "is not a manifest") from error
     if manifest.check != manifest.own_check():
         raise _broken(file, "differs from its own checksum")
     return manifest
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the manifest of a checkpoint can be read, even if it is damaged.
+
+    A checkpoint that the file system or its permissions hide for a moment may be good.
+    """
+    try:
+        read_manifest(path)
+    except CheckpointUnreadable:
+        return False
+    except UserError:
+        pass
+    return True
 
 
 def _current_name(tensor: str) -> str:
@@ -195,3 +214,15 @@ def _digest(file: Path) -> _File:
 
 def _broken(file: Path, what: str) -> UserError:
     return UserError(what, where=file, fix="choose another checkpoint, or restore this file from a backup")
+
+
+def _unreadable(file: Path, error: OSError) -> UserError:
+    """Return the error of a file that could not be read. A missing file is damage; all else may go away by itself."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _broken(file, f"cannot be read ({error.strerror or error})")
+    fix = (
+        "ask its owner for read permission, for example by chmod g+r on the files of the run"
+        if isinstance(error, PermissionError)
+        else "check the file system and try again; the checkpoint itself may be whole"
+    )
+    return CheckpointUnreadable(f"cannot be read ({error.strerror or error})", where=file, fix=fix)

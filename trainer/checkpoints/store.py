@@ -3,42 +3,33 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from safetensors import SafetensorError
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync
-from data_pipelines.settings import Settings
-from trainer.checkpoints.format import Snapshot, read_files, read_manifest, read_state, write_files
+from data_pipelines.prefetch import nothing
+from trainer.checkpoints.format import (
+    CheckpointUnreadable,
+    Snapshot,
+    is_readable,
+    read_files,
+    read_manifest,
+    read_state,
+    write_files,
+)
+from trainer.checkpoints.keep_rules import FOLDER, kept, step_and_revision
 
 LATEST = "latest"
-_FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
-
-
-class CheckpointSettings(Settings):
-    """When to write checkpoints, and which to keep."""
-
-    every_steps: int = Field(0, ge=0)
-    """Steps between checkpoints. 0: `every_epochs` decides."""
-    every_epochs: float = Field(1.0, ge=0)
-    """Epochs between checkpoints if `every_steps` is 0. 0: only when the run ends or is interrupted."""
-    keep_last: int = Field(3, ge=1)
-    """Number of newest checkpoints to keep."""
-    keep_every: int = Field(0, ge=0)
-    """Checkpoints at multiples of this many steps are kept permanently. 0: none."""
-
-    def interval(self, steps_per_epoch: int) -> int:
-        """Steps between checkpoints; 0: none during the run."""
-        if self.every_steps or not self.every_epochs:
-            return self.every_steps
-        return max(1, round(self.every_epochs * steps_per_epoch))
+_ATTEMPT_SHIFT = 20
+"""Sequence numbers of attempt a begin at a << 20, so those of a later attempt are always higher. Version 0.1 counted
+from 1 over all attempts, so its numbers are lower than all of these."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,13 @@ class CheckpointStore:
     """The checkpoints of one run. One process writes them, and any process may load them."""
 
     def __init__(
-        self, folder: Path, *, attempt: int | None = None, keep_last: int = 3, keep_every: int = 0
+        self,
+        folder: Path,
+        *,
+        attempt: int | None = None,
+        keep_last: int = 3,
+        keep_every: int = 0,
+        require_lock: Callable[[], None] = nothing,
     ) -> None:
         """Open the folder. For writing, create it and remove the leftovers of killed attempts.
 
@@ -63,12 +60,15 @@ class CheckpointStore:
             attempt: number of this attempt at the run, which increases with each attempt. None: read only.
             keep_last: number of newest checkpoints to keep, at least 1.
             keep_every: checkpoints at multiples of this many steps are kept too. 0: none.
+            require_lock: raises a UserError if another process has taken over the run. It is called before every change
+                that others can see, because a process may be stopped for hours between two instructions.
 
         Raises:
             UserError: the folder cannot be created or read.
         """
         self.folder, self.attempt = folder, attempt
         self.keep_last, self.keep_every = keep_last, keep_every
+        self._require_lock = require_lock
         self._broken: set[Path] = set()
         if attempt is None:
             return
@@ -88,51 +88,71 @@ class CheckpointStore:
         it. If the process is killed at any time, every named checkpoint is complete.
 
         Raises:
-            UserError: the disk is full, over quota or not writable. Earlier checkpoints are not affected.
+            UserError: the disk is full, over quota or not writable, or another process has taken over the run. Earlier
+                checkpoints and those of the other process are not affected.
         """
         if self.attempt is None:
             raise ValueError("this store was opened to read only")
         name = self._free_name(snapshot.step)
         temporary, path = self._temporary(name), self.folder / name
         try:
+            self._require_lock()
+            before = self._folders()
             earlier = self._by_age()
+            sequence = self._next_sequence(earlier)
             _remove(temporary)
             temporary.mkdir()
-            write_files(snapshot, temporary, 1 + max((sequence for sequence, _ in earlier), default=0))
+            write_files(snapshot, temporary, sequence)
+            self._require_lock()
             temporary.rename(path)
             sync(self.folder)
             self._name_latest(path)
         except (OSError, SafetensorError) as error:
+            self._require_lock()  # the process that has taken over removes the unfinished files of this one
             raise _failed(
                 f"the checkpoint of step {snapshot.step} could not be written", path, error
             ) from error
         finally:
             _remove(temporary)
-        self._prune(path, [older for _, older in earlier], self.keep_last + snapshot.after_broken_steps)
+        keep = kept(
+            path,
+            [older for _, older in earlier],
+            keep_last=self.keep_last + snapshot.after_broken_steps,
+            keep_every=self.keep_every,
+        )
+        self._prune([older for older in before if older not in keep])
         return path
 
     def load_newest(self) -> Loaded | None:
         """Load the newest checkpoint whose files all match its manifest. Return None if there is no checkpoint.
 
         Raises:
-            UserError: there are checkpoints, but none of them is valid.
+            UserError: there are checkpoints, but none of them is valid, or this process may not read the newest one.
         """
         skipped: list[tuple[Path, str]] = []
+        unreadable = False
         aged = {path: sequence for sequence, path in self._by_age()}
-        unaged = [path for path in sorted(self._folders(), key=_key, reverse=True) if path not in aged]
+        unaged = [
+            path for path in sorted(self._folders(), key=step_and_revision, reverse=True) if path not in aged
+        ]
         for path in [*unaged, *sorted(aged, key=lambda path: aged[path], reverse=True)]:
             try:
                 return Loaded(self.load(path), path, skipped)
             except UserError as error:
                 if not path.is_dir():  # a training run has removed it meanwhile and written another
                     return self.load_newest()
+                if isinstance(error.__cause__, PermissionError):  # an older one would lose work without need
+                    raise
+                unreadable |= isinstance(error, CheckpointUnreadable)
                 skipped.append((path, f"{error.where}: {error.what}"))
                 self._broken.add(path)
         if skipped:
             raise UserError(
                 "no checkpoint is valid: " + "; ".join(reason for _, reason in skipped),
                 where=self.folder,
-                fix="restore one from a backup, or remove the folder to start from the beginning",
+                fix="check the file system and try again, because the files may be whole"
+                if unreadable
+                else "restore one from a backup, or remove the folder to start from the beginning",
             )
         return None
 
@@ -163,16 +183,18 @@ class CheckpointStore:
             self._name_latest(kept)
         with suppress(OSError):
             for path in self._folders():
-                if _key(path)[0] > _key(kept)[0]:
+                if step_and_revision(path)[0] > step_and_revision(kept)[0]:
                     with suppress(OSError):
                         self._bury(path)
 
     def _folders(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else []
-        return [path for path in paths if _FOLDER.fullmatch(path.name) and path.is_dir()]
+        return [path for path in paths if FOLDER.fullmatch(path.name) and path.is_dir()]
 
     def _free_name(self, step: int) -> str:
-        revisions = [_key(path)[1] for path in self._folders() if _key(path)[0] == step]
+        revisions = [
+            step_and_revision(path)[1] for path in self._folders() if step_and_revision(path)[0] == step
+        ]
         return f"step_{step:08d}" + (f".{max(revisions) + 1}" if revisions else "")
 
     def _by_age(self) -> list[tuple[int, Path]]:
@@ -185,42 +207,71 @@ class CheckpointStore:
                     aged.append((manifest.sequence, path))
         return sorted(aged)
 
+    def _next_sequence(self, earlier: list[tuple[int, Path]]) -> int:
+        """Return the sequence number of the next write.
+
+        Raises:
+            UserError: a later attempt has written checkpoints.
+        """
+        assert self.attempt is not None
+        newest, path = max(earlier, default=(0, self.folder))
+        if newest >> _ATTEMPT_SHIFT > self.attempt:
+            raise UserError(
+                f"a later attempt has written checkpoints, so attempt {self.attempt} writes none",
+                where=path,
+                fix="nothing: the run continues there",
+            )
+        return max(self.attempt << _ATTEMPT_SHIFT, newest + 1)
+
     def _temporary(self, name: str) -> Path:
         return self.folder / f".tmp-{self.attempt}-{os.getpid()}-{name}"
 
     def _name_latest(self, path: Path) -> None:
-        temporary = self._temporary(LATEST)
-        temporary.write_text(path.name + "\n")
-        sync(temporary)
-        temporary.replace(self.folder / LATEST)
-        sync(self.folder)
+        """Point `latest` to a checkpoint.
 
-    def _prune(self, newest: Path, earlier: list[Path], keep_last: int) -> None:
-        """Remove the checkpoints that the keep rules do not keep. `newest` was just written; `earlier` is oldest
-        first."""
-        older = [path for path in earlier if _key(path)[0] != _key(newest)[0]]
-        kept = {newest, *older[len(older) - min(len(older), keep_last - 1) :]}
-        if self.keep_every:
-            kept |= {path for path in older if _key(path)[0] % self.keep_every == 0}
-        for path in self._folders():
-            if path not in kept:
-                try:
+        If this process is stopped before the last rename and another one takes over meanwhile, the rename would move
+        `latest` back. It is therefore moved on to the checkpoints of later attempts, if there are any.
+        """
+        assert self.attempt is not None
+        self._require_lock()
+        named: Path | None = None
+        while named != path:
+            temporary = self._temporary(LATEST)
+            temporary.write_text(path.name + "\n")
+            sync(temporary)
+            temporary.replace(self.folder / LATEST)
+            sync(self.folder)
+            named = path
+            later = [p for sequence, p in self._by_age() if sequence >> _ATTEMPT_SHIFT > self.attempt]
+            path = later[-1] if later else path
+
+    def _prune(self, superseded: list[Path]) -> None:
+        for path in superseded:
+            try:
+                if is_readable(path):
                     self._bury(path)
-                except OSError as error:
-                    raise _failed("an old checkpoint could not be removed", path, error) from error
+            except FileNotFoundError:
+                self._require_lock()
+            except OSError as error:
+                self._require_lock()
+                raise _failed("an old checkpoint could not be removed", path, error) from error
 
     def _bury(self, path: Path) -> None:
-        """Remove a checkpoint. It is renamed first, so that its remains are not mistaken for a checkpoint."""
+        """Remove a checkpoint. It is renamed first, so that its remains are not mistaken for a checkpoint.
+
+        If this process was stopped before the rename and another one has taken over meanwhile, that one may need the
+        checkpoint. It then gets its name back.
+        """
+        self._require_lock()
         grave = self._temporary(path.name)
         path.rename(grave)
+        try:
+            self._require_lock()
+        except UserError:
+            with suppress(OSError):  # the process that has taken over found it without a name and removed it
+                grave.rename(path)
+            raise
         _remove(grave)
-
-
-def _key(path: Path) -> tuple[int, int]:
-    """Return (step, revision) from the name of a checkpoint's folder."""
-    match = _FOLDER.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 0)
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import (
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
-from trainer.checkpoints.store import CheckpointSettings
+from trainer.checkpoints.keep_rules import CheckpointSettings
 from trainer.config.overrides import names_component, set_value
 from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import explain, old_names

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.files import replacing
+from trainer.checkpoints.tensor_files import save_tensors
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.process_group import broadcast_object
 
@@ -65,7 +65,7 @@ class TrainingState:
             saved = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             with replacing(self._path) as temporary:
                 metadata = {_METADATA: json.dumps({"notes": notes, "facts": self._facts})}
-                save_file(saved, str(temporary), metadata=metadata)
+                save_tensors(saved, temporary, metadata)
 
     def remove(self) -> None:
         """Remove the file, because the training has its result."""

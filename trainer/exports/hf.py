@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from data_pipelines.settings import DataSettings
+from trainer.checkpoints.tensor_files import save_tensors
 from trainer.exports.format import Features, Format, Subject
 from trainer.exports.model_card import model_card
 from trainer.exports.timm import model_arguments
@@ -25,7 +26,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 def _write(subject: Subject, path: Path) -> None:
     (path / CONFIG).write_text(json.dumps(_config(subject), indent=2) + "\n")
     metadata = {"format": "pt", METADATA_KEY: _shared(subject).model_dump_json()}
-    save_file(subject.tensors(), str(path / WEIGHTS), metadata=metadata)
+    save_tensors(subject.tensors(), path / WEIGHTS, metadata)
     (path / CARD).write_text(model_card(subject))
 
 

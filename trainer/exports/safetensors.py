@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
+from trainer.checkpoints.tensor_files import save_tensors
 from trainer.exports.format import Features, Format, Subject
 from trainer.inference.loaded_backbones import METADATA_KEY, load_backbones
 
 
 def _write(subject: Subject, path: Path) -> None:
-    save_file(subject.tensors(), str(path), metadata={METADATA_KEY: subject.recipe.model_dump_json()})
+    save_tensors(subject.tensors(), path, {METADATA_KEY: subject.recipe.model_dump_json()})
 
 
 def _load(_: Subject, path: Path) -> Features:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from data_pipelines.errors import UserError
+from trainer.checkpoints.tensor_files import save_tensors
 from trainer.exports.format import Features, Format, Subject, require_plain
 
 
@@ -28,7 +29,7 @@ def model_arguments(subject: Subject) -> dict[str, Any]:
 
 def _write(subject: Subject, path: Path) -> None:
     model_arguments(subject)
-    save_file(subject.tensors(), str(path), metadata={"format": "pt"})
+    save_tensors(subject.tensors(), path, {"format": "pt"})
 
 
 def _load(subject: Subject, path: Path) -> Features:

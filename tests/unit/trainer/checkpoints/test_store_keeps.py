@@ -9,7 +9,8 @@ import pytest
 from checkpoints import is_whole, names, snapshot, store_at
 from rank_processes import PRELOADED
 
-from trainer.checkpoints.store import CheckpointSettings, CheckpointStore
+from trainer.checkpoints.keep_rules import CheckpointSettings
+from trainer.checkpoints.store import CheckpointStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
