@@ -81,7 +81,8 @@ def resume(run: str | Path, overrides: Sequence[str] = (), *, nproc: int | None 
         RunFailed: a process of the run failed.
     """
     from launch.local.runs import resume_run
-    from trainer.runs.run_folder import open_run, read_records
+    from trainer.runs.records import read_records
+    from trainer.runs.run_folder import open_run
 
     if nproc is not None:
         _require_processes(nproc)
@@ -197,7 +198,7 @@ def _require_success(run: "RunFolder", code: int, *, noted_before: int) -> None:
         noted_before: records that the ledger had when the attempt began.
     """
     from trainer.runs.end_reasons import REASONS
-    from trainer.runs.run_folder import read_records
+    from trainer.runs.records import read_records
 
     if code == 0:
         return

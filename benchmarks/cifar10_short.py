@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 POINTS = 20.0  # that kNN must gain
 MINUTES = 20.0  # that training may take

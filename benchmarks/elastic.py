@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoints.store import CheckpointStore
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 TOLERANCE, BATCH = 1e-3, 96  # divides by 4, 2, 1 and 3
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from cifar10_short import shards
 
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 EXECUTORS = ("opencv", "dali")
 

@@ -42,7 +42,7 @@ from slurm_cluster import Cluster, missing  # noqa: E402
 from submitted_runs import SHORT, Jobs  # noqa: E402
 from tiny_runs import Runs, run  # noqa: E402
 
-from trainer.runs.run_folder import read_records  # noqa: E402
+from trainer.runs.records import read_records  # noqa: E402
 
 NAME = "chaos"
 INTERVAL = 20

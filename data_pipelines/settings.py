@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from data_pipelines.presets import expand
+from data_pipelines.typed_values import as_typed
 from data_pipelines.urls import Place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -37,6 +38,24 @@ class Settings(BaseModel):
         if not isinstance(values, Mapping) or not renamed.keys() & values.keys():
             return values
         return {renamed.get(key, key): value for key, value in values.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_as_typed(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take text as it was typed, and expand `~` in paths."""
+        assert info.field_name is not None
+        return as_typed(value, cls.model_fields[info.field_name].annotation)
+
+    def with_absolute_paths(self) -> Self:
+        """Return the same settings with paths that mean the same in every working directory."""
+        changed: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                changed[name] = value.with_absolute_paths()
+            elif isinstance(value, Path):
+                changed[name] = value.absolute()
+        return self.model_copy(update=changed)
 
 
 class ViewSettings(Settings):
@@ -162,7 +181,7 @@ class DataSettings(Settings):
     @property
     def cache_folder(self) -> Path:
         """Folder that keeps the shards of URLs."""
-        return self.cache.expanduser() if self.cache is not None else user_cache_path("all4one") / "shards"
+        return self.cache if self.cache is not None else user_cache_path("all4one") / "shards"
 
     @property
     def sizes(self) -> list[int]:

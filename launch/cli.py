@@ -1,5 +1,7 @@
 """The `all4one` command. Torch and DeepSpeed are loaded only by the commands that need them."""
 
+import os
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +32,7 @@ from launch.commands.slurm import (
     submit,
 )
 from launch.commands.study import study
+from launch.foreign_launcher import refuse_foreign_launcher
 from launch.messages import disk_error_message, print_error
 
 app = typer.Typer(
@@ -93,6 +96,10 @@ def resume(
     tasks_per_node: TasksPerNode = None,
     time: Time = None,
     exclude_suspects: ExcludeSuspects = False,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Train again from step 0, because the checkpoints are lost."),
+    ] = False,
     dry_run: DryRun = False,
     wait: Wait = False,
     preflight: Preflight = True,
@@ -116,7 +123,7 @@ def resume(
     if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest_chain()):
         from launch.local.runs import resume_run
 
-        raise typer.Exit(resume_run(run, overrides or [], nproc))
+        raise typer.Exit(resume_run(run, overrides or [], nproc, from_scratch=from_scratch))
     from launch.slurm.submit import resume as queue
 
     given = [*(overrides or []), *settings]
@@ -124,7 +131,7 @@ def resume(
         from launch.status.suspect_nodes import excluded_from_resumed
 
         given += excluded_from_resumed(run, given)
-    queued = queue(run, given, preflight=preflight, dry_run=dry_run)
+    queued = queue(run, given, preflight=preflight, dry_run=dry_run, from_scratch=from_scratch)
     if queued is not None and wait:
         from launch.slurm.logs import follow
 
@@ -242,9 +249,17 @@ def _list_recipes() -> None:
     console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
 
 
+def _expand(found: re.Match[str]) -> str:
+    # An unknown user's `~name` stays as it is, where pathlib would raise.
+    return str(found[1]) + os.path.expanduser(found[2])  # noqa: PTH111
+
+
 def main() -> None:
     """Run the command. A UserError prints one message and exits with code 2; Ctrl-C exits with code 130."""
     try:
+        refuse_foreign_launcher()
+        # A shell expands `~` only at the beginning of a word.
+        sys.argv[1:] = [re.sub(r"^(--[\w-]+=)(~[^/]*)", _expand, argument) for argument in sys.argv[1:]]
         app()
     except UserError as error:
         print_error(error)

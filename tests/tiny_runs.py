@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoints.store import CheckpointStore
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 STEPS = 14
 TINY = (

@@ -15,6 +15,7 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
 from trainer.distributed.process_group import broadcast_object
 from trainer.runs.components import AttemptContext, TrainingComponents, refuse_other_set
+from trainer.runs.saved_progress import SAVED, refuse_lost_checkpoints
 
 PACKAGES = (
     "torch",
@@ -55,15 +56,22 @@ class CheckpointManager:
             keep_every=rules.keep_every,
             require_lock=self.require_lock,
         )
-        self._writer = BackgroundWriter(self._store) if is_first else None
+        self._writer = BackgroundWriter(self._store, self._note_first_save) if is_first else None
+        self._has_saved = False
 
     def resume(self) -> int:
-        """Load the newest complete checkpoint on every rank. Returns its step, or 0 if there is no checkpoint."""
+        """Load the newest complete checkpoint on every rank. Returns its step, or 0 if there is no checkpoint.
+
+        Raises:
+            UserError: the run has saved checkpoints, and they are gone.
+        """
         path: Path | None = None
         snapshot: Snapshot | None = None
         if self._attempt.process.is_first:
             loaded = self._store.load_newest()
-            if loaded is not None:
+            if loaded is None:
+                refuse_lost_checkpoints(self._attempt.run, checkpoint_every=self._interval)
+            else:
                 path, snapshot = loaded.path, loaded.snapshot
                 self._messages += [f"skipped {p.name}: {why}" for p, why in loaded.skipped]
                 self._messages.append(f"going on from {path.name}")
@@ -159,8 +167,18 @@ class CheckpointManager:
     def due(self, step: int) -> bool:
         """Whether a checkpoint of this step is due. Broken steps are not saved, because they would push out good
         checkpoints."""
-        interval = self._attempt.config.checkpoint.interval(self._parts.loader.steps_per_epoch)
+        interval = self._interval
         return interval > 0 and step % interval == 0 and not self._parts.engine.guard.state_dict()["in_a_row"]
+
+    @property
+    def _interval(self) -> int:
+        return self._attempt.config.checkpoint.interval(self._parts.loader.steps_per_epoch)
+
+    def _note_first_save(self, step: int) -> None:
+        """Record the first checkpoint of the attempt, so that a later attempt knows that there must be one."""
+        if not self._has_saved:
+            self._has_saved = True
+            self._attempt.run.note(SAVED, attempt=self._attempt.number, step=step)
 
     def save(self, step: int) -> None:
         """Copy the state to host memory. A background thread writes it to disk."""

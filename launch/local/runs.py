@@ -17,8 +17,10 @@ from trainer.config.schema import Config, load_config, override
 from trainer.runs.components import open_train_set, refuse_other_set
 from trainer.runs.end_reasons import STOPPED, EndReason
 from trainer.runs.hang_watch import stall_of
-from trainer.runs.run_folder import RunFolder, create_run, open_run, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder, create_run, open_run
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FROM_SCRATCH, refuse_lost_checkpoints
 
 ON_STOP = "stopping after this step or the next; twice more ends at once, without a checkpoint"
 
@@ -41,13 +43,14 @@ def new_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> RunFold
     return run
 
 
-def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
+def resume_run(path: Path, overrides: Sequence[str], nproc: int | None, *, from_scratch: bool = False) -> int:
     """Resume a run. Overrides may change only settings that do not affect what it learns. Returns the exit code.
 
     Args:
         path: the run's folder.
         overrides: `key=value` settings.
         nproc: number of processes. None: as many as the last attempt had.
+        from_scratch: train again from step 0, because the checkpoints are lost.
     """
     run = open_run(path)
     config = settings_on_resume(run, overrides)
@@ -57,6 +60,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None) -> int:
     if run.is_finished():
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return 0
+    require_checkpoints(run, config, from_scratch=from_scratch)
     warn_of_other_world_size(run, config, nproc)
     keep_settings(run, config)
     return train_run(run, nproc)
@@ -82,9 +86,36 @@ def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
 
 def keep_settings(run: RunFolder, config: Config) -> None:
     """Write a run's settings to its folder if they have changed."""
+    # Only paths of data may change on resume. Others are part of the fingerprint of the checkpoints.
+    config = config.model_copy(update={"data": config.data.with_absolute_paths()})
     if config != run.read_config():
         with RunLock(run.path):  # not while another process trains the run
             run.write_config(config)
+
+
+def require_checkpoints(run: RunFolder, config: Config, *, from_scratch: bool) -> None:
+    """Raise a UserError if the run has lost its checkpoints, unless the user asked to train it again from step 0.
+
+    Args:
+        run: the run to resume.
+        config: its settings.
+        from_scratch: whether the user gave --from-scratch. The ledger then records it.
+    """
+    has_some = CheckpointStore(run.checkpoints).newest_state() is not None
+    if not from_scratch:
+        if not has_some:
+            # Without the training set, the steps of an epoch are not known. The ranks check again with them.
+            refuse_lost_checkpoints(run, checkpoint_every=config.checkpoint.every_steps)
+        return
+    if has_some or run.is_finished():
+        raise UserError(
+            "--from-scratch is for a run that has lost its checkpoints, and this one "
+            + ("has some" if has_some else "is finished"),
+            where=run.path,
+            fix="resume without --from-scratch, or train a new run with another run.name",
+        )
+    with RunLock(run.path):  # not while another process trains the run
+        run.note(FROM_SCRATCH)
 
 
 def refuse_other_train_set(run: RunFolder, config: Config) -> None:
@@ -96,7 +127,9 @@ def refuse_other_train_set(run: RunFolder, config: Config) -> None:
 def last_world_size(run: RunFolder) -> int | None:
     """Return the number of processes of the last attempt. None: there was no attempt."""
     records = read_records(run.ledger)
-    return next((r["world_size"] for r in reversed(records) if r["event"] == "start"), None)
+    return next(
+        (r["world_size"] for r in reversed(records) if r.get("event") == "start" and "world_size" in r), None
+    )
 
 
 def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None:

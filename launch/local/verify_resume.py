@@ -20,7 +20,8 @@ from launch.local.processes import module_command
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 STARTUP_LIMIT = 600.0  # seconds without a new step after which an attempt counts as stuck
 
@@ -90,7 +91,7 @@ class _Job:
         return self.run.path.with_suffix(".log")
 
     def steps(self) -> int:
-        return max((r["step"] for r in read_records(self.run.metrics) if r["kind"] == "train"), default=0)
+        return max((r["step"] for r in read_records(self.run.metrics) if r.get("kind") == "train"), default=0)
 
     def ended(self) -> bool:
         assert self.process is not None

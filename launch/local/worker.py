@@ -18,7 +18,8 @@ from data_pipelines.log import LOGGER
 from launch.messages import disk_error_message, print_error
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
-from trainer.runs.run_folder import RunFolder, open_run, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder, open_run
 from trainer.runs.run_lock import RunLock
 from trainer.runs.stop_signals import StopRequest
 
@@ -109,7 +110,7 @@ def train_run(
 
 def _last_step(run: RunFolder) -> int:
     """Return the last step that earlier attempts logged."""
-    return max((r["step"] for r in read_records(run.metrics) if r["kind"] == "train"), default=0)
+    return max((r["step"] for r in read_records(run.metrics) if r.get("kind") == "train"), default=0)
 
 
 def _nothing(event: str, **facts: Any) -> None:

@@ -39,7 +39,7 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
             curve.epochs.append(float(record["epoch"]))
             curve.values.append(value)
     start, total = getattr(facts.config.method, "momentum", None), facts.status.total_steps
-    steps = [(r["epoch"], r["step"]) for r in facts.records if r["kind"] == "train"]
+    steps = [(r["epoch"], r["step"]) for r in facts.records if r.get("kind") == "train"]
     if start is not None and total and steps:
         taus = [momentum_at(step - 1, total, float(start)) for _, step in steps]
         found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)

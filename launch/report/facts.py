@@ -15,7 +15,8 @@ from launch.status.run_status import Status, status
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.recipes import merge, read_recipe
 from trainer.config.schema import Config, dump, flat, parse
-from trainer.runs.run_folder import RunFolder, open_run, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder, open_run
 
 BASE = "base"
 """The recipe that a run's settings are compared with."""

@@ -13,6 +13,7 @@ from launch.local.preflight import problems, refuse
 from launch.local.runs import (
     keep_settings,
     refuse_other_train_set,
+    require_checkpoints,
     settings_on_resume,
     warn_of_other_world_size,
 )
@@ -51,7 +52,9 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
     return run
 
 
-def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bool) -> RunFolder | None:
+def resume(
+    path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bool, from_scratch: bool = False
+) -> RunFolder | None:
     """Queue a run again. It resumes from its newest complete checkpoint. Returns its folder if it was queued.
 
     Raises:
@@ -63,6 +66,8 @@ def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bo
         print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
         return None
     _refuse_live_job(run)
+    if not from_scratch:
+        require_checkpoints(run, config, from_scratch=False)
     if preflight:
         _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=0)
     refuse_other_train_set(run, config)
@@ -70,6 +75,8 @@ def resume(path: Path, overrides: Sequence[str], *, preflight: bool, dry_run: bo
     if dry_run:
         print(SlurmSubmission.of(run, config.slurm).script())
         return None
+    if from_scratch:
+        require_checkpoints(run, config, from_scratch=True)
     keep_settings(run, config)
     _queue(run, config.slurm)
     return run

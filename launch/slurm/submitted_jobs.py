@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from trainer.runs.run_folder import RunFolder, append_record, read_records
+from trainer.runs.records import append_record, read_records
+from trainer.runs.run_folder import RunFolder
 
 
 class Submissions:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import yaml
 from platformdirs import user_config_path
 
-from data_pipelines.errors import UserError
+from data_pipelines.yaml_reader import read_yaml
 from trainer.config.schema import parse
 
 
@@ -17,11 +16,8 @@ def slurm_defaults() -> dict[str, Any]:
         UserError: the file cannot be read, or holds something that is not a setting.
     """
     path = user_config_path("all4one") / "slurm.yaml"
-    try:
-        values = {"slurm": yaml.safe_load(path.read_text()) or {}}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="mend the file") from None
+    values = {"slurm": read_yaml(path) or {}}
     parse(values, where=str(path))
     return values

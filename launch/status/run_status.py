@@ -14,7 +14,8 @@ from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.run_folder import RunFolder, read_records, runs_below
+from trainer.runs.records import complete, read_records
+from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
 
 UNFINISHED = "unfinished"
@@ -107,8 +108,8 @@ def status(run: RunFolder, job: controller.Job | None, number: str | None) -> St
         job: its newest job as SLURM knows it. None: SLURM does not know it or was not asked.
         number: number of its newest job. None: it was never submitted.
     """
-    records = read_records(run.ledger)
-    trained = [r for r in read_records(run.metrics) if r["kind"] == "train"]
+    records = complete(read_records(run.ledger))
+    trained = [r for r in read_records(run.metrics) if r.get("kind") == "train"]
     checkpoint = _newest_checkpoint(run)
     history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0))
     total_steps = next((r["total_steps"] for r in reversed(records) if r["event"] == "ready"), None)
@@ -163,9 +164,10 @@ def _newest_checkpoint(run: RunFolder) -> dict[str, Any]:
     try:
         name = (run.checkpoints / "latest").read_text().strip()
         state: dict[str, Any] = json.loads((run.checkpoints / name / "state.json").read_text())
-    except (OSError, ValueError):
+        sound = isinstance(state["step"], int) and isinstance(state["saved"], int | float)
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return state
+    return state if sound else {}
 
 
 def _seconds_left(run: RunFolder, total_steps: int | None, step: int, speed: float | None) -> float | None:

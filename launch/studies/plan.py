@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from trainer.config.problems import current_key
+from data_pipelines.yaml_reader import read_yaml
+from trainer.config.problems import current_key, problem_of
 from trainer.config.recipes import SHIPPED, merge, read_recipe
 from trainer.config.schema import Config, flat, override, parse
 
@@ -121,14 +121,9 @@ def read_study(study: str | Path) -> Study:
     """
     path = find_study(study)
     try:
-        values = yaml.safe_load(path.read_text())
-        return Study.model_validate(values)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"cannot be read as YAML: {error}", where=path, fix="correct the YAML syntax"
-        ) from None
+        return Study.model_validate(read_yaml(path))
     except ValidationError as error:
-        lines = [f"  - {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [f"  - {'.'.join(map(str, e['loc']))}: {problem_of(e)}" for e in error.errors()]
         raise UserError(
             "\n".join(["is not a valid study:", *lines]),
             where=path,

@@ -10,7 +10,8 @@ from launch.local.processes import module_command
 from launch.studies.plan import Study
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 JUDGING = "launch.studies.evaluate_run"
 """The module that a job runs with a backbone and its run, after training."""
@@ -49,7 +50,7 @@ def score(asked: Study, run: RunFolder) -> float | None:
     if not is_finished(run):
         return None
     if asked.judge == "knn":
-        evaluated = [r for r in read_records(run.metrics) if r["kind"] == "eval"]
+        evaluated = [r for r in read_records(run.metrics) if r.get("kind") == "eval"]
         found = (
             {name: evaluated[-1].get(f"knn_{name}") for name in ("momentum", "online")} if evaluated else {}
         )

@@ -9,7 +9,7 @@ from typing import Any
 from slurm_cluster import Cluster
 from tiny_runs import Result, Runs, all4one
 
-from trainer.runs.run_folder import read_records
+from trainer.runs.records import read_records
 
 STEPS, INTERVAL = 40, 10
 # one thread a process everywhere, so that a run on one machine and one on three add in the same order

@@ -1,6 +1,6 @@
 """Chains of jobs, for clusters that forbid requeues."""
 
-from trainer.runs.run_folder import read_records
+from trainer.runs.records import read_records
 
 
 def chain_of(jobs, name: str) -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from slurm_cluster import Cluster
 
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "version_0_1"
 

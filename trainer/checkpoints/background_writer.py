@@ -1,6 +1,7 @@
 """Checkpoints that are written while training goes on."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from data_pipelines.errors import UserError
@@ -11,10 +12,16 @@ from trainer.checkpoints.store import CheckpointStore
 class BackgroundWriter:
     """Writes snapshots in one thread while training goes on. A failed write is a warning, never an exception."""
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore, saved: Callable[[int], None] | None = None) -> None:
+        """Open the writer.
+
+        Args:
+            store: where the snapshots go.
+            saved: called in the writing thread with the step of each checkpoint once it is on the disk.
+        """
         self.slowest_seconds = 0.0
         """What the slowest write has taken."""
-        self._store = store
+        self._store, self._saved = store, saved
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: Future[None] | None = None
         self._warnings: list[str] = []
@@ -44,6 +51,8 @@ class BackgroundWriter:
         began = time.monotonic()
         try:
             self._store.write(snapshot)
+            if self._saved is not None:
+                self._saved(snapshot.step)
         except (UserError, OSError) as error:
             self._warnings.append(str(error))
         self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)

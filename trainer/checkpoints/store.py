@@ -152,7 +152,8 @@ class CheckpointStore:
                 where=self.folder,
                 fix="check the file system and try again, because the files may be whole"
                 if unreadable
-                else "restore one from a backup, or remove the folder to start from the beginning",
+                else "restore one from a backup, or remove the folder and train again from step 0: "
+                "all4one resume RUN --from-scratch",
             )
         return None
 

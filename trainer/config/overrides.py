@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from data_pipelines.yaml_reader import parse_yaml, problem_of
 
 _NAMED = ("method", "optim", "backbone")
 """Components whose `name` selects which settings they have."""
@@ -19,12 +20,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise UserError(f"{assignment!r} is not of the form key=value", fix="for example optim.lr=0.5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of {assignment!r} is not valid YAML: {error}") from None
-    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
-        value = _number(value)
+    value = _value(assignment, text)
     if key in _NAMED and not isinstance(value, dict):
         key = f"{key}.name"
     *parents, leaf = key.split(".")
@@ -62,9 +58,17 @@ def _position(items: list[Any], part: str, key: str) -> int:
     raise UserError(f"{key}: {part!r} is not an index of a list with {len(items)} items", fix="count from 0")
 
 
-def _number(text: str) -> float | str:
-    """Convert numbers such as 1e-3, which YAML 1.1 reads as strings."""
+def _value(assignment: str, text: str) -> Any:
+    """Return the value of an override: YAML, except that text needs no quotes."""
+    is_structure = text.lstrip()[:1] in ("[", "{", "'", '"')
     try:
-        return float(text)
-    except ValueError:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        if is_structure:
+            raise UserError(
+                f"the value of {assignment!r} is not valid YAML: {problem_of(error)}",
+                fix="close every quote and bracket",
+            ) from None
         return text
+    # YAML would end such text at ` #`, and make a mapping of `a: b`.
+    return text if isinstance(value, str | dict) and not is_structure else value

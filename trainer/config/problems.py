@@ -30,9 +30,51 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
         return f"{key}: unknown key" + (
             f"; did you mean {hint}?" if hint else f"; valid keys: {', '.join(siblings)}"
         )
-    message = error["msg"].removeprefix("Value error, ")
     shown = error.get("input")
-    return f"{key}: {message}" + (f", not {shown!r}" if isinstance(shown, str | int | float | bool) else "")
+    typed = str(shown).lower() if isinstance(shown, bool) else getattr(shown, "text", repr(shown))
+    return f"{key}: {problem_of(error)}" + (
+        f", not {typed}" if isinstance(shown, str | int | float | bool) else ""
+    )
+
+
+_WORDS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must hold settings, each with a value",
+    "finite_number": "must be finite",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_parsing_size": "must be a smaller integer",
+    "int_type": "must be an integer",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "missing": "is missing",
+    "model_attributes_type": "must hold settings, each with a value",
+    "model_type": "must hold settings, each with a value",
+    "path_type": "must be a path",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_type": "must be text",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+    "tuple_type": "must be a list",
+}
+"""Our words for the types of errors of pydantic."""
+
+
+def problem_of(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, in our words. `error` is an error of pydantic."""
+    if words := _WORDS.get(error["type"]):
+        limits = error.get("ctx", {})
+        return words.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in limits.items()})
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message.replace("Input should be", "must be").replace("Field required", "is missing")
 
 
 def old_names(

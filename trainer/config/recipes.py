@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipelines.errors import UserError
+from data_pipelines.yaml_reader import read_yaml
 
 
 def _shipped() -> Path:
@@ -88,12 +87,7 @@ def _base(path: Path, base: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"cannot be read as YAML: {error}", where=path, fix="correct the YAML syntax"
-        ) from None
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -13,7 +13,8 @@ from data_pipelines.shards.index import read_record
 from trainer.exports.format import Subject
 from trainer.exports.snippets import snippet
 from trainer.networks.backbones import BackboneSettings
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 Row = tuple[str, float, float | None, str]
 """Evaluator, top-1, top-5 if it is known, and the dataset."""
@@ -121,7 +122,7 @@ def _during_training(subject: Subject) -> Iterator[Row]:
     """Yield the kNN result of the last evaluation in training that is not later than the checkpoint."""
     if subject.run is None or subject.step is None:
         return
-    evaluations = [r for r in read_records(RunFolder(subject.run).metrics) if r["kind"] == "eval"]
+    evaluations = [r for r in read_records(RunFolder(subject.run).metrics) if r.get("kind") == "eval"]
     records = [r for r in evaluations if r["step"] <= subject.step]
     value = records[-1].get(f"knn_{subject.which}") if records else None
     if value is not None:

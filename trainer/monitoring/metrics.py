@@ -25,7 +25,8 @@ from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.tensorboard import TensorBoard
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
@@ -93,7 +94,7 @@ class MetricsWriter:
 
     def evaluated(self, step: int) -> bool:
         """Whether there is a record of the evaluation at a step."""
-        return any(r["kind"] == "eval" and r["step"] == step for r in self.records)
+        return any(r.get("kind") == "eval" and r["step"] == step for r in self.records)
 
     def write(
         self,

@@ -17,8 +17,6 @@ The commands that evaluate and show a run add eval.json, study_eval.json and rep
 Light to import: commands that only look at runs load no torch.
 """
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,9 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from data_pipelines.yaml_reader import read_yaml
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.records import append_record, read_records
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config
@@ -90,10 +90,14 @@ class RunFolder:
         return self.logs / f"stall_{attempt}_rank_{rank}.txt"
 
     def read_config(self) -> "Config":
-        """Read the configuration of the run."""
+        """Read the configuration of the run.
+
+        Raises:
+            UserError: the file is damaged, missing or holds a setting that is not valid.
+        """
         from trainer.config.schema import parse
 
-        return parse(yaml.safe_load(self.config.read_text()), where=str(self.config))
+        return parse(read_yaml(self.config, fix="restore the file from a backup"), where=str(self.config))
 
     def write_config(self, config: "Config") -> None:
         """Replace the configuration atomically."""
@@ -103,12 +107,13 @@ class RunFolder:
 
     def attempts(self) -> int:
         """Return the number of attempts that have begun."""
-        return sum(record["event"] == "start" for record in read_records(self.ledger))
+        return sum(record.get("event") == "start" for record in read_records(self.ledger))
 
     def is_finished(self) -> bool:
         """Whether an attempt reached the last step."""
         return any(
-            r["event"] == "end" and r["reason"] == EndReason.FINISHED for r in read_records(self.ledger)
+            r.get("event") == "end" and r.get("reason") == EndReason.FINISHED
+            for r in read_records(self.ledger)
         )
 
     def note(self, event: str, **facts: Any) -> None:
@@ -136,7 +141,7 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
         )
     try:
         run.logs.mkdir(parents=True)
-        run.write_config(config)
+        run.write_config(config.with_absolute_paths())  # a resume may begin in another folder
     except OSError as error:
         raise UserError(
             f"cannot be made: {error.strerror}", where=run.path, fix="choose another with run.folder=FOLDER"
@@ -164,39 +169,3 @@ def open_run(path: Path) -> RunFolder:
             fix="give the folder that `all4one train` printed",
         )
     return run
-
-
-RENAMED_VALUES = {
-    "neighbour": "neighbor",
-    "neighbour_agreement": "neighbor_agreement",
-    "neighbour_age": "neighbor_age",
-    "neighbour_cosine": "neighbor_cosine",
-    "neighbour_share": "neighbor_share",
-}
-"""Names of metrics in metrics.jsonl of version 0.1, with their names today."""
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a JSON-lines file, with the names of today.
-
-    Lines that a kill or a full disk cut short are skipped.
-    """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records.append({RENAMED_VALUES.get(key, key): value for key, value in record.items()})
-    return records
-
-
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append a record as one line. If the last line was cut short, it is ended first."""
-    with path.open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")

@@ -47,6 +47,22 @@ class Holder:
         job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(socket.gethostname(), _machine(), pid, start, attempt, job, restart)
 
+    @classmethod
+    def read(cls, content: bytes) -> "Holder | None":
+        """Return the holder in the content of a lock's file. None: it is empty or damaged."""
+        try:
+            found = cls(**json.loads(content))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        numbers, texts = (
+            (found.pid, found.attempt, found.restart),
+            (found.host, found.machine, found.process_start),
+        )
+        sound = all(type(number) is int for number in numbers) and all(
+            isinstance(text, str) for text in texts
+        )
+        return found if sound and isinstance(found.released, bool) else None
+
     def is_dead(self) -> bool:
         """Whether the process is known to have ended. This can be known only if it ran on this node."""
         return self.machine == _machine() and _process_start(self.pid) != self.process_start
@@ -160,15 +176,12 @@ class RunLock:
 
     def _held_by_another(self, path: Path) -> UserError | None:
         try:
-            with path.open() as file:
+            with path.open("rb") as file:
                 content = file.read()
                 beat = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        try:
-            holder = Holder(**json.loads(content))
-        except (ValueError, TypeError):  # just created, or its process died before it wrote its name
-            holder = None
+        holder = Holder.read(content)  # None: just created, or its process died before it wrote its name
         if holder is not None and (
             holder.released or holder.is_dead() or holder.has_successor(Holder.this_process(self._attempt))
         ):
@@ -206,7 +219,7 @@ class RunLock:
             pass  # the file system is not available: a takeover shows when it is back
 
     def _numbers(self) -> list[int]:
-        return [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdigit()]
+        return [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal()]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.json"
@@ -243,8 +256,13 @@ def living_holder(folder: Path) -> Holder | None:
     if newest is None:
         return None
     try:
-        holder, beat = Holder(**json.loads(newest.read_text())), newest.stat().st_mtime
-    except (OSError, ValueError, TypeError):
+        holder, beat = Holder.read(newest.read_bytes()), newest.stat().st_mtime
+    except OSError:
         return None
-    alive = not holder.released and not holder.is_dead() and time.time() - beat < STALE_AFTER_S
+    alive = (
+        holder is not None
+        and not holder.released
+        and not holder.is_dead()
+        and time.time() - beat < STALE_AFTER_S
+    )
     return holder if alive else None

@@ -11,7 +11,8 @@ from tiny_runs import Runs, run
 
 from launch.studies.plan import Cell, Study
 from launch.studies.study_report import report as write_study_report
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 PAPER = {"width": 718, "height": 1046}  # A4 less margins of 1 cm, at 96 dots an inch

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.inference.loaded_backbones import load_backbones
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "version_0_1"
 STRAIGHT = json.loads((FIXTURES / "straight.json").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_runs import STEPS, Runs
 
-from trainer.runs.run_folder import read_records
+from trainer.runs.records import read_records
 
 
 def test_folders_and_files_with_our_names_are_not_run(runs: Runs, tmp_path: Path) -> None:

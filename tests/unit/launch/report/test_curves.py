@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from launch.report.curves import POINTS, TAU, Curve, curves, grouped, thinned
 from launch.report.facts import read_facts
 from trainer.config.schema import load_config
-from trainer.runs.run_folder import RunFolder, append_record, create_run
+from trainer.runs.records import append_record
+from trainer.runs.run_folder import RunFolder, create_run
 
 
 def a_run(folder: Path, *overrides: str) -> RunFolder:

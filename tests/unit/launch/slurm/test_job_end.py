@@ -6,7 +6,8 @@ from data_pipelines.log import LOGGER
 from launch.slurm import job_end
 from launch.slurm.job import Start, start_line
 from trainer.config.schema import load_config
-from trainer.runs.run_folder import RunFolder, read_records
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from launch.status.ledger import AttemptSummary, read_attempts, total
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.run_folder import RunFolder, append_record
+from trainer.runs.records import append_record
+from trainer.runs.run_folder import RunFolder
 
 BATCH = 64
 

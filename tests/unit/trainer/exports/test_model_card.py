@@ -13,7 +13,7 @@ from trained_runs import make_run, sized
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.exports.export import export_backbone
 from trainer.inference.loaded_backbones import load_backbones
-from trainer.runs.run_folder import append_record
+from trainer.runs.records import append_record
 
 FOLDER = {
     "timm_resnet": ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=imagenet", *sized(64)),

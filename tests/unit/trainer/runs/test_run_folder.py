@@ -11,7 +11,8 @@ from data_pipelines.errors import UserError
 from trainer.config.schema import load_config
 from trainer.distributed.collectives import rank
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
-from trainer.runs.run_folder import RunFolder, append_record, create_run, open_run, read_records
+from trainer.runs.records import append_record, read_records
+from trainer.runs.run_folder import RunFolder, create_run, open_run
 
 
 def test_a_run_is_made_once_and_keeps_its_configuration(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from trainer.monitoring.metrics import MetricsWriter
 from trainer.monitoring.writers.base import Background, Record
-from trainer.runs.run_folder import read_records
+from trainer.runs.records import read_records
 
 
 class Notebook:

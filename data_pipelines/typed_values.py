@@ -1,0 +1,83 @@
+"""Values as a setting's type wants them: text as it was typed, numbers that are numbers, and `~` in paths."""
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.urls import Url
+from data_pipelines.yaml_reader import TypedFloat, TypedInt
+
+
+def as_typed(value: Any, annotation: Any) -> Any:
+    """Prepare a value for validation against a type.
+
+    A number or a truth value that was given for text becomes the text that was typed. `~` at the beginning of a path
+    becomes the home folder. Everything else stays as it is, and its validation follows.
+
+    Raises:
+        ValueError: a truth value, or a number with a leading zero, was given for a number. Pydantic would take both.
+    """
+    accepted = set(_types(annotation))
+    if isinstance(value, list | tuple) or (isinstance(value, Mapping) and typing.get_origin(annotation)):
+        return _each(value, annotation)
+    if isinstance(value, str) and value.startswith("~") and accepted & {Path, Url}:
+        return _expanded(value)
+    if str in accepted and not accepted & {bool, int, float}:
+        if isinstance(value, TypedInt | TypedFloat):
+            return value.text
+        if isinstance(value, bool | int | float):
+            return str(value).lower() if isinstance(value, bool) else str(value)
+    if accepted & {int, float} and bool not in accepted:
+        kind = "a number" if float in accepted else "an integer"
+        if isinstance(value, bool):
+            raise ValueError(f"must be {kind}")
+        if isinstance(value, str) and str not in accepted and re.fullmatch(r"[-+]?0[0-9]+", value):
+            raise ValueError(f"must be {kind} without leading zeros")
+    return value
+
+
+def _expanded(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise ValueError(
+            f"names the home folder of an unknown user; a folder of that name is ./{path}"
+        ) from None
+
+
+def _each(values: Any, annotation: Any) -> Any:
+    """Prepare the items of a list, or the values of a mapping."""
+    inner = _containers(annotation)
+    if len(inner) != 1:
+        return values
+    if isinstance(values, Mapping):
+        return {key: as_typed(value, inner[0]) for key, value in values.items()}
+    return [as_typed(value, inner[0]) for value in values]
+
+
+def _containers(annotation: Any) -> list[Any]:
+    """Return the types of the items that a list, a tuple or a mapping of an annotation may hold, without repeats."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        choices = arguments[:1] if origin is typing.Annotated else arguments
+        return [found for choice in choices for found in _containers(choice)]
+    if origin in (list, tuple, set, frozenset):
+        return list(dict.fromkeys(argument for argument in arguments if argument is not Ellipsis))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return list(arguments[1:])
+    return []
+
+
+def _types(annotation: Any) -> list[Any]:
+    """Return the plain types that a scalar of an annotation may have."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _types(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return [found for argument in arguments for found in _types(argument)]
+    if origin is typing.Literal:
+        return [type(argument) for argument in arguments]
+    return [annotation]

@@ -1,0 +1,101 @@
+"""Settings take what was typed: text as text, numbers as numbers, paths from the home folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.settings import Settings
+from data_pipelines.urls import Place
+from trainer.config.schema import load_config
+
+
+class Sample(Settings):
+    text: str = ""
+    texts: tuple[str, ...] = ()
+    named: dict[str, str] = {}
+    number: float = 0
+    count: int | None = None
+    flag: bool = False
+    place: Place | None = None
+
+
+@pytest.mark.parametrize(
+    "text", ["0123", "1:30", "1e5", "yes", "true", "2026-11-28", "1.50", "-0", "0x10", "@a", "a #b"]
+)
+def test_text_is_taken_as_typed(tmp_path: Path, text: str) -> None:
+    assert load_config("digits_demo", [f"slurm.account={text}"]).slurm.account == text
+    recipe = tmp_path / "recipe.yaml"
+    if not text.startswith("@") and " #" not in text:  # these need quotes in a file
+        recipe.write_text(f"base: digits_demo\nslurm: {{account: {text}}}\n")
+        assert load_config(recipe).slurm.account == text
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epochs=true", "train.epochs: must be an integer, not true"),
+        ("train.epochs=0123", "train.epochs: must be an integer without leading zeros, not '0123'"),
+        ("train.epochs=1:30", "train.epochs: must be an integer, not '1:30'"),
+        ("train.epochs=0x10", "train.epochs: must be an integer, not '0x10'"),
+        ("train.epochs=1.5", "train.epochs: must be an integer, not 1.5"),
+        ("optim.lr=false", "optim.lr: must be a number, not false"),
+        ("optim.lr=fast", "optim.lr: must be a number, not 'fast'"),
+        ("optim.lr=-1", "optim.lr: must be above 0, not -1"),
+        ("metrics.tensorboard=5", "metrics.tensorboard: must be true or false, not 5"),
+        ("metrics.wandb=maybe", "metrics.wandb: must be 'off', 'offline' or 'online', not 'maybe'"),
+        ("data.views.0.crop_scale=[1]", "data.views.0.crop_scale.1: is missing"),
+        ("train=5", "train: must hold settings, each with a value, not 5"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_our_words(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("digits_demo", [override])
+    assert said in caught.value.what
+    assert "Input" not in caught.value.what
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "False"])
+def test_truth_values_have_their_usual_words(word: str) -> None:
+    wanted = word.lower() in ("yes", "on", "true")
+    assert load_config("digits_demo", [f"metrics.tensorboard={word}"]).metrics.tensorboard is wanted
+
+
+def test_items_of_lists_and_mappings_are_taken_as_typed() -> None:
+    from data_pipelines.yaml_reader import parse_yaml
+
+    found = Sample.model_validate(parse_yaml("{texts: [1e5, 007, true], named: {a: 1.0}, text: 3}"))
+    assert found.texts == ("1e5", "007", "true")
+    assert found.named == {"a": "1.0"}
+    assert found.text == "3"
+
+
+@pytest.mark.parametrize(
+    "key", ["run.folder", "data.train", "data.validation", "data.cache", "backbone.init"]
+)
+def test_the_home_folder_is_expanded_in_every_path(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    value: Any = load_config("digits_demo", [f"{key}=~/x/y"])
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == tmp_path / "x" / "y"
+
+
+def test_the_home_of_an_unknown_user_is_an_error() -> None:
+    with pytest.raises(UserError, match="unknown user"):
+        load_config("digits_demo", ["run.folder=~nobody-of-this-name/x"])
+
+
+def test_paths_become_absolute_and_addresses_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(
+        "digits_demo", ["data.train=a/b", "data.validation=s3://bucket/x", "backbone.init=w.pt"]
+    )
+    found = config.with_absolute_paths()
+    assert found.data.train == tmp_path / "a" / "b"
+    assert found.data.validation == "s3://bucket/x"
+    assert found.backbone.init == tmp_path / "w.pt"
+    assert found.run.folder == tmp_path / "runs"

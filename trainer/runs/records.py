@@ -1,0 +1,147 @@
+"""Records as lines of JSON: the ledger, the metrics and other lists of a run. Loads no torch.
+
+Kills, full disks and bad sectors leave lines that are cut short or changed. Whole lines are read, and others are
+skipped, so one bad byte hides nothing but its own line.
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+Check = Callable[[Any], bool]
+
+RENAMED_VALUES = {
+    "neighbour": "neighbor",
+    "neighbour_agreement": "neighbor_agreement",
+    "neighbour_age": "neighbor_age",
+    "neighbour_cosine": "neighbor_cosine",
+    "neighbour_share": "neighbor_share",
+}
+"""Names of metrics in metrics.jsonl of version 0.1, with their names today."""
+
+
+def read_records(path: Path, *, keys: Collection[str] | None = None) -> list[Record]:
+    """Read the records of a file, with the names of today. Damaged lines are skipped.
+
+    Args:
+        path: the file. If it does not exist, there are no records.
+        keys: the keys to keep, for files of many long lines. None: all.
+    """
+    return [record for record in _parsed(path, keys) if record is not None]
+
+
+def count_damaged(path: Path) -> int:
+    """Return the number of lines that `read_records` skips, except for a last line that was cut short."""
+    skipped = [record is None for record in _parsed(path, ())]
+    return sum(skipped) - bool(skipped and skipped[-1])
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append a record as one line. If the last line was cut short, it is ended first."""
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
+
+
+def _parsed(path: Path, keys: Collection[str] | None) -> Iterator[Record | None]:
+    """Yield the record of each line that is not empty; None for a damaged one."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            if line.strip():
+                yield _parse(line, keys)
+
+
+def _parse(line: bytes, keys: Collection[str] | None) -> Record | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
+        return None
+    if not isinstance(found, dict) or not _is_sound(found):
+        return None
+    return {
+        RENAMED_VALUES.get(str(key), str(key)): _printable(value)
+        for key, value in found.items()
+        if keys is None or key in keys
+    }
+
+
+def _printable(value: Any) -> Any:
+    """Return a value whose text holds no control characters, which could steer the terminal that shows it."""
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_optional_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _are_times(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+_NEEDED = {
+    "start": ("time", "attempt", "world_size"),
+    "ready": ("time", "attempt", "step", "total_steps"),
+    "saved": ("attempt", "step"),
+    "rollback": ("attempt", "to_step"),
+    "end": ("time", "attempt", "reason"),
+}
+"""What the readers of the ledger rely on, by event."""
+_LEDGER: dict[str, Check] = {
+    "event": _is_text,
+    "time": _is_number,
+    "attempt": _is_count,
+    "world_size": _is_count,
+    "step": _is_count,
+    "total_steps": _is_count,
+    "to_step": _is_count,
+    "saved": _is_count,
+    "replayed": _is_count,
+    "reason": _is_text,
+    "message": _is_text,
+    "job": _is_optional_text,
+    "nodes": _is_optional_text,
+}
+"""What the values of the ledger must be where they are present."""
+
+
+def complete(ledger: Iterable[Record]) -> list[Record]:
+    """Return the records of a ledger that hold all that its readers rely on."""
+    return [r for r in ledger if all(key in r for key in ("event", *_NEEDED.get(str(r.get("event")), ())))]
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether the values of a record of the ledger or the metrics have the right types. Other records always do."""
+    if "event" in record:
+        return all(check(record[name]) for name, check in _LEDGER.items() if name in record)
+    if "kind" in record:
+        values = (value for name, value in record.items() if name not in ("kind", "time"))
+        return (
+            _is_text(record["kind"])
+            and _is_count(record.get("step"))
+            and _are_times(record.get("time", {}))
+            and all(map(_is_number, values))
+        )
+    return True

@@ -1,0 +1,49 @@
+"""What a run's own records say about the checkpoints that it has saved. Loads no torch."""
+
+from typing import Any
+
+from data_pipelines.errors import UserError
+from trainer.runs.records import read_records
+from trainer.runs.run_folder import RunFolder
+
+SAVED = "saved"
+"""Ledger event: an attempt has written its first checkpoint."""
+FROM_SCRATCH = "from_scratch"
+"""Ledger event: the user asked to train again from step 0 after the checkpoints were lost."""
+
+
+def refuse_lost_checkpoints(run: RunFolder, *, checkpoint_every: int) -> None:
+    """Raise a UserError if the records show progress that checkpoints must hold, and the run has no checkpoint.
+
+    A run that was killed before its first checkpoint passes: it starts again at step 0, as it must.
+
+    Args:
+        run: a run without checkpoints.
+        checkpoint_every: steps between checkpoints. 0: none are due during the run.
+    """
+    ledger = read_records(run.ledger)
+    begun = max((i for i, record in enumerate(ledger) if record.get("event") == FROM_SCRATCH), default=-1) + 1
+    if step := max(map(_saved_step, ledger[begun:]), default=0):
+        evidence = f"{run.ledger.name} says that a checkpoint of step {step} was saved"
+    elif begun:
+        return
+    else:
+        # Version 0.1 did not record that a checkpoint was saved. A second one begins once the first is written.
+        step = max(
+            (r.get("step", 0) for r in read_records(run.metrics) if r.get("kind") == "train"), default=0
+        )
+        if not step or (ledger and not 0 < 2 * checkpoint_every <= step):
+            return
+        evidence = f"{run.metrics.name} has steps up to {step}"
+    raise UserError(
+        f"the checkpoints are gone: {evidence}, but there is no checkpoint",
+        where=run.checkpoints,
+        fix=f"restore this folder, or train again from step 0: all4one resume {run.path} --from-scratch",
+    )
+
+
+def _saved_step(record: dict[str, Any]) -> int:
+    """Return the step up to which a record of the ledger shows that a checkpoint existed. 0: it shows none."""
+    keys = {SAVED: ("step",), "ready": ("step",), "end": ("step", "saved"), "rollback": ("to_step",)}
+    values = (record.get(key) for key in keys.get(str(record.get("event")), ()))
+    return max((value for value in values if isinstance(value, int)), default=0)
