@@ -129,7 +129,9 @@ def _read(run: RunFolder, name: str) -> RunFacts:
         )
     except (OSError, YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"its records cannot be read: {error}", where=run.path, fix="repair or restore its files"
+            f"the records of this run cannot be read: {error}",
+            where=run.path,
+            fix="repair or restore the files",
         ) from None
 
 

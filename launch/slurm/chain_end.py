@@ -28,7 +28,7 @@ def main() -> None:
     try:
         jobs = controller.jobs(Submissions(run).newest_chain())
     except UserError as error:
-        LOGGER.error("the jobs that wait behind this one could not be looked up: %s", error)
+        LOGGER.error("the waiting jobs of this chain could not be listed: %s", error)
         return
     for number, job in jobs.items():
         if job.state == "PENDING":

@@ -100,11 +100,13 @@ class TrainJob:
 
     def _say_used_up(self, start: Start) -> None:
         if self.chained:
-            said = "the time is up: the next job of the chain goes on; after the last one"
+            said = (
+                "the time limit is near. The next job of the chain resumes the run. After the last job, run:"
+            )
         else:
             said = (
-                f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
-                "allows; go on with it:"
+                f"the time limit is near, and SLURM has restarted the job {start.restart} times, the maximum of "
+                "slurm.max_requeues. Resume the run with:"
             )
         LOGGER.warning("%s all4one resume %s", said, self.run)
 

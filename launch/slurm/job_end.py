@@ -42,7 +42,9 @@ def main() -> None:
         return
     if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
         LOGGER.warning(
-            "this start of job %s wrote nothing to the ledger: %s trains the run", start.job, holder
+            "this start of job %s recorded nothing in the ledger, because %s trains the run",
+            start.job,
+            holder,
         )
         return
     settings = run.read_config().slurm
@@ -84,7 +86,7 @@ def _message(run: RunFolder, start: Start) -> str:
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
         said.append(
-            f"memory ran out ({short[1]}): ask for more by --mem, or lower data.prefetch or data.decode_threads"
+            f"memory ran out ({short[1]}): request more with --mem, or lower data.prefetch or data.decode_threads"
         )
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]

@@ -29,7 +29,7 @@ def show(path: Path, rank: int, *, follow_it: bool) -> int:
         raise UserError(
             f"rank {rank} has printed nothing yet",
             where=run.logs,
-            fix=f"all4one status {run.path} says what it waits for",
+            fix=f"`all4one status {run.path}` shows why the job waits",
         )
     sys.stdout.write(files[-1].read_text(errors="replace"))
     return 0
@@ -44,7 +44,9 @@ def follow(run: RunFolder, rank: int) -> int:
     try:
         return _follow(run, rank, chain)
     except KeyboardInterrupt:
-        print(f"job {', '.join(chain)} goes on; end it by `all4one cancel {run.path}`", file=sys.stderr)
+        print(
+            f"job {', '.join(chain)} continues. Cancel it with `all4one cancel {run.path}`", file=sys.stderr
+        )
         raise
 
 
@@ -92,7 +94,7 @@ class _End:
             self._since = 0.0
             return False
         job = known.get(self._chain[-1])
-        state = job.state.lower() if job else "not known to SLURM any more"
+        state = job.state.lower() if job else "no longer known to SLURM"
         self.said = f"job {self._chain[-1]} is {state}"
         if job is None or job.state not in ("NODE_FAIL", "PREEMPTED"):
             return True

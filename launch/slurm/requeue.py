@@ -32,7 +32,7 @@ def requeue_from_rank(requeue: Callable[[], None]) -> None:
         try:
             requeue()
         except (subprocess.SubprocessError, OSError) as error:
-            LOGGER.warning("SLURM did not take the requeue: %s", error)
+            LOGGER.warning("SLURM did not accept the requeue: %s", error)
         time.sleep(RETRY_SECONDS)
 
 
@@ -46,7 +46,10 @@ def requeue_from_script(job: str, run: RunFolder) -> None:
         except UserError as error:
             if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
                 LOGGER.error(
-                    "job %s could not be requeued: %s\n  fix: all4one resume %s", job, error.what, run.path
+                    "job %s could not be requeued: %s\n  fix: run all4one resume %s",
+                    job,
+                    error.what,
+                    run.path,
                 )
                 return
         time.sleep(RETRY_SECONDS)

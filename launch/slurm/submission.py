@@ -128,6 +128,6 @@ def cpu_warning(settings: SlurmSettings) -> str:
     if not settings.gpus_per_node or settings.cpus_per_task:
         return ""
     return (
-        "slurm.cpus_per_task is not set, and most clusters give a process one core then, too few to feed a GPU: "
-        "--cpus-per-task 8"
+        "slurm.cpus_per_task is not set. Most clusters then give each process one core, too few to feed a GPU. "
+        "Set it, for example with --cpus-per-task 8"
     )

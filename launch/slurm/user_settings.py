@@ -22,6 +22,6 @@ def slurm_defaults() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="mend the file") from None
+        raise UserError(f"cannot be read as YAML: {error}", where=path, fix="correct the file") from None
     parse(values, where=str(path))
     return values

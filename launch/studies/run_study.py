@@ -78,8 +78,8 @@ def study(
             ]:
                 print(
                     f"{len(unevaluated)} of {len(runs)} runs are trained but not evaluated, such as "
-                    f"{unevaluated[0].path}; "
-                    "run the same command without --submit to evaluate them when these jobs have ended"
+                    f"{unevaluated[0].path}. "
+                    "Run the same command without --submit to evaluate them when these jobs have ended"
                 )
             report(asked, runs, folder)
             return 0
@@ -162,7 +162,7 @@ def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
     over = {number: job.over for number, job in controller.jobs(chain.from_iterable(chains)).items()}
     if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
-            f"{len(live)} run{'s' * (len(live) > 1)} of this study in queued or running SLURM jobs",
+            f"SLURM jobs of {len(live)} run{'s' * (len(live) > 1)} of this study are queued or running",
             where=folder,
             fix=f"see their progress with `all4one status {folder}`, end one with `all4one cancel RUN`, or print "
             "results with --show",

@@ -31,7 +31,7 @@ def test_a_run_that_fails_by_itself_ends_its_chain(jobs) -> None:
     jobs.cluster.wait_for_state(first, "FAILED", timeout=60)
     jobs.cluster.wait_for_state(second, "CANCELLED")
     (end,) = jobs.ledger("fails", "end")
-    assert "the loss is" in end["message"]
+    assert "has loss" in end["message"]
 
 
 def test_cancel_ends_all_jobs_of_a_chain(jobs) -> None:

@@ -9,7 +9,7 @@ import pytest
     ("overrides", "said"),
     [
         (["data.train=/nowhere"], "/nowhere"),
-        (["train.global_batch=65"], "nearest that does: 64 and 66"),
+        (["train.global_batch=65"], "set train.global_batch to 64 or 66"),
         (["optim.lrr=fast"], "did you mean optim.lr?"),
     ],
 )

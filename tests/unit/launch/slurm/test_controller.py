@@ -62,7 +62,7 @@ def test_a_refusal_is_said_once_with_its_mend(say: Say, tmp_path: Path) -> None:
     refused = controller.refusal(tmp_path / "job.sh")
     assert refused is not None
     assert str(refused).count("nowhere") == 1
-    assert "--partition with one of low, main" in str(refused)
+    assert "set --partition to one of low, main" in str(refused)
 
 
 def test_users_have_defaults_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
