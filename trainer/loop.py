@@ -63,14 +63,14 @@ class Trainer:
                 self.progress.say(self.parts.initial_weights)
             if self.config.data.reader == "stream":
                 self.progress.say(
-                    "data.reader is stream: a resumed run goes on with other samples than this one would"
+                    "data.reader is stream: a resumed run sees other samples than an uninterrupted one"
                 )
             try:
                 code = self._loop()
                 self.watch.doing("waiting for the last checkpoint to be written")
                 self.checkpoints.finish()
                 if code:
-                    saved = f"; its checkpoint of step {self.step} is saved" if self.step else ""
+                    saved = f". The checkpoint of step {self.step} is saved" if self.step else ""
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
             finally:
@@ -83,7 +83,7 @@ class Trainer:
             return code
         prefetched = self._fetch(iterator)
         while self.step < self.parts.total_steps:
-            self.watch.doing("agreeing with the other ranks to go on")
+            self.watch.doing("agreeing with the other ranks to continue")
             code = prefetched.agreement.result()
             self.watch.met()
             if code:
@@ -139,12 +139,12 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
-        self.watch.doing("going back to a good checkpoint")
+        self.watch.doing("rolling back to a good checkpoint")
         assert self._losses is not None
         values = mean_over_ranks(self._losses)
         why = (
-            f"{self.parts.engine.guard.in_a_row} steps in a row before step {self.step} had a broken gradient; at this "
-            f"one the loss is {values['loss']:.4g} and the gradient's norm {values['gradient_norm']:.4g}"
+            f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
+            f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
         self.step = self.watch.step = self.checkpoints.roll_back(self.step, why)
         if self.metrics is not None:
@@ -158,7 +158,7 @@ class Trainer:
         if queue is not None and every and self.step % every == 0 and not queue.is_synchronized():
             raise UserError(
                 f"the neighbor queues of the ranks differ at step {self.step}",
-                fix="a device or a network link has corrupted data: resume from the newest checkpoint, on other nodes",
+                fix="a device or a network link has corrupted data. Resume from the newest checkpoint on other nodes",
             )
 
     def _evaluate_if_due(self) -> int:

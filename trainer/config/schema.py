@@ -76,9 +76,8 @@ class TrainSettings(Settings):
     def _no_fp16(cls, value: Any) -> Any:
         if value == "fp16":
             raise ValueError(
-                "gradients below 6e-8 underflow in fp16 unless the loss is scaled, and every step with too large a "
-                "scale is lost. bf16 is as fast and has the range of fp32, and fp32 runs on every device: "
-                "it must be one of these"
+                "fp16 needs loss scaling, which is not supported. bf16 is as fast and has the range of fp32. It must "
+                "be bf16, fp32 or fp64"
             )
         return value
 

@@ -112,7 +112,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         if not self.training or world_size() == 1:
             return super().forward(input)
-        means, variances, count = self._global_moments(input.detach())
+        means, variances, count = self._global_statistics(input.detach())
         self._follow(means, variances * (count / max(count - 1, 1)))
         return _CrossRankNorm.apply(
             input, self.weight, self.bias, means, variances, self.eps, count, self.process_group
@@ -131,7 +131,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance, self.momentum)
 
     @torch.no_grad()
-    def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+    def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return means [V, C], biased variances [V, C] and rows per view, over all ranks of the group."""
         parts = [torch.stack(_moments(view, like=self.running_mean)) for view in x.chunk(self.views)]
         local = torch.stack(parts)  # [V, 2, C]
@@ -212,7 +212,7 @@ def require_group(size: int, ranks: int) -> None:
         near = [max(d for d in divisors if d < size), *[d for d in divisors if d > size][:1]]
         raise UserError(
             f"parallel.batch_norm_group ({size}) does not divide {ranks} process{'es' * (ranks > 1)}",
-            fix=f"nearest that does: {' and '.join(map(str, near))}",
+            fix=f"set parallel.batch_norm_group to {' or '.join(map(str, near))}",
         )
 
 
@@ -263,7 +263,7 @@ def _across_ranks(module: nn.modules.batchnorm._BatchNorm) -> CrossRankBatchNorm
         or module.momentum is None
     ):
         raise UserError(
-            f"{module} cannot take its moments from all ranks",
+            f"{module} cannot compute its batch statistics over all ranks",
             where="parallel.batch_norm",
             fix="set parallel.batch_norm=rank, or choose another backbone",
         )

@@ -198,7 +198,8 @@ def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
-            f"the checkpoint does not fit the model: {shown}", fix="use the configuration it was made with"
+            f"the checkpoint does not fit the model: {shown}",
+            fix="use the configuration that the checkpoint was made with",
         )
     module.load_state_dict(dict(tensors))
 

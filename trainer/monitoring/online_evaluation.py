@@ -34,15 +34,15 @@ class OnlineEvaluation:
         train, validation = parts.train_set, parts.validation_set
         if config.eval.every_epochs and validation is not None and not train.num_classes:
             progress.say(
-                "the training set has no labels, so there is no kNN during training; judge checkpoints by "
-                "all4one eval RUN --train SHARDS"
+                "the training set has no labels, so there is no kNN evaluation during training. Evaluate checkpoints "
+                "with `all4one eval RUN --train SHARDS`"
             )
         self._wanted = bool(config.eval.every_epochs) and validation is not None and train.num_classes > 0
         if self._wanted and validation is not None and validation.classes != train.classes:
             raise UserError(
                 f"the validation set has other classes than the training set in {train.folder}",
                 where=validation.folder,
-                fix="give data.validation a set of the same classes, or set it to null",
+                fix="set data.validation to a dataset with the same classes, or to null",
             )
 
     def due(self, step: int) -> bool:

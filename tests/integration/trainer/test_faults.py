@@ -54,7 +54,7 @@ def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_o
     assert json.loads((newest / "state.json").read_text())["step"] > 0
     again = runs.resume("rotten")
     assert again.code == 0, again.out
-    assert f"going on from {newest.name}" in again.words
+    assert f"resuming from {newest.name}" in again.words
 
 
 def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:
