@@ -15,9 +15,11 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from trainer.config.problems import current_key
 from trainer.config.recipes import SHIPPED, merge, read_recipe
-from trainer.config.schema import Config, flat, override, parse
+from trainer.config.schema import Config, flat, override, parse, tell_old_names
 
 SHIPPED_STUDIES = SHIPPED / "studies"
+RENAMED_STUDIES = {"neighbours": "num_neighbors", "imagenet100_neighbours": "imagenet100_num_neighbors"}
+"""Names of shipped studies in version 0.1, with their names today. Both are accepted."""
 RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})
 """Names with a fixed meaning in reports."""
 
@@ -40,6 +42,8 @@ class Claim(Settings):
 class Study(Settings):
     """The content of a study's file."""
 
+    first_names = {"judge": "evaluator"}
+
     description: str
     """The question of the study, in one line."""
     recipe: str
@@ -53,7 +57,7 @@ class Study(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each combination. Runs with the same seed see the same images in the same order, and are compared in
     pairs."""
-    judge: Literal["knn", "linear_fast"] = "knn"
+    evaluator: Literal["knn", "linear_fast"] = "knn"
     """Evaluator of finished runs: the kNN of training, or logistic regression on frozen features."""
     backbone: Literal["online", "momentum"] = "online"
     """The backbone to evaluate. The online backbone is used if there is no other."""
@@ -122,6 +126,7 @@ def read_study(study: str | Path) -> Study:
     path = find_study(study)
     try:
         values = yaml.safe_load(path.read_text())
+        tell_old_names(values, Study)
         return Study.model_validate(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
@@ -143,7 +148,7 @@ def shipped_studies() -> dict[str, str]:
 
 def find_study(study: str | Path) -> Path:
     """Return the file of a study. Raises a UserError that lists the shipped studies."""
-    for path in (Path(study), SHIPPED_STUDIES / f"{study}.yaml"):
+    for path in (Path(study), SHIPPED_STUDIES / f"{RENAMED_STUDIES.get(str(study), study)}.yaml"):
         if path.is_file():
             return path
     names = [p.stem for p in sorted(SHIPPED_STUDIES.glob("*.yaml"))]

@@ -15,9 +15,9 @@ from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.user_settings import slurm_defaults
-from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
+from launch.studies.plan import RENAMED_STUDIES, Cell, Study, find_study, read_study, runs_of
 from launch.studies.scores import (
-    JUDGING,
+    EVALUATE_RUN,
     evaluate_finished,
     is_evaluated,
     is_finished,
@@ -55,7 +55,7 @@ def study(
     Raises:
         UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
     """
-    asked, folder = read_study(name), (out or Path("studies") / find_study(name).stem)
+    asked, folder = read_study(name), (out or Path("studies") / _folder_name(name))
     configs = runs_of(asked, folder, overrides, slurm_defaults() if submit else None)
     runs = {cell: run_of(config, cell.name) for cell, config in configs.items()}
     _refuse_other_settings(configs, runs)
@@ -104,6 +104,15 @@ def study(
     return 0
 
 
+def _folder_name(name: str) -> str:
+    """Return the name of a study's default folder. A study that is started by its old name keeps its old folder."""
+    found = find_study(name).stem
+    if RENAMED_STUDIES.get(name) != found:
+        return found
+    print(f"notice: the study {name} is now {found} (the old name still works)", file=sys.stderr)
+    return name
+
+
 def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, RunFolder]) -> None:
     """Refuse runs with other settings than the study's, because their results would not be comparable."""
     for cell, run in runs.items():
@@ -140,7 +149,7 @@ def _queue(
         raise UserError(
             "a study is submitted as one job array, which cannot be a chain", fix="set slurm.chain=1"
         )
-    then = f"{JUDGING} {asked.backbone}" if asked.judge == "linear_fast" else None
+    then = f"{EVALUATE_RUN} {asked.backbone}" if asked.evaluator == "linear_fast" else None
     batch = SlurmSubmission([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
         raise refused

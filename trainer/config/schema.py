@@ -196,7 +196,7 @@ def load_config(
         UserError: the configuration is not valid. The message lists all problems, each with the nearest valid name.
     """
     values = merge(defaults or {}, read_recipe(recipe))
-    _tell_old_names(values)
+    tell_old_names(values, Config)
     return override(parse(values, where=str(recipe)), overrides, where=str(recipe))
 
 
@@ -211,13 +211,18 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     values = dump(config)
     for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
         set_value(values, assignment)
-    _tell_old_names(values)
+    tell_old_names(values, Config)
     return parse(values, where=f"{where} with {' '.join(overrides)}")
 
 
-def _tell_old_names(values: Mapping[str, Any]) -> None:
-    """Print one line that lists the old setting names in use. Each name is printed once per process."""
-    found = [(old, new) for old, new in old_names(values, values, Config) if old not in _TOLD]
+def tell_old_names(values: Mapping[str, Any], model: type[Settings]) -> None:
+    """Print one line that lists the old setting names in use. Each name is printed once per process.
+
+    Args:
+        values: nested values.
+        model: the settings that they are for.
+    """
+    found = [(old, new) for old, new in old_names(values, values, model) if old not in _TOLD]
     _TOLD.update(old for old, _ in found)
     if found:
         said = ", ".join(f"{old} is now {new}" for old, new in found)
