@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.batch_decoder import share_of_cores
+from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never
@@ -71,7 +71,7 @@ def build(
     Raises:
         UserError: something that the user can fix.
     """
-    torch.set_num_threads(config.parallel.torch_threads or share_of_cores())
+    torch.set_num_threads(config.parallel.torch_threads or cores_per_process())
     train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None

@@ -135,8 +135,8 @@ def _checkpoint_bytes(config: Config, classes: int) -> int:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
     weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)
-    moments = 2 if config.optim.name == "adamw" else 1
-    return moments * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
+    states_per_weight = 2 if config.optim.name == "adamw" else 1
+    return states_per_weight * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
 
 
 def _check_validation(train_set: TrainSet | None, validation_set: ShardSet, ranks: int) -> None:

@@ -12,7 +12,7 @@ def test_the_next_job_goes_on_and_what_is_left_is_cancelled_at_the_end(jobs, str
     chain = chain_of(jobs, "chain")
     assert chain[0] == first
     assert jobs.cluster.job(first)["Requeue"] == "0"
-    jobs.wait_for_step("chain", first, jobs.moments.randrange(1, 20))
+    jobs.wait_for_step("chain", first, jobs.random_times.randrange(1, 20))
     assert jobs.status(jobs.runs.path("chain").path)[0]["state"] == "running"
     jobs.cluster.run("scancel", "--signal=USR2", first)
     jobs.wait_for_attempt("chain", 2)

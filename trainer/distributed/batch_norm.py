@@ -133,7 +133,9 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return means [V, C], biased variances [V, C] and rows per view, over all ranks of the group."""
-        parts = [torch.stack(_moments(view, like=self.running_mean)) for view in x.chunk(self.views)]
+        parts = [
+            torch.stack(_mean_and_variance(view, like=self.running_mean)) for view in x.chunk(self.views)
+        ]
         local = torch.stack(parts)  # [V, 2, C]
         count = local.new_full((1,), x.numel() / x.shape[1] / self.views)
         own = torch.cat([local.flatten(), count])[None]  # [1, 2VC + 1]
@@ -143,7 +145,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         counts = found[:, -1]
         total = counts.sum()
         weights = (counts / total)[:, None, None]
-        # Chan et al. 1979: combining centered moments avoids the cancellation of a difference of sums.
+        # Chan et al. 1979: combining centered sums avoids the cancellation of a difference of sums.
         mean = (weights * means).sum(0)
         var = (weights * (variances + (means - mean).square())).sum(0)
         return mean, var, float(total)
@@ -177,7 +179,7 @@ def _together(
     return out.chunk(len(views))
 
 
-def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mean_and_variance(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel of [B, C, …] in the precision of `like`.
 
     Torch's kernel for running statistics is twelve times as fast here as `var_mean`. With a momentum of 1 its result is

@@ -123,10 +123,10 @@ class BatchStatistics:
             for name in ("running_mean", "running_var")
             if m._buffers.get(name) is not None
         ]
-        moments = [m.get_buffer(name) for m, name in places]
-        self._all = torch.cat([t.flatten() for t in moments]) if moments else torch.empty(0)
+        statistics = [m.get_buffer(name) for m, name in places]
+        self._all = torch.cat([t.flatten() for t in statistics]) if statistics else torch.empty(0)
         self._before = self._all.clone()
-        for (norm, name), part in zip(places, self._all.split([t.numel() for t in moments]), strict=True):
+        for (norm, name), part in zip(places, self._all.split([t.numel() for t in statistics]), strict=True):
             norm.register_buffer(name, part)
 
     def keep(self) -> None:

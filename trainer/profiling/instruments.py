@@ -70,7 +70,7 @@ _SENDS = (
     "broadcast",
 )
 
-GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
+GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
     "gradients",
     "keys",
     "predictions",
@@ -82,8 +82,8 @@ GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
 batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
-    "trainer.distributed.batch_norm": MOMENTS,
-    "torch.nn.modules._functions": MOMENTS,  # SyncBatchNorm
+    "trainer.distributed.batch_norm": BATCH_STATISTICS,
+    "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,
     "trainer.distributed.collectives:_Sum": SUMS,

@@ -1,4 +1,4 @@
-"""What a user gets wrong is said in one message with its mend, and ends with a code other than 0."""
+"""What a user gets wrong is told in one message with its fix, and ends with a code other than 0."""
 
 from pathlib import Path
 

@@ -28,13 +28,13 @@ def test_a_checkpoint_is_as_large_as_was_foretold(tmp_path: Path, optimizer: str
     )
     sum(p.sum() for p in method.parameters() if p.requires_grad).backward()  # type: ignore[union-attr]
     optim.step()
-    moments = {
+    optimizer = {
         f"{key}/{name}": value
         for key, state in enumerate(optim.state.values())
         for name, value in state.items()
         if torch.is_tensor(value)
     }
-    CheckpointStore(tmp_path, attempt=1).write(Snapshot(1, method.state_dict(), moments, {"step": 1}))
+    CheckpointStore(tmp_path, attempt=1).write(Snapshot(1, method.state_dict(), optimizer, {"step": 1}))
     found = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert _checkpoint_bytes(config, 10) == pytest.approx(found, rel=0.02)
 
