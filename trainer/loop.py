@@ -47,7 +47,7 @@ class Trainer:
             self.metrics = open_metrics(run, config, self.step)
             self._cleanup.callback(self._say_messages)  # runs after close, which may warn
             self._cleanup.callback(self.metrics.close)
-        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
+        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress.bars, stop, watch)
         self._losses: dict[str, Tensor] | None = None
         self.recorder = Recorder(
             config, self.parts, self.progress, self.metrics, self.checkpoints.require_lock, self.step

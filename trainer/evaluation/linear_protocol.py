@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.crops import (
@@ -22,7 +23,6 @@ from trainer.evaluation.crops import (
 from trainer.evaluation.features import feature_widths, features_of_set, require_finite
 from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.training_state import TrainingState
-from trainer.runs.progress import ProgressBars
 
 
 class LinearProtocol(CropProtocol):

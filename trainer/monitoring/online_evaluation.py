@@ -2,6 +2,7 @@
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.progress import ProgressBars
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
@@ -9,7 +10,6 @@ from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
-from trainer.runs.progress import TrainingProgress
 from trainer.runs.stop_signals import StopRequest
 
 
@@ -25,7 +25,7 @@ class OnlineEvaluation:
         config: Config,
         process: Process,
         parts: TrainingComponents,
-        progress: TrainingProgress,
+        progress: ProgressBars,
         stop: StopRequest,
         watch: HangWatch,
     ) -> None:
