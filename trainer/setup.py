@@ -8,6 +8,7 @@ import torch
 from data_pipelines.errors import UserError
 from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
+from data_pipelines.loading.prefetching_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never
 from data_pipelines.shards.shard_set import ShardSet
@@ -30,8 +31,8 @@ from trainer.runs.run_folder import RunFolder
 
 def _loader(
     train_set: TrainSet, config: Config, run: RunFolder, process: Process, give_up: Callable[[], bool]
-) -> TrainLoader | StreamLoader:
-    share: dict[str, Any] = {
+) -> MicroBatchLoader:
+    common: dict[str, Any] = {
         "seed": config.run.seed,
         "rank": process.rank,
         "world_size": process.world_size,
@@ -43,8 +44,8 @@ def _loader(
         "give_up": give_up,
     }
     if isinstance(train_set, StreamSet):
-        return StreamLoader(train_set, config.data, **share)
-    return TrainLoader(train_set, config.data, **share)
+        return StreamLoader(train_set, config.data, **common)
+    return TrainLoader(train_set, config.data, **common)
 
 
 def _initial_weights(config: Config, process: Process) -> InitialWeights | None:

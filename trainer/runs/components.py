@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.loaders import TrainLoader
-from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
+from data_pipelines.loading.prefetching_batches import MicroBatchLoader
+from data_pipelines.loading.stream_loader import StreamSet
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
@@ -50,7 +50,7 @@ class TrainingComponents:
 
     train_set: TrainSet
     validation_set: ShardSet | None
-    loader: TrainLoader | StreamLoader
+    loader: MicroBatchLoader
     engine: Engine
     total_steps: int
     initial_weights: str | None = None
