@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.run_folder import RunFolder, open_run
 
@@ -84,8 +84,8 @@ class _End:
             return False
         self._asked = now
         try:
-            known = controller.jobs(self._chain)
-        except controller.Unanswered as error:
+            known = slurm_commands.jobs(self._chain)
+        except slurm_commands.Unanswered as error:
             if error.what != self.said:
                 print(error.what, file=sys.stderr)
             self.said = error.what

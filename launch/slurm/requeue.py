@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from trainer.runs.run_folder import RunFolder
 
 GRACE_SECONDS = 30 * 60
@@ -41,10 +41,10 @@ def requeue_from_script(job: str, run: RunFolder) -> None:
     last = time.monotonic() + _ASKED_SECONDS
     while True:
         try:
-            controller.ask("scontrol", "requeue", job)
+            slurm_commands.ask("scontrol", "requeue", job)
             return
         except UserError as error:
-            if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
+            if not isinstance(error, slurm_commands.Unanswered) or time.monotonic() > last:
                 LOGGER.error(
                     "job %s could not be requeued: %s\n  fix: run all4one resume %s",
                     job,

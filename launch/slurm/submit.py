@@ -16,7 +16,7 @@ from launch.local.runs import (
     settings_on_resume,
     warn_of_other_world_size,
 )
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.sweep import grid_points, names
@@ -168,13 +168,13 @@ def refused_by_slurm(script: str) -> UserError | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script)
-        return controller.refusal(path)
+        return slurm_commands.refusal(path)
 
 
 def _refuse_live_job(run: RunFolder) -> None:
     chain = Submissions(run).newest_chain()
-    known = controller.jobs(chain)
-    number = controller.current(chain, known)
+    known = slurm_commands.jobs(chain)
+    number = slurm_commands.current(chain, known)
     job = known.get(number or "")
     if job is not None and not job.over:
         raise UserError(

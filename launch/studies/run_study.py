@@ -10,7 +10,7 @@ from rich.console import Console
 from data_pipelines.errors import UserError
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
@@ -168,7 +168,7 @@ def _queue(
 def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
     """Refuse to train or evaluate runs that a SLURM job is working on."""
     chains = [Submissions(run).newest_chain() for run in runs.values() if run.config.exists()]
-    over = {number: job.over for number, job in controller.jobs(chain.from_iterable(chains)).items()}
+    over = {number: job.over for number, job in slurm_commands.jobs(chain.from_iterable(chains)).items()}
     if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
             f"SLURM jobs of {len(live)} run{'s' * (len(live) > 1)} of this study are queued or running",

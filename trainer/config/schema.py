@@ -26,7 +26,7 @@ from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import explain, old_names
 from trainer.config.recipes import merge, read_recipe
 from trainer.config.slurm_settings import SlurmSettings
-from trainer.engine.guard import GuardSettings
+from trainer.engine.divergence_guard import GuardSettings
 from trainer.engine.optimizers import OptimSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings

@@ -1,4 +1,4 @@
-"""The guard: skip a step if its gradient is not finite or far larger than usual.
+"""The divergence guard: skip a step if its gradient is not finite or far larger than usual.
 
 The check runs on the device and never waits for it. The host reads each result one step later, at the same step on
 every rank. If too many steps in a row are skipped, the run rolls back to an earlier checkpoint (see trainer/loop.py).
