@@ -118,7 +118,7 @@ class Verdict:
             if self.difference
             else "no seed has finished all of its runs"
         )
-        return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
+        return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict} ({measured})"
 
 
 def decide_claim(study: Study, claim: Claim, scores: Scores) -> Verdict:
