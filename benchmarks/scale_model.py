@@ -7,8 +7,8 @@
 PROFILE is what `all4one profile RECIPE --nproc 2` wrote: the messages are counted there, and their sizes are those
 of the model, whatever the machine. What the machine computes in a step is the profile's own time, or its operations at
 the speed that --tflops names. The network's defaults are those of a machine of 8 H100 with NVLink and a 400 Gb/s link
-for each GPU. On CPUs batch norm sends the moments of both views in one message, on GPUs torch's SyncBatchNorm one for
-each view (--apart 2). The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
+for each GPU. On CPUs batch norm sends one message with the statistics of both views. On GPUs, torch's SyncBatchNorm
+sends one for each view (--apart 2). The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
 """
 
 import argparse

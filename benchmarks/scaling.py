@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.profiling.instruments import BACKWARD, GRADIENTS, KEYS, MOMENTS, PREDICTIONS
+from trainer.profiling.instruments import BACKWARD, BATCH_STATISTICS, GRADIENTS, KEYS, PREDICTIONS
 
 CONTRASTS = 4
 """Pairs of queries with the keys of all ranks: neighbor and centroid, each in both directions."""
@@ -86,7 +86,7 @@ class Step:
             rows: images of a rank; 0: the profile's.
             speed: operations a second of a rank where it is another machine than the profile's; 0: the profile's own.
             jitter: standard deviation as a share of the step; negative: the profile's.
-            apart: messages of batch norm in place of each of the profile's, which carry the moments of all views.
+            apart: messages of batch norm in place of each of the profile's, which carry the statistics of all views.
         """
         own_rows = profile["global_batch"] / profile["world_size"]
         rows = rows or own_rows
@@ -111,7 +111,7 @@ def _scaled(message: Mapping[str, Any], rows: float, apart: int) -> dict[str, An
     size, times = message["bytes"], message["times"]
     if message["kind"] in (KEYS, PREDICTIONS):
         size *= rows
-    if message["kind"] == MOMENTS:
+    if message["kind"] == BATCH_STATISTICS:
         size, times = size / apart, times * apart
     return {**message, "bytes": size, "times": times}
 
@@ -125,7 +125,7 @@ def predict(
         step: of one rank.
         network: between the ranks.
         ranks: how many.
-        group: of ranks that share batch-norm moments; 0: all.
+        group: of ranks that share batch statistics; 0: all.
         half: gradients travel in half the bytes (`parallel.gradient_dtype`).
     """
     speed = step.flops / step.compute
@@ -138,7 +138,7 @@ def predict(
     waits: list[tuple[int, float]] = [(ranks, 1.0)]  # at the end of a step, for the last gradients
     for message in step.messages:
         kind, size, times = message["kind"], float(message["bytes"]), message["times"]
-        among = min(group or ranks, ranks) if kind == MOMENTS else ranks
+        among = min(group or ranks, ranks) if kind == BATCH_STATISTICS else ranks
         if kind == PREDICTIONS and message["operation"] == "all_reduce":
             size *= ranks / step.ranks  # gradients of all ranks' rows
         if kind == GRADIENTS and half:

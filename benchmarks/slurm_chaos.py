@@ -75,7 +75,7 @@ class Chaos:
             "time limit": lambda: jobs.cluster.run("scancel", "--signal=USR2", number),
             "requeue": lambda: jobs.cluster.run("scontrol", "requeue", number),
             "preemption": jobs.preempt,
-            "killed rank": lambda: jobs.kill_rank(number, jobs.moments.randrange(2), signal.SIGKILL),
+            "killed rank": lambda: jobs.kill_rank(number, jobs.random_times.randrange(2), signal.SIGKILL),
             "worker lost": lambda: jobs.cluster.cut_power(jobs.nodes_of(number)[1]),
             "first lost": lambda: jobs.cluster.cut_power(jobs.nodes_of(number)[0]),
         }
@@ -143,16 +143,16 @@ def _length(interruptions: int) -> tuple[str, ...]:
     )
 
 
-def _disturb(jobs: Jobs, count: int, moments: random.Random) -> tuple[list[Interruption], list[int]]:
+def _disturb(jobs: Jobs, count: int, random_times: random.Random) -> tuple[list[Interruption], list[int]]:
     """All interruptions, and the steps that the run's records do not have."""
-    jobs.moments = moments
+    jobs.random_times = random_times
     number = jobs.submit(NAME, "--nodes", 2, "--partition", "low", *_length(count))
     chaos = Chaos(jobs, number)
     kinds = [kind for _ in range(-(-count // len(chaos.kinds))) for kind in chaos.kinds][:count]
-    moments.shuffle(kinds)
+    random_times.shuffle(kinds)
     found = []
     for attempt, kind in enumerate(kinds, start=1):
-        found.append(chaos.interrupt(kind, attempt, moments.randrange(1, 12)))
+        found.append(chaos.interrupt(kind, attempt, random_times.randrange(1, 12)))
         one = found[-1]
         print(
             f"{attempt:3} {kind:12} at step {one.step}: {one.seconds:.1f} s, replayed {one.replayed}",

@@ -1,4 +1,4 @@
-"""Modules under the names of version 0.1, for jobs that this version left in a queue.
+"""Modules under the names of earlier versions, for jobs that these versions left in a queue.
 
 The pickle and the script of a queued job name modules. When SLURM starts the job, they load the version that is then
 installed, so the old names must lead to the code of today.
@@ -14,8 +14,10 @@ from types import ModuleType
 _ROOT = Path(__file__).resolve().parent.parent
 RENAMED = {
     "launch.job": "launch/slurm/job.py",
-    "launch.job_end": "launch/slurm/job_end.py",
-    "launch.chain_end": "launch/slurm/chain_end.py",
+    "launch.job_end": "launch/slurm/record_failure.py",
+    "launch.chain_end": "launch/slurm/cancel_waiting_jobs.py",
+    "launch.slurm.job_end": "launch/slurm/record_failure.py",
+    "launch.slurm.chain_end": "launch/slurm/cancel_waiting_jobs.py",
     "launch.profile_job": "launch/profile/job.py",
     "launch.studies.judge_run": "launch/studies/evaluate_run.py",
 }

@@ -10,12 +10,12 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
+from trainer.checkpoint_manager import CheckpointManager
 from trainer.distributed.process_group import AsyncFlagReduce, all_gather_object, broadcast_object
 from trainer.evaluation.features import EvaluationInterrupted
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks, open_metrics
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.monitoring.recorder import Recorder
-from trainer.persistence import CheckpointManager
 from trainer.runs.components import AttemptContext
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
@@ -47,7 +47,7 @@ class Trainer:
             self.metrics = open_metrics(run, config, self.step)
             self._cleanup.callback(self._say_messages)  # runs after close, which may warn
             self._cleanup.callback(self.metrics.close)
-        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress, stop, watch)
+        self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress.bars, stop, watch)
         self._losses: dict[str, Tensor] | None = None
         self.recorder = Recorder(
             config, self.parts, self.progress, self.metrics, self.checkpoints.require_lock, self.step
@@ -63,14 +63,14 @@ class Trainer:
                 self.progress.say(self.parts.initial_weights)
             if self.config.data.reader == "stream":
                 self.progress.say(
-                    "data.reader is stream: a resumed run goes on with other samples than this one would"
+                    "data.reader is stream: a resumed run sees other samples than an uninterrupted one"
                 )
             try:
                 code = self._loop()
                 self.watch.doing("waiting for the last checkpoint to be written")
                 self.checkpoints.finish()
                 if code:
-                    saved = f"; its checkpoint of step {self.step} is saved" if self.step else ""
+                    saved = f". The checkpoint of step {self.step} is saved" if self.step else ""
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
             finally:
@@ -83,7 +83,7 @@ class Trainer:
             return code
         prefetched = self._fetch(iterator)
         while self.step < self.parts.total_steps:
-            self.watch.doing("agreeing with the other ranks to go on")
+            self.watch.doing("agreeing with the other ranks to continue")
             code = prefetched.agreement.result()
             self.watch.met()
             if code:
@@ -139,12 +139,12 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
-        self.watch.doing("going back to a good checkpoint")
+        self.watch.doing("rolling back to a good checkpoint")
         assert self._losses is not None
         values = mean_over_ranks(self._losses)
         why = (
-            f"{self.parts.engine.guard.in_a_row} steps in a row before step {self.step} had a broken gradient; at this "
-            f"one the loss is {values['loss']:.4g} and the gradient's norm {values['gradient_norm']:.4g}"
+            f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
+            f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
         self.step = self.watch.step = self.checkpoints.roll_back(self.step, why)
         if self.metrics is not None:
@@ -158,7 +158,7 @@ class Trainer:
         if queue is not None and every and self.step % every == 0 and not queue.is_synchronized():
             raise UserError(
                 f"the neighbor queues of the ranks differ at step {self.step}",
-                fix="a device or a network link has corrupted data: resume from the newest checkpoint, on other nodes",
+                fix="a device or a network link has corrupted data. Resume from the newest checkpoint on other nodes",
             )
 
     def _evaluate_if_due(self) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.batch_decoder import share_of_cores
+from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
+from data_pipelines.loading.prefetching_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never
 from data_pipelines.shards.shard_set import ShardSet
@@ -30,8 +31,8 @@ from trainer.runs.run_folder import RunFolder
 
 def _loader(
     train_set: TrainSet, config: Config, run: RunFolder, process: Process, give_up: Callable[[], bool]
-) -> TrainLoader | StreamLoader:
-    share: dict[str, Any] = {
+) -> MicroBatchLoader:
+    common: dict[str, Any] = {
         "seed": config.run.seed,
         "rank": process.rank,
         "world_size": process.world_size,
@@ -43,8 +44,8 @@ def _loader(
         "give_up": give_up,
     }
     if isinstance(train_set, StreamSet):
-        return StreamLoader(train_set, config.data, **share)
-    return TrainLoader(train_set, config.data, **share)
+        return StreamLoader(train_set, config.data, **common)
+    return TrainLoader(train_set, config.data, **common)
 
 
 def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
@@ -71,7 +72,7 @@ def build(
     Raises:
         UserError: something that the user can fix.
     """
-    torch.set_num_threads(config.parallel.torch_threads or share_of_cores())
+    torch.set_num_threads(config.parallel.torch_threads or cores_per_process())
     train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_pipelines.loading.batch_decoder import share_of_cores
+from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
@@ -76,4 +76,4 @@ def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 5
 
 def threads_of(settings: DataSettings) -> int:
     """Return the number of decoding threads of each process."""
-    return settings.decode_threads or share_of_cores()
+    return settings.decode_threads or cores_per_process()

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage, check
-from data_pipelines.shards.index import INDEX, fingerprint, mend, read_record
+from data_pipelines.shards.index import INDEX, fingerprint, index_fix, read_record
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 from data_pipelines.workers import spread
 
@@ -46,7 +46,9 @@ def verify(
     """
     shards = ShardSet.open(folder)
     if fingerprint(np.asarray(shards.index)) != shards.fingerprint:
-        raise UserError("the index was changed after it was written", where=folder / INDEX, fix=mend(folder))
+        raise UserError(
+            "the index was changed after it was written", where=folder / INDEX, fix=index_fix(folder)
+        )
     names = [shard.name for shard in read_record(folder).shards]
     ends = np.cumsum(shards.shard_sizes).tolist()
     tasks = [

@@ -47,7 +47,7 @@ class BatchDecoder:
         dtype: torch.dtype,
     ) -> None:
         self.device = _device_with_index(device)
-        threads = settings.decode_threads or share_of_cores()
+        threads = settings.decode_threads or cores_per_process()
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._backend = _make_backend(
             self.pool, settings, views, batch=batch, threads=threads, device=self.device, dtype=dtype
@@ -97,7 +97,7 @@ def _device_with_index(device: torch.device) -> torch.device:
     return device
 
 
-def share_of_cores() -> int:
+def cores_per_process() -> int:
     """Return the number of cores that this process may use. Several processes may share the node."""
     if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
         return int(bound)

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, numbers_of_views
 from data_pipelines.loading.batch_reader import ReadBatch, Reader
-from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, LoadedBatch, PrefetchingBatches
+from data_pipelines.loading.prefetching_batches import (
+    Batch,
+    BatchPartition,
+    LoadedBatch,
+    MicroBatchLoader,
+    PrefetchingBatches,
+)
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.prefetch import Prefetch, never
@@ -38,7 +44,7 @@ class EvalBatch(NamedTuple):
     """`[b]` int64 sample ids, which are rows of the index."""
 
 
-class TrainLoader:
+class TrainLoader(MicroBatchLoader):
     """Endless batches of augmented views for one rank.
 
     Args:
@@ -73,65 +79,42 @@ class TrainLoader:
         quarantine: Path | None = None,
         give_up: Callable[[], bool] = never,
     ) -> None:
-        self._share = BatchPartition(rank, world_size, global_batch, accumulation)
+        self._partition = BatchPartition(rank, world_size, global_batch, accumulation)
         self._order = SampleOrder(
             shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
         )
-        self.steps_per_epoch = self._order.steps_per_epoch
         self._shards, self._settings, self._seed = shards.copy(), settings, seed
         self._reader = Reader(
-            self._shards, settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
+            self._shards, settings, settings.views, batch=self._partition.batch, device=device, dtype=dtype
         )
-        self._feed = PrefetchingBatches(
+        batches = PrefetchingBatches(
             self._make,
             settings.prefetch,
             Quarantine(settings.max_bad_fraction, quarantine),
             end_reads=self._shards.files.stop,
             give_up=give_up,
         )
-
-    @property
-    def wait_seconds(self) -> float:
-        """Total time that the consumer has waited for data."""
-        return self._feed.wait_seconds
-
-    @property
-    def bad_samples(self) -> int:
-        """Number of samples replaced so far."""
-        return self._feed.bad_samples
+        super().__init__(batches, self._order.steps_per_epoch)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """Yield the micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
-
-        A new call stops the iteration of an earlier one.
-
-        Raises:
-            TooManyBadSamples: more samples are bad than `settings.max_bad_fraction` allows.
-            UserError: no sample of a micro-batch is usable.
-        """
-        self._feed.stop()
+        """See `MicroBatchLoader`."""
+        self._batches.stop()
         self._shards.files.start()
-        return self._feed.batches(start_step)
+        return super().batches(start_step)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
-        self._feed.stop()
+        super().close()
         self._reader.close()
-
-    def __enter__(self) -> "TrainLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _make(self, step: int) -> Iterator[LoadedBatch]:
         with suppress(ReadCancelled):
             while True:
                 epoch, inside = divmod(step, self.steps_per_epoch)
-                for offset in self._share.starts:
-                    start = inside * self._share.global_batch + offset
+                for offset in self._partition.starts:
+                    start = inside * self._partition.global_batch + offset
                     self._shards.files.expect(self._order.upcoming(epoch, start))
-                    samples = self._order.samples(epoch, start, start + self._share.batch)
+                    samples = self._order.samples(epoch, start, start + self._partition.batch)
                     read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
                     yield LoadedBatch(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
                 step += 1

@@ -17,7 +17,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.loading.batch_decoder import BatchDecoder
-from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, LoadedBatch, PrefetchingBatches
+from data_pipelines.loading.prefetching_batches import (
+    Batch,
+    BatchPartition,
+    LoadedBatch,
+    MicroBatchLoader,
+    PrefetchingBatches,
+)
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import never
 from data_pipelines.settings import DataSettings
@@ -71,8 +77,8 @@ class _Sample(NamedTuple):
     width: int
 
 
-class StreamLoader:
-    """Endless batches of augmented views for one rank, with the interface of `TrainLoader`.
+class StreamLoader(MicroBatchLoader):
+    """Endless batches of augmented views for one rank, from a stream of shards.
 
     Every rank draws shards independently with its own seed, and shuffles samples in a buffer.
 
@@ -108,57 +114,32 @@ class StreamLoader:
         quarantine: Path | None = None,
         give_up: Callable[[], bool] = never,
     ) -> None:
-        self._share = BatchPartition(rank, world_size, global_batch, accumulation)
-        self.steps_per_epoch = len(stream) // global_batch
-        if self.steps_per_epoch == 0:
+        self._partition = BatchPartition(rank, world_size, global_batch, accumulation)
+        if len(stream) < global_batch:
             raise UserError(
                 f"data.stream.samples ({len(stream)}) is below one global batch of {global_batch}",
                 fix="set it to the samples that the shards hold",
             )
         self._stream, self._settings, self._seed = stream, settings, seed
         self._decoder = BatchDecoder(
-            settings, settings.views, batch=self._share.batch, device=device, dtype=dtype
+            settings, settings.views, batch=self._partition.batch, device=device, dtype=dtype
         )
-        self._feed = PrefetchingBatches(
+        batches = PrefetchingBatches(
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
         )
-
-    @property
-    def wait_seconds(self) -> float:
-        """Total time that the consumer has waited for data, seconds."""
-        return self._feed.wait_seconds
-
-    @property
-    def bad_samples(self) -> int:
-        """Number of samples skipped so far."""
-        return self._feed.bad_samples
-
-    def batches(self, start_step: int) -> Iterator[Batch]:
-        """Yield the micro-batches of all global steps from `start_step` on, `accumulation` per step, without end.
-
-        Raises:
-            TooManyBadSamples: more samples were bad than `settings.max_bad_fraction` allows.
-            UserError: no shard can be read, or no sample can be used.
-        """
-        return self._feed.batches(start_step)
+        super().__init__(batches, len(stream) // global_batch)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
-        self._feed.stop()
+        super().close()
         self._decoder.close()
-
-    def __enter__(self) -> "StreamLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _make(self, step: int) -> Iterator[LoadedBatch]:
         self._decoder.use_device()
         samples = self._samples(step)
         while True:
-            for offset in self._share.starts:
-                batch, bad = self._fill(samples, step * self._share.global_batch + offset)
+            for offset in self._partition.starts:
+                batch, bad = self._fill(samples, step * self._partition.global_batch + offset)
                 yield LoadedBatch(batch, bad, step // self.steps_per_epoch, step)
             step += 1
 
@@ -166,7 +147,7 @@ class StreamLoader:
         """Yield raw samples, which map extensions to bytes and have `__key__` and `__url__`."""
         import webdataset
 
-        seed = np.random.SeedSequence((self._seed, self._share.rank, start_step)).generate_state(1)[0]
+        seed = np.random.SeedSequence((self._seed, self._partition.rank, start_step)).generate_state(1)[0]
         patience = _Patience(self._stream.urls)
         pipeline = webdataset.DataPipeline(
             webdataset.ResampledShards(
@@ -184,17 +165,17 @@ class StreamLoader:
         `first` and determine the views."""
         drawn: list[_Sample] = []
         unusable: dict[str, str] = {}
-        ids = np.arange(first, first + self._share.batch)
+        ids = np.arange(first, first + self._partition.batch)
 
         def choose(refused: Mapping[int, str]) -> list[int]:
             """Return the samples that are left, with new samples in place of the refused ones."""
-            while len(drawn) - len(refused) < self._share.batch:
+            while len(drawn) - len(refused) < self._partition.batch:
                 raw = next(samples)
                 try:
                     drawn.append(_usable(raw, self._stream.num_classes))
                 except (UnusableImage, LabelError) as error:
                     unusable[_name(raw)] = str(error)
-                if len(unusable) + len(refused) > 10 * self._share.batch + 100:
+                if len(unusable) + len(refused) > 10 * self._partition.batch + 100:
                     name, reason = next(reversed(unusable.items()), (_name(raw), "it cannot be decoded"))
                     raise UserError(
                         f"{len(unusable) + len(refused)} samples could not be used for one batch, such as this one: "

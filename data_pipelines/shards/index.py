@@ -64,7 +64,7 @@ class DatasetRecord(BaseModel):
     shards: tuple[ShardRecord, ...]
 
 
-def mend(folder: Path) -> str:
+def index_fix(folder: Path) -> str:
     """Return the command that rebuilds the index of a folder."""
     return f"run: all4one data index {folder}"
 
@@ -159,7 +159,7 @@ def read_record(folder: Path) -> DatasetRecord:
                 fix="run the same build command again",
             ) from None
         if any(folder.glob("*.tar")):
-            raise UserError("the shards have no index", where=folder, fix=mend(folder)) from None
+            raise UserError("the shards have no index", where=folder, fix=index_fix(folder)) from None
         raise UserError(
             "the folder contains no shards", where=folder, fix="build some: all4one data build SOURCE OUT"
         ) from None
@@ -167,7 +167,7 @@ def read_record(folder: Path) -> DatasetRecord:
         raise UserError(
             f"the file cannot be read: {error.strerror}", where=folder / DATASET, fix="make the file readable"
         ) from error
-    return parse_record(content, where=folder / DATASET, fix=mend(folder))
+    return parse_record(content, where=folder / DATASET, fix=index_fix(folder))
 
 
 def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecord:
@@ -204,11 +204,11 @@ def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise UserError("the index is missing", where=path, fix=mend(folder)) from None
+        raise UserError("the index is missing", where=path, fix=index_fix(folder)) from None
     except Exception as error:  # a broken header is parsed by Python's tokenizer, which raises its own errors
-        raise UserError("the index cannot be read", where=path, fix=mend(folder)) from error
+        raise UserError("the index cannot be read", where=path, fix=index_fix(folder)) from error
     if rows.dtype != ROW or rows.shape != (record.samples,):
-        raise UserError("the index belongs to another dataset", where=path, fix=mend(folder))
+        raise UserError("the index belongs to another dataset", where=path, fix=index_fix(folder))
     return rows
 
 

@@ -23,7 +23,10 @@ from data_pipelines.shards.index import (
 from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
 from data_pipelines.urls import Url
 
-MEND = "index the shards where they are local (all4one data index FOLDER), then upload index.npy and dataset.json"
+REMOTE_INDEX_FIX = (
+    "index the shards where they are local (all4one data index FOLDER), "
+    "then upload index.npy and dataset.json"
+)
 _OPENING_TRIES = 5
 _SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
 
@@ -55,7 +58,7 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
         index, held = _read_index(remote, cache, record)
     except RemoteError as error:
         what, fix = {
-            errno.ENOENT: ("there is no such file, but a remote dataset needs its index", MEND),
+            errno.ENOENT: ("there is no such file, but a remote dataset needs its index", REMOTE_INDEX_FIX),
             errno.EACCES: (
                 f"access is refused ({error.strerror})",
                 "make sure that fsspec finds your credentials",
@@ -82,11 +85,11 @@ def _read_record(remote: Remote) -> DatasetRecord:
     ):
         data += more
     where = remote.url / DATASET
-    record = parse_record(data, where=where, fix=MEND)
+    record = parse_record(data, where=where, fix=REMOTE_INDEX_FIX)
     # They become local file names.
     names = [shard.name for shard in record.shards]
     if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):
-        raise UserError("the file is not an index of all4one", where=where, fix=MEND)
+        raise UserError("the file is not an index of all4one", where=where, fix=REMOTE_INDEX_FIX)
     return record
 
 
@@ -102,10 +105,12 @@ def _read_index(remote: Remote, cache: Cache, record: DatasetRecord) -> tuple[ND
         index = read_index((cache.folder / name).parent, record)
     except UserError as error:
         cache.drop(name, held)
-        raise UserError(error.what, where=where, fix=MEND) from error
+        raise UserError(error.what, where=where, fix=REMOTE_INDEX_FIX) from error
     if fresh and fingerprint(np.asarray(index)) != record.fingerprint:
         cache.drop(name, held)
         raise UserError(
-            f"the index and {DATASET} beside it belong to different datasets", where=where, fix=MEND
+            f"the index and {DATASET} beside it belong to different datasets",
+            where=where,
+            fix=REMOTE_INDEX_FIX,
         )
     return index, held

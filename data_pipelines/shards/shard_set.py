@@ -11,9 +11,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.cache import Cache
 from data_pipelines.shards.cached_files import CachedFiles
-from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
+from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, index_fix, read_index, read_record
 from data_pipelines.shards.local_files import LocalFiles
-from data_pipelines.shards.remote_set import MEND, open_remote
+from data_pipelines.shards.remote_set import REMOTE_INDEX_FIX, open_remote
 from data_pipelines.urls import Url, place
 
 _CHECKED = 1000
@@ -174,13 +174,15 @@ def _check_shards(folder: Path, record: DatasetRecord) -> None:
                 size = os.stat(shard.name, dir_fd=descriptor).st_size
             except OSError:
                 raise UserError(
-                    "the shard is missing", where=folder / shard.name, fix=f"restore it, or {mend(folder)}"
+                    "the shard is missing",
+                    where=folder / shard.name,
+                    fix=f"restore it, or {index_fix(folder)}",
                 ) from None
             if size != shard.size:
                 raise UserError(
                     f"the shard has {size} bytes but the index was made for {shard.size}",
                     where=folder / shard.name,
-                    fix=mend(folder),
+                    fix=index_fix(folder),
                 )
     finally:
         os.close(descriptor)
@@ -191,7 +193,7 @@ def _check_rows(folder: Path | Url, record: DatasetRecord, index: NDArray[np.voi
 
     The checksum of each sample finds whatever this check misses.
     """
-    fix = MEND if isinstance(folder, Url) else mend(folder)
+    fix = REMOTE_INDEX_FIX if isinstance(folder, Url) else index_fix(folder)
     size = np.array([shard.size for shard in record.shards], np.int64)
     samples = np.array([shard.samples for shard in record.shards], np.int64)
     ends = np.cumsum(samples)

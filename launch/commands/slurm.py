@@ -165,12 +165,12 @@ def logs(
 
 def cancel(run: Run) -> None:
     """Cancel a run's job. The run saves a checkpoint and stays cancelled until `all4one resume`."""
-    from launch.slurm import controller
+    from launch.slurm import slurm_commands
     from launch.slurm.submitted_jobs import Submissions
     from trainer.runs.run_folder import open_run
 
     chain = Submissions(open_run(run)).required()
-    known = controller.jobs(chain)
+    known = slurm_commands.jobs(chain)
     live = [number for number in chain if number in known and not known[number].over]
     if not live:
         job = known.get(chain[-1])
@@ -179,7 +179,7 @@ def cancel(run: Run) -> None:
         )
         return
     for number in reversed(live):  # newest first, because the end of a job starts the next one in the chain
-        controller.cancel(number)
+        slurm_commands.cancel(number)
     typer.echo(
         f"job {', '.join(live)} was asked to save a checkpoint and end. Resume the run with: all4one resume {run}"
     )

@@ -118,8 +118,8 @@ def _print(found: Iterator[list[Finding]]) -> list[Finding]:
             table.add_column(width=width)
         table.add_column(overflow="fold")
         for finding in one:
-            mend = f"\n[dim]→[/] {escape(finding.fix)}" if finding.fix else ""
-            table.add_row(MARKS[finding.level], finding.check, escape(finding.what) + mend)
+            fix = f"\n[dim]→[/] {escape(finding.fix)}" if finding.fix else ""
+            table.add_row(MARKS[finding.level], finding.check, escape(finding.what) + fix)
         console.print(table)
         findings += one
     return findings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from launch.doctor.findings import Finding, ok, problem, warning
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 ANSWER_SECONDS = 10.0
@@ -25,8 +25,8 @@ def slurm_settings(_: Path) -> list[Finding]:
     if absent:
         return problem("SLURM", f"{', '.join(absent)} missing", "install SLURM's client package")
     try:
-        settings = read_settings(controller.ask("scontrol", "show", "config", seconds=ANSWER_SECONDS))
-    except controller.Unanswered as error:
+        settings = read_settings(slurm_commands.ask("scontrol", "show", "config", seconds=ANSWER_SECONDS))
+    except slurm_commands.Unanswered as error:
         return problem("SLURM", error.what, "running jobs continue; tell the administrators if this persists")
     except UserError as error:
         return warning(
@@ -46,7 +46,7 @@ def read_settings(text: str) -> dict[str, str]:
 
 def _accounting(settings: dict[str, str]) -> list[Finding]:
     try:
-        controller.ask("sacct", "--noheader", "--allocations", "--format=JobID", seconds=ANSWER_SECONDS)
+        slurm_commands.ask("sacct", "--noheader", "--allocations", "--format=JobID", seconds=ANSWER_SECONDS)
     except UserError:
         age = _seconds(settings, "MinJobAge")
         return ok(

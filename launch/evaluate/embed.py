@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from data_pipelines.errors import UserError
+from data_pipelines.progress import ProgressBars
 from trainer.inference.embed import embed
 from trainer.inference.feature_files import feature_file, keys_of, require_place
 from trainer.inference.loaded_backbones import load_backbones
@@ -33,35 +32,31 @@ def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: st
     trained = load_backbones(source)
     _, network = trained.choose(backbone)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    console = Console(stderr=True)
-    done = left_out = 0
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    bars = ProgressBars(visible=True)
+    done = skipped = 0
 
-        def tell(name: str, reason: str) -> None:
-            nonlocal left_out
-            left_out += 1
-            bar.console.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    def tell(name: str, reason: str) -> None:
+        nonlocal skipped
+        skipped += 1
+        bars.say(f"skipped {name}: {reason}")
 
-        with feature_file(out, network.feature_dim) as write:
-            task = bar.add_task("features", total=None)
-            found = embed(network, images, trained.recipe.data, batch=batch, on_bad=tell)
-            with closing(found):
-                for rows in found:
-                    write(rows)
-                    done += len(rows.keys)
-                    bar.advance(task, len(rows.keys))
-            if not done:
-                raise _none(images, left_out)
+    with feature_file(out, network.feature_dim) as write, bars.counter("features", total=None) as show:
+        with closing(embed(network, images, trained.recipe.data, batch=batch, on_bad=tell)) as found:
+            for rows in found:
+                write(rows)
+                done += len(rows.keys)
+                show(done)
+        if not done:
+            raise _none(images, skipped)
     beside = f", keys in {keys_of(out)}" if out.suffix == ".npy" else ""
-    also = f"; {left_out:,} skipped" if left_out else ""
+    also = f"; {skipped:,} skipped" if skipped else ""
     print(f"wrote {out}: {done:,} images x {network.feature_dim} features{beside}{also}")
 
 
-def _none(images: Sequence[str], left_out: int) -> UserError:
+def _none(images: Sequence[str], skipped: int) -> UserError:
     where = images[0] if len(images) == 1 else f"{images[0]} and {len(images) - 1:,} more"
-    if left_out:
-        return UserError(f"none of {left_out:,} images is readable", where=where, fix="see the reasons above")
+    if skipped:
+        return UserError(f"none of {skipped:,} images is readable", where=where, fix="see the reasons above")
     return UserError(
         "there are no images",
         where=where,

@@ -12,7 +12,8 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
-from data_pipelines.loading.batch_decoder import share_of_cores
+from data_pipelines.loading.batch_decoder import cores_per_process
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards.shard_set import ShardSet
 from launch.evaluate.results import Results
@@ -25,7 +26,6 @@ from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
-from trainer.runs.progress import ProgressBars
 
 
 class EvalJob(Settings):
@@ -94,7 +94,7 @@ def evaluate_backbone(job: EvalJob) -> None:
     train_labels = train_set.index["label"].astype(np.int64)
     require_enough(job.evaluators, train_labels, train_set.classes)
     if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
-        torch.set_num_threads(share_of_cores())
+        torch.set_num_threads(cores_per_process())
     facts: dict[str, Any] = {
         "source": str(job.source),
         "checkpoint": trained.recipe.source,

@@ -61,7 +61,7 @@ def refuse(found: Sequence[UserError]) -> None:
         raise found[0]
     if found:
         items = "\n".join("  - " + str(problem).replace("\n", "\n    ") for problem in found)
-        raise UserError(f"{len(found)} things would stop this run:\n{items}")
+        raise UserError(f"{len(found)} problems would stop this run:\n{items}")
 
 
 def require_devices(nproc: int) -> None:
@@ -69,7 +69,7 @@ def require_devices(nproc: int) -> None:
     if torch.cuda.is_available() and nproc > torch.cuda.device_count():
         raise UserError(
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
-            fix=f"--nproc {torch.cuda.device_count()} or fewer",
+            fix=f"use --nproc {torch.cuda.device_count()} or less",
         )
 
 
@@ -77,11 +77,11 @@ def _check_divides(config: Config, ranks: int) -> None:
     batch, parts = config.train.global_batch, config.train.grad_accum_steps
     unit = ranks * parts
     if batch % unit or batch // unit < 2:
-        near = " and ".join(map(str, nearest_multiples(batch, unit, least=2)))
+        near = " or ".join(map(str, nearest_multiples(batch, unit, least=2)))
         raise UserError(
-            f"train.global_batch ({batch}) does not give each of {ranks} processes x {parts} micro-batches the same "
-            "number of rows, at least 2",
-            fix=f"nearest that does: {near}",
+            f"train.global_batch ({batch}) cannot be split evenly over {ranks} processes with {parts} micro-batches "
+            "each, with at least 2 images in every micro-batch",
+            fix=f"set train.global_batch to {near}",
         )
 
 
@@ -89,11 +89,11 @@ def _check_samples(config: Config, ranks: int, samples: int, folder: Path | Url)
     batch, unit = config.train.global_batch, ranks * config.train.grad_accum_steps
     if samples < batch:
         most = samples // unit * unit
-        smaller = f"train.global_batch={most}, or " if most >= 2 * unit else ""
+        smaller = f"set train.global_batch={most}, or " if most >= 2 * unit else ""
         raise UserError(
-            f"the set has {samples} samples, fewer than one batch of {batch}",
+            f"the dataset has {samples} samples, which is less than one batch of {batch}",
             where=folder,
-            fix=f"{smaller}a larger set",
+            fix=f"{smaller}use a larger dataset",
         )
 
 
@@ -124,9 +124,9 @@ def _check_room(config: Config, classes: int, runs: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise UserError(
-            f"the disk has {free / 1e9:.1f} GB left, and the checkpoints need {wanted / 1e9:.1f} GB",
+            f"the disk has {free / 1e9:.1f} GB left, but the checkpoints need {wanted / 1e9:.1f} GB",
             where=folder,
-            fix="make room, lower checkpoint.keep_last, or set run.folder to a folder on another disk",
+            fix="free some space, lower checkpoint.keep_last, or set run.folder to a folder on another disk",
         )
 
 
@@ -135,20 +135,23 @@ def _checkpoint_bytes(config: Config, classes: int) -> int:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
     weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)
-    moments = 2 if config.optim.name == "adamw" else 1
-    return moments * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
+    states_per_weight = 2 if config.optim.name == "adamw" else 1
+    return states_per_weight * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
 
 
 def _check_validation(train_set: TrainSet | None, validation_set: ShardSet, ranks: int) -> None:
     if validation_set.num_classes == 0:
-        raise UserError("the set has no labels", where=validation_set.folder, fix="set data.validation=null")
+        raise UserError(
+            "the validation set has no labels", where=validation_set.folder, fix="set data.validation=null"
+        )
     if train_set is not None and train_set.num_classes and train_set.classes != validation_set.classes:
         raise UserError(
-            f"the set has other classes than {train_set.folder}",
+            f"the validation set has other classes than {train_set.folder}",
             where=validation_set.folder,
-            fix="build both from the same classes, or set data.validation=null",
+            fix="build both datasets from the same classes, or set data.validation=null",
         )
     if len(validation_set) < ranks:
         raise UserError(
-            f"the set has {len(validation_set)} samples for {ranks} processes", where=validation_set.folder
+            f"the validation set has only {len(validation_set)} samples for {ranks} processes",
+            where=validation_set.folder,
         )

@@ -37,7 +37,7 @@ def launch(
     *,
     nproc: int,
     logs: Path,
-    on_stop: str = "stopping; twice more ends at once",
+    on_stop: str = "stopping. The third signal ends the processes at once",
 ) -> int:
     """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
 
@@ -150,7 +150,7 @@ def _explain(process: subprocess.Popen[bytes], rank: int, log: Path) -> str:
         lines.append(f"rank {rank} was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
     if rank:
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
-        lines += [f"rank {rank} failed; the end of {log}:", *(f"  {line}" for line in tail)]
+        lines += [f"rank {rank} failed. The last lines of {log}:", *(f"  {line}" for line in tail)]
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from trainer.runs.run_folder import RunFolder, create_run, open_run
 from trainer.runs.run_lock import RunLock
 from trainer.runs.saved_progress import FROM_SCRATCH, refuse_lost_checkpoints
 
-ON_STOP = "stopping after this step or the next; twice more ends at once, without a checkpoint"
+ON_STOP = "stopping after this step or the next. The third signal ends the run at once, without a checkpoint"
 
 
 def start_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> int:
@@ -58,7 +58,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None, *, from_
     check(config, nproc, new_runs=0)
     refuse_other_train_set(run, config)
     if run.is_finished():
-        print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
+        print(f"{run.path} is finished. Evaluate it with `all4one eval {run.path}`")
         return 0
     require_checkpoints(run, config, from_scratch=from_scratch)
     warn_of_other_world_size(run, config, nproc)
@@ -137,8 +137,8 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
     last, by_rank = last_world_size(run), _taken_by_rank(config)
     if last not in (None, ranks) and by_rank:
         print(
-            f"warning: the run had {last} ranks and gets {ranks}, and its loss depends on that number by "
-            + ", ".join(by_rank),
+            f"warning: the run had {last} ranks and now gets {ranks}. "
+            "Its loss depends on the number of ranks because of " + ", ".join(by_rank),
             file=sys.stderr,
         )
 
@@ -163,18 +163,18 @@ def train_run(run: RunFolder, nproc: int) -> int:
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in STOPPED:
-        print(f"go on with it: all4one resume {run.path}")
+        print(f"resume it with: all4one resume {run.path}")
     elif code == 0 and not run.is_finished():
         print_error(
             UserError(
-                "its processes ended without an error, but none of them finished the run",
+                "the processes ended without an error, but the run is not finished",
                 where=run.ledger,
-                fix=f"see what they printed in {logs}, then all4one resume {run.path}",
+                fix=f"read their output in {logs}, then run: all4one resume {run.path}",
             )
         )
         return 1
     elif code == 0:
-        print(f"evaluate it: all4one eval {run.path}")
+        print(f"evaluate it with: all4one eval {run.path}")
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # Hung ranks cannot record their end.
@@ -183,7 +183,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
             UserError(
                 f"the run stalled: {hung}",
                 where=run.logs,
-                fix=f"see the ranks' stacks there, then all4one resume {run.path}",
+                fix=f"read the ranks' stacks there, then run: all4one resume {run.path}",
             )
         )
     return code

@@ -45,12 +45,12 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
         straight.finish()
         total = straight.steps()
         killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc)
-        moments = random.Random(seed)
+        random_times = random.Random(seed)
         done = 0
-        for step in sorted(moments.randrange(total) for _ in range(kills)):
+        for step in sorted(random_times.randrange(total) for _ in range(kills)):
             killed.start()
             killed.wait_for_step(step)
-            time.sleep(moments.random())
+            time.sleep(random_times.random())
             if killed.ended():
                 break
             killed.kill()
@@ -59,12 +59,13 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
         if done == 0:
             raise UserError(
                 f"the run of {total} steps ended before it could be killed",
-                fix="give it more steps by train.epochs",
+                fix="increase train.epochs",
             )
         killed.start()
         killed.finish()
         console.print(
-            f"killed {done} of {kills} times" + ("" if done == kills else ": the run ended before the last")
+            f"killed {done} of {kills} times"
+            + ("" if done == kills else ": the run ended before the last kill")
         )
         return _compare(straight.run, killed.run, console)
 
@@ -129,7 +130,7 @@ def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
     table = Table("what", "tensors or records", "different")
     differences = 0
     for name, left, right in (
-        ("weights, momentum copies, buffers, queue", before.model, after.model),
+        ("weights, EMA encoders, buffers, queue", before.model, after.model),
         ("optimizer", before.optimizer, after.optimizer),
     ):
         different = [key for key in {*left, *right} if not _same(left.get(key), right.get(key))]
@@ -152,7 +153,7 @@ def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
 def _newest(run: RunFolder) -> Snapshot:
     loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
-        raise UserError("has no whole checkpoint", where=run.checkpoints)
+        raise UserError("has no complete checkpoint", where=run.checkpoints)
     return loaded.snapshot
 
 

@@ -15,7 +15,7 @@ from launch.local.preflight import problems, refuse
 from launch.profile import profile_run
 from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.user_settings import slurm_defaults
@@ -131,10 +131,10 @@ def _queue(
 
 
 def _cancel(jobs: Mapping[int, str]) -> None:
-    known = controller.jobs(jobs.values())
+    known = slurm_commands.jobs(jobs.values())
     for job in known.values():
         if not job.over:
-            controller.cancel(job.number)
+            slurm_commands.cancel(job.number)
 
 
 def _wait(job: str, nodes: int, run: RunFolder) -> None:
@@ -142,14 +142,14 @@ def _wait(job: str, nodes: int, run: RunFolder) -> None:
     said = ""
     while True:
         try:
-            known = controller.jobs([job]).get(job)
+            known = slurm_commands.jobs([job]).get(job)
             now = (
                 f"{known.state.lower()}{f' ({known.why})' if known.state == 'PENDING' else ''}"
                 if known
                 else "gone"
             )
             over = known is None or known.over
-        except controller.Unanswered as error:
+        except slurm_commands.Unanswered as error:
             now, over = error.what, False
         if now != said:
             print(f"job {job} on {nodes} node{'s' * (nodes > 1)}: {now}", flush=True)

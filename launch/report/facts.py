@@ -18,11 +18,11 @@ from trainer.config.schema import Config, dump, flat, parse
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder, open_run
 
-BASE = "base"
+BASE_RECIPE = "base"
 """The recipe that a run's settings are compared with."""
-JUDGED = frozenset({"backbones", "images", "checkpoint", "validation"})
+RESULT_KEYS = frozenset({"backbones", "images", "checkpoint", "validation"})
 """Keys that a file of results contains at least."""
-NAMES = ("description", "run.name", "run.folder", "run.tags")
+NAMING_SETTINGS = ("description", "run.name", "run.folder", "run.tags")
 """Settings that only name or describe a run."""
 
 
@@ -61,7 +61,7 @@ def read_facts(runs: Sequence[RunFolder]) -> list[RunFacts]:
     return [_read(run, name) for run, name in zip(runs, short_names([r.path for r in runs]), strict=True)]
 
 
-def readable(runs: Sequence[RunFolder]) -> tuple[list[RunFacts], list[str]]:
+def try_read_facts(runs: Sequence[RunFolder]) -> tuple[list[RunFacts], list[str]]:
     """Return the facts of the runs that can be read, and the reason for each run that cannot."""
     found, unread = [], []
     for run, name in zip(runs, short_names([r.path for r in runs]), strict=True):
@@ -82,37 +82,37 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(above)) for path in resolved]
 
 
-def differences(config: Config) -> list[tuple[str, Any, Any]]:
+def differences_from_base(config: Config) -> list[tuple[str, Any, Any]]:
     """Return settings that differ from the base recipe, with the value of the base and of the run.
 
     A method, optimizer or backbone with another name is compared with its own defaults.
     """
-    values, recipe = dump(config), read_recipe(BASE)
+    values, recipe = dump(config), read_recipe(BASE_RECIPE)
     named = {part: {"name": values[part]["name"]} for part in ("method", "optim", "backbone")}
-    before, found = dict(_entries(_resolved(merge(recipe, named)))), dict(_entries(values))
+    before, found = dict(_settings(_resolved(merge(recipe, named)))), dict(_settings(values))
     before |= {f"{part}.name": by["name"] for part, by in _resolved(recipe).items() if part in named}
     return [(key, before.get(key), value) for key, value in found.items() if before.get(key) != value]
 
 
-def disagreements(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
+def differences_between(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
     """Return settings that differ between runs, with the value of each run. None: the run has no such setting."""
-    each = [dict(_entries(dump(config))) for config in configs]
+    each = [dict(_settings(dump(config))) for config in configs]
     keys = dict.fromkeys(key for values in each for key in values)
     rows = [(key, [values.get(key) for values in each]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 
 
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
-    return dump(parse(values, where=BASE))
+    return dump(parse(values, where=BASE_RECIPE))
 
 
-def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield settings by dotted key, including those of list items, without settings that only name a run."""
     for key, value in flat(values):
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             numbered = {f"{key}.{place}": item for place, item in enumerate(value)}
             yield from flat(numbered)
-        elif key not in NAMES:
+        elif key not in NAMING_SETTINGS:
             yield key, value
 
 
@@ -130,7 +130,9 @@ def _read(run: RunFolder, name: str) -> RunFacts:
         )
     except (OSError, YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"its records cannot be read: {error}", where=run.path, fix="repair or restore its files"
+            f"the records of this run cannot be read: {error}",
+            where=run.path,
+            fix="repair or restore the files",
         ) from None
 
 
@@ -153,7 +155,7 @@ def _evaluated(run: RunFolder) -> Mapping[str, Any] | None:
             found = json.loads((run.path / name).read_text())
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and found.keys() >= JUDGED:
+        if isinstance(found, dict) and found.keys() >= RESULT_KEYS:
             several.append(found)
     if not several:
         return None

@@ -58,7 +58,7 @@ def _neighbors(facts: RunFacts) -> Section | None:
         words="The same training images at several checkpoints. Each row shows the nearest keys of that checkpoint's "
         "queue with their cosine similarity, nearest first, computed by networks in evaluation mode. A solid green "
         "frame marks the class of the image, and a dashed red frame marks another class. The image's own keys are "
-        "left out. – is a random key from before training, or an image that cannot be read.",
+        "skipped. A dash (–) marks a random key from before training, or an image that cannot be read.",
         galleries=[Gallery(_title(found), [_row(row) for row in found.rows]) for found in galleries],
     )
 

@@ -11,7 +11,7 @@ from data_pipelines.files import require_writable, write_whole
 from launch.report import tables
 from launch.report.charts import LEGEND, Figure, colors_of, data_uri, line_chart
 from launch.report.curves import POINTS, Curve, curves, grouped, thinned
-from launch.report.facts import RunFacts, read_facts, readable
+from launch.report.facts import RunFacts, read_facts, try_read_facts
 from launch.report.page import Page, Section, render
 from launch.status.run_status import runs_at
 from trainer.runs.run_folder import RunFolder
@@ -78,7 +78,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
 
 
 def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
-    found, unread = readable(runs)
+    found, unread = try_read_facts(runs)
     if not found:
         raise UserError(f"none of the {len(runs)} runs can be read:\n" + "\n".join(unread), where=paths[0])
     sections = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.formatting import percent
-from launch.report.facts import RunFacts, differences, disagreements
+from launch.report.facts import RunFacts, differences_between, differences_from_base
 from trainer.evaluation.linear_fast import wilson_interval
 from trainer.runs.end_reasons import EndReason
 
@@ -102,7 +102,7 @@ def attempts(facts: RunFacts) -> Table:
 
 def settings(facts: RunFacts) -> Table:
     """Return the settings that differ from the base recipe."""
-    rows = [[key, shown(before), shown(value)] for key, before, value in differences(facts.config)]
+    rows = [[key, shown(before), shown(value)] for key, before, value in differences_from_base(facts.config)]
     return Table(("setting", "base recipe", "this run"), rows)
 
 
@@ -124,7 +124,7 @@ def side_by_side(several: Sequence[RunFacts]) -> Table:
 
 def other_settings(several: Sequence[RunFacts]) -> Table:
     """Return the settings that differ between runs, with a column for each run."""
-    rows = [[key, *map(shown, values)] for key, values in disagreements([f.config for f in several])]
+    rows = [[key, *map(shown, values)] for key, values in differences_between([f.config for f in several])]
     return Table(("setting", *(facts.name for facts in several)), rows)
 
 

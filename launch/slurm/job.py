@@ -22,7 +22,7 @@ from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.requeue import GRACE_SECONDS, requeue_from_rank
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.run_lock import STALE_AFTER_S
@@ -100,11 +100,13 @@ class TrainJob:
 
     def _say_used_up(self, start: Start) -> None:
         if self.chained:
-            said = "the time is up: the next job of the chain goes on; after the last one"
+            said = (
+                "the time limit is near. The next job of the chain resumes the run. After the last job, run:"
+            )
         else:
             said = (
-                f"the time is up and the job was started {start.restart} times again, as often as slurm.max_requeues "
-                "allows; go on with it:"
+                f"the time limit is near, and SLURM has restarted the job {start.restart} times, the maximum of "
+                "slurm.max_requeues. Resume the run with:"
             )
         LOGGER.warning("%s all4one resume %s", said, self.run)
 
@@ -134,7 +136,7 @@ def _reason(start: Start, code: int) -> str:
     if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
     try:
-        facts = controller.facts(start.job, seconds=ANSWER_SECONDS)
+        facts = slurm_commands.facts(start.job, seconds=ANSWER_SECONDS)
     except UserError:
         return REASONS[code]
     if facts["JobState"] != "RUNNING":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.run_folder import RunFolder, open_run
 
@@ -29,7 +29,7 @@ def show(path: Path, rank: int, *, follow_it: bool) -> int:
         raise UserError(
             f"rank {rank} has printed nothing yet",
             where=run.logs,
-            fix=f"all4one status {run.path} says what it waits for",
+            fix=f"`all4one status {run.path}` shows why the job waits",
         )
     sys.stdout.write(files[-1].read_text(errors="replace"))
     return 0
@@ -44,7 +44,9 @@ def follow(run: RunFolder, rank: int) -> int:
     try:
         return _follow(run, rank, chain)
     except KeyboardInterrupt:
-        print(f"job {', '.join(chain)} goes on; end it by `all4one cancel {run.path}`", file=sys.stderr)
+        print(
+            f"job {', '.join(chain)} continues. Cancel it with `all4one cancel {run.path}`", file=sys.stderr
+        )
         raise
 
 
@@ -82,8 +84,8 @@ class _End:
             return False
         self._asked = now
         try:
-            known = controller.jobs(self._chain)
-        except controller.Unanswered as error:
+            known = slurm_commands.jobs(self._chain)
+        except slurm_commands.Unanswered as error:
             if error.what != self.said:
                 print(error.what, file=sys.stderr)
             self.said = error.what
@@ -92,7 +94,7 @@ class _End:
             self._since = 0.0
             return False
         job = known.get(self._chain[-1])
-        state = job.state.lower() if job else "not known to SLURM any more"
+        state = job.state.lower() if job else "no longer known to SLURM"
         self.said = f"job {self._chain[-1]} is {state}"
         if job is None or job.state not in ("NODE_FAIL", "PREEMPTED"):
             return True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from trainer.runs.run_folder import RunFolder
 
 GRACE_SECONDS = 30 * 60
@@ -32,7 +32,7 @@ def requeue_from_rank(requeue: Callable[[], None]) -> None:
         try:
             requeue()
         except (subprocess.SubprocessError, OSError) as error:
-            LOGGER.warning("SLURM did not take the requeue: %s", error)
+            LOGGER.warning("SLURM did not accept the requeue: %s", error)
         time.sleep(RETRY_SECONDS)
 
 
@@ -41,12 +41,15 @@ def requeue_from_script(job: str, run: RunFolder) -> None:
     last = time.monotonic() + _ASKED_SECONDS
     while True:
         try:
-            controller.ask("scontrol", "requeue", job)
+            slurm_commands.ask("scontrol", "requeue", job)
             return
         except UserError as error:
-            if not isinstance(error, controller.Unanswered) or time.monotonic() > last:
+            if not isinstance(error, slurm_commands.Unanswered) or time.monotonic() > last:
                 LOGGER.error(
-                    "job %s could not be requeued: %s\n  fix: all4one resume %s", job, error.what, run.path
+                    "job %s could not be requeued: %s\n  fix: run all4one resume %s",
+                    job,
+                    error.what,
+                    run.path,
                 )
                 return
         time.sleep(RETRY_SECONDS)

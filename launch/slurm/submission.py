@@ -112,14 +112,14 @@ class SlurmSubmission:
         lines = [
             "code=$?",
             f"runs=({runs})",
-            f"[ $code -eq 0 ] || {shlex.join(module_command('launch.slurm.job_end'))} {run} $code",
+            f"[ $code -eq 0 ] || {shlex.join(module_command('launch.slurm.record_failure'))} {run} $code",
         ]
         if self.then is not None:
             lines.append(
                 f"[ $code -ne 0 ] || {shlex.join(module_command(*self.then.split()))} {run} || code=$?"
             )
         if self.settings.chain > 1:
-            lines.append(f"{shlex.join(module_command('launch.slurm.chain_end'))} {run}")
+            lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
         return [*lines, "exit $code"]
 
 
@@ -128,6 +128,6 @@ def cpu_warning(settings: SlurmSettings) -> str:
     if not settings.gpus_per_node or settings.cpus_per_task:
         return ""
     return (
-        "slurm.cpus_per_task is not set, and most clusters give a process one core then, too few to feed a GPU: "
-        "--cpus-per-task 8"
+        "slurm.cpus_per_task is not set. Most clusters then give each process one core, too few to feed a GPU. "
+        "Set it, for example with --cpus-per-task 8"
     )

@@ -17,7 +17,7 @@ from launch.local.runs import (
     settings_on_resume,
     warn_of_other_world_size,
 )
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.sweep import grid_points, names
@@ -63,7 +63,7 @@ def resume(
     run = open_run(path)
     config = settings_on_resume(run, overrides)
     if run.is_finished():
-        print(f"{run.path} is finished; judge it by `all4one eval {run.path}`")
+        print(f"{run.path} is finished. Evaluate it with `all4one eval {run.path}`")
         return None
     _refuse_live_job(run)
     if not from_scratch:
@@ -114,10 +114,12 @@ def submit_sweep(
     if moved := {
         key for point in found for key in _keys(point) if key.startswith(("run.name", "run.folder", "slurm."))
     }:
-        raise UserError(f"{', '.join(sorted(moved))} cannot be swept: one job array runs all")
+        raise UserError(f"{', '.join(sorted(moved))} cannot be swept, because one job array runs all of them")
     if folder.path.exists():
         raise UserError(
-            "the sweep's folder exists already", where=folder.path, fix="choose another with run.name=NAME"
+            "the sweep's folder exists already",
+            where=folder.path,
+            fix="choose another folder with run.name=NAME",
         )
     configs = {
         name: override(
@@ -145,10 +147,10 @@ def submit_sweep(
     print(
         f"jobs {queued[0]} to {queued[-1]}: {len(runs)} runs of {common.slurm.ranks} processes, "
         f"{min(parallel, len(runs))} at a time\n"
-        f"their folder: {folder.path}\n"
-        f"how they go:  all4one status {folder.path}\n"
-        f"one's output: all4one logs {runs[0].path} -f\n"
-        f"end one:      all4one cancel {runs[0].path}",
+        f"run folders:   {folder.path}\n"
+        f"status:        all4one status {folder.path}\n"
+        f"output of one: all4one logs {runs[0].path} -f\n"
+        f"cancel one:    all4one cancel {runs[0].path}",
         flush=True,
     )
 
@@ -173,29 +175,30 @@ def refused_by_slurm(script: str) -> UserError | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script)
-        return controller.refusal(path)
+        return slurm_commands.refusal(path)
 
 
 def _refuse_live_job(run: RunFolder) -> None:
     chain = Submissions(run).newest_chain()
-    known = controller.jobs(chain)
-    number = controller.current(chain, known)
+    known = slurm_commands.jobs(chain)
+    number = slurm_commands.current(chain, known)
     job = known.get(number or "")
     if job is not None and not job.over:
         raise UserError(
             f"job {job.number} of this run is {job.state.lower()}",
             where=run.path,
-            fix=f"follow it by `all4one logs {run.path} -f`, or `all4one cancel {run.path}` and wait for its end",
+            fix=f"follow it with `all4one logs {run.path} -f`, or cancel it with `all4one cancel {run.path}` and "
+            "wait until it has ended",
         )
 
 
 def _queue(run: RunFolder, settings: SlurmSettings) -> None:
     queued = SlurmSubmission.of(run, settings).queue()
     print(
-        f"job {', '.join(queued)}: processes {settings.ranks}, machines {settings.nodes}\n"
+        f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}\n"
         f"run folder: {run.path}\n"
-        f"how it goes: all4one status {run.path}\n"
-        f"its output:  all4one logs {run.path} -f\n"
-        f"end it:      all4one cancel {run.path}",
+        f"status:     all4one status {run.path}\n"
+        f"output:     all4one logs {run.path} -f\n"
+        f"cancel:     all4one cancel {run.path}",
         flush=True,
     )

@@ -50,7 +50,7 @@ def executor(
     except RuntimeError:  # submitit found no srun
         raise UserError(
             "there is no SLURM on this machine",
-            fix="run this on a login node of the cluster, or `all4one train`",
+            fix="run this on a login node of the cluster, or train on this machine with `all4one train`",
         ) from None
     extra = dict(settings.extra)
     own = extra.pop("dependency", None)  # the user's dependency, for the first job of a chain
@@ -101,7 +101,7 @@ def script(submitter: submitit.SlurmExecutor, elements: int = 1) -> str:
 def not_taken(error: Exception, where: Path) -> UserError:
     """Return the error message for one of the exceptions in `NOT_TAKEN`."""
     return UserError(
-        f"SLURM did not take the job: {str(error).strip()}",
+        f"SLURM did not accept the job: {str(error).strip()}",
         where=where,
-        fix="mend it and give the command again",
+        fix="fix the problem and run the command again",
     )

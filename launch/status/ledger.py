@@ -205,5 +205,5 @@ def _reason(start: Record, noted: Record | None, alive: bool, successor: Record 
         reason = EndReason.CUT_OFF if late and noted["reason"] == EndReason.ERROR else noted["reason"]
         return reason, noted.get("message", "")
     if successor is not None and start.get("job") and successor.get("job") == start["job"]:
-        return EndReason.NO_END, "SLURM restarted it because a node failed or all processes were killed"
-    return EndReason.NO_END, "it was killed, or its node failed"
+        return EndReason.NO_END, "SLURM restarted the job because a node failed or all processes were killed"
+    return EndReason.NO_END, "the processes were killed, or their node failed"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
@@ -63,7 +63,7 @@ class Overview:
     """Folders that cannot be read as runs, each with the reason."""
 
 
-def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview:
+def overview(path: Path, seconds: float = slurm_commands.ANSWER_SECONDS) -> Overview:
     """Return the state of a run, or of all runs in a folder. `seconds` limits the wait for SLURM's answer.
 
     Raises:
@@ -71,16 +71,16 @@ def overview(path: Path, seconds: float = controller.ANSWER_SECONDS) -> Overview
     """
     runs = runs_at(path)
     chains = [Submissions(run).newest_chain() for run in runs]
-    known: Mapping[str, controller.Job] = {}
+    known: Mapping[str, slurm_commands.Job] = {}
     problem = None
     try:
-        known = controller.jobs(chain.from_iterable(chains), seconds)
+        known = slurm_commands.jobs(chain.from_iterable(chains), seconds)
     except UserError as error:
         problem = f"{error.what.splitlines()[-1]}: showing only what the run folders contain"
     found: list[Status] = []
     unread: list[UserError] = []
     for run, numbers in zip(runs, chains, strict=True):
-        number = controller.current(numbers, known)
+        number = slurm_commands.current(numbers, known)
         try:
             found.append(status(run, known.get(number or ""), number))
         except UserError as error:
@@ -100,7 +100,7 @@ def runs_at(path: Path) -> list[RunFolder]:
     return runs
 
 
-def status(run: RunFolder, job: controller.Job | None, number: str | None) -> Status:
+def status(run: RunFolder, job: slurm_commands.Job | None, number: str | None) -> Status:
     """Return the state of a run.
 
     Args:
@@ -137,7 +137,7 @@ def status(run: RunFolder, job: controller.Job | None, number: str | None) -> St
 
 
 def _state(
-    job: controller.Job | None, history: Sequence[AttemptSummary], records: Sequence[Mapping[str, Any]]
+    job: slurm_commands.Job | None, history: Sequence[AttemptSummary], records: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     if job is not None and not job.over:
         return job.state.lower(), job.why if job.state == "PENDING" else None
@@ -155,7 +155,7 @@ def _state(
     return last.reason, last.message or None
 
 
-def _how_it_ended(job: controller.Job) -> str:
+def _how_it_ended(job: slurm_commands.Job) -> str:
     """SLURM's word for a job that is over. A job that completed has not finished its run: the ledger would say so."""
     return UNFINISHED if job.state == "COMPLETED" else job.state.lower()
 

@@ -13,7 +13,7 @@ from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
 from trainer.runs.run_lock import is_held
 
-_OF_A_MACHINE = {
+_NODE_REASONS = {
     EndReason.KILLED,
     EndReason.STALLED,
     EndReason.LOST_RANK,
@@ -31,13 +31,13 @@ def failures(attempts: Iterable[AttemptSummary]) -> list[AttemptSummary]:
     These are attempts that were killed, stalled or cut off, have no recorded end, or failed with an error of a process
     that srun names. Running out of memory is a fault of the job, not of the node.
     """
-    return [a for a in attempts if a.nodes and _may_be_a_machines(a)]
+    return [a for a in attempts if a.nodes and _may_be_caused_by_node(a)]
 
 
-def _may_be_a_machines(attempt: AttemptSummary) -> bool:
+def _may_be_caused_by_node(attempt: AttemptSummary) -> bool:
     if _NO_MEMORY.search(attempt.message):
         return False
-    return attempt.reason in _OF_A_MACHINE or (
+    return attempt.reason in _NODE_REASONS or (
         attempt.reason == EndReason.ERROR and _named(attempt) is not None
     )
 

@@ -74,9 +74,9 @@ def _tables(found: Overview) -> list[Table]:
 def _lines(found: Overview) -> list[Text]:
     """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
     why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
-    left_out = [f"skipped: {problem}" for problem in found.left_out]
+    skipped = [f"skipped: {problem}" for problem in found.left_out]
     lines = [
-        Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *left_out) if line
+        Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *skipped) if line
     ]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
@@ -136,8 +136,8 @@ def _of_suspects(one: Status) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
-    mend = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
-    return f"{Path(one.run).name}: {said}. To exclude it: all4one {mend} --exclude-suspects"
+    command = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
+    return f"{Path(one.run).name}: {said}. To exclude it: all4one {command} --exclude-suspects"
 
 
 def _number(hours: float) -> str:

@@ -15,9 +15,11 @@ from data_pipelines.settings import Settings
 from data_pipelines.yaml_reader import read_yaml
 from trainer.config.problems import current_key, problem_of
 from trainer.config.recipes import SHIPPED, merge, read_recipe
-from trainer.config.schema import Config, flat, override, parse
+from trainer.config.schema import Config, flat, override, parse, tell_old_names
 
 SHIPPED_STUDIES = SHIPPED / "studies"
+RENAMED_STUDIES = {"neighbours": "num_neighbors", "imagenet100_neighbours": "imagenet100_num_neighbors"}
+"""Names of shipped studies in version 0.1, with their names today. Both are accepted."""
 RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})
 """Names with a fixed meaning in reports."""
 
@@ -40,6 +42,8 @@ class Claim(Settings):
 class Study(Settings):
     """The content of a study's file."""
 
+    first_names = {"judge": "evaluator"}
+
     description: str
     """The question of the study, in one line."""
     recipe: str
@@ -53,7 +57,7 @@ class Study(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each combination. Runs with the same seed see the same images in the same order, and are compared in
     pairs."""
-    judge: Literal["knn", "linear_fast"] = "knn"
+    evaluator: Literal["knn", "linear_fast"] = "knn"
     """Evaluator of finished runs: the kNN of training, or logistic regression on frozen features."""
     backbone: Literal["online", "momentum"] = "online"
     """The backbone to evaluate. The online backbone is used if there is no other."""
@@ -121,7 +125,9 @@ def read_study(study: str | Path) -> Study:
     """
     path = find_study(study)
     try:
-        return Study.model_validate(read_yaml(path))
+        values = read_yaml(path)
+        tell_old_names(values, Study)
+        return Study.model_validate(values)
     except ValidationError as error:
         lines = [f"  - {'.'.join(map(str, e['loc']))}: {problem_of(e)}" for e in error.errors()]
         raise UserError(
@@ -138,7 +144,7 @@ def shipped_studies() -> dict[str, str]:
 
 def find_study(study: str | Path) -> Path:
     """Return the file of a study. Raises a UserError that lists the shipped studies."""
-    for path in (Path(study), SHIPPED_STUDIES / f"{study}.yaml"):
+    for path in (Path(study), SHIPPED_STUDIES / f"{RENAMED_STUDIES.get(str(study), study)}.yaml"):
         if path.is_file():
             return path
     names = [p.stem for p in sorted(SHIPPED_STUDIES.glob("*.yaml"))]

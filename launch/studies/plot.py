@@ -48,7 +48,7 @@ def plot(asked: Study, rows: Sequence[Row], scores: Scores, path: Path) -> None:
         axes.set_xticks(range(len(named)), named)
         axes.figure.legend(frameon=False, title=asked.compare, loc="outside right center")
         axes.set_xlim(-0.6, len(groups) - 0.4)
-        axes.set_ylabel(f"{asked.judge} top-1, % (mean, 95 % interval)")
+        axes.set_ylabel(f"{asked.evaluator} top-1, % (mean, 95 % interval)")
         axes.figure.suptitle(textwrap.fill(asked.description, int(LETTERS * width)), fontsize=10)
 
 

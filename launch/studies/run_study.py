@@ -10,14 +10,14 @@ from rich.console import Console
 from data_pipelines.errors import UserError
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.user_settings import slurm_defaults
-from launch.studies.plan import Cell, Study, find_study, read_study, runs_of
+from launch.studies.plan import RENAMED_STUDIES, Cell, Study, find_study, read_study, runs_of
 from launch.studies.scores import (
-    JUDGING,
+    EVALUATE_RUN,
     evaluate_finished,
     is_evaluated,
     is_finished,
@@ -55,7 +55,7 @@ def study(
     Raises:
         UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
     """
-    asked, folder = read_study(name), (out or Path("studies") / find_study(name).stem)
+    asked, folder = read_study(name), (out or Path("studies") / _folder_name(name))
     configs = runs_of(asked, folder, overrides, slurm_defaults() if submit else None)
     runs = {cell: run_of(config, cell.name) for cell, config in configs.items()}
     _refuse_other_settings(configs, runs)
@@ -78,8 +78,8 @@ def study(
             ]:
                 print(
                     f"{len(unevaluated)} of {len(runs)} runs are trained but not evaluated, such as "
-                    f"{unevaluated[0].path}; "
-                    "run the same command without --submit to evaluate them when these jobs have ended"
+                    f"{unevaluated[0].path}. "
+                    "Run the same command without --submit to evaluate them when these jobs have ended"
                 )
             report(asked, runs, folder)
             return 0
@@ -102,6 +102,15 @@ def study(
             fix="fix the problems and run the command again",
         )
     return 0
+
+
+def _folder_name(name: str) -> str:
+    """Return the name of a study's default folder. A study that is started by its old name keeps its old folder."""
+    found = find_study(name).stem
+    if RENAMED_STUDIES.get(name) != found:
+        return found
+    print(f"notice: the study {name} is now {found} (the old name still works)", file=sys.stderr)
+    return name
 
 
 def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, RunFolder]) -> None:
@@ -140,7 +149,7 @@ def _queue(
         raise UserError(
             "a study is submitted as one job array, which cannot be a chain", fix="set slurm.chain=1"
         )
-    then = f"{JUDGING} {asked.backbone}" if asked.judge == "linear_fast" else None
+    then = f"{EVALUATE_RUN} {asked.backbone}" if asked.evaluator == "linear_fast" else None
     batch = SlurmSubmission([runs[cell] for cell in configs], settings, folder / "slurm", parallel, then)
     if refused := refused_by_slurm(batch.script()):
         raise refused
@@ -159,10 +168,10 @@ def _queue(
 def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
     """Refuse to train or evaluate runs that a SLURM job is working on."""
     chains = [Submissions(run).newest_chain() for run in runs.values() if run.config.exists()]
-    over = {number: job.over for number, job in controller.jobs(chain.from_iterable(chains)).items()}
+    over = {number: job.over for number, job in slurm_commands.jobs(chain.from_iterable(chains)).items()}
     if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
         raise UserError(
-            f"{len(live)} run{'s' * (len(live) > 1)} of this study in queued or running SLURM jobs",
+            f"SLURM jobs of {len(live)} run{'s' * (len(live) > 1)} of this study are queued or running",
             where=folder,
             fix=f"see their progress with `all4one status {folder}`, end one with `all4one cancel RUN`, or print "
             "results with --show",

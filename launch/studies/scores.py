@@ -13,7 +13,7 @@ from trainer.runs.components import open_train_set
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
 
-JUDGING = "launch.studies.evaluate_run"
+EVALUATE_RUN = "launch.studies.evaluate_run"
 """The module that a job runs with a backbone and its run, after training."""
 
 
@@ -26,10 +26,10 @@ def require_evaluator(asked: Study, config: Config) -> None:
     """Raise a UserError if a run with these settings could not be evaluated at its end."""
     if config.data.validation is None:
         raise UserError("runs of a study need labeled images for evaluation", fix="set data.validation")
-    if asked.judge == "knn" and config.eval.every_epochs == 0:
+    if asked.evaluator == "knn" and config.eval.every_epochs == 0:
         raise UserError(
             "this study uses the kNN of training, which eval.every_epochs=0 disables",
-            fix="set eval.every_epochs above 0, or judge: linear_fast in the study",
+            fix="set eval.every_epochs above 0, or evaluator: linear_fast in the study",
         )
 
 
@@ -49,7 +49,7 @@ def score(asked: Study, run: RunFolder) -> float | None:
     """Return the accuracy of a run in percent, or None if it is not finished or not evaluated yet."""
     if not is_finished(run):
         return None
-    if asked.judge == "knn":
+    if asked.evaluator == "knn":
         evaluated = [r for r in read_records(run.metrics) if r.get("kind") == "eval"]
         found = (
             {name: evaluated[-1].get(f"knn_{name}") for name in ("momentum", "online")} if evaluated else {}
@@ -74,7 +74,7 @@ def evaluate_finished(asked: Study, run: RunFolder) -> bool:
 
 def is_evaluated(asked: Study, run: RunFolder) -> bool:
     """Return whether a finished run has been evaluated. The kNN is part of its training."""
-    return asked.judge == "knn" or _regression(run).exists()
+    return asked.evaluator == "knn" or _regression(run).exists()
 
 
 def fit_regression(run: RunFolder, backbone: str) -> bool:

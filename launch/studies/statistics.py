@@ -118,10 +118,10 @@ class Verdict:
             if self.difference
             else "no seed has finished all of its runs"
         )
-        return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict}; {measured}"
+        return f"{self.claim.better} is better than {self.claim.than}{at}{by}{source}: {self.verdict} ({measured})"
 
 
-def judge(study: Study, claim: Claim, scores: Scores) -> Verdict:
+def decide_claim(study: Study, claim: Claim, scores: Scores) -> Verdict:
     """Decide whether a claim holds: the whole interval of its differences must exceed the margin.
 
     Runs are paired by seed and by all other choices. If the claim leaves axes open, the difference of a seed is the

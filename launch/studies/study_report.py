@@ -13,7 +13,7 @@ from data_pipelines.files import write_whole
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
 from launch.studies.scores import score
-from launch.studies.statistics import Estimate, Row, Verdict, judge, table
+from launch.studies.statistics import Estimate, Row, Verdict, decide_claim, table
 from trainer.runs.run_folder import RunFolder
 
 WORDS = "Means over seeds with 95 % intervals. Differences are paired by seed."
@@ -24,10 +24,10 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
     scores = {cell: value for cell, run in runs.items() if (value := score(asked, run)) is not None}
     rows = table(asked, list(runs), scores)
-    verdicts = [judge(asked, claim, scores) for claim in asked.claims]
+    verdicts = [decide_claim(asked, claim, scores) for claim in asked.claims]
     found = {
         "description": asked.description,
-        "judge": asked.judge,
+        "evaluator": asked.evaluator,
         "backbone": asked.backbone,
         "compare": asked.compare,
         "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": WORDS},
@@ -84,7 +84,7 @@ def _header(asked: Study) -> list[str]:
     return [
         *asked.grid,
         "runs",
-        f"{asked.judge} of the {asked.backbone} backbone, %",
+        f"{asked.evaluator} of the {asked.backbone} backbone, %",
         "difference to the best other choice",
     ]
 

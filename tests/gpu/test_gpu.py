@@ -71,7 +71,7 @@ def test_a_resnet50_in_bf16_is_profiled(digits: Path, tmp_path: Path, compiled: 
 
 
 def test_the_guard_leaves_a_step_out_without_waiting_for_the_device() -> None:
-    from trainer.engine.guard import Guard, GuardSettings
+    from trainer.engine.divergence_guard import Guard, GuardSettings
     from trainer.engine.lars import LARS
 
     weight = torch.nn.Parameter(torch.ones(4, 4, device="cuda"))

@@ -28,7 +28,7 @@ USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
 
 
 def missing() -> str | None:
-    """Why there can be no cluster here, with the command that mends it; None where there can."""
+    """Why there can be no cluster here, with the command that fixes it. None: there can be one."""
     if os.geteuid() != 0:
         return "a SLURM cluster in namespaces needs root"
     absent = [command for command in COMMANDS if shutil.which(command) is None]

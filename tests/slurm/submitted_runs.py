@@ -29,8 +29,8 @@ class Jobs:
     def __init__(self, cluster: Cluster, runs: Runs) -> None:
         self.cluster, self.runs = cluster, runs
         seed = random.randrange(10_000)
-        print(f"seed of the moments: {seed}")
-        self.moments = random.Random(seed)
+        print(f"seed of the random times: {seed}")
+        self.random_times = random.Random(seed)
 
     def all4one(self, *arguments: object) -> Result:
         """The command on the head machine."""

@@ -5,7 +5,10 @@ import sys
 
 from launch.status.suspect_nodes import expand_hostlist
 
-ASK = "import sys; from launch.slurm.controller import jobs; print({n: j.state for n, j in jobs(sys.argv[1:]).items()})"
+ASK = (
+    "import sys; from launch.slurm.slurm_commands import jobs; "
+    "print({n: j.state for n, j in jobs(sys.argv[1:]).items()})"
+)
 
 
 def test_on_the_head_machine_nothing_stops_runs_and_a_controller_that_hangs_is_said(jobs) -> None:

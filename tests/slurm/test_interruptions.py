@@ -10,7 +10,7 @@ def test_told_that_the_time_is_up_and_requeued_a_run_replays_nothing_and_ends_bi
     time_is_up, requeue = ["scancel", "--signal=USR2", job], ["scontrol", "requeue", job]
     jobs.wait_for_processes("told", 2)
     jobs.cluster.run(*time_is_up)  # while the ranks start up
-    steps = sorted(jobs.moments.sample(range(1, 25), 4))
+    steps = sorted(jobs.random_times.sample(range(1, 25), 4))
     for attempt, (step, disturb) in enumerate(zip(steps, [*[time_is_up] * 3, requeue], strict=True), start=2):
         jobs.wait_for_attempt("told", attempt)
         jobs.wait_for_step("told", job, step)
@@ -52,7 +52,7 @@ def test_a_cancelled_run_saves_stays_cancelled_and_resumes_on_one_machine_and_on
 def test_preempted_with_grace_and_the_signal_a_run_goes_on_before_the_grace_is_over(jobs, straight) -> None:
     jobs.cluster.send_user_signal_on_preemption(True)
     job = jobs.submit("signalled", "--nodes", 2, "--partition", "low")
-    jobs.wait_for_step("signalled", job, jobs.moments.randrange(1, 10))
+    jobs.wait_for_step("signalled", job, jobs.random_times.randrange(1, 10))
     jobs.preempt()
     assert jobs.wait_for_attempt("signalled", 2)["replayed"] == 0
     jobs.finish("signalled", job)
@@ -68,7 +68,7 @@ def test_preempted_with_grace_alone_and_with_none_runs_go_on(jobs, straight) -> 
     for job in queued.values():  # together: a run must not end before the other one has begun
         jobs.cluster.run("scontrol", "release", job)
     for name, job in queued.items():
-        jobs.wait_for_step(name, job, jobs.moments.randrange(1, 5))
+        jobs.wait_for_step(name, job, jobs.random_times.randrange(1, 5))
     jobs.preempt()
     for name, job in queued.items():
         ready = jobs.wait_for_attempt(name, 2, timeout=120)

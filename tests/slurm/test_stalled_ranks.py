@@ -17,7 +17,7 @@ def test_where_a_rank_stands_still_the_others_say_so_and_the_job_starts_again(jo
     assert end["reason"] == "stalled"
     told = end["message"].split("; ")
     # it cannot say anything itself, unless SLURM lets it go on for a moment before it kills it
-    assert any("rank 1: gave no sign" in said or "rank 1: was stopped" in said for said in told)
+    assert any("rank 1: gave no sign" in said or "rank 1: was suspended" in said for said in told)
     assert any("rank 0 on node" in said for said in told)
     assert "most recent call first" in jobs.runs.path("stands").stall_dump(1, 0).read_text()
     jobs.finish("stands", job)

@@ -63,7 +63,7 @@ def test_what_would_fail_is_refused_before_queueing_all_at_once(jobs) -> None:
         "backbone.name=resnet19",
     )
     assert result.code == 2, result.out
-    for part in ("nowhere", "main", "nearest that does", "fewer than one batch", "resnet18"):
+    for part in ("nowhere", "main", "set train.global_batch to", "less than one batch", "resnet18"):
         assert part in result.words, part
     assert "Traceback" not in result.out
     assert not jobs.runs.path("wrong").path.exists()

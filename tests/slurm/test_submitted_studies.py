@@ -16,7 +16,7 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
                 "recipe": "digits_demo",
                 "compare": "k",
                 "seeds": [0],
-                "judge": "linear_fast",
+                "evaluator": "linear_fast",
                 "grid": {"k": {"5": {}, "2": {"method": {"num_neighbors": 2}}}},
             }
         )
@@ -40,14 +40,14 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     assert [one["score"] for one in json.loads((out / "study.json").read_text())["runs"]] == [None, None]
     twice = jobs.all4one(*command, "--submit")
     assert twice.code == 2
-    assert "of this study in queued or running SLURM jobs" in twice.words
+    assert "of this study are queued or running" in twice.words
     here = jobs.all4one(*command)
     assert here.code == 2
-    assert "of this study in queued or running SLURM jobs" in here.words
+    assert "of this study are queued or running" in here.words
     array = json.loads((out / "k=5,seed=0" / "slurm" / "jobs.jsonl").read_text())["job"].partition("_")[0]
     for element in range(2):
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
-    shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have judged their own runs
+    shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have evaluated their own runs
     assert "2 of 2 runs are evaluated" in shown.words
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])
 

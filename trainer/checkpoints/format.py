@@ -159,7 +159,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content = json.loads(file.read_bytes())
         if content["format"] > FORMAT:
-            raise _broken(file, f"is of format {content['format']}, this version reads up to {FORMAT}")
+            raise _broken(
+                file, f"has format {content['format']}, but this version reads formats up to {FORMAT}"
+            )
         manifest = Manifest.model_validate(content)
     except OSError as error:
         raise _unreadable(file, error) from error

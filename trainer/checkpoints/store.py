@@ -289,6 +289,6 @@ def _failed(what: str, path: Path, error: Exception) -> UserError:
     return UserError(
         f"{what}: {reason}",
         where=path,
-        fix="free space or quota there and make it writable; earlier checkpoints are not affected, and the next "
-        "checkpoint is tried again",
+        fix="make the folder writable, and free space or quota there. Earlier checkpoints are not affected, and the "
+        "next checkpoint is tried again",
     )

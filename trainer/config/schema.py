@@ -26,7 +26,7 @@ from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import explain, old_names
 from trainer.config.recipes import merge, read_recipe
 from trainer.config.slurm_settings import SlurmSettings
-from trainer.engine.guard import GuardSettings
+from trainer.engine.divergence_guard import GuardSettings
 from trainer.engine.optimizers import OptimSettings
 from trainer.methods import MethodSettings, available
 from trainer.methods.all4one import All4OneSettings
@@ -76,9 +76,8 @@ class TrainSettings(Settings):
     def _no_fp16(cls, value: Any) -> Any:
         if value == "fp16":
             raise ValueError(
-                "gradients below 6e-8 underflow in fp16 unless the loss is scaled, and every step with too large a "
-                "scale is lost. bf16 is as fast and has the range of fp32, and fp32 runs on every device: "
-                "it must be one of these"
+                "fp16 needs loss scaling, which is not supported. bf16 is as fast and has the range of fp32. It must "
+                "be bf16, fp32 or fp64"
             )
         return value
 
@@ -197,7 +196,7 @@ def load_config(
         UserError: the configuration is not valid. The message lists all problems, each with the nearest valid name.
     """
     values = merge(defaults or {}, read_recipe(recipe))
-    _tell_old_names(values)
+    tell_old_names(values, Config)
     return override(parse(values, where=str(recipe)), overrides, where=str(recipe))
 
 
@@ -212,13 +211,18 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     values = dump(config)
     for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
         set_value(values, assignment)
-    _tell_old_names(values)
+    tell_old_names(values, Config)
     return parse(values, where=f"{where} with {' '.join(overrides)}")
 
 
-def _tell_old_names(values: Mapping[str, Any]) -> None:
-    """Print one line that lists the old setting names in use. Each name is printed once per process."""
-    found = [(old, new) for old, new in old_names(values, values, Config) if old not in _TOLD]
+def tell_old_names(values: Mapping[str, Any], model: type[Settings]) -> None:
+    """Print one line that lists the old setting names in use. Each name is printed once per process.
+
+    Args:
+        values: nested values.
+        model: the settings that they are for.
+    """
+    found = [(old, new) for old, new in old_names(values, values, model) if old not in _TOLD]
     _TOLD.update(old for old, _ in found)
     if found:
         said = ", ".join(f"{old} is now {new}" for old, new in found)

@@ -76,7 +76,7 @@ class SlurmSettings(Settings):
     def _with_unit(cls, value: Any) -> Any:
         # YAML reads 1:30:00 as a base-60 number, which cannot be told apart from minutes
         if isinstance(value, int):
-            raise ValueError(f"needs a unit, such as {value}m or 12h; formats of sbatch need quotes")
+            raise ValueError(f"needs a unit, such as {value}m or 12h. The formats of sbatch need quotes")
         return value
 
     @model_validator(mode="after")

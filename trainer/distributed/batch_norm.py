@@ -112,7 +112,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         if not self.training or world_size() == 1:
             return super().forward(input)
-        means, variances, count = self._global_moments(input.detach())
+        means, variances, count = self._global_statistics(input.detach())
         self._follow(means, variances * (count / max(count - 1, 1)))
         return _CrossRankNorm.apply(
             input, self.weight, self.bias, means, variances, self.eps, count, self.process_group
@@ -131,9 +131,11 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance, self.momentum)
 
     @torch.no_grad()
-    def _global_moments(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+    def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return means [V, C], biased variances [V, C] and rows per view, over all ranks of the group."""
-        parts = [torch.stack(_moments(view, like=self.running_mean)) for view in x.chunk(self.views)]
+        parts = [
+            torch.stack(_mean_and_variance(view, like=self.running_mean)) for view in x.chunk(self.views)
+        ]
         local = torch.stack(parts)  # [V, 2, C]
         count = local.new_full((1,), x.numel() / x.shape[1] / self.views)
         own = torch.cat([local.flatten(), count])[None]  # [1, 2VC + 1]
@@ -143,7 +145,7 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         counts = found[:, -1]
         total = counts.sum()
         weights = (counts / total)[:, None, None]
-        # Chan et al. 1979: combining centered moments avoids the cancellation of a difference of sums.
+        # Chan et al. 1979: combining centered sums avoids the cancellation of a difference of sums.
         mean = (weights * means).sum(0)
         var = (weights * (variances + (means - mean).square())).sum(0)
         return mean, var, float(total)
@@ -177,7 +179,7 @@ def _together(
     return out.chunk(len(views))
 
 
-def _moments(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mean_and_variance(x: Tensor, like: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel of [B, C, …] in the precision of `like`.
 
     Torch's kernel for running statistics is twelve times as fast here as `var_mean`. With a momentum of 1 its result is
@@ -212,7 +214,7 @@ def require_group(size: int, ranks: int) -> None:
         near = [max(d for d in divisors if d < size), *[d for d in divisors if d > size][:1]]
         raise UserError(
             f"parallel.batch_norm_group ({size}) does not divide {ranks} process{'es' * (ranks > 1)}",
-            fix=f"nearest that does: {' and '.join(map(str, near))}",
+            fix=f"set parallel.batch_norm_group to {' or '.join(map(str, near))}",
         )
 
 
@@ -263,7 +265,7 @@ def _across_ranks(module: nn.modules.batchnorm._BatchNorm) -> CrossRankBatchNorm
         or module.momentum is None
     ):
         raise UserError(
-            f"{module} cannot take its moments from all ranks",
+            f"{module} cannot compute its batch statistics over all ranks",
             where="parallel.batch_norm",
             fix="set parallel.batch_norm=rank, or choose another backbone",
         )

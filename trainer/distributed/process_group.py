@@ -39,9 +39,9 @@ def initialize() -> Process:
     if cuda:
         if local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"process {local_rank} of this machine sees {torch.cuda.device_count()} GPUs",
+                f"process {local_rank} of this node finds only {torch.cuda.device_count()} GPUs",
                 where=platform.node(),
-                fix="start one process for each GPU at most, and ask for as many",
+                fix="start at most one process for each GPU, or request more GPUs",
             )
         torch.cuda.set_device(local_rank)
     else:

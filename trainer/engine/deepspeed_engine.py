@@ -19,7 +19,7 @@ from data_pipelines.loading.prefetching_batches import Batch
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import allow_float64, leave_gradients_alone
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
-from trainer.engine.guard import BatchStatistics, Guard, GuardSettings
+from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
 from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedState
 from trainer.methods import Method
@@ -198,7 +198,8 @@ def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(
-            f"the checkpoint does not fit the model: {shown}", fix="use the configuration it was made with"
+            f"the checkpoint does not fit the model: {shown}",
+            fix="use the configuration that the checkpoint was made with",
         )
     module.load_state_dict(dict(tensors))
 

@@ -77,7 +77,7 @@ def states_by_parameter(
     if missing := sorted(expected - tensors.keys()):
         raise mismatch(f"the optimizer's state lacks {_some(missing)}")
     if unknown := sorted(tensors.keys() - expected):
-        raise mismatch(f"the optimizer's state has {_some(unknown)}, which nothing here uses")
+        raise mismatch(f"the optimizer's state has {_some(unknown)}, which no parameter uses")
     states = {}
     for name, parameter in parameters.items():
         state = {key: tensors[f"{kind}/{name}"] for key, kind in kinds.items()}

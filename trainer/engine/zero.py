@@ -173,7 +173,7 @@ def _require_same_layout(parameters: list[nn.Parameter], partition: Partition) -
     for member, parameter in enumerate(parameters):
         ours = own.get(member)
         if shard_offsets(parameter) != (None if ours is None else (ours.here.start, ours.there.start)):
-            raise RuntimeError("this version of DeepSpeed lays partitions out in another way")
+            raise RuntimeError("this version of DeepSpeed uses another partition layout")
 
 
 def _common_step(steps: list[Tensor | None], names: list[str]) -> Tensor:
@@ -181,7 +181,7 @@ def _common_step(steps: list[Tensor | None], names: list[str]) -> Tensor:
     counts = {0.0 if step is None else float(step) for step in steps}
     if len(counts) > 1:
         raise mismatch(
-            f"{names[0]} and others of its group have had different numbers of updates, "
-            "which optimizer state in shares has no place for"
+            f"{names[0]} and other parameters of its group have different numbers of updates. "
+            "Sharded optimizer state cannot hold different numbers"
         )
     return torch.tensor(counts.pop())

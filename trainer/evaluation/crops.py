@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from data_pipelines.loading.loaders import TrainLoader
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings, Settings, ViewSettings
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import held_out_subset
 from trainer.distributed.collectives import rank, world_size
 from trainer.engine.deepspeed_engine import step_seed
 from trainer.evaluation.linear_fast import wilson_interval
-from trainer.runs.progress import ProgressBars
 
 MOMENTUM = 0.9
 

@@ -70,7 +70,7 @@ def evaluate_features(
     computing the features takes minutes. Every rank therefore fits it to all features.
 
     Args:
-        judges: the evaluators to run.
+        evaluators: the evaluators to run.
         bank: features of the training set.
         queries: features of the validation set.
         index_labels: `[N]` classes of all rows of the training set's index.
@@ -137,7 +137,7 @@ def require_enough(evaluators: Evaluators, labels: NDArray[np.int64], classes: S
     """Raise a UserError if the training set is too small, before its features are computed.
 
     Args:
-        judges: the evaluators to run.
+        evaluators: the evaluators to run.
         labels: `[N]` classes of all rows of its index, -1 if unlabeled.
         classes: names of the classes.
     """

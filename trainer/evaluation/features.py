@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
-from trainer.runs.progress import ProgressBars
 
 _BATCH = 256  # batch size of a rank
 

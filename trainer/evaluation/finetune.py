@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import low_shot_subset
@@ -25,7 +26,6 @@ from trainer.evaluation.crops import (
 )
 from trainer.evaluation.features import feature_widths, features_of_set
 from trainer.evaluation.training_state import TrainingState
-from trainer.runs.progress import ProgressBars
 
 
 class FinetuneProtocol(CropProtocol):

@@ -76,7 +76,7 @@ def linear_probe(
     require_same_width(train_features, test_features)
     held_out = _stratified(train_labels, num_classes, validation_share, seed)  # [N] bool
     l2, held_out_top1, weights = _choose_l2(train_features, train_labels, held_out, num_classes)
-    mean, std = _moments(train_features)
+    mean, std = _mean_and_std(train_features)
     train_features = (train_features - mean) / std
     weights, converged = fit(train_features, train_labels, l2, weights)
     top1, top5 = _accuracy(weights, (test_features - mean) / std, test_labels)
@@ -127,7 +127,7 @@ def _choose_l2(
     features: Tensor, labels: Tensor, held_out: Tensor, num_classes: int
 ) -> tuple[float, float, Tensor]:
     """Return the best strength on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
-    mean, std = _moments(features[~held_out])
+    mean, std = _mean_and_std(features[~held_out])
     fitted, tested = (features[~held_out] - mean) / std, (features[held_out] - mean) / std
     weights = features.new_zeros(num_classes, features.shape[1] + 1)
     best_score, best_l2, best_weights = (-1.0, 0.0), L2_SWEEP[0], weights
@@ -172,7 +172,7 @@ def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> tuple[float,
     return top1, top5
 
 
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation `[F]`. Constant features keep their scale."""
     std, mean = torch.std_mean(features, dim=0, correction=0)
     return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, torch.ones_like(std))

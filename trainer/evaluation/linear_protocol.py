@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.crops import (
@@ -22,7 +23,6 @@ from trainer.evaluation.crops import (
 from trainer.evaluation.features import feature_widths, features_of_set, require_finite
 from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.training_state import TrainingState
-from trainer.runs.progress import ProgressBars
 
 
 class LinearProtocol(CropProtocol):
@@ -74,21 +74,23 @@ def linear_protocol(
     }
     saved = TrainingState(state, facts)
     heads = _train(backbones, learned, settings, protocol, saved, progress)
-    judging = features_of_set(backbones, held_out, settings, progress, "features of held-out training images")
-    reporting = features_of_set(
+    held_out_features = features_of_set(
+        backbones, held_out, settings, progress, "features of held-out training images"
+    )
+    validation_features = features_of_set(
         backbones, validation_set, settings, progress, "features of validation images"
     )
-    for found in (judging, reporting):
+    for found in (held_out_features, validation_features):
         require_finite(found.by_backbone)
-    images, held_out_images = reporting.count_labeled(), judging.count_labeled()
+    images, held_out_images = validation_features.count_labeled(), held_out_features.count_labeled()
     for name, several in heads.items():
-        scores = several.accuracy(judging.by_backbone[name], judging.labels)
+        scores = several.accuracy(held_out_features.by_backbone[name], held_out_features.labels)
         result = chosen(
             protocol,
             settings,
             held_out_top1=[top1 for top1, _ in scores],
             held_out_images=held_out_images,
-            reached=several.accuracy(reporting.by_backbone[name], reporting.labels),
+            reached=several.accuracy(validation_features.by_backbone[name], validation_features.labels),
             images=images,
         )
         yield name, result

@@ -137,5 +137,7 @@ class MetricsWriter:
                 with suppress(OSError):
                     os.truncate(self.path, size)  # the next record would be lost in a torn line
             if not self._unwritten:
-                self._warnings.append(f"{self.path} cannot be written: {error.strerror}; it is tried again")
+                self._warnings.append(
+                    f"{self.path} cannot be written: {error.strerror}. The write is repeated with the next record"
+                )
             self._unwritten = text

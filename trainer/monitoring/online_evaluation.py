@@ -2,6 +2,7 @@
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.progress import ProgressBars
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
@@ -9,7 +10,6 @@ from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
-from trainer.runs.progress import TrainingProgress
 from trainer.runs.stop_signals import StopRequest
 
 
@@ -25,7 +25,7 @@ class OnlineEvaluation:
         config: Config,
         process: Process,
         parts: TrainingComponents,
-        progress: TrainingProgress,
+        progress: ProgressBars,
         stop: StopRequest,
         watch: HangWatch,
     ) -> None:
@@ -34,15 +34,15 @@ class OnlineEvaluation:
         train, validation = parts.train_set, parts.validation_set
         if config.eval.every_epochs and validation is not None and not train.num_classes:
             progress.say(
-                "the training set has no labels, so there is no kNN during training; judge checkpoints by "
-                "all4one eval RUN --train SHARDS"
+                "the training set has no labels, so there is no kNN evaluation during training. Evaluate checkpoints "
+                "with `all4one eval RUN --train SHARDS`"
             )
         self._wanted = bool(config.eval.every_epochs) and validation is not None and train.num_classes > 0
         if self._wanted and validation is not None and validation.classes != train.classes:
             raise UserError(
                 f"the validation set has other classes than the training set in {train.folder}",
                 where=validation.folder,
-                fix="give data.validation a set of the same classes, or set it to null",
+                fix="set data.validation to a dataset with the same classes, or to null",
             )
 
     def due(self, step: int) -> bool:

@@ -79,8 +79,8 @@ class Recorder:
             factor = self._config.guard.spike_factor
             or_large = f", or more than {factor:g} times as large as usual" if factor else ""
             self._progress.say(
-                f"warning: {values['skipped_steps']:.0f} steps left out so far, the last of them at or before step "
-                f"{step}: their gradient was not finite{or_large}"
+                f"warning: {values['skipped_steps']:.0f} steps were skipped so far, the last one at or before step "
+                f"{step}, because their gradient was not finite{or_large}"
             )
         self._skipped = values["skipped_steps"]
 

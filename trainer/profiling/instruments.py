@@ -16,49 +16,20 @@ from trainer.distributed.collectives import world_size
 from trainer.engine.deepspeed_engine import Engine
 from trainer.profiling.timeline import Timeline
 
-(
-    WAIT,
-    ONLINE,
-    AVERAGED,
-    HEADS,
-    NEIGHBORS,
-    LOSSES,
-    GATHERS,
-    BACKWARD,
-    REDUCTION,
-    OPTIMIZER,
-    EMA,
-    QUEUE,
-    OTHER,
-) = (
-    "data wait",
-    "online forward",
-    "momentum forward",
-    "heads",
-    "neighbors",
-    "losses",
-    "gathers",
-    "backward",
-    "gradient reduction",
-    "optimizer",
-    "EMA",
-    "queue",
-    "other",
-)
 PARTS = (
-    WAIT,
-    ONLINE,
-    AVERAGED,
-    HEADS,
-    NEIGHBORS,
-    LOSSES,
-    GATHERS,
-    BACKWARD,
-    REDUCTION,
-    OPTIMIZER,
-    EMA,
-    QUEUE,
-    OTHER,
+    WAIT := "data wait",
+    ONLINE := "online forward",
+    AVERAGED := "momentum forward",
+    HEADS := "heads",
+    NEIGHBORS := "neighbors",
+    LOSSES := "losses",
+    GATHERS := "gathers",
+    BACKWARD := "backward",
+    REDUCTION := "gradient reduction",
+    OPTIMIZER := "optimizer",
+    EMA := "EMA",
+    QUEUE := "queue",
+    OTHER := "other",
 )
 """Parts of a step. `Gathers` are all communication except that of gradients, including their backward pass."""
 _SENDS = (
@@ -70,7 +41,7 @@ _SENDS = (
     "broadcast",
 )
 
-GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
+GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
     "gradients",
     "keys",
     "predictions",
@@ -82,8 +53,8 @@ GRADIENTS, KEYS, PREDICTIONS, MOMENTS, SUMS, OTHER_MESSAGES = (
 batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
-    "trainer.distributed.batch_norm": MOMENTS,
-    "torch.nn.modules._functions": MOMENTS,  # SyncBatchNorm
+    "trainer.distributed.batch_norm": BATCH_STATISTICS,
+    "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,
     "trainer.distributed.collectives:_Sum": SUMS,

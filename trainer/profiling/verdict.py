@@ -110,10 +110,10 @@ def _advice(
         if config.parallel.gradient_dtype == "fp32" and reduction >= WORTH_SAYING:
             found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
         if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
-            own_moments = (
+            own_statistics = (
                 "parallel.batch_norm=rank (batch statistics per process, which changes what is learned)"
             )
-            found.append(Advice(own_moments, 1 / (1 - min(gathers, shares[MESSAGES]))))
+            found.append(Advice(own_statistics, 1 / (1 - min(gathers, shares[MESSAGES]))))
         return found
     if kind == UPDATE:
         twice = f"train.global_batch={2 * profile.global_batch} (half as many updates for the same images)"

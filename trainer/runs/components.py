@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.loaders import TrainLoader
-from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
+from data_pipelines.loading.prefetching_batches import MicroBatchLoader
+from data_pipelines.loading.stream_loader import StreamSet
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
@@ -50,7 +50,7 @@ class TrainingComponents:
 
     train_set: TrainSet
     validation_set: ShardSet | None
-    loader: TrainLoader | StreamLoader
+    loader: MicroBatchLoader
     engine: Engine
     total_steps: int
     initial_weights: str | None = None
@@ -97,7 +97,7 @@ def build_method(
         and world_size() > 1
     ):
         raise UserError(
-            "batch norms across processes keep what they give, so that nothing would be saved",
+            "batch norms across processes keep their outputs, so activation checkpointing would save no memory",
             where="backbone.activation_checkpointing",
             fix="set parallel.batch_norm=rank, which changes what is learned, or "
             "backbone.activation_checkpointing=false",
@@ -107,9 +107,9 @@ def build_method(
     if config.parallel.compile:
         if config.backbone.activation_checkpointing:
             raise UserError(
-                "compiled networks choose by themselves what to compute again",
+                "torch.compile chooses by itself what to recompute, so activation checkpointing has no effect",
                 where="backbone.activation_checkpointing",
-                fix="set it or parallel.compile to false",
+                fix="set backbone.activation_checkpointing or parallel.compile to false",
             )
         _require_compiler(device)
         method.compile_networks()
@@ -125,7 +125,7 @@ def _require_compiler(device: torch.device) -> None:
     compiler = os.environ.get(variable, compiler)
     if shutil.which(compiler) is None:
         raise UserError(
-            f"torch.compile needs the compiler {compiler}, which is not there",
+            f"torch.compile needs the compiler {compiler}, which is not installed",
             where="parallel.compile",
-            fix=f"install it, name another with {variable}, or set parallel.compile=false",
+            fix=f"install it, name another compiler with {variable}, or set parallel.compile=false",
         )

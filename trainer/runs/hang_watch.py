@@ -107,7 +107,7 @@ class HangWatch:
         problem = UserError(
             f"rank {self._rank} made no step for {self._seconds:g} s after step {facts['step']}: {_told(facts)}",
             where=dump,
-            fix="see the stacks there; `all4one resume` goes on from the newest checkpoint",
+            fix="read the stacks there, then run `all4one resume` to continue from the newest checkpoint",
         )
         try:
             with replacing(dump) as temporary, temporary.open("w") as file:
@@ -150,7 +150,7 @@ def stall_of(run: RunFolder, attempt: int, ranks: int, logs: Path) -> str | None
     for rank, facts in dumps.items():
         told[_told(facts)].append(f"{rank} on {facts['host']}")
     for rank, path in outputs.items():
-        sign = f"was stopped or held its interpreter, see {path}" if rank in held else "gave no sign"
+        sign = f"was suspended or held the interpreter's lock, see {path}" if rank in held else "gave no sign"
         told[sign].append(str(rank))
     groups = sorted(told.items(), key=lambda group: len(group[1]))
     said = "; ".join(f"{_listed(who)}: {what}" for what, who in groups)

@@ -137,14 +137,16 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
         raise UserError(
             "the run's folder is not empty",
             where=run.path,
-            fix=f"go on with it by `all4one resume {run.path}`, or choose another with run.name=NAME",
+            fix=f"resume it with `all4one resume {run.path}`, or choose another folder with run.name=NAME",
         )
     try:
         run.logs.mkdir(parents=True)
         run.write_config(config.with_absolute_paths())  # a resume may begin in another folder
     except OSError as error:
         raise UserError(
-            f"cannot be made: {error.strerror}", where=run.path, fix="choose another with run.folder=FOLDER"
+            f"cannot be created: {error.strerror}",
+            where=run.path,
+            fix="choose another folder with run.folder=FOLDER",
         ) from None
     return run
 

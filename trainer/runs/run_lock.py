@@ -124,7 +124,7 @@ class RunLock:
             raise UserError(
                 f"the run cannot be locked: {error.strerror or error}",
                 where=self._folder,
-                fix="make the run folder writable, or choose another with run.folder=FOLDER",
+                fix="make the run folder writable, or choose another folder with run.folder=FOLDER",
             ) from error
         self._thread.start()
         return self
@@ -190,17 +190,21 @@ class RunLock:
         here = holder is not None and holder.machine == _machine()
         if not here and age > self._stale_after_s:
             return None
-        end = f"`scancel {holder.job_id}`" if holder is not None and holder.job_id else "end that process"
+        end = (
+            f"cancel it with `scancel {holder.job_id}`"
+            if holder is not None and holder.job_id
+            else "end that process"
+        )
         later = (
             ""
             if here
-            else f"; a holder that died counts as gone {self._stale_after_s:g} s after its last sign"
+            else f". A process that died loses the lock {self._stale_after_s:g} s after its last sign of life"
         )
         return UserError(
-            f"the run is being trained by {holder or 'a process that has not said its name yet'}, "
+            f"the run is being trained by {holder or 'a process that has not recorded its name yet'}, "
             f"whose last sign of life is {age:.0f} s old",
             where=self._run,
-            fix=f"wait for it, or {end} and start again{later}",
+            fix=f"wait until it has ended, or {end} and start again{later}",
         )
 
     def _beat_until_released(self) -> None:

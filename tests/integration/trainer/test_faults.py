@@ -54,7 +54,7 @@ def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_o
     assert json.loads((newest / "state.json").read_text())["step"] > 0
     again = runs.resume("rotten")
     assert again.code == 0, again.out
-    assert f"going on from {newest.name}" in again.words
+    assert f"resuming from {newest.name}" in again.words
 
 
 def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, straight) -> None:
@@ -74,8 +74,8 @@ def test_ctrl_c_in_the_first_evaluation_ends_quietly_and_the_run_goes_on(runs, s
 
 def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: Path) -> None:
     folder = runs.path(straight).path
-    judged = command("eval", folder, "--knn", "--linear-fast")
-    assert judged.code == 0, judged.out
+    evaluated = command("eval", folder, "--knn", "--linear-fast")
+    assert evaluated.code == 0, evaluated.out
     results = json.loads((folder / "eval.json").read_text())["backbones"]
     assert set(results) == {"online", "momentum"}
     recorded = [r for r in runs.metrics(straight) if r["kind"] == "eval"][-1]
@@ -87,7 +87,7 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     assert trained.code == 0, trained.out
     added = json.loads((folder / "eval.json").read_text())["backbones"]
     for name, evaluated_before in results.items():
-        assert {judge: added[name].pop(judge) for judge in evaluated_before} == evaluated_before
+        assert {evaluator: added[name].pop(evaluator) for evaluator in evaluated_before} == evaluated_before
         assert list(added[name]) == ["linear", "finetune_10%"]
         assert added[name]["linear"]["epochs"] == 2
         assert (added[name]["finetune_10%"]["share"], added[name]["finetune_10%"]["epochs"]) == (0.1, 4)

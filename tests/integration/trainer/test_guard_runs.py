@@ -58,7 +58,7 @@ def test_one_broken_step_is_left_out_on_every_rank(
         n for n, t in poisoned.runs.tensors(name).items() if t.is_floating_point() and not t.isfinite().all()
     ]
     assert not bad
-    assert "1 steps left out so far" in " ".join(capfd.readouterr().err.split())
+    assert "1 steps were skipped so far" in " ".join(capfd.readouterr().err.split())
 
 
 def test_broken_batches_are_gone_around_from_the_checkpoint_before_them_and_a_kill_changes_nothing(
@@ -68,7 +68,7 @@ def test_broken_batches_are_gone_around_from_the_checkpoint_before_them_and_a_ki
     code, run = poisoned.train("goes_around", *settings, batches="6-12")
     assert code == 0
     back = [r for r in poisoned.runs.ledger("goes_around") if r["event"] == "rollback"]
-    # batches 6, 7 and 8 are known to be broken once step 9 is done: 4 to 9 are passed over, then 10 to 13
+    # batches 6, 7 and 8 are known to be broken once step 9 is done: 4 to 9 are skipped, then 10 to 13
     assert [(r["from_step"], r["to_step"], r["skipped_batches"]) for r in back] == [(10, 4, 6), (8, 4, 10)]
     records = poisoned.runs.metrics("goes_around")
     assert [r["step"] for r in records] == [*range(1, STEPS + 1)]
@@ -97,8 +97,8 @@ def test_a_run_that_cannot_get_around_stops_and_says_so(
     code, run = poisoned.train("stuck", "guard.max_skips=2", "guard.max_rollbacks=1", batches="6-999")
     assert code == 2
     said = " ".join(capfd.readouterr().err.split())
-    assert "2 steps in a row" in said
-    assert "has gone back 1 times" in said
+    assert "2 consecutive steps" in said
+    assert "has already rolled back 1 times" in said
     assert "optim.lr" in said
     assert "Traceback" not in said
     assert poisoned.runs.ledger("stuck")[-1]["reason"] == "error"
@@ -110,6 +110,6 @@ def test_a_learning_rate_that_breaks_the_weights_stops_the_run(runs: Runs) -> No
         "too_fast", "optim.name=sgd", "optim.lr=1e30", "optim.warmup_epochs=0", "guard.max_skips=2"
     )
     assert result.code == 2
-    assert "no good checkpoint to go back to" in result.words
-    assert "the loss is nan" in result.words
+    assert "no good checkpoint to roll back to" in result.words
+    assert "has loss nan" in result.words
     assert "Traceback" not in result.out

@@ -15,7 +15,7 @@ def test_a_run_on_a_stream_learns_and_says_that_it_is_not_exact(runs, digits) ->
     given = ["data.validation=null", url, *STREAM]
     first = runs.train("stream", *given, "train.max_steps=8")
     assert first.code == 0, first.out
-    assert "a resumed run goes on with other samples" in first.words
+    assert "a resumed run sees other samples" in first.words
     records = [r for r in runs.metrics("stream") if r["kind"] == "train"]
     assert [r["step"] for r in records] == list(range(1, 9))
     assert all(math.isfinite(r["loss"]) for r in records)

@@ -90,20 +90,20 @@ def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Pa
         assert "Traceback" not in result.out
 
 
-def test_a_study_is_judged_by_regressions_and_one_that_fails_stops_no_other(
+def test_a_study_is_evaluated_by_regressions_and_one_that_fails_stops_no_other(
     runs: Runs, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    study = write_study(tmp_path / "study.yaml", runs, judge="linear_fast", seeds=[0])
+    study = write_study(tmp_path / "study.yaml", runs, evaluator="linear_fast", seeds=[0])
     command = ("study", study, *settings(runs), "eval.every_epochs=0", "--out", out)
     done = run(*command)
     assert done.code == 0, done.out
-    judged = out / "method=all4one,seed=0" / "study_eval.json"
-    backbones = json.loads(judged.read_text())["backbones"]
+    result = out / "method=all4one,seed=0" / "study_eval.json"
+    backbones = json.loads(result.read_text())["backbones"]
     assert backbones.keys() == {"online"}
     scores = {one["method"]: one["score"] for one in json.loads((out / "study.json").read_text())["runs"]}
     assert scores["all4one"] == 100 * backbones["online"]["linear_fast"]["top1"]
-    judged.rename(judged.with_suffix(".part.json"))  # as a judge leaves it that is cut short
+    result.rename(result.with_suffix(".part.json"))  # as an interrupted evaluator leaves it
     shown = run(*command, "--show")
     assert "1 of 2 runs are evaluated" in shown.words
     shutil.rmtree(out / "method=all4one,seed=0" / "checkpoints")

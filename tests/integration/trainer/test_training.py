@@ -118,7 +118,7 @@ def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:
     result = runs.resume("flipped", "checkpoint.keep_last=5")
     assert result.code == 0, result.out
     assert "skipped step_00000014" in result.words
-    assert "going on from step_00000012" in result.words
+    assert "resuming from step_00000012" in result.words
     runs.assert_same("flipped", straight)
 
 

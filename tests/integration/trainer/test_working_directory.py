@@ -41,5 +41,5 @@ def test_ranks_that_end_without_finishing_the_run_are_an_error(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     result = runs.train("nothing_done", nproc=1)
     assert result.code == 1, result.out
-    assert "none of them finished the run" in result.words
+    assert "but the run is not finished" in result.words
     assert "all4one resume" in result.words

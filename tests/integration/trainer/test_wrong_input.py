@@ -1,4 +1,4 @@
-"""What a user gets wrong is said in one message with its mend, and ends with a code other than 0."""
+"""What a user gets wrong is told in one message with its fix, and ends with a code other than 0."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
     ("overrides", "said"),
     [
         (["data.train=/nowhere"], "/nowhere"),
-        (["train.global_batch=65"], "nearest that does: 64 and 66"),
+        (["train.global_batch=65"], "set train.global_batch to 64 or 66"),
         (["optim.lrr=fast"], "did you mean optim.lr?"),
     ],
 )

@@ -77,14 +77,14 @@ def test_sizes_follow_the_batch_and_the_number_of_ranks(scaling: ModuleType) -> 
     summed = 2 * 3 / 4 * 40 / 1000  # gradients of 4 ranks' rows, twice those of the profile's 2
     assert scaling.predict(one, free, 4)["predictions"] == pytest.approx(gathered + summed)
     assert scaling.predict(two, free, 4)["predictions"] == pytest.approx(2 * (gathered + summed))
-    moments = 2 * 3 / 4 * 100 / 1000
+    statistics = 2 * 3 / 4 * 100 / 1000
     for step in (one, two):
-        assert scaling.predict(step, free, 4)["batch norm"] == pytest.approx(moments)
+        assert scaling.predict(step, free, 4)["batch norm"] == pytest.approx(statistics)
     assert scaling.predict(one, free, 4, group=2)["batch norm"] == pytest.approx(100 / 1000)
     late = scaling.Network(2**20, 1.0, 1000.0, 0.0, 1.0)
     apart = scaling.Step.of(profile(*sent), embedding=1, apart=2)
-    assert scaling.predict(apart, late, 4)["batch norm"] == pytest.approx(moments + 2 * 2 * 2 * 1.0)
-    assert scaling.predict(one, late, 4)["batch norm"] == pytest.approx(moments + 2 * 2 * 1.0)
+    assert scaling.predict(apart, late, 4)["batch norm"] == pytest.approx(statistics + 2 * 2 * 2 * 1.0)
+    assert scaling.predict(one, late, 4)["batch norm"] == pytest.approx(statistics + 2 * 2 * 1.0)
 
 
 def test_logits_grow_with_the_ranks_and_with_the_square_of_the_rows(scaling: ModuleType) -> None:

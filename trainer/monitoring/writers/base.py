@@ -72,7 +72,7 @@ class Background:
         self._thread.join(self._patience)
         if self._thread.is_alive():
             self._warnings.append(
-                f"{self._name} has not finished within {self._patience:g} s and is left behind"
+                f"{self._name} did not finish within {self._patience:g} s. Its last records may be missing"
             )
 
     def _work(self) -> None:
@@ -86,8 +86,8 @@ class Background:
             action()
         except Exception as error:  # no failure of a writer may end a run
             if not self._failed:
-                after = "it is tried again" if self._writer.recovers else "the run goes on without it"
-                self._warnings.append(f"{self._name} failed: {first_line(error)}; {after}")
+                after = "It is tried again" if self._writer.recovers else "The run continues without it"
+                self._warnings.append(f"{self._name} failed: {first_line(error)}. {after}")
             self._failed = True
             return False
         return True

@@ -89,7 +89,7 @@ class WeightsAndBiases:
 
         # Check the login here, because `init` would ask for a key at the terminal.
         if self._mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise RuntimeError("no account: run `wandb login` once, or set WANDB_API_KEY")
+            raise RuntimeError("no account is configured: run `wandb login` once, or set WANDB_API_KEY")
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, save_code=False, init_timeout=30, finish_timeout=10
         )

@@ -29,7 +29,7 @@ def written(path, facts=FACTS, **evaluated):
     return json.loads(path.read_text())["backbones"]
 
 
-def test_other_judges_of_the_same_checkpoint_are_added(tmp_path, capsys):
+def test_other_evaluators_of_the_same_checkpoint_are_added(tmp_path, capsys):
     path = tmp_path / "eval.json"
     written(path, knn_20=KNN)
     assert written(path, {**FACTS, "source": "./runs/a", "train": "/data/t"}, retrieval=RETRIEVAL) == {
@@ -81,7 +81,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     assert path.read_text() == "[1]"
 
 
-def test_tables_show_every_judge(tmp_path, capsys, monkeypatch):
+def test_tables_show_every_evaluator(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     results = Results(tmp_path / "eval.json", FACTS)
     results.add("online", "knn_20", KNN)
@@ -153,6 +153,6 @@ def test_no_learning_rates(text):
         ({"low_shot": "1%", "low_shot_seeds": 3}, "not the folder of a run"),
     ],
 )
-def test_an_option_of_a_judge_that_is_not_asked_is_refused(tmp_path, given, message):
+def test_an_option_of_an_evaluator_that_is_not_asked_is_refused(tmp_path, given, message):
     with pytest.raises(UserError, match=message):
         evaluate(Path(tmp_path / "no_such_run"), **given)

@@ -31,9 +31,9 @@ def test_what_fits_passes(data: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "nproc", "said"),
     [
-        (["train.global_batch=65"], 2, "nearest that does: 64 and 66"),
-        (["train.global_batch=4"], 4, "nearest that does: 8"),
-        (["train.global_batch=2", "train.grad_accum_steps=2"], 1, "nearest that does: 4"),
+        (["train.global_batch=65"], 2, "set train.global_batch to 64 or 66"),
+        (["train.global_batch=4"], 4, "set train.global_batch to 8"),
+        (["train.global_batch=2", "train.grad_accum_steps=2"], 1, "set train.global_batch to 4"),
         (["train.global_batch=1600"], 2, "train.global_batch=1500"),
         (["optim.warmup_epochs=500"], 1, "warm-up of 500 epochs exceeds"),
         (["optim.warmup_epochs=2", "train.max_steps=3"], 1, "warm-up"),
@@ -53,9 +53,9 @@ def test_all_that_is_wrong_is_said_at_once(data: Path) -> None:
     with pytest.raises(UserError) as error:
         check_with(data, "train.global_batch=1601", "backbone.name=resnet19", "data.validation=nowhere")
     for part in (
-        "4 things",
-        "nearest that does: 1600 and 1602",
-        "fewer than one batch",
+        "4 problems",
+        "set train.global_batch to 1600 or 1602",
+        "less than one batch",
         "resnet18",
         "nowhere",
     ):
@@ -84,5 +84,5 @@ def test_another_number_of_processes_is_said_where_the_loss_depends_on_it(
     warn_of_other_world_size(run, config, 2)
     assert capsys.readouterr().err == ""
     warn_of_other_world_size(run, config, 1)
-    said = f"warning: the run had 2 ranks and gets 1, and its loss depends on that number by {named}\n"
+    said = f"warning: the run had 2 ranks and now gets 1. Its loss depends on the number of ranks because of {named}\n"
     assert capsys.readouterr().err == (said if named else "")

@@ -28,13 +28,13 @@ def test_a_checkpoint_is_as_large_as_was_foretold(tmp_path: Path, optimizer: str
     )
     sum(p.sum() for p in method.parameters() if p.requires_grad).backward()  # type: ignore[union-attr]
     optim.step()
-    moments = {
+    optimizer = {
         f"{key}/{name}": value
         for key, state in enumerate(optim.state.values())
         for name, value in state.items()
         if torch.is_tensor(value)
     }
-    CheckpointStore(tmp_path, attempt=1).write(Snapshot(1, method.state_dict(), moments, {"step": 1}))
+    CheckpointStore(tmp_path, attempt=1).write(Snapshot(1, method.state_dict(), optimizer, {"step": 1}))
     found = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert _checkpoint_bytes(config, 10) == pytest.approx(found, rel=0.02)
 
@@ -66,7 +66,7 @@ def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_groups_of_batch_norm_that_do_not_divide_the_ranks_are_refused(digits_set: Path) -> None:
     config = config_of("parallel.batch_norm_group=4", f"data.train={digits_set}", "train.global_batch=60")
     (found,) = problems(config, 6, new_runs=0)
-    assert "nearest that does: 3 and 6" in str(found)
+    assert "set parallel.batch_norm_group to 3 or 6" in str(found)
     assert problems(config, 4, new_runs=0) == []
 
 
@@ -84,5 +84,5 @@ def test_a_run_that_goes_on_needs_no_pretrained_weights(
 def test_what_several_runs_lack_is_said_once() -> None:
     with pytest.raises(UserError) as raised:
         refuse([UserError("no set"), UserError("no room"), UserError("no set")])
-    assert "2 things would stop this run" in str(raised.value)
+    assert "2 problems would stop this run" in str(raised.value)
     assert str(raised.value).count("no set") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.report.facts import differences, disagreements, read_facts, short_names
+from launch.report.facts import differences_between, differences_from_base, read_facts, short_names
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import RunFolder, create_run
 
@@ -18,17 +18,17 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_the_base_recipe_does_not_differ_from_itself() -> None:
-    assert differences(load_config("base", [])) == []
+    assert differences_from_base(load_config("base", [])) == []
 
 
 def test_settings_are_compared_with_the_base_also_inside_of_lists() -> None:
     config = load_config("base", ["train.epochs=7", "data.views.1.size=96", "run.name=mine"])
-    assert differences(config) == [("data.views.1.size", 224, 96), ("train.epochs", 100, 7)]
+    assert differences_from_base(config) == [("data.views.1.size", 224, 96), ("train.epochs", 100, 7)]
 
 
 def test_another_method_is_compared_with_its_own_defaults() -> None:
     config = load_config("base", ["method.name=barlow_twins", "method.embedding_dim=512"])
-    assert differences(config) == [
+    assert differences_from_base(config) == [
         ("method.name", "all4one", "barlow_twins"),
         ("method.embedding_dim", 8192, 512),
     ]
@@ -37,7 +37,7 @@ def test_another_method_is_compared_with_its_own_defaults() -> None:
 def test_settings_in_which_runs_disagree_have_a_value_for_each() -> None:
     one = load_config("base", ["run.name=one"])
     two = load_config("base", ["run.name=two", "optim.lr=2.0", "method.name=barlow_twins"])
-    found = dict(disagreements([one, two]))
+    found = dict(differences_between([one, two]))
     assert found["optim.lr"] == [1.0, 2.0]
     assert found["method.name"] == ["all4one", "barlow_twins"]
     assert found["method.num_neighbors"] == [5, None]

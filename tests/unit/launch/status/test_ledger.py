@@ -151,7 +151,7 @@ def lost_and_resumed(run: RunFolder, **successor: Any) -> list[AttemptSummary]:
 def test_steps_that_are_done_again_are_lost_and_a_death_is_dated_by_the_last_step(run: RunFolder) -> None:
     first, second = lost_and_resumed(run, job="7", restart=1)
     assert (first.kept, first.lost, first.end) == (20, 10, 20 + 30 * 2)
-    assert (first.reason, "SLURM restarted it" in first.message) == (EndReason.NO_END, True)
+    assert (first.reason, "SLURM restarted the job" in first.message) == (EndReason.NO_END, True)
     assert first.hours.lost * 3600 == pytest.approx(2 * 10 * 2)
     assert first.hours.starting * 3600 == pytest.approx(2 * 20)
     assert (second.reason, second.first_step, second.replayed) == (EndReason.RUNNING, 20, 10)
@@ -160,7 +160,7 @@ def test_steps_that_are_done_again_are_lost_and_a_death_is_dated_by_the_last_ste
 
 def test_of_another_job_nothing_is_said_of_a_restart(run: RunFolder) -> None:
     first, _ = lost_and_resumed(run, job="8", restart=0)
-    assert first.message == "it was killed, or its node failed"
+    assert first.message == "the processes were killed, or their node failed"
 
 
 def test_a_checkpoint_that_turns_out_broken_takes_the_steps_of_two_attempts(run: RunFolder) -> None:
@@ -176,7 +176,7 @@ def test_a_machine_that_was_cut_off_costs_until_its_successor_starts(run: RunFol
     note(run, "start", 0, 1, world_size=1, nodes="node1", job="7", restart=0)
     note(run, "ready", 10, 1, step=0, total_steps=100, replayed=0)
     note(run, "start", 100, 2, world_size=1, nodes="node2", job="7", restart=1)
-    note(run, "end", 500, 1, reason="error", message="another process has taken this run over")
+    note(run, "end", 500, 1, reason="error", message="another process has taken over this run")
     first, _ = read_attempts(run, running=False, saved=0)
     assert (first.reason, first.end) == (EndReason.CUT_OFF, 100)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.run_status import status
 from launch.status.tables import print_status
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_running_job_shows_speed_time_left_and_the_age_of_its_checkpoint(run: RunFolder) -> None:
-    found = status(run, controller.Job("7", "RUNNING", "node[1-2]"), "7")
+    found = status(run, slurm_commands.Job("7", "RUNNING", "node[1-2]"), "7")
     assert (found.state, found.job, found.nodes) == ("running", "7", "node[1-2]")
     assert (found.step, found.total_steps, found.attempts) == (40, 100, 1)
     assert found.seconds_left == pytest.approx(60 * 64 / 128)
@@ -43,7 +43,7 @@ def test_a_running_job_shows_speed_time_left_and_the_age_of_its_checkpoint(run: 
 
 
 def test_a_job_that_waits_says_for_what(run: RunFolder) -> None:
-    found = status(run, controller.Job("7", "PENDING", "", "Resources"), "7")
+    found = status(run, slurm_commands.Job("7", "PENDING", "", "Resources"), "7")
     assert (found.state, found.why, found.seconds_left) == ("pending", "Resources", None)
 
 
@@ -63,9 +63,9 @@ def test_a_folder_of_runs_is_one_table_also_where_the_controller_is_down(
     (run.path.parent / "two" / "config.yaml").write_text("train: {global_batch: 64}\n")
 
     def down(*_: object) -> None:
-        raise controller.Unanswered("SLURM's controller does not answer")
+        raise slurm_commands.Unanswered("SLURM's controller does not answer")
 
-    monkeypatch.setattr(controller, "jobs", down)
+    monkeypatch.setattr(slurm_commands, "jobs", down)
     print_status(run.path.parent, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert "does not answer" in said["problem"]
@@ -103,7 +103,7 @@ def test_what_attempts_did_and_cost_is_in_the_sums_and_of_a_single_run_in_a_tabl
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     run.note("end", attempt=1, reason="killed", message="node2, task 1: Killed", saved=30)
-    monkeypatch.setattr(controller, "jobs", lambda *_: {})
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
     print_status(run.path, as_json=True)
     (found,) = json.loads(capsys.readouterr().out)["runs"]
     (attempt,) = found["history"]
@@ -124,7 +124,7 @@ def test_what_attempts_did_and_cost_is_in_the_sums_and_of_a_single_run_in_a_tabl
 def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_leaves_it_out(
     run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "jobs", lambda *_: {})
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
     for attempt in (1, 2):
         run.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed", saved=0)
         run.note("start", attempt=attempt + 1, world_size=2, nodes="node[2-3]")
@@ -136,13 +136,13 @@ def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_lea
 def test_why_processes_never_came_up_is_said_where_it_was_noted(run: RunFolder) -> None:
     run.ledger.unlink()
     run.note("end", attempt=0, reason="error", message="module: command not found")
-    found = status(run, controller.Job("7", "FAILED", "node1"), "7")
+    found = status(run, slurm_commands.Job("7", "FAILED", "node1"), "7")
     assert (found.state, found.why, found.attempts) == ("error", "module: command not found", 0)
 
 
 def test_why_a_later_start_never_came_up_is_said_before_how_the_attempt_ended(run: RunFolder) -> None:
     run.note("end", attempt=1, reason="time is up", step=40)
     run.note("end", attempt=1, reason="stalled", message="no step for 60 s", saved=40)
-    found = status(run, controller.Job("7", "FAILED", "node1"), "7")
+    found = status(run, slurm_commands.Job("7", "FAILED", "node1"), "7")
     assert (found.state, found.why) == ("stalled", "no step for 60 s")
     assert found.history[0].reason == "time is up"

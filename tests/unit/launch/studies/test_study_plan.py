@@ -5,6 +5,8 @@ import yaml
 
 from data_pipelines.errors import UserError
 from launch.studies.plan import Study, find_study, read_study, runs_of, shipped_studies
+from launch.studies.run_study import _folder_name
+from trainer.config import schema
 
 GRID = {
     "method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}},
@@ -74,7 +76,7 @@ def test_every_kind_of_study_is_shipped() -> None:
         "low_dimension",
         "weak_augmentation",
         "objectives",
-        "neighbours",
+        "num_neighbors",
         "positional_encoding",
         "batch_size",
     }
@@ -99,3 +101,22 @@ def test_what_a_choice_stands_for_cannot_be_overridden(override: str, said: str,
     with pytest.raises(UserError, match="would override") as raised:
         runs_of(study(), tmp_path, ["optim.lr=1", override])
     assert said in str(raised.value)
+
+
+def test_old_names_of_keys_and_of_shipped_studies_are_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_TOLD", set())
+    path = tmp_path / "mine.yaml"
+    values = {"description": "a study", "recipe": "digits_demo", "grid": GRID, "compare": "method"}
+    path.write_text(yaml.safe_dump({**values, "judge": "linear_fast"}))
+    assert read_study(path).evaluator == "linear_fast"
+    notice = capsys.readouterr().err
+    assert notice.count("\n") == 1
+    assert "judge is now evaluator" in notice
+    assert find_study("neighbours") == find_study("num_neighbors")
+    assert _folder_name("neighbours") == "neighbours"
+    assert "is now num_neighbors" in capsys.readouterr().err
+    assert _folder_name("num_neighbors") == "num_neighbors"
+    assert _folder_name(str(path)) == "mine"
+    assert capsys.readouterr().err == ""

@@ -42,21 +42,23 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
     run = finished(tmp_path, knn_online=0.5)
     of_another = {"backbones": {"online": {"linear_fast": {"top1": 0.2}}}}
     (run.path / "eval.json").write_text(json.dumps(of_another))
-    assert score(study(judge="linear_fast"), run) is None
+    assert score(study(evaluator="linear_fast"), run) is None
     (run.path / "study_eval.json").write_text(json.dumps(of_another))
-    assert score(study(judge="linear_fast"), run) == 20
+    assert score(study(evaluator="linear_fast"), run) == 20
 
 
 @pytest.mark.parametrize(
-    ("judge", "settings", "said"),
+    ("evaluator", "settings", "said"),
     [
         ("knn", {"data": {"validation": None}}, "labeled images"),
         ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "disables"),
     ],
 )
-def test_runs_that_nobody_could_judge_are_refused(judge: str, settings: dict[str, Any], said: str) -> None:
+def test_runs_that_nobody_could_evaluate_are_refused(
+    evaluator: str, settings: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UserError, match=said):
-        require_evaluator(study(judge=judge), parse(settings, where="here"))
+        require_evaluator(study(evaluator=evaluator), parse(settings, where="here"))
 
 
 @pytest.mark.parametrize("labeled", [True, False])

@@ -185,7 +185,7 @@ def test_a_manifest_of_a_later_format_is_refused(tmp_path):
     path = store_at(tmp_path).write(snapshot(1))
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(UserError, match="is of format 99"):
+    with pytest.raises(UserError, match="has format 99"):
         store_at(tmp_path).load(path)
 
 

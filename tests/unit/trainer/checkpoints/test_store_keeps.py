@@ -52,14 +52,14 @@ def write_until_killed(folder, first, started):
 def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path):
     seed = random.randrange(2**32)
     print("seed", seed)
-    moments = random.Random(seed)
+    random_times = random.Random(seed)
     step = 0
     for _ in range(12):
         started = CONTEXT.Event()
         writer = CONTEXT.Process(target=write_until_killed, args=(tmp_path, step, started))
         writer.start()
         assert started.wait(60)
-        time.sleep(moments.uniform(0, 0.08))
+        time.sleep(random_times.uniform(0, 0.08))
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         latest = CheckpointStore(tmp_path).load(tmp_path / (tmp_path / "latest").read_text().strip())

@@ -217,12 +217,12 @@ def test_groups_of_ranks_share_moments(run_ranks, ranks: int, size: int) -> None
 
 @pytest.mark.parametrize(
     ("size", "ranks", "near"),
-    [(5, 12, "4 and 6"), (16, 8, "8"), (2, 1, "1")],
+    [(5, 12, "4 or 6"), (16, 8, "8"), (2, 1, "1")],
 )
 def test_a_group_that_does_not_divide_is_refused_with_the_nearest_that_do(
     size: int, ranks: int, near: str
 ) -> None:
-    with pytest.raises(UserError, match=f"nearest that does: {near}$"):
+    with pytest.raises(UserError, match=f"set parallel.batch_norm_group to {near}$"):
         require_group(size, ranks)
 
 

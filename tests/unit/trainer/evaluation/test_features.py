@@ -12,6 +12,7 @@ from torch import nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.progress import ProgressBars
 from data_pipelines.shards.shard_set import ShardSet
 from launch.evaluate.evaluation import EvalJob, evaluate_backbone
 from trainer.config.schema import Config
@@ -22,7 +23,6 @@ from trainer.evaluation.features import EvaluationInterrupted, extract, features
 from trainer.inference.loaded_backbones import METADATA_KEY, Recipe
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.networks.backbones import BackboneSettings, build_backbone
-from trainer.runs.progress import ProgressBars
 
 
 def spoil(folder, samples):

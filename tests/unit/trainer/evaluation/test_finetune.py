@@ -8,11 +8,11 @@ from noise_sets import DATA, make_set
 from torch import nn
 
 from data_pipelines.errors import UserError
+from data_pipelines.progress import ProgressBars
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import low_shot_subset
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.finetune import FinetuneProtocol, finetune
-from trainer.runs.progress import ProgressBars
 
 SHORT = FinetuneProtocol(shares=(0.5, 1.0), epochs=2, batch=8, learning_rates=(0.01, 0.5), held_out=0.2)
 EPOCH = {0.5: 3, 1.0: 6}

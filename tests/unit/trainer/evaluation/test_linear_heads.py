@@ -68,11 +68,11 @@ def test_each_head_is_the_one_trained_alone():
 def ranks_trained():
     heads, losses = trained()
     features, labels = make_batches()[0]
-    own = slice(0, 3) if rank() == 0 else slice(3, None)  # uneven shares of what is judged
+    own = slice(0, 3) if rank() == 0 else slice(3, None)  # uneven parts of the evaluated rows
     return heads.tensors, losses, heads.accuracy(features[own], labels[own])
 
 
-def test_ranks_train_and_judge_as_one(run_ranks):
+def test_ranks_train_and_evaluate_as_one(run_ranks):
     heads, losses = trained()
     expected = heads.accuracy(*make_batches()[0])
     found = run_ranks(ranks_trained, 2)

@@ -8,11 +8,11 @@ from noise_sets import DATA, make_set
 from torch import nn
 
 from data_pipelines.errors import UserError
+from data_pipelines.progress import ProgressBars
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.evaluation.crops import TrainLoader, crop_view
 from trainer.evaluation.linear_heads import LinearHeads
 from trainer.evaluation.linear_protocol import LinearProtocol, linear_protocol
-from trainer.runs.progress import ProgressBars
 
 SHORT = LinearProtocol(epochs=3, batch=16, learning_rates=(0.01, 1.0), held_out=0.2)
 

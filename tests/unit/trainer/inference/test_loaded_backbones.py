@@ -18,7 +18,7 @@ NEWER = "step_00000009"
 
 
 def load_while_it_trains(path: Path) -> str:
-    """The checkpoint that a rank judges; a newer one is written once the first rank has read."""
+    """The checkpoint that a rank evaluates. A newer one is written once the first rank has read."""
     original, run = loaded_backbones.load_backbones, RunFolder(path)
 
     def load(source: Path) -> loaded_backbones.LoadedBackbones:
@@ -38,7 +38,7 @@ def load_while_it_trains(path: Path) -> str:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_all_ranks_judge_the_checkpoint_that_the_first_one_found(
+def test_all_ranks_evaluate_the_checkpoint_that_the_first_one_found(
     run_ranks, tmp_path: Path, ranks: int
 ) -> None:
     run, _ = make_run(tmp_path / "run", *NARROW)
@@ -56,7 +56,7 @@ def test_a_checkpoint_is_found_from_inside_its_folder(
         assert (found.run, found.step) == (run.path, 3)
 
 
-def test_a_run_that_dali_trained_is_judged_where_there_is_no_dali(
+def test_a_run_that_dali_trained_is_evaluated_where_there_is_no_dali(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _ = make_run(tmp_path / "run", *NARROW, "data.executor=dali")

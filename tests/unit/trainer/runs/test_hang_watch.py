@@ -74,7 +74,7 @@ def test_a_rank_that_holds_the_interpreter_prints_its_stacks_and_ends(run: RunFo
     assert "most recent call first" in done.stderr
     said = stall_of(run, 3, 2, run.logs)
     assert said is not None
-    assert f"rank 1: was stopped or held its interpreter, see {run.logs / 'rank_1.log'}" in said
+    assert f"rank 1: was suspended or held the interpreter's lock, see {run.logs / 'rank_1.log'}" in said
 
 
 @pytest.mark.parametrize(

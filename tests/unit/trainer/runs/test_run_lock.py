@@ -165,7 +165,7 @@ def test_a_run_is_held_while_its_process_lives(tmp_path):
 def test_a_lock_without_a_readable_name_holds_until_it_is_stale(tmp_path, content):
     leave_a_lock(tmp_path, age_s=0)
     lock_file(tmp_path).write_text(content)
-    with pytest.raises(UserError, match="has not said its name"), RunLock(tmp_path):
+    with pytest.raises(UserError, match="has not recorded its name"), RunLock(tmp_path):
         pass
     os.utime(lock_file(tmp_path), (0, 0))
     with RunLock(tmp_path):

@@ -76,7 +76,7 @@ def test_a_failure_is_said_once_and_stops_nothing(
     metrics.close()
     assert notebook.said == said
     (warning,) = metrics.warnings()
-    assert warning.startswith("notebook failed: no route to host;")
+    assert warning.startswith("notebook failed: no route to host. ")
     assert "\n" not in warning
     assert len(read_records(tmp_path / "metrics.jsonl")) == 3
 

@@ -90,7 +90,7 @@ def test_no_account_is_said_once(run: RunFolder, tmp_path: Path, monkeypatch: py
     write(metrics, range(1, 4), 1.0)
     metrics.close()
     (warning,) = metrics.warnings()
-    assert "no account: run `wandb login` once" in warning
+    assert "no account is configured: run `wandb login` once" in warning
     assert len(run.metrics.read_text().splitlines()) == 3
 
 

@@ -123,20 +123,21 @@ def refusal(script: Path) -> UserError | None:
         lines = [line.removeprefix("sbatch: error: ") for line in error.what.splitlines()]
         lines = [line.removeprefix("allocation failure: ") for line in lines if line.strip()]
         what = "; ".join(dict.fromkeys(lines))
-        return UserError(f"SLURM would refuse the job: {what}", fix=_mend(what))
+        return UserError(f"SLURM would refuse the job: {what}", fix=_fix(what))
     return None
 
 
-def _mend(refused: str) -> str:
+def _fix(refused: str) -> str:
     if "partition" in refused.lower():
-        return f"--partition with one of {', '.join(_partitions()) or 'those that `sinfo` lists'}"
+        return f"set --partition to one of {', '.join(_partitions()) or 'those that `sinfo` lists'}"
     if "account" in refused.lower():
-        return "--account with one that `sacctmgr show associations user=$USER` lists"
+        return "set --account to one that `sacctmgr show associations user=$USER` lists"
     if "time" in refused.lower():
-        return "a shorter --time, or a --partition or --qos that allows it"
-    return (
-        "other --nodes, --gpus-per-node, --cpus-per-task or --mem; `sinfo --Node --long` lists what there is"
-    )
+        return "use a shorter --time, or a --partition or --qos that allows it"
+    return "change --nodes, --gpus-per-node, --cpus-per-task or --mem. "
+
+
+"`sinfo --Node --long` lists the resources of all nodes"
 
 
 def _partitions() -> list[str]:
@@ -184,4 +185,6 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
 
 
 def _unanswered(why: str) -> Unanswered:
-    return Unanswered(f"SLURM's controller does not answer: {why}", fix="try again; jobs that run go on")
+    return Unanswered(
+        f"SLURM's controller does not answer: {why}", fix="try again later. Running jobs continue"
+    )

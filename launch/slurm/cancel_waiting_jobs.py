@@ -1,4 +1,4 @@
-"""The last step of each job of a chain: `python -m launch.slurm.chain_end RUN`.
+"""Cancel the waiting jobs of a chain if there is nothing to resume: `python -m launch.slurm.cancel_waiting_jobs RUN`.
 
 Each job of a chain waits for the previous one and resumes the run. If the run has finished, failed by itself or was
 cancelled, there is nothing to resume, and the jobs that still wait are cancelled.
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
-from launch.slurm import controller
-from launch.slurm.job_end import is_crash_loop
+from launch.slurm import slurm_commands
+from launch.slurm.record_failure import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import complete, read_records
@@ -27,14 +27,14 @@ def main() -> None:
     if not ends or not (ends[-1] in _LAST or is_crash_loop(run)):
         return
     try:
-        jobs = controller.jobs(Submissions(run).newest_chain())
+        jobs = slurm_commands.jobs(Submissions(run).newest_chain())
     except UserError as error:
-        LOGGER.error("the jobs that wait behind this one could not be looked up: %s", error)
+        LOGGER.error("the waiting jobs of this chain could not be listed: %s", error)
         return
     for number, job in jobs.items():
         if job.state == "PENDING":
             try:
-                controller.cancel(number)
+                slurm_commands.cancel(number)
             except UserError as error:
                 LOGGER.error("job %s of this chain could not be cancelled: %s", number, error)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.engine.guard import SETTLED, BatchStatistics, Guard, GuardSettings
+from trainer.engine.divergence_guard import SETTLED, BatchStatistics, Guard, GuardSettings
 
 CPU = torch.device("cpu")
 

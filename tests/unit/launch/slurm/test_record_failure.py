@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.log import LOGGER
-from launch.slurm import job_end
+from launch.slurm import record_failure
 from launch.slurm.job import Start, start_line
 from trainer.config.schema import load_config
 from trainer.runs.records import read_records
@@ -28,8 +28,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 def end(run: RunFolder, code: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """End the job with a code. Returns whether it asked to be started again."""
-    monkeypatch.setattr("sys.argv", ["job_end", str(run.path), str(code)])
-    job_end.main()
+    monkeypatch.setattr("sys.argv", ["record_failure", str(run.path), str(code)])
+    record_failure.main()
     asked = run.path.parent / "asked"
     return asked.exists() and "requeue 7" in asked.read_text()
 
@@ -189,4 +189,4 @@ def test_a_job_that_never_got_the_run_says_nothing_of_the_one_that_has_it(
 def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: RunFolder) -> None:
     run.note("end", attempt=1, reason="stalled", message="")
     run.note("end", attempt=2, reason="killed", message="", saved=0)
-    assert not job_end.is_crash_loop(run)
+    assert not record_failure.is_crash_loop(run)

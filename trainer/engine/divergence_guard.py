@@ -1,4 +1,4 @@
-"""The guard: skip a step if its gradient is not finite or far larger than usual.
+"""The divergence guard: skip a step if its gradient is not finite or far larger than usual.
 
 The check runs on the device and never waits for it. The host reads each result one step later, at the same step on
 every rank. If too many steps in a row are skipped, the run rolls back to an earlier checkpoint (see trainer/loop.py).
@@ -123,10 +123,10 @@ class BatchStatistics:
             for name in ("running_mean", "running_var")
             if m._buffers.get(name) is not None
         ]
-        moments = [m.get_buffer(name) for m, name in places]
-        self._all = torch.cat([t.flatten() for t in moments]) if moments else torch.empty(0)
+        statistics = [m.get_buffer(name) for m, name in places]
+        self._all = torch.cat([t.flatten() for t in statistics]) if statistics else torch.empty(0)
         self._before = self._all.clone()
-        for (norm, name), part in zip(places, self._all.split([t.numel() for t in moments]), strict=True):
+        for (norm, name), part in zip(places, self._all.split([t.numel() for t in statistics]), strict=True):
             norm.register_buffer(name, part)
 
     def keep(self) -> None:

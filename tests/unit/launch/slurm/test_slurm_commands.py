@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.user_settings import slurm_defaults
 
 Say = Callable[..., None]
@@ -29,9 +29,9 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
 def test_jobs_are_told_by_the_controller_and_those_it_forgot_by_the_accounting(say: Say) -> None:
     say("squeue", "7|RUNNING|node[1-2]|None\n8|PENDING||Resources")
     say("sacct", "5|CANCELLED by 0|node3\n6|CANCELLED by 0|None assigned")
-    found = controller.jobs(["5", "6", "7", "8", "9"])
-    assert controller.current(["5", "6"], found) == "5", "the last that began"
-    assert found["7"] == controller.Job("7", "RUNNING", "node[1-2]", "None")
+    found = slurm_commands.jobs(["5", "6", "7", "8", "9"])
+    assert slurm_commands.current(["5", "6"], found) == "5", "the last that began"
+    assert found["7"] == slurm_commands.Job("7", "RUNNING", "node[1-2]", "None")
     assert (found["8"].why, found["8"].over) == ("Resources", False)
     assert (found["5"].state, found["5"].over) == ("CANCELLED", True)
     assert "9" not in found
@@ -40,15 +40,15 @@ def test_jobs_are_told_by_the_controller_and_those_it_forgot_by_the_accounting(s
 def test_a_job_that_nobody_remembers_is_no_error(say: Say) -> None:
     say("squeue", error="slurm_load_jobs error: Invalid job id specified", code=1)
     say("sacct", error="Slurm accounting storage is disabled", code=1)
-    assert controller.jobs(["5"]) == {}
+    assert slurm_commands.jobs(["5"]) == {}
 
 
 def test_a_controller_that_is_down_and_a_machine_without_slurm_are_said(say: Say) -> None:
     say("squeue", error="slurm_load_jobs error: Unable to contact slurm controller (connect failure)", code=1)
-    with pytest.raises(controller.Unanswered, match=r"does not answer.*connect failure"):
-        controller.jobs(["5"])
+    with pytest.raises(slurm_commands.Unanswered, match=r"does not answer.*connect failure"):
+        slurm_commands.jobs(["5"])
     with pytest.raises(UserError, match="no command scancel"):
-        controller.cancel("5")
+        slurm_commands.cancel("5")
 
 
 def test_a_refusal_is_said_once_with_its_mend(say: Say, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_refusal_is_said_once_with_its_mend(say: Say, tmp_path: Path) -> None:
         code=1,
     )
     say("sinfo", "main\nlow\nmain")
-    refused = controller.refusal(tmp_path / "job.sh")
+    refused = slurm_commands.refusal(tmp_path / "job.sh")
     assert refused is not None
     assert str(refused).count("nowhere") == 1
-    assert "--partition with one of low, main" in str(refused)
+    assert "set --partition to one of low, main" in str(refused)
 
 
 def test_users_have_defaults_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +80,5 @@ def test_users_have_defaults_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_elements_of_an_array_are_jobs_each(say: Say) -> None:
     say("squeue", "9_0|RUNNING|node1|None\n9_1|PENDING||JobArrayTaskLimit")
-    found = controller.jobs(["9_0", "9_1"])
+    found = slurm_commands.jobs(["9_0", "9_1"])
     assert (found["9_0"].nodes, found["9_1"].why) == ("node1", "JobArrayTaskLimit")

@@ -1,4 +1,4 @@
-"""The last step of a job's script, after its processes have ended: `python -m launch.slurm.job_end RUN CODE`.
+"""Record why a job failed, after its processes have ended: `python -m launch.slurm.record_failure RUN CODE`.
 
 A rank that was killed or hung cannot record its end. This program records why the processes ended. If the job stalled
 or was killed by a signal, such as SIGKILL when memory ran out, it requests a requeue. It requests none if the previous
@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
-from launch.slurm import controller
+from launch.slurm import slurm_commands
 from launch.slurm.job import Start, start_line
 from launch.slurm.requeue import requeue_from_script
 from trainer.checkpoints.store import CheckpointStore
@@ -43,7 +43,9 @@ def main() -> None:
         return
     if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
         LOGGER.warning(
-            "this start of job %s wrote nothing to the ledger: %s trains the run", start.job, holder
+            "this start of job %s recorded nothing in the ledger, because %s trains the run",
+            start.job,
+            holder,
         )
         return
     settings = run.read_config().slurm
@@ -66,7 +68,7 @@ def _of(record: dict[str, Any], start: Start) -> bool:
 def _still_runs(start: Start) -> bool:
     """Whether SLURM has not ended this start itself, by a cancellation, a requeue or the loss of a node."""
     try:
-        return controller.facts(start.job)["JobState"] == "RUNNING"
+        return slurm_commands.facts(start.job)["JobState"] == "RUNNING"
     except UserError:
         return True
 
@@ -85,7 +87,7 @@ def _message(run: RunFolder, start: Start) -> str:
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
         said.append(
-            f"memory ran out ({short[1]}): ask for more by --mem, or lower data.prefetch or data.decode_threads"
+            f"memory ran out ({short[1]}): request more with --mem, or lower data.prefetch or data.decode_threads"
         )
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]

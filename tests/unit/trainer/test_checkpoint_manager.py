@@ -5,11 +5,11 @@ from typing import Any, cast
 import pytest
 import torch
 
+from trainer.checkpoint_manager import CheckpointManager
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
 from trainer.distributed.process_group import Process
-from trainer.persistence import CheckpointManager
 from trainer.runs.components import AttemptContext
 from trainer.runs.run_folder import RunFolder
 
@@ -27,17 +27,17 @@ def test_a_job_whose_checkpoints_may_not_fit_before_the_time_limit_says_so_once(
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     config = load_config("digits_demo", [f"slurm.signal_lead_seconds={signal_lead_seconds}", "slurm.time=2h"])
     process = Process(0, 0, 1, torch.device("cpu"))
-    persistence = CheckpointManager(
+    manager = CheckpointManager(
         AttemptContext(RunFolder(tmp_path), config, process, 1, None), cast(Any, None)
     )
-    writer = persistence._writer
+    writer = manager._writer
     assert writer is not None
     writer._write(Snapshot(1, {"weight": torch.ones(2)}, {}, {"step": 1}))
     monkeypatch.undo()
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", job)
-    said = persistence.take_messages() + persistence.take_messages()
+    said = manager.take_messages() + manager.take_messages()
     assert len(said) == told
     assert all("slurm.signal_lead_seconds=24" in message for message in said)
     assert CheckpointStore(tmp_path / "checkpoints").newest_state() == {"step": 1}
-    persistence.close()
+    manager.close()

@@ -74,7 +74,7 @@ class CheckpointManager:
             else:
                 path, snapshot = loaded.path, loaded.snapshot
                 self._messages += [f"skipped {p.name}: {why}" for p, why in loaded.skipped]
-                self._messages.append(f"going on from {path.name}")
+                self._messages.append(f"resuming from {path.name}")
         path = broadcast_object(path)
         return 0 if path is None else self._take(snapshot or self._store.load(path))
 
@@ -100,18 +100,18 @@ class CheckpointManager:
             path, snapshot = self._good_checkpoint()
         path = broadcast_object(path)
         if path is None or before.rollbacks >= most:
-            gone, go_on = "no good checkpoint to go back to", ""
+            gone, retry = "There is no good checkpoint to roll back to", ""
             if path is not None:
-                gone = f"the run has gone back {before.rollbacks} times"
-                go_on = (
-                    f"where these are far apart, all4one resume {self._attempt.run.path} "
-                    f"guard.max_rollbacks={most + 3}; else "
+                gone = f"The run has already rolled back {before.rollbacks} times"
+                retry = (
+                    "if the rollbacks are far apart, run: "
+                    f"all4one resume {self._attempt.run.path} guard.max_rollbacks={most + 3}. Otherwise "
                 )
             raise UserError(
-                f"{why}, and {gone}",
+                f"{why}. {gone}",
                 where=self._attempt.run.path,
-                fix=f"{go_on}lower optim.lr, lengthen optim.warmup_epochs or set optim.max_grad_norm, in a new run; "
-                "ledger.jsonl has the steps, and the checkpoints stay",
+                fix=f"{retry}start a new run with a lower optim.lr, a longer optim.warmup_epochs, or with "
+                "optim.max_grad_norm. ledger.jsonl lists the rollbacks, and the checkpoints are kept",
             )
         reached = self._take(snapshot or self._store.load(path))
         self.rollback = RollbackState(
@@ -128,8 +128,8 @@ class CheckpointManager:
                 message=why,
             )
             self._messages.append(
-                f"warning: {why}: back to {path.name}, and on with the batches after those "
-                f"({self.rollback.rollbacks} of {most} times)"
+                f"warning: {why}. The run rolls back to {path.name} and continues with the batches that follow "
+                f"(rollback {self.rollback.rollbacks} of {most})"
             )
         return reached
 
@@ -155,7 +155,7 @@ class CheckpointManager:
             raise UserError(
                 "the checkpoints were made with other settings",
                 where=self._attempt.run.checkpoints,
-                fix=f"put {self._attempt.run.config} back as it was, or start a new run",
+                fix=f"restore the original {self._attempt.run.config}, or start a new run",
             )
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
@@ -204,9 +204,9 @@ class CheckpointManager:
         """Raise a UserError if another process has taken over the run. This process must then write nothing more."""
         if self._attempt.lock is not None and self._attempt.lock.lost:
             raise UserError(
-                "another process has taken over the run, because this one gave no sign of life for too long",
+                "another process has taken over this run, because this process gave no sign of life for too long",
                 where=self._attempt.run.path,
-                fix="nothing: the run continues there from the last checkpoint",
+                fix="no action is needed. The other process resumes from the last checkpoint",
             )
 
     def _state(self, step: int) -> dict[str, Any]:
@@ -238,12 +238,12 @@ class CheckpointManager:
             self._writer.wait()
             newest = self._store.newest_state() or {}
             if self._last_saved >= 0 and newest.get("step") != self._last_saved:
-                failed = "; ".join(self._writer.warnings()) or "it is not there"
+                failed = "; ".join(self._writer.warnings()) or "it is missing"
         failed = broadcast_object(failed)
         if failed:
             raise UserError(
                 f"the last checkpoint could not be saved: {failed}",
-                fix=f"then all4one resume {self._attempt.run.path}",
+                fix=f"solve this problem, then run: all4one resume {self._attempt.run.path}",
             )
 
     def take_messages(self) -> list[str]:
@@ -260,8 +260,9 @@ class CheckpointManager:
         if "SLURM_JOB_ID" in os.environ and 2 * slowest > signal_lead_seconds and not self._told_slow:
             self._told_slow = True
             warnings.append(
-                f"a checkpoint took {slowest:.0f} s to write, which may not fit twice into the {signal_lead_seconds} s "
-                f"between the signal and the end of the job: resume with slurm.signal_lead_seconds={4 * slowest:.0f}"
+                f"a checkpoint took {slowest:.0f} s to write. Two such writes may not fit into the "
+                f"{signal_lead_seconds} s between the signal and the end of the job. "
+                f"Resume with slurm.signal_lead_seconds={4 * slowest:.0f}"
             )
         return messages + [f"warning: {warning}" for warning in warnings]
 
