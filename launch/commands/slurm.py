@@ -163,26 +163,22 @@ def logs(
     raise typer.Exit(show(run, rank, follow_it=follow))
 
 
-def cancel(run: Run) -> None:
-    """Cancel a run's job. The run saves a checkpoint and stays cancelled until `all4one resume`."""
-    from launch.slurm import slurm_commands
-    from launch.slurm.submitted_jobs import Submissions
-    from trainer.runs.run_folder import open_run
+def cancel(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
+    ],
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait until the checkpoint is saved and the job ends.")
+    ] = 300.0,
+) -> None:
+    """Cancel the jobs of a run, or of all runs in a folder. Each run saves a checkpoint first.
 
-    chain = Submissions(open_run(run)).required()
-    known = slurm_commands.jobs(chain)
-    live = [number for number in chain if number in known and not known[number].over]
-    if not live:
-        job = known.get(chain[-1])
-        typer.echo(
-            f"job {chain[-1]} is {job.state.lower() if job else 'no longer known to SLURM'}: nothing to cancel"
-        )
-        return
-    for number in reversed(live):  # newest first, because the end of a job starts the next one in the chain
-        slurm_commands.cancel(number)
-    typer.echo(
-        f"job {', '.join(live)} was asked to save a checkpoint and end. Resume the run with: all4one resume {run}"
-    )
+    The command waits for the end of the jobs. After --timeout it ends them without a checkpoint. The runs stay
+    cancelled until `all4one resume`.
+    """
+    from launch.slurm.cancel import cancel as cancel_jobs
+
+    cancel_jobs(path, timeout)
 
 
 _WORDS = ("true", "false", "yes", "no", "on", "off")

@@ -17,6 +17,7 @@ from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
 from launch.slurm import slurm_commands
 from launch.slurm.submit import refused_by_slurm
+from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.user_settings import slurm_defaults
 from trainer.config.schema import Config, override
@@ -123,7 +124,8 @@ def _queue(
         after = next(reversed(jobs.values()), None)
         submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False, after=after)
         try:
-            jobs[n] = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace)).job_id
+            with submission_environment(script(submitter)):
+                jobs[n] = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace)).job_id
         except NOT_TAKEN as error:
             _cancel(jobs)
             raise not_taken(error, folder) from None

@@ -4,7 +4,8 @@ Light to import: signals are caught before torch is loaded.
 
 SIGUSR2 comes before a time limit. If the cluster is configured so, it also comes before a preemption. All ranks then
 save together, and rank 0 requests the requeue. SIGTERM comes from `scancel` and from SLURM's own requeue and
-preemption. All ranks then save, and none requests a requeue. A preempted job that ended by itself would not start
+preemption. All ranks then save, and none requests a requeue. SIGINT comes from `all4one cancel`. All ranks then save,
+and rank 0 cancels the job. A preempted job that ended by itself would not start
 again, so its ranks wait until SLURM ends them.
 """
 
@@ -24,7 +25,9 @@ from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import slurm_commands
 from launch.slurm.requeue import GRACE_SECONDS, requeue_from_rank
+from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import STALE_AFTER_S
 from trainer.runs.stop_signals import StopRequest
 
@@ -86,10 +89,18 @@ class TrainJob:
             }
             end = run_with_error_report(
                 lambda: train_run(
-                    self.run, stop, lock_wait_s=STALE_AFTER_S + 15, reason=partial(_reason, start), **facts
+                    self.run,
+                    stop,
+                    lock_wait_s=STALE_AFTER_S + 15,
+                    reason=partial(_reason, start, self.run),
+                    **facts,
                 )
             )
-            if end.code == ExitCode.TIME_IS_UP and start.restart >= self.max_requeues:
+            if end.code == ExitCode.INTERRUPTED and end.reason == EndReason.CANCELLED:
+                if rank == 0:
+                    slurm_commands.cancel(start.job)
+                _wait_to_be_ended()
+            elif end.code == ExitCode.TIME_IS_UP and start.restart >= self.max_requeues:
                 self._say_used_up(start)
             elif end.code in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED) and end.reason not in DECIDED:
                 if end.code == ExitCode.TIME_IS_UP and rank == 0 and stop.received != ExitCode.TERMINATED:
@@ -131,8 +142,10 @@ def begin_task(logs: Path) -> int:
     return rank
 
 
-def _reason(start: Start, code: int) -> str:
+def _reason(start: Start, run: Path, code: int) -> str:
     """Return the reason in the ledger for an exit code. SLURM is asked why the signal came."""
+    if code == ExitCode.INTERRUPTED and Submissions(RunFolder(run)).is_cancelled(start.job):
+        return EndReason.CANCELLED
     if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
     try:

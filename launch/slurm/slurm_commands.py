@@ -1,5 +1,6 @@
 """Calls of SLURM's commands. They work with and without accounting."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ _OVER = {
     "TIMEOUT",
 }
 
+_FILTERS = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
+"""Variables with which users change what these commands show or cancel. They must not hide jobs from us."""
 _NO_NODES = "None assigned"
 """Value of the accounting for the nodes of a job that never began."""
 
@@ -113,6 +116,11 @@ def cancel(number: str) -> None:
     ask("scancel", number)
 
 
+def interrupt(number: str) -> None:
+    """Send SIGINT to the processes of a running job, but not to its script. Its ranks save a checkpoint and end."""
+    ask("scancel", "--signal=INT", number)
+
+
 def refusal(script: Path) -> UserError | None:
     """Return why SLURM would refuse a job, from `sbatch --test-only`. None: it would take the job."""
     try:
@@ -134,10 +142,10 @@ def _fix(refused: str) -> str:
         return "set --account to one that `sacctmgr show associations user=$USER` lists"
     if "time" in refused.lower():
         return "use a shorter --time, or a --partition or --qos that allows it"
-    return "change --nodes, --gpus-per-node, --cpus-per-task or --mem. "
-
-
-"`sinfo --Node --long` lists the resources of all nodes"
+    return (
+        "change --nodes, --gpus-per-node, --cpus-per-task or --mem. "
+        "`sinfo --Node --long` lists the resources of all nodes"
+    )
 
 
 def _partitions() -> list[str]:
@@ -172,7 +180,13 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS) -> str:
         )
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if not name.startswith(_FILTERS)},
         )
     except subprocess.TimeoutExpired:
         raise _unanswered(f"no answer in {seconds:.0f} s") from None

@@ -12,6 +12,7 @@ import submitit
 
 from launch.local.processes import module_command
 from launch.slurm.job import TrainJob
+from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.submitted_jobs import Submissions
 from trainer.config.slurm_settings import SlurmSettings
@@ -65,21 +66,25 @@ class SlurmSubmission:
             for run in self.runs
         ]
         queued: list[str] = []
-        try:
-            while len(queued) < self.settings.chain:
-                submitter = self._executor(after=queued[-1] if queued else None)
-                if len(work) > 1:
-                    with submitter.batch():
-                        jobs = [submitter.submit(one) for one in work]
-                else:
-                    jobs = [submitter.submit(work[0])]
-                queued += [job.job_id for job in jobs]
-        except NOT_TAKEN as error:
-            for number in queued:
-                subprocess.run(["scancel", number], check=False)
-            raise not_taken(error, self.folder.parent) from None
+        with submission_environment(self.script()):
+            try:
+                while len(queued) < self.settings.chain:
+                    queued += self._submit(work, after=queued[-1] if queued else None)
+            except NOT_TAKEN as error:
+                for number in queued:
+                    subprocess.run(["scancel", number], check=False)
+                raise not_taken(error, self.folder.parent) from None
         self._note(queued)
         return queued
+
+    def _submit(self, work: Sequence[TrainJob], after: str | None) -> list[str]:
+        """Submit one job, or one job array, and return the numbers."""
+        submitter = self._executor(after=after)
+        if len(work) == 1:
+            return [submitter.submit(work[0]).job_id]
+        with submitter.batch():
+            jobs = [submitter.submit(one) for one in work]
+        return [job.job_id for job in jobs]
 
     def _note(self, queued: Sequence[str]) -> None:
         by_run = [queued] if len(self.runs) == 1 else [[number] for number in queued]

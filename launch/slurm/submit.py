@@ -19,6 +19,7 @@ from launch.local.runs import (
 )
 from launch.slurm import slurm_commands
 from launch.slurm.submission import SlurmSubmission
+from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.sweep import grid_points, names
 from launch.slurm.user_settings import slurm_defaults
@@ -175,7 +176,8 @@ def refused_by_slurm(script: str) -> UserError | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script)
-        return slurm_commands.refusal(path)
+        with submission_environment(script):
+            return slurm_commands.refusal(path)
 
 
 def _refuse_live_job(run: RunFolder) -> None:

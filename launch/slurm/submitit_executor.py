@@ -82,7 +82,8 @@ def executor(
             **extra,
         },
         # submitit reads its signal from this environment variable, and it must be the signal above
-        setup=["export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
+        # With --export=NONE, srun would start the processes without the environment that these lines make.
+        setup=["unset SLURM_EXPORT_ENV", "export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
         srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
         teardown=list(teardown),
     )

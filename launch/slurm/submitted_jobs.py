@@ -33,6 +33,14 @@ class Submissions:
         self.folder.mkdir(parents=True, exist_ok=True)
         append_record(self._file, record)
 
+    def request_cancel(self, number: str) -> None:
+        """Record that the user cancels a job, so that its ranks know why they are interrupted."""
+        (self.folder / f"cancel_{number}").touch()
+
+    def is_cancelled(self, number: str) -> bool:
+        """Whether the user has cancelled a job."""
+        return (self.folder / f"cancel_{number}").exists()
+
     def newest_chain(self) -> list[str]:
         """Return the numbers of the jobs that were submitted last, in their order. Empty: the run was never
         submitted."""

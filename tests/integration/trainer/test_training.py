@@ -34,6 +34,7 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
         0.1 < r["knn_online"] <= 1 and 0.1 < r["knn_momentum"] <= 1 for r in records if r["kind"] == "eval"
     )
     start, ready, saved, end = runs.ledger(straight)
+    assert (saved["event"], saved["step"]) == ("saved", 4)
     assert (start["event"], start["world_size"]) == ("start", 2)
     assert (ready["event"], ready["step"], ready["replayed"]) == ("ready", 0, 0)
     assert (end["event"], end["reason"], end["step"]) == ("end", "finished", 14)
