@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
+from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import STOPPED, ExitCode
 
 GRACE_SECONDS = 5.0  # time in which the others may end by themselves after one failed
@@ -57,8 +58,8 @@ def launch(
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    ranks = [_start(module, arguments, rank, nproc, port, logs) for rank in range(nproc)]
+    with socket.create_server(("127.0.0.1", 0), backlog=nproc) as rendezvous:
+        ranks = [_start(module, arguments, rank, nproc, rendezvous, logs) for rank in range(nproc)]
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
@@ -78,7 +79,7 @@ def launch(
 
 
 def _start(
-    module: str, arguments: list[str], rank: int, nproc: int, port: int, logs: Path
+    module: str, arguments: list[str], rank: int, nproc: int, rendezvous: socket.socket, logs: Path
 ) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank),
@@ -86,14 +87,23 @@ def _start(
         "WORLD_SIZE": str(nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(rendezvous.getsockname()[1]),
+        STORE_SOCKET: str(rendezvous.fileno()),
         "ALL4ONE_PARENT": str(os.getpid()),
     }
+    if not os.environ.get("GLOO_SOCKET_IFNAME") and "lo" in {name for _, name in socket.if_nameindex()}:
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
     environment.pop("SLURM_CPUS_PER_TASK", None)  # an interactive job's: all ranks share these cores
     command = module_command(module, *arguments)
     # A new session: Ctrl-C on the terminal reaches the ranks once, through this process.
     if rank == 0:
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[rendezvous.fileno()],
+        )
     with (logs / f"rank_{rank}.log").open("ab") as log:
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -152,9 +162,3 @@ def _explain(process: subprocess.Popen[bytes], rank: int, log: Path) -> str:
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
         lines += [f"rank {rank} failed. The last lines of {log}:", *(f"  {line}" for line in tail)]
     return "\n".join(lines)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

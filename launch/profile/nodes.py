@@ -16,8 +16,8 @@ from launch.profile import profile_run
 from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
 from launch.slurm import slurm_commands
-from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submission_environment import submission_environment
+from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.user_settings import slurm_defaults
 from trainer.config.schema import Config, override

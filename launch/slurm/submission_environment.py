@@ -23,7 +23,7 @@ _OF_THE_CLUSTER = frozenset(
 """Variables that say how to reach the cluster. All others that begin with SLURM describe a job or one of its steps."""
 _OF_A_JOB = re.compile(
     r"SLURM_|SLURMD_|SRUN_|SALLOC_|SUBMITIT_|PMIX?_|OMPI_|TORCHELASTIC_|GROUP_RANK$|ROLE_|"
-    r"(MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|ALL4ONE_PARENT)$"
+    r"(MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|ALL4ONE_PARENT|ALL4ONE_STORE_SOCKET)$"
 )
 _OPTIONS = {"TIMELIMIT": "time", "ARRAY_INX": "array", "MEM_PER_NODE": "mem", "ACCTG_FREQ": "acctg-freq"}
 """Options of sbatch whose variables have another name."""

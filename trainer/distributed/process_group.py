@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from data_pipelines.errors import UserError
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
+from trainer.distributed.rendezvous import loopback_store
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def initialize() -> Process:
         warnings.simplefilter("ignore")
         import deepspeed
     skip_shared_memory_collective()
-    dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo")
+    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
+    dist.init_process_group(backend, **loopback_store())
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),

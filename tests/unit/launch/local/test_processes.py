@@ -145,3 +145,27 @@ def wait_for(job: Path, process: subprocess.Popen[bytes]) -> None:
 def test_no_process_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 1"):
         launch("the_job", [], nproc=0, logs=tmp_path)
+
+
+LISTENER = """
+import pathlib, sys
+import psutil
+import torch.distributed as dist
+from trainer.distributed.process_group import broadcast_object, initialize
+process = initialize()
+assert broadcast_object(process.rank) == 0
+dist.barrier()
+open_to = {c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
+(pathlib.Path(sys.argv[1]) / f"listens{process.rank}").write_text(" ".join(sorted(open_to)))
+dist.barrier()
+"""
+
+
+def test_ranks_of_one_machine_listen_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "listener.py").write_text(LISTENER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    assert launch("listener", [str(tmp_path)], nproc=2, logs=tmp_path / "logs") == 0
+    for rank in range(2):
+        found = set((tmp_path / f"listens{rank}").read_text().split())
+        assert found <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert rank or found

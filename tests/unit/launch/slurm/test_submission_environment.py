@@ -29,7 +29,9 @@ srun --mem-per-cpu=1 python
         ({"SBATCH_RESERVATION": "friday"}, True),
     ],
 )
-def test_options_of_the_shell_apply_only_where_the_run_sets_none(shell: Mapping[str, str], kept: bool) -> None:
+def test_options_of_the_shell_apply_only_where_the_run_sets_none(
+    shell: Mapping[str, str], kept: bool
+) -> None:
     environment, applied = for_submission(shell, SCRIPT)
     assert environment == (dict(shell) if kept else {})
     assert applied == ([f"{key}={value}" for key, value in shell.items()] if kept else [])
@@ -52,7 +54,13 @@ def test_a_job_passes_nothing_of_itself_to_a_job_that_is_submitted_inside_of_it(
         "WORLD_SIZE": "2",
         "TORCHELASTIC_RUN_ID": "x",
     }
-    user = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "RANKING": "1", "OMP_NUM_THREADS": "1", "HF_HOME": "x"}
+    user = {
+        "PATH": "/bin",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "RANKING": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": "x",
+    }
     assert for_submission(job | user, SCRIPT) == (user, [])
 
 
@@ -63,9 +71,14 @@ def test_the_environment_is_as_before_after_the_block_also_after_an_error(
     monkeypatch.setenv("SBATCH_QOS", "fast")
     before = dict(os.environ)
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), submission_environment(SCRIPT):
-            assert "SLURM_JOB_ID" not in os.environ
-            os.environ["NEW"] = "1"
-            _ = 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            _fail_inside()
         assert dict(os.environ) == before
     assert capsys.readouterr().err.count("SBATCH_QOS=fast") == 1
+
+
+def _fail_inside() -> None:
+    with submission_environment(SCRIPT):
+        assert "SLURM_JOB_ID" not in os.environ
+        os.environ["NEW"] = "1"
+        raise ZeroDivisionError
