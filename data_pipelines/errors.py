@@ -1,10 +1,13 @@
 """The exception for errors that the user can fix."""
 
+from data_pipelines.masking import masked
+
 
 class UserError(Exception):
     """An error that the user can fix, such as a wrong argument or a full disk.
 
-    The command line prints it as one message and exits with a non-zero code, without a traceback.
+    The command line prints it as one message and exits with a non-zero code, without a traceback. Passwords and
+    signatures of URLs are masked.
 
     Args:
         what: what is wrong, as one sentence.
@@ -13,9 +16,10 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what, where, fix
-        place = f"{where}: " if where is not None else ""
-        super().__init__(f"{place}{what}" + (f"\n  fix: {fix}" if fix else ""))
+        self.what, self.fix = masked(what), masked(fix) if fix is not None else None
+        self.where = masked(where) if isinstance(where, str) else where
+        place = f"{self.where}: " if where is not None else ""
+        super().__init__(f"{place}{self.what}" + (f"\n  fix: {self.fix}" if fix else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (self.what, self.where, self.fix))

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from data_pipelines.masking import masked
+
 LOGGER = logging.getLogger("all4one")
 _FORMAT = "%(asctime)s %(levelname)s%(rank)s %(message)s"
 
@@ -15,7 +17,7 @@ class _WithRank(logging.Formatter):
         """Return the line of a record."""
         rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
         record.rank = f" rank {rank}:" if rank is not None else ":"
-        return super().format(record)
+        return masked(super().format(record))
 
 
 class _StandardError(logging.StreamHandler):

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from data_pipelines.formatting import duration
+from data_pipelines.masking import masked
 
 _LINE_EVERY = 10.0
 """Seconds between plain lines, so that a log file stays readable."""
@@ -36,7 +37,7 @@ class ProgressBars:
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self.console.print(message, soft_wrap=True, markup=False)
+        self.console.print(masked(message), soft_wrap=True, markup=False)
 
     def start(self, name: str, total: int | None, done: int = 0) -> TaskID:
         """Show a task until `stop` is called.

@@ -8,7 +8,7 @@ from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from data_pipelines.presets import expand
-from data_pipelines.typed_values import as_typed
+from data_pipelines.typed_values import as_typed, holds_models, refuse_control_characters
 from data_pipelines.urls import Place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -39,12 +39,18 @@ class Settings(BaseModel):
             return values
         return {renamed.get(key, key): value for key, value in values.items()}
 
+    several_lines: ClassVar[frozenset[str]] = frozenset()
+    """Settings whose text may have several lines."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _take_as_typed(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take text as it was typed, and expand `~` in paths."""
+        """Take text as it was typed, and expand `~` in paths. Refuse control characters."""
         assert info.field_name is not None
-        return as_typed(value, cls.model_fields[info.field_name].annotation)
+        annotation = cls.model_fields[info.field_name].annotation
+        if not holds_models(annotation):
+            refuse_control_characters(value, allowed="\n\t" if info.field_name in cls.several_lines else "")
+        return as_typed(value, annotation)
 
     def with_absolute_paths(self) -> Self:
         """Return the same settings with paths that mean the same in every working directory."""

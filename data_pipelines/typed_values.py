@@ -3,9 +3,12 @@
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from data_pipelines.urls import Url
 from data_pipelines.yaml_reader import TypedFloat, TypedInt
@@ -37,6 +40,27 @@ def as_typed(value: Any, annotation: Any) -> Any:
         if isinstance(value, str) and str not in accepted and re.fullmatch(r"[-+]?0[0-9]+", value):
             raise ValueError(f"must be {kind} without leading zeros")
     return value
+
+
+def holds_models(annotation: Any) -> bool:
+    """Whether values of a type hold settings models, which check their own values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(map(holds_models, typing.get_args(annotation)))
+
+
+def refuse_control_characters(value: Any, allowed: str = "") -> None:
+    """Raise a ValueError if a text, or a text in a list or a mapping, holds control characters.
+
+    A line break in a setting would become a line of a job's script, and an escape sequence would steer a terminal.
+    """
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            refuse_control_characters(item, allowed)
+    elif isinstance(value, str) and any(unicodedata.category(c) == "Cc" and c not in allowed for c in value):
+        raise ValueError("must not contain line breaks or other control characters")
 
 
 def _expanded(path: str) -> str:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.masking import masked_values
 
 _TOLERATED = 8
 """Bad samples that are always allowed if any are. Early in a run, one bad sample is a large fraction of those seen."""
@@ -51,7 +52,7 @@ class Quarantine:
             entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
             # a full disk does not stop training: the sample is replaced, and recorded when it comes again
             with suppress(OSError):
-                self._write(json.dumps(entry) + "\n")
+                self._write(json.dumps(masked_values(entry)) + "\n")
                 self._named.add(name)
         self._require_few(bad)
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.masking import masked_values
 from trainer.config.problems import current_key
 from trainer.config.recipes import read_chain
 from trainer.config.schema import Config, dump, flat, load_config
@@ -13,7 +14,7 @@ from trainer.config.schema import Config, dump, flat, load_config
 
 def show(recipe: str, overrides: Sequence[str]) -> None:
     """Print every setting with its value and the source of the value: a file, the command line, or the default."""
-    values = dict(flat(dump(load_config(recipe, overrides))))
+    values = dict(flat(masked_values(dump(load_config(recipe, overrides)))))
     sources = {
         current_key(key, Config): path.name for path, own in read_chain(recipe) for key, _ in flat(own)
     }

@@ -10,6 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from data_pipelines.errors import UserError
+from data_pipelines.masking import masked_values
 from launch.evaluate.results import merged, mismatches
 from launch.status.run_status import Status, status
 from trainer.checkpoints.store import CheckpointStore
@@ -87,7 +88,7 @@ def differences_from_base(config: Config) -> list[tuple[str, Any, Any]]:
 
     A method, optimizer or backbone with another name is compared with its own defaults.
     """
-    values, recipe = dump(config), read_recipe(BASE_RECIPE)
+    values, recipe = masked_values(dump(config)), read_recipe(BASE_RECIPE)
     named = {part: {"name": values[part]["name"]} for part in ("method", "optim", "backbone")}
     before, found = dict(_settings(_resolved(merge(recipe, named)))), dict(_settings(values))
     before |= {f"{part}.name": by["name"] for part, by in _resolved(recipe).items() if part in named}
@@ -96,7 +97,7 @@ def differences_from_base(config: Config) -> list[tuple[str, Any, Any]]:
 
 def differences_between(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
     """Return settings that differ between runs, with the value of each run. None: the run has no such setting."""
-    each = [dict(_settings(dump(config))) for config in configs]
+    each = [dict(_settings(masked_values(dump(config)))) for config in configs]
     keys = dict.fromkeys(key for values in each for key in values)
     rows = [(key, [values.get(key) for values in each]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]

@@ -44,6 +44,8 @@ class Study(Settings):
 
     first_names = {"judge": "evaluator"}
 
+    several_lines = frozenset({"description"})
+
     description: str
     """The question of the study, in one line."""
     recipe: str

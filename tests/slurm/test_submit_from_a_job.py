@@ -20,9 +20,7 @@ def test_a_run_that_an_array_task_submits_is_a_job_of_its_own(jobs, tmp_path) ->
     )
     shell = ("SBATCH_TIMELIMIT=1", "SBATCH_NO_REQUEUE=1", "SBATCH_PARTITION=nowhere", "SLURM_RESTART_COUNT=9")
     script = tmp_path / "outer.sh"
-    script.write_text(
-        f"#!/bin/bash\nexport {' '.join(shell)}\nexec {shlex.join(submit)} --partition main\n"
-    )
+    script.write_text(f"#!/bin/bash\nexport {' '.join(shell)}\nexec {shlex.join(submit)} --partition main\n")
     log = tmp_path / "outer.log"
     outer = jobs.cluster.run("sbatch", "--parsable", "--array=3", f"--output={log}", script).strip()
     jobs.cluster.wait_for_state(f"{outer}_3", "COMPLETED", "FAILED", timeout=120)

@@ -121,6 +121,8 @@ class MetricsSettings(Settings):
 class Config(Settings):
     """All settings of a run."""
 
+    several_lines = frozenset({"description"})
+
     description: str = ""
     """One line for the list of recipes."""
     run: RunSettings = RunSettings()

@@ -34,6 +34,7 @@ class SlurmSettings(Settings):
     """Resources and behavior of a SLURM job. None of these settings changes what is learned."""
 
     first_names = {"signal_before": "signal_lead_seconds"}
+    several_lines = frozenset({"setup"})
 
     nodes: int = Field(1, ge=1)
     """Number of nodes."""

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipelines.files import write_whole
+from data_pipelines.masking import masked_values
 from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
 from trainer.distributed.collectives import world_size
@@ -45,7 +46,7 @@ def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
 
 def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
     """Open the metrics of a run on rank 0, with every writer that the settings enable."""
-    wanted, name, values = config.metrics, config.run.name or run.path.name, dump(config)
+    wanted, name, values = config.metrics, config.run.name or run.path.name, masked_values(dump(config))
     writers = []
     if wanted.csv:
         writers.append(Background("metrics.csv", CsvTable(run.csv)))

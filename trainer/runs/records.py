@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.masking import masked_values
+
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
 
@@ -40,12 +42,12 @@ def count_damaged(path: Path) -> int:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Append a record as one line. If the last line was cut short, it is ended first."""
+    """Append a record as one line, without passwords of URLs. If the last line was cut short, it is ended first."""
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
+        file.write(b"\n" * torn + json.dumps(masked_values(record)).encode() + b"\n")
 
 
 def _parsed(path: Path, keys: Collection[str] | None) -> Iterator[Record | None]:

@@ -99,3 +99,25 @@ def test_paths_become_absolute_and_addresses_stay(tmp_path: Path, monkeypatch: p
     assert found.data.validation == "s3://bucket/x"
     assert found.backbone.init == tmp_path / "w.pt"
     assert found.run.folder == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        'slurm.account="lab\\n#SBATCH --uid=0"',
+        'slurm.extra={mail-type: "END\\nrm -r x"}',
+        'slurm.srun_args=["a\\nb"]',
+        'run.folder="runs\\nx"',
+        'data.train="a\\x1b[2J"',
+        'run.tags=["a\\x07"]',
+    ],
+)
+def test_control_characters_are_refused(override: str) -> None:
+    with pytest.raises(UserError, match="must not contain line breaks or other control characters"):
+        load_config("digits_demo", [override])
+
+
+def test_a_description_and_the_lines_of_a_shell_may_break() -> None:
+    config = load_config("digits_demo", ['description="a\\nb"', 'slurm.setup=["module load x\\nexport A=1"]'])
+    assert config.description == "a\nb"
+    assert config.slurm.setup == ("module load x\nexport A=1",)
