@@ -67,6 +67,15 @@ def build(
             "keep their bytes.",
         ),
     ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            help="The values of 16-bit images that become black and white, such as 0,4095 for images of 12-bit "
+            "cameras. The images are stored with 8 bits. Default: 0,65535.",
+        ),
+    ] = None,
     decode: Annotated[
         bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = True,
@@ -79,7 +88,9 @@ def build(
     from data_pipelines.imaging.recode import Recoding
 
     parts = _parts(source, labels, root, download)
-    options = BuildOptions(shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality))
+    options = BuildOptions(
+        shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality, _range(values))
+    )
     for name, part in parts.items():
         folder = out / name
         with _progress(f"images to {folder}", len(part.items)) as report:
@@ -91,6 +102,7 @@ def build(
                 overwrite=overwrite,
                 keep_notes=True,
                 report=report,
+                warn=_warn,
             )
         _summary(folder, record)
     for name in parts:
@@ -159,6 +171,26 @@ def verify(
     console.print(f"{sum(shard.samples for shard in shards):,} samples, {len(bad)} bad", highlight=False)
     if bad:
         raise typer.Exit(1)
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    from data_pipelines.errors import UserError
+    from data_pipelines.imaging.depth import FULL
+
+    if text is None:
+        return None
+    low, _, high = text.partition(",")
+    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high) <= FULL):
+        raise UserError(
+            f"{text!r} are not two values from 0 to {FULL}, the lower first",
+            where="--range",
+            fix="give two numbers, such as --range 0,4095",
+        )
+    return int(low), int(high)
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
 
 
 def _cores() -> int:
