@@ -17,7 +17,7 @@ from data_pipelines.build.output_folder import PLAN, disk_full, locked, make_way
 from data_pipelines.build.shard_writer import Note, Task, prepare, sample_bytes, shard_size, write_shards
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
-from data_pipelines.imaging.depth import FULL, suggested_range
+from data_pipelines.imaging.depth import dim_warning
 from data_pipelines.imaging.images import UnusableImage
 from data_pipelines.imaging.recode import Recoding
 from data_pipelines.philox import RandomStream, permutation
@@ -99,25 +99,12 @@ def build(
             done += len(task.items)
             report(done)
         record = _finish(out, notes, source.classes)
-    warn_of_dim(sum(note.deep for note in notes), max((note.highest for note in notes), default=0), warn)
+    deep, top = sum(note.deep for note in notes), max((note.highest for note in notes), default=0)
+    if (warning := dim_warning(deep, top)) is not None:
+        warn(warning)
     if not keep_notes:
         drop_notes(out)
     return record
-
-
-def warn_of_dim(deep: int, top: int, warn: Callable[[str], object]) -> None:
-    """Warn if images of 16 bits would be nearly black.
-
-    Args:
-        deep: number of images of 16 bits.
-        top: their highest value.
-        warn: called with the warning.
-    """
-    if (values := suggested_range(top)) is not None:
-        warn(
-            f"no value of the {deep:,} images of 16 bits is above {top:,} of {FULL:,}, so they are nearly black in "
-            f"training. If they use {values[1].bit_length()} bits, build the set with --range {values[0]},{values[1]}"
-        )
 
 
 def drop_notes(out: Path) -> None:

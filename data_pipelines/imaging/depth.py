@@ -36,6 +36,21 @@ def suggested_range(found: int) -> Range | None:
     return (0, (1 << found.bit_length()) - 1) if 0 < found < _DIM else None
 
 
+def dim_warning(images: int, found: int) -> str | None:
+    """Return a warning if images of 16 bits are nearly black, or None.
+
+    Args:
+        images: number of images of 16 bits.
+        found: their highest value.
+    """
+    if (values := suggested_range(found)) is None:
+        return None
+    return (
+        f"no value of the {images:,} images of 16 bits is above {found:,} of {FULL:,}, so they are nearly black in "
+        f"training. If they use {values[1].bit_length()} bits, build the set with --range {values[0]},{values[1]}"
+    )
+
+
 def rescaled(data: bytes, values: Range) -> bytes:
     """Return a PNG of 16 bits as a PNG of 8 bits, with a range of values spread over all levels. Others stay.
 

@@ -21,7 +21,8 @@ from data_pipelines.loading.prefetching_batches import Batch, BatchPartition, Lo
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.prefetch import never
 from data_pipelines.settings import DataSettings
-from data_pipelines.sources.existing_shards import LabelError, choose_image, read_label
+from data_pipelines.sources.shard_labels import LabelError, read_label
+from data_pipelines.sources.shard_samples import choose_image
 
 _MAX_FAILURES = 10
 """Number of consecutive shard failures after which a run stops. So many failures point to the network, not to a
@@ -242,8 +243,8 @@ def _usable(raw: dict[str, Any], classes: int) -> _Sample:
     if image is None:
         raise UnusableImage("no image among its members")
     header = check(raw[image], decode=False)
-    label = read_label(raw, classes) if classes else -1
-    return _Sample(_name(raw), raw[image], label, header.height, header.width)
+    label = read_label(raw, classes) if classes else None
+    return _Sample(_name(raw), raw[image], -1 if label is None else label, header.height, header.width)
 
 
 def _name(raw: dict[str, Any]) -> str:

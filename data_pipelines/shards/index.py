@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, sync
+from data_pipelines.formatting import readable
 from data_pipelines.urls import Url
+from data_pipelines.walk import is_hidden
 
 VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
@@ -95,7 +97,7 @@ def write_index(
         fingerprint=fingerprint(rows),
         samples=len(rows),
         quarantined=len(quarantined),
-        classes=tuple(classes),
+        classes=tuple(readable(name) for name in classes),
         shards=tuple(
             ShardRecord(name=name, size=size, samples=int(count))
             for (name, size), count in zip(shards, counts, strict=True)
@@ -109,9 +111,9 @@ def write_index(
             }
             if classes:
                 written[CLASSES] = stack.enter_context(replacing(folder / CLASSES))
-                written[CLASSES].write_bytes("".join(f"{name}\n" for name in classes).encode())
+                written[CLASSES].write_bytes("".join(f"{name}\n" for name in record.classes).encode())
             lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-            written[QUARANTINE].write_bytes(lines.encode())
+            written[QUARANTINE].write_bytes(lines.encode("utf-8", "backslashreplace"))
             with written[INDEX].open("wb") as file:
                 np.save(file, rows)
             written[DATASET].write_bytes(record.model_dump_json(indent=1).encode())
@@ -129,7 +131,12 @@ def write_index(
 
 def checksum(image: bytes, label: int, width: int, height: int) -> int:
     """Return the CRC-32 of an encoded image and of its index fields, which also reveals a changed label."""
-    return zlib.crc32(struct.pack("<iII", label, width, height), zlib.crc32(image))
+    return finished_checksum(zlib.crc32(image), label, width, height)
+
+
+def finished_checksum(image_crc: int, label: int, width: int, height: int) -> int:
+    """Return the `checksum` of an image whose own CRC-32 is known."""
+    return zlib.crc32(struct.pack("<iII", label, width, height), image_crc)
 
 
 def fingerprint(rows: NDArray[np.void]) -> str:
@@ -158,7 +165,7 @@ def read_record(folder: Path) -> DatasetRecord:
                 where=folder,
                 fix="run the same build command again",
             ) from None
-        if any(folder.glob("*.tar")):
+        if any(not is_hidden(path.name) for path in folder.glob("*.tar")):
             raise UserError("the shards have no index", where=folder, fix=mend(folder)) from None
         raise UserError(
             "the folder contains no shards", where=folder, fix="build some: all4one data build SOURCE OUT"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import readable
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.cache import Cache
 from data_pipelines.shards.cached_files import CachedFiles
@@ -156,7 +157,7 @@ class ShardSet:
             name = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
         except (OSError, tarfile.HeaderError):
             return f"{self._name(shard)}@{offset}"
-        folder, _, base = name.rpartition("/")
+        folder, _, base = readable(name).rpartition("/")
         key = base.partition(".")[0]
         return f"{self._name(shard)}/{folder}/{key}" if folder else f"{self._name(shard)}/{key}"
 

@@ -1,11 +1,11 @@
 """Lazy listing of images in files, folders and tars of any size."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import readable
 from data_pipelines.shards.tars import inner_members, members
 from data_pipelines.sources.image_sources import IMAGE_SUFFIXES, Content, Place
 from data_pipelines.walk import files_below, is_hidden
@@ -44,11 +44,6 @@ def require_source(path: Path) -> None:
         raise UserError(
             "there is no such file or folder", where=path, fix="give images, folders, tars or shards"
         )
-
-
-def readable(name: str | Path) -> str:
-    """Return a file name as text that can be written anywhere. Bytes that are not UTF-8 become `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _of_folder(folder: Path) -> Iterator[Picture]:

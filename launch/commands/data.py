@@ -20,6 +20,20 @@ app.command()(show)
 app.command()(stats)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the class names in the order of their numbers, one per line. All labels must be among them."
+    ),
+]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Read no labels. The set has no classes.")]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the Parquet or CSV column, or of the field in .json, that holds the label. Default: the usual "
+        "names, such as `label`."
+    ),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes. 0: one for each core.")]
 
 
@@ -136,13 +150,25 @@ def index(
     decode: Annotated[
         bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = False,
+    no_labels: NoLabels = False,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
     workers: Workers = 0,
 ) -> None:
     """Index shards that were built elsewhere, or index shards of all4one again."""
     from data_pipelines.sources.existing_shards import index_folder
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
-        record = index_folder(folder, decode=decode, workers=workers or _cores(), report=report)
+        record = index_folder(
+            folder,
+            decode=decode,
+            workers=workers or _cores(),
+            classes=classes,
+            labels=not no_labels,
+            label_field=label_column,
+            report=report,
+            warn=_warn,
+        )
     _summary(folder, record)
 
 
@@ -211,17 +237,21 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _summary(folder: Path, record: "DatasetRecord") -> None:
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.shards.index import read_quarantine
+    from data_pipelines.formatting import readable
+    from data_pipelines.shards.index import read_index, read_quarantine
 
-    table = Table(show_header=False, title=str(folder), title_justify="left")
+    unlabeled = int(np.count_nonzero(read_index(folder, record)["label"] < 0))
+    table = Table(show_header=False, title=readable(folder), title_justify="left")
     rows: Iterable[tuple[str, str]] = (
         ("samples", f"{record.samples:,}"),
         ("classes", f"{len(record.classes):,}"),
         ("shards", f"{len(record.shards):,}"),
         ("bytes", f"{sum(shard.size for shard in record.shards):,}"),
+        ("unlabeled", f"{unlabeled:,}"),
         ("quarantined", f"{record.quarantined:,}"),
     )
     for row in rows:
