@@ -32,6 +32,7 @@ from data_pipelines.sources.image_sources import Place
 from data_pipelines.sources.shard_label_sets import LabelScan, ScannedLabels, set_labels
 from data_pipelines.sources.shard_labels import LABEL_FIELDS, ClassNames
 from data_pipelines.sources.shard_samples import (
+    DOTS_FIX,
     IMAGES,
     Sample,
     choose_ending,
@@ -218,10 +219,7 @@ def _nothing_usable(folder: Path, scans: Sequence[_Scan]) -> UserError:
     if left_out:
         what += f". Looked for {', '.join(f'.{name}' for name in IMAGES)}. Found {counted(left_out)}"
     if any(_has_dots_in_names(scan) for scan in scans):
-        fix = (
-            "a key ends at the first dot of a name. Pack the shards again with names that have no other dot, such as "
-            "n01440764_0001.jpg"
-        )
+        fix = DOTS_FIX
     elif left_out:
         fix = f"convert the images while the shards are built: all4one data build {folder} OUT"
     else:

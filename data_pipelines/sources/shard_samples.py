@@ -16,6 +16,11 @@ from data_pipelines.walk import is_hidden_member
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions of the images that training reads. The first that exists is used."""
+DOTS_FIX = (
+    "a key ends at the first dot of a name. Pack the shards again with names that have no other dot, such as "
+    "n01440764_0001.jpg"
+)
+"""How to fix shards in which all names start alike up to a dot."""
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4")
 
 
@@ -96,8 +101,21 @@ def read_samples(path: Path, warn: Warn = lambda _: None) -> ShardSamples:
     """
     listed = list(members(path, warn))
     seen = [member for member in listed if not is_hidden_member(member.name)]
+    return ShardSamples(group_samples(path, seen), len(listed) - len(seen))
+
+
+def group_samples(path: Path, listed: Sequence[Member]) -> list[Sample]:
+    """Return the samples of members.
+
+    Args:
+        path: the tar, for messages.
+        listed: its members, without hidden ones.
+
+    Raises:
+        UserError: it cannot be decided which members form a sample.
+    """
     runs: dict[str, list[dict[str, Member]]] = {}
-    for key, group in groupby(seen, key=lambda member: split_name(member.name)[0]):
+    for key, group in groupby(listed, key=lambda member: split_name(member.name)[0]):
         files: dict[str, Member] = {}
         for member in group:
             extension = split_name(member.name)[1]
@@ -108,7 +126,7 @@ def read_samples(path: Path, warn: Warn = lambda _: None) -> ShardSamples:
     samples = [Sample(key, files) for key, parts in runs.items() for files in _joined(path, parts)]
     if any(len(parts) > 1 for parts in runs.values()):
         samples.sort(key=lambda sample: min(member.offset for member in sample.files.values()))
-    return ShardSamples(samples, len(listed) - len(seen))
+    return samples
 
 
 def choose_image(files: Mapping[str, object], extensions: Sequence[str] = IMAGES) -> str | None:

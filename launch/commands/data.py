@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,6 @@ from launch.commands.data_inspect import show, stats
 
 if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord
-    from data_pipelines.sources.image_sources import Source
 
 app = typer.Typer(help="Build, index, verify and inspect datasets in shards.", no_args_is_help=True)
 app.command()(show)
@@ -42,8 +41,9 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, Parquet file "
-            "or folder of them, torchvision:NAME such as torchvision:cifar10, or `digits`.",
+            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, WebDataset "
+            "shards, folder of tars with one class each, Parquet file or folder of them, Hugging Face repository, "
+            "torchvision:NAME such as torchvision:cifar10, or `digits`.",
             show_default=False,
         ),
     ],
@@ -58,10 +58,17 @@ def build(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labels of images without class folders: a text file of lines FILE CLASS. For ILSVRC2012_img_val.tar: "
-            "ILSVRC2012_devkit_t12.tar.gz or the unpacked ILSVRC2012_validation_ground_truth.txt."
+            help="Labels of the images, in place of class folders: a text file of lines FILE CLASS, or a CSV file. For "
+            "ILSVRC2012_img_val.tar: ILSVRC2012_devkit_t12.tar.gz or the unpacked "
+            "ILSVRC2012_validation_ground_truth.txt."
         ),
     ] = None,
+    no_labels: NoLabels = False,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    numeric_classes: Annotated[
+        bool, typer.Option("--numeric-classes", help="Class names are numbers. Sort them by their values.")
+    ] = False,
     root: Annotated[
         Path, typer.Option(help="Folder where torchvision stores its datasets and downloads them to.")
     ] = Path("data/torchvision"),
@@ -100,11 +107,17 @@ def build(
     from data_pipelines.build.builder import BuildOptions, drop_notes
     from data_pipelines.build.builder import build as build_shards
     from data_pipelines.imaging.recode import Recoding
+    from data_pipelines.sources.image_sources import LabelOptions
+    from data_pipelines.sources.kinds import Torchvision, open_parts
 
-    parts = _parts(source, labels, root, download)
+    label_options = LabelOptions(labels, not no_labels, label_column, classes, numeric_classes)
+    parts = open_parts(source, label_options, Torchvision(root, download))
     options = BuildOptions(
         shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality, _range(values))
     )
+    for part in parts.values():
+        for note in part.notes:
+            _warn(note)
     for name, part in parts.items():
         folder = out / name
         with _progress(f"images to {folder}", len(part.items)) as report:
@@ -121,27 +134,6 @@ def build(
         _summary(folder, record)
     for name in parts:
         drop_notes(out / name)
-
-
-def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mapping[str, "Source"]:
-    """Return the sources to write, by their subfolder of OUT."""
-    from data_pipelines.errors import UserError
-    from data_pipelines.sources.image_sources import digits, open_source
-    from data_pipelines.sources.parquet import is_parquet, open_parquet
-
-    path = Path(name)
-    kind, _, inner = name.partition(":")
-    if name != "digits" and kind != "torchvision" and not is_parquet(path):
-        return {"": open_source(path, labels)}
-    if labels is not None:
-        raise UserError("this source contains its own labels", where=name, fix="leave out --labels")
-    if name == "digits":
-        return digits()
-    if kind == "torchvision":
-        from data_pipelines.sources.torchvision_sets import open_set
-
-        return open_set(inner, root, download=download)
-    return open_parquet(path)
 
 
 @app.command()
