@@ -6,6 +6,7 @@ without it is incomplete and cannot be opened.
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
 BUILDING = ".building"
 """Folder of notes that a build keeps in its output until the dataset is complete."""
+_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
+"""Names of shards. They become names of local files, so they must not lead elsewhere."""
+_HASHED = 1 << 20
+"""Number of rows that are hashed at a time."""
 ROW = np.dtype(
     [
         ("shard", "<i4"),
@@ -141,7 +146,10 @@ def finished_checksum(image_crc: int, label: int, width: int, height: int) -> in
 
 def fingerprint(rows: NDArray[np.void]) -> str:
     """Return the hash of an index."""
-    return hashlib.sha256(rows.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for start in range(0, len(rows), _HASHED):
+        digest.update(rows[start : start + _HASHED].tobytes())
+    return digest.hexdigest()
 
 
 def read_record(folder: Path) -> DatasetRecord:
@@ -192,6 +200,12 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
         record = DatasetRecord.model_validate_json(content)
     except ValidationError as error:
         raise UserError("the file is not an index of all4one", where=where, fix=fix) from error
+    if wrong := next((shard.name for shard in record.shards if not _SHARD.fullmatch(shard.name)), None):
+        raise UserError(
+            f"the file is not an index of all4one: {wrong!r} is not the name of a shard in its folder",
+            where=where,
+            fix=fix,
+        )
     if record.version != VERSION:
         raise UserError(
             f"the index has version {record.version}, but this program reads version {VERSION}",

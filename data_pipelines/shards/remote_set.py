@@ -25,7 +25,6 @@ from data_pipelines.urls import Url
 
 MEND = "index the shards where they are local (all4one data index FOLDER), then upload index.npy and dataset.json"
 _OPENING_TRIES = 5
-_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
 
 
 class Opened(NamedTuple):
@@ -83,9 +82,8 @@ def _read_record(remote: Remote) -> DatasetRecord:
         data += more
     where = remote.url / DATASET
     record = parse_record(data, where=where, fix=MEND)
-    # They become local file names.
-    names = [shard.name for shard in record.shards]
-    if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):
+    # It becomes the name of a local folder.
+    if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint):
         raise UserError("the file is not an index of all4one", where=where, fix=MEND)
     return record
 

@@ -13,6 +13,7 @@ from data_pipelines.settings import DataSettings
 from data_pipelines.shards.cache import Cache
 from data_pipelines.shards.cached_files import CachedFiles
 from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, mend, read_index, read_record
+from data_pipelines.shards.index_check import require_unchanged
 from data_pipelines.shards.local_files import LocalFiles
 from data_pipelines.shards.remote_set import MEND, open_remote
 from data_pipelines.urls import Url, place
@@ -70,8 +71,8 @@ class ShardSet:
             settings: settings of the cache for URLs, and of read-ahead. None: the defaults.
 
         Raises:
-            UserError: the folder or its index is missing, has another version, or does not match the shards. The
-                message names the shard and the command that fixes it. Or a URL cannot be read.
+            UserError: the folder or its index is missing, was changed, has another version, or does not match the
+                shards. The message names the shard and the command that fixes it. Or a URL cannot be read.
         """
         folder = place(folder)
         files: LocalFiles | CachedFiles
@@ -86,6 +87,8 @@ class ShardSet:
             names = [shard.name for shard in record.shards]
             files = LocalFiles(folder, names, settings is not None and settings.read_ahead)
         _check_rows(folder, record, index)
+        if isinstance(folder, Path):
+            require_unchanged(folder, record, index)
         return cls(folder, record, index, files)
 
     def copy(self) -> "ShardSet":

@@ -122,9 +122,7 @@ def test_a_folder_of_tars_with_one_class_each(tmp_path: Path) -> None:
 def test_tars_that_could_be_shards_or_classes_are_refused(tmp_path: Path) -> None:
     for number in range(2):
         pack(tmp_path / f"{number:05d}.tar", {f"{number}{n}.jpg": b"%d%d" % (number, n) for n in range(2)})
-    with pytest.raises(
-        UserError, match=r"one class each, or shards without labels[\s\S]*--no-labels"
-    ):
+    with pytest.raises(UserError, match=r"one class each, or shards without labels[\s\S]*--no-labels"):
         opened(tmp_path)
     assert labels(opened(tmp_path, enabled=False)) == {"00": "", "01": "", "10": "", "11": ""}
     (tmp_path / "names.csv").write_text("00.jpg,a\n01.jpg,b\n10.jpg,a\n11.jpg,b\n")
