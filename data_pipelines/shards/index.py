@@ -199,7 +199,9 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
     try:
         record = DatasetRecord.model_validate_json(content)
     except ValidationError as error:
-        raise UserError("the file is not an index of all4one", where=where, fix=fix) from error
+        raise UserError(
+            f"the file is not an index of all4one{_instead(content)}", where=where, fix=fix
+        ) from error
     if wrong := next((shard.name for shard in record.shards if not _SHARD.fullmatch(shard.name)), None):
         raise UserError(
             f"the file is not an index of all4one: {wrong!r} is not the name of a shard in its folder",
@@ -213,6 +215,20 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
             fix=fix,
         )
     return record
+
+
+def _instead(content: bytes) -> str:
+    """Say what a file holds in place of an index."""
+    if content.lstrip()[:1] == b"<":
+        return ", but a web page (HTML), such as a login page"
+    try:
+        json.loads(content)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(content.decode("utf-8", "replace").rstrip()) - 1 or "Unterminated" in error.msg:
+            return f": it ends in the middle, after {len(content):,} bytes"
+    except ValueError:
+        pass
+    return ""
 
 
 def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:
