@@ -1,5 +1,6 @@
 """Options and warnings of `data build` and `data index` as their users see them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,18 @@ def test_a_range_without_meaning_is_one_message(images: Path, tmp_path: Path, va
     assert result.returncode == 2
     assert "are not two values from 0 to 65535" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+def test_names_that_are_not_utf_8_end_in_no_traceback(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"bilder\xe9")
+    for name in (b"caf\xe9", b"bar"):
+        (source / os.fsdecode(name)).mkdir(parents=True)
+        (source / os.fsdecode(name) / "1.bmp").write_bytes((images / "0" / "1.bmp").read_bytes())
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    result = all4one("data", "build", source, out)
+    assert result.returncode == 0, result.stderr
+    assert "out\\xe9" in result.stdout
+    assert ShardSet.open(out).classes == ("bar", "caf\\xe9")
+    result = all4one("data", "build", source, out)
+    assert result.returncode == 2
+    assert "out\\xe9: the output folder is not empty" in result.stderr

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -265,3 +266,11 @@ def test_labels_are_part_of_the_checksums(tmp_path: Path, images: list[bytes]) -
     index_folder(tmp_path / "b", labels=False)
     one_index, other = (ShardSet.open(tmp_path / name).index for name in ("a", "b"))
     assert (one_index["crc32"] != other["crc32"]).all()
+
+
+def test_images_that_would_be_black_are_named(tmp_path: Path) -> None:
+    pixels = np.linspace(0, 4000, 400).astype(np.uint16).reshape(20, 20)
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    pack(tmp_path / "a.tar", [(f"{number}.png", png) for number in range(12)])
+    _, warnings = indexed(tmp_path)
+    assert warnings[0].startswith("no value of the 8 images of 16 bits is above 4,000 of 65,535")
