@@ -101,6 +101,9 @@ def index_folder(
         UserError: there are no shards, the folder is not writable, a shard is truncated or compressed, a label is not a
             class, samples cannot be told apart, or no image is usable.
     """
+    if not labels and (classes is not None or label_field is not None):
+        option = "--classes" if classes is not None else "--label-column"
+        raise UserError(f"{option} and --no-labels exclude each other", fix="leave out one of them")
     paths = shard_paths(folder)
     _require_indexable(folder, paths)
     names = read_classes(folder / CLASSES, missing_ok=True) if classes is None else read_classes(classes)

@@ -99,6 +99,12 @@ def number_images(path: Path, listing: Listing, options: LabelOptions) -> Source
             where=readable(path),
             fix="give the folder or tar that contains the images",
         )
+    if options.column is not None and options.file is None:
+        raise UserError(
+            "the source has no columns or fields of labels",
+            where=readable(path),
+            fix="leave out --label-column, or add --labels FILE",
+        )
     if not options.enabled:
         return _numbered([image._replace(class_name=None) for image in images], [], notes)
     if options.file is not None:

@@ -42,6 +42,7 @@ def open_parts(
     Raises:
         UserError: the source is missing, is of no kind, or is refused.
     """
+    _require_consistent(options)
     kind, _, inner = name.partition(":")
     if name != "digits" and kind != "torchvision":
         return _open_path(Path(name), options)
@@ -62,15 +63,27 @@ def without_labels(source: Source) -> Source:
     return source._replace(items=[item._replace(label=-1) for item in source.items], classes=())
 
 
-def _require_default(name: str, options: LabelOptions) -> None:
+def _require_consistent(options: LabelOptions) -> None:
+    given = _given(options)
+    if not options.enabled and given:
+        raise UserError(f"{given[0]} and --no-labels exclude each other", fix="leave out one of them")
+    if options.numeric and options.classes is not None:
+        raise UserError("--classes and --numeric-classes exclude each other", fix="leave out one of them")
+
+
+def _given(options: LabelOptions) -> list[str]:
     given = {
         "--labels": options.file is not None,
         "--label-column": options.column is not None,
         "--classes": options.classes is not None,
         "--numeric-classes": options.numeric,
     }
-    if option := next((option for option, used in given.items() if used), None):
-        raise UserError("this source contains its own labels", where=name, fix=f"leave out {option}")
+    return [option for option, used in given.items() if used]
+
+
+def _require_default(name: str, options: LabelOptions) -> None:
+    if given := _given(options):
+        raise UserError("this source contains its own labels", where=name, fix=f"leave out {given[0]}")
 
 
 def _open_path(path: Path, options: LabelOptions) -> Mapping[str, Source]:

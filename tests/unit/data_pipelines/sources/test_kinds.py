@@ -280,3 +280,19 @@ def test_labels_of_any_source_can_be_left_out() -> None:
     for source in open_parts("digits", LabelOptions(enabled=False)).values():
         assert source.classes == ()
         assert {item.label for item in source.items} == {-1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"file": Path("x"), "enabled": False}, "--labels and --no-labels exclude each other"),
+        ({"classes": Path("x"), "enabled": False}, "--classes and --no-labels exclude each other"),
+        ({"classes": Path("x"), "numeric": True}, "--classes and --numeric-classes exclude each other"),
+        ({"column": "x"}, "the source has no columns or fields of labels"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        opened(files(tmp_path, "ant/1.jpg", "bee/1.jpg"), **options)
