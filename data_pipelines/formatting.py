@@ -1,4 +1,8 @@
-"""Human-readable numbers in one format everywhere."""
+"""Human-readable numbers and names in one format everywhere."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 
@@ -32,3 +36,15 @@ def nearest_multiples(number: int, unit: int, *, least: int = 1) -> list[int]:
     """
     below, above = number // unit * unit, max(number // unit + 1, least) * unit
     return [multiple for multiple in (below, above) if multiple >= least * unit and multiple != number]
+
+
+def readable(name: str | Path) -> str:
+    """Return a file name as text that can be written anywhere. Bytes that are not UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def counted(counts: Mapping[str, int], *, limit: int = 8) -> str:
+    """Format counts by name, the largest first: `.txt 40, .json 3`."""
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = [f"{name} {count:,}" for name, count in ordered[:limit]]
+    return ", ".join([*shown, f"{len(ordered) - limit} others"] if len(ordered) > limit else shown)

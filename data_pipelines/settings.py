@@ -119,7 +119,7 @@ class StreamSettings(Settings):
     samples: int = Field(0, ge=0)
     """Number of samples that count as one epoch."""
     classes: int = Field(0, ge=0)
-    """Number of label classes in `.cls` or `.json`. 0: labels are not read."""
+    """Number of label classes in `.cls`, `.json`, `.txt` or `.npy`. 0: labels are not read."""
     buffer: int = Field(10_000, ge=1)
     """Size of each process's shuffle buffer, in encoded samples."""
 

@@ -1,9 +1,13 @@
 """Locations of datasets: local folders or URLs."""
 
+import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import PlainSerializer, PlainValidator
+
+_SIGNED = re.compile(r"[?&](x-amz-signature|x-goog-signature|signature|sig|token)=", re.IGNORECASE)
 
 
 class Url(str):
@@ -12,7 +16,19 @@ class Url(str):
     __slots__ = ()
 
     def __truediv__(self, name: str) -> "Url":
-        return Url(f"{self.rstrip('/')}/{name}")
+        """Return the URL of a file in the folder. A query, such as a signature, stays at the end."""
+        folder, mark, query = self.partition("?")
+        return Url(f"{folder.rstrip('/')}/{quote(name) if mark else name}{mark}{query}")
+
+
+def shown(url: str) -> str:
+    """Return a URL without its query, which may hold a signature, for messages and records."""
+    return url.partition("?")[0] if "://" in url else url
+
+
+def without_signature(url: str) -> str:
+    """Return a URL without its query if that holds a signature, which is another one in each run."""
+    return url.partition("?")[0] if _SIGNED.search(url) else url
 
 
 def place(text: str | Path) -> Path | Url:

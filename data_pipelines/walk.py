@@ -48,3 +48,10 @@ def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder with this name is hidden and therefore skipped."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def is_hidden_member(name: str) -> bool:
+    """Return whether a member of a tar is hidden: a file of macOS (`._NAME`, `__MACOSX`) or one that starts with a
+    dot."""
+    parts = name.split("/")
+    return parts[-1].startswith(".") or "__MACOSX" in parts

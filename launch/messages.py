@@ -4,6 +4,7 @@ import errno
 import sys
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import readable
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
@@ -13,7 +14,9 @@ def print_error(error: UserError) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]error:[/] {escape(readable(str(error)))}", soft_wrap=True
+    )
     sys.stderr.flush()
 
 

@@ -18,12 +18,14 @@ class FileServer:
     """Serves `folder` at `url` until `close`.
 
     `fault` is asked about each request: an HTTP status to answer with, `cut` to break off in the middle, `stall` to
-    answer nothing, `whole` to ignore the range, None for a good answer.
+    answer nothing, `whole` to ignore the range, `half` to answer a range with half of it, `html` to answer with a page,
+    None for a good answer. `queries` are what follows `?` in the URLs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[Request] = []
+        self.queries: list[str] = []
         self.fault: Callable[[Request], int | str | None] = lambda request: None
         self.stalled = 0
         self.closing = Event()
@@ -52,7 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        name = self.path.removeprefix("/set/")
+        name, _, query = self.path.removeprefix("/set/").partition("?")
+        self.files.queries.append(query)
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         start, last = (int(match[1]), int(match[2])) if match else (0, 1 << 60)
         request = Request(name, start)
@@ -69,13 +72,17 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        whole = path.read_bytes()
+        whole = (
+            path.read_bytes() if fault != "html" else b"<!DOCTYPE html>\n<title>Sign in</title>" + bytes(9)
+        )
         if fault == "whole":
             match, start, last = None, 0, len(whole)
         if match and start >= len(whole):
             self.send_error(416)
             return
         content = whole[start : last + 1]
+        if fault == "half":
+            content = content[: (len(content) + 1) // 2]
         self.send_response(206 if match else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -17,6 +17,7 @@ from data_pipelines.build.output_folder import PLAN, disk_full, locked, make_way
 from data_pipelines.build.shard_writer import Note, Task, prepare, sample_bytes, shard_size, write_shards
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from data_pipelines.imaging.depth import dim_warning
 from data_pipelines.imaging.images import UnusableImage
 from data_pipelines.imaging.recode import Recoding
 from data_pipelines.philox import RandomStream, permutation
@@ -54,6 +55,7 @@ def build(
     overwrite: bool = False,
     keep_notes: bool = False,
     report: Callable[[int], object] = lambda _: None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> DatasetRecord:
     """Write a source as a dataset of shards.
 
@@ -66,6 +68,7 @@ def build(
         keep_notes: whether to keep the notes, so that running the same build again finds everything done. Used if the
             dataset is one of several. `drop_notes` removes the notes.
         report: called with the number of finished images whenever it increases.
+        warn: called with each warning about the images.
 
     Raises:
         UserError: the folder contains something else, another build is writing to it, the disk is full, or no image
@@ -96,6 +99,9 @@ def build(
             done += len(task.items)
             report(done)
         record = _finish(out, notes, source.classes)
+    deep, top = sum(note.deep for note in notes), max((note.highest for note in notes), default=0)
+    if (warning := dim_warning(deep, top)) is not None:
+        warn(warning)
     if not keep_notes:
         drop_notes(out)
     return record

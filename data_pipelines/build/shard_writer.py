@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from data_pipelines.build.output_folder import disk_full
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync, write_whole
+from data_pipelines.imaging.depth import highest, is_deep, rescaled
+from data_pipelines.imaging.foreign import as_known_format
 from data_pipelines.imaging.images import Header, UnusableImage, check, decode_rgb
 from data_pipelines.imaging.recode import Recoding
 from data_pipelines.shards.index import BUILDING, checksum
@@ -46,6 +48,10 @@ class Note(NamedTuple):
     rows: list[list[int]]
     """The fields of `index.ROW` after the first. Empty if no image was usable; then there is no file."""
     quarantined: list[dict[str, str]]
+    deep: int = 0
+    """Number of PNGs of 16 bits."""
+    highest: int = 0
+    """Their highest value."""
 
 
 def write_shards(task: Task) -> list[Note]:
@@ -99,6 +105,9 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
             fix="check its disk, then run the same command again to resume; if a file stays unreadable, remove it "
             "from the source, and the build starts over",
         ) from error
+    data = as_known_format(data)
+    if recoding.values is not None:
+        data = rescaled(data, recoding.values)
     header = check(data, decode=False)
     if recoding.applies(header):
         return recoding.apply(data, header)
@@ -148,7 +157,7 @@ def _write_tar(temporary: Path, task: Task, items: list[Item], name: str) -> tup
 
     rows: list[list[int]] = []
     quarantined: list[dict[str, str]] = []
-    samples = 0
+    samples = deep = top = 0
     used = len(items)
     with temporary.open("wb") as file:
         with TarWriter(file, encoder=False, mtime=0) as tar:
@@ -162,6 +171,8 @@ def _write_tar(temporary: Path, task: Task, items: list[Item], name: str) -> tup
                 if rows and shard_size(samples) > task.shard_bytes:
                     used = number
                     break
+                if is_deep(data):
+                    deep, top = deep + 1, max(top, highest(data))
                 sample: dict[str, Any] = {"__key__": item.key, header.format.value: data}
                 if item.label >= 0:
                     sample["cls"] = str(item.label).encode()
@@ -179,7 +190,7 @@ def _write_tar(temporary: Path, task: Task, items: list[Item], name: str) -> tup
                 )
         file.flush()
         os.fsync(file.fileno())
-        return Note(name, file.tell(), rows, quarantined), used
+        return Note(name, file.tell(), rows, quarantined, deep, top), used
 
 
 def _is_there(path: Path, size: int) -> bool:

@@ -20,6 +20,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from data_pipelines.imaging.completeness import jpeg_is_complete, png_is_complete, webp_is_complete
+
 MIN_SIDE = 8
 """Minimum side of a usable image, in pixels. Smaller images have no room for crops."""
 MAX_ASPECT = 20
@@ -30,8 +32,6 @@ MAX_PIXELS = 178_956_970
 SHRINKS = (8, 4, 2)
 """Factors at which a JPEG decodes faster than at full size, because libjpeg-turbo has vector code for them."""
 
-_PNG_END = b"IEND\xaeB`\x82"
-
 
 class Format(StrEnum):
     """Accepted image formats. The value is the file extension in shards."""
@@ -40,6 +40,8 @@ class Format(StrEnum):
     PNG = "png"
     WEBP = "webp"
 
+
+_IS_COMPLETE = {Format.JPEG: jpeg_is_complete, Format.PNG: png_is_complete, Format.WEBP: webp_is_complete}
 
 # These classes are used instead of Image.open, which warns about large images at a lower limit.
 _PILLOW: dict[Format, Callable[[BinaryIO], ImageFile]] = {
@@ -60,7 +62,17 @@ class Header(NamedTuple):
     width: int
     height: int
     plain_jpeg: bool
-    """Whether it is a JPEG of 8 bits with one or three components, which all decoders decode alike."""
+    """Whether it is a JPEG of 8 bits with one or three components and a common sampling of colors, which all decoders
+    decode alike."""
+
+
+def is_known(data: bytes) -> bool:
+    """Return whether data begins as a JPEG, PNG or WebP image."""
+    return (
+        data[:3] == b"\xff\xd8\xff"
+        or data[:8] == b"\x89PNG\r\n\x1a\n"
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    )
 
 
 def read_header(data: bytes) -> Header:
@@ -98,7 +110,7 @@ def check(data: bytes, *, decode: bool) -> Header:
         raise UnusableImage(f"shorter side below {MIN_SIDE} pixels")
     if longer > MAX_ASPECT * shorter:
         raise UnusableImage(f"aspect ratio above {MAX_ASPECT}")
-    if not _is_complete(data, header.format):
+    if not _IS_COMPLETE[header.format](data):
         raise UnusableImage("truncated")
     if decode:
         decode_rgb(data, header)
@@ -154,8 +166,7 @@ def _pillow_rgb(data: bytes, form: Format) -> NDArray[np.uint8]:
 
 def _parse(data: bytes) -> Header | None:
     if data[:3] == b"\xff\xd8\xff":
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        return Header(Format.JPEG, width, height, plain_jpeg=colorspace in ("Gray", "YCbCr", "RGB"))
+        return _jpeg_header(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
         width, height = struct.unpack_from(">II", data, 16)
         return Header(Format.PNG, width, height, plain_jpeg=False)
@@ -163,6 +174,21 @@ def _parse(data: bytes) -> Header | None:
         width, height = _webp_size(data)
         return Header(Format.WEBP, width, height, plain_jpeg=False)
     return None
+
+
+def _jpeg_header(data: bytes) -> Header:
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError:
+        # TurboJPEG has names for common samplings only. Pillow reads all of them.
+        try:
+            width, height = JpegImageFile(io.BytesIO(data)).size
+        except (
+            Exception
+        ) as error:  # Pillow's plugins raise SyntaxError, struct.error and more on broken files
+            raise ValueError from error
+        colorspace = None
+    return Header(Format.JPEG, width, height, plain_jpeg=colorspace in ("Gray", "YCbCr", "RGB"))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -178,13 +204,3 @@ def _webp_size(data: bytes) -> tuple[int, int]:
             raise ValueError("header is cut")
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     raise ValueError("unknown chunk")
-
-
-def _is_complete(data: bytes, form: Format) -> bool:
-    if form is Format.JPEG:
-        # Coded pixels contain neither marker, so an end after the last start of scan belongs to the image itself,
-        # and the end of an embedded thumbnail comes before it.
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
-    if form is Format.PNG:
-        return _PNG_END in data
-    return len(data) >= 8 + int.from_bytes(data[4:8], "little")

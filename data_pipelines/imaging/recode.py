@@ -6,6 +6,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from data_pipelines.imaging.depth import Range
 from data_pipelines.imaging.images import Format, Header, decode_rgb
 
 QUALITY = 90
@@ -19,6 +20,14 @@ class Recoding(NamedTuple):
     """Shorter side in pixels to which larger images are resized. None: sizes stay."""
     quality: int | None = None
     """JPEG quality of all images, 1 to 100. None: images that are not resized keep their bytes."""
+    values: Range | None = None
+    """The values of 16-bit PNGs that become black and white. They are stored with 8 bits. None: their bytes are
+    kept."""
+
+    def __repr__(self) -> str:
+        # An interrupted build recognizes its options by this text, also after an update.
+        values = "" if self.values is None else f", values={self.values}"
+        return f"Recoding(shorter={self.shorter}, quality={self.quality}{values})"
 
     def applies(self, header: Header) -> bool:
         """Return whether an image with this header is encoded again."""

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage, check
-from data_pipelines.shards.index import INDEX, fingerprint, index_fix, read_record
+from data_pipelines.shards.index import read_record
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 from data_pipelines.workers import spread
 
@@ -45,10 +44,6 @@ def verify(
         UserError: the dataset cannot be opened, or its index was changed after it was written.
     """
     shards = ShardSet.open(folder)
-    if fingerprint(np.asarray(shards.index)) != shards.fingerprint:
-        raise UserError(
-            "the index was changed after it was written", where=folder / INDEX, fix=index_fix(folder)
-        )
     names = [shard.name for shard in read_record(folder).shards]
     ends = np.cumsum(shards.shard_sizes).tolist()
     tasks = [

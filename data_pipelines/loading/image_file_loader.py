@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params
+from data_pipelines.imaging.foreign import as_known_format
 from data_pipelines.imaging.images import Header, UnusableImage, check
 from data_pipelines.loading.batch_decoder import BatchDecoder
 from data_pipelines.prefetch import Prefetch
@@ -112,7 +113,7 @@ class PictureLoader:
 def _read(picture: Picture) -> _Read | str:
     """Read a picture. Returns why it cannot be used if it is unusable."""
     try:
-        data = picture.content.read()
+        data = as_known_format(picture.content.read())
         return _Read(picture.name, data, check(data, decode=False))
     except OSError as error:
         return f"cannot be read: {error.strerror}"

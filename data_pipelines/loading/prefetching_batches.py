@@ -1,6 +1,6 @@
 """The output of every training loader: endless micro-batches of one rank, prefetched before the step needs them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Self
@@ -33,6 +33,8 @@ class LoadedBatch(NamedTuple):
     epoch: int
     step: int
     """Global step of the batch."""
+    failed_shards: Mapping[str, str] = {}
+    """Reason for each shard that failed since the last batch, by name."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class PrefetchingBatches:
         )
         try:
             for made in prefetch:
+                self._quarantine.note_shards(made.failed_shards, epoch=made.epoch, step=made.step)
                 self._quarantine.note(len(made.batch.ids), made.bad, epoch=made.epoch, step=made.step)
                 yield made.batch
         finally:

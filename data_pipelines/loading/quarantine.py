@@ -1,6 +1,7 @@
 """Counts bad samples during a run, and stops the run if there are too many."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,20 @@ class Quarantine:
         """
         self.seen += seen
         self.bad += len(bad)
+        self._record(bad, epoch, step)
+        self._require_few(bad)
+
+    def note_shards(self, failed: Mapping[str, str], *, epoch: int, step: int) -> None:
+        """Record shards that failed as a whole, with an empty key. They do not count as bad samples.
+
+        Args:
+            failed: reason for each shard, by name.
+            epoch: epoch of the batch.
+            step: global step of the batch.
+        """
+        self._record(failed, epoch, step)
+
+    def _record(self, bad: Mapping[str, str], epoch: int, step: int) -> None:
         for name, reason in bad.items():
             if name in self._named:
                 continue
@@ -54,7 +69,6 @@ class Quarantine:
             with suppress(OSError):
                 self._write(json.dumps(masked_values(entry)) + "\n")
                 self._named.add(name)
-        self._require_few(bad)
 
     def _write(self, line: str) -> None:
         if self._path is not None:

@@ -7,13 +7,15 @@ epoch and some not at all. A resumed run gets other samples than an uninterrupte
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import readable
 from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.loading.batch_decoder import BatchDecoder
@@ -25,13 +27,15 @@ from data_pipelines.loading.prefetching_batches import (
     PrefetchingBatches,
 )
 from data_pipelines.loading.quarantine import Quarantine
+from data_pipelines.loading.stream_shards import FailedShards, RawSample, samples_of, shard_name
 from data_pipelines.prefetch import never
 from data_pipelines.settings import DataSettings
-from data_pipelines.sources.existing_shards import LabelError, choose_image, read_label
+from data_pipelines.sources.shard_labels import LOOKED_FOR, LabelError, read_label
+from data_pipelines.sources.shard_samples import choose_image
+from data_pipelines.urls import without_signature
 
-_MAX_FAILURES = 10
-"""Number of consecutive shard failures after which a run stops. So many failures point to the network, not to a
-shard."""
+_UNLABELED = 100
+"""Number of samples without a label, from the first on, after which a run with classes stops."""
 
 
 class StreamSet:
@@ -50,7 +54,8 @@ class StreamSet:
         self.folder = str(settings.train)
         self.urls = list(expand_urls(self.folder))
         self.classes = tuple(str(label) for label in range(settings.stream.classes))
-        self.fingerprint = hashlib.sha256(self.folder.encode()).hexdigest()
+        signed_alike = "::".join(map(without_signature, self.folder.split("::")))
+        self.fingerprint = hashlib.sha256(signed_alike.encode()).hexdigest()
         self._samples = settings.stream.samples
         pipes = [url for url in self.urls if url.lstrip().startswith("pipe:")]
         if pipes and not settings.allow_pipe:
@@ -124,6 +129,9 @@ class StreamLoader(MicroBatchLoader):
         self._decoder = BatchDecoder(
             settings, settings.views, batch=self._partition.batch, device=device, dtype=dtype
         )
+        self._failures = FailedShards(stream.urls)
+        self._labels = 0
+        self._unlabeled = 0
         batches = PrefetchingBatches(
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
         )
@@ -140,27 +148,46 @@ class StreamLoader(MicroBatchLoader):
         while True:
             for offset in self._partition.starts:
                 batch, bad = self._fill(samples, step * self._partition.global_batch + offset)
-                yield LoadedBatch(batch, bad, step // self.steps_per_epoch, step)
+                shards = self._failures.take()
+                yield LoadedBatch(batch, bad, step // self.steps_per_epoch, step, shards)
             step += 1
 
-    def _samples(self, start_step: int) -> Iterator[dict[str, Any]]:
-        """Yield raw samples, which map extensions to bytes and have `__key__` and `__url__`."""
+    def _samples(self, start_step: int) -> Iterator[RawSample]:
+        """Yield raw samples in the order in which they are drawn."""
         import webdataset
 
         seed = np.random.SeedSequence((self._seed, self._partition.rank, start_step)).generate_state(1)[0]
-        patience = _Patience(self._stream.urls)
         pipeline = webdataset.DataPipeline(
             webdataset.ResampledShards(
                 self._stream.urls, seed=int(seed), deterministic=True, worker_seed=lambda: 0
             ),
-            webdataset.tarfile_to_samples(handler=patience.failed),
+            partial(samples_of, failures=self._failures),
             webdataset.shuffle(self._settings.stream.buffer, rng=random.Random(int(seed))),
         )
-        for sample in pipeline:
-            patience.works()
-            yield sample
+        yield from pipeline
 
-    def _fill(self, samples: Iterator[dict[str, Any]], first: int) -> tuple[Batch, dict[str, str]]:
+    def _label(self, raw: RawSample) -> int:
+        """Return the label of a sample, or -1.
+
+        Raises:
+            LabelError: it is not a class.
+            UserError: the settings promise labels, and there are none.
+        """
+        if not self._stream.num_classes:
+            return -1
+        label = read_label(raw, self._stream.num_classes)
+        self._labels += label is not None
+        self._unlabeled += label is None
+        if not self._labels and self._unlabeled >= _UNLABELED:
+            raise UserError(
+                f"none of the first {self._unlabeled} samples has a label, such as this one. Looked for {LOOKED_FOR}. "
+                f"Found {_members(raw)}",
+                where=_name(raw),
+                fix="pack labels into the shards, or set data.stream.classes=0",
+            )
+        return -1 if label is None else label
+
+    def _fill(self, samples: Iterator[RawSample], first: int) -> tuple[Batch, dict[str, str]]:
         """Return the next usable samples as a batch, and the reason for each unusable one. Sample ids count from
         `first` and determine the views."""
         drawn: list[_Sample] = []
@@ -172,7 +199,7 @@ class StreamLoader(MicroBatchLoader):
             while len(drawn) - len(refused) < self._partition.batch:
                 raw = next(samples)
                 try:
-                    drawn.append(_usable(raw, self._stream.num_classes))
+                    drawn.append(_usable(raw, self._label(raw)))
                 except (UnusableImage, LabelError) as error:
                     unusable[_name(raw)] = str(error)
                 if len(unusable) + len(refused) > 10 * self._partition.batch + 100:
@@ -197,36 +224,18 @@ class StreamLoader(MicroBatchLoader):
         return Batch(decoded.views, label, id_), bad
 
 
-class _Patience:
-    """Skips shards that fail, until too many fail in a row."""
-
-    def __init__(self, urls: list[str]) -> None:
-        self._urls, self._failures = urls, 0
-
-    def works(self) -> None:
-        self._failures = 0
-
-    def failed(self, error: Exception) -> bool:
-        """Handler for webdataset, which returns whether to continue after an error."""
-        self._failures += 1
-        if self._failures >= min(_MAX_FAILURES, 2 * len(self._urls)):
-            raise UserError(
-                f"no shard can be read; the last error was: {error}",
-                where=self._urls[0],
-                fix="check the URL and the network",
-            ) from error
-        return True
+def _members(raw: RawSample) -> str:
+    return ", ".join(f".{name}" for name in raw if not name.startswith("__"))
 
 
-def _usable(raw: dict[str, Any], classes: int) -> _Sample:
+def _usable(raw: RawSample, label: int) -> _Sample:
     image = choose_image(raw)
     if image is None:
         raise UnusableImage("no image among its members")
     header = check(raw[image], decode=False)
-    label = read_label(raw, classes) if classes else -1
     return _Sample(_name(raw), raw[image], label, header.height, header.width)
 
 
-def _name(raw: dict[str, Any]) -> str:
+def _name(raw: RawSample) -> str:
     """`SHARD.tar/KEY`."""
-    return f"{str(raw['__url__']).rpartition('/')[2]}/{raw['__key__']}"
+    return f"{shard_name(raw['__url__'])}/{readable(raw['__key__'])}"

@@ -11,8 +11,8 @@ from threading import Condition, Event, Thread
 
 from data_pipelines.shards.cache import Cache, CacheFull, Descriptor, Read, ReadCancelled
 from data_pipelines.shards.index import DatasetRecord
-from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
-from data_pipelines.urls import Url
+from data_pipelines.shards.remote import CHUNK, Remote, RemoteError, is_web_page
+from data_pipelines.urls import Url, shown
 
 _THREADS = 4
 _FULL_SECONDS = 1.0  # between checks for free room
@@ -190,10 +190,16 @@ def download(remote: Remote, name: str, size: int) -> Read:
 
     def read(offset: int) -> bytes:
         data = remote.read(name, offset, offset + CHUNK)
+        if offset == 0 and is_web_page(data):
+            raise RemoteError(
+                errno.EIO, "the server sent a web page (HTML) in place of the file", shown(remote.url / name)
+            )
         if not data or offset + len(data) > size:
             found = f"more than {size}" if data else str(offset)
             raise RemoteError(
-                errno.EIO, f"the file has {found} bytes but the index was made for {size}", remote.url / name
+                errno.EIO,
+                f"the file has {found} bytes but the index was made for {size}",
+                shown(remote.url / name),
             )
         return data
 

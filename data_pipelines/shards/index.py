@@ -6,6 +6,7 @@ without it is incomplete and cannot be opened.
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,12 +20,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, sync
+from data_pipelines.formatting import readable
 from data_pipelines.urls import Url
+from data_pipelines.walk import is_hidden
 
 VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
 BUILDING = ".building"
 """Folder of notes that a build keeps in its output until the dataset is complete."""
+_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
+"""Names of shards. They become names of local files, so they must not lead elsewhere."""
+_HASHED = 1 << 20
+"""Number of rows that are hashed at a time."""
 ROW = np.dtype(
     [
         ("shard", "<i4"),
@@ -95,7 +102,7 @@ def write_index(
         fingerprint=fingerprint(rows),
         samples=len(rows),
         quarantined=len(quarantined),
-        classes=tuple(classes),
+        classes=tuple(readable(name) for name in classes),
         shards=tuple(
             ShardRecord(name=name, size=size, samples=int(count))
             for (name, size), count in zip(shards, counts, strict=True)
@@ -109,9 +116,9 @@ def write_index(
             }
             if classes:
                 written[CLASSES] = stack.enter_context(replacing(folder / CLASSES))
-                written[CLASSES].write_bytes("".join(f"{name}\n" for name in classes).encode())
+                written[CLASSES].write_bytes("".join(f"{name}\n" for name in record.classes).encode())
             lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-            written[QUARANTINE].write_bytes(lines.encode())
+            written[QUARANTINE].write_bytes(lines.encode("utf-8", "backslashreplace"))
             with written[INDEX].open("wb") as file:
                 np.save(file, rows)
             written[DATASET].write_bytes(record.model_dump_json(indent=1).encode())
@@ -129,12 +136,20 @@ def write_index(
 
 def checksum(image: bytes, label: int, width: int, height: int) -> int:
     """Return the CRC-32 of an encoded image and of its index fields, which also reveals a changed label."""
-    return zlib.crc32(struct.pack("<iII", label, width, height), zlib.crc32(image))
+    return finished_checksum(zlib.crc32(image), label, width, height)
+
+
+def finished_checksum(image_crc: int, label: int, width: int, height: int) -> int:
+    """Return the `checksum` of an image whose own CRC-32 is known."""
+    return zlib.crc32(struct.pack("<iII", label, width, height), image_crc)
 
 
 def fingerprint(rows: NDArray[np.void]) -> str:
     """Return the hash of an index."""
-    return hashlib.sha256(rows.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for start in range(0, len(rows), _HASHED):
+        digest.update(rows[start : start + _HASHED].tobytes())
+    return digest.hexdigest()
 
 
 def read_record(folder: Path) -> DatasetRecord:
@@ -158,7 +173,7 @@ def read_record(folder: Path) -> DatasetRecord:
                 where=folder,
                 fix="run the same build command again",
             ) from None
-        if any(folder.glob("*.tar")):
+        if any(not is_hidden(path.name) for path in folder.glob("*.tar")):
             raise UserError("the shards have no index", where=folder, fix=index_fix(folder)) from None
         raise UserError(
             "the folder contains no shards", where=folder, fix="build some: all4one data build SOURCE OUT"
@@ -184,7 +199,15 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
     try:
         record = DatasetRecord.model_validate_json(content)
     except ValidationError as error:
-        raise UserError("the file is not an index of all4one", where=where, fix=fix) from error
+        raise UserError(
+            f"the file is not an index of all4one{_instead(content)}", where=where, fix=fix
+        ) from error
+    if wrong := next((shard.name for shard in record.shards if not _SHARD.fullmatch(shard.name)), None):
+        raise UserError(
+            f"the file is not an index of all4one: {wrong!r} is not the name of a shard in its folder",
+            where=where,
+            fix=fix,
+        )
     if record.version != VERSION:
         raise UserError(
             f"the index has version {record.version}, but this program reads version {VERSION}",
@@ -192,6 +215,20 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
             fix=fix,
         )
     return record
+
+
+def _instead(content: bytes) -> str:
+    """Say what a file holds in place of an index."""
+    if content.lstrip()[:1] == b"<":
+        return ", but a web page (HTML), such as a login page"
+    try:
+        json.loads(content)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(content.decode("utf-8", "replace").rstrip()) - 1 or "Unterminated" in error.msg:
+            return f": it ends in the middle, after {len(content):,} bytes"
+    except ValueError:
+        pass
+    return ""
 
 
 def read_index(folder: Path, record: DatasetRecord) -> NDArray[np.void]:

@@ -3,15 +3,19 @@
 import asyncio
 import errno
 import logging
+import math
+import os
 import random
 import time
-from concurrent.futures import wait
-from threading import Event
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from threading import Event, Thread
 from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.cache import ReadCancelled
-from data_pipelines.urls import Url
+from data_pipelines.urls import Url, shown
 
 CHUNK = 8 << 20
 """Maximum number of bytes in one request."""
@@ -54,33 +58,50 @@ class Remote:
 
     def __init__(self, url: Url, stop: Event) -> None:
         self.url, self._stop = url, stop
+        self._files: tuple[int, Any] = 0, None  # process, and fsspec's object
         protocol = url.partition("://")[0]
         try:
-            self._file_system(url)
+            self._file_system()
+        except TimeoutError as error:
+            raise UserError(
+                f"the file system does not answer: {error}",
+                where=shown(url),
+                fix="check the network and the credentials",
+            ) from error
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or error.name
             raise UserError(
                 f"{protocol}:// URLs need a package that cannot be imported: {error}",
-                where=url,
+                where=shown(url),
                 fix=f"pip install {package}" if package else None,
             ) from error
         except ValueError as error:
             raise UserError(
                 f"cannot be opened: {error}",
-                where=url,
+                where=shown(url),
                 fix="give a folder, or a URL that fsspec supports, such as s3://, gs://, https:// or hf://",
             ) from error
 
-    def read(self, name: str, start: int, stop: int, *, tries: int = TRIES) -> bytes:
+    def read(
+        self, name: str, start: int, stop: int, *, tries: int = TRIES, seconds: float = math.inf
+    ) -> bytes:
         """Read bytes of a file from `start` up to `stop`, or up to the end of the file.
 
         The result is longer if the server does not support ranges and sends the whole file.
+
+        Args:
+            name: name of the file.
+            start: first byte.
+            stop: byte behind the last one.
+            tries: maximum number of attempts.
+            seconds: time after which no further attempt begins.
 
         Raises:
             RemoteError: it cannot be read.
             ReadCancelled: the reads were ended meanwhile.
         """
         url = self.url / name
+        ends = time.monotonic() + seconds
         for attempt in range(1, tries + 1):
             try:
                 data = self._request(url, start, stop)
@@ -91,19 +112,25 @@ class Remote:
                 if _status(error) == 416:  # range not satisfiable: no bytes are there
                     return b""
                 reason = _reason(error)
-                if attempt == tries or not _may_pass(error):
-                    raise RemoteError(_errno(error), reason, url) from error
+                if attempt == tries or not _may_pass(error) or time.monotonic() > ends:
+                    raise RemoteError(_errno(error), reason, shown(url)) from error
             pause = min(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
             pause *= random.uniform(0.5, 1)
-            _log.warning("%s: %s; trying again in %.1f s", url, reason, pause)
+            _log.warning("%s: %s; trying again in %.1f s", shown(url), reason, pause)
             if self._stop.wait(pause):
                 break
         raise ReadCancelled
 
     def _request(self, url: Url, start: int, stop: int) -> bytes:
-        files, path = self._file_system(url)
+        from fsspec.core import url_to_fs
+
+        files = self._file_system()
+        path = url_to_fs(str(url))[1] if "::" in url else files._strip_protocol(str(url))
         if not files.async_impl:
-            return files.cat_file(path, start=start, end=stop, cache_type="none")  # no read-ahead
+            # no read-ahead
+            return _within(
+                _TIMEOUT_SECONDS, lambda: files.cat_file(path, start=start, end=stop, cache_type="none")
+            )
         # not `files.cat_file`, because it can be interrupted only between requests
         future = asyncio.run_coroutine_threadsafe(files._cat_file(path, start=start, end=stop), files.loop)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -115,12 +142,50 @@ class Remote:
                 raise TimeoutError(f"no answer for {_TIMEOUT_SECONDS:.0f} s")
         return future.result()
 
-    @staticmethod
-    def _file_system(url: Url) -> tuple[Any, str]:
-        """Return fsspec's object for a URL. It is created again in a forked process, whose event loop has no thread."""
+    def _file_system(self) -> Any:
+        """Return fsspec's object for the URL. It is created again in a forked process, whose event loop has no
+        thread."""
+        process, files = self._files
+        if process != os.getpid():
+            files = _within(_TIMEOUT_SECONDS, self._make_file_system)
+            self._files = os.getpid(), files
+        return files
+
+    def _make_file_system(self) -> Any:
         from fsspec.core import url_to_fs
 
-        return url_to_fs(str(url))
+        # The signature in a query is for these very characters.
+        options = {"encoded": True} if self.url.startswith("http") and "?" in self.url else {}
+        return url_to_fs(str(self.url), **options)[0]
+
+
+def is_web_page(data: bytes) -> bool:
+    """Return whether data begins as an HTML page, such as a login or an error page."""
+    return data.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> Any:
+    """Return the result of a call that cannot be interrupted. Some file systems look for credentials on the network.
+
+    Raises:
+        TimeoutError: it takes longer. The call goes on in its thread.
+        BaseException: an exception of the call.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, name="remote", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except FutureTimeout:
+        if outcome.done():
+            raise
+        raise TimeoutError(f"no answer for {seconds:.0f} s") from None
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,6 +1,7 @@
 """Opens a dataset by URL: downloads its index into the cache and checks it."""
 
 import errno
+import json
 import re
 from threading import Event
 from typing import NamedTuple
@@ -20,15 +21,15 @@ from data_pipelines.shards.index import (
     parse_record,
     read_index,
 )
-from data_pipelines.shards.remote import CHUNK, Remote, RemoteError
-from data_pipelines.urls import Url
+from data_pipelines.shards.remote import CHUNK, Remote, RemoteError, is_web_page
+from data_pipelines.urls import Url, shown
 
 REMOTE_INDEX_FIX = (
     "index the shards where they are local (all4one data index FOLDER), "
     "then upload index.npy and dataset.json"
 )
 _OPENING_TRIES = 5
-_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
+_OPENING_SECONDS = 60.0  # for all tries of one read
 
 
 class Opened(NamedTuple):
@@ -80,27 +81,45 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
 
 def _read_record(remote: Remote) -> DatasetRecord:
     data = b""
-    while len(data) % CHUNK == 0 and (
-        more := remote.read(DATASET, len(data), len(data) + CHUNK, tries=_OPENING_TRIES)
+    while more := remote.read(
+        DATASET, len(data), len(data) + CHUNK, tries=_OPENING_TRIES, seconds=_OPENING_SECONDS
     ):
+        if data and data.startswith(more):  # a server without ranges sends the whole file again
+            break
         data += more
-    where = remote.url / DATASET
+        if _is_json(data) or is_web_page(data):
+            break
+    where = Url(shown(remote.url / DATASET))
     record = parse_record(data, where=where, fix=REMOTE_INDEX_FIX)
-    # They become local file names.
-    names = [shard.name for shard in record.shards]
-    if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint) or not all(map(_SHARD.fullmatch, names)):
+    # It becomes the name of a local folder.
+    if not re.fullmatch(r"[0-9a-f]{64}", record.fingerprint):
         raise UserError("the file is not an index of all4one", where=where, fix=REMOTE_INDEX_FIX)
     return record
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_index(remote: Remote, cache: Cache, record: DatasetRecord) -> tuple[NDArray[np.void], Descriptor]:
     name, fresh = name_in_cache(record, INDEX), False
     while (held := cache.open(name)) is None or not cache.keep(name, held):
-        start = remote.read(INDEX, 0, 10, tries=_OPENING_TRIES)
+        start = remote.read(INDEX, 0, 10, tries=_OPENING_TRIES, seconds=_OPENING_SECONDS)
+        if not start.startswith(b"\x93NUMPY") or len(start) < 10:
+            came = "a web page (HTML)" if start.lstrip()[:1] == b"<" else f"{start[:10]!r}"
+            raise UserError(
+                f"the file is not an index: the server sent {came}",
+                where=shown(remote.url / INDEX),
+                fix=REMOTE_INDEX_FIX,
+            )
         size = 10 + int.from_bytes(start[8:10], "little") + record.samples * ROW.itemsize  # header and rows
         cache.fetch(name, size, download(remote, INDEX, size), Event())
         fresh = True
-    where = remote.url / INDEX
+    where = shown(remote.url / INDEX)
     try:
         index = read_index((cache.folder / name).parent, record)
     except UserError as error:

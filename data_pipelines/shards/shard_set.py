@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import readable
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.cache import Cache
 from data_pipelines.shards.cached_files import CachedFiles
 from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, index_fix, read_index, read_record
+from data_pipelines.shards.index_check import require_unchanged
 from data_pipelines.shards.local_files import LocalFiles
 from data_pipelines.shards.remote_set import REMOTE_INDEX_FIX, open_remote
 from data_pipelines.urls import Url, place
@@ -69,8 +71,8 @@ class ShardSet:
             settings: settings of the cache for URLs, and of read-ahead. None: the defaults.
 
         Raises:
-            UserError: the folder or its index is missing, has another version, or does not match the shards. The
-                message names the shard and the command that fixes it. Or a URL cannot be read.
+            UserError: the folder or its index is missing, was changed, has another version, or does not match the
+                shards. The message names the shard and the command that fixes it. Or a URL cannot be read.
         """
         folder = place(folder)
         files: LocalFiles | CachedFiles
@@ -85,6 +87,8 @@ class ShardSet:
             names = [shard.name for shard in record.shards]
             files = LocalFiles(folder, names, settings is not None and settings.read_ahead)
         _check_rows(folder, record, index)
+        if isinstance(folder, Path):
+            require_unchanged(folder, record, index)
         return cls(folder, record, index, files)
 
     def copy(self) -> "ShardSet":
@@ -156,7 +160,7 @@ class ShardSet:
             name = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
         except (OSError, tarfile.HeaderError):
             return f"{self._name(shard)}@{offset}"
-        folder, _, base = name.rpartition("/")
+        folder, _, base = readable(name).rpartition("/")
         key = base.partition(".")[0]
         return f"{self._name(shard)}/{folder}/{key}" if folder else f"{self._name(shard)}/{key}"
 

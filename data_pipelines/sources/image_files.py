@@ -1,14 +1,19 @@
 """Lazy listing of images in files, folders and tars of any size."""
 
-import os
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import counted, readable
+from data_pipelines.imaging.foreign import IMAGE_SUFFIXES
 from data_pipelines.shards.tars import inner_members, members
-from data_pipelines.sources.image_sources import IMAGE_SUFFIXES, Content, Place
+from data_pipelines.sources.items import Content, Place
 from data_pipelines.walk import files_below, is_hidden
+
+_log = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
@@ -23,19 +28,25 @@ class Picture(NamedTuple):
 def pictures(path: Path) -> Iterator[Picture]:
     """Yield the images of a file, a tar, a tar of tars or a folder of these, sorted by name or in the order of the tar.
 
-    In folders and tars, images are recognized by suffix (.jpg, .jpeg, .png, .webp). Hidden files are skipped. Links are
-    followed, except links to a folder that contains them.
+    In folders and tars, images are recognized by suffix (see `foreign.IMAGE_SUFFIXES`). Hidden files are skipped.
+    Other files are skipped, and a warning counts them at the end. Links are followed, except links to a folder that
+    contains them.
 
     Raises:
         UserError: the file or folder does not exist, a folder cannot be read, or a tar is refused (see `tars.members`).
     """
     require_source(path)
+    skipped: Counter[str] = Counter()
     if path.is_dir():
-        yield from _of_folder(path)
+        yield from _of_folder(path, skipped)
     elif path.suffix == ".tar":
-        yield from _of_tar(path)
+        yield from _of_tar(path, skipped)
     else:
         yield image_file(path)
+    if skipped:
+        _log.warning(
+            "%s: skipped %d files that are no images: %s", readable(path), skipped.total(), counted(skipped)
+        )
 
 
 def require_source(path: Path) -> None:
@@ -46,16 +57,11 @@ def require_source(path: Path) -> None:
         )
 
 
-def readable(name: str | Path) -> str:
-    """Return a file name as text that can be written anywhere. Bytes that are not UTF-8 become `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _of_folder(folder: Path) -> Iterator[Picture]:
+def _of_folder(folder: Path, skipped: Counter[str]) -> Iterator[Picture]:
     for path in files_below(folder):
         if path.suffix == ".tar":
-            yield from _of_tar(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield from _of_tar(path, skipped)
+        elif _is_image(path, skipped):
             yield image_file(path)
 
 
@@ -64,16 +70,23 @@ def image_file(path: Path) -> Picture:
     return Picture(readable(path), Place(path, 0, path.stat().st_size))
 
 
-def _of_tar(path: Path) -> Iterator[Picture]:
+def _of_tar(path: Path, skipped: Counter[str]) -> Iterator[Picture]:
     for member in members(path):
         inner = PurePosixPath(member.name)
         if any(is_hidden(part) for part in inner.parts):
             continue
         if inner.suffix == ".tar":
             for image in inner_members(path, member):
-                if PurePosixPath(image.name).suffix.lower() in IMAGE_SUFFIXES:
+                if _is_image(PurePosixPath(image.name), skipped):
                     yield Picture(
                         readable(f"{path}/{inner}/{image.name}"), Place(path, image.offset, image.size)
                     )
-        elif inner.suffix.lower() in IMAGE_SUFFIXES:
+        elif _is_image(inner, skipped):
             yield Picture(readable(f"{path}/{inner}"), Place(path, member.offset, member.size))
+
+
+def _is_image(path: PurePosixPath | Path, skipped: Counter[str]) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        skipped[readable(suffix) or "no suffix"] += 1
+    return suffix in IMAGE_SUFFIXES

@@ -1,101 +1,58 @@
-"""Sources of raw images. A source is a function that lists images, so a new source is one more function.
+"""Sources of raw images: folders and tars, with or without class folders.
 
 Listing reads only names and tar headers. The images are read later by the workers that write the shards.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from data_pipelines.errors import UserError
-from data_pipelines.shards.tars import inner_members, members
+from data_pipelines.formatting import readable
+from data_pipelines.sources.classes import ordered_classes, read_classes
+from data_pipelines.sources.image_listing import ListedImage, Listing, list_folder, list_tar
+from data_pipelines.sources.items import Content, Item, Place, Source, make_keys
 from data_pipelines.sources.labels import read_labels
-from data_pipelines.walk import files_below, is_hidden
+from data_pipelines.sources.layout_doubts import class_doubts, unlabeled_doubts
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-_MAX_KEY = 90
-
-
-class Content(Protocol):
-    """An encoded image that is read, or made, only when a shard needs it.
-
-    Its `repr` must be unique, because an interrupted build recognizes its source by it.
-    """
-
-    @property
-    def size(self) -> int:
-        """Size of the encoded image in bytes. It is an estimate if it is unknown before reading."""
-
-    def read(self) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            OSError: it cannot be read.
-            UnusableImage: the data is not an image.
-        """
+__all__ = [
+    "Content",
+    "Item",
+    "LabelOptions",
+    "Place",
+    "Source",
+    "digits",
+    "make_keys",
+    "number_images",
+    "open_source",
+    "require_known",
+]
 
 
-class Place(NamedTuple):
-    """A range of bytes in a file."""
+class LabelOptions(NamedTuple):
+    """How the images of a source get their classes."""
 
-    file: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Read the bytes; fewer if the file has become shorter."""
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-class Item(NamedTuple):
-    """One image of a source."""
-
-    key: str
-    """Unique in the source. Consists of letters, digits, `-` and `_`."""
-    content: Content | bytes
-    """The encoded image, or an object that reads it."""
-    label: int
-    """Index into the source's classes. -1 without a label."""
-
-    def read(self) -> bytes:
-        """Return the encoded image."""
-        return self.content if isinstance(self.content, bytes) else self.content.read()
-
-    @property
-    def size(self) -> int:
-        """Size of the encoded image in bytes, or an estimate."""
-        return len(self.content) if isinstance(self.content, bytes) else self.content.size
-
-    @property
-    def size_is_exact(self) -> bool:
-        """Whether `size` is exact."""
-        return isinstance(self.content, bytes | Place)
+    file: Path | None = None
+    """File with the classes of the images (see `labels.read_labels`). It replaces class folders."""
+    enabled: bool = True
+    """Whether images have labels."""
+    column: str | None = None
+    """Name of the column or field that holds the label. None: the usual names."""
+    classes: Path | None = None
+    """File with the class names in the order of their numbers."""
+    numeric: bool = False
+    """Whether class names are numbers and are sorted by their values."""
 
 
-class Source(NamedTuple):
-    """All images of a source, with the names of their classes."""
-
-    items: list[Item]
-    classes: tuple[str, ...]
-    runs: tuple[int, ...] = ()
-    """Lengths of runs of consecutive items that are best read together, such as the row groups of a file. Empty: each
-    item is read alone."""
-
-
-class _Named(NamedTuple):
-    class_name: str | None
-    path: PurePosixPath
-    place: Place
-
-
-def open_source(path: Path, labels: Path | None = None) -> Source:
+def open_source(
+    path: Path,
+    labels: Path | None = None,
+    options: LabelOptions = LabelOptions(),  # noqa: B008
+) -> Source:
     """List a folder or a tar of any of the kinds below.
 
     A class is a folder, or an inner tar in a tar of tars. Classes are numbered in the order of their names. Images
@@ -103,38 +60,93 @@ def open_source(path: Path, labels: Path | None = None) -> Source:
 
     Args:
         path: folder of class folders, tar of class folders, tar with one tar per class, or folder or tar of images.
-        labels: file with the classes of images without class folders (see `labels.read_labels`).
+        labels: file with the classes of the images (see `labels.read_labels`). It replaces `options.file`.
+        options: how the images get their classes.
 
     Raises:
         UserError: the source is missing, empty or mixed, or its tar or labels are refused (see `tars.members`
             and `labels.read_labels`).
     """
+    if labels is not None:
+        options = options._replace(file=labels)
+    flat = options.file is not None or not options.enabled
     if path.is_dir():
-        named = _from_folder(path)
+        listing = list_folder(path, flat=flat)
     elif path.is_file():
-        named = _from_tar(path)
+        listing = list_tar(path, flat=flat)
     else:
         raise UserError(
-            "there is no such file or folder", where=path, fix="give a folder, a tar, or `digits`"
+            "there is no such file or folder", where=readable(path), fix="give a folder, a tar, or `digits`"
         )
-    if not named:
+    return number_images(path, listing, options)
+
+
+def number_images(path: Path, listing: Listing, options: LabelOptions) -> Source:
+    """Give the images of a source their classes.
+
+    Args:
+        path: the source.
+        listing: its images.
+        options: how the images get their classes.
+
+    Raises:
+        UserError: there are no images, only some are in class folders, or labels are refused.
+    """
+    images, notes = listing.images, list(listing.notes())
+    if not images:
         raise UserError(
-            "the source contains no images", where=path, fix="give the folder or tar that contains the images"
+            "the source contains no images" + (f", but {listing.skipped_text()}" if listing.skipped else ""),
+            where=readable(path),
+            fix="give the folder or tar that contains the images",
         )
-    bare = [entry for entry in named if entry.class_name is None]
-    if 0 < len(bare) < len(named):
+    if options.column is not None and options.file is None:
         raise UserError(
-            f"some images are in class folders, but {len(bare)} are not, such as {str(bare[0].path)!r}",
+            "the source has no columns or fields of labels",
+            where=readable(path),
+            fix="leave out --label-column, or add --labels FILE",
+        )
+    if not options.enabled:
+        return _numbered([image._replace(class_name=None) for image in images], [], notes)
+    if options.file is not None:
+        read = read_labels(
+            options.file,
+            [str(image.path) for image in images],
+            column=options.column,
+            numeric=options.numeric,
+        )
+        images = [image._replace(class_name=read.class_of[str(image.path)]) for image in images]
+        classes = list(read.classes)
+        notes += read.notes
+    else:
+        _require_all_in_folders(path, images)
+        found = {image.class_name for image in images if image.class_name is not None}
+        classes = ordered_classes(found, numeric=options.numeric)
+    if options.classes is not None:
+        classes = require_known(classes, options.classes)
+    elif classes:
+        notes += class_doubts(
+            path, images, classes, numeric=options.numeric, from_file=options.file is not None
+        )
+    else:
+        notes += unlabeled_doubts(path)
+    return _numbered(images, classes, notes)
+
+
+def require_known(found: Sequence[str], path: Path) -> list[str]:
+    """Return the class names in a file. All classes that were found must be among them.
+
+    Raises:
+        UserError: one is not, or the file is refused.
+    """
+    names = read_classes(path)
+    if unknown := [name for name in found if readable(name) not in set(names)]:
+        raise UserError(
+            f"{len(unknown)} classes of the source are not in the file, such as {readable(unknown[0])!r}",
             where=path,
-            fix="move every image into its class folder",
+            fix="add them, one per line",
         )
-    if labels is not None:
-        if not bare:
-            raise UserError("the images are already in class folders", where=path, fix="leave out --labels")
-        read = read_labels(labels, [entry.path.name for entry in bare])
-        bare = [entry._replace(class_name=read.class_of[entry.path.name]) for entry in bare]
-        return _number(bare, read.classes)
-    return _number(named, sorted({entry.class_name for entry in named if entry.class_name is not None}))
+    raw = {readable(name): name for name in found}
+    return [raw.get(name, name) for name in names]
 
 
 def digits() -> Mapping[str, Source]:
@@ -161,81 +173,29 @@ def digits() -> Mapping[str, Source]:
     return {part: Source(listed, classes) for part, listed in items.items()}
 
 
-def _from_folder(root: Path) -> list[_Named]:
-    named = []
-    # Links are followed, because subsets of large datasets are often folders of links to class folders.
-    for path in files_below(root):
-        inner = path.relative_to(root)
-        if _is_wanted(inner):
-            class_name = inner.parts[0] if len(inner.parts) > 1 else None
-            named.append(_Named(class_name, PurePosixPath(inner), Place(path, 0, path.stat().st_size)))
-    return named
+def _require_all_in_folders(path: Path, images: Sequence[ListedImage]) -> None:
+    bare = [image for image in images if image.class_name is None]
+    if 0 < len(bare) < len(images):
+        raise UserError(
+            f"some images are in class folders, but {len(bare)} are not, such as {readable(str(bare[0].path))!r}",
+            where=readable(path),
+            fix="move every image into its class folder, or use --no-labels",
+        )
 
 
-def _from_tar(path: Path) -> list[_Named]:
-    named = []
-    for member in members(path):
-        inner = PurePosixPath(member.name)
-        if inner.suffix == ".tar":
-            for image in inner_members(path, member):
-                if _is_wanted(PurePosixPath(image.name)):
-                    place = Place(path, image.offset, image.size)
-                    named.append(_Named(inner.stem, PurePosixPath(image.name), place))
-        elif _is_wanted(inner):
-            class_name = inner.parts[0] if len(inner.parts) > 1 else None
-            named.append(_Named(class_name, inner, Place(path, member.offset, member.size)))
-    return _without_common_root(named)
-
-
-def _without_common_root(named: list[_Named]) -> list[_Named]:
-    """Remove the first folder if a tar contains `train/CLASS/FILE`, so that the class is the second folder."""
-    roots = {entry.class_name for entry in named}
-    nested = all(len(entry.path.parts) > 2 for entry in named)
-    if len(roots) != 1 or not nested:
-        return named
-    return [
-        entry._replace(class_name=entry.path.parts[1], path=PurePosixPath(*entry.path.parts[1:]))
-        for entry in named
-    ]
-
-
-def _is_wanted(path: PurePosixPath | Path) -> bool:
-    """Return whether a file counts as an image. It must not be hidden. Outside of class folders, its suffix must match.
-
-    Inside a class folder every file counts, so files that are not images are reported and not silently skipped.
-    """
-    if any(is_hidden(part) for part in path.parts):
-        return False
-    return len(path.parts) > 1 or path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _number(named: list[_Named], classes: Sequence[str]) -> Source:
+def _numbered(images: Sequence[ListedImage], classes: Sequence[str], notes: Sequence[str]) -> Source:
     labels: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
-    ordered = sorted(named, key=lambda e: (e.class_name or "", e.path.as_posix()))
+    ordered = sorted(images, key=lambda e: (e.class_name or "", e.path.as_posix()))
     keys = make_keys(_long_name(entry) for entry in ordered)
     items = [
         Item(key, entry.place, labels.get(entry.class_name, -1))
         for key, entry in zip(keys, ordered, strict=True)
     ]
-    return Source(items, tuple(classes))
+    return Source(items, tuple(readable(name) for name in classes), notes=tuple(notes))
 
 
-def _long_name(entry: _Named) -> str:
+def _long_name(entry: ListedImage) -> str:
     """Join class, folders and file name of an image."""
     folders = [part for part in entry.path.parts[:-1] if part != entry.class_name]
     stem = "-".join([*folders, entry.path.stem])
     return stem if not entry.class_name or stem.startswith(entry.class_name) else f"{entry.class_name}-{stem}"
-
-
-def make_keys(names: Iterable[str]) -> Iterator[str]:
-    """Yield a unique short key for each name. WebDataset ends a key at its first dot, and tar limits names to 100
-    bytes."""
-    keys: set[str] = set()
-    for name in names:
-        first = key = re.sub(r"[^A-Za-z0-9_-]", "_", name)[-_MAX_KEY:]
-        copy = 1
-        while key in keys:
-            copy += 1
-            key = f"{first}-{copy}"
-        keys.add(key)
-        yield key

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.sources.classes import ordered_classes
+from data_pipelines.sources.label_tables import match_rows, read_rows
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
@@ -16,19 +18,25 @@ class Labels(NamedTuple):
     """The class of each image of a source."""
 
     class_of: dict[str, str]
-    """Class name by file name."""
+    """Class name by image."""
     classes: tuple[str, ...]
-    """All classes in sorted order. A class may have no image."""
+    """All classes in their order. A class may have no image."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
-def read_labels(path: Path, files: Sequence[str]) -> Labels:
+def read_labels(
+    path: Path, files: Sequence[str], *, column: str | None = None, numeric: bool = False
+) -> Labels:
     """Read the classes of images from a file.
 
     Args:
-        path: a text file with lines `FILE CLASS`, the original devkit of ILSVRC2012 (a tar.gz), or the ground truth of
-            the validation images from an unpacked devkit, with `meta.mat` beside it. The last two name classes by their
-            WordNet ids, as the training tar does.
-        files: names of the images.
+        path: a text file with lines `FILE CLASS` or a table (see `label_tables`), the original devkit of ILSVRC2012 (a
+            tar.gz), or the ground truth of the validation images from an unpacked devkit, with `meta.mat` beside it.
+            The last two name classes by their WordNet ids, as the training tar does.
+        files: paths of the images in their source.
+        column: name of the column of a table that holds the class. None: the usual names.
+        numeric: whether class names are numbers and are sorted by their values.
 
     Raises:
         UserError: the file is none of these, or does not match the images.
@@ -36,7 +44,7 @@ def read_labels(path: Path, files: Sequence[str]) -> Labels:
     try:
         if tarfile.is_tarfile(path):
             return _from_devkit(path, files)
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             "the label file cannot be read",
@@ -54,25 +62,10 @@ def read_labels(path: Path, files: Sequence[str]) -> Labels:
                 fix=f"give the file inside the unpacked devkit (data/{_TRUTH}), or the devkit's tar.gz",
             ) from error
         return _from_ids(words, meta, files, path)
-    return _from_lines(lines, files, path)
-
-
-def _from_lines(lines: list[str], files: Sequence[str], path: Path) -> Labels:
-    class_of: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) != 2 and words:
-            raise UserError(
-                f"not a file and a class: {line!r}", where=f"{path}:{number}", fix="write lines FILE CLASS"
-            )
-        if words:
-            class_of[words[0]] = words[1]
-    missing = [name for name in files if name not in class_of]
-    if missing:
-        raise UserError(
-            f"{len(missing)} images have no label, such as {missing[0]!r}", where=path, fix="add their lines"
-        )
-    return Labels(class_of, tuple(sorted({class_of[name] for name in files})))
+    rows = read_rows(path, lines, set(files), column)
+    class_of, unused = match_rows(path, rows, files)
+    notes = (f"{unused:,} lines of {path} name no image of the source",) if unused else ()
+    return Labels(class_of, tuple(ordered_classes(class_of.values(), numeric=numeric)), notes)
 
 
 def _from_devkit(path: Path, files: Sequence[str]) -> Labels:
@@ -106,7 +99,8 @@ def _from_ids(ids: list[str], meta: bytes, files: Sequence[str], path: Path) -> 
             fix="give all validation images and the ground truth of the same dataset",
         )
     class_of = {}
-    for number, (name, written) in enumerate(zip(sorted(files), ids, strict=True), 1):
+    ordered = sorted(files, key=lambda file: (PurePosixPath(file).name, file))
+    for number, (name, written) in enumerate(zip(ordered, ids, strict=True), 1):
         if not written.isdecimal() or int(written) not in wnids:
             raise UserError(
                 f"line {number} of the ground truth is {written!r}, which is not a class id in {_META}",

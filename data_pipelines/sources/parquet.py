@@ -6,7 +6,6 @@ shuffles row groups and keeps the rows of each together. Every group is read onc
 shard.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,9 +15,13 @@ from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage
-from data_pipelines.sources.image_sources import Item, Source, make_keys
+from data_pipelines.sources.classes import ordered_classes, read_classes, sorts_otherwise
+from data_pipelines.sources.image_sources import LabelOptions
+from data_pipelines.sources.items import Item, Source, make_keys
+from data_pipelines.sources.parquet_columns import class_names, image_column, label_column, no_label_note
+from data_pipelines.sources.shard_labels import LabelError, as_label
+from data_pipelines.sources.splits import group_by_split
 
-_IMAGES, _LABELS = ("image", "img"), ("label", "fine_label")
 _SPLIT = re.compile(r"(?P<split>\w+)-\d+-of-\d+.*|(?P<whole>train|validation|valid|val|test|unlabeled)")
 _BATCH = 16
 """Number of rows that a worker holds at a time."""
@@ -57,22 +60,26 @@ class _Listed(NamedTuple):
     """One label per row. None without a label."""
     names: tuple[str, ...]
     """Names of the classes by label, if the file has them."""
+    note: str | None
+    """What the user should know."""
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a path is a Parquet file or a folder that contains some."""
-    return path.suffix == ".parquet" if path.is_file() else any(path.glob("*.parquet"))
-
-
-def open_parquet(path: Path) -> dict[str, Source]:
+def open_parquet(
+    path: Path,
+    files: Sequence[Path] | None = None,
+    options: LabelOptions = LabelOptions(),  # noqa: B008
+) -> dict[str, Source]:
     """List a Parquet file or a folder of them, by split.
 
-    A file `train-00000-of-00005.parquet` belongs to the split `train`. The image is in the column `image` (or `img`),
-    as bytes or as Hugging Face's struct of bytes and path. The label is in `label` (or `fine_label`). Class names come
-    from Hugging Face's schema. Without it, labels are numbered in the order of their values in all splits.
+    A file `train-00000-of-00005.parquet` belongs to the split `train`, as does a file in a folder `train`. The image is
+    in the column `image` (or `img`, or the only one of its type), as bytes or as Hugging Face's struct of bytes and
+    path. `parquet_columns.label_column` finds the label. Class names come from Hugging Face's schema. Without it,
+    labels are numbered in the order of their values in all splits.
 
     Args:
         path: the file or folder.
+        files: the files. None: all of the folder.
+        options: how the images get their classes.
 
     Returns:
         The source of each split by name. A single split has the name `""`.
@@ -80,21 +87,26 @@ def open_parquet(path: Path) -> dict[str, Source]:
     Raises:
         UserError: pyarrow is missing, or a file cannot be read, lacks these columns or does not match the others.
     """
-    paths = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    splits: dict[str, list[_Listed]] = {}
-    for file in paths:
-        splits.setdefault(_split(file), []).append(_list(file))
-    if len(splits) == 1:
-        splits = {"": next(iter(splits.values()))}
-    elif "" in splits:
-        raise UserError(
-            f"some file names contain a split, but {splits[''][0].path.name!r} does not",
-            where=path,
-            fix="rename the files of each split to SPLIT-00000-of-00001.parquet",
-        )
-    files = [file for listed in splits.values() for file in listed]
-    classes, label_of = _classes(files)
-    return {split: _source(listed, classes, label_of) for split, listed in splits.items()}
+    if options.file is not None:
+        raise UserError("this source contains its own labels", where=path, fix="leave out --labels")
+    if files is None:
+        files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    grouped = group_by_split(path if path.is_dir() else path.parent, files, _split)
+    splits = {split: [_list(file, options) for file in listed] for split, listed in grouped.items()}
+    listed = [file for part in splits.values() for file in part]
+    classes, label_of = _classes(listed, options)
+    notes = [note for note in dict.fromkeys(file.note for file in listed[:1]) if note]
+    if (
+        not options.numeric
+        and options.classes is None
+        and sorts_otherwise(classes)
+        and sorted(classes) == [*classes]
+    ):
+        notes.append("the labels are numbers as text. To sort them by value, add --numeric-classes")
+    sources = {split: _source(part, classes, label_of) for split, part in splits.items()}
+    first = next(iter(sources))
+    sources[first] = sources[first]._replace(notes=tuple(notes))
+    return sources
 
 
 def _split(path: Path) -> str:
@@ -102,7 +114,7 @@ def _split(path: Path) -> str:
     return match["split"] or match["whole"] if match else ""
 
 
-def _list(path: Path) -> _Listed:
+def _list(path: Path, options: LabelOptions) -> _Listed:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -116,21 +128,15 @@ def _list(path: Path) -> _Listed:
         # No threads here and below, because threads do not survive the fork of the workers.
         with ParquetFile(path, pre_buffer=False) as file:
             schema, footer = file.schema_arrow, file.metadata
-            column = _leaf(schema, path)
-            label = next((name for name in _LABELS if name in schema.names), None)
-            labels = (
+            column = image_column(schema, path)
+            label = label_column(schema, path, options.column) if options.enabled else None
+            values = (
                 file.read([label], use_threads=False).column(0).to_pylist()
                 if label
                 else [None] * footer.num_rows
             )
-            if (
-                odd := next((value for value in labels if not isinstance(value, int | str | None)), None)
-            ) is not None:
-                raise UserError(
-                    f"the column {label!r} holds {type(odd).__name__}, not one number or string per row",
-                    where=path,
-                    fix="add a column `label` with the class of each image",
-                )
+            labels = [_value(value, label, path) for value in values]
+            note = no_label_note(schema, path) if label is None and options.enabled else None
             groups = []
             for number in range(footer.num_row_groups):
                 group = footer.row_group(number)
@@ -139,44 +145,27 @@ def _list(path: Path) -> _Listed:
                     chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column
                 )
                 groups.append((group.num_rows, size // max(1, group.num_rows)))
-            return _Listed(path, groups, labels, _names(schema, label))
+            return _Listed(path, groups, labels, class_names(schema, label), note)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(
             f"the Parquet file cannot be read: {error}", where=path, fix="copy it again"
         ) from error
 
 
-def _leaf(schema: Any, path: Path) -> str:
-    """Return the path of the bytes column in the schema."""
-    from pyarrow import types
-
-    for name in _IMAGES:
-        if name not in schema.names:
-            continue
-        kind = schema.field(name).type
-        inner = name
-        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind, inner = kind.field("bytes").type, f"{name}.bytes"
-        if types.is_binary(kind) or types.is_large_binary(kind):
-            return inner
-    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    raise UserError(
-        f"the file has no column `image` of encoded images. Its columns: {columns}",
-        where=path,
-        fix="rename the column to `image`; its type must be binary, or a struct with a binary field `bytes`",
-    )
-
-
-def _names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Return the class names from Hugging Face's part of the schema."""
+def _value(value: Any, label: str | None, path: Path) -> int | str | None:
+    if isinstance(value, int | str | None):
+        return value
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[label]["names"])
-    except (ValueError, LookupError, TypeError):
-        return ()
+        return as_label(value)
+    except LabelError:
+        raise UserError(
+            f"the column {label!r} holds {type(value).__name__}, not one number or string per row",
+            where=path,
+            fix="add a column `label` with the class of each image, or name another one with --label-column",
+        ) from None
 
 
-def _classes(files: Sequence[_Listed]) -> tuple[tuple[str, ...], dict[Any, int]]:
+def _classes(files: Sequence[_Listed], options: LabelOptions) -> tuple[tuple[str, ...], dict[Any, int]]:
     """Return the class names, and the class index of each value of the label column."""
     values = {label for file in files for label in file.labels if label is not None and label != -1}
     names = files[0].names
@@ -195,11 +184,24 @@ def _classes(files: Sequence[_Listed]) -> tuple[tuple[str, ...], dict[Any, int]]
             where=files[0].path.parent,
             fix="build the files of each dataset into a separate folder",
         ) from error
+    where = "schema"
+    if options.classes is not None:
+        names, where = tuple(read_classes(options.classes)), str(options.classes)
+    if names and options.classes is not None and ordered and isinstance(ordered[0], str):
+        if unknown := [value for value in ordered if value not in names]:
+            raise UserError(
+                f"the label {unknown[0]!r} is not among the class names",
+                where=where,
+                fix="add it, one name per line",
+            )
+        return names, {name: number for number, name in enumerate(names)}
+    if options.numeric and all(isinstance(value, str) for value in ordered):
+        ordered = ordered_classes(ordered, numeric=True)
     if not names or not all(isinstance(value, int) for value in ordered):
         return tuple(str(value) for value in ordered), {value: number for number, value in enumerate(ordered)}
     if beyond := [value for value in ordered if not 0 <= value < len(names)]:
         raise UserError(
-            f"the label {beyond[0]} is outside the {len(names)} classes of the schema",
+            f"the label {beyond[0]} is outside the {len(names)} classes of the {where}",
             where=files[0].path.parent,
             fix="correct the labels or the schema",
         )
@@ -229,7 +231,7 @@ class _Cursor:
 
         # Reads pages on demand instead of the whole row group at once.
         file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        column = _leaf(file.schema_arrow, path)
+        column = image_column(file.schema_arrow, path)
         self._batches = file.iter_batches(_BATCH, row_groups=[group], columns=[column], use_threads=False)
         self._rows: list[bytes | None] = []
         self.start = 0

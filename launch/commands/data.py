@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +13,26 @@ from launch.commands.data_inspect import show, stats
 
 if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord
-    from data_pipelines.sources.image_sources import Source
 
 app = typer.Typer(help="Build, index, verify and inspect datasets in shards.", no_args_is_help=True)
 app.command()(show)
 app.command()(stats)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the class names in the order of their numbers, one per line. All labels must be among them."
+    ),
+]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Read no labels. The set has no classes.")]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the Parquet or CSV column, or of the field in .json, that holds the label. Default: the usual "
+        "names, such as `label`."
+    ),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes. 0: one for each core.")]
 
 
@@ -28,8 +41,9 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, Parquet file "
-            "or folder of them, torchvision:NAME such as torchvision:cifar10, or `digits`.",
+            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, WebDataset "
+            "shards, folder of tars with one class each, Parquet file or folder of them, Hugging Face repository, "
+            "torchvision:NAME such as torchvision:cifar10, or `digits`.",
             show_default=False,
         ),
     ],
@@ -44,10 +58,17 @@ def build(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labels of images without class folders: a text file of lines FILE CLASS. For ILSVRC2012_img_val.tar: "
-            "ILSVRC2012_devkit_t12.tar.gz or the unpacked ILSVRC2012_validation_ground_truth.txt."
+            help="Labels of the images, in place of class folders: a text file of lines FILE CLASS, or a CSV file. For "
+            "ILSVRC2012_img_val.tar: ILSVRC2012_devkit_t12.tar.gz or the unpacked "
+            "ILSVRC2012_validation_ground_truth.txt."
         ),
     ] = None,
+    no_labels: NoLabels = False,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    numeric_classes: Annotated[
+        bool, typer.Option("--numeric-classes", help="Class names are numbers. Sort them by their values.")
+    ] = False,
     root: Annotated[
         Path, typer.Option(help="Folder where torchvision stores its datasets and downloads them to.")
     ] = Path("data/torchvision"),
@@ -67,6 +88,15 @@ def build(
             "keep their bytes.",
         ),
     ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            help="The values of 16-bit images that become black and white, such as 0,4095 for images of 12-bit "
+            "cameras. The images are stored with 8 bits. Default: 0,65535.",
+        ),
+    ] = None,
     decode: Annotated[
         bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = True,
@@ -77,9 +107,17 @@ def build(
     from data_pipelines.build.builder import BuildOptions, drop_notes
     from data_pipelines.build.builder import build as build_shards
     from data_pipelines.imaging.recode import Recoding
+    from data_pipelines.sources.image_sources import LabelOptions
+    from data_pipelines.sources.kinds import Torchvision, open_parts
 
-    parts = _parts(source, labels, root, download)
-    options = BuildOptions(shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality))
+    label_options = LabelOptions(labels, not no_labels, label_column, classes, numeric_classes)
+    parts = open_parts(source, label_options, Torchvision(root, download))
+    options = BuildOptions(
+        shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality, _range(values))
+    )
+    for part in parts.values():
+        for note in part.notes:
+            _warn(note)
     for name, part in parts.items():
         folder = out / name
         with _progress(f"images to {folder}", len(part.items)) as report:
@@ -91,31 +129,11 @@ def build(
                 overwrite=overwrite,
                 keep_notes=True,
                 report=report,
+                warn=_warn,
             )
         _summary(folder, record)
     for name in parts:
         drop_notes(out / name)
-
-
-def _parts(name: str, labels: Path | None, root: Path, download: bool) -> Mapping[str, "Source"]:
-    """Return the sources to write, by their subfolder of OUT."""
-    from data_pipelines.errors import UserError
-    from data_pipelines.sources.image_sources import digits, open_source
-    from data_pipelines.sources.parquet import is_parquet, open_parquet
-
-    path = Path(name)
-    kind, _, inner = name.partition(":")
-    if name != "digits" and kind != "torchvision" and not is_parquet(path):
-        return {"": open_source(path, labels)}
-    if labels is not None:
-        raise UserError("this source contains its own labels", where=name, fix="leave out --labels")
-    if name == "digits":
-        return digits()
-    if kind == "torchvision":
-        from data_pipelines.sources.torchvision_sets import open_set
-
-        return open_set(inner, root, download=download)
-    return open_parquet(path)
 
 
 @app.command()
@@ -124,13 +142,25 @@ def index(
     decode: Annotated[
         bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = False,
+    no_labels: NoLabels = False,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
     workers: Workers = 0,
 ) -> None:
     """Index shards that were built elsewhere, or index shards of all4one again."""
     from data_pipelines.sources.existing_shards import index_folder
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
-        record = index_folder(folder, decode=decode, workers=workers or _cores(), report=report)
+        record = index_folder(
+            folder,
+            decode=decode,
+            workers=workers or _cores(),
+            classes=classes,
+            labels=not no_labels,
+            label_field=label_column,
+            report=report,
+            warn=_warn,
+        )
     _summary(folder, record)
 
 
@@ -161,6 +191,26 @@ def verify(
         raise typer.Exit(1)
 
 
+def _range(text: str | None) -> tuple[int, int] | None:
+    from data_pipelines.errors import UserError
+    from data_pipelines.imaging.depth import FULL
+
+    if text is None:
+        return None
+    low, _, high = text.partition(",")
+    if not (low.isdecimal() and high.isdecimal() and int(low) < int(high) <= FULL):
+        raise UserError(
+            f"{text!r} are not two values from 0 to {FULL}, the lower first",
+            where="--range",
+            fix="give two numbers, such as --range 0,4095",
+        )
+    return int(low), int(high)
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -173,17 +223,21 @@ def _progress(what: str, total: int) -> AbstractContextManager[Callable[[int], N
 
 
 def _summary(folder: Path, record: "DatasetRecord") -> None:
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipelines.shards.index import read_quarantine
+    from data_pipelines.formatting import readable
+    from data_pipelines.shards.index import read_index, read_quarantine
 
-    table = Table(show_header=False, title=str(folder), title_justify="left")
+    unlabeled = int(np.count_nonzero(read_index(folder, record)["label"] < 0))
+    table = Table(show_header=False, title=readable(folder), title_justify="left")
     rows: Iterable[tuple[str, str]] = (
         ("samples", f"{record.samples:,}"),
         ("classes", f"{len(record.classes):,}"),
         ("shards", f"{len(record.shards):,}"),
         ("bytes", f"{sum(shard.size for shard in record.shards):,}"),
+        ("unlabeled", f"{unlabeled:,}"),
         ("quarantined", f"{record.quarantined:,}"),
     )
     for row in rows:

@@ -48,8 +48,8 @@ def stats(
     recipe: Recipe = "base",
     measure: Annotated[bool, typer.Option(help="Measure how fast this machine makes the views.")] = True,
 ) -> None:
-    """Print the sizes, aspect ratios, classes and bytes of a dataset, and the time to load one epoch."""
-    from data_pipelines.inspect.statistics import preparing_speed, statistics, threads_of
+    """Print the sizes, aspect ratios, classes, bytes and colors of a dataset, and the time to load one epoch."""
+    from data_pipelines.inspect.statistics import pixel_statistics, preparing_speed, statistics, threads_of
     from data_pipelines.shards.shard_set import ShardSet
 
     settings = _data_settings(recipe, overrides)
@@ -58,6 +58,9 @@ def stats(
     _print_facts(shards, facts)
     if facts.per_class.size:
         _print_classes(facts, opened.classes)
+    colors = pixel_statistics(opened)
+    mean, std = (",".join(f"{value:.4f}" for value in values) for values in (colors.mean, colors.std))
+    typer.echo(f"normalization, from {colors.images:,} images: data.mean=[{mean}] data.std=[{std}]")
     if measure:
         speed, threads = preparing_speed(opened, settings), threads_of(settings)
         typer.echo(

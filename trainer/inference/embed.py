@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_pipelines.formatting import readable
 from data_pipelines.loading.image_file_loader import PictureLoader
 from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.index import DATASET
 from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.sources.image_files import Picture, pictures, readable, require_source
+from data_pipelines.sources.image_files import Picture, pictures, require_source
 from data_pipelines.urls import Url, place
 from trainer.networks.backbones import Backbone
 

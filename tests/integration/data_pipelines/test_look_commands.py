@@ -1,5 +1,6 @@
 """`data show` and `data stats` as their users run them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None
     assert "48 samples in 1 shards" in result.stdout
     assert "3 classes" in result.stdout
     assert "images/s with 1 threads" in " ".join(result.stdout.split())
+    assert re.search(r"from 48 images: data\.mean=\[0\.[\d.,]+\] data\.std=\[0\.[\d.,]+\]\n", result.stdout)
 
 
 @pytest.mark.parametrize(

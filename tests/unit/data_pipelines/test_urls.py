@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from data_pipelines.settings import DataSettings
-from data_pipelines.urls import Place, Url, place
+from data_pipelines.urls import Place, Url, place, shown, without_signature
 
 URLS = ["s3://bucket/imagenet/train", "https://host:8080/a//b/", "hf://datasets/me/set", "pipe:cat /a//b.tar"]
 
@@ -38,6 +38,25 @@ def test_what_is_neither_is_refused(wrong: object) -> None:
 def test_names_are_put_behind_a_url() -> None:
     assert Url("s3://bucket/set/") / "a.tar" == "s3://bucket/set/a.tar"
     assert isinstance(Url("s3://bucket/set") / "a.tar", Url)
+
+
+def test_a_query_stays_at_the_end() -> None:
+    assert Url("https://host/set/?sig=a/b") / "a b.tar" == "https://host/set/a%20b.tar?sig=a/b"
+    assert shown("https://host/set/a.tar?sig=a/b") == "https://host/set/a.tar"
+    assert shown("a?.tar") == "a?.tar"
+
+
+@pytest.mark.parametrize(
+    ("url", "stays"),
+    [
+        ("https://h/a.tar?X-Amz-Date=1&X-Amz-Signature=2", False),
+        ("https://h/a.tar?sv=1&sig=2", False),
+        ("https://h/a.tar?download=true", True),
+        ("s3://b/a.tar", True),
+    ],
+)
+def test_only_signatures_are_left_out(url: str, stays: bool) -> None:
+    assert (without_signature(url) == url) is stays
 
 
 def test_the_settings_take_both() -> None:

@@ -27,7 +27,7 @@ def test_a_file_beside_a_set_of_ours_is_never_touched(source: Source, tmp_path: 
     build(source, tmp_path, OPTIONS)
     (tmp_path / "notes.txt").write_text("mine")
     before = files(tmp_path)
-    with pytest.raises(UserError, match=r"it holds 'notes\.txt'"):
+    with pytest.raises(UserError, match=r"it contains 'notes\.txt'"):
         build(source, tmp_path, OPTIONS, overwrite=True)
     assert files(tmp_path) == before
 

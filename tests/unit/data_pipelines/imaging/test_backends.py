@@ -1,12 +1,15 @@
 """Both executors make the same views of the same numbers."""
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
 from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
@@ -17,6 +20,7 @@ from data_pipelines.settings import ViewSettings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 32
+CASES = sorted((Path(__file__).parents[3] / "fixtures" / "cases" / "images").glob("*.jpg"))
 VIEWS = (ViewSettings(size=SIZE, blur_prob=1.0), ViewSettings(size=SIZE, blur_prob=0.1, solarize_prob=0.2))
 
 
@@ -253,3 +257,15 @@ def test_a_gpu_agrees_with_the_cpu(
             assert other.is_cuda
             assert other.is_contiguous(memory_format=torch.channels_last)
             assert (levels(one) - levels(other.cpu())).abs().mean() <= 2, name
+
+
+def test_unusual_but_good_files_have_the_pixels_of_pillow_in_both(
+    executors: dict[str, AugmentationBackend], jpegs: list[bytes], odd_images: dict[str, bytes]
+) -> None:
+    behind = [jpegs[3] + b"\0\0\0\x18ftypmp42\xff\xda\0" + bytes(500), jpegs[3] + b"\xff\xda\xff\xd9\xff\xda"]
+    images = [path.read_bytes() for path in CASES] + behind + [odd_images["png"][:-12]]
+    for executor in executors.values():
+        view = levels(executor.run(images, unit(images))[0])
+        for number, data in enumerate(images):
+            pillow = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[:SIZE, :SIZE]
+            np.testing.assert_allclose(view[number].permute(1, 2, 0).numpy(), pillow, atol=0.01)

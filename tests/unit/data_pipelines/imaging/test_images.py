@@ -1,12 +1,15 @@
 import io
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines.imaging.images import MAX_PIXELS, Format, UnusableImage, check, decode_rgb, read_header
+
+CASES = sorted((Path(__file__).parents[3] / "fixtures" / "cases" / "images").glob("*.jpg"))
 
 
 def test_odd_images_are_good_and_follow_pillow(odd_images: dict[str, bytes]) -> None:
@@ -99,3 +102,48 @@ def test_only_decoding_finds_damage_inside(odd_images: dict[str, bytes]) -> None
     check(bytes(data), decode=False)
     with pytest.raises(UnusableImage, match="cannot be decoded"):
         check(bytes(data), decode=True)
+
+
+def pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_any_sampling_of_colors_is_decoded_as_pillow_does(path: Path) -> None:
+    data = path.read_bytes()
+    header = check(data, decode=True)
+    assert (header.width, header.height) == (128, 96)
+    np.testing.assert_array_equal(decode_rgb(data), pillow(data))
+
+
+@pytest.mark.parametrize("name", ["gray jpeg", "progressive jpeg", "cmyk jpeg"])
+@pytest.mark.parametrize(
+    "behind", [b"\0\0\xff\xda\0", b"video\xff\xd9\xff\xda", b"\xff\xd8\xff\xda\xff", b"\xff"]
+)
+def test_data_behind_the_end_of_a_jpeg_is_ignored(
+    odd_images: dict[str, bytes], name: str, behind: bytes
+) -> None:
+    data = odd_images[name] + behind
+    check(data, decode=True)
+    np.testing.assert_array_equal(decode_rgb(data), decode_rgb(odd_images[name]))
+
+
+@pytest.mark.parametrize("name", ["gray jpeg", "progressive jpeg"])
+def test_a_jpeg_without_an_end_is_truncated_whatever_its_length(
+    odd_images: dict[str, bytes], name: str
+) -> None:
+    data = odd_images[name]
+    for length in range(len(data) - 2, 30, -7):
+        with pytest.raises(UnusableImage, match=r"truncated|broken header"):
+            check(data[:length], decode=False)
+
+
+@pytest.mark.parametrize("name", ["png", "gray png", "palette png", "16-bit png"])
+def test_a_png_needs_all_pixels_but_no_end_chunk(odd_images: dict[str, bytes], name: str) -> None:
+    data = odd_images[name]
+    for kept in (data[:-12], data[:-1], data[:-8]):
+        check(kept, decode=True)
+        np.testing.assert_array_equal(decode_rgb(kept), decode_rgb(data))
+    for cut in (13, 17, 40):
+        with pytest.raises(UnusableImage, match="truncated"):
+            check(data[:-cut], decode=False)

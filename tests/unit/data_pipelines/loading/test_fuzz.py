@@ -132,7 +132,7 @@ def test_mutated_files_of_a_set_give_the_right_samples_or_a_clear_error(small: P
         shutil.rmtree(folder)
     assert "CRC differs from the index" in reasons
     assert told > FILES // 10
-    assert read > FILES
+    assert read > FILES // 2, "sets whose index was changed are refused as a whole"
 
 
 def test_mutated_tars_are_indexed_right_or_refused(small: Path, tmp_path: Path) -> None:

@@ -46,3 +46,18 @@ def test_too_many_stop_the_run_with_what_to_do() -> None:
     with pytest.raises(UserError, match=r"a\.tar/z: 11 of 1001 samples[\s\S]*data verify") as error:
         quarantine.note(1, {"a.tar/z": "cut"}, epoch=0, step=1)
     assert isinstance(error.value, TooManyBadSamples)
+
+
+def test_shards_are_recorded_once_and_do_not_count(tmp_path: Path) -> None:
+    quarantine = Quarantine(0.0, tmp_path / "bad.jsonl")
+    for step in (3, 4):
+        quarantine.note_shards({"a.tar": "HTTP status 403"}, epoch=0, step=step)
+    assert quarantine.bad == 0
+    (line,) = (tmp_path / "bad.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "key": "",
+        "shard": "a.tar",
+        "reason": "HTTP status 403",
+        "epoch": 0,
+        "step": 3,
+    }

@@ -154,3 +154,33 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"away://a: [\s\S]*Install away_package[\s\S]*pip install away_package"
     ):
         Remote(Url("away://a"), Event())
+
+
+def test_a_signature_stays_at_the_end_and_out_of_messages(
+    server: FileServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = Remote(Url(f"{server.url}?X-Amz-Signature=a%2Fb%7E&x=1"), Event())
+    server.fault = lambda request: 503 if len(server.requests) < 2 else None
+    assert remote.read("file", 0, 10) == CONTENT[:10]
+    assert server.queries == ["X-Amz-Signature=a%2Fb%7E&x=1"] * 2
+    server.fault = lambda request: 403
+    with pytest.raises(RemoteError) as error:
+        remote.read("file", 0, 10)
+    assert error.value.filename == f"{server.url}/file"
+    assert "Signature" not in caplog.text + str(error.value)
+
+
+def test_a_file_system_that_never_answers_ends_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    going_on = Event()
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: going_on.wait(60))
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.05)
+    with pytest.raises(UserError, match=r"hang://a: the file system does not answer: no answer for 0 s"):
+        Remote(Url("hang://a"), Event())
+    going_on.set()
+
+
+def test_tries_end_when_their_time_is_over(server: FileServer) -> None:
+    server.fault = lambda request: 503
+    with pytest.raises(RemoteError, match="HTTP status 503"):
+        open_remote(server).read("file", 0, 10, seconds=0)
+    assert len(server.requests) == 1

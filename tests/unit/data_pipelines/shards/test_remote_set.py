@@ -11,7 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards import remote
 from data_pipelines.shards.index import write_index
-from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.shard_set import BadSample, ShardSet
 
 
 @pytest.fixture
@@ -109,6 +109,22 @@ def _change_the_index(server: FileServer) -> None:
     ("spoil", "message"),
     [
         (lambda server: (server.folder / "dataset.json").write_bytes(b"rubbish"), "not an index of all4one"),
+        (
+            lambda server: (server.folder / "dataset.json").write_bytes(b"\n<html><body>Sign in</body>"),
+            "not an index of all4one, but a web page (HTML)",
+        ),
+        (
+            lambda server: (server.folder / "dataset.json").write_bytes(b'{"version": 2, "finger'),
+            "not an index of all4one: it ends in the middle, after 22 bytes",
+        ),
+        (
+            lambda server: (server.folder / "index.npy").write_bytes(b"<!DOCTYPE html>"),
+            "not an index: the server sent a web page (HTML)",
+        ),
+        (
+            lambda server: (server.folder / "index.npy").write_bytes(b"rubbish and more"),
+            "not an index: the server sent b'rubbish an'",
+        ),
         (lambda server: change_record(server, version=99), "version 99"),
         (lambda server: change_record(server, fingerprint="../../../x"), "not an index of all4one"),
         (
@@ -142,3 +158,31 @@ def test_a_cache_too_small_for_the_index(server: FileServer, tmp_path: Path) -> 
 def test_a_disk_too_small_for_the_index(server: FileServer, small_disk: Path) -> None:
     (small_disk / "of others").write_bytes(bytes(4096))
     assert "the index cannot be stored in the cache" in refused(server, small_disk)
+
+
+def test_a_server_that_answers_with_half_of_a_range(server: FileServer, tmp_path: Path) -> None:
+    server.fault = lambda request: "half"
+    with pytest.raises(UserError, match=r"index\.npy: the file is not an index: the server sent b'"):
+        open_set(server, tmp_path)  # a header of ten bytes is read at once
+    server.fault = lambda request: "half" if (request.name, request.start) != ("index.npy", 0) else None
+    shards = open_set(server, tmp_path)
+    assert [len(shards.read(sample)) > 0 for sample in range(90)] == [True] * 90
+
+
+def test_a_server_without_ranges(server: FileServer, tmp_path: Path) -> None:
+    server.fault = lambda request: "whole"
+    shards = open_set(server, tmp_path)
+    assert shards.read(3)
+
+
+def test_a_signed_folder(server: FileServer, tmp_path: Path) -> None:
+    shards = ShardSet.open(f"{server.url}?sig=a%2Bb", DataSettings(cache=tmp_path / "cache"))
+    assert shards.read(3)
+    assert set(server.queries) == {"sig=a%2Bb"}
+
+
+def test_a_page_in_place_of_a_shard_is_named(server: FileServer, tmp_path: Path) -> None:
+    shards = open_set(server, tmp_path)
+    server.fault = lambda request: "html"
+    with pytest.raises(BadSample, match="the server sent a web page"):
+        shards.read(3)

@@ -1,4 +1,5 @@
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -42,18 +43,39 @@ def test_names_that_escape_are_refused(tmp_path: Path, name: str) -> None:
         list(members(write(tmp_path / "a.tar", {name: b"x"})))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (tarfile.SYMTYPE, "is a link to 'elsewhere', not .*\n  fix: .*tar --dereference$"),
+        (tarfile.LNKTYPE, "is a hard link to 'elsewhere', not .*\n  fix: .*tar --hard-dereference$"),
+        (tarfile.CHRTYPE, "is a device or a pipe"),
+        (tarfile.FIFOTYPE, "is a device or a pipe"),
+    ],
+)
+def test_links_and_devices_are_refused_with_the_option_that_helps(
+    tmp_path: Path, kind: bytes, message: str
+) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo("a/1.jpg")
         info.type, info.linkname = kind, "elsewhere"
         tar.addfile(info)
-    with pytest.raises(UserError, match="is a link, a device or a sparse file"):
+    with pytest.raises(UserError, match=message):
         list(members(path))
 
 
-@pytest.mark.parametrize("kept", [0, 100, 1000, 1536, 2000, 2200])
+def test_sparse_members_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with (tmp_path / "1.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x")
+    subprocess.run(["tar", "-S", "-cf", path, "-C", tmp_path, "1.jpg"], check=True)
+    with pytest.raises(UserError, match=r"is a sparse file, not .*\n  fix: .*without the option --sparse"):
+        list(members(path))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1000, 1535, 2000, 2200, 3071])
 def test_a_cut_tar_is_refused(tmp_path: Path, kept: int) -> None:
     path = write(tmp_path / "a.tar", {"1.jpg": b"x" * 1000, "2.jpg": b"y" * 1000})
     path.write_bytes(path.read_bytes()[:kept])
@@ -92,3 +114,33 @@ def test_directories_are_passed_over(tmp_path: Path) -> None:
         tar.addfile(info)
         tar.addfile(tarfile.TarInfo("./a/1.jpg"))
     assert list(members(path)) == [Member("a/1.jpg", 1024, 0)]
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_tar_without_end_blocks_is_read_and_doubted(tmp_path: Path, blocks: int) -> None:
+    path = write(tmp_path / "a.tar", {"1.jpg": b"x" * 1000, "2.jpg": b"y" * 1000})
+    path.write_bytes(path.read_bytes()[: 3072 + 512 * blocks])
+    doubts: list[str] = []
+    assert [m.name for m in members(path, doubts.append)] == ["1.jpg", "2.jpg"]
+    assert [doubt.partition(" has ")[2][:13] for doubt in doubts] == ["no end blocks"] * (blocks == 0)
+
+
+@pytest.mark.parametrize("padding", [0, 512, 3 * 65536 + 512])
+def test_concatenated_tars_are_read_to_the_end(tmp_path: Path, padding: int) -> None:
+    one = write(tmp_path / "1.tar", {"1.jpg": b"one"}).read_bytes()
+    two = write(tmp_path / "2.tar", {"2.jpg": b"two", "3.jpg": b"three"}).read_bytes()
+    path = tmp_path / "a.tar"
+    path.write_bytes(one + bytes(padding) + two)
+    data = path.read_bytes()
+    found = {m.name: data[m.offset : m.offset + m.size] for m in members(path)}
+    assert found == {"1.jpg": b"one", "2.jpg": b"two", "3.jpg": b"three"}
+
+
+def test_other_data_behind_a_tar_is_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tar", {"1.jpg": b"one"})
+    path.write_bytes(path.read_bytes() + b"signature" * 100)
+    assert [m.name for m in members(path)] == ["1.jpg"]
+
+
+def test_an_empty_tar_has_no_members(tmp_path: Path) -> None:
+    assert list(members(write(tmp_path / "a.tar", {}))) == []

@@ -149,3 +149,12 @@ def test_a_listing_that_fails_on_the_way_raises_where_it_is_due(tmp_path):
         pytest.raises(UserError, match="tar"),
     ):
         list(loader)
+
+
+def test_images_of_other_formats_are_loaded_and_the_rest_is_counted(tmp_path, caplog):
+    Image.open(io.BytesIO(png(30))).save(tmp_path / "a.bmp")
+    (tmp_path / "b.txt").write_text("text")
+    (tmp_path / "c").write_text("text")
+    with PictureLoader(pictures(tmp_path), SETTINGS, batch=4, device=torch.device("cpu")) as loader:
+        assert [name for batch in loader for name in batch.names] == [str(tmp_path / "a.bmp")]
+    assert "skipped 2 files that are no images: .txt 1, no suffix 1" in caplog.text

@@ -121,12 +121,10 @@ def test_classes_of_a_devkit_that_have_no_image_count(tmp_path: Path, devkit: Ca
     assert content(source) == [("n01", b"1"), ("n01", b"3"), ("n03", b"2")]
 
 
-def test_missing_labels_and_unneeded_labels_are_refused(tmp_path: Path) -> None:
+def test_labels_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     bare = folder(tmp_path / "bare", {"1.jpg": b"1"})
     with pytest.raises(UserError, match="label file cannot be read"):
         open_source(bare, tmp_path / "none.txt")
-    with pytest.raises(UserError, match="are already in class folders"):
-        open_source(folder(tmp_path / "classes", FILES), tmp_path / "none.txt")
 
 
 def test_a_mixed_folder_is_refused(tmp_path: Path) -> None:

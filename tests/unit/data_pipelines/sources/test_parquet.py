@@ -12,8 +12,8 @@ from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources import parquet as module
-from data_pipelines.sources.image_sources import Source
-from data_pipelines.sources.parquet import is_parquet, open_parquet
+from data_pipelines.sources.image_sources import LabelOptions, Source
+from data_pipelines.sources.parquet import open_parquet
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -152,9 +152,11 @@ def test_a_file_that_vanished_is_an_error_of_its_disk(tmp_path: Path) -> None:
 
 
 def test_wrong_columns_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.parquet", images(1), [1], columns=("picture", "label"))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"left": images(1), "right": images(1)}), path)
     with pytest.raises(
-        UserError, match=r"no column `image` of encoded images. Its columns: id \(int64\), picture"
+        UserError,
+        match=r"no column `image` of encoded images. Its columns: left \(binary\), right \(binary\)",
     ):
         open_parquet(path)
     pq.write_table(pa.table({"image": ["1.jpg"]}), path)
@@ -195,8 +197,54 @@ def test_a_missing_pyarrow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         open_parquet(path)
 
 
-def test_what_is_taken_for_parquet(tmp_path: Path) -> None:
-    write(tmp_path / "set" / "a.parquet", images(1))
-    (tmp_path / "images.tar").write_bytes(b"")
-    wanted = {"set": True, "set/a.parquet": True, "images.tar": False, ".": False, "none": False}
-    assert {name: is_parquet(tmp_path / name) for name in wanted} == wanted
+def table(path: Path, **columns: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images(3), **columns}), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["labels", "target", "cls"])
+@pytest.mark.parametrize("values", [[2, 0, 2], [2.0, 0.0, 2.0], [[0, 0, 1], [1, 0, 0], [0, 0, 1]]])
+def test_other_names_and_forms_of_labels(tmp_path: Path, name: str, values: list[object]) -> None:
+    source = open_parquet(table(tmp_path / "a.parquet", **{name: values}))[""]
+    assert [item.label for item in source.items] == [1, 0, 1]
+    assert (source.classes, source.notes) == (("0", "2"), ())
+
+
+def test_a_column_by_its_name(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", target=[0, 0, 0], cls=[1, 1, 1], kind=["b", "a", "b"])
+    with pytest.raises(UserError, match="several columns could hold the labels: target, cls"):
+        open_parquet(path)
+    source = open_parquet(path, options=LabelOptions(column="kind"))[""]
+    assert (source.classes, [item.label for item in source.items]) == (("a", "b"), [1, 0, 1])
+    with pytest.raises(UserError, match=r"no column 'kinds'. Its columns: image \(binary\), target"):
+        open_parquet(path, options=LabelOptions(column="kinds"))
+
+
+def test_images_without_labels_name_the_other_columns(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", caption=["x", "y", "z"])
+    (note,) = open_parquet(path)[""].notes
+    assert note.startswith("a.parquet has no column of labels. Looked for label, fine_label, labels")
+    assert "It has caption. If one of these holds labels, use --label-column NAME" in note
+    assert open_parquet(path, options=LabelOptions(enabled=False))[""].notes == ()
+    assert open_parquet(table(tmp_path / "b.parquet"))[""].notes == ()
+
+
+def test_numbers_as_text_are_doubted_or_sorted_by_value(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", label=["10", "9", "10"])
+    source = open_parquet(path)[""]
+    assert source.classes == ("10", "9")
+    assert "--numeric-classes" in source.notes[0]
+    source = open_parquet(path, options=LabelOptions(numeric=True))[""]
+    assert (source.classes, source.notes) == (("9", "10"), ())
+
+
+def test_classes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("cat\nant\nbee\n")
+    options = LabelOptions(classes=tmp_path / "names")
+    source = open_parquet(table(tmp_path / "a.parquet", label=["bee", "cat", "bee"]), options=options)[""]
+    assert (source.classes, [item.label for item in source.items]) == (("cat", "ant", "bee"), [2, 0, 2])
+    source = open_parquet(table(tmp_path / "a.parquet", label=[1, 0, 1]), options=options)[""]
+    assert (source.classes, [item.label for item in source.items]) == (("cat", "ant", "bee"), [1, 0, 1])
+    with pytest.raises(UserError, match="the label 'owl' is not among the class names"):
+        open_parquet(table(tmp_path / "a.parquet", label=["owl", "cat", "bee"]), options=options)
