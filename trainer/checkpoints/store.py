@@ -289,6 +289,6 @@ def _failed(what: str, path: Path, error: Exception) -> UserError:
     return UserError(
         f"{what}: {reason}",
         where=path,
-        fix="make the folder writable, and free space or quota there. Earlier checkpoints are not affected, and the "
+        fix="free space or quota there, and make the folder writable. Earlier checkpoints are not affected, and the "
         "next checkpoint is tried again",
     )
