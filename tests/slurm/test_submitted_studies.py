@@ -32,6 +32,7 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
         "eval.every_epochs=0",
         "optim.warmup_epochs=0",
         "slurm.cpus_per_task=1",
+        "slurm.extra.hold=true",  # however slow the commands are, the jobs still wait
         "--out",
         out,
     )
@@ -45,6 +46,7 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     assert here.code == 2
     assert "of this study are queued or running" in here.words
     array = json.loads((out / "k=5,seed=0" / "slurm" / "jobs.jsonl").read_text())["job"].partition("_")[0]
+    jobs.cluster.run("scontrol", "release", array)
     for element in range(2):
         jobs.cluster.wait_for_state(f"{array}_{element}", "COMPLETED", timeout=120)
     shown = jobs.all4one(*command, "--show")  # which fits nothing: the jobs have evaluated their own runs
@@ -58,6 +60,7 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     assert "1 of 2 runs are trained but not evaluated" in one.words
     folder = out / "k=2,seed=0" / "slurm"
     job = json.loads((folder / "jobs.jsonl").read_text())["job"]
+    jobs.cluster.run("scontrol", "release", job)
     jobs.cluster.wait_for_state(job, "COMPLETED", timeout=120)
     assert (
         folder / f"{job}_0_log.out"

@@ -19,7 +19,7 @@ def test_a_run_is_made_once_and_keeps_its_configuration(tmp_path: Path) -> None:
     config = load_config("digits_demo", [f"run.folder={tmp_path}", "optim.lr=0.25"])
     run = create_run(config, "digits_demo")
     assert run.path == tmp_path / "digits_demo"
-    assert open_run(run.path).read_config() == config
+    assert open_run(run.path).read_config() == config.with_absolute_paths()
     with pytest.raises(UserError, match="not empty"):
         create_run(config, "digits_demo")
 
