@@ -1,5 +1,6 @@
 """Attempts of a run and their cost, from its ledger and its metrics. Loads no torch."""
 
+import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +11,12 @@ import yaml
 
 from data_pipelines.errors import UserError
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import complete, read_records
+from trainer.runs.records import complete, read_records, read_speeds
 from trainer.runs.run_folder import RunFolder
 
 Record = Mapping[str, Any]
+_GLOBAL_BATCH = re.compile(r"^train:\n(?:  .*\n)*?  global_batch: ([1-9][0-9]*)\n", re.MULTILINE)
+"""The setting as `RunFolder.write_config` writes it."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,19 @@ class AttemptSummary:
     hours: Hours
 
 
-def read_attempts(run: RunFolder, *, running: bool, saved: int) -> list[AttemptSummary]:
+def read_attempts(
+    run: RunFolder, *, running: bool, saved: int, speeds: Sequence[tuple[int, float | None]] | None = None
+) -> list[AttemptSummary]:
     """Return the attempts of a run, oldest first.
 
     Args:
         run: the run.
         running: whether its processes are alive. Then the newest attempt is running unless its end is recorded.
         saved: step of the newest checkpoint, or 0 without one. Steps of ended attempts beyond it are lost.
+        speeds: what `read_speeds` returns for its metrics. None: they are read.
     """
     records = complete(read_records(run.ledger))
-    trained = [r for r in read_records(run.metrics) if r.get("kind") == "train"]
+    trained = read_speeds(run.metrics) if speeds is None else speeds
     history = _History(records, trained, saved, global_batch(run))
     return [
         history.attempt(position, running and position == len(history.starts) - 1)
@@ -89,6 +95,9 @@ def global_batch(run: RunFolder) -> int:
         UserError: the run's configuration is damaged, or was written by another program.
     """
     try:
+        # `status` of many runs reads nothing else of the settings, and parsing them would take most of its time.
+        if found := _GLOBAL_BATCH.search(run.config.read_text()):
+            return int(found[1])
         # libyaml reads many runs several times faster than Python does, and one decimal number is the same to both.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return int(yaml.load(run.config.read_bytes(), loader)["train"]["global_batch"])
@@ -107,7 +116,9 @@ class _History:
     metrics went beyond it.
     """
 
-    def __init__(self, records: Sequence[Record], trained: Sequence[Record], saved: int, batch: int) -> None:
+    def __init__(
+        self, records: Sequence[Record], trained: Sequence[tuple[int, float | None]], saved: int, batch: int
+    ) -> None:
         self.starts = [r for r in records if r["event"] == "start"]
         self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
         self._ends: dict[int, Record] = {}
@@ -160,7 +171,7 @@ class _History:
         if later:
             signs.append(later[0]["step"] + later[0].get("replayed", 0))
         else:
-            signs += [r["step"] for r in self._trained[-1:]]
+            signs += [step for step, _ in self._trained[-1:]]
             if not alive and "step" not in (noted or {}):
                 bounds.append(self._saved)
                 signs.append(self._saved)
@@ -191,8 +202,7 @@ class _History:
 
     def _seconds_per_step(self, first: int, last: int) -> float:
         """Return the duration of a step of this attempt, or of all attempts if its records are gone."""
-        timed = [(r["step"], r.get("time", {}).get("images_per_second")) for r in self._trained]
-        speeds = {step: speed for step, speed in timed if speed}
+        speeds = {step: speed for step, speed in self._trained if speed}
         own = [speed for step, speed in speeds.items() if first < step <= last]
         return self._batch / statistics.median(own or speeds.values()) if speeds else 0.0
 

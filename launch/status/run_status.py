@@ -14,7 +14,7 @@ from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import complete, read_records
+from trainer.runs.records import complete, read_records, read_speeds
 from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -109,12 +109,12 @@ def status(run: RunFolder, job: slurm_commands.Job | None, number: str | None) -
         number: number of its newest job. None: it was never submitted.
     """
     records = complete(read_records(run.ledger))
-    trained = [r for r in read_records(run.metrics) if r.get("kind") == "train"]
+    speeds = read_speeds(run.metrics)
     checkpoint = _newest_checkpoint(run)
-    history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0))
+    history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0), speeds=speeds)
     total_steps = next((r["total_steps"] for r in reversed(records) if r["event"] == "ready"), None)
-    step = max([r["step"] for r in (*trained[-1:], *records[-1:]) if "step" in r], default=0)
-    speed = trained[-1].get("time", {}).get("images_per_second") if trained else None
+    last_step, speed = speeds[-1] if speeds else (0, None)
+    step = max([last_step, *(r["step"] for r in records[-1:] if "step" in r)])
     state, why = _state(job, history, records)
     return Status(
         run=str(run.path),

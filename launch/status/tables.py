@@ -17,6 +17,8 @@ from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.records import count_damaged
+from trainer.runs.run_folder import RunFolder
 
 ANSWER_SECONDS = 5.0
 """Seconds to wait for SLURM's answer with --watch."""
@@ -75,10 +77,22 @@ def _lines(found: Overview) -> list[Text]:
     """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
     why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
     skipped = [f"skipped: {problem}" for problem in found.left_out]
+    if len(found.runs) == 1:
+        skipped += _damaged_lines(RunFolder(Path(found.runs[0].run)))
     lines = [
         Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *skipped) if line
     ]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
+
+
+def _damaged_lines(run: RunFolder) -> list[str]:
+    """Return one line for each file of a run that has damaged lines."""
+    counted = {path: count_damaged(path) for path in (run.ledger, run.metrics)}
+    return [
+        f"skipped: {count} damaged line{'s' * (count > 1)} of {path}"
+        for path, count in counted.items()
+        if count
+    ]
 
 
 def _runs(runs: list[Status]) -> Table:

@@ -6,7 +6,7 @@ skipped, so one bad byte hides nothing but its own line.
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,38 @@ RENAMED_VALUES = {
 """Names of metrics in metrics.jsonl of version 0.1, with their names today."""
 
 
-def read_records(path: Path, *, keys: Collection[str] | None = None) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """Read the records of a file, with the names of today. Damaged lines are skipped.
 
-    Args:
-        path: the file. If it does not exist, there are no records.
-        keys: the keys to keep, for files of many long lines. None: all.
+    If the file does not exist, there are no records.
     """
-    return [record for record in _parsed(path, keys) if record is not None]
+    return [record for line in _lines(path) if (record := _parse(line)) is not None]
 
 
 def count_damaged(path: Path) -> int:
     """Return the number of lines that `read_records` skips, except for a last line that was cut short."""
-    skipped = [record is None for record in _parsed(path, ())]
+    skipped = [_parse(line) is None for line in _lines(path)]
     return sum(skipped) - bool(skipped and skipped[-1])
+
+
+def read_speeds(path: Path) -> list[tuple[int, float | None]]:
+    """Return (step, images per second) of each training record in the metrics, in the order of the file.
+
+    This takes a fraction of the time and memory of `read_records`, which matters for long runs. The speed is None if it
+    was not recorded.
+    """
+    found: list[tuple[int, float | None]] = []
+    for line in _lines(path):
+        try:
+            record = json.loads(line)
+            if record["kind"] != "train":
+                continue
+            step, speed = record["step"], record.get("time", {}).get("images_per_second")
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            continue
+        if _is_count(step) and (speed is None or _is_number(speed)):
+            found.append((step, speed))
+    return found
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -50,30 +68,25 @@ def append_record(path: Path, record: Record) -> None:
         file.write(b"\n" * torn + json.dumps(masked_values(record)).encode() + b"\n")
 
 
-def _parsed(path: Path, keys: Collection[str] | None) -> Iterator[Record | None]:
-    """Yield the record of each line that is not empty; None for a damaged one."""
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file that are not empty. If it does not exist, there are none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
-        for line in file:
-            if line.strip():
-                yield _parse(line, keys)
+        yield from (line for line in file if not line.isspace())
 
 
-def _parse(line: bytes, keys: Collection[str] | None) -> Record | None:
+def _parse(line: bytes) -> Record | None:
+    """Return the record in a line. None: the line is damaged."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         return None
     if not isinstance(found, dict) or not _is_sound(found):
         return None
-    return {
-        RENAMED_VALUES.get(str(key), str(key)): _printable(value)
-        for key, value in found.items()
-        if keys is None or key in keys
-    }
+    return {RENAMED_VALUES.get(str(key), str(key)): _printable(value) for key, value in found.items()}
 
 
 def _printable(value: Any) -> Any:

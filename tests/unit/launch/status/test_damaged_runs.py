@@ -100,3 +100,16 @@ def test_escape_sequences_of_a_ledger_do_not_reach_the_terminal(tmp_path: Path) 
     (record,) = read_records(run.ledger)
     assert record["message"].isprintable()
     assert record["message"].endswith("gone\N{REPLACEMENT CHARACTER}")
+
+
+def test_status_counts_the_lines_that_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = make_run(tmp_path / "run")
+    run.note("start", attempt=1, world_size=1)
+    run.ledger.write_bytes(run.ledger.read_bytes() + b"\xff\n{]\n")
+    run.note("end", attempt=1, reason="interrupted", step=3)
+    print_status(run.path, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"skipped: 2 damaged lines of {run.ledger}" in said
+    assert "interrupted" in said
