@@ -45,6 +45,17 @@ class TypedFloat(float):
         return float(self), self.text
 
 
+class TypedWord(str):
+    """A word such as `yes` or `off` that was typed without quotes. It is text, unless a setting takes a truth value."""
+
+    __slots__ = ()
+
+    @property
+    def truth(self) -> bool:
+        """The truth value that the word has in YAML 1.1."""
+        return self.lower() in ("yes", "on")
+
+
 # libyaml is several times faster. PyYAML for some platforms comes without it.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -76,6 +87,10 @@ def _number(reader: _Reader, node: yaml.ScalarNode) -> TypedFloat:
     return TypedFloat(float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")), node.value)
 
 
+def _word(reader: _Reader, node: yaml.ScalarNode) -> TypedWord:
+    return TypedWord(node.value)
+
+
 def _truth(reader: _Reader, node: yaml.ScalarNode) -> bool:
     return str(node.value).lower() == "true"
 
@@ -87,11 +102,13 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
+    ("word", r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF", "yYnNoO"),
 ):
     _Reader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 _Reader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Reader.add_constructor("tag:yaml.org,2002:float", _number)
 _Reader.add_constructor("tag:yaml.org,2002:bool", _truth)
+_Reader.add_constructor("tag:yaml.org,2002:word", _word)
 
 
 def read_yaml(path: Path, *, fix: str = "correct the file") -> Any:

@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from launch.commands.data import app as data_app
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
+from launch.commands.output_format import OutputFormat
 from launch.commands.report import report
 from launch.commands.slurm import (
     DryRun,
@@ -37,11 +38,11 @@ from launch.messages import disk_error_message, print_error
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(no_args_is_help=True, help="Show recipes.")
+config_app = typer.Typer(no_args_is_help=True, help="Show recipes and explain settings.")
 app.add_typer(data_app, name="data", help="Build, index, verify and inspect datasets in shards.")
 app.add_typer(config_app, name="config")
 for command in (submit, status, logs, cancel, export, embed, study, report):
@@ -225,14 +226,40 @@ def verify_resume(
 
 
 @config_app.command(name="show")
-def show_config(recipe: Recipe = None, overrides: Overrides = None) -> None:
-    """Print the resolved configuration: every setting with its value and where the value comes from."""
+def show_config(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        OutputFormat,
+        typer.Option("--format", help="`yaml` is a complete recipe, and `json` is for programs."),
+    ] = OutputFormat.TABLE,
+) -> None:
+    """Print the resolved configuration: every setting with its value and where the value comes from.
+
+    Example: all4one config show cifar10 optim.lr=0.5 --format yaml
+    """
     if recipe is None:
         _list_recipes()
         raise typer.Exit(2)
     from launch.commands.show_config import show
 
-    show(recipe, overrides or [])
+    show(recipe, overrides or [], output)
+
+
+@config_app.command(name="explain")
+def explain_setting(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Setting or section, such as optim.lr or data.")],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Recipe whose value is printed too.")
+    ] = None,
+) -> None:
+    """Print what a setting means, what it takes and its default.
+
+    Example: all4one config explain method.num_neighbors
+    """
+    from launch.commands.explain_setting import explain
+
+    explain(key, recipe)
 
 
 def _list_recipes() -> None:

@@ -1,20 +1,33 @@
 """`all4one config show`: print a resolved configuration and where each value comes from."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.masking import masked_values
+from launch.commands.output_format import OutputFormat
 from trainer.config.problems import current_key
 from trainer.config.recipes import read_chain
 from trainer.config.schema import Config, dump, flat, load_config
 
 
-def show(recipe: str, overrides: Sequence[str]) -> None:
-    """Print every setting with its value and the source of the value: a file, the command line, or the default."""
-    values = dict(flat(masked_values(dump(load_config(recipe, overrides)))))
+def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:
+    """Print every setting with its value and the source of the value: a file, the command line, or the default.
+
+    As YAML or JSON, print the nested values alone. Passwords of URLs are masked.
+    """
+    nested = masked_values(dump(load_config(recipe, overrides)))
+    if output == OutputFormat.YAML:
+        print(yaml.safe_dump(nested, sort_keys=False, allow_unicode=True), end="")
+        return
+    if output == OutputFormat.JSON:
+        print(json.dumps(nested, indent=1))
+        return
+    values = dict(flat(nested))
     sources = {
         current_key(key, Config): path.name for path, own in read_chain(recipe) for key, _ in flat(own)
     }

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from data_pipelines.yaml_reader import parse_yaml, problem_of
+from data_pipelines.yaml_reader import TypedWord, parse_yaml, problem_of
 
 _NAMED = ("method", "optim", "backbone")
 """Components whose `name` selects which settings they have."""
@@ -71,4 +71,5 @@ def _value(assignment: str, text: str) -> Any:
             ) from None
         return text
     # YAML would end such text at ` #`, and make a mapping of `a: b`.
-    return text if isinstance(value, str | dict) and not is_structure else value
+    is_text = isinstance(value, str | dict) and not isinstance(value, TypedWord)
+    return text if is_text and not is_structure else value

@@ -23,9 +23,9 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
     path = [str(part) for part in error["loc"]]
     key = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
-        siblings = [*_fields(path[:-1], values, schema)]
+        siblings = [*fields_at(path[:-1], values, schema)]
         near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
-        elsewhere = [k for k in _all_keys(values, schema) if k.rsplit(".")[-1] == path[-1]]
+        elsewhere = [k for k in all_keys(values, schema) if k.rsplit(".")[-1] == path[-1]]
         hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
         return f"{key}: unknown key" + (
             f"; did you mean {hint}?" if hint else f"; valid keys: {', '.join(siblings)}"
@@ -117,7 +117,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _fields(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+def fields_at(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
     """Return the fields of the model at a dotted path."""
     model = _model_at(path, values, schema)
     return dict(model.model_fields) if model is not None else {}
@@ -140,10 +140,9 @@ def _model_at(
     return model
 
 
-def _all_keys(
-    values: Mapping[str, Any], schema: type[BaseModel], path: tuple[str, ...] = ()
-) -> Iterator[str]:
-    for name, field in _fields(path, values, schema).items():
+def all_keys(values: Mapping[str, Any], schema: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the dotted key of every section and setting, from `path` on. `values` selects the method."""
+    for name, field in fields_at(path, values, schema).items():
         yield ".".join([*path, name])
         if len(path) < 3 and (_model_of(field.annotation) is not None):
-            yield from _all_keys(values, schema, (*path, name))
+            yield from all_keys(values, schema, (*path, name))

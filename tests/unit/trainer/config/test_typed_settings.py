@@ -62,6 +62,25 @@ def test_truth_values_have_their_usual_words(word: str) -> None:
     assert load_config("digits_demo", [f"metrics.tensorboard={word}"]).metrics.tensorboard is wanted
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("yes", True),
+        ("off", False),
+        ("true", True),
+        ("'yes'", "yes"),
+        ("END", "END"),
+        ("3", 3),
+        ("0123", "0123"),
+    ],
+)
+def test_options_of_sbatch_are_switched_by_words_and_quotes_make_text(typed: str, value: Any) -> None:
+    found = load_config("digits_demo", [f"slurm.extra.some={typed}", f"slurm.extra={{other: {typed}}}"])
+    assert found.slurm.extra == {"other": value}
+    assert type(found.slurm.extra["other"]) is type(value)
+    assert load_config("digits_demo", [f"slurm.extra.some={typed}"]).slurm.extra == {"some": value}
+
+
 def test_items_of_lists_and_mappings_are_taken_as_typed() -> None:
     from data_pipelines.yaml_reader import parse_yaml
 
