@@ -80,7 +80,7 @@ def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:
     """Return a run's settings with overrides. Raises a UserError if these would change what it learns."""
     before = run.read_config()
     after = override(before, overrides, where=str(run.config))
-    refuse_changed_training(before, after)
+    refuse_changed_training(before.with_absolute_paths(), after.with_absolute_paths())
     return after
 
 

@@ -7,6 +7,7 @@ processes are therefore interrupted first, and the job is cancelled once they ha
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -47,9 +48,8 @@ def cancel(path: Path, timeout: float) -> None:
         slurm_commands.cancel(number)
     for number in running:
         Submissions(live[number]).request_cancel(number)
-        slurm_commands.interrupt(number)
     late = _wait(running, timeout)
-    for number in running:  # also those that have ended: it is no error, and one may just be starting again
+    for number in late:
         slurm_commands.cancel(number)
     for number, run in live.items():
         print(_result(number, run, number in running, number in late), flush=True)
@@ -78,7 +78,7 @@ def _nothing(chains: Mapping[RunFolder, Sequence[str]], known: Mapping[str, slur
 
 
 def _wait(numbers: Sequence[str], timeout: float) -> set[str]:
-    """Wait until jobs are over. Return those that are not over in time."""
+    """Interrupt jobs until they are over. Return those that are not over in time."""
     begun = time.monotonic()
     told = 0.0
     left = set(numbers)
@@ -87,6 +87,9 @@ def _wait(numbers: Sequence[str], timeout: float) -> set[str]:
             jobs = f"job {', '.join(sorted(left))}" if len(left) < 6 else f"{len(left)} jobs"
             print(f"{jobs}: waiting up to {timeout - waited:.0f} s for a checkpoint and the end", flush=True)
             told = waited + _TELL_SECONDS
+            for number in left:  # again, because a job that is just starting has no processes yet
+                with suppress(UserError):  # it has just ended
+                    slurm_commands.interrupt(number)
         time.sleep(min(_LOOK_SECONDS, timeout))
         try:
             found = slurm_commands.jobs(left)

@@ -125,6 +125,7 @@ def _refuse_other_settings(configs: Mapping[Cell, Config], runs: Mapping[Cell, R
 
 
 def _compared(config: Config) -> object:
+    config = config.with_absolute_paths()  # a run stores these
     values = dump(config)
     sets = [values["data"][key] for key in ("train", "validation", "eval_resize")]
     return training_config(config), values["eval"], sets
