@@ -95,7 +95,9 @@ def build(
     engine = Engine(
         method,
         optimizer,
-        Schedule.from_settings(config.optim, loader.steps_per_epoch, total_steps),
+        Schedule.from_settings(
+            config.optim, loader.steps_per_epoch, config.train.epochs, config.train.max_steps
+        ),
         micro_batch=config.train.global_batch // (config.train.grad_accum_steps * process.world_size),
         accumulation=config.train.grad_accum_steps,
         max_grad_norm=config.optim.max_grad_norm,

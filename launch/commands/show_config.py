@@ -1,7 +1,7 @@
 """`all4one config show`: print a resolved configuration and where each value comes from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from data_pipelines.masking import masked_values
 from launch.commands.output_format import OutputFormat
+from trainer.config.overrides import COMPONENTS
 from trainer.config.problems import current_key
 from trainer.config.recipes import read_chain
 from trainer.config.schema import Config, dump, flat, load_config
@@ -28,14 +29,38 @@ def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:
         print(json.dumps(nested, indent=1))
         return
     values = dict(flat(nested))
-    sources = {
-        current_key(key, Config): path.name for path, own in read_chain(recipe) for key, _ in flat(own)
-    }
-    sources |= {current_key(override.partition("=")[0], Config): "command line" for override in overrides}
+    sources = _sources(recipe, overrides)
     table = Table("setting", "value", "from")
     for key, value in values.items():
         table.add_row(key, _shown(value), _source(key, sources))
     Console().print(table)
+
+
+def _sources(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
+    """Return the last file that gave each key, or `command line`. A replaced component loses its earlier keys."""
+    sources: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for path, own in read_chain(recipe):
+        given = {current_key(key, Config): value for key, value in flat(own)}
+        _forget_replaced(sources, names, given)
+        sources |= dict.fromkeys(given, path.name)
+    assignments = [override.partition("=") for override in overrides]
+    given = {
+        current_key(f"{key}.name" if key in COMPONENTS else key, Config): text for key, _, text in assignments
+    }
+    _forget_replaced(sources, names, given)
+    return sources | dict.fromkeys(given, "command line")
+
+
+def _forget_replaced(sources: dict[str, str], names: dict[str, str], given: Mapping[str, Any]) -> None:
+    for part in COMPONENTS:
+        name = given.get(f"{part}.name")
+        if name is None:
+            continue
+        if part in names and str(name) != names[part]:
+            for key in [key for key in sources if key.startswith(f"{part}.")]:
+                del sources[key]
+        names[part] = str(name)
 
 
 def _source(key: str, sources: dict[str, str]) -> str:

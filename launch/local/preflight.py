@@ -99,9 +99,8 @@ def _check_samples(config: Config, ranks: int, samples: int, folder: Path | Url)
 
 def _check_schedule(config: Config, samples: int) -> None:
     steps = samples // config.train.global_batch
-    total = config.train.epochs * steps
     if steps:
-        Schedule.from_settings(config.optim, steps, min(total, config.train.max_steps or total))
+        Schedule.from_settings(config.optim, steps, config.train.epochs, config.train.max_steps)
 
 
 def _check_backbone(config: Config, new_runs: int) -> None:

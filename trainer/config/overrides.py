@@ -1,5 +1,6 @@
 """Command-line overrides: set one `key=value` in nested values."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -7,7 +8,7 @@ import yaml
 from data_pipelines.errors import UserError
 from data_pipelines.yaml_reader import TypedWord, parse_yaml, problem_of
 
-_NAMED = ("method", "optim", "backbone")
+COMPONENTS = ("method", "optim", "backbone")
 """Components whose `name` selects which settings they have."""
 
 
@@ -21,7 +22,7 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     if not separator or not key:
         raise UserError(f"{assignment!r} is not of the form key=value", fix="for example optim.lr=0.5")
     value = _value(assignment, text)
-    if key in _NAMED and not isinstance(value, dict):
+    if key in COMPONENTS and not isinstance(value, dict):
         key = f"{key}.name"
     *parents, leaf = key.split(".")
     place: Any = values
@@ -30,16 +31,49 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
     if isinstance(place, list):
         place[_position(place, leaf, key)] = value
         return
-    if ".".join(parents) in _NAMED and leaf == "name" and place.get("name", value) != value:
+    if ".".join(parents) in COMPONENTS and leaf == "name" and place.get("name", value) != value:
         place.clear()
     place.pop(leaf, None)  # keeps the keys in the order in which they were last set
     place[leaf] = value
 
 
+def reset_settings(
+    before: Mapping[str, Any], after: Mapping[str, Any], assignments: Sequence[str]
+) -> Iterator[str]:
+    """Yield, for each component that overrides replaced, which of its settings got other values by that.
+
+    Args:
+        before: nested values of the configuration before the overrides.
+        after: nested values after them.
+        assignments: the overrides.
+    """
+    given = {assignment.partition("=")[0] for assignment in assignments}
+    for part in COMPONENTS:
+        old, new = before[part], after[part]
+        if old["name"] == new["name"]:
+            continue
+        changed = [
+            f"{key}={value} (was {was})" for key, was, value in _changes(part, old, new) if key not in given
+        ]
+        if changed:
+            yield f"{part}.name={new['name']} starts from its own defaults: {', '.join(changed)}"
+
+
+def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, old value, new value) of the settings that both have, with other values, but for names."""
+    for key in new:
+        if key == "name" or key not in old or old[key] == new[key]:
+            continue
+        if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
+            yield from _changes(f"{prefix}.{key}", old[key], new[key])
+        else:
+            yield f"{prefix}.{key}", old[key], new[key]
+
+
 def names_component(assignment: str) -> bool:
     """Return whether a `key=value` selects a component by name, which resets the component's earlier settings."""
     key, _, value = assignment.partition("=")
-    return key.endswith(".name") or (key in _NAMED and not value.lstrip().startswith("{"))
+    return key.endswith(".name") or (key in COMPONENTS and not value.lstrip().startswith("{"))
 
 
 def _child(place: Any, part: str, key: str) -> Any:

@@ -21,7 +21,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.keep_rules import CheckpointSettings
-from trainer.config.overrides import names_component, set_value
+from trainer.config.overrides import names_component, reset_settings, set_value
 from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import explain, old_names
 from trainer.config.recipes import merge, read_recipe
@@ -214,7 +214,12 @@ def override(config: Config, overrides: Sequence[str], where: str) -> Config:
     for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
         set_value(values, assignment)
     tell_old_names(values, Config)
-    return parse(values, where=f"{where} with {' '.join(overrides)}")
+    changed = parse(values, where=f"{where} with {' '.join(overrides)}")
+    for reset in reset_settings(dump(config), dump(changed), overrides):
+        if reset not in _TOLD:
+            _TOLD.add(reset)
+            print(f"notice: {reset}", file=sys.stderr)
+    return changed
 
 
 def tell_old_names(values: Mapping[str, Any], model: type[Settings]) -> None:

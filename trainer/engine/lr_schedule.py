@@ -18,21 +18,28 @@ class Schedule:
     total_steps: int
 
     @classmethod
-    def from_settings(cls, settings: OptimSettings, steps_per_epoch: int, total_steps: int) -> "Schedule":
+    def from_settings(
+        cls, settings: OptimSettings, steps_per_epoch: int, epochs: int, max_steps: int = 0
+    ) -> "Schedule":
         """Build the schedule of a run.
 
+        Args:
+            settings: the warm-up.
+            steps_per_epoch: steps of an epoch.
+            epochs: epochs of the whole run.
+            max_steps: step at which the run ends earlier, even during the warm-up. 0: none.
+
         Raises:
-            UserError: the warm-up is longer than the run.
+            UserError: the warm-up is longer than the whole run.
         """
-        warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+        warmup_steps, total_steps = round(settings.warmup_epochs * steps_per_epoch), epochs * steps_per_epoch
         if warmup_steps > total_steps:
-            epochs = total_steps / steps_per_epoch
             raise UserError(
-                f"the warm-up of {settings.warmup_epochs:g} epochs exceeds the run of {epochs:g} epochs",
+                f"the warm-up of {settings.warmup_epochs:g} epochs exceeds the run of {epochs} epochs",
                 where="optim.warmup_epochs",
                 fix=f"set optim.warmup_epochs to {epochs / 10:g}, or train longer",
             )
-        return cls(settings.warmup_start_lr, warmup_steps, total_steps)
+        return cls(settings.warmup_start_lr, warmup_steps, min(total_steps, max_steps or total_steps))
 
     def lr(self, base_lr: float, step: int) -> float:
         """Return the learning rate of update number `step`, counted from 0, for a group with peak rate `base_lr`."""

@@ -26,6 +26,7 @@ def check_with(data: Path, *overrides: str, nproc: int = 2) -> None:
 def test_what_fits_passes(data: Path) -> None:
     check_with(data)
     check_with(data, "train.global_batch=12", "train.grad_accum_steps=2", nproc=3)
+    check_with(data, "optim.warmup_epochs=2", "train.max_steps=3")  # a smoke test
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,6 @@ def test_what_fits_passes(data: Path) -> None:
         (["train.global_batch=2", "train.grad_accum_steps=2"], 1, "set train.global_batch to 4"),
         (["train.global_batch=1600"], 2, "train.global_batch=1500"),
         (["optim.warmup_epochs=500"], 1, "warm-up of 500 epochs exceeds"),
-        (["optim.warmup_epochs=2", "train.max_steps=3"], 1, "warm-up"),
         (["backbone.name=resnet19"], 1, "resnet18"),
         (["data.train=nowhere"], 1, "nowhere"),
     ],
@@ -80,6 +80,7 @@ def test_another_number_of_processes_is_said_where_the_loss_depends_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], named: str
 ) -> None:
     run, config = RunFolder(tmp_path), load_config("digits_demo", overrides)
+    capsys.readouterr()  # another method says which settings it resets
     run.ledger.write_text('{"event": "start", "world_size": 2}\n')
     warn_of_other_world_size(run, config, 2)
     assert capsys.readouterr().err == ""

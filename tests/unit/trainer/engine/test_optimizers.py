@@ -72,7 +72,7 @@ def test_schedule_rises_then_falls_between_its_ends(warmup, rest, start, base):
 
 
 def test_schedule_in_numbers():
-    schedule = Schedule.from_settings(OptimSettings(), steps_per_epoch=195, total_steps=195_000)
+    schedule = Schedule.from_settings(OptimSettings(), steps_per_epoch=195, epochs=1000)
     assert schedule.warmup_steps == 1950
     assert schedule.lr(1.0, 0) == 3e-5
     assert schedule.lr(1.0, 975) == pytest.approx((1 + 3e-5) / 2)
@@ -89,6 +89,12 @@ def test_schedule_sets_every_group_from_its_own_base():
 
 def test_warm_up_as_long_as_the_run_is_allowed_and_longer_is_refused():
     settings = OptimSettings(warmup_epochs=2)
-    assert Schedule.from_settings(settings, 10, 20).lr(1.0, 19) == pytest.approx(0.95, abs=1e-4)
-    with pytest.raises(UserError, match=r"warm-up of 2 epochs exceeds the run of 1.9 epochs"):
-        Schedule.from_settings(settings, 10, 19)
+    assert Schedule.from_settings(settings, 10, 2).lr(1.0, 19) == pytest.approx(0.95, abs=1e-4)
+    with pytest.raises(UserError, match=r"warm-up of 2 epochs exceeds the run of 1 epochs"):
+        Schedule.from_settings(settings, 10, 1)
+
+
+def test_a_run_that_max_steps_ends_in_its_warm_up_needs_no_second_setting():
+    cut, whole = (Schedule.from_settings(OptimSettings(warmup_epochs=2), 10, 100, steps) for steps in (3, 0))
+    assert [cut.lr(1.0, step) for step in range(3)] == [whole.lr(1.0, step) for step in range(3)]
+    assert cut.total_steps == 3
