@@ -1,6 +1,7 @@
 """Human-readable numbers and names in one format everywhere."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,3 +49,8 @@ def counted(counts: Mapping[str, int], *, limit: int = 8) -> str:
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     shown = [f"{name} {count:,}" for name, count in ordered[:limit]]
     return ", ".join([*shown, f"{len(ordered) - limit} others"] if len(ordered) > limit else shown)
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path or a URL as a shell takes it in a command."""
+    return shlex.quote(str(path))

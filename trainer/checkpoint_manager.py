@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from trainer.checkpoints.background_writer import BackgroundWriter
 from trainer.checkpoints.format import Snapshot, clone_to_host
 from trainer.checkpoints.store import CheckpointStore
@@ -105,7 +106,7 @@ class CheckpointManager:
                 gone = f"The run has already rolled back {before.rollbacks} times"
                 retry = (
                     "if the rollbacks are far apart, run: "
-                    f"all4one resume {self._attempt.run.path} guard.max_rollbacks={most + 3}. Otherwise "
+                    f"all4one resume {quoted(self._attempt.run.path)} guard.max_rollbacks={most + 3}. Otherwise "
                 )
             raise UserError(
                 f"{why}. {gone}",
@@ -243,7 +244,7 @@ class CheckpointManager:
         if failed:
             raise UserError(
                 f"the last checkpoint could not be saved: {failed}",
-                fix=f"solve this problem, then run: all4one resume {self._attempt.run.path}",
+                fix=f"solve this problem, then run: all4one resume {quoted(self._attempt.run.path)}",
             )
 
     def take_messages(self) -> list[str]:

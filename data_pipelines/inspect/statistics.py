@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
 from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
@@ -90,7 +91,7 @@ def pixel_statistics(shards: ShardSet, *, images: int = 1000) -> PixelStatistics
         raise UserError(
             f"none of {len(samples):,} images can be decoded",
             where=shards.folder,
-            fix=f"look at the shards: all4one data verify {shards.folder} --decode",
+            fix=f"look at the shards: all4one data verify {quoted(shards.folder)} --decode",
         )
     mean, square = np.mean(moments, axis=0)  # [3] each
     std = np.sqrt(np.maximum(square - mean**2, 0))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.imaging.augment import AugmentationParams
 from data_pipelines.loading.batch_decoder import BatchDecoder
 from data_pipelines.settings import DataSettings, ViewSettings
@@ -115,7 +116,7 @@ class Reader:
         return UserError(
             f"none of {len(samples)} samples of a batch can be used, such as this one: {bad[0]}",
             where=folder / self._shards.key(int(samples[0])),
-            fix=f"look at the shards: all4one data verify {folder} --decode"
+            fix=f"look at the shards: all4one data verify {quoted(folder)} --decode"
             if here
             else "look at the shards there",
         )

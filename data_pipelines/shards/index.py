@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, sync
-from data_pipelines.formatting import readable
+from data_pipelines.formatting import quoted, readable
 from data_pipelines.urls import Url
 from data_pipelines.walk import is_hidden
 
@@ -73,7 +73,7 @@ class DatasetRecord(BaseModel):
 
 def index_fix(folder: Path) -> str:
     """Return the command that rebuilds the index of a folder."""
-    return f"run: all4one data index {folder}"
+    return f"run: all4one data index {quoted(folder)}"
 
 
 def write_index(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import counted, readable
+from data_pipelines.formatting import counted, quoted, readable
 from data_pipelines.imaging.depth import dim_warning, highest, is_deep
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.shards.index import (
@@ -224,7 +224,7 @@ def _nothing_usable(folder: Path, scans: Sequence[_Scan]) -> UserError:
     if any(_has_dots_in_names(scan) for scan in scans):
         fix = DOTS_FIX
     elif left_out:
-        fix = f"convert the images while the shards are built: all4one data build {folder} OUT"
+        fix = f"convert the images while the shards are built: all4one data build {quoted(folder)} OUT"
     else:
         fix = "check the images in the shards"
     return UserError(what, where=folder, fix=fix)
@@ -252,7 +252,7 @@ def _warn_of_left_out(folder: Path, scans: Sequence[_Scan], warn: Warn) -> None:
         samples = sum(entry["reason"].startswith("no image") for scan in scans for entry in scan.quarantined)
         warn(
             f"{samples:,} samples have no image that training reads ({', '.join(IMAGES)}) and were left out. Their "
-            f"members: {counted(left_out)}. `all4one data build {folder} OUT` also reads other formats"
+            f"members: {counted(left_out)}. `all4one data build {quoted(folder)} OUT` also reads other formats"
         )
     if (warning := dim_warning(*_sum_deep(scans))) is not None:
         warn(warning)

@@ -63,7 +63,8 @@ def launch(
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
-    previous = {number: signal.signal(number, SignalForwarder(ranks, on_stop)) for number in heeded}
+    forwarder = SignalForwarder(ranks, on_stop)
+    previous = {number: signal.signal(number, forwarder) for number in heeded}
     try:
         code, failed = _supervise(ranks)
     finally:
@@ -73,7 +74,9 @@ def launch(
                 process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if failed is not None:
+    if forwarder.has_killed:
+        print("ended at once, without a checkpoint", file=sys.stderr)
+    elif failed is not None:
         print(_explain(ranks[failed], failed, logs / f"rank_{failed}.log"), file=sys.stderr)
     return code
 
@@ -115,6 +118,11 @@ class SignalForwarder:
 
     def __init__(self, ranks: list[subprocess.Popen[bytes]], on_stop: str) -> None:
         self._ranks, self._on_stop, self._times = ranks, on_stop, 0
+
+    @property
+    def has_killed(self) -> bool:
+        """Whether the ranks were killed because the user asked three times."""
+        return self._times >= 3
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. `signal.signal` calls this."""

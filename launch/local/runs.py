@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse, require_devices
 from launch.local.processes import launch
 from launch.messages import print_error
@@ -58,7 +59,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None, *, from_
     check(config, nproc, new_runs=0)
     refuse_other_train_set(run, config)
     if run.is_finished():
-        print(f"{run.path} is finished. Evaluate it with `all4one eval {run.path}`")
+        print(f"{run.path} is finished. Evaluate it with `all4one eval {quoted(run.path)}`")
         return 0
     require_checkpoints(run, config, from_scratch=from_scratch)
     warn_of_other_world_size(run, config, nproc)
@@ -156,6 +157,13 @@ def _taken_by_rank(config: Config) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items() if value]
 
 
+def _next_command(run: RunFolder) -> str:
+    """Return what to do with a finished run. `eval` needs a labeled validation set."""
+    if run.read_config().data.validation is None:
+        return f"export its backbone with: all4one export {quoted(run.path)}"
+    return f"evaluate it with: all4one eval {quoted(run.path)}"
+
+
 def train_run(run: RunFolder, nproc: int) -> int:
     """Train a run from its current state with N processes. Returns the exit code. If it is not 0, a message has been
     printed."""
@@ -163,18 +171,18 @@ def train_run(run: RunFolder, nproc: int) -> int:
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in STOPPED:
-        print(f"resume it with: all4one resume {run.path}")
+        print(f"resume it with: all4one resume {quoted(run.path)}")
     elif code == 0 and not run.is_finished():
         print_error(
             UserError(
                 "the processes ended without an error, but the run is not finished",
                 where=run.ledger,
-                fix=f"read their output in {logs}, then run: all4one resume {run.path}",
+                fix=f"read their output in {logs}, then run: all4one resume {quoted(run.path)}",
             )
         )
         return 1
     elif code == 0:
-        print(f"evaluate it with: all4one eval {run.path}")
+        print(_next_command(run))
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # Hung ranks cannot record their end.
@@ -183,7 +191,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
             UserError(
                 f"the run stalled: {hung}",
                 where=run.logs,
-                fix=f"read the ranks' stacks there, then run: all4one resume {run.path}",
+                fix=f"read the ranks' stacks there, then run: all4one resume {quoted(run.path)}",
             )
         )
     return code

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.records import complete, read_records
@@ -53,9 +54,8 @@ def cancel(path: Path, timeout: float) -> None:
         slurm_commands.cancel(number)
     for number, run in live.items():
         print(_result(number, run, number in running, number in late), flush=True)
-    print(
-        f"resume {'the run' if len(chains) == 1 else 'one'} with: all4one resume {next(iter(live.values())).path}"
-    )
+    what, first = "the run" if len(chains) == 1 else "one", next(iter(live.values()))
+    print(f"resume {what} with: all4one resume {quoted(first.path)}")
 
 
 def _chains(path: Path) -> dict[RunFolder, list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.run_folder import RunFolder, open_run
@@ -29,7 +30,7 @@ def show(path: Path, rank: int, *, follow_it: bool) -> int:
         raise UserError(
             f"rank {rank} has printed nothing yet",
             where=run.logs,
-            fix=f"`all4one status {run.path}` shows why the job waits",
+            fix=f"`all4one status {quoted(run.path)}` shows why the job waits",
         )
     sys.stdout.write(files[-1].read_text(errors="replace"))
     return 0
@@ -45,7 +46,8 @@ def follow(run: RunFolder, rank: int) -> int:
         return _follow(run, rank, chain)
     except KeyboardInterrupt:
         print(
-            f"job {', '.join(chain)} continues. Cancel it with `all4one cancel {run.path}`", file=sys.stderr
+            f"job {', '.join(chain)} continues. Cancel it with `all4one cancel {quoted(run.path)}`",
+            file=sys.stderr,
         )
         raise
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.masking import masked_values
 from launch.local.preflight import problems, refuse
 from launch.local.runs import (
@@ -65,7 +66,7 @@ def resume(
     run = open_run(path)
     config = settings_on_resume(run, overrides)
     if run.is_finished():
-        print(f"{run.path} is finished. Evaluate it with `all4one eval {run.path}`")
+        print(f"{run.path} is finished. Evaluate it with `all4one eval {quoted(run.path)}`")
         return None
     _refuse_live_job(run)
     if not from_scratch:
@@ -150,9 +151,9 @@ def submit_sweep(
         f"jobs {queued[0]} to {queued[-1]}: {len(runs)} runs of {common.slurm.ranks} processes, "
         f"{min(parallel, len(runs))} at a time\n"
         f"run folders:   {folder.path}\n"
-        f"status:        all4one status {folder.path}\n"
-        f"output of one: all4one logs {runs[0].path} -f\n"
-        f"cancel one:    all4one cancel {runs[0].path}",
+        f"status:        all4one status {quoted(folder.path)}\n"
+        f"output of one: all4one logs {quoted(runs[0].path)} -f\n"
+        f"cancel one:    all4one cancel {quoted(runs[0].path)}",
         flush=True,
     )
 
@@ -190,8 +191,8 @@ def _refuse_live_job(run: RunFolder) -> None:
         raise UserError(
             f"job {job.number} of this run is {job.state.lower()}",
             where=run.path,
-            fix=f"follow it with `all4one logs {run.path} -f`, or cancel it with `all4one cancel {run.path}` and "
-            "wait until it has ended",
+            fix=f"follow it with `all4one logs {quoted(run.path)} -f`, or cancel it with "
+            f"`all4one cancel {quoted(run.path)}` and wait until it has ended",
         )
 
 
@@ -200,8 +201,8 @@ def _queue(run: RunFolder, settings: SlurmSettings) -> None:
     print(
         f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}\n"
         f"run folder: {run.path}\n"
-        f"status:     all4one status {run.path}\n"
-        f"output:     all4one logs {run.path} -f\n"
-        f"cancel:     all4one cancel {run.path}",
+        f"status:     all4one status {quoted(run.path)}\n"
+        f"output:     all4one logs {quoted(run.path)} -f\n"
+        f"cancel:     all4one cancel {quoted(run.path)}",
         flush=True,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm import slurm_commands
@@ -160,7 +161,7 @@ def _queue(
     queued = batch.queue()
     print(
         f"jobs {queued[0]} to {queued[-1]}: {len(queued)} runs of {settings.ranks} processes\n"
-        f"progress:  all4one status {folder}\n"
+        f"progress:  all4one status {quoted(folder)}\n"
         "results, also while the runs train: the same command with --show",
         flush=True,
     )
@@ -174,6 +175,6 @@ def _refuse_live(runs: Mapping[Cell, RunFolder], folder: Path) -> None:
         raise UserError(
             f"SLURM jobs of {len(live)} run{'s' * (len(live) > 1)} of this study are queued or running",
             where=folder,
-            fix=f"see their progress with `all4one status {folder}`, end one with `all4one cancel RUN`, or print "
-            "results with --show",
+            fix=f"see their progress with `all4one status {quoted(folder)}`, end one with "
+            "`all4one cancel RUN`, or print results with --show",
         )

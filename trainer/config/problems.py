@@ -26,7 +26,8 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
         siblings = [*fields_at(path[:-1], values, schema)]
         near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.5)
         elsewhere = [k for k in all_keys(values, schema) if k.rsplit(".")[-1] == path[-1]]
-        hint = ".".join([*path[:-1], near[0]]) if near else elsewhere[0] if elsewhere else ""
+        # A key of exactly this name elsewhere is what was meant more often than one of a similar name here.
+        hint = elsewhere[0] if elsewhere else ".".join([*path[:-1], near[0]]) if near else ""
         return f"{key}: unknown key" + (
             f"; did you mean {hint}?" if hint else f"; valid keys: {', '.join(siblings)}"
         )

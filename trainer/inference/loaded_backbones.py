@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.format import MANIFEST, Snapshot
 from trainer.checkpoints.store import CheckpointStore
@@ -123,7 +124,9 @@ def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
     run = open_run(source)
     loaded = CheckpointStore(run.checkpoints).load_newest()
     if loaded is None:
-        raise UserError("has no valid checkpoint yet", where=run.path, fix=f"run: all4one resume {run.path}")
+        raise UserError(
+            "has no valid checkpoint yet", where=run.path, fix=f"run: all4one resume {quoted(run.path)}"
+        )
     return loaded.snapshot, run.read_config(), loaded.path
 
 

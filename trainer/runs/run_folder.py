@@ -26,6 +26,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from data_pipelines.formatting import quoted
 from data_pipelines.yaml_reader import read_yaml
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import append_record, read_records
@@ -137,7 +138,7 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
         raise UserError(
             "the run's folder is not empty",
             where=run.path,
-            fix=f"resume it with `all4one resume {run.path}`, or choose another folder with run.name=NAME",
+            fix=f"resume it with `all4one resume {quoted(run.path)}`, or choose another folder with run.name=NAME",
         )
     try:
         run.logs.mkdir(parents=True)

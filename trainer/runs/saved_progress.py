@@ -3,6 +3,7 @@
 from typing import Any
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
 
@@ -38,7 +39,7 @@ def refuse_lost_checkpoints(run: RunFolder, *, checkpoint_every: int) -> None:
     raise UserError(
         f"the checkpoints are gone: {evidence}, but there is no checkpoint",
         where=run.checkpoints,
-        fix=f"restore this folder, or train again from step 0: all4one resume {run.path} --from-scratch",
+        fix=f"restore this folder, or train again from step 0: all4one resume {quoted(run.path)} --from-scratch",
     )
 
 

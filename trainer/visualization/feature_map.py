@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
@@ -72,7 +73,7 @@ def feature_map(run: RunFolder, *, images: int = 2000, how: str | None = None, s
         raise UserError(
             "none of the images can be read",
             where=shards.folder,
-            fix=f"check the shards: all4one data verify {shards.folder} --decode",
+            fix=f"check the shards: all4one data verify {quoted(shards.folder)} --decode",
         )
     if not np.isfinite(features).all():
         raise UserError(

@@ -1,8 +1,10 @@
+import shlex
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.formatting import duration, nearest_multiples, percent
+from data_pipelines.formatting import duration, nearest_multiples, percent, quoted
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,14 @@ def test_the_nearest_multiples_enclose_the_number(number: int, unit: int, least:
         assert multiple >= least * unit
         assert multiple != number
         assert abs(multiple - number) <= max(unit, least * unit)
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text))
+def test_a_quoted_path_is_one_word_of_a_shell(path: str) -> None:
+    assert shlex.split(f"all4one resume {quoted(path)} --nproc 2") == [
+        "all4one",
+        "resume",
+        path,
+        "--nproc",
+        "2",
+    ]

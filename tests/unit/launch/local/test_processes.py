@@ -92,12 +92,15 @@ def test_a_rank_that_the_kernel_killed_is_said(job: Path, capsys: pytest.Capture
 
 
 def test_a_third_signal_ends_ranks_that_do_not_listen(job: Path) -> None:
-    process = start(job, "deaf")
+    process = start(job, "deaf", stderr=subprocess.PIPE)
     wait_for(job, process)
     for _ in range(3):
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.2)
-    assert process.wait(timeout=20) == 137
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 137
+    assert b"ended at once, without a checkpoint" in said
+    assert b"out of memory" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -123,7 +126,7 @@ def test_in_an_interactive_job_the_ranks_share_its_cores(job: Path, monkeypatch:
     assert (job / "cores1").read_text() == "its share"
 
 
-def start(job: Path, mode: str, *under: str) -> subprocess.Popen[bytes]:
+def start(job: Path, mode: str, *under: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
     code = (
         "import pathlib, sys; from launch.local.processes import launch; folder, mode = sys.argv[1:]; "
         "sys.exit(launch('the_job', [folder, mode], nproc=2, logs=pathlib.Path(folder)))"
@@ -131,7 +134,7 @@ def start(job: Path, mode: str, *under: str) -> subprocess.Popen[bytes]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         command = [*under, sys.executable, "-c", code, str(job), mode]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
     finally:
         signal.signal(signal.SIGHUP, before)
 

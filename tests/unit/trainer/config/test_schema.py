@@ -73,6 +73,7 @@ def test_imagenet_scales_by_the_linear_rule() -> None:
     [
         ("optim.learning_rate=1", "optim.learning_rate: unknown key"),
         ("optim.lrr=1", "did you mean optim.lr?"),
+        ("lr=1", "did you mean optim.lr?"),
         ("method.projector_hiden=1", "did you mean method.projector_hidden?"),
         ("global_batch=1", "did you mean train.global_batch?"),
         ("data.views.0.sise=32", "did you mean data.views.0.size?"),
