@@ -17,9 +17,9 @@ from data_pipelines.yaml_reader import TypedFloat, TypedInt, TypedWord
 def as_typed(value: Any, annotation: Any) -> Any:
     """Prepare a value for validation against a type.
 
-    A number or a truth value that was given for text becomes the text that was typed. A word such as `yes` becomes a
-    truth value if the type takes one. `~` at the beginning of a path becomes the home folder. Everything else stays as
-    it is, and its validation follows.
+    A number or truth value that was given for text becomes the text that was typed. Nothing becomes empty text. A word
+    such as `yes` becomes a truth value if the type takes one. `~` at the beginning of a path becomes the home folder.
+    Everything else stays as it is, and its validation follows.
 
     Raises:
         ValueError: a truth value, or a number with a leading zero, was given for a number. Pydantic would take both.
@@ -27,6 +27,8 @@ def as_typed(value: Any, annotation: Any) -> Any:
     accepted = set(_types(annotation))
     if isinstance(value, list | tuple) or (isinstance(value, Mapping) and typing.get_origin(annotation)):
         return _each(value, annotation)
+    if value is None and str in accepted and type(None) not in accepted:
+        return ""  # `run.name=`
     if isinstance(value, TypedWord):
         value = value.truth if bool in accepted else str(value)
     if isinstance(value, str) and value.startswith("~") and accepted & {Path, Url}:

@@ -75,9 +75,9 @@ class SlurmSettings(Settings):
     @field_validator("time", mode="before")
     @classmethod
     def _with_unit(cls, value: Any) -> Any:
-        # YAML reads 1:30:00 as a base-60 number, which cannot be told apart from minutes
+        # To sbatch a bare number is minutes, but hours are what most users mean.
         if isinstance(value, int):
-            raise ValueError(f"needs a unit, such as {value}m or 12h. The formats of sbatch need quotes")
+            raise ValueError(f"needs a unit, such as {value}m or 12h, or a format of sbatch, such as 1:30:00")
         return value
 
     @model_validator(mode="after")

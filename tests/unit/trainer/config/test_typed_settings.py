@@ -81,6 +81,11 @@ def test_options_of_sbatch_are_switched_by_words_and_quotes_make_text(typed: str
     assert load_config("digits_demo", [f"slurm.extra.some={typed}"]).slurm.extra == {"some": value}
 
 
+def test_nothing_is_empty_text_or_no_value() -> None:
+    assert load_config("digits_demo", ["run.name="]).run.name == ""
+    assert load_config("digits_demo", ["data.validation="]).data.validation is None
+
+
 def test_items_of_lists_and_mappings_are_taken_as_typed() -> None:
     from data_pipelines.yaml_reader import parse_yaml
 
