@@ -122,10 +122,10 @@ class _History:
         self.starts = [r for r in records if r["event"] == "start"]
         self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
         self._ends: dict[int, Record] = {}
-        for record in records:
+        for record in (r for r in records if r["event"] == "end"):
             known = self._ends.get(record["attempt"])
             # the cause of a lost rank is recorded after it, and is the reason
-            if record["event"] == "end" and (known is None or known["reason"] == EndReason.LOST_RANK):
+            if known is None or known["reason"] == EndReason.LOST_RANK:
                 self._ends[record["attempt"]] = record
         self._trained, self._saved, self._batch = trained, saved, batch
 
