@@ -9,6 +9,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from data_pipelines.errors import UserError
+from data_pipelines.masking import masked_values
 from trainer.config.problems import all_keys, current_key, fields_at
 from trainer.config.schema import Config, dump, load_config
 
@@ -23,7 +24,7 @@ def explain(key: str, recipe: str | None) -> None:
     Raises:
         UserError: there is no such setting. The message names the nearest one.
     """
-    values = dump(load_config(recipe)) if recipe is not None else {"method": {}}
+    values = masked_values(dump(load_config(recipe))) if recipe is not None else {"method": {}}
     *parents, leaf = current_key(key, Config).split(".")
     field = fields_at(parents, values, Config).get(leaf)
     if field is None:
