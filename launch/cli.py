@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
+from launch.commands.config import Recipe, list_recipes
+from launch.commands.config import app as config_app
 from launch.commands.data import app as data_app
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
-from launch.commands.output_format import OutputFormat
 from launch.commands.report import report
 from launch.commands.slurm import (
     DryRun,
@@ -42,16 +43,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(no_args_is_help=True, help="Show recipes and explain settings.")
 app.add_typer(data_app, name="data", help="Build, index, verify and inspect datasets in shards.")
-app.add_typer(config_app, name="config")
+app.add_typer(config_app, name="config", help="Show recipes and explain settings.")
 for command in (submit, status, logs, cancel, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
-Recipe = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
-]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
 ]
@@ -77,7 +74,7 @@ def all4one(
 def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) -> None:
     """Train a new run. Without CONFIG, list the shipped recipes."""
     if recipe is None:
-        _list_recipes()
+        list_recipes()
         raise typer.Exit(2)
     from launch.local.runs import start_run
 
@@ -183,7 +180,7 @@ def profile(
     batch size for each process.
     """
     if recipe is None:
-        _list_recipes()
+        list_recipes()
         raise typer.Exit(2)
     asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
     if asked and nodes is None:
@@ -218,62 +215,11 @@ def verify_resume(
     Every tensor and every metric of the two runs must be equal bit for bit.
     """
     if recipe is None:
-        _list_recipes()
+        list_recipes()
         raise typer.Exit(2)
     from launch.local.verify_resume import verify
 
     raise typer.Exit(verify(recipe, overrides or [], kills=kills, nproc=nproc, seed=seed))
-
-
-@config_app.command(name="show")
-def show_config(
-    recipe: Recipe = None,
-    overrides: Overrides = None,
-    output: Annotated[
-        OutputFormat,
-        typer.Option("--format", help="`yaml` is a complete recipe, and `json` is for programs."),
-    ] = OutputFormat.TABLE,
-) -> None:
-    """Print the resolved configuration: every setting with its value and where the value comes from.
-
-    Example: all4one config show cifar10 optim.lr=0.5 --format yaml
-    """
-    if recipe is None:
-        _list_recipes()
-        raise typer.Exit(2)
-    from launch.commands.show_config import show
-
-    show(recipe, overrides or [], output)
-
-
-@config_app.command(name="explain")
-def explain_setting(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Setting or section, such as optim.lr or data.")],
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="Recipe whose value is printed too.")
-    ] = None,
-) -> None:
-    """Print what a setting means, what it takes and its default.
-
-    Example: all4one config explain method.num_neighbors
-    """
-    from launch.commands.explain_setting import explain
-
-    explain(key, recipe)
-
-
-def _list_recipes() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from trainer.config.recipes import shipped_recipes
-
-    table = Table("recipe", "description", title="shipped recipes", title_justify="left")
-    for name, description in shipped_recipes().items():
-        table.add_row(name, description)
-    console = Console(stderr=True)
-    console.print(table)
-    console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
 
 
 def _expand(found: re.Match[str]) -> str:

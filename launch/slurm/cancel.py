@@ -14,7 +14,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
-from trainer.runs.records import complete, read_records
+from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
 
 _LOOK_SECONDS = 1.0
@@ -103,9 +103,7 @@ def _wait(numbers: Sequence[str], timeout: float) -> set[str]:
 def _result(number: str, run: RunFolder, was_running: bool, is_late: bool) -> str:
     if not was_running:
         return f"{run.path}: job {number} was waiting and is cancelled"
-    ends = [
-        r for r in complete(read_records(run.ledger)) if r["event"] == "end" and r.get("step") is not None
-    ]
+    ends = [r for r in read_ledger(run.ledger) if r["event"] == "end" and r.get("step") is not None]
     if is_late:
         return f"{run.path}: job {number} did not end in time and was cancelled, perhaps without a checkpoint"
     if not ends or not ends[-1]["step"]:

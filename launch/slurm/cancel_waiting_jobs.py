@@ -13,7 +13,7 @@ from launch.slurm import slurm_commands
 from launch.slurm.record_failure import is_crash_loop
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import complete, read_records
+from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 
 _LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)
@@ -23,7 +23,7 @@ _LAST = (EndReason.FINISHED, EndReason.ERROR, EndReason.CANCELLED)
 def main() -> None:
     """Cancel the jobs of this run that have not begun, if there is nothing to resume."""
     run = RunFolder(Path(sys.argv[1]))
-    ends = [record["reason"] for record in complete(read_records(run.ledger)) if record["event"] == "end"]
+    ends = [record["reason"] for record in read_ledger(run.ledger) if record["event"] == "end"]
     if not ends or not (ends[-1] in _LAST or is_crash_loop(run)):
         return
     try:

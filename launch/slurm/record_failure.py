@@ -20,7 +20,7 @@ from launch.slurm.requeue import requeue_from_script
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.end_reasons import EndReason, ExitCode
 from trainer.runs.hang_watch import stall_of
-from trainer.runs.records import complete, read_records
+from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import living_holder
 
@@ -34,7 +34,7 @@ def main() -> None:
     run, code, start = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), Start.this()
     if code == 0 or not _still_runs(start):
         return
-    records = complete(read_records(run.ledger))
+    records = read_ledger(run.ledger)
     began = next((r for r in reversed(records) if r["event"] == "start" and _of(r, start)), None)
     ended = next(
         (r for r in records if began and r["event"] == "end" and r["attempt"] == began["attempt"]), None
@@ -97,11 +97,7 @@ def _message(run: RunFolder, start: Start) -> str:
 
 def is_crash_loop(run: RunFolder) -> bool:
     """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
-    ends = [
-        r
-        for r in complete(read_records(run.ledger))
-        if r["event"] == "end" and r["reason"] != EndReason.LOST_RANK
-    ]
+    ends = [r for r in read_ledger(run.ledger) if r["event"] == "end" and r["reason"] != EndReason.LOST_RANK]
     last = ends[-2:]
     return (
         len(last) == 2

@@ -11,7 +11,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import complete, read_records, read_speeds
+from trainer.runs.records import read_ledger, read_speeds
 from trainer.runs.run_folder import RunFolder
 
 Record = Mapping[str, Any]
@@ -74,7 +74,7 @@ def read_attempts(
         saved: step of the newest checkpoint, or 0 without one. Steps of ended attempts beyond it are lost.
         speeds: what `read_speeds` returns for its metrics. None: they are read.
     """
-    records = complete(read_records(run.ledger))
+    records = read_ledger(run.ledger)
     trained = read_speeds(run.metrics) if speeds is None else speeds
     history = _History(records, trained, saved, global_batch(run))
     return [

@@ -14,7 +14,7 @@ from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import complete, read_records, read_speeds
+from trainer.runs.records import read_ledger, read_speeds
 from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -108,7 +108,7 @@ def status(run: RunFolder, job: slurm_commands.Job | None, number: str | None) -
         job: its newest job as SLURM knows it. None: SLURM does not know it or was not asked.
         number: number of its newest job. None: it was never submitted.
     """
-    records = complete(read_records(run.ledger))
+    records = read_ledger(run.ledger)
     speeds = read_speeds(run.metrics)
     checkpoint = _newest_checkpoint(run)
     history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0), speeds=speeds)

@@ -115,7 +115,7 @@ class MetricsSettings(Settings):
     @field_validator("wandb", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads `off` as false
+        return "off" if value is False else value  # `false` is what YAML 1.1 makes of `off`
 
 
 class Config(Settings):

@@ -6,7 +6,7 @@ skipped, so one bad byte hides nothing but its own line.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ def count_damaged(path: Path) -> int:
     """Return the number of lines that `read_records` skips, except for a last line that was cut short."""
     skipped = [_parse(line) is None for line in _lines(path)]
     return sum(skipped) - bool(skipped and skipped[-1])
+
+
+def read_ledger(path: Path) -> list[Record]:
+    """Read the records of a ledger that hold all that its readers rely on."""
+    return [
+        r
+        for r in read_records(path)
+        if all(key in r for key in ("event", *_NEEDED.get(str(r.get("event")), ())))
+    ]
 
 
 def read_speeds(path: Path) -> list[tuple[int, float | None]]:
@@ -140,11 +149,6 @@ _LEDGER: dict[str, Check] = {
     "nodes": _is_optional_text,
 }
 """What the values of the ledger must be where they are present."""
-
-
-def complete(ledger: Iterable[Record]) -> list[Record]:
-    """Return the records of a ledger that hold all that its readers rely on."""
-    return [r for r in ledger if all(key in r for key in ("event", *_NEEDED.get(str(r.get("event")), ())))]
 
 
 def _is_sound(record: Record) -> bool:

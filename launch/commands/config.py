@@ -1,0 +1,66 @@
+"""`all4one config`: show recipes and explain settings."""
+
+from typing import Annotated
+
+import typer
+
+from launch.commands.output_format import OutputFormat
+from launch.commands.slurm import Overrides
+
+app = typer.Typer(no_args_is_help=True)
+
+Recipe = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
+]
+
+
+@app.command(name="show")
+def show_config(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        OutputFormat,
+        typer.Option("--format", help="`yaml` is a complete recipe, and `json` is for programs."),
+    ] = OutputFormat.TABLE,
+) -> None:
+    """Print the resolved configuration: every setting with its value and where the value comes from.
+
+    Example: all4one config show cifar10 optim.lr=0.5 --format yaml
+    """
+    if recipe is None:
+        list_recipes()
+        raise typer.Exit(2)
+    from launch.commands.show_config import show
+
+    show(recipe, overrides or [], output)
+
+
+@app.command(name="explain")
+def explain_setting(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Setting or section, such as optim.lr or data.")],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Recipe whose value is printed too.")
+    ] = None,
+) -> None:
+    """Print what a setting means, what it takes and its default.
+
+    Example: all4one config explain method.num_neighbors
+    """
+    from launch.commands.explain_setting import explain
+
+    explain(key, recipe)
+
+
+def list_recipes() -> None:
+    """Print the shipped recipes, and how to name one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.config.recipes import shipped_recipes
+
+    table = Table("recipe", "description", title="shipped recipes", title_justify="left")
+    for name, description in shipped_recipes().items():
+        table.add_row(name, description)
+    console = Console(stderr=True)
+    console.print(table)
+    console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
