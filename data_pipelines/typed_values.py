@@ -11,15 +11,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from data_pipelines.urls import Url
-from data_pipelines.yaml_reader import TypedFloat, TypedInt, TypedWord
+from data_pipelines.yaml_reader import TypedWord, parse_scalar
 
 
 def as_typed(value: Any, annotation: Any) -> Any:
     """Prepare a value for validation against a type.
 
-    A number or truth value that was given for text becomes the text that was typed. Nothing becomes empty text. A word
-    such as `yes` becomes a truth value if the type takes one. `~` at the beginning of a path becomes the home folder.
-    Everything else stays as it is, and its validation follows.
+    A number or truth value that was given for text or a path becomes the text that was typed. If the type also takes
+    numbers, that holds for numbers of another kind, and for those that would be written differently. Nothing becomes
+    empty text. A word such as `yes` becomes a truth value if the type takes one. If the type has a choice of the same
+    meaning, such as `off` for `no`, the word or the truth value becomes that choice. `~` at the beginning of a path
+    becomes the home folder. Everything else stays as it is, and its validation follows.
 
     Raises:
         ValueError: a truth value, or a number with a leading zero, was given for a number. Pydantic would take both.
@@ -29,15 +31,14 @@ def as_typed(value: Any, annotation: Any) -> Any:
         return _each(value, annotation)
     if value is None and str in accepted and type(None) not in accepted:
         return ""  # `run.name=`
+    if isinstance(value, TypedWord | bool) and bool not in accepted:
+        value = _choice_of_same_meaning(value, annotation)
     if isinstance(value, TypedWord):
         value = value.truth if bool in accepted else str(value)
     if isinstance(value, str) and value.startswith("~") and accepted & {Path, Url}:
         return _expanded(value)
-    if str in accepted and not accepted & {bool, int, float}:
-        if isinstance(value, TypedInt | TypedFloat):
-            return value.text
-        if isinstance(value, bool | int | float):
-            return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool | int | float) and accepted & {str, Path, Url} and not _stays(value, accepted):
+        return _text(value)
     if accepted & {int, float} and bool not in accepted:
         kind = "a number" if float in accepted else "an integer"
         if isinstance(value, bool):
@@ -45,6 +46,30 @@ def as_typed(value: Any, annotation: Any) -> Any:
         if isinstance(value, str) and str not in accepted and re.fullmatch(r"[-+]?0[0-9]+", value):
             raise ValueError(f"must be {kind} without leading zeros")
     return value
+
+
+def _choice_of_same_meaning(value: TypedWord | bool, annotation: Any) -> Any:
+    """Return the choice that means the same as a word or a truth value: `off` for `no`, `Off` and `false`."""
+    choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+    if value in choices:
+        return str(value)
+    truth = value.truth if isinstance(value, TypedWord) else value
+    words = [word for choice in choices if isinstance(word := parse_scalar(choice), TypedWord)]
+    return next((str(word) for word in words if word.truth is truth), value)
+
+
+def _stays(value: bool | int | float, accepted: set[Any]) -> bool:
+    """Whether a number or truth value that was given for text stays one, because the type takes it as well."""
+    if isinstance(value, bool):
+        return bool(accepted & {bool, int, float})
+    if isinstance(value, float):
+        return float in accepted
+    return float in accepted or (int in accepted and str(int(value)) == _text(value))
+
+
+def _text(value: bool | int | float) -> str:
+    """Return a number or truth value as it was typed."""
+    return str(value).lower() if isinstance(value, bool) else str(getattr(value, "text", value))
 
 
 def holds_models(annotation: Any) -> bool:
@@ -110,3 +135,13 @@ def _types(annotation: Any) -> list[Any]:
     if origin is typing.Literal:
         return [type(argument) for argument in arguments]
     return [annotation]
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the values that the `Literal` types of an annotation list."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return list(arguments)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return [found for argument in arguments for found in _choices(argument)]
+    return []

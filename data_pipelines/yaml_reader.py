@@ -1,12 +1,13 @@
 """YAML as its writers mean it: text stays as typed, numbers are decimal, and no key is given twice.
 
 PyYAML reads YAML 1.1, where `0123` is 83, `1:30` is 90, `yes` is true and `1e5` is text. The last of two equal keys
-silently wins. Here, scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3), and
-numbers remember their text for settings that are text.
+silently wins. Here, scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3), except
+that only decimal numbers without leading zeros are numbers: `0123`, `0o17` and `0x1F` are text. Numbers remember their
+text for settings that are text. Keys are always text.
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +61,80 @@ class TypedWord(str):
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Reader(_Parser):
     """Reads one document by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, yaml.Node] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if (first := seen.setdefault(key.value, key)) is not key:
-                lines = f"in line {first.start_mark.line + 1} and in line {key.start_mark.line + 1}"
+    def get_single_node(self) -> yaml.Node | None:
+        root: yaml.Node | None = super().get_single_node()
+        # After a merge, a mapping has keys that were not typed in it, so the keys are checked before.
+        mappings = list(_mappings(root, set()))
+        for mapping in mappings:
+            mapping.value = [(_text_key(key), value) for key, value in mapping.value]
+            _refuse_repeated_keys(mapping)
+        for mapping in mappings:
+            _merge(mapping, ())
+        return root
+
+
+def _mappings(node: yaml.Node | None, seen: set[int]) -> Iterator[yaml.MappingNode]:
+    """Yield each mapping of a document once, in the order in which they begin."""
+    if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        yield node
+    for item in node.value:
+        for inner in item if isinstance(item, tuple) else (item,):
+            yield from _mappings(inner, seen)
+
+
+def _text_key(key: yaml.Node) -> yaml.Node:
+    """Return a key that is read as the text that was typed."""
+    if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+        return key
+    return yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark)
+
+
+def _refuse_repeated_keys(mapping: yaml.MappingNode) -> None:
+    seen: dict[str, yaml.Node] = {}
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        if (first := seen.setdefault(key.value, key)) is not key:
+            lines = f"in line {first.start_mark.line + 1} and in line {key.start_mark.line + 1}"
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key.value!r} is given twice, {lines}", key.start_mark
+            )
+
+
+def _merge(mapping: yaml.MappingNode, inside: tuple[yaml.Node, ...]) -> None:
+    """Replace each `<<` by the keys that it merges. Keys of the mapping itself count first, then the earliest merged.
+
+    PyYAML compares merged keys by identity, so that the value of a key depends on its length.
+    """
+    if not any(key.tag == _MERGE for key, _ in mapping.value):
+        return
+    merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in mapping.value:
+        if key.tag != _MERGE:
+            continue
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(source, yaml.MappingNode) or source in (mapping, *inside):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice, {lines}", key.start_mark
+                    None, None, "`<<` must name another mapping, or a list of them", key.start_mark
                 )
-        found: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return found
+            _merge(source, (*inside, mapping))
+            for pair in source.value:
+                merged.setdefault(pair[0].value if isinstance(pair[0], yaml.ScalarNode) else pair[0], pair)
+    own = [pair for pair in mapping.value if pair[0].tag != _MERGE]
+    for key, _ in own:
+        merged.pop(key.value if isinstance(key, yaml.ScalarNode) else key, None)
+    mapping.value = [*merged.values(), *own]
 
 
 def _whole(reader: _Reader, node: yaml.ScalarNode) -> TypedInt:
@@ -127,7 +185,7 @@ def read_yaml(path: Path, *, fix: str = "correct the file") -> Any:
         raise UserError(f"cannot be read: {error.strerror or error}", where=path, fix=fix) from None
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text at byte {error.start}", where=path, fix=fix) from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"is not valid YAML: {problem_of(error)}", where=path, fix=fix) from None
 
 
@@ -139,8 +197,24 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, _Reader)
-    except (ValueError, TypeError) as error:  # such as a number of 10,000 digits, or a list as a key
+    # Such as a number of 10,000 digits, a list as a key, or 3,000 lists inside of each other.
+    except (ValueError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+
+
+def parse_scalar(text: str) -> Any:
+    """Return the value of a text that is one plain scalar.
+
+    Text stays text. Comments, `a: b`, a leading `- ` and everything else that needs a document have no meaning here.
+    """
+    plain, reader = text.strip(), _Reader("")
+    tag = reader.resolve(yaml.ScalarNode, plain, (True, False))
+    if tag in (reader.DEFAULT_SCALAR_TAG, _MERGE):
+        return text
+    try:
+        return reader.construct_object(yaml.ScalarNode(tag, plain))
+    except ValueError:  # a number of more digits than Python converts
+        return text
 
 
 def problem_of(error: Exception) -> str:

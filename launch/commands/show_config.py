@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.masking import masked_values
+from data_pipelines.yaml_writer import dump_yaml
 from launch.commands.output_format import OutputFormat
 from trainer.config.overrides import COMPONENTS
 from trainer.config.problems import current_key
@@ -23,7 +23,7 @@ def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:
     """
     nested = masked_values(dump(load_config(recipe, overrides)))
     if output == OutputFormat.YAML:
-        print(yaml.safe_dump(nested, sort_keys=False, allow_unicode=True), end="")
+        print(dump_yaml(nested), end="")
         return
     if output == OutputFormat.JSON:
         print(json.dumps(nested, indent=1))

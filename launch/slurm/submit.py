@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.masking import masked_values
+from data_pipelines.yaml_writer import dump_yaml
 from launch.local.preflight import problems, refuse
 from launch.local.runs import (
     keep_settings,
@@ -44,7 +43,7 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
     if dry_run:
         print(SlurmSubmission.of(run, config.slurm).script())
         print("# config.yaml")
-        print(yaml.safe_dump(masked_values(dump(config)), sort_keys=False), end="")
+        print(dump_yaml(masked_values(dump(config))), end="")
         return None
     create_run(config, name)
     try:

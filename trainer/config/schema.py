@@ -112,11 +112,6 @@ class MetricsSettings(Settings):
     wandb_project: str = Field("all4one", min_length=1)
     """Weights & Biases project of the run."""
 
-    @field_validator("wandb", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # `false` is what YAML 1.1 makes of `off`
-
 
 class Config(Settings):
     """All settings of a run."""

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.shards.index import read_record
+from data_pipelines.yaml_writer import dump_yaml
 from trainer.exports.format import Subject
 from trainer.exports.snippets import snippet
 from trainer.networks.backbones import BackboneSettings
@@ -33,7 +32,7 @@ def model_card(subject: Subject) -> str:
     unknown = "Not chosen yet. Fill it in here and as `license:` above before you publish this model."
     parts = [
         "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
+        dump_yaml(front).strip(),
         "---",
         "",
         f"# {subject.name}, trained without labels",

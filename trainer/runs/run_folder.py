@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.formatting import quoted
 from data_pipelines.yaml_reader import read_yaml
+from data_pipelines.yaml_writer import dump_yaml
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import append_record, read_records
 
@@ -104,7 +103,7 @@ class RunFolder:
         """Replace the configuration atomically."""
         from trainer.config.schema import dump
 
-        write_whole(self.config, yaml.safe_dump(dump(config), sort_keys=False).encode())
+        write_whole(self.config, dump_yaml(dump(config)).encode())
 
     def attempts(self) -> int:
         """Return the number of attempts that have begun."""

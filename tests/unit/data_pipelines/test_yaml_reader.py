@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from data_pipelines.yaml_reader import TypedFloat, TypedInt, parse_yaml, read_yaml
+from data_pipelines.yaml_reader import TypedFloat, TypedInt, parse_scalar, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,59 @@ def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path: Path, te
 
 def test_merged_mappings_may_be_overridden() -> None:
     assert parse_yaml("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "merged"),
+    [
+        ("a: &a {x: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, y: 3, x: 4}\n", {"x": 4, "y": 3}),
+        ("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: *b\n", {"x": 2, "y": 3}),
+        ("a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {<<: [*a, *b], z: 3}\n", {"x": 1, "y": 2, "z": 3}),
+        ("a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {<<: *a, z: 3, <<: *b}\n", {"x": 1, "y": 2, "z": 3}),
+        ("a: &a {long_key: 1}\nb: &b {long_key: 2}\nc: {<<: [*a, *b]}\n", {"long_key": 1}),
+        ("a: &a {x: 1}\nb: {c: &c {<<: *a}}\nc: {<<: [*c]}\n", {"x": 1}),
+    ],
+)
+def test_mappings_are_merged_over_several_steps(text: str, merged: dict[str, int]) -> None:
+    """The mapping itself counts first, and then the earliest: https://yaml.org/type/merge.html"""
+    assert parse_yaml(text)["c"] == merged
+
+
+@pytest.mark.parametrize("text", ["a: &a {<<: *a}", "a: {<<: 1}", "a: {<<: [1]}", "a: &a {<<: {<<: *a}}"])
+def test_a_merge_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="must name another mapping"):
+        parse_yaml(text)
+
+
+def test_a_key_that_is_given_twice_beside_a_merge_is_refused() -> None:
+    with pytest.raises(yaml.YAMLError, match="'y' is given twice, in line 2 and in line 2"):
+        parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2, y: 3}\n")
+
+
+def test_keys_are_text_as_typed() -> None:
+    text = "1: {01: a, 1e5: b, 1.50: c}\nyes: a\ntrue: b\n~: c\n"
+    assert parse_yaml(text) == {"1": {"01": "a", "1e5": "b", "1.50": "c"}, "yes": "a", "true": "b", "~": "c"}
+    assert all(type(key) is str for key in parse_yaml(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# x", "- a", "a: b", "? a", "3 # x", "!!int 3", "&a 3", "*a", "[1", "| a", "<<", "9" * 5000, " a "],
+)
+def test_what_only_a_document_gives_a_meaning_is_text_in_a_scalar(text: str) -> None:
+    assert parse_scalar(text) == text
+
+
+@pytest.mark.parametrize("text", ["0", "1e5", "yes", "true", "~", "", "0123", ".inf", "2026-11-28", "x"])
+def test_a_scalar_is_what_it_is_in_a_document(text: str) -> None:
+    assert parse_scalar(text) == parse_yaml(text)
+    assert type(parse_scalar(text)) is type(parse_yaml(text))
+
+
+def test_lists_that_are_nested_too_deeply_are_an_error_of_yaml() -> None:
+    for text in ("[" * 3000, "[" * 900 + "]" * 900, "- " * 900):
+        with contextlib.suppress(yaml.YAMLError):
+            parse_yaml(text)
 
 
 @pytest.mark.parametrize(

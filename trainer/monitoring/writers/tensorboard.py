@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
+from data_pipelines.yaml_writer import dump_yaml
 from trainer.monitoring.writers.base import Record, numbers
 
 
@@ -35,7 +34,7 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
         self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
-        text = yaml.safe_dump(self._config, sort_keys=False)
+        text = dump_yaml(self._config)
         self._writer.add_text(self._name, "".join(f"    {line}\n" for line in text.splitlines()), step)
         single = {k: v for k, v in self._settings.items() if isinstance(v, bool | int | float | str)}
         for summary in hparams(single, {"train/loss": 0.0, "eval/knn_online": 0.0}):

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from data_pipelines.urls import Place
 from trainer.config.schema import load_config
+from trainer.runs.run_folder import create_run
 
 
 class Sample(Settings):
@@ -72,6 +74,11 @@ def test_truth_values_have_their_usual_words(word: str) -> None:
         ("END", "END"),
         ("3", 3),
         ("0123", "0123"),
+        ("12e4567", "12e4567"),
+        ("1.5", "1.5"),
+        ("2e3", "2e3"),
+        ("-0", "-0"),
+        ("+5", "+5"),
     ],
 )
 def test_options_of_sbatch_are_switched_by_words_and_quotes_make_text(typed: str, value: Any) -> None:
@@ -79,6 +86,40 @@ def test_options_of_sbatch_are_switched_by_words_and_quotes_make_text(typed: str
     assert found.slurm.extra == {"other": value}
     assert type(found.slurm.extra["other"]) is type(value)
     assert load_config("digits_demo", [f"slurm.extra.some={typed}"]).slurm.extra == {"some": value}
+
+
+@pytest.mark.parametrize("typed", ["12e4567", "2e3", "0o17", "08", "y", "'3'", "3", "yes", "'yes'", "+5"])
+def test_options_of_sbatch_are_stored_as_typed(typed: str, tmp_path: Path) -> None:
+    config = load_config("digits_demo", [f"slurm.extra.some={typed}", f"run.folder={tmp_path}"])
+    run = create_run(config, "digits_demo")
+    assert run.read_config().slurm.extra == config.slurm.extra
+    stored = yaml.safe_load(run.config.read_text())["slurm"]["extra"]
+    assert stored == config.slurm.extra
+    assert type(stored["some"]) is type(config.slurm.extra["some"])
+
+
+@pytest.mark.parametrize("word", ["off", "Off", "OFF", "no", "No", "false", "False"])
+def test_a_word_of_the_same_meaning_is_the_choice(word: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"base: digits_demo\nmetrics: {{wandb: {word}}}\n")
+    assert load_config(tmp_path / "own.yaml").metrics.wandb == "off"
+    assert load_config("digits_demo", [f"metrics.wandb={word}"]).metrics.wandb == "off"
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "true", "'no'", "0"])
+def test_a_word_of_another_meaning_is_no_choice(word: str) -> None:
+    with pytest.raises(UserError, match=r"metrics\.wandb: must be 'off', 'offline' or 'online'"):
+        load_config("digits_demo", [f"metrics.wandb={word}"])
+
+
+@pytest.mark.parametrize(
+    "key", ["run.folder", "data.train", "data.validation", "data.cache", "backbone.init"]
+)
+@pytest.mark.parametrize("typed", ["123", "1e5", "1.50", "yes", "true", "0123"])
+def test_a_path_is_taken_as_typed(key: str, typed: str, tmp_path: Path) -> None:
+    section, name = key.split(".")
+    (tmp_path / "own.yaml").write_text(f"base: digits_demo\n{section}: {{{name}: {typed}}}\n")
+    for config in (load_config("digits_demo", [f"{key}={typed}"]), load_config(tmp_path / "own.yaml")):
+        assert getattr(getattr(config, section), name) == Path(typed)
 
 
 def test_nothing_is_empty_text_or_no_value() -> None:
