@@ -10,10 +10,10 @@ from rich.table import Table
 from data_pipelines.masking import masked_values
 from data_pipelines.yaml_writer import dump_yaml
 from launch.commands.output_format import OutputFormat
-from trainer.config.overrides import COMPONENTS
+from trainer.config.overrides import apply, parse_override
 from trainer.config.problems import current_key
-from trainer.config.recipes import read_chain
-from trainer.config.schema import Config, dump, flat, load_config
+from trainer.config.recipes import COMPONENTS, read_chain, with_component_names
+from trainer.config.schema import Config, dump, flat, given_settings, load_config
 
 
 def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:
@@ -40,14 +40,14 @@ def _sources(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return the last file that gave each key, or `command line`. A replaced component loses its earlier keys."""
     sources: dict[str, str] = {}
     names: dict[str, str] = {}
+    values = dump(load_config(recipe))
     for path, own in read_chain(recipe):
-        given = {current_key(key, Config): value for key, value in flat(own)}
+        given = {current_key(key, Config, values): value for key, value in flat(with_component_names(own))}
         _forget_replaced(sources, names, given)
         sources |= dict.fromkeys(given, path.name)
-    assignments = [override.partition("=") for override in overrides]
-    given = {
-        current_key(f"{key}.name" if key in COMPONENTS else key, Config): text for key, _, text in assignments
-    }
+    names |= {part: values[part]["name"] for part in COMPONENTS}  # also those that no recipe names
+    parsed = [parse_override(override) for override in overrides]
+    given = given_settings(parsed, apply(values, parsed))
     _forget_replaced(sources, names, given)
     return sources | dict.fromkeys(given, "command line")
 

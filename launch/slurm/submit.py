@@ -24,8 +24,9 @@ from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.sweep import grid_points, names
 from launch.slurm.user_settings import slurm_defaults
+from trainer.config.overrides import parse_override
 from trainer.config.recipes import find_recipe
-from trainer.config.schema import Config, dump, load_config, override
+from trainer.config.schema import Config, dump, given_settings, load_config
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import RunFolder, create_run, open_run, run_of
 
@@ -108,14 +109,13 @@ def submit_sweep(
     Raises:
         UserError: something would stop a run. The message lists all problems, each with its fix.
     """
-    found = grid_points(sweeps)
-    common = load_config(recipe, overrides, slurm_defaults())
+    found, defaults = grid_points(sweeps), slurm_defaults()
+    common = load_config(recipe, overrides, defaults)
     folder = run_of(common, find_recipe(recipe).stem)
     if common.slurm.chain > 1:
         raise UserError("a sweep is one job array and cannot be a chain", fix="leave --chain out")
-    if moved := {
-        key for point in found for key in _keys(point) if key.startswith(("run.name", "run.folder", "slurm."))
-    }:
+    swept = given_settings([parse_override(assignment) for point in found for assignment in point], {})
+    if moved := {key for key in swept if key.startswith(("run.name", "run.folder", "slurm."))}:
         raise UserError(f"{', '.join(sorted(moved))} cannot be swept, because one job array runs all of them")
     if folder.path.exists():
         raise UserError(
@@ -124,10 +124,15 @@ def submit_sweep(
             fix="choose another folder with run.name=NAME",
         )
     configs = {
-        name: override(
-            common,
-            [*point, f"run.folder={json.dumps(str(folder.path))}", f"run.name={json.dumps(name)}"],
-            where=recipe,
+        name: load_config(
+            recipe,
+            [
+                *overrides,
+                *point,
+                f"run.folder={json.dumps(str(folder.path))}",
+                f"run.name={json.dumps(name)}",
+            ],
+            defaults,
         )
         for name, point in zip(names(found), found, strict=True)
     }
@@ -155,10 +160,6 @@ def submit_sweep(
         f"cancel one:    all4one cancel {quoted(runs[0].path)}",
         flush=True,
     )
-
-
-def _keys(point: Sequence[str]) -> list[str]:
-    return [assignment.partition("=")[0] for assignment in point]
 
 
 def _refuse_what_fails(batch: SlurmSubmission, configs: Sequence[Config], *, new_runs: int) -> None:

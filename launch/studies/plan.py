@@ -13,9 +13,10 @@ from pydantic import Field, ValidationError, model_validator
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from data_pipelines.yaml_reader import read_yaml
+from trainer.config.overrides import parse_override
 from trainer.config.problems import current_key, problem_of
-from trainer.config.recipes import SHIPPED, merge, read_recipe
-from trainer.config.schema import Config, flat, override, parse, tell_old_names
+from trainer.config.recipes import COMPONENTS, SHIPPED, merge, read_recipe, with_component_names
+from trainer.config.schema import Config, flat, given_settings, override, parse, tell_old_names
 
 SHIPPED_STUDIES = SHIPPED / "studies"
 RENAMED_STUDIES = {"neighbours": "num_neighbors", "imagenet100_neighbours": "imagenet100_num_neighbors"}
@@ -173,11 +174,7 @@ def runs_of(
     Raises:
         UserError: the settings of a run are not valid.
     """
-    if moved := [o for o in overrides if o.partition("=")[0] in ("run.folder", "run.name", "run.seed")]:
-        raise UserError(
-            f"{moved[0]} would give all runs of the study the same folder",
-            fix="use --out FOLDER to move all runs",
-        )
+    _refuse_to_move(overrides)
     _refuse_to_undo(study, overrides)
     common = merge(merge(defaults or {}, read_recipe(study.recipe)), study.settings)
     axes = [[(axis, choice) for choice in choices] for axis, choices in study.grid.items()]
@@ -192,16 +189,36 @@ def runs_of(
     return found
 
 
+def _refuse_to_move(overrides: Sequence[str]) -> None:
+    for assignment in overrides:
+        if {"run.folder", "run.name", "run.seed"} & _given(assignment, {}).keys():
+            raise UserError(
+                f"{assignment} would give all runs of the study the same folder",
+                fix="use --out FOLDER to move all runs",
+            )
+
+
 def _refuse_to_undo(study: Study, overrides: Sequence[str]) -> None:
     """Refuse overrides of settings that a choice sets, because the names of the runs would then be wrong."""
     for axis, choices in study.grid.items():
         for choice, own in choices.items():
-            for assignment, (key, _) in product(overrides, flat(own)):
-                if _touches(current_key(assignment.partition("=")[0], Config), current_key(key, Config)):
+            set_here = [current_key(key, Config, own) for key, _ in flat(with_component_names(own))]
+            for assignment, key in product(overrides, set_here):
+                if any(_touches(_changed_by(given), key) for given in _given(assignment, own)):
                     raise UserError(
                         f"{assignment} would override {key}, which {axis}={choice} sets",
                         fix="change the grid in a copy of the study file",
                     )
+
+
+def _given(assignment: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return given_settings([parse_override(assignment)], values)
+
+
+def _changed_by(key: str) -> str:
+    """Return what an override may change: the name of a component may reset all of the component's settings."""
+    component, _, inner = key.partition(".")
+    return component if component in COMPONENTS and inner == "name" else key
 
 
 def _touches(one: str, other: str) -> bool:

@@ -51,6 +51,7 @@ _WORDS = {
     "int_parsing": "must be an integer",
     "int_parsing_size": "must be a smaller integer",
     "int_type": "must be an integer",
+    "invalid_key": "is no key, because keys must be text",
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "list_type": "must be a list",
@@ -99,15 +100,23 @@ def old_names(
     for key, value in values.items():
         if key in renamed:
             yield ".".join((*path, key)), ".".join((*path, renamed[key]))
-        yield from old_names(value, whole, schema, (*path, key))
+        yield from old_names(value, whole, schema, (*path, str(key)))
 
 
-def current_key(key: str, schema: type[BaseModel]) -> str:
-    """Return a setting's dotted key with current names."""
-    nested: Any = None
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return next((new for old, new in old_names(nested, nested, schema) if old == key), key)
+def current_key(key: str, schema: type[BaseModel], whole: Mapping[str, Any] | None = None) -> str:
+    """Return a setting's dotted key with current names.
+
+    Args:
+        key: dotted key.
+        schema: schema of the whole configuration.
+        whole: nested values of a configuration, which select the method. None: All4One.
+    """
+    parts: list[str] = []
+    for part in key.split("."):
+        model = _model_at(parts, whole or {"method": {}}, schema)
+        renamed = model.renamed() if model is not None and issubclass(model, Settings) else {}
+        parts.append(renamed.get(part, part))
+    return ".".join(parts)
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
@@ -130,11 +139,16 @@ def _model_at(
     """Return the model at a dotted path. For the method, it is the settings class of the method that `values`
     selects."""
     model: type[BaseModel] | None = schema
+    in_list = False
     for part in path:
-        if part.isdigit() or model is None:
+        if model is None:
+            return None
+        if in_list and part.isdecimal():
+            in_list = False
             continue
         field = model.model_fields.get(part)
         model = _model_of(field.annotation) if field is not None else None
+        in_list = field is not None and typing.get_origin(field.annotation) in (tuple, list)
         if model is MethodSettings:
             method = values.get("method")
             model = available().get(str(method.get("name", "all4one")) if isinstance(method, Mapping) else "")

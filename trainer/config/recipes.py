@@ -24,6 +24,10 @@ SHIPPED = _shipped()
 """Folder of the shipped recipes."""
 
 
+COMPONENTS = ("method", "optim", "backbone")
+"""Components whose `name` selects which settings they have."""
+
+
 def shipped_recipes() -> dict[str, str]:
     """Return the description of every shipped recipe by name."""
     return {
@@ -102,15 +106,35 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     base. It starts from the new component's defaults. If a setting is given under its old and its new name, the last
     one counts.
     """
+    below, above = with_component_names(below), with_component_names(above)
+    kept = {
+        key: value
+        for key, value in below.items()
+        if key not in COMPONENTS or not _names_another(value, above.get(key))
+    }
+    return merge_section(kept, above)
+
+
+def merge_section(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the nested values of a section, in which no component is selected."""
     merged = copy.deepcopy(dict(below))
     for key, value in above.items():
         old = merged.pop(key, None)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and not _another_component(old, value):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = merge_section(old, value) if both else value
     return merged
 
 
-def _another_component(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "name" in new and new["name"] != old.get("name", new["name"])
+def with_component_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values in which `method: byol`, which is short for it, is `method: {name: byol}`."""
+    return {
+        key: {"name": value} if key in COMPONENTS and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _names_another(old: Any, new: Any) -> bool:
+    """Whether the settings of a component name another one than before."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and "name" in new):
+        return False
+    return bool(new["name"] != old.get("name", new["name"]))

@@ -4,7 +4,7 @@ A recipe is a YAML file. Its `base:` names another recipe to start from. `key=va
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +21,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.keep_rules import CheckpointSettings
-from trainer.config.overrides import names_component, reset_settings, set_value
+from trainer.config.overrides import Override, apply, parse_override, reset_settings
 from trainer.config.parallel_settings import ParallelSettings
-from trainer.config.problems import explain, old_names
+from trainer.config.problems import current_key, explain, old_names
 from trainer.config.recipes import merge, read_recipe
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.engine.divergence_guard import GuardSettings
@@ -198,23 +198,32 @@ def load_config(
 
 
 def override(config: Config, overrides: Sequence[str], where: str) -> Config:
-    """Return the configuration with `key=value` overrides. Overrides that select another component are applied first.
+    """Return the configuration with `key=value` overrides, and print which settings they reset.
 
     Raises:
         UserError: as for `load_config`.
     """
     if not overrides:
         return config
-    values = dump(config)
-    for assignment in sorted(overrides, key=lambda assignment: not names_component(assignment)):
-        set_value(values, assignment)
+    parsed = [parse_override(assignment) for assignment in overrides]
+    values = apply(dump(config), parsed)
     tell_old_names(values, Config)
     changed = parse(values, where=f"{where} with {' '.join(overrides)}")
-    for reset in reset_settings(dump(config), dump(changed), overrides):
+    for reset in reset_settings(dump(config), dump(changed), given_settings(parsed, values)):
         if reset not in _TOLD:
             _TOLD.add(reset)
             print(f"notice: {reset}", file=sys.stderr)
     return changed
+
+
+def given_settings(overrides: Iterable[Override], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that overrides give, by dotted key with current names.
+
+    Args:
+        overrides: the overrides.
+        values: nested values of a configuration, which select the method.
+    """
+    return {current_key(key, Config, values): value for one in overrides for key, value in flat(one.nested())}
 
 
 def tell_old_names(values: Mapping[str, Any], model: type[Settings]) -> None:
@@ -241,10 +250,10 @@ def data_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> DataSett
     values["data"] = _validated(DataSettings, values.get("data", {}), str(recipe), "data").model_dump(
         mode="json"
     )
-    for assignment in overrides:
-        if not assignment.startswith("data."):
-            raise UserError(f"{assignment!r} is not a data setting", fix="use keys that begin with `data.`")
-        set_value(values, assignment)
+    parsed = [parse_override(assignment) for assignment in overrides]
+    if other := [one.key for one in parsed if one.path[0] != "data"]:
+        raise UserError(f"{other[0]!r} is not a data setting", fix="use keys that begin with `data.`")
+    values = apply(values, parsed)
     return _validated(DataSettings, values["data"], " ".join([str(recipe), *overrides]), "data")
 
 
@@ -280,4 +289,4 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value

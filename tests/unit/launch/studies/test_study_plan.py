@@ -83,7 +83,7 @@ def test_every_kind_of_study_is_shipped() -> None:
     assert set(shipped_studies()) == kinds | {f"imagenet100_{kind}" for kind in kinds}
 
 
-@pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here"])
+@pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here", "run={seed: 7}"])
 def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would give all runs of the study the same folder"):
         runs_of(study(), tmp_path, [override])
@@ -95,12 +95,31 @@ def test_what_tells_runs_apart_cannot_be_overridden(override: str, tmp_path: Pat
         ("method.embedding_dim=64", "method.embedding_dim, which size=small sets"),
         ("method.name=nnclr", "method.name, which method=nnclr sets"),
         ("method={name: nnclr}", "method.name, which method=nnclr sets"),
+        ("method=nnclr", "method.name, which method=nnclr sets"),
+        ("method={embedding: 64}", "method.embedding_dim, which size=small sets"),
     ],
 )
 def test_what_a_choice_stands_for_cannot_be_overridden(override: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would override") as raised:
         runs_of(study(), tmp_path, ["optim.lr=1", override])
     assert said in str(raised.value)
+
+
+def test_other_settings_of_a_component_may_be_overridden(tmp_path: Path) -> None:
+    for override in ("method.temperature=0.3", "method={temperature: 0.3}"):
+        found = runs_of(study(), tmp_path, [override])
+        assert {config.method.model_dump()["temperature"] for config in found.values()} == {0.3}
+
+
+def test_choices_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "description: d\nrecipe: digits_demo\ncompare: lr\n"
+        "grid: {lr: {1: {optim: {lr: 1}}, 1e-3: {optim: {lr: 1e-3}}}, 2: {off: {}}}\n"
+        "claims: [{better: 1e-3, than: 1, at: {2: off}}]\n"
+    )
+    found = runs_of(read_study(path), tmp_path, [])
+    assert "lr=1e-3,2=off,seed=0" in {cell.name for cell in found}
 
 
 def test_old_names_of_keys_and_of_shipped_studies_are_accepted(

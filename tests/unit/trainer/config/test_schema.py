@@ -243,6 +243,42 @@ def test_base_is_not_offered_as_a_recipe() -> None:
     assert "base" not in RECIPES
 
 
-def test_a_component_that_is_given_whole_replaces_what_was_set_before_it() -> None:
-    config = load_config("cifar10", ["method.queue.size=32", "method={name: barlow_twins, embedding_dim: 8}"])
-    assert config.method.model_dump()["embedding_dim"] == 8
+@pytest.mark.parametrize("recipe", ["cifar10", "adamw"])
+def test_settings_of_a_component_do_not_select_another(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "adamw.yaml").write_text("base: cifar10\noptim: {name: adamw, lr: 0.01, betas: [0.8, 0.9]}\n")
+    path = tmp_path / "adamw.yaml" if recipe == "adamw" else recipe
+    before = load_config(path).optim
+    assert load_config(path, ["optim={lr: 0.5}"]).optim == before.model_copy(update={"lr": 0.5})
+    assert load_config(path, [f"optim={{name: {before.name}}}"]).optim == before
+
+
+def test_settings_of_a_component_that_is_given_whole_are_not_lost() -> None:
+    given = ["optim.lr=0.5", "optim={name: sgd, momentum: 0.5}"]
+    for overrides in (given, given[::-1]):
+        optim = load_config("cifar10", overrides).optim
+        assert (optim.name, optim.lr, optim.momentum) == ("sgd", 0.5, 0.5)
+    with pytest.raises(UserError, match=r"method\.queue: unknown key"):
+        load_config("cifar10", ["method.queue.size=32", "method={name: barlow_twins, embedding_dim: 8}"])
+
+
+def test_a_recipe_may_give_a_component_by_its_name_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: cifar10\nmethod: all4one\noptim: sgd\n")
+    config = load_config(recipe)
+    assert config.method == load_config("cifar10").method
+    assert config.optim == load_config("cifar10", ["optim=sgd"]).optim
+
+
+def test_the_name_of_a_run_resets_nothing() -> None:
+    assert merge({"run": {"name": "a", "seed": 3}}, {"run": {"name": "b"}}) == {
+        "run": {"name": "b", "seed": 3}
+    }
+
+
+def test_keys_that_are_numbers_are_unknown_keys(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: cifar10\n1: x\noptim: {2: y}\n")
+    with pytest.raises(UserError, match=r"1: unknown key.*\n.*optim\.2: unknown key"):
+        load_config(recipe)
+    with pytest.raises(UserError, match=r"1: is no key.*\n.*optim\.2: is no key"):
+        load_config("cifar10", defaults={1: 0, "optim": {2: 0}})

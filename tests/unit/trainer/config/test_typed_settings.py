@@ -83,7 +83,7 @@ def test_truth_values_have_their_usual_words(word: str) -> None:
 )
 def test_options_of_sbatch_are_switched_by_words_and_quotes_make_text(typed: str, value: Any) -> None:
     found = load_config("digits_demo", [f"slurm.extra.some={typed}", f"slurm.extra={{other: {typed}}}"])
-    assert found.slurm.extra == {"other": value}
+    assert found.slurm.extra == {"some": value, "other": value}
     assert type(found.slurm.extra["other"]) is type(value)
     assert load_config("digits_demo", [f"slurm.extra.some={typed}"]).slurm.extra == {"some": value}
 
@@ -120,6 +120,11 @@ def test_a_path_is_taken_as_typed(key: str, typed: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(f"base: digits_demo\n{section}: {{{name}: {typed}}}\n")
     for config in (load_config("digits_demo", [f"{key}={typed}"]), load_config(tmp_path / "own.yaml")):
         assert getattr(getattr(config, section), name) == Path(typed)
+
+
+@pytest.mark.parametrize("text", ["# x", "- a", "a: b", "5 # x", "!!int 3", "*a", "| a"])
+def test_a_description_needs_no_quotes(text: str) -> None:
+    assert load_config("digits_demo", [f"description={text}"]).description == text
 
 
 def test_nothing_is_empty_text_or_no_value() -> None:
