@@ -7,11 +7,10 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Le
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
@@ -19,6 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ParameterInfo
 
 from launch.cli import app
+from trainer.config.descriptions import limits, takes
 from trainer.config.schema import Config
 from trainer.methods import available
 
@@ -101,13 +101,13 @@ def _parameter(parameter: Any, hint: Any) -> Parameter:
     is_argument = parameter.param_type_name == "argument"
     is_flag = annotation is bool
     label = parameter.metavar or parameter.name.upper()
-    kind = "" if is_flag else label if parameter.metavar and not is_argument else _type_name(annotation)
-    bounds = _bounds(info.min, info.max) if info else ""
+    bounds = [Ge(info.min), Le(info.max)] if info else []
+    named = _code(label) if parameter.metavar and not is_argument else ""
     return Parameter(
         is_argument=is_argument,
         names=_code(label if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])),
         usage=label if parameter.required or label.startswith("[") else f"[{label}]",
-        value=f"{_code(kind)} {bounds}",
+        value="" if is_flag else f"{named} {limits(bounds)}" if named else takes(annotation, bounds),
         default="required" if parameter.required else _code(_default(parameter, is_flag)),
         description=parameter.help or "",
     )
@@ -129,12 +129,6 @@ def _unwrap(hint: Any) -> tuple[Any, ParameterInfo | None]:
     if get_origin(hint) in (types.UnionType, Union):
         hint = next(t for t in get_args(hint) if t is not type(None))
     return hint, info
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return ""
-    return f"≥ {low}" if high is None else f"≤ {high}" if low is None else f"{low} to {high}"
 
 
 # -- settings
@@ -171,7 +165,7 @@ def _model(prefix: str, model: type[BaseModel], title: str = "") -> Iterator[str
 def _setting(key: str, field: FieldInfo, earlier_name: str) -> str:
     required = field.is_required()
     default = "required" if required else _code(_plain(field.get_default(call_default_factory=True)))
-    kind = f"{_code(_type_name(field.annotation))} {_range(field)}".strip()
+    kind = takes(field.annotation, field.metadata)
     alias = f" Earlier name: {_code(earlier_name)}." if earlier_name else ""
     return _row(_code(key), kind, default, f"{field.description or ''}{alias}")
 
@@ -195,21 +189,6 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     return None, False
 
 
-def _range(field: FieldInfo) -> str:
-    """Bounds in words and signs, in the order in which they are declared."""
-    signs: dict[type, tuple[str, str]] = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
-    words = []
-    for rule in field.metadata:
-        if type(rule) in signs:
-            sign, name = signs[type(rule)]
-            words.append(f"{sign} {getattr(rule, name):,}")
-        elif isinstance(rule, MinLen):
-            words.append(f"length ≥ {rule.min_length}")
-        elif isinstance(rule, MaxLen):
-            words.append(f"length ≤ {rule.max_length}")
-    return ", ".join(words)
-
-
 def _plain(value: Any) -> Any:
     """A default as YAML writes it."""
     if isinstance(value, bool) or value is None:
@@ -224,27 +203,6 @@ def _plain(value: Any) -> Any:
 
 
 # -- both
-
-
-def _type_name(annotation: Any) -> str:
-    """A type as a user thinks of it."""
-    if get_origin(annotation) is Annotated:
-        return _type_name(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return " | ".join(str(choice) for choice in get_args(annotation))
-    if get_origin(annotation) in (types.UnionType, Union):
-        return " | ".join(_type_name(t) for t in get_args(annotation))
-    if get_origin(annotation) in (tuple, list):
-        inner = [t for t in get_args(annotation) if t is not Ellipsis]
-        if get_origin(annotation) is tuple and Ellipsis not in get_args(annotation):
-            return f"[{', '.join(map(_type_name, inner))}]"
-        return f"list of {_type_name(inner[0])}"
-    if get_origin(annotation) is dict:
-        return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " | ".join(str(member.value) for member in annotation)
-    names = {bool: "true | false", str: "text", int: "int", float: "float", Path: "path", type(None): "null"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
 
 
 def _paragraphs(text: str | None) -> str:

@@ -1,15 +1,14 @@
 """`all4one config explain`: what a setting means, from the schema, so that it is never out of date."""
 
 import difflib
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from data_pipelines.errors import UserError
 from data_pipelines.masking import masked_values
+from trainer.config.descriptions import takes
 from trainer.config.problems import all_keys, current_key, fields_at
 from trainer.config.schema import Config, dump, load_config
 
@@ -25,22 +24,33 @@ def explain(key: str, recipe: str | None) -> None:
         UserError: there is no such setting. The message names the nearest one.
     """
     values = masked_values(dump(load_config(recipe))) if recipe is not None else {"method": {}}
-    *parents, leaf = current_key(key, Config).split(".")
-    field = fields_at(parents, values, Config).get(leaf)
+    path = current_key(key, Config, values).split(".")
+    field = _field(path, values)
     if field is None:
         raise UserError(f"there is no setting {key!r}", fix=_nearest(key, values))
-    name = ".".join([*parents, leaf])
+    # The values come first, because an index may be out of range.
+    found = list(_values(values, path)) if recipe is not None else []
+    name = ".".join(path)
     print(f"{name}: {_text(field)}")
-    if inner := fields_at([*parents, leaf], values, Config):
+    if inner := fields_at(path, values, Config):
         for setting, described in inner.items():
             print(f"  {name}.{setting}: {_text(described).splitlines()[0]}")
         return
-    print(f"takes: {_type(field.annotation)}{_limits(field)}")
+    print(f"takes: {takes(field.annotation, field.metadata)}")
     print(
         f"default: {'none, it must be set' if field.is_required() else field.get_default(call_default_factory=True)}"
     )
-    if recipe is not None:
-        print(f"in {recipe}: {_value(values, [*parents, leaf])}")
+    for item, value in found:
+        print(f"in {recipe}: {value}" if item == name else f"in {recipe}, {item}: {value}")
+
+
+def _field(path: list[str], values: Mapping[str, Any]) -> FieldInfo | None:
+    """Return the field at a path. For an item of a list, it is the field of the list."""
+    *parents, leaf = path
+    field = fields_at(parents, values, Config).get(leaf)
+    if field is None and leaf.isdecimal() and parents and fields_at(path, values, Config):
+        return _field(parents, values)
+    return field
 
 
 def _nearest(key: str, values: Mapping[str, Any]) -> str:
@@ -54,36 +64,23 @@ def _text(field: FieldInfo) -> str:
     return " ".join((field.description or "a section of settings").split())
 
 
-def _type(annotation: Any) -> str:
-    """Return a type in words."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " or ".join(str(choice) for choice in arguments)
-    if origin is typing.Annotated:
-        return _type(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_type, arguments)))
-    if origin in (tuple, list):
-        items = [_type(argument) for argument in arguments if argument is not Ellipsis]
-        return f"a list of {items[0]}" if len(set(items)) == 1 else f"a list: {', '.join(items)}"
-    words = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
-    return words.get(
-        annotation, "a path" if "Path" in str(annotation) else getattr(annotation, "__name__", "settings")
-    )
+def _values(values: Any, path: list[str], reached: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of a setting. A path without an index names the setting of each item.
 
-
-def _limits(field: FieldInfo) -> str:
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [
-        f"{text} {getattr(limit, name):g}"
-        for limit in field.metadata
-        for name, text in words.items()
-        if isinstance(getattr(limit, name, None), int | float)
-    ]
-    return f", {' and '.join(found)}" if found else ""
-
-
-def _value(values: Any, path: list[str]) -> Any:
-    for part in path:
-        values = values[int(part)] if isinstance(values, list) else values[part]
-    return values
+    Raises:
+        UserError: a list is too short.
+    """
+    if not path:
+        yield ".".join(reached), values
+    elif not isinstance(values, list):
+        yield from _values(values[path[0]], path[1:], (*reached, path[0]))
+    elif not path[0].isdecimal():
+        for position, item in enumerate(values):
+            yield from _values(item, path, (*reached, str(position)))
+    elif int(path[0]) < len(values):
+        yield from _values(values[int(path[0])], path[1:], (*reached, path[0]))
+    else:
+        raise UserError(
+            f"{'.'.join(reached)} has {len(values)} items in this recipe, and no item {path[0]}",
+            fix="count from 0, or leave the index out",
+        )
