@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from data_pipelines.console import plain_console
 from data_pipelines.formatting import duration
 from data_pipelines.masking import masked
 
@@ -22,12 +22,12 @@ class ProgressBars:
     """
 
     def __init__(self, visible: bool) -> None:
-        self.console = Console(stderr=True, quiet=not visible, highlight=False)
+        self.console = plain_console(stderr=True, quiet=not visible)
         self._bars = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
@@ -37,7 +37,7 @@ class ProgressBars:
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self.console.print(masked(message), soft_wrap=True, markup=False)
+        self.console.print(masked(message), soft_wrap=True)
 
     def start(self, name: str, total: int | None, done: int = 0) -> TaskID:
         """Show a task until `stop` is called.
