@@ -21,6 +21,19 @@ URLS = [
     f"https://host.org/a?sv=1&sig={SECRET}%3D#part",
     f"pipe:curl https://ada:{SECRET}@host.org/{{0..3}}.tar",
     f"https://host.org/a?token={SECRET}",
+    f"https://ada:x@{SECRET}@host.org/a@b.tar",
+    f"https://ada:{SECRET}@{SECRET}@@host.org",
+    f"wasbs://ada:{SECRET}@host.org/train",
+    f"https://host.org/a?b=1&client_secret={SECRET}&pwd={SECRET}&session_token={SECRET}",
+    f"https://host.org/a?AWSAccessKeyId={SECRET}&Signature={SECRET}&Expires={SECRET}",
+    f"https://host.org/a?AWSSessionToken={SECRET}&aws_secret_access_key={SECRET}&response=1",
+    f"https://host.org/a?GoogleAccessId={SECRET}&X-Goog-Credential={SECRET}&X-Goog-Signature={SECRET}",
+    f"https://host.org/a?sp={SECRET}&st={SECRET}&se={SECRET}&spr={SECRET}&sv={SECRET}&sr={SECRET}&sig={SECRET}",
+    f"https://host.org/a?skoid={SECRET}&sktid={SECRET}&skt={SECRET}&ske={SECRET}&sks={SECRET}&skv={SECRET}",
+    f"https://host.org/a?OSSAccessKeyId={SECRET}&security-token={SECRET}&x-oss-signature={SECRET}",
+    f"https://host.org/a?api-key={SECRET}&apikey={SECRET}&passwd={SECRET}&sessionid={SECRET}",
+    f"https://host.org/a?b=1&amp;access_token={SECRET};refresh_token={SECRET}",
+    f"https://host.org/a#id_token={SECRET}",
 ]
 
 
@@ -37,6 +50,11 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
     "text",
     [
         "https://host.org/a?list=1",
+        "https://host.org/a?max_tokens=1&monkey=2&page=3&version=4",
+        "abfs://train@account.dfs.core.windows.net/a",
+        "ABFSS://train@account.dfs.core.windows.net/a",
+        "wasb://train@account.blob.core.windows.net and wasbs://b@c/d",
+        "https://host.org, mail ada@host.org",
         "s3://bucket/a@2x.jpg",
         "mail ada@host.org",
         "a:b@c",
