@@ -71,7 +71,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     ]
     options = [] if all(p.is_argument for p in parameters) else ["[OPTIONS]"]
     usage = " ".join([name, *options, *(p.usage for p in parameters if p.is_argument)])
-    yield f"## {name}\n\n{_paragraphs(command.help)}\n\n```\n{usage}\n```\n"
+    about, _, example = command.help.partition("Example: ")
+    yield f"## {name}\n\n{_paragraphs(about)}\n\n```\n{usage}\n```\n\nExample:\n\n```\n{example.strip()}\n```\n"
     for title, wanted in (("argument", True), ("option", False)):
         rows = [p for p in parameters if p.is_argument is wanted]
         if rows:

@@ -15,10 +15,13 @@ from launch.commands.config import app as config_app
 from launch.commands.data import app as data_app
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
+from launch.commands.output_format import Json
+from launch.commands.renamed_options import value_of
 from launch.commands.report import report
 from launch.commands.slurm import (
     DryRun,
     ExcludeSuspects,
+    Follow,
     GpusPerNode,
     Nodes,
     Overrides,
@@ -43,8 +46,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data_app, name="data", help="Build, index, verify and inspect datasets in shards.")
-app.add_typer(config_app, name="config", help="Show recipes and explain settings.")
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
 for command in (submit, status, logs, cancel, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
@@ -67,12 +70,18 @@ def all4one(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Self-supervised pretraining of image backbones with All4One."""
+    """Self-supervised pretraining of image backbones with All4One.
+
+    Example: all4one train digits_demo
+    """
 
 
 @app.command()
 def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) -> None:
-    """Train a new run. Without CONFIG, list the shipped recipes."""
+    """Train a new run. Without CONFIG, list the shipped recipes.
+
+    Example: all4one train cifar10 optim.lr=0.5 --nproc 2
+    """
     if recipe is None:
         list_recipes()
         raise typer.Exit(2)
@@ -99,6 +108,7 @@ def resume(
         typer.Option("--from-scratch", help="Train again from step 0, because the checkpoints are lost."),
     ] = False,
     dry_run: DryRun = False,
+    follow: Follow = False,
     wait: Wait = False,
     preflight: Preflight = True,
 ) -> None:
@@ -106,14 +116,17 @@ def resume(
 
     A submitted run is submitted again with its previous settings, except for the options given here. With --nproc it is
     resumed on this machine instead.
+
+    Example: all4one resume runs/cifar10 --nproc 4
     """
     from launch.slurm.submitted_jobs import Submissions
     from trainer.runs.run_folder import open_run
 
+    follow = value_of(follow, wait, was="--wait", now="--follow")
     settings = slurm_overrides(
         nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
     )
-    if nproc is not None and (settings or dry_run or wait or exclude_suspects):
+    if nproc is not None and (settings or dry_run or follow or exclude_suspects):
         raise UserError(
             "--nproc resumes on this machine, but the other options are for SLURM",
             fix="give --nproc or the SLURM options, not both",
@@ -130,20 +143,22 @@ def resume(
 
         given += excluded_from_resumed(run, given)
     queued = queue(run, given, preflight=preflight, dry_run=dry_run, from_scratch=from_scratch)
-    if queued is not None and wait:
-        from launch.slurm.logs import follow
+    if queued is not None and follow:
+        from launch.slurm.logs import follow as print_output
 
-        raise typer.Exit(follow(queued, 0))
+        raise typer.Exit(print_output(queued, 0))
 
 
 @app.command()
 def doctor(
     runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder where runs are saved.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check this machine: packages, GPUs, communication between processes, SLURM, disks and limits.
 
     The exit code is 1 if a problem would stop runs. To check a compute node, run `srun all4one doctor` in a job.
+
+    Example: all4one doctor --runs runs
     """
     from launch.doctor.examination import examine
 
@@ -178,6 +193,8 @@ def profile(
     The profile runs on this machine, or with --nodes in SLURM jobs. Further SLURM options are settings, such as
     slurm.partition=NAME. The largest node count uses CONFIG's global batch size. Smaller node counts keep the same
     batch size for each process.
+
+    Example: all4one profile cifar10 --nproc 2 --steps 20
     """
     if recipe is None:
         list_recipes()
@@ -213,6 +230,8 @@ def verify_resume(
     """Train the recipe twice, once without interruption and once killed and resumed, and compare the results.
 
     Every tensor and every metric of the two runs must be equal bit for bit.
+
+    Example: all4one verify-resume digits_demo --kills 3 --nproc 2
     """
     if recipe is None:
         list_recipes()

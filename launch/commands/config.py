@@ -4,10 +4,14 @@ from typing import Annotated
 
 import typer
 
-from launch.commands.output_format import OutputFormat
+from data_pipelines.errors import UserError
+from launch.commands.output_format import Json, OutputFormat
+from launch.commands.renamed_options import earlier_name, value_of
 from launch.commands.slurm import Overrides
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    help="Show recipes and explain settings.\n\nExample: all4one config show cifar10", no_args_is_help=True
+)
 
 Recipe = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
@@ -18,21 +22,24 @@ Recipe = Annotated[
 def show_config(
     recipe: Recipe = None,
     overrides: Overrides = None,
-    output: Annotated[
-        OutputFormat,
-        typer.Option("--format", help="`yaml` is a complete recipe, and `json` is for programs."),
-    ] = OutputFormat.TABLE,
+    as_json: Json = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a complete recipe.")] = False,
+    output: Annotated[OutputFormat | None, earlier_name("--format")] = None,
 ) -> None:
     """Print the resolved configuration: every setting with its value and where the value comes from.
 
-    Example: all4one config show cifar10 optim.lr=0.5 --format yaml
+    Example: all4one config show cifar10 optim.lr=0.5 --yaml
     """
     if recipe is None:
         list_recipes()
         raise typer.Exit(2)
+    if as_json and as_yaml:
+        raise UserError("--json cannot be combined with --yaml", fix="give only one of them")
     from launch.commands.show_config import show
 
-    show(recipe, overrides or [], output)
+    asked = OutputFormat.JSON if as_json else OutputFormat.YAML if as_yaml else None
+    asked = value_of(asked, output, was="--format", now="--yaml or --json")
+    show(recipe, overrides or [], asked or OutputFormat.TABLE)
 
 
 @app.command(name="explain")

@@ -14,7 +14,11 @@ from launch.commands.data_inspect import show, stats
 if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord
 
-app = typer.Typer(help="Build, index, verify and inspect datasets in shards.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build, index, verify and inspect datasets in shards.\n\n"
+    "Example: all4one data build torchvision:cifar10 data/cifar10",
+    no_args_is_help=True,
+)
 app.command()(show)
 app.command()(stats)
 
@@ -103,7 +107,10 @@ def build(
     workers: Workers = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset that all4one built.")] = False,
 ) -> None:
-    """Write images as WebDataset shards with an index. If it is interrupted, run the same command again to resume."""
+    """Write images as WebDataset shards with an index. If it is interrupted, run the same command again to resume.
+
+    Example: all4one data build photos data/photos --resize-shorter 256
+    """
     from data_pipelines.build.builder import BuildOptions, drop_notes
     from data_pipelines.build.builder import build as build_shards
     from data_pipelines.imaging.recode import Recoding
@@ -147,7 +154,10 @@ def index(
     classes: Classes = None,
     workers: Workers = 0,
 ) -> None:
-    """Index shards that were built elsewhere, or index shards of all4one again."""
+    """Index shards that were built elsewhere, or index shards of all4one again.
+
+    Example: all4one data index data/photos --classes classes.txt
+    """
     from data_pipelines.sources.existing_shards import index_folder
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
@@ -170,7 +180,10 @@ def verify(
     decode: Annotated[bool, typer.Option(help="Also decode each image.")] = False,
     workers: Workers = 0,
 ) -> None:
-    """Read every sample and compare it with the index. The exit code is 1 if any sample differs."""
+    """Read every sample and compare it with the index. The exit code is 1 if any sample differs.
+
+    Example: all4one data verify data/cifar10/train --decode
+    """
     from rich.table import Table
 
     from data_pipelines.console import plain_console

@@ -32,7 +32,10 @@ def show(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
 ) -> None:
-    """Draw images beside their views, with the augmentation parameters of each. Try a preset with data.views=weak."""
+    """Draw images beside their views, with the augmentation parameters of each. Try a preset with data.views=weak.
+
+    Example: all4one data show data/cifar10/train data.views=byol --out byol.png
+    """
     from data_pipelines.inspect.gallery import draw
     from data_pipelines.shards.shard_set import ShardSet
 
@@ -48,7 +51,10 @@ def stats(
     recipe: Recipe = "base",
     measure: Annotated[bool, typer.Option(help="Measure how fast this machine makes the views.")] = True,
 ) -> None:
-    """Print the sizes, aspect ratios, classes, bytes and colors of a dataset, and the time to load one epoch."""
+    """Print the sizes, aspect ratios, classes, bytes and colors of a dataset, and the time to load one epoch.
+
+    Example: all4one data stats data/cifar10/train --recipe cifar10
+    """
     from data_pipelines.inspect.statistics import pixel_statistics, preparing_speed, statistics, threads_of
     from data_pipelines.shards.shard_set import ShardSet
 

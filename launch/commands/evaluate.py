@@ -7,6 +7,7 @@ import typer
 
 from data_pipelines.errors import UserError
 from launch.commands.models import BackboneName
+from launch.commands.renamed_options import earlier_name, value_of
 
 
 def evaluate(
@@ -49,8 +50,10 @@ def evaluate(
             help="The published linear protocol: classifiers trained by SGD on random crops and flips.",
         ),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of --linear. Default: 100.")] = None,
-    learning_rates: Annotated[
+    linear_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of --linear. Default: 100.")
+    ] = None,
+    linear_rates: Annotated[
         str | None,
         typer.Option(
             metavar="0.1,1,10",
@@ -101,23 +104,29 @@ def evaluate(
             "or file.",
         ),
     ] = None,
+    epochs: Annotated[int | None, earlier_name("--epochs")] = None,
+    learning_rates: Annotated[str | None, earlier_name("--learning-rates")] = None,
 ) -> None:
     """Evaluate a backbone. Without an evaluator option, --knn and --linear-fast run.
 
     Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear or --finetune
     is killed, run the same command again to resume it.
+
+    Example: all4one eval runs/cifar10 --knn --linear --linear-epochs 50
     """
+    linear_epochs = value_of(linear_epochs, epochs, was="--epochs", now="--linear-epochs")
+    linear_rates = value_of(linear_rates, learning_rates, was="--learning-rates", now="--linear-rates")
     none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
     require_evaluator("--knn", knn or none, knn_k=knn_k)
     require_evaluator("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
-    require_evaluator("--linear", linear, epochs=epochs, learning_rates=learning_rates)
+    require_evaluator("--linear", linear, linear_epochs=linear_epochs, linear_rates=linear_rates)
     require_evaluator(
         "--finetune", finetune is not None, finetune_epochs=finetune_epochs, finetune_rates=finetune_rates
     )
     require_evaluator("--linear or --finetune", linear or finetune is not None, batch=batch)
     ks = parse_ks(knn_k) if knn_k is not None else (20,)
     shares = parse_shares(low_shot, "--low-shot") if low_shot is not None else ()
-    rates = parse_rates(learning_rates, "--learning-rates")
+    rates = parse_rates(linear_rates, "--linear-rates")
     tuned_shares = parse_shares(finetune, "--finetune", whole=True) if finetune is not None else ()
     tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
     from launch.evaluate.evaluation import EvalJob
@@ -126,7 +135,7 @@ def evaluate(
     from trainer.evaluation.finetune import FinetuneProtocol
     from trainer.evaluation.linear_protocol import LinearProtocol
 
-    of_linear = given(epochs=epochs, batch=batch, learning_rates=rates)
+    of_linear = given(epochs=linear_epochs, batch=batch, learning_rates=rates)
     of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)
     evaluators = Evaluators(
         knn=ks if knn or none else (),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from launch.commands.renamed_options import earlier_name, value_of
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -14,6 +16,13 @@ Source = Annotated[
         help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`.",
     ),
 ]
+
+
+class BackboneName(StrEnum):
+    """The backbones that a run has."""
+
+    ONLINE = "online"
+    MOMENTUM = "momentum"
 
 
 class ExportFormat(StrEnum):
@@ -45,10 +54,11 @@ def export(
             "with config.json, model.safetensors and a model card.",
         ),
     ] = ExportFormat.SAFETENSORS,
-    momentum: Annotated[
-        bool,
-        typer.Option("--momentum", help="Export the momentum (EMA) encoder instead of the trained network."),
-    ] = False,
+    backbone: Annotated[
+        BackboneName | None,
+        typer.Option(help="Trained network of a run, or its momentum (EMA) encoder. Default: online."),
+    ] = None,
+    momentum: Annotated[bool, earlier_name("--momentum")] = False,
     license_: Annotated[
         str | None,
         typer.Option(
@@ -57,18 +67,18 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export the backbone of a run, and check that the exported file gives the same features."""
+    """Export the backbone of a run, and check that the exported file gives the same features.
+
+    Example: all4one export runs/cifar10 --format onnx --out cifar10.onnx
+    """
     from trainer.exports.export import export_backbone
 
-    written, loads_into = export_backbone(run, out, format_name=format_, momentum=momentum, license=license_)
+    earlier = BackboneName.MOMENTUM if momentum else None
+    which = value_of(backbone, earlier, was="--momentum", now="--backbone momentum")
+    written, loads_into = export_backbone(
+        run, out, format_name=format_, momentum=which == BackboneName.MOMENTUM, license=license_
+    )
     typer.echo(f"wrote {written}: {loads_into}")
-
-
-class BackboneName(StrEnum):
-    """The backbones that a run has."""
-
-    ONLINE = "online"
-    MOMENTUM = "momentum"
 
 
 def embed(
@@ -95,6 +105,8 @@ def embed(
 ) -> None:
     """Compute the features of images, resized and normalized as for evaluation. Each skipped image is printed with the
     reason.
+
+    Example: all4one embed runs/cifar10 photos --out photos.parquet
     """
     from launch.evaluate.embed import embed_images
 

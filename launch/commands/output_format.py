@@ -1,6 +1,11 @@
 """Formats of commands that print values for people and for programs."""
 
 from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class OutputFormat(StrEnum):

@@ -46,6 +46,8 @@ def report(
 
     The report of one run shows curves, views, neighbors from its queue, a feature map, attempts and settings. Several
     runs are compared side by side, without images.
+
+    Example: all4one report runs/cifar10 runs/cifar10_byol --out both.html
     """
     from launch.report.sections import write_report
 

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from launch.commands.output_format import Json
+from launch.commands.renamed_options import earlier_name, value_of
+
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
 ]
@@ -21,7 +24,8 @@ TasksPerNode = Annotated[
 ]
 Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of each attempt.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script without submitting it.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Print the output until the job ends.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print the output until the job ends.")]
+Wait = Annotated[bool, earlier_name("--wait")]
 Preflight = Annotated[
     bool,
     typer.Option(
@@ -79,6 +83,7 @@ def submit(
         int, typer.Option(min=1, help="Maximum number of sweep runs at the same time.")
     ] = 256,
     dry_run: DryRun = False,
+    follow: Follow = False,
     wait: Wait = False,
     preflight: Preflight = True,
 ) -> None:
@@ -87,11 +92,14 @@ def submit(
     With --sweep, each combination of the values is one run, and all runs form one job array.
 
     Options that are not given come from the recipe's `slurm:` section, and then from ~/.config/all4one/slurm.yaml.
+
+    Example: all4one submit imagenet_resnet50 --nodes 4 --gpus-per-node 8 --time 12h
     """
     from data_pipelines.errors import UserError
     from launch.slurm.submit import submit as queue
     from launch.slurm.submit import submit_sweep
 
+    follow = value_of(follow, wait, was="--wait", now="--follow")
     settings = slurm_overrides(
         nodes=nodes,
         gpus_per_node=gpus_per_node,
@@ -114,31 +122,33 @@ def submit(
 
         given += excluded_from_new(recipe, given)
     if sweep:
-        if wait:
+        if follow:
             raise UserError(
-                "--wait follows only one run, not a sweep",
+                "--follow prints the output of one run, not of a sweep",
                 fix="watch a sweep with `all4one status FOLDER --watch`",
             )
         submit_sweep(recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run)
         return
     run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
-    if run is not None and wait:
-        from launch.slurm.logs import follow
+    if run is not None and follow:
+        from launch.slurm.logs import follow as print_output
 
-        raise typer.Exit(follow(run, 0))
+        raise typer.Exit(print_output(run, 0))
 
 
 def status(
     path: Annotated[
         Path, typer.Argument(metavar="[RUN|FOLDER]", help="Folder of a run, or folder of several runs.")
     ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option(min=0.5, help="Seconds between refreshes of --watch.")] = 5.0,
 ) -> None:
     """Print the state of runs: nodes, steps, speed, time left, newest checkpoint, attempts and lost steps.
 
     For a single run, also print how each attempt ended.
+
+    Example: all4one status runs/cifar10 --watch
     """
     from data_pipelines.errors import UserError
     from launch.status.tables import print_status
@@ -154,10 +164,13 @@ def status(
 
 def logs(
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
+    follow: Follow = False,
     rank: Annotated[int, typer.Option(min=0, help="Rank whose output is printed.")] = 0,
 ) -> None:
-    """Print the output of one process of a submitted run."""
+    """Print the output of one process of a submitted run.
+
+    Example: all4one logs runs/cifar10 --follow --rank 3
+    """
     from launch.slurm.logs import show
 
     raise typer.Exit(show(run, rank, follow_it=follow))
@@ -175,6 +188,8 @@ def cancel(
 
     The command waits for the end of the jobs. After --timeout it ends them without a checkpoint. The runs stay
     cancelled until `all4one resume`.
+
+    Example: all4one cancel runs/cifar10 --timeout 600
     """
     from launch.slurm.cancel import cancel as cancel_jobs
 
@@ -188,7 +203,7 @@ _WORDS = ("true", "false", "yes", "no", "on", "off")
 def _extra(assignment: str) -> str:
     """Return the override of a `--slurm KEY=VALUE`.
 
-    The value is quoted because sbatch parses it: YAML would read 16:00 as 960.
+    The value is quoted because sbatch parses it: in brackets it would otherwise be YAML.
     """
     key, separator, value = assignment.partition("=")
     is_yaml = not value or value[0] in "'\"" or value.lower() in _WORDS

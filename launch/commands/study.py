@@ -36,6 +36,8 @@ def study(
 
     Without STUDY, list the shipped studies. Runs are trained one after the other. If the study is stopped, run the same
     command again to resume it. Overrides apply to every run.
+
+    Example: all4one study objectives --nproc 2
     """
     from launch.studies.plan import shipped_studies
     from launch.studies.run_study import study as run_study

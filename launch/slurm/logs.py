@@ -1,4 +1,4 @@
-"""`all4one logs` and `submit --wait`: the output of a run's processes, across restarts. Loads no torch."""
+"""`all4one logs` and `submit --follow`: the output of a run's processes, across restarts. Loads no torch."""
 
 import sys
 import time

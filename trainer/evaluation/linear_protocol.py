@@ -94,7 +94,7 @@ def linear_protocol(
             images=images,
         )
         yield name, result
-        say_if_others_may_do_better(result, protocol, name=name, option="--learning-rates", progress=progress)
+        say_if_others_may_do_better(result, protocol, name=name, option="--linear-rates", progress=progress)
     saved.remove()
 
 

@@ -122,8 +122,8 @@ def test_no_shares(text):
 
 
 def test_learning_rates():
-    assert parse_rates("1,0.1, 30,1", "--learning-rates") == (0.1, 1, 30)
-    assert parse_rates(None, "--learning-rates") is None
+    assert parse_rates("1,0.1, 30,1", "--linear-rates") == (0.1, 1, 30)
+    assert parse_rates(None, "--linear-rates") is None
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "1,,2", "nan", "inf"])
@@ -135,21 +135,21 @@ def test_no_learning_rates(text):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 100}, "--epochs: has no effect without --linear"),
-        ({"knn": True, "epochs": 8, "learning_rates": "1"}, "--epochs, --learning-rates: .* --linear"),
+        ({"linear_epochs": 100}, "--linear-epochs: has no effect without --linear"),
+        ({"knn": True, "epochs": 8, "linear_rates": "1"}, "--linear-epochs, --linear-rates: .* --linear"),
         ({"knn": True, "batch": 8}, "--batch: .* without --linear or --finetune"),
         (
             {"linear": True, "finetune_epochs": 8, "finetune_rates": "1"},
             "--finetune-rates: .* without --finetune",
         ),
-        ({"finetune": "1%", "epochs": 8}, "--epochs: .* without --linear"),
+        ({"finetune": "1%", "epochs": 8}, "--linear-epochs: .* without --linear"),
         ({"finetune": "101%"}, "--finetune: '101%' is not a percentage"),
         ({"finetune": "1%", "finetune_rates": "0"}, "--finetune-rates: .* is not a list of numbers"),
         ({"finetune": "100%", "batch": 8}, "not the folder of a run"),
         ({"low_shot_seeds": 5}, "--low-shot-seeds: .* without --low-shot"),
         ({"linear": True, "knn_k": "5"}, "--knn-k: .* without --knn"),
         ({"knn_k": "x"}, "is not a list of whole numbers"),
-        ({"linear": True, "epochs": 3, "learning_rates": "0"}, "is not a list of numbers"),
+        ({"linear": True, "linear_epochs": 3, "linear_rates": "0"}, "is not a list of numbers"),
         ({"low_shot": "1%", "low_shot_seeds": 3}, "not the folder of a run"),
     ],
 )
