@@ -72,25 +72,38 @@ class _Reader(_Parser):
     def get_single_node(self) -> yaml.Node | None:
         root: yaml.Node | None = super().get_single_node()
         # After a merge, a mapping has keys that were not typed in it, so the keys are checked before.
-        mappings = list(_mappings(root, set()))
+        mappings = list(_mappings(root, {}))
         for mapping in mappings:
             mapping.value = [(_text_key(key), value) for key, value in mapping.value]
             _refuse_repeated_keys(mapping)
         for mapping in mappings:
-            _merge(mapping, ())
+            _merge(mapping)
         return root
 
 
-def _mappings(node: yaml.Node | None, seen: set[int]) -> Iterator[yaml.MappingNode]:
-    """Yield each mapping of a document once, in the order in which they begin."""
-    if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
+def _mappings(node: yaml.Node | None, is_open: dict[int, bool]) -> Iterator[yaml.MappingNode]:
+    """Yield each mapping of a document once, in the order in which they begin.
+
+    Args:
+        node: where to begin.
+        is_open: for each node that was met, whether it is still being walked through. It is updated.
+
+    Raises:
+        ConstructorError: a list or a mapping contains itself.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode):
         return
-    seen.add(id(node))
+    if id(node) in is_open:
+        if is_open[id(node)]:
+            raise yaml.constructor.ConstructorError(None, None, "contains itself", node.start_mark)
+        return
+    is_open[id(node)] = True
     if isinstance(node, yaml.MappingNode):
         yield node
     for item in node.value:
         for inner in item if isinstance(item, tuple) else (item,):
-            yield from _mappings(inner, seen)
+            yield from _mappings(inner, is_open)
+    is_open[id(node)] = False
 
 
 def _text_key(key: yaml.Node) -> yaml.Node:
@@ -112,7 +125,7 @@ def _refuse_repeated_keys(mapping: yaml.MappingNode) -> None:
             )
 
 
-def _merge(mapping: yaml.MappingNode, inside: tuple[yaml.Node, ...]) -> None:
+def _merge(mapping: yaml.MappingNode) -> None:
     """Replace each `<<` by the keys that it merges. Keys of the mapping itself count first, then the earliest merged.
 
     PyYAML compares merged keys by identity, so that the value of a key depends on its length.
@@ -124,11 +137,11 @@ def _merge(mapping: yaml.MappingNode, inside: tuple[yaml.Node, ...]) -> None:
         if key.tag != _MERGE:
             continue
         for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            if not isinstance(source, yaml.MappingNode) or source in (mapping, *inside):
+            if not isinstance(source, yaml.MappingNode):
                 raise yaml.constructor.ConstructorError(
                     None, None, "`<<` must name another mapping, or a list of them", key.start_mark
                 )
-            _merge(source, (*inside, mapping))
+            _merge(source)
             for pair in source.value:
                 merged.setdefault(pair[0].value if isinstance(pair[0], yaml.ScalarNode) else pair[0], pair)
     own = [pair for pair in mapping.value if pair[0].tag != _MERGE]

@@ -107,7 +107,17 @@ def test_mappings_are_merged_over_several_steps(text: str, merged: dict[str, int
     assert parse_yaml(text)["c"] == merged
 
 
-@pytest.mark.parametrize("text", ["a: &a {<<: *a}", "a: {<<: 1}", "a: {<<: [1]}", "a: &a {<<: {<<: *a}}"])
+@pytest.mark.parametrize("text", ["&a [*a]", "a: &a {b: *a}", "a: &a {b: [{c: *a}]}", "a: &a {<<: *a}"])
+def test_what_contains_itself_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="contains itself"):
+        parse_yaml(text)
+
+
+def test_what_is_named_twice_does_not_contain_itself() -> None:
+    assert parse_yaml("a: &a {x: 1}\nb: [*a, *a, {c: *a}]\n")["b"] == [{"x": 1}, {"x": 1}, {"c": {"x": 1}}]
+
+
+@pytest.mark.parametrize("text", ["a: {<<: 1}", "a: {<<: [1]}", "a: {<<: null}"])
 def test_a_merge_of_something_else_is_refused(text: str) -> None:
     with pytest.raises(yaml.YAMLError, match="must name another mapping"):
         parse_yaml(text)
