@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ParameterInfo
 
 from launch.cli import app
-from trainer.config.descriptions import limits, takes
+from trainer.config.descriptions import limits, takes, written
 from trainer.config.schema import Config
 from trainer.methods import available
 
@@ -165,7 +165,9 @@ def _model(prefix: str, model: type[BaseModel], title: str = "") -> Iterator[str
 
 def _setting(key: str, field: FieldInfo, earlier_name: str) -> str:
     required = field.is_required()
-    default = "required" if required else _code(_plain(field.get_default(call_default_factory=True)))
+    default = (
+        "required" if required else _code(written(field.get_default(call_default_factory=True), digits=4))
+    )
     kind = takes(field.annotation, field.metadata)
     alias = f" Earlier name: {_code(earlier_name)}." if earlier_name else ""
     return _row(_code(key), kind, default, f"{field.description or ''}{alias}")
@@ -188,19 +190,6 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     if get_origin(annotation) is tuple:
         return _inner_model(get_args(annotation)[0])[0], True
     return None, False
-
-
-def _plain(value: Any) -> Any:
-    """A default as YAML writes it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(str(_plain(v)) for v in value)}]"
-    if isinstance(value, dict):
-        return "{}" if not value else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return '""' if value == "" else value
 
 
 # -- both

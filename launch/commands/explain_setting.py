@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from data_pipelines.errors import UserError
 from data_pipelines.masking import masked_values
-from trainer.config.descriptions import takes
+from trainer.config.descriptions import takes, written
 from trainer.config.problems import all_keys, current_key, fields_at
 from trainer.config.schema import Config, dump, load_config
 
@@ -37,11 +37,10 @@ def explain(key: str, recipe: str | None) -> None:
             print(f"  {name}.{setting}: {_text(described).splitlines()[0]}")
         return
     print(f"takes: {takes(field.annotation, field.metadata)}")
-    print(
-        f"default: {'none, it must be set' if field.is_required() else field.get_default(call_default_factory=True)}"
-    )
+    default = field.get_default(call_default_factory=True)
+    print(f"default: {'none, it must be set' if field.is_required() else written(default)}")
     for item, value in found:
-        print(f"in {recipe}: {value}" if item == name else f"in {recipe}, {item}: {value}")
+        print(f"in {recipe}{'' if item == name else f', {item}'}: {written(value)}")
 
 
 def _field(path: list[str], values: Mapping[str, Any]) -> FieldInfo | None:

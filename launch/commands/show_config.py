@@ -10,6 +10,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.masking import masked_values
 from data_pipelines.yaml_writer import dump_yaml
 from launch.commands.output_format import OutputFormat
+from trainer.config.descriptions import written
 from trainer.config.overrides import apply, parse_override
 from trainer.config.problems import current_key
 from trainer.config.recipes import COMPONENTS, read_chain, with_component_names
@@ -73,5 +74,5 @@ def _source(key: str, sources: dict[str, str]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(", ".join(f"{k}={v}" for k, v in item.items()) for item in value)
-    return str(value)
+        return "\n".join(", ".join(f"{k}={written(v)}" for k, v in item.items()) for item in value)
+    return written(value)

@@ -1,4 +1,7 @@
-"""What a setting or an option takes, in words: its type and its limits. The help and the reference share them."""
+"""What a setting or an option takes, in words: its type and its limits. And values as a recipe has them.
+
+The commands and the reference share both.
+"""
 
 import types
 import typing
@@ -51,6 +54,25 @@ def limits(rules: Iterable[Any]) -> str:
         for name, words in _LIMITS.items()
         if (limit := getattr(rule, name, None)) is not None
     )
+
+
+def written(value: Any, *, digits: int | None = None) -> str:
+    """Return a value as a recipe has it: `true`, `null`, `[0.9, 0.999]`.
+
+    Args:
+        value: a value of a setting.
+        digits: significant digits of numbers with a fraction. None: all.
+    """
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(written(item, digits=digits) for item in value)}]"
+    if isinstance(value, Mapping):
+        inner = (f"{key}: {written(item, digits=digits)}" for key, item in value.items())
+        return f"{{{', '.join(inner)}}}"
+    if isinstance(value, float):
+        return str(value) if digits is None else f"{value:.{digits}g}"
+    return '""' if value == "" else str(value)
 
 
 def _number(limit: Any) -> str:

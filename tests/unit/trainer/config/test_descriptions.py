@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from data_pipelines.settings import Strength
 from data_pipelines.urls import Place
-from trainer.config.descriptions import limits, takes
+from trainer.config.descriptions import limits, takes, written
 
 
 class Sample(BaseModel):
@@ -35,6 +35,26 @@ class Sample(BaseModel):
 )
 def test_a_type_is_in_words(annotation: Any, words: str) -> None:
     assert takes(annotation) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        (None, "null"),
+        ("", '""'),
+        ((0.9, 4 / 3), "[0.9, 1.3333333333333333]"),
+        ({"a": {"b": False}, "c": []}, "{a: {b: false}, c: []}"),
+        (Path("a/b"), "a/b"),
+        (1000, "1000"),
+    ],
+)
+def test_values_are_written_as_a_recipe_has_them(value: Any, text: str) -> None:
+    assert written(value) == text
+
+
+def test_the_reference_rounds_fractions() -> None:
+    assert written((4 / 3, 1e-5, 100_000), digits=4) == "[1.333, 1e-05, 100000]"
 
 
 def test_limits_are_in_words() -> None:
