@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.errors import UserError
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config

@@ -29,6 +29,15 @@ class Process:
         return self.rank == 0
 
 
+def import_deepspeed() -> None:
+    """Import DeepSpeed for this machine's devices, without its warnings."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed  # noqa: F401
+
+
 def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
@@ -45,11 +54,9 @@ def initialize() -> Process:
                 fix="start at most one process for each GPU, or request more GPUs",
             )
         torch.cuda.set_device(local_rank)
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import deepspeed
+    import_deepspeed()
+    import deepspeed
+
     skip_shared_memory_collective()
     backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
     dist.init_process_group(backend, **loopback_store())
