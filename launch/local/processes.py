@@ -13,6 +13,7 @@ from types import FrameType
 
 from data_pipelines.errors import UserError
 from launch.local.rank_processes import RankProcess, prepare, start_rank
+from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import STOPPED, ExitCode
 
 GRACE_SECONDS = 5.0  # time in which the others may end by themselves after one failed
@@ -87,7 +88,7 @@ def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterato
     if not os.environ.get("GLOO_SOCKET_IFNAME") and "lo" in {name for _, name in socket.if_nameindex()}:
         group["GLOO_SOCKET_IFNAME"] = "lo"
     with socket.create_server(("127.0.0.1", 0), backlog=nproc) as listener:
-        group["MASTER_PORT"] = str(listener.getsockname()[1])
+        group |= {"MASTER_PORT": str(listener.getsockname()[1]), STORE_SOCKET: str(listener.fileno())}
         yield start_rank(module, arguments, group | {"RANK": "0", "LOCAL_RANK": "0"}, listener=listener)
     # The listener is closed here by now. Otherwise, forks would hold it open after the death of rank 0.
     for rank in range(1, nproc):

@@ -14,12 +14,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
-
-from trainer.distributed.rendezvous import STORE_SOCKET
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -67,7 +66,7 @@ def prepare(module: str) -> None:
 def start_rank(
     module: str,
     arguments: list[str],
-    environment: Mapping[str, str],
+    environment: dict[str, str],
     *,
     listener: socket.socket | None = None,
     log: Path | None = None,
@@ -78,25 +77,21 @@ def start_rank(
         module: module with two functions: `main() -> int`, and `import_all()`, which imports what `main` needs.
         arguments: arguments of the rank, which it finds in `sys.argv[1:]`.
         environment: variables that the rank has in addition to those of this process.
-        listener: listening socket that the rank inherits as `STORE_SOCKET`.
+        listener: socket that the rank inherits under the same number.
         log: file to which the rank's output is appended. None: it writes to the output of this process.
     """
-    place, inherited = dict(environment), list[int]()
-    if listener is not None:
-        inherited.append(listener.fileno())
-        place[STORE_SOCKET] = str(listener.fileno())
     if can_fork():
-        return _Fork(module, arguments, place, log)
+        return _Fork(module, arguments, environment, log)
     output = None if log is None else log.open("ab")
     try:
         return subprocess.Popen(
             module_command("launch.local.rank_processes", module, *arguments),
-            env=os.environ | place,
+            env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=inherited,
+            pass_fds=[] if listener is None else [listener.fileno()],
         )
     finally:
         if output is not None:
@@ -156,7 +151,22 @@ class _Fork:
 
 
 def _run_fork(module: str, arguments: list[str], environment: dict[str, str], log: Path | None) -> None:
-    """Make this fork look like a new process, and run it as a rank to its end."""
+    """Run this fork as a rank to its end."""
+    with like_a_new_process(
+        None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    ):
+        os.environ.update(environment)
+        code = _main(module, arguments)
+    sys.exit(code)
+
+
+@contextmanager
+def like_a_new_process(output: int | None) -> Iterator[None]:
+    """Give this fork its own session, signal handlers, exit handlers and output.
+
+    Args:
+        output: file descriptor of standard output and error. None: they stay as they are.
+    """
     os.setsid()  # Ctrl-C on the terminal reaches the ranks once, through their launcher
     atexit._clear()  # the launcher's handlers are not for its forks
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the launcher may have replaced its own
@@ -165,16 +175,13 @@ def _run_fork(module: str, arguments: list[str], environment: dict[str, str], lo
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _connect(0, os.open(os.devnull, os.O_RDONLY))
-    if log is not None:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    if output is not None:
         _connect(1, os.dup(output))
         _connect(2, output)
-    os.environ.update(environment)
     try:
-        code = _main(module, arguments)
+        yield
     finally:
         atexit._run_exitfuncs()  # multiprocessing ends a fork without them
-    sys.exit(code)
 
 
 def _connect(number: int, file: int) -> None:

@@ -62,7 +62,8 @@ def train_run(
         reason: returns the reason in the ledger for an exit code. Rank 0 calls it.
         facts: additional values for the ledger's record of this attempt.
     """
-    from trainer.distributed.process_group import broadcast_object, initialize
+    from trainer.distributed.objects import broadcast_object
+    from trainer.distributed.process_group import initialize
     from trainer.loop import Trainer
     from trainer.runs.components import AttemptContext
 

@@ -4,14 +4,13 @@ import os
 import platform
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.errors import UserError
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
-from trainer.distributed.rendezvous import loopback_store
+from trainer.distributed.rendezvous import store_arguments
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
     Raises:
-        UserError: the node has GPUs, but fewer than processes.
+        UserError: the ranks cannot meet, or the node has GPUs, but fewer than processes.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
@@ -59,7 +58,8 @@ def initialize() -> Process:
 
     skip_shared_memory_collective()
     backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
-    dist.init_process_group(backend, **loopback_store())
+    with store_arguments() as store:
+        dist.init_process_group(backend, **store)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),
@@ -67,20 +67,6 @@ def initialize() -> Process:
         world_size=dist.get_world_size(),
         device=torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
     )
-
-
-def broadcast_object(value: Any) -> Any:
-    """Return rank 0's value of a small Python object on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def all_gather_object(value: Any) -> list[Any]:
-    """Return the values of a small Python object of all ranks, by rank, on every rank."""
-    box = [None] * dist.get_world_size()
-    dist.all_gather_object(box, value)
-    return box
 
 
 class AsyncFlagReduce:

@@ -161,7 +161,8 @@ LISTENER = """
 import pathlib, sys
 import psutil
 import torch.distributed as dist
-from trainer.distributed.process_group import broadcast_object, initialize
+from trainer.distributed.objects import broadcast_object
+from trainer.distributed.process_group import initialize
 
 def import_all():
     pass
