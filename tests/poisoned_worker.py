@@ -1,4 +1,4 @@
-"""`launch.local.worker` with a fault on rank 1, which the environment names: run as `python -m poisoned_worker RUN`.
+"""`launch.local.worker` with a fault on rank 1, which the environment names.
 
 POISON_BATCHES=6-12   batches of these positions in the order are NaN
 POISON_GRADIENT=9     this step's gradient of one parameter is infinite
@@ -8,12 +8,11 @@ POISON_KILL=11        the process is killed before this step
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterator
 
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.prefetching_batches import Batch
-from launch.local.worker import main
+from launch.local import worker
 from trainer.engine.deepspeed_engine import Engine
 
 FIRST, LAST = map(int, os.environ.get("POISON_BATCHES", "1-0").split("-"))
@@ -39,7 +38,10 @@ def poisoned_step(self: Engine, number: int, given: list[Batch]) -> object:
         hook.remove()
 
 
-if __name__ == "__main__":
+import_all = worker.import_all
+
+
+def main() -> int:
     if os.environ["RANK"] == "1":
         TrainLoader.batches, Engine.step = poisoned_batches, poisoned_step  # type: ignore[method-assign, assignment]
-    sys.exit(main())
+    return worker.main()

@@ -17,6 +17,7 @@ PRELOADED = [
     "trainer.checkpoints.store",
     "trainer.contrast.queue",
     "trainer.contrast.losses",
+    "warm_imports",
 ]
 """Imported once, not once a process; the first test that forks decides for all, so that all name these."""
 

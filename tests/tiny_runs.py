@@ -1,13 +1,11 @@
 """Real runs of the command on digits: small enough to train within seconds."""
 
 import json
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands import Command, Result, run
 from torch import Tensor
 
 from trainer.checkpoints.store import CheckpointStore
@@ -34,29 +32,6 @@ TINY = (
     "method.feature_scope=global",
     "method.transformer_dropout=0",
 )
-
-
-def all4one(*arguments: object) -> list[str]:
-    """The command line of `all4one`."""
-    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-
-    @property
-    def words(self) -> str:
-        """The output without the line breaks that a narrow terminal makes."""
-        return " ".join(self.out.split())
-
-
-def run(*arguments: object) -> Result:
-    done = subprocess.run(
-        all4one(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return Result(done.returncode, done.stdout)
 
 
 class Runs:
@@ -102,17 +77,11 @@ class Runs:
         """Records without what depends on the clock."""
         return [{k: v for k, v in r.items() if k != "time"} for r in read_records(self.path(name).metrics)]
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object) -> Command:
         """A command in the background."""
-        return subprocess.Popen(
-            all4one(*arguments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return Command(*arguments)
 
-    def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str]) -> None:
+    def wait_for_step(self, name: str, step: int, process: Command) -> None:
         """Return once a run has logged a step."""
         deadline = time.monotonic() + 120
         while (

@@ -14,7 +14,7 @@ from trainer.checkpoints.background_writer import BackgroundWriter
 from trainer.checkpoints.format import Snapshot, clone_to_host
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
-from trainer.distributed.process_group import broadcast_object
+from trainer.distributed.objects import broadcast_object
 from trainer.runs.components import AttemptContext, TrainingComponents, refuse_other_set
 from trainer.runs.saved_progress import SAVED, refuse_lost_checkpoints
 

@@ -11,7 +11,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoint_manager import CheckpointManager
-from trainer.distributed.process_group import AsyncFlagReduce, all_gather_object, broadcast_object
+from trainer.distributed.objects import all_gather_object, broadcast_object
+from trainer.distributed.process_group import AsyncFlagReduce
 from trainer.evaluation.features import EvaluationInterrupted
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks, open_metrics
 from trainer.monitoring.online_evaluation import OnlineEvaluation

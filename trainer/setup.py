@@ -14,7 +14,8 @@ from data_pipelines.prefetch import never
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
-from trainer.distributed.process_group import Process, broadcast_object
+from trainer.distributed.objects import broadcast_object, broadcast_tensors
+from trainer.distributed.process_group import Process
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.lr_schedule import Schedule
 from trainer.engine.optimizers import build_optimizer, parameter_groups
@@ -58,10 +59,12 @@ def _initial_weights(config: Config, process: Process) -> InitialWeights | None:
             found = read_initial_weights(config.backbone, config.data.views[0].size)
         except UserError as error:
             found = error
-    found = broadcast_object(found)
-    if isinstance(found, UserError):
-        raise found
-    return found
+    report = broadcast_object(found.report if isinstance(found, InitialWeights) else found)
+    if isinstance(report, UserError):
+        raise report
+    return InitialWeights(
+        broadcast_tensors(found.tensors if isinstance(found, InitialWeights) else {}), report
+    )
 
 
 def build(

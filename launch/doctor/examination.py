@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 
 STYLES = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 

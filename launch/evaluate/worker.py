@@ -1,7 +1,4 @@
-"""The entry point of each rank of an evaluation: `python -m launch.evaluate.worker JOB`.
-
-The environment names the process group of the rank.
-"""
+"""What each rank of an evaluation does. The environment describes its process group."""
 
 import signal
 import sys
@@ -9,8 +6,16 @@ import sys
 from launch.local.worker import end_with_parent, run_with_error_report
 
 
+def import_all() -> None:
+    """Import what a rank needs, so that forks of this process need not."""
+    import launch.evaluate.evaluation  # noqa: F401
+    from trainer.distributed.process_group import import_deepspeed
+
+    import_deepspeed()
+
+
 def main() -> int:
-    """Evaluate as one rank of the group. JOB is an `EvalJob` as JSON."""
+    """Evaluate as one rank. `sys.argv[1]` is an `EvalJob` as JSON. Returns the exit code."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
     return run_with_error_report(_evaluate)
@@ -23,7 +28,3 @@ def _evaluate() -> int:
     initialize()
     evaluate_backbone(EvalJob.model_validate_json(sys.argv[1]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,8 @@
 """Checks before a run starts. They report everything that would stop it at once, each problem with its fix."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,10 +67,13 @@ def refuse(found: Sequence[UserError]) -> None:
 
 def require_devices(nproc: int) -> None:
     """Raise a UserError if this machine has GPUs, but fewer than `nproc`."""
-    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+    devices = (
+        torch.cuda.device_count()
+    )  # unlike is_available, it leaves the driver uninitialized for the ranks' forks
+    if 0 < devices < nproc:
         raise UserError(
-            f"--nproc {nproc} asks for more processes than this machine has GPUs ({torch.cuda.device_count()})",
-            fix=f"use --nproc {torch.cuda.device_count()} or less",
+            f"--nproc {nproc} asks for more processes than this machine has GPUs ({devices})",
+            fix=f"use --nproc {devices} or less",
         )
 
 
@@ -105,10 +109,21 @@ def _check_schedule(config: Config, samples: int) -> None:
 
 def _check_backbone(config: Config, new_runs: int) -> None:
     backbone = config.backbone if new_runs else config.backbone.drawn()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         build_backbone(backbone, *config.data.sizes)
     if backbone.init is not None:
         read_initial_weights(config.backbone, config.data.views[0].size)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute without OpenMP's threads. A process that has them cannot fork ranks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_room(config: Config, classes: int, runs: int) -> None:

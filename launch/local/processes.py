@@ -3,14 +3,16 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from data_pipelines.errors import UserError
+from launch.local.rank_processes import RankProcess, prepare, start_rank
 from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import STOPPED, ExitCode
 
@@ -23,15 +25,6 @@ HANDED_ON = {  # a closed terminal stops a run like SIGTERM
 }
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """Return the command line that runs a module of this project.
-
-    Python does not search the working directory for modules (`-P`), so that a user's folder `trainer` or file
-    `launch.py` there does not run instead of ours.
-    """
-    return [sys.executable, "-P", "-m", module, *arguments]
-
-
 def launch(
     module: str,
     arguments: list[str],
@@ -40,14 +33,15 @@ def launch(
     logs: Path,
     on_stop: str = "stopping. The third signal ends the processes at once",
 ) -> int:
-    """Run `python -m MODULE ARGUMENTS` as `nproc` ranks of one process group, until all have ended.
+    """Run `main()` of a module as `nproc` ranks of one process group, until all have ended.
 
     Rank 0 writes to this process's output. The others write to `logs/rank_R.log`. In the main thread, signals that ask
     to stop are forwarded to the ranks. Under nohup, SIGHUP is not forwarded.
     When a rank fails, the others are ended, and the end of the failed rank's log is printed.
 
     Args:
-        module: module that each rank runs.
+        module: module with two functions: `main() -> int`, which each rank runs, and `import_all()`, which imports what
+            `main` needs.
         arguments: arguments of each rank.
         nproc: number of ranks.
         logs: folder of the other ranks' output.
@@ -58,19 +52,21 @@ def launch(
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0), backlog=nproc) as rendezvous:
-        ranks = [_start(module, arguments, rank, nproc, rendezvous, logs) for rank in range(nproc)]
+    prepare(module)
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
+    ranks: list[RankProcess] = []
     forwarder = SignalForwarder(ranks, on_stop)
     previous = {number: signal.signal(number, forwarder) for number in heeded}
     try:
+        for rank in _start(module, arguments, nproc, logs):
+            ranks.append(rank)
         code, failed = _supervise(ranks)
     finally:
         for process in ranks:
             if process.poll() is None:
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
                 process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -81,42 +77,29 @@ def launch(
     return code
 
 
-def _start(
-    module: str, arguments: list[str], rank: int, nproc: int, rendezvous: socket.socket, logs: Path
-) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterator[RankProcess]:
+    """Start the ranks one after the other."""
+    group = {
         "WORLD_SIZE": str(nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(rendezvous.getsockname()[1]),
-        STORE_SOCKET: str(rendezvous.fileno()),
         "ALL4ONE_PARENT": str(os.getpid()),
     }
     if not os.environ.get("GLOO_SOCKET_IFNAME") and "lo" in {name for _, name in socket.if_nameindex()}:
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    environment.pop("SLURM_CPUS_PER_TASK", None)  # an interactive job's: all ranks share these cores
-    command = module_command(module, *arguments)
-    # A new session: Ctrl-C on the terminal reaches the ranks once, through this process.
-    if rank == 0:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=[rendezvous.fileno()],
-        )
-    with (logs / f"rank_{rank}.log").open("ab") as log:
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        group["GLOO_SOCKET_IFNAME"] = "lo"
+    with socket.create_server(("127.0.0.1", 0), backlog=nproc) as listener:
+        group |= {"MASTER_PORT": str(listener.getsockname()[1]), STORE_SOCKET: str(listener.fileno())}
+        yield start_rank(module, arguments, group | {"RANK": "0", "LOCAL_RANK": "0"}, listener=listener)
+    # The listener is closed here by now. Otherwise, forks would hold it open after the death of rank 0.
+    for rank in range(1, nproc):
+        place = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        yield start_rank(module, arguments, place, log=logs / f"rank_{rank}.log")
 
 
 class SignalForwarder:
     """Forwards a signal to every rank. The third signal kills the ranks at once, even in a hung collective."""
 
-    def __init__(self, ranks: list[subprocess.Popen[bytes]], on_stop: str) -> None:
+    def __init__(self, ranks: list[RankProcess], on_stop: str) -> None:
         self._ranks, self._on_stop, self._times = ranks, on_stop, 0
 
     @property
@@ -127,14 +110,16 @@ class SignalForwarder:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. `signal.signal` calls this."""
         self._times += 1
+        handed_on = HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL
         for process in self._ranks:
             if process.poll() is None:
-                process.send_signal(HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the signal came while its end was being noted
+                    os.kill(process.pid, handed_on)
         if self._times == 1:
             os.write(2, f"\n{self._on_stop}\n".encode())
 
 
-def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
+def _supervise(ranks: list[RankProcess]) -> tuple[int, int | None]:
     """Wait for all ranks. Returns the exit code, and the rank that failed by itself, if there is one."""
     deadline, failed = float("inf"), list[int]()
     while any(process.poll() is None for process in ranks):
@@ -149,22 +134,22 @@ def _supervise(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, int | None]:
     failed += [r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed]
     if not failed:
         return 0, None
-    culprit = next((r for r in failed if ranks[r].returncode != ExitCode.LOST_PEER), failed[0])
+    culprit = next((r for r in failed if ranks[r].poll() != ExitCode.LOST_PEER), failed[0])
     code = _exit_code(ranks[culprit])
     return code, None if code in (*STOPPED, ExitCode.STALLED) else culprit
 
 
-def _exit_code(process: subprocess.Popen[bytes]) -> int:
+def _exit_code(process: RankProcess) -> int:
     """Return the exit code in the shell's convention: 128 + number if a signal ended the process."""
-    code = process.returncode
+    code = process.poll() or 0
     return 128 - code if code < 0 else code
 
 
-def _explain(process: subprocess.Popen[bytes], rank: int, log: Path) -> str:
+def _explain(process: RankProcess, rank: int, log: Path) -> str:
     """Return the message on a rank's failure. Rank 0 has already printed its own error on this terminal."""
     lines = []
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
+    if (process.poll() or 0) < 0:
+        name = signal.Signals(-(process.poll() or 0)).name
         lines.append(f"rank {rank} was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
     if rank:
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config

@@ -1,7 +1,4 @@
-"""The program that each rank of a training job runs: `python -m launch.local.worker RUN`.
-
-The environment describes the process group of the rank.
-"""
+"""What each rank of a training run does. The environment describes its process group."""
 
 import ctypes
 import os
@@ -65,7 +62,8 @@ def train_run(
         reason: returns the reason in the ledger for an exit code. Rank 0 calls it.
         facts: additional values for the ledger's record of this attempt.
     """
-    from trainer.distributed.process_group import broadcast_object, initialize
+    from trainer.distributed.objects import broadcast_object
+    from trainer.distributed.process_group import initialize
     from trainer.loop import Trainer
     from trainer.runs.components import AttemptContext
 
@@ -142,8 +140,16 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
     )  # the process group cannot be closed in order, because other ranks may be inside a collective
 
 
+def import_all() -> None:
+    """Import what a rank needs, so that forks of this process need not."""
+    import trainer.loop  # noqa: F401
+    from trainer.distributed.process_group import import_deepspeed
+
+    import_deepspeed()
+
+
 def main() -> int:
-    """Run one rank of a group on this machine."""
+    """Train the run in the folder `sys.argv[1]` as one rank. Returns the exit code."""
     end_with_parent()
     return run_with_error_report(_train)
 
@@ -151,7 +157,3 @@ def main() -> int:
 def _train() -> int:
     with StopRequest() as stop:
         return train_run(Path(sys.argv[1]), stop).code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,17 +1,25 @@
-"""The entry point of each rank of a profile: `python -m launch.profile.worker RUN STEPS [--trace]`."""
+"""What each rank of a profile does. The environment describes its process group."""
 
 import argparse
 import dataclasses
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import write_whole
 from launch.local.worker import end_with_parent, run_with_error_report
 from trainer.runs.run_folder import RunFolder
+
+
+def import_all() -> None:
+    """Import what a rank needs, so that forks of this process need not."""
+    import trainer.profiling.measure
+    import trainer.setup  # noqa: F401
+    from trainer.distributed.process_group import import_deepspeed
+
+    import_deepspeed()
 
 
 def main() -> int:
@@ -50,7 +58,3 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
         write_whole(run.path / "profile.json", json.dumps(found, indent=1).encode())
     parts.engine.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

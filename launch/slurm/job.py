@@ -26,6 +26,7 @@ from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import slurm_commands
 from launch.slurm.requeue import GRACE_SECONDS, requeue_from_rank
 from launch.slurm.submitted_jobs import Submissions
+from trainer.distributed.rendezvous import MEETING
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import STALE_AFTER_S
@@ -137,6 +138,8 @@ def begin_task(logs: Path) -> int:
     rank: int = task.global_rank
     _write_to(logs / f"rank_{rank}.log")
     TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+    start = Start.this()
+    os.environ[MEETING] = f"{start.job}.{start.restart}"
     if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
         os.environ["LOCAL_RANK"] = "0"  # if a task sees only one GPU, its number is 0
     return rank

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import submitit
 
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 from launch.slurm.job import TrainJob
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script

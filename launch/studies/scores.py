@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.shard_set import ShardSet
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 from launch.studies.plan import Study
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set

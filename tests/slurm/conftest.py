@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import run
 from slurm_cluster import Cluster, missing
 from submitted_runs import SHORT, Jobs
-from tiny_runs import Runs, run
+from tiny_runs import Runs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from commands import Result, all4one
 from slurm_cluster import Cluster
-from tiny_runs import Result, Runs, all4one
+from tiny_runs import Runs
 
 from trainer.runs.records import read_records
 

@@ -2,8 +2,8 @@
 
 import shlex
 
+from commands import all4one
 from submitted_runs import SHORT
-from tiny_runs import all4one
 
 
 def test_a_run_that_an_array_task_submits_is_a_job_of_its_own(jobs, tmp_path) -> None:

@@ -4,14 +4,13 @@ import os
 import platform
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.errors import UserError
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
-from trainer.distributed.rendezvous import loopback_store
+from trainer.distributed.rendezvous import store_arguments
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,20 @@ class Process:
         return self.rank == 0
 
 
+def import_deepspeed() -> None:
+    """Import DeepSpeed for this machine's devices, without its warnings."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed  # noqa: F401
+
+
 def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
     Raises:
-        UserError: the node has GPUs, but fewer than processes.
+        UserError: the ranks cannot meet, or the node has GPUs, but fewer than processes.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
     cuda = torch.cuda.is_available()
@@ -45,14 +53,13 @@ def initialize() -> Process:
                 fix="start at most one process for each GPU, or request more GPUs",
             )
         torch.cuda.set_device(local_rank)
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import deepspeed
+    import_deepspeed()
+    import deepspeed
+
     skip_shared_memory_collective()
     backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
-    dist.init_process_group(backend, **loopback_store())
+    with store_arguments() as store:
+        dist.init_process_group(backend, **store)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),
@@ -60,20 +67,6 @@ def initialize() -> Process:
         world_size=dist.get_world_size(),
         device=torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
     )
-
-
-def broadcast_object(value: Any) -> Any:
-    """Return rank 0's value of a small Python object on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def all_gather_object(value: Any) -> list[Any]:
-    """Return the values of a small Python object of all ranks, by rank, on every rank."""
-    box = [None] * dist.get_world_size()
-    dist.all_gather_object(box, value)
-    return box
 
 
 class AsyncFlagReduce:

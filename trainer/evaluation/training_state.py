@@ -13,7 +13,7 @@ from torch import Tensor
 from data_pipelines.files import replacing
 from trainer.checkpoints.tensor_files import save_tensors
 from trainer.distributed.collectives import rank, world_size
-from trainer.distributed.process_group import broadcast_object
+from trainer.distributed.objects import broadcast_object
 
 _METADATA = "all4one_training"
 

@@ -20,7 +20,7 @@ from trainer.checkpoints.format import MANIFEST, Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
 from trainer.distributed.collectives import rank, world_size
-from trainer.distributed.process_group import broadcast_object
+from trainer.distributed.objects import broadcast_object
 from trainer.engine.deepspeed_engine import load_model
 from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
 from trainer.runs.run_folder import open_run

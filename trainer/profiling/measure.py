@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoints.format import clone_to_host
 from trainer.config.schema import Config
-from trainer.distributed.process_group import Process, all_gather_object
+from trainer.distributed.objects import all_gather_object
+from trainer.distributed.process_group import Process
 from trainer.profiling.instruments import OTHER, PARTS, REDUCTION, WAIT, Messages, instrument
 from trainer.profiling.timeline import Span, Timeline, own_time
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents

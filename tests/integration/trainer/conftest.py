@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Result, Runs, run
+from commands import Result, run
+from tiny_runs import Runs
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from PIL import Image
-from tiny_runs import Runs, run
+from tiny_runs import Runs
 
 CASES = {
     "data": (1, ("data.decode_threads=1", "train.global_batch=8")),  # on large images

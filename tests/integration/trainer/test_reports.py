@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Runs, run
+from commands import run
+from tiny_runs import Runs
 
 from launch.studies.plan import Cell, Study
 from launch.studies.study_report import report as write_study_report

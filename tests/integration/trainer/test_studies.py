@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tiny_runs import TINY, Runs, run
+from commands import run
+from tiny_runs import TINY, Runs
 
 SEEDS = 2
 

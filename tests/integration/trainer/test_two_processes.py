@@ -1,7 +1,7 @@
-import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -37,20 +37,22 @@ def test_two_processes_cannot_train_one_run(runs) -> None:
 def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:
     process = runs.start(*runs.arguments("orphans"), "--nproc", 2)
     runs.wait_for_step("orphans", 1, process)
-    assert ranks_of(runs.path("orphans").path)
+    ranks = [rank.pid for rank in psutil.Process(process.pid).children()]
+    assert len(ranks) == 2
     process.kill()
     process.communicate(timeout=30)
     deadline = time.monotonic() + 20  # the kernel takes a moment to end them
-    while ranks_of(runs.path("orphans").path):
+    while not all(is_zombie(rank) for rank in ranks):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def ranks_of(run: Path) -> list[str]:
-    found = subprocess.run(
-        ["pgrep", "-f", f"launch.local.worker {run}"], capture_output=True, text=True, check=False
-    )
-    return [pid for pid in found.stdout.split() if not is_zombie(int(pid))]
+def test_ranks_are_forks_of_a_launcher_that_has_imported_all(runs) -> None:
+    process = runs.start(*runs.arguments("forks"), "--nproc", 2)
+    runs.wait_for_step("forks", 1, process)
+    launcher = psutil.Process(process.pid)
+    assert [rank.cmdline() for rank in launcher.children()] == [launcher.cmdline()] * 2
+    assert process.wait(timeout=120) == 0
 
 
 def is_zombie(pid: int) -> bool:

@@ -33,13 +33,20 @@ def test_folders_and_files_with_our_names_are_not_run(runs: Runs, tmp_path: Path
     assert max(r["step"] for r in read_records(run.metrics)) == STEPS
 
 
-def test_ranks_that_end_without_finishing_the_run_are_an_error(
-    runs: Runs, tmp_path: Path, monkeypatch
-) -> None:
-    """The processes of a run are replaced by ones that do nothing, on the path that Python searches first."""
-    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'RANK' in os.environ:\n    os._exit(0)\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    result = runs.train("nothing_done", nproc=1)
-    assert result.code == 1, result.out
-    assert "but the run is not finished" in result.words
-    assert "all4one resume" in result.words
+IDLE_RANKS = """
+import sys
+import launch.cli
+from launch.local import worker
+worker.main = lambda: 0
+sys.exit(launch.cli.main())
+"""
+
+
+def test_ranks_that_end_without_finishing_the_run_are_an_error(runs: Runs) -> None:
+    """The ranks are forks of a launcher in which they do nothing."""
+    command = [sys.executable, "-c", IDLE_RANKS, *runs.arguments("nothing_done")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    said = " ".join(done.stdout.split())
+    assert "but the run is not finished" in said
+    assert "all4one resume" in said

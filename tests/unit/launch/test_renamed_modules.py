@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.local.processes import module_command
+from launch.local.rank_processes import module_command
 from launch.renamed_modules import RENAMED
 
 

@@ -56,7 +56,7 @@ def test_a_disk_without_room_for_the_checkpoints_of_new_runs_is_refused(
 
 @pytest.fixture(scope="module")
 def digits_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_runs import run
+    from commands import run
 
     folder = tmp_path_factory.mktemp("digits")
     assert run("data", "build", "digits", folder).code == 0

@@ -13,37 +13,44 @@ from launch.local.processes import launch
 
 JOB = """
 import os, pathlib, signal, sys, time
-rank = int(os.environ["RANK"])
-folder = pathlib.Path(sys.argv[1])
-mode = sys.argv[2]
-keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-(folder / f"rank{rank}").write_text(" ".join(os.environ[k] for k in keys))
-(folder / f"cores{rank}").write_text(os.environ.get("SLURM_CPUS_PER_TASK", "its share"))
-if mode == "fail" and rank == 1:
-    print("the reason", file=sys.stderr)
-    sys.exit(7)
-if mode == "signal":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-if mode == "lose":
-    sys.exit(3 if rank == 0 else 7)
-if mode == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-if mode == "deaf":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-if mode == "finish":
-    (folder / f"waiting{rank}").touch()
-    while not (folder / "hung up").exists():
-        time.sleep(0.02)
-if mode in ("fail", "signal", "deaf"):
-    (folder / f"waiting{rank}").touch()
-    time.sleep(60)
+
+def import_all():
+    pass
+
+def main():
+    rank = int(os.environ["RANK"])
+    folder = pathlib.Path(sys.argv[1])
+    mode = sys.argv[2]
+    keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    (folder / f"rank{rank}").write_text(" ".join(os.environ[k] for k in keys))
+    (folder / f"cores{rank}").write_text(os.environ.get("SLURM_CPUS_PER_TASK", "its share"))
+    if mode == "fail" and rank == 1:
+        print("the reason", file=sys.stderr)
+        sys.exit(7)
+    if mode == "signal":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if mode == "lose":
+        sys.exit(3 if rank == 0 else 7)
+    if mode == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "deaf":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if mode == "finish":
+        (folder / f"waiting{rank}").touch()
+        while not (folder / "hung up").exists():
+            time.sleep(0.02)
+    if mode in ("fail", "signal", "deaf"):
+        (folder / f"waiting{rank}").touch()
+        time.sleep(60)
+    return 0
 """
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "the_job.py").write_text(JOB)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     return tmp_path
 
 
@@ -154,19 +161,26 @@ LISTENER = """
 import pathlib, sys
 import psutil
 import torch.distributed as dist
-from trainer.distributed.process_group import broadcast_object, initialize
-process = initialize()
-assert broadcast_object(process.rank) == 0
-dist.barrier()
-open_to = {c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
-(pathlib.Path(sys.argv[1]) / f"listens{process.rank}").write_text(" ".join(sorted(open_to)))
-dist.barrier()
+from trainer.distributed.objects import broadcast_object
+from trainer.distributed.process_group import initialize
+
+def import_all():
+    pass
+
+def main():
+    process = initialize()
+    assert broadcast_object(process.rank) == 0
+    dist.barrier()
+    open_to = {c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    (pathlib.Path(sys.argv[1]) / f"listens{process.rank}").write_text(" ".join(sorted(open_to)))
+    dist.barrier()
+    return 0
 """
 
 
 def test_ranks_of_one_machine_listen_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "listener.py").write_text(LISTENER)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.syspath_prepend(tmp_path)
     assert launch("listener", [str(tmp_path)], nproc=2, logs=tmp_path / "logs") == 0
     for rank in range(2):
         found = set((tmp_path / f"listens{rank}").read_text().split())

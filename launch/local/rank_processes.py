@@ -1,0 +1,200 @@
+"""Starts the ranks of this machine, as forks of their launcher where that is safe.
+
+Importing torch, torchvision and DeepSpeed takes seconds of CPU time and thousands of small reads. A launcher that has
+imported them once can fork any number of ranks within milliseconds.
+"""
+
+import atexit
+import ctypes
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Protocol
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
+NOT_INITIALIZED = 3
+"""CUDA_ERROR_NOT_INITIALIZED (CUDA driver API): this process has not touched a device."""
+
+
+class RankProcess(Protocol):
+    """A running rank."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return its exit code, or -N if signal N ended it. None: it still runs."""
+
+    def wait(self) -> object:
+        """Wait until it has ended."""
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of this project.
+
+    Python does not search the working directory for modules (`-P`), so that a user's folder `trainer` or file
+    `launch.py` there does not run instead of ours.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def prepare(module: str) -> None:
+    """Import what the ranks of a module need, if they can be forks of this process."""
+    if not can_fork():
+        return
+    is_set = COUNTS_BY_NVML in os.environ
+    os.environ.setdefault(COUNTS_BY_NVML, "1")
+    try:
+        importlib.import_module(module).import_all()
+    finally:
+        if not is_set:
+            del os.environ[COUNTS_BY_NVML]
+
+
+def start_rank(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    *,
+    listener: socket.socket | None = None,
+    log: Path | None = None,
+) -> RankProcess:
+    """Start a rank that calls `main()` of a module, and ends with the code that it returns.
+
+    Args:
+        module: module with two functions: `main() -> int`, and `import_all()`, which imports what `main` needs.
+        arguments: arguments of the rank, which it finds in `sys.argv[1:]`.
+        environment: variables that the rank has in addition to those of this process.
+        listener: socket that the rank inherits under the same number.
+        log: file to which the rank's output is appended. None: it writes to the output of this process.
+    """
+    if can_fork():
+        return _Fork(module, arguments, environment, log)
+    output = None if log is None else log.open("ab")
+    try:
+        return subprocess.Popen(
+            module_command("launch.local.rank_processes", module, *arguments),
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=[] if listener is None else [listener.fileno()],
+        )
+    finally:
+        if output is not None:
+            output.close()
+
+
+def can_fork() -> bool:
+    """Return whether a fork of this process would work as a new process does.
+
+    It would not if another thread of this process may hold a lock, if OpenMP has started its threads (a fork waits for
+    them forever), or if the CUDA driver is initialized (a fork cannot use it).
+    """
+    return sys.platform == "linux" and not _has_threads() and not _has_cuda()
+
+
+def _has_threads() -> bool:
+    """Return whether threads run besides the main thread and those of OpenBLAS, which survive a fork."""
+    from threadpoolctl import threadpool_info
+
+    pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
+    expected = 1 + sum(pool["num_threads"] - 1 for pool in pools)
+    return threading.active_count() > 1 or len(list(Path("/proc/self/task").iterdir())) > expected
+
+
+def _has_cuda() -> bool:
+    """Return whether this process has initialized the CUDA driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False  # the machine has no driver
+    return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
+
+
+class _Fork:
+    """A rank that is a fork of this process."""
+
+    def __init__(
+        self, module: str, arguments: list[str], environment: dict[str, str], log: Path | None
+    ) -> None:
+        self._process: BaseProcess = multiprocessing.get_context("fork").Process(
+            target=_run_fork, args=(module, arguments, environment, log), name=f"rank {environment['RANK']}"
+        )
+        # Until the fork has its own handlers, it must not run those of this process.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> None:
+        self._process.join()
+
+
+def _run_fork(module: str, arguments: list[str], environment: dict[str, str], log: Path | None) -> None:
+    """Run this fork as a rank to its end."""
+    with like_a_new_process(
+        None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    ):
+        os.environ.update(environment)
+        code = _main(module, arguments)
+    sys.exit(code)
+
+
+@contextmanager
+def like_a_new_process(output: int | None) -> Iterator[None]:
+    """Give this fork its own session, signal handlers, exit handlers and output.
+
+    Args:
+        output: file descriptor of standard output and error. None: they stay as they are.
+    """
+    os.setsid()  # Ctrl-C on the terminal reaches the ranks once, through their launcher
+    atexit._clear()  # the launcher's handlers are not for its forks
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the launcher may have replaced its own
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _connect(0, os.open(os.devnull, os.O_RDONLY))
+    if output is not None:
+        _connect(1, os.dup(output))
+        _connect(2, output)
+    try:
+        yield
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends a fork without them
+
+
+def _connect(number: int, file: int) -> None:
+    os.dup2(file, number)
+    os.close(file)
+
+
+def _main(module: str, arguments: list[str]) -> int:
+    """Run this process as a rank to its end. Returns the exit code."""
+    os.environ.pop("SLURM_CPUS_PER_TASK", None)  # an interactive job's: all ranks share these cores
+    sys.argv = [module, *arguments]
+    return int(importlib.import_module(module).main())
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,109 @@
+"""Commands of `all4one` as tests run them: forks of one process that has imported everything.
+
+A command spends seconds on imports, and hundreds of commands are run. Besides the imports, a fork behaves as a new
+process does: it has its own session, environment, working folder and output. `test_wheel.py`, `test_examples.py` and
+the tests of SLURM run the command itself.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from rank_processes import PRELOADED
+
+from launch.local.rank_processes import like_a_new_process
+
+
+def all4one(*arguments: object) -> list[str]:
+    """The command line of `all4one`."""
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+
+    @property
+    def words(self) -> str:
+        """The output without the line breaks that a narrow terminal makes."""
+        return " ".join(self.out.split())
+
+
+def run(*arguments: object, cwd: object = None, env: dict[str, str] | None = None) -> Result:
+    """Run a command to its end. Output and errors come together."""
+    command = Command(*arguments, cwd=cwd, env=env)
+    out = command.communicate()[0]
+    assert command.returncode is not None
+    return Result(command.returncode, out)
+
+
+class Command:
+    """A command in the background, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, *arguments: object, cwd: object = None, env: dict[str, str] | None = None) -> None:
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        context = multiprocessing.get_context("forkserver")
+        self._output, output = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_command,
+            args=(list(map(str, arguments)), output, str(cwd or Path.cwd()), dict(env or os.environ)),
+        )
+        self._process.start()
+        output.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("all4one", timeout or 0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """All that the command and its ranks write until the last of them has ended."""
+        deadline, parts = time.monotonic() + (timeout or 10_000), list[bytes]()
+        while self._output.poll(max(0, deadline - time.monotonic())):
+            part = os.read(self._output.fileno(), 1 << 16)
+            if not part:
+                self.wait(max(0.1, deadline - time.monotonic()))
+                return b"".join(parts).decode(errors="replace"), None
+            parts.append(part)
+        raise subprocess.TimeoutExpired("all4one", timeout or 0, output=b"".join(parts))
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _command(arguments: list[str], output: Connection, folder: str, environment: dict[str, str]) -> None:
+    """Run a command in this fork."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that forks ignores it
+    with like_a_new_process(os.dup(output.fileno())):
+        output.close()
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["all4one", *arguments]
+        from launch.cli import main
+
+        main()

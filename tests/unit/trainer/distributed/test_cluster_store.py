@@ -1,0 +1,93 @@
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from torch.distributed import TCPStore
+
+from data_pipelines.errors import UserError
+from trainer.distributed import cluster_store
+from trainer.distributed.cluster_store import HIGHEST_PORT, LOWEST_PORT, TRIED, ports
+
+
+def meet(meeting: str, ranks: int, *, late_s: float = 0) -> list[object]:
+    """What each rank reads in the store that rank 0 has opened; rank 0 comes late."""
+    found: list[object] = [None] * ranks
+    together = threading.Barrier(ranks)
+
+    def join(rank: int) -> None:
+        if rank == 0:
+            time.sleep(late_s)
+        with cluster_store.cluster_store(meeting, "127.0.0.1", is_first=rank == 0, patience_s=60) as store:
+            store.set(f"rank{rank}", str(rank))
+            found[rank] = [store.get(f"rank{r}").decode() for r in range(ranks)]
+            together.wait(60)  # the server's store lives as long as its object
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+@contextmanager
+def silent(port: int) -> Iterator[None]:
+    """A server that takes connections and never answers."""
+    with socket.create_server(("", port), backlog=100):
+        yield
+
+
+@contextmanager
+def store(port: int) -> Iterator[None]:
+    """A store of another program."""
+    other = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    yield
+    del other
+
+
+@contextmanager
+def another_meeting(port: int) -> Iterator[None]:
+    """Rank 0 of another job."""
+    with socket.create_server(("", port)) as listener:
+        line = cluster_store._line("another.0", port)
+        threading.Thread(target=cluster_store._tell, args=(listener, line), daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_ports_are_below_the_ephemeral_range_and_differ_between_starts() -> None:
+    seen = {ports(f"{job}.{restart}") for job in range(50) for restart in range(4)}
+    assert len({found[0] for found in seen}) > 190
+    assert all(
+        found[0] >= LOWEST_PORT and found[-1] <= HIGHEST_PORT and len(found) == TRIED for found in seen
+    )
+    assert ports("7.0") == ports("7.0")
+
+
+def test_ranks_meet_though_rank_0_comes_late() -> None:
+    assert meet("late.0", 3, late_s=0.5) == [["0", "1", "2"]] * 3
+
+
+@pytest.mark.parametrize("other", [silent, store, another_meeting])
+def test_a_taken_port_is_passed_over(other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_store, "ANSWER_S", 0.5)
+    meeting = f"taken_{other.__name__}.0"
+    with other(ports(meeting)[0]), other(ports(meeting)[1]):
+        assert meet(meeting, 2, late_s=0.2) == [["0", "1"]] * 2
+
+
+def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def join(meeting: str, node: str, *, is_first: bool) -> None:
+        with cluster_store.cluster_store(meeting, node, is_first=is_first, patience_s=0.3):
+            pytest.fail("there is no store")
+
+    with pytest.raises(UserError, match=r"first node, no-such-node\.invalid, does not resolve"):
+        join("a.0", "no-such-node.invalid", is_first=False)
+    with pytest.raises(UserError, match="did not come to the meeting on ports"):
+        join("nobody.0", "127.0.0.1", is_first=False)
+    monkeypatch.setattr(cluster_store, "TRIED", 2)
+    with silent(ports("full.0")[1]), pytest.raises(UserError, match="are free"):
+        join("full.0", "127.0.0.1", is_first=True)
