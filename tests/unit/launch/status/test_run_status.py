@@ -11,6 +11,7 @@ from launch.status.run_status import status
 from launch.status.tables import print_status
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FROM_SCRATCH
 
 
 @pytest.fixture
@@ -91,6 +92,22 @@ def test_what_is_no_run_is_named_and_keeps_no_other_from_the_table(
     assert f"skipped: {folder}/torn/config.yaml" in shown
     with pytest.raises(UserError, match=r"other/config.yaml: is not the configuration of a run"):
         print_status(folder / "other", as_json=False)
+
+
+def test_a_run_that_began_again_from_scratch_is_shown(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    run.note("end", attempt=1, reason="killed", message="node2, task 1: Killed", saved=30)
+    run.note(FROM_SCRATCH)
+    found = status(run, None, None)
+    assert (found.state, found.attempts, found.history[0].reason) == ("killed", 1, "killed")
+    run.note("start", attempt=2, world_size=2)
+    run.note("ready", attempt=2, step=0, total_steps=100, replayed=40)
+    found = status(run, None, None)
+    assert [(one.first_step, one.kept) for one in found.history] == [(0, 0), (0, 30)]
+    print_status(run.path, as_json=False)
+    assert "40/100" in capsys.readouterr().out
 
 
 def test_no_run_is_said(tmp_path: Path) -> None:
