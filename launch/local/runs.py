@@ -101,8 +101,14 @@ def require_checkpoints(run: RunFolder, config: Config, *, from_scratch: bool) -
         run: the run to resume.
         config: its settings.
         from_scratch: whether the user gave --from-scratch. The ledger then records it.
+
+    Raises:
+        UserError: the checkpoints are lost, or they may be whole and cannot be read at present.
     """
-    has_some = CheckpointStore(run.checkpoints).newest_state() is not None
+    store = CheckpointStore(run.checkpoints)
+    has_some = store.newest_state() is not None
+    if not has_some:
+        store.require_readable()
     if not from_scratch:
         if not has_some:
             # Without the training set, the steps of an epoch are not known. The ranks check again with them.
