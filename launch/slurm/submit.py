@@ -48,10 +48,11 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
         return None
     create_run(config, name)
     try:
-        _queue(run, config.slurm)
-    except UserError:
-        shutil.rmtree(run.path)  # so that the same command can be given again
+        queued = SlurmSubmission.of(run, config.slurm).queue()
+    except BaseException:  # nothing is queued
+        shutil.rmtree(run.path, ignore_errors=True)  # so that the same command can be given again
         raise
+    _print_queued(run, config.slurm, queued)
     return run
 
 
@@ -81,7 +82,7 @@ def resume(
     if from_scratch:
         require_checkpoints(run, config, from_scratch=True)
     keep_settings(run, config)
-    _queue(run, config.slurm)
+    _print_queued(run, config.slurm, SlurmSubmission.of(run, config.slurm).queue())
     return run
 
 
@@ -144,7 +145,7 @@ def submit_sweep(
         for name, config in configs.items():
             create_run(config, name)
         queued = batch.queue()
-    except UserError:
+    except BaseException:  # nothing is queued
         shutil.rmtree(folder.path, ignore_errors=True)  # so that the same command can be given again
         raise
     print(
@@ -196,8 +197,7 @@ def _refuse_live_job(run: RunFolder) -> None:
         )
 
 
-def _queue(run: RunFolder, settings: SlurmSettings) -> None:
-    queued = SlurmSubmission.of(run, settings).queue()
+def _print_queued(run: RunFolder, settings: SlurmSettings, queued: Sequence[str]) -> None:
     print(
         f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}\n"
         f"run folder: {run.path}\n"
