@@ -21,6 +21,7 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import slurm_commands
@@ -128,7 +129,7 @@ class TrainJob:
                 f"the time limit is near, and SLURM has restarted the job {start.restart} times, the maximum of "
                 "slurm.max_requeues. Resume the run with:"
             )
-        LOGGER.warning("%s all4one resume %s", said, self.run)
+        LOGGER.warning("%s all4one resume %s", said, quoted(self.run))
 
     def checkpoint(self) -> DelayedSubmission | None:
         """Return the job to requeue, which is this one, or None if it must not restart. Submitit calls this when it

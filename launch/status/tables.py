@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import duration
+from data_pipelines.formatting import duration, quoted
 from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
@@ -150,7 +150,7 @@ def _of_suspects(one: Status) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
-    command = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
+    command = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {quoted(one.run)}"
     return f"{Path(one.run).name}: {said}. To exclude it: all4one {command} --exclude-suspects"
 
 

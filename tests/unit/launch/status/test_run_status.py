@@ -150,6 +150,18 @@ def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_lea
     assert said in capsys.readouterr().out
 
 
+def test_the_command_that_leaves_a_machine_out_can_be_copied_also_if_a_path_has_a_space(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    moved = RunFolder(run.path.rename(run.path.with_name("my run")))
+    for attempt in (1, 2):
+        moved.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed", saved=0)
+        moved.note("start", attempt=attempt + 1, world_size=2, nodes="node[2-3]")
+    print_status(moved.path, as_json=False)
+    assert f"all4one resume '{moved.path}' --exclude-suspects" in capsys.readouterr().out
+
+
 def test_why_processes_never_came_up_is_said_where_it_was_noted(run: RunFolder) -> None:
     run.ledger.unlink()
     run.note("end", attempt=0, reason="error", message="module: command not found")
