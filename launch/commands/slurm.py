@@ -1,10 +1,11 @@
 """`all4one submit`, `status`, `logs` and `cancel`."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
@@ -13,13 +14,6 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Number of nodes.")]
-GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs on each node. 0: CPUs only.")]
-TasksPerNode = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes on each node. Default: one for each GPU, or as before."),
-]
-Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of each attempt.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script without submitting it.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Print the output until the job ends.")]
 Preflight = Annotated[
@@ -37,40 +31,12 @@ ExcludeSuspects = Annotated[
 ]
 
 
+@with_slurm_options()
 def submit(
     recipe: Recipe,
     overrides: Overrides = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    tasks_per_node: TasksPerNode = None,
-    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores for each process.")] = None,
-    time: Time = None,
-    partition: Annotated[str | None, typer.Option(help="SLURM partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features that the nodes must have.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Nodes to exclude.")] = None,
+    slurm_options: SlurmOptions = NONE,
     exclude_suspects: ExcludeSuspects = False,
-    mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each node.")] = None,
-    setup: Annotated[
-        list[str] | None, typer.Option(help="Shell line to run before the processes start. May be repeated.")
-    ] = None,
-    srun_arg: Annotated[
-        list[str] | None,
-        typer.Option(help="Additional srun argument (--srun-arg=--cpu-bind=none). May be repeated."),
-    ] = None,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Additional sbatch option (--slurm mail-type=END). May be repeated."
-        ),
-    ] = None,
-    chain: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of jobs to queue one after the other, for clusters that forbid requeues."
-        ),
-    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2", help="Values to try, with one run for each. May be repeated."),
@@ -92,23 +58,7 @@ def submit(
     from launch.slurm.submit import submit as queue
     from launch.slurm.submit import submit_sweep
 
-    settings = slurm_overrides(
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        tasks_per_node=tasks_per_node,
-        cpus_per_task=cpus_per_task,
-        time=time,
-        partition=partition,
-        account=account,
-        qos=qos,
-        constraint=constraint,
-        exclude=exclude,
-        mem=mem,
-        setup=setup,
-        srun_args=srun_arg,
-        chain=chain,
-    )
-    given = [*(overrides or []), *settings, *map(_extra, slurm or [])]
+    given = [*(overrides or []), *slurm_options.overrides]
     if exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_new
 
@@ -179,22 +129,3 @@ def cancel(
     from launch.slurm.cancel import cancel as cancel_jobs
 
     cancel_jobs(path, timeout)
-
-
-_WORDS = ("true", "false", "yes", "no", "on", "off")
-"""The values that switch on or off an sbatch option without a value."""
-
-
-def _extra(assignment: str) -> str:
-    """Return the override of a `--slurm KEY=VALUE`.
-
-    The value is quoted because sbatch parses it: YAML would read 16:00 as 960.
-    """
-    key, separator, value = assignment.partition("=")
-    is_yaml = not value or value[0] in "'\"" or value.lower() in _WORDS
-    return f"slurm.extra.{key}{separator}{value if is_yaml else json.dumps(value)}"
-
-
-def slurm_overrides(**options: Any) -> list[str]:
-    """Return `slurm.KEY=VALUE` for each option that was given. Values are written as JSON, so strings stay strings."""
-    return [f"slurm.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
