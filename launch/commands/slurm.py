@@ -14,6 +14,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+RunOrFolder = Annotated[
+    Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script without submitting it.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Print the output until the job ends.")]
 Preflight = Annotated[
@@ -103,20 +106,21 @@ def status(
 
 
 def logs(
-    run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job ends.")] = False,
+    path: RunOrFolder,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the runs end.")] = False,
     rank: Annotated[int, typer.Option(min=0, help="Rank whose output is printed.")] = 0,
 ) -> None:
-    """Print the output of one process of a submitted run."""
+    """Print the output of one process of a run, or of each run in a folder.
+
+    Each line of several runs begins with the name of its run.
+    """
     from launch.slurm.logs import show
 
-    raise typer.Exit(show(run, rank, follow_it=follow))
+    raise typer.Exit(show(path, rank, follow_it=follow))
 
 
 def cancel(
-    path: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
-    ],
+    path: RunOrFolder,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to wait until the checkpoint is saved and the job ends.")
     ] = 300.0,

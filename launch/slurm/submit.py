@@ -153,7 +153,7 @@ def submit_sweep(
         f"{min(parallel, len(runs))} at a time\n"
         f"run folders:   {folder.path}\n"
         f"status:        all4one status {quoted(folder.path)}\n"
-        f"output of one: all4one logs {quoted(runs[0].path)} -f\n"
+        f"output:        all4one logs {quoted(folder.path)} -f\n"
         f"cancel one:    all4one cancel {quoted(runs[0].path)}",
         flush=True,
     )
