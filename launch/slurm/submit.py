@@ -14,6 +14,7 @@ from data_pipelines.masking import masked_values
 from launch.local.preflight import problems, refuse
 from launch.local.runs import (
     keep_settings,
+    next_command,
     refuse_other_train_set,
     require_checkpoints,
     settings_on_resume,
@@ -67,7 +68,7 @@ def resume(
     run = open_run(path)
     config = settings_on_resume(run, overrides)
     if run.is_finished():
-        print(f"{run.path} is finished. Evaluate it with `all4one eval {quoted(run.path)}`")
+        print(f"{run.path} is finished. {next_command(run)}")
         return None
     _refuse_live_job(run)
     if not from_scratch:
