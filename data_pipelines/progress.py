@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from data_pipelines.console import plain_console
 from data_pipelines.formatting import duration
 from data_pipelines.masking import masked
 
@@ -72,7 +73,7 @@ class ProgressBars:
     """
 
     def __init__(self, visible: bool) -> None:
-        self.console = Console(stderr=True, quiet=not visible, highlight=False)
+        self.console = plain_console(stderr=True, quiet=not visible)
         width, fixed = self.console.width, Column(no_wrap=True)
         name = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, width // 3))
         self._bars = Progress(
@@ -89,7 +90,7 @@ class ProgressBars:
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self.console.print(masked(message), soft_wrap=True, markup=False)
+        self.console.print(masked(message), soft_wrap=True)
 
     def start(self, name: str, total: int | None, done: int = 0, unit: str = "") -> TaskID:
         """Show a task until `stop` is called.

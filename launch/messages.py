@@ -11,12 +11,12 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 
 def print_error(error: UserError) -> None:
     """Print an error to standard error, in color on a terminal."""
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]error:[/] {escape(readable(str(error)))}", soft_wrap=True
-    )
+    from data_pipelines.console import plain_console
+
+    line = Text.assemble(("error:", "bold red"), f" {readable(str(error))}")
+    plain_console(stderr=True).print(line, soft_wrap=True)
     sys.stderr.flush()
 
 

@@ -53,14 +53,14 @@ def explain_setting(
 
 def list_recipes() -> None:
     """Print the shipped recipes, and how to name one."""
-    from rich.console import Console
     from rich.table import Table
 
+    from data_pipelines.console import plain_console
     from trainer.config.recipes import shipped_recipes
 
     table = Table("recipe", "description", title="shipped recipes", title_justify="left")
     for name, description in shipped_recipes().items():
         table.add_row(name, description)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     console.print(table)
-    console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG \\[KEY=VALUE]...")
+    console.print("Give the name of a recipe, or the path of your own: all4one train CONFIG [KEY=VALUE]...")

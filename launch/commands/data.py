@@ -171,9 +171,9 @@ def verify(
     workers: Workers = 0,
 ) -> None:
     """Read every sample and compare it with the index. The exit code is 1 if any sample differs."""
-    from rich.console import Console
     from rich.table import Table
 
+    from data_pipelines.console import plain_console
     from data_pipelines.inspect.verify import verify as verify_shards
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
@@ -182,11 +182,11 @@ def verify(
     for shard in shards:
         table.add_row(shard.name, f"{shard.samples:,}", str(len(shard.bad)))
     bad = [entry for shard in shards for entry in shard.bad]
-    console = Console()
+    console = plain_console()
     console.print(table)
     for key, reason in bad:
-        console.print(f"{key}: {reason}", markup=False, highlight=False)
-    console.print(f"{sum(shard.samples for shard in shards):,} samples, {len(bad)} bad", highlight=False)
+        console.print(f"{key}: {reason}")
+    console.print(f"{sum(shard.samples for shard in shards):,} samples, {len(bad)} bad")
     if bad:
         raise typer.Exit(1)
 
@@ -224,9 +224,9 @@ def _progress(what: str, total: int) -> AbstractContextManager[Callable[[int], N
 
 def _summary(folder: Path, record: "DatasetRecord") -> None:
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
 
+    from data_pipelines.console import plain_console
     from data_pipelines.formatting import readable
     from data_pipelines.shards.index import read_index, read_quarantine
 
@@ -244,4 +244,4 @@ def _summary(folder: Path, record: "DatasetRecord") -> None:
         table.add_row(*row)
     for reason, count in Counter(entry["reason"] for entry in read_quarantine(folder)).most_common():
         table.add_row(f"  {reason}", f"{count:,}")
-    Console().print(table)
+    plain_console().print(table)

@@ -77,9 +77,9 @@ def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":
 
 
 def _print_facts(name: str, facts: "Statistics") -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from data_pipelines.console import plain_console
     from data_pipelines.inspect.statistics import QUANTILES
 
     typer.echo(
@@ -93,13 +93,14 @@ def _print_facts(name: str, facts: "Statistics") -> None:
     for what, values in facts.quantiles.items():
         digits = 2 if what == "aspect" else 0
         table.add_row(what, *(f"{value:,.{digits}f}" for value in values))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
     """Print the class histogram. If there are many classes, print only the rarest and the most frequent."""
-    from rich.console import Console
     from rich.table import Table
+
+    from data_pipelines.console import plain_console
 
     counts = facts.per_class
     table = Table("class", "samples", "", title=f"{len(classes):,} classes", title_justify="left")
@@ -114,4 +115,4 @@ def _print_classes(facts: "Statistics", classes: tuple[str, ...]) -> None:
             )
     if facts.unlabeled:
         table.add_row("without a label", f"{facts.unlabeled:,}", "")
-    Console().print(table)
+    plain_console().print(table)

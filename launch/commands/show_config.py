@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.console import plain_console
 from data_pipelines.masking import masked_values
 from launch.commands.output_format import OutputFormat
 from trainer.config.overrides import COMPONENTS
@@ -33,7 +33,7 @@ def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:
     table = Table("setting", "value", "from")
     for key, value in values.items():
         table.add_row(key, _shown(value), _source(key, sources))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _sources(recipe: str, overrides: Sequence[str]) -> dict[str, str]:

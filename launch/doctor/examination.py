@@ -19,7 +19,7 @@ from pathlib import Path
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding
 from launch.local.processes import module_command
 
-MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]warning[/]", PROBLEM: "[bold red]problem[/]"}
+STYLES = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,22 @@ def _failed(check: Check, what: str, fix: str) -> list[Finding]:
 
 
 def _print(found: Iterator[list[Finding]]) -> list[Finding]:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    console, findings = Console(highlight=False), list[Finding]()
+    from data_pipelines.console import plain_console
+
+    console, findings = plain_console(), list[Finding]()
     for one in found:
         table = Table.grid(padding=(0, 2, 0, 0))
         for width in (7, 14):
             table.add_column(width=width)
         table.add_column(overflow="fold")
         for finding in one:
-            fix = f"\n[dim]→[/] {escape(finding.fix)}" if finding.fix else ""
-            table.add_row(MARKS[finding.level], finding.check, escape(finding.what) + fix)
+            what = Text(finding.what)
+            if finding.fix:
+                what.append("\n→", "dim").append(f" {finding.fix}")
+            table.add_row(Text(finding.level, STYLES[finding.level]), finding.check, what)
         console.print(table)
         findings += one
     return findings

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.formatting import percent
@@ -91,7 +91,7 @@ class Results:
 
     def show(self) -> None:
         """Print the whole content of the file as tables."""
-        console, found = Console(), self.found
+        console, found = plain_console(), self.found
         accuracy = Table("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", title=_title(found))
         ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
         for name, evaluated in found["backbones"].items():

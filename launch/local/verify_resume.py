@@ -14,7 +14,9 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.progress import ProgressBars
 from launch.local.processes import module_command
@@ -38,7 +40,7 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
     Returns 0 if all are equal, otherwise 1.
     """
     seed = secrets.randbelow(2**31) if seed is None else seed
-    console = Console()
+    console = plain_console()
     with tempfile.TemporaryDirectory(prefix="all4one-verify-") as folder:
         common = [*overrides, f"run.folder={folder}", "metrics.log_every=1"]
         check(load_config(recipe, common), nproc, new_runs=2)
@@ -180,8 +182,10 @@ def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
     console.print(table)
     attempts = RunFolder(killed.path).attempts()
     console.print(
-        f"step {after.step}, {attempts} attempts: "
-        + ("bitwise equal" if not differences else "[red]NOT equal[/]")
+        Text.assemble(
+            f"step {after.step}, {attempts} attempts: ",
+            ("NOT equal", "red") if differences else "bitwise equal",
+        )
     )
     return int(differences > 0)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from launch.local.preflight import problems, refuse
@@ -85,7 +85,7 @@ def profile_on(
         raise
     plot_scaling([asdict(p) for p in points], folder / "scaling.png")
     _show(points)
-    Console().print(
+    plain_console().print(
         f"wrote {folder}/scaling.json, scaling.png, and a profile in each nodes_N folder", soft_wrap=True
     )
     return 0
@@ -184,4 +184,4 @@ def _show(points: Sequence[Point]) -> None:
     for p in points:
         row = (p.nodes, p.ranks, f"{p.images_per_second:.0f}", f"{100 * p.efficiency:.1f} %", p.bound)
         table.add_row(*map(str, row))
-    Console(highlight=False).print(table)
+    plain_console().print(table)

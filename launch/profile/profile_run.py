@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from launch.local.processes import launch
 from launch.local.runs import check
@@ -40,7 +40,7 @@ def profile(
     found = json.loads((run.path / "profile.json").read_text())
     plot(found, run.path / "profile.png")
     show(found)
-    Console().print(
+    plain_console().print(
         f"wrote {run.path}/profile.json and profile.png" + (", and trace_rank_R.json" if trace else "")
     )
     return 0
@@ -81,7 +81,7 @@ def prepare(run: RunFolder, config: Config) -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print a profile as tables with its verdict."""
-    console = Console(highlight=False)
+    console = plain_console()
     total = sum(found["parts"].values())
     parts = Table("part of a step", "ms", "fraction", box=None, title="training step", title_justify="left")
     for column in parts.columns[1:]:

@@ -5,12 +5,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import duration, quoted
 from launch.status.ledger import AttemptSummary, total
@@ -39,7 +39,7 @@ def print_status(path: Path, *, as_json: bool) -> None:
 
 def show(found: Overview) -> None:
     """Print the state of runs."""
-    console = Console()
+    console = plain_console()
     console.print(*_tables(found), sep="\n")
     for line in _lines(found):
         console.print(line, soft_wrap=True)  # unwrapped, so that a command can be copied
@@ -51,7 +51,7 @@ def watch(path: Path, interval: float) -> None:
     Raises:
         UserError: there is no run at `path`, or the output is not a terminal.
     """
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
         raise UserError(
             "--watch needs a terminal, but the output is not one", fix="leave --watch out, or use --json"
@@ -99,10 +99,10 @@ def _runs(runs: list[Status]) -> Table:
     table = _table("run", "state", "job", "nodes", "step", "img/s", "left", "saved", "tries", "lost")
     for one in runs:
         table.add_row(
-            escape(Path(one.run).name),
+            Path(one.run).name,
             one.state,
             one.job or "",
-            escape(one.nodes or ""),
+            one.nodes or "",
             f"{one.step}/{one.total_steps or '?'}",
             f"{one.images_per_second:.0f}" if one.images_per_second else "",
             duration(one.seconds_left) if one.seconds_left is not None else "",
@@ -120,10 +120,10 @@ def _attempts(history: list[AttemptSummary]) -> Table:
             str(one.number),
             _clock(one.start),
             "" if one.reason == EndReason.RUNNING else _clock(one.end),
-            escape(one.nodes),
+            one.nodes,
             str(one.kept),
             str(one.replayed or ""),
-            escape(f"{one.reason}: {one.message}" if one.message else one.reason),
+            f"{one.reason}: {one.message}" if one.message else one.reason,
         )
     return table
 

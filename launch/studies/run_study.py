@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
-
+from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse
@@ -94,7 +93,7 @@ def study(
             report(asked, runs, folder)
     if not show:
         failed += [c for c, run in runs.items() if c not in failed and not evaluate_finished(asked, run)]
-    report(asked, runs, folder, out=Console(highlight=False))
+    report(asked, runs, folder, out=plain_console())
     if failed:
         names = "\n".join(f"  - {runs[cell].path}" for cell in failed)
         raise UserError(

@@ -42,7 +42,7 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
         plot(asked, rows, scores, folder / "study.png")
     if out is not None:
         _print(out, asked, rows, verdicts, len(scores), len(runs))
-        out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""), markup=False)
+        out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""))
 
 
 def _as_json(row: Row) -> dict[str, Any]:
@@ -109,4 +109,4 @@ def _print(
         shown.add_row(*line)
     console.print(shown)
     for verdict in verdicts:
-        console.print(f"- {verdict}", markup=False, soft_wrap=True)
+        console.print(f"- {verdict}", soft_wrap=True)

@@ -1,10 +1,11 @@
 import io
 import time
+from functools import partial
 
 import pytest
 from rich.console import Console
 
-from data_pipelines import progress
+from data_pipelines import console
 from data_pipelines.progress import ProgressBars
 
 WORDS = "pip install 'all4one[wandb]' for /data/[x]/train"
@@ -14,8 +15,7 @@ WORDS = "pip install 'all4one[wandb]' for /data/[x]/train"
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal shows."""
     found = io.StringIO()
-    console = Console(file=found, force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "Console", lambda **options: console)
+    monkeypatch.setattr(console, "Console", partial(Console, file=found, force_terminal=True, width=120))
     return found
 
 

@@ -1,5 +1,6 @@
 import io
 import re
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -32,8 +33,8 @@ def test_a_step_with_a_loss_is_printed_once_in_a_while_and_at_the_end(
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_bar_step_and_time_left_are_shown_at_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     found = io.StringIO()
-    console = Console(file=found, force_terminal=True, width=width, color_system=None)
-    monkeypatch.setattr("data_pipelines.progress.Console", lambda **options: console)
+    screen = partial(Console, file=found, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr("data_pipelines.console.Console", screen)
     progress = TrainingProgress(60, 0, 64, visible=True)
     health = " · rank 128 · neighbors agree 90 %"
     progress.update(40, 0.67, loss=5.4321, images_per_second=1234, data_wait=0.5, health=health)
