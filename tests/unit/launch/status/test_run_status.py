@@ -110,6 +110,24 @@ def test_a_run_that_began_again_from_scratch_is_shown(
     assert "40/100" in capsys.readouterr().out
 
 
+def test_runs_of_sweeps_have_the_name_of_their_sweep_and_values_are_whole_when_piped(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    monkeypatch.setenv("COLUMNS", "60")
+    words = "node2, task 1: " + "memory ran out, request more with --mem; " * 5
+    run.note("end", attempt=1, reason="killed", message=words, saved=30)
+    name = "backbone.name=resnet50,optim.lr=0.3,seed=0"
+    moved = RunFolder(run.path.parent / "rates" / name)
+    moved.path.parent.mkdir()
+    run.path.rename(moved.path)
+    print_status(run.path.parent, as_json=False)
+    shown = capsys.readouterr().out
+    assert f"│ rates/{name} │ killed │ 7   │ node[1-2] │ 40/100 │" in shown
+    assert f"│ killed: {words}" in shown
+    assert f"\nrates/{name}: {words}" in shown
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         print_status(tmp_path, as_json=False)
