@@ -63,10 +63,20 @@ def evaluate(job: EvalJob, nproc: int) -> int:
     Raises:
         UserError: as for `evaluate_backbone`, or there are more processes than GPUs.
     """
-    require_writable(job.place)
     if nproc == 1:
+        require_writable(job.place)
         evaluate_backbone(job)
         return 0
+    return evaluate_in_processes(job, nproc)
+
+
+def evaluate_in_processes(job: EvalJob, nproc: int) -> int:
+    """Evaluate in processes of their own, whose errors they print themselves. Return the exit code.
+
+    Raises:
+        UserError: the results cannot be written, or there are more processes than GPUs.
+    """
+    require_writable(job.place)
     require_devices(nproc)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
