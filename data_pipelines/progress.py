@@ -3,8 +3,23 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.formatting import duration
@@ -12,6 +27,42 @@ from data_pipelines.masking import masked
 
 _LINE_EVERY = 10.0
 """Seconds between plain lines, so that a log file stays readable."""
+BETWEEN = " · "
+"""Separates the fields of a status."""
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """As many fields of a status as fit, from the first one on. No field is cut."""
+
+    status: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, max(1, cell_len(BETWEEN.lstrip() + self.status)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        fields = self.status.split(BETWEEN) if self.status else []
+        while fields and cell_len(shown := BETWEEN.lstrip() + BETWEEN.join(fields)) > options.max_width:
+            fields.pop()
+        yield Text(shown if fields else "", no_wrap=True)
+
+
+class _StatusColumn(ProgressColumn):
+    def render(self, task: Task) -> _Fields:
+        """Return the status of a task. All other columns keep their width on a narrow terminal."""
+        return _Fields(task.fields["status"])
+
+
+class _CountColumn(MofNCompleteColumn):
+    def render(self, task: Task) -> Text:
+        """Return the steps that are done, such as `step 40/60`."""
+        return Text(task.fields["unit"]) + super().render(task)
+
+
+class _LeftColumn(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        """Return the time that is left, such as `0:02:10 left`."""
+        return super().render(task) + Text(" left")
 
 
 class ProgressBars:
@@ -23,47 +74,70 @@ class ProgressBars:
 
     def __init__(self, visible: bool) -> None:
         self.console = plain_console(stderr=True, quiet=not visible)
+        width, fixed = self.console.width, Column(no_wrap=True)
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, width // 3))
         self._bars = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", style="bold", markup=False, table_column=name),
+            BarColumn(bar_width=max(10, min(40, width // 6)), table_column=fixed),
+            _CountColumn(table_column=fixed),
+            _LeftColumn(table_column=fixed),
+            _StatusColumn(),
             console=self.console,
             disable=not (visible and self.console.is_terminal),
         )
         self._last_line = 0.0
+        self._unsaid: Callable[[], str] | None = None
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
         self.console.print(masked(message), soft_wrap=True)
 
-    def start(self, name: str, total: int | None, done: int = 0) -> TaskID:
+    def start(self, name: str, total: int | None, done: int = 0, unit: str = "") -> TaskID:
         """Show a task until `stop` is called.
 
         Args:
             name: name of the task.
             total: total number of steps. None: unknown.
             done: number of steps that are already done.
+            unit: word before the number of steps.
         """
         self._bars.start()
-        return self._bars.add_task(name, total=total, completed=done, status="")
+        unit = f"{unit} " if unit else ""
+        return self._bars.add_task(name, total=total, completed=done, status="", unit=unit)
 
-    def show(self, task: TaskID, done: int, status: str, line: Callable[[], str] | None = None) -> None:
+    def show(
+        self,
+        task: TaskID,
+        done: int,
+        status: str,
+        line: Callable[[], str] | None = None,
+        total: int | None = None,
+    ) -> None:
         """Show the progress of a task.
 
         Args:
             task: task from `start`.
             done: number of steps that are done.
-            status: a few words on its state.
+            status: a few words on its state. Fields are separated by `BETWEEN`, the most important one first, because
+                the last ones are left out on a narrow terminal.
             line: returns the plain line, which is printed from time to time if there is no terminal. None: no line.
+            total: total number of steps, if it was not known at the start.
         """
-        self._bars.update(task, completed=done, status=status)
-        if self.console.is_terminal or line is None or time.monotonic() - self._last_line < _LINE_EVERY:
+        self._bars.update(task, completed=done, status=status, total=total)
+        if line is None:
+            return
+        if self.console.is_terminal or time.monotonic() - self._last_line < _LINE_EVERY:
+            self._unsaid = line
             return
         self._last_line = time.monotonic()
+        self._unsaid = None
         self.say(line())
+
+    def say_last(self) -> None:
+        """Print the newest plain line if it was not printed, so that the end of a task is on record."""
+        if self._unsaid is not None:
+            self.say(self._unsaid())
+            self._unsaid = None
 
     def stop(self, task: TaskID) -> None:
         """Remove a task. Removing the last task also stops the display."""

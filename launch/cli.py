@@ -22,20 +22,16 @@ from launch.commands.slurm import (
     DryRun,
     ExcludeSuspects,
     Follow,
-    GpusPerNode,
-    Nodes,
     Overrides,
     Preflight,
     Run,
-    TasksPerNode,
-    Time,
     Wait,
     cancel,
     logs,
-    slurm_overrides,
     status,
     submit,
 )
+from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 from launch.commands.study import study
 from launch.foreign_launcher import refuse_foreign_launcher
 from launch.messages import disk_error_message, print_error
@@ -91,6 +87,7 @@ def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) 
 
 
 @app.command()
+@with_slurm_options()
 def resume(
     run: Run,
     overrides: Overrides = None,
@@ -98,10 +95,7 @@ def resume(
         int | None,
         typer.Option(min=1, help="Processes on this machine. Default: as many as before."),
     ] = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    tasks_per_node: TasksPerNode = None,
-    time: Time = None,
+    slurm_options: SlurmOptions = NONE,
     exclude_suspects: ExcludeSuspects = False,
     from_scratch: Annotated[
         bool,
@@ -123,21 +117,20 @@ def resume(
     from trainer.runs.run_folder import open_run
 
     follow = value_of(follow, wait, was="--wait", now="--follow")
-    settings = slurm_overrides(
-        nodes=nodes, gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node, time=time
-    )
-    if nproc is not None and (settings or dry_run or follow or exclude_suspects):
+    if nproc is not None and (slurm_options or dry_run or follow or exclude_suspects):
         raise UserError(
             "--nproc resumes on this machine, but the other options are for SLURM",
             fix="give --nproc or the SLURM options, not both",
         )
-    if nproc is not None or not (settings or exclude_suspects or Submissions(open_run(run)).newest_chain()):
+    if nproc is not None or not (
+        slurm_options or exclude_suspects or Submissions(open_run(run)).newest_chain()
+    ):
         from launch.local.runs import resume_run
 
         raise typer.Exit(resume_run(run, overrides or [], nproc, from_scratch=from_scratch))
     from launch.slurm.submit import resume as queue
 
-    given = [*(overrides or []), *settings]
+    given = [*(overrides or []), *slurm_options.overrides]
     if exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_resumed
 
@@ -166,6 +159,7 @@ def doctor(
 
 
 @app.command()
+@with_slurm_options(without=("nodes", "chain"))
 def profile(
     recipe: Recipe = None,
     overrides: Overrides = None,
@@ -185,24 +179,21 @@ def profile(
             help="Node counts of a SLURM cluster. One job runs on each, and the report shows how the recipe scales.",
         ),
     ] = None,
-    gpus_per_node: GpusPerNode = None,
-    tasks_per_node: TasksPerNode = None,
+    slurm_options: SlurmOptions = NONE,
 ) -> None:
     """Measure the steps of a recipe: where the time goes, what the bottleneck is, and which settings to change.
 
-    The profile runs on this machine, or with --nodes in SLURM jobs. Further SLURM options are settings, such as
-    slurm.partition=NAME. The largest node count uses CONFIG's global batch size. Smaller node counts keep the same
-    batch size for each process.
+    The profile runs on this machine, or with --nodes in SLURM jobs. The largest node count uses CONFIG's global batch
+    size. Smaller node counts keep the same batch size for each process.
 
     Example: all4one profile cifar10 --nproc 2 --steps 20
     """
     if recipe is None:
         list_recipes()
         raise typer.Exit(2)
-    asked = slurm_overrides(gpus_per_node=gpus_per_node, tasks_per_node=tasks_per_node)
-    if asked and nodes is None:
-        raise UserError("--gpus-per-node and --tasks-per-node are for SLURM jobs", fix="add --nodes 1,2")
-    if nodes is not None:
+    if nodes is None:
+        slurm_options.refuse("add --nodes 1,2")
+    else:
         if nproc != 1:
             raise UserError(
                 "--nproc is for this machine, but --nodes is for a cluster",
@@ -210,7 +201,7 @@ def profile(
             )
         from launch.profile.nodes import parse_nodes, profile_on
 
-        settings = [*(overrides or []), *asked]
+        settings = [*(overrides or []), *slurm_options.overrides]
         raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
     from launch.profile.profile_run import profile as measure
 

@@ -33,10 +33,19 @@ def _launcher(environment: Mapping[str, str]) -> tuple[str, str] | None:
         return "torchrun", environment.get("RANK", "0")
     for name, size, rank in (
         ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-        ("mpirun", "PMI_SIZE", "PMI_RANK"),
+        (_of_pmi(environment), "PMI_SIZE", "PMI_RANK"),
         ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     ):
         # `srun --pty` opens a shell, which is one process whatever the step has.
         if int(environment.get(size) or 0) > 1 and "SLURM_PTY_PORT" not in environment:
             return name, environment.get(rank, "0")
     return None
+
+
+def _of_pmi(environment: Mapping[str, str]) -> str:
+    """Return the launcher that has set the variables of PMI: `srun --mpi=pmi2` sets them too, with the step's values.
+
+    In an allocation, mpirun starts its own daemons through srun, whose step has another number of tasks.
+    """
+    pairs = (("PMI_SIZE", "SLURM_STEP_NUM_TASKS"), ("PMI_RANK", "SLURM_PROCID"))
+    return "srun" if all(environment.get(one) == environment.get(other) for one, other in pairs) else "mpirun"

@@ -11,7 +11,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from trainer.checkpoints.background_writer import BackgroundWriter
-from trainer.checkpoints.format import Snapshot, clone_to_host
+from trainer.checkpoints.format import Snapshot, clone_to_host, follows_broken_steps
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
 from trainer.distributed.objects import broadcast_object
@@ -139,7 +139,7 @@ class CheckpointManager:
         that one, return the good checkpoint before it, if there is one."""
         found: tuple[Path, Snapshot] | tuple[None, None] = (None, None)
         for path, state in self._store.states():
-            if state["guard"]["in_a_row"]:
+            if follows_broken_steps(state):
                 continue
             try:
                 found = path, self._store.load(path)
@@ -190,16 +190,7 @@ class CheckpointManager:
         if self._writer is None:
             return
         self.require_lock()
-        state = self._state(step)
-        self._writer.submit(
-            Snapshot(
-                step,
-                clone_to_host(model),
-                clone_to_host(optimizer),
-                state,
-                after_broken_steps=state["guard"]["in_a_row"] > 0,
-            )
-        )
+        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
 
     def require_lock(self) -> None:
         """Raise a UserError if another process has taken over the run. This process must then write nothing more."""

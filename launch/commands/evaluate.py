@@ -14,9 +14,10 @@ def evaluate(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN",
+            metavar="RUN|FOLDER",
             show_default=False,
-            help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`.",
+            help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`. Or a folder of "
+            "several runs, such as a sweep.",
         ),
     ],
     knn: Annotated[bool, typer.Option("--knn", help="Weighted k-nearest-neighbor classifier.")] = False,
@@ -109,6 +110,8 @@ def evaluate(
 ) -> None:
     """Evaluate a backbone. Without an evaluator option, --knn and --linear-fast run.
 
+    Of a folder of runs, each finished run is evaluated, one after the other. A table compares them.
+
     Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear or --finetune
     is killed, run the same command again to resume it.
 
@@ -131,6 +134,7 @@ def evaluate(
     tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
     from launch.evaluate.evaluation import EvalJob
     from launch.evaluate.evaluation import evaluate as evaluator
+    from launch.evaluate.several_runs import evaluate_runs, holds_runs
     from trainer.evaluation.evaluators import Evaluators
     from trainer.evaluation.finetune import FinetuneProtocol
     from trainer.evaluation.linear_protocol import LinearProtocol
@@ -154,7 +158,7 @@ def evaluate(
         validation=validation_set,
         out=out,
     )
-    raise typer.Exit(evaluator(job, nproc))
+    raise typer.Exit(evaluate_runs(job, nproc) if holds_runs(source) else evaluator(job, nproc))
 
 
 def require_evaluator(evaluator: str, asked: bool, **options: object) -> None:

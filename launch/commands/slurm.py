@@ -1,13 +1,13 @@
 """`all4one submit`, `status`, `logs` and `cancel`."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from launch.commands.output_format import Json
 from launch.commands.renamed_options import earlier_name, value_of
+from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 Recipe = Annotated[
     str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
@@ -16,13 +16,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Number of nodes.")]
-GpusPerNode = Annotated[int | None, typer.Option(min=0, help="GPUs on each node. 0: CPUs only.")]
-TasksPerNode = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes on each node. Default: one for each GPU, or as before."),
+RunOrFolder = Annotated[
+    Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
 ]
-Time = Annotated[str | None, typer.Option(metavar="90m|12h|2d", help="Time limit of each attempt.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the sbatch script without submitting it.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print the output until the job ends.")]
 Wait = Annotated[bool, earlier_name("--wait")]
@@ -41,40 +37,12 @@ ExcludeSuspects = Annotated[
 ]
 
 
+@with_slurm_options()
 def submit(
     recipe: Recipe,
     overrides: Overrides = None,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    tasks_per_node: TasksPerNode = None,
-    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="CPU cores for each process.")] = None,
-    time: Time = None,
-    partition: Annotated[str | None, typer.Option(help="SLURM partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="Features that the nodes must have.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Nodes to exclude.")] = None,
+    slurm_options: SlurmOptions = NONE,
     exclude_suspects: ExcludeSuspects = False,
-    mem: Annotated[str | None, typer.Option(metavar="64G", help="Memory of each node.")] = None,
-    setup: Annotated[
-        list[str] | None, typer.Option(help="Shell line to run before the processes start. May be repeated.")
-    ] = None,
-    srun_arg: Annotated[
-        list[str] | None,
-        typer.Option(help="Additional srun argument (--srun-arg=--cpu-bind=none). May be repeated."),
-    ] = None,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Additional sbatch option (--slurm mail-type=END). May be repeated."
-        ),
-    ] = None,
-    chain: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of jobs to queue one after the other, for clusters that forbid requeues."
-        ),
-    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2", help="Values to try, with one run for each. May be repeated."),
@@ -100,23 +68,7 @@ def submit(
     from launch.slurm.submit import submit_sweep
 
     follow = value_of(follow, wait, was="--wait", now="--follow")
-    settings = slurm_overrides(
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        tasks_per_node=tasks_per_node,
-        cpus_per_task=cpus_per_task,
-        time=time,
-        partition=partition,
-        account=account,
-        qos=qos,
-        constraint=constraint,
-        exclude=exclude,
-        mem=mem,
-        setup=setup,
-        srun_args=srun_arg,
-        chain=chain,
-    )
-    given = [*(overrides or []), *settings, *map(_extra, slurm or [])]
+    given = [*(overrides or []), *slurm_options.overrides]
     if exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_new
 
@@ -163,23 +115,23 @@ def status(
 
 
 def logs(
-    run: Run,
+    path: RunOrFolder,
     follow: Follow = False,
     rank: Annotated[int, typer.Option(min=0, help="Rank whose output is printed.")] = 0,
 ) -> None:
-    """Print the output of one process of a submitted run.
+    """Print the output of one process of a run, or of each run in a folder.
+
+    Each line of several runs begins with the name of its run.
 
     Example: all4one logs runs/cifar10 --follow --rank 3
     """
     from launch.slurm.logs import show
 
-    raise typer.Exit(show(run, rank, follow_it=follow))
+    raise typer.Exit(show(path, rank, follow_it=follow))
 
 
 def cancel(
-    path: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
-    ],
+    path: RunOrFolder,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to wait until the checkpoint is saved and the job ends.")
     ] = 300.0,
@@ -194,22 +146,3 @@ def cancel(
     from launch.slurm.cancel import cancel as cancel_jobs
 
     cancel_jobs(path, timeout)
-
-
-_WORDS = ("true", "false", "yes", "no", "on", "off")
-"""The values that switch on or off an sbatch option without a value."""
-
-
-def _extra(assignment: str) -> str:
-    """Return the override of a `--slurm KEY=VALUE`.
-
-    The value is quoted because sbatch parses it: in brackets it would otherwise be YAML.
-    """
-    key, separator, value = assignment.partition("=")
-    is_yaml = not value or value[0] in "'\"" or value.lower() in _WORDS
-    return f"slurm.extra.{key}{separator}{value if is_yaml else json.dumps(value)}"
-
-
-def slurm_overrides(**options: Any) -> list[str]:
-    """Return `slurm.KEY=VALUE` for each option that was given. Values are written as JSON, so strings stay strings."""
-    return [f"slurm.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]

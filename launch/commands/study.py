@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.slurm import GpusPerNode, Nodes, Overrides, Time, slurm_overrides
+from launch.commands.slurm import Overrides
+from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 
+@with_slurm_options(without=("chain",))
 def study(
     name: Annotated[
         str | None, typer.Argument(metavar="STUDY", help="Path of a study, or the name of a shipped study.")
@@ -28,9 +30,7 @@ def study(
     array_parallelism: Annotated[
         int, typer.Option(min=1, help="Maximum number of runs at the same time.")
     ] = 256,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    time: Time = None,
+    slurm_options: SlurmOptions = NONE,
 ) -> None:
     """Test claims with a grid of runs: train the unfinished runs, and print which claims hold.
 
@@ -50,9 +50,8 @@ def study(
         raise UserError(
             "--show trains nothing, but --submit submits runs for training", fix="give only one of them"
         )
-    settings = slurm_overrides(nodes=nodes, gpus_per_node=gpus_per_node, time=time)
-    if settings and not submit:
-        raise UserError("--nodes, --gpus-per-node and --time are for SLURM jobs", fix="add --submit")
+    if not submit:
+        slurm_options.refuse("add --submit")
     if nproc and submit:
         raise UserError(
             "--nproc is for this machine, but --submit is for a cluster",
@@ -61,7 +60,7 @@ def study(
     raise typer.Exit(
         run_study(
             name,
-            [*(overrides or []), *settings],
+            [*(overrides or []), *slurm_options.overrides],
             nproc=nproc or 1,
             out=out,
             submit=submit,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,10 +63,20 @@ def evaluate(job: EvalJob, nproc: int) -> int:
     Raises:
         UserError: as for `evaluate_backbone`, or there are more processes than GPUs.
     """
-    require_writable(job.place)
     if nproc == 1:
+        require_writable(job.place)
         evaluate_backbone(job)
         return 0
+    return evaluate_in_processes(job, nproc)
+
+
+def evaluate_in_processes(job: EvalJob, nproc: int) -> int:
+    """Evaluate in processes of their own, whose errors they print themselves. Return the exit code.
+
+    Raises:
+        UserError: the results cannot be written, or there are more processes than GPUs.
+    """
+    require_writable(job.place)
     require_devices(nproc)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
@@ -91,6 +102,8 @@ def evaluate_backbone(job: EvalJob) -> None:
             where=validation_set.folder,
             fix="give two datasets with the same classes",
         )
+    if rank() == 0:
+        warn_of_known_images(train_set, validation_set, settings)
     train_labels = train_set.index["label"].astype(np.int64)
     require_enough(job.evaluators, train_labels, train_set.classes)
     if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
@@ -151,6 +164,21 @@ def evaluate_backbone(job: EvalJob) -> None:
     if rank() == 0:
         results.show()
         print(f"wrote {results.path}")
+
+
+def warn_of_known_images(train_set: ShardSet, validation_set: ShardSet, settings: DataSettings) -> None:
+    """Print a warning if the validation images are those on which the evaluators or the backbone were trained."""
+    learned = settings.train is not None and Path(str(settings.train)).resolve() == _resolved(validation_set)
+    if validation_set.fingerprint == train_set.fingerprint or learned:
+        print(
+            f"warning: {validation_set.folder}: the validation images are also training images, so the results say "
+            "nothing about new images\n  fix: give other images with --validation SHARDS",
+            file=sys.stderr,
+        )
+
+
+def _resolved(shards: ShardSet) -> Path:
+    return Path(str(shards.folder)).resolve()
 
 
 def fingerprint(backbones: Mapping[str, Backbone]) -> str:

@@ -75,7 +75,7 @@ class Results:
 
     def _take_in(self) -> None:
         """Merge the current content of the file with the added results."""
-        before = _read(self.path) or {"backbones": {}}
+        before = read_results(self.path) or {"backbones": {}}
         there = before["backbones"]
         if other := mismatches(before, self.found):
             if any(there.values()) and not self._quiet:
@@ -115,7 +115,12 @@ class Results:
                 console.print(table)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_results(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file of results, or None if there is no file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
     if not path.exists():
         return None
     try:

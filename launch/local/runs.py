@@ -59,7 +59,7 @@ def resume_run(path: Path, overrides: Sequence[str], nproc: int | None, *, from_
     check(config, nproc, new_runs=0)
     refuse_other_train_set(run, config)
     if run.is_finished():
-        print(f"{run.path} is finished. Evaluate it with `all4one eval {quoted(run.path)}`")
+        print(f"{run.path} is finished. {next_command(run)}")
         return 0
     require_checkpoints(run, config, from_scratch=from_scratch)
     warn_of_other_world_size(run, config, nproc)
@@ -101,8 +101,14 @@ def require_checkpoints(run: RunFolder, config: Config, *, from_scratch: bool) -
         run: the run to resume.
         config: its settings.
         from_scratch: whether the user gave --from-scratch. The ledger then records it.
+
+    Raises:
+        UserError: the checkpoints are lost, or they may be whole and cannot be read at present.
     """
-    has_some = CheckpointStore(run.checkpoints).newest_state() is not None
+    store = CheckpointStore(run.checkpoints)
+    has_some = store.newest_state() is not None
+    if not has_some:
+        store.require_readable()
     if not from_scratch:
         if not has_some:
             # Without the training set, the steps of an epoch are not known. The ranks check again with them.
@@ -157,11 +163,12 @@ def _taken_by_rank(config: Config) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items() if value]
 
 
-def _next_command(run: RunFolder) -> str:
-    """Return what to do with a finished run. `eval` needs a labeled validation set."""
-    if run.read_config().data.validation is None:
-        return f"export its backbone with: all4one export {quoted(run.path)}"
-    return f"evaluate it with: all4one eval {quoted(run.path)}"
+def next_command(run: RunFolder) -> str:
+    """Return what to do with a finished run. `eval` needs labeled sets for training and validation."""
+    state = CheckpointStore(run.checkpoints).newest_state() or {}
+    if run.read_config().data.validation is None or state.get("classes") == 0:
+        return f"Export its backbone with: all4one export {quoted(run.path)}"
+    return f"Evaluate it with: all4one eval {quoted(run.path)}"
 
 
 def train_run(run: RunFolder, nproc: int) -> int:
@@ -182,7 +189,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
         )
         return 1
     elif code == 0:
-        print(_next_command(run))
+        print(next_command(run))
     elif hung := stall_of(run, attempt, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # Hung ranks cannot record their end.

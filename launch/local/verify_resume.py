@@ -5,7 +5,7 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
+from data_pipelines.progress import ProgressBars
 from launch.local.rank_processes import module_command
+from launch.local.runs import check
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
-from trainer.runs.records import read_records
+from trainer.runs.records import read_ledger, read_records
 from trainer.runs.run_folder import RunFolder
 
+LOOK_SECONDS = 0.1
 STARTUP_LIMIT = 600.0  # seconds without a new step after which an attempt counts as stuck
 
 
@@ -40,13 +43,15 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
     console = plain_console()
     with tempfile.TemporaryDirectory(prefix="all4one-verify-") as folder:
         common = [*overrides, f"run.folder={folder}", "metrics.log_every=1"]
-        load_config(recipe, common)
+        check(load_config(recipe, common), nproc, new_runs=2)
         console.print(f"seed of the kills: {seed}")
-        straight = _Job(RunFolder(Path(folder) / "straight"), recipe, common, nproc)
+        console.print(f"training {recipe} without interruption, then again with {kills} kills")
+        bars = ProgressBars(visible=True)
+        straight = _Job(RunFolder(Path(folder) / "straight"), recipe, common, nproc, bars)
         straight.start()
         straight.finish()
         total = straight.steps()
-        killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc)
+        killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc, bars)
         random_times = random.Random(seed)
         done = 0
         for step in sorted(random_times.randrange(total) for _ in range(kills)):
@@ -78,6 +83,7 @@ class _Job:
     recipe: str
     overrides: list[str]
     nproc: int
+    bars: ProgressBars
     process: psutil.Popen | None = None
 
     def start(self) -> None:
@@ -96,17 +102,41 @@ class _Job:
     def steps(self) -> int:
         return max((r["step"] for r in read_records(self.run.metrics) if r.get("kind") == "train"), default=0)
 
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Callable[[int], None]]:
+        """Show the steps of the run during a block. Yields a function that takes the number of steps done."""
+        name, total = f"run `{self.run.path.name}`", None
+        task = self.bars.start(name, None, unit="step")
+
+        def show(done: int) -> None:
+            nonlocal total
+            total = total or self._total_steps()
+            self.bars.show(task, done, "", lambda: f"{name}: step {done}/{total or '?'}", total=total)
+
+        try:
+            yield show
+        finally:
+            self.bars.stop(task)
+
+    def _total_steps(self) -> int | None:
+        ready = (record for record in read_ledger(self.run.ledger) if record["event"] == "ready")
+        return next((record["total_steps"] for record in ready), None)
+
     def ended(self) -> bool:
         assert self.process is not None
         return self.process.poll() is not None
 
     def wait_for_step(self, step: int) -> None:
         deadline = time.monotonic() + STARTUP_LIMIT
-        while self.steps() < step and not self.ended():
-            if time.monotonic() > deadline:
-                self.kill()
-                raise UserError(f"step {step} was not reached in {STARTUP_LIMIT:.0f} s", where=self.run.path)
-            time.sleep(0.01)
+        with self._progress() as show:
+            while (done := self.steps()) < step and not self.ended():
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise UserError(
+                        f"step {step} was not reached in {STARTUP_LIMIT:.0f} s", where=self.run.path
+                    )
+                show(done)
+                time.sleep(0.01)
         if self.ended() and self.steps() < step:
             self.finish()
 
@@ -120,6 +150,12 @@ class _Job:
 
     def finish(self) -> None:
         assert self.process is not None
+        with self._progress() as show:
+            while not self.ended():
+                show(self.steps())
+                time.sleep(LOOK_SECONDS)
+            show(self.steps())
+        self.bars.say_last()
         if self.process.wait() != 0:
             output = self._output().read_text(errors="replace")
             raise UserError(

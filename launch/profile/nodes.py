@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from launch.profile import profile_run
 from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
 from launch.slurm import slurm_commands
+from launch.slurm.queueing import JobsQueuedTogether, cancel_all
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
@@ -80,7 +81,7 @@ def profile_on(
             points.append(_point(runs[n], configs[n], points))
             write_whole(folder / "scaling.json", json.dumps([asdict(p) for p in points], indent=1).encode())
     except BaseException:
-        _cancel(jobs)
+        cancel_all(_live(list(jobs.values())))
         raise
     plot_scaling([asdict(p) for p in points], folder / "scaling.png")
     _show(points)
@@ -119,24 +120,25 @@ def _queue(
 ) -> dict[int, str]:
     """Submit a job for each node count, and return their numbers. Each starts after the previous one, so that they do
     not disturb each other."""
-    jobs: dict[int, str] = {}
-    for n, config in configs.items():
-        after = next(reversed(jobs.values()), None)
-        submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False, after=after)
-        try:
+    with JobsQueuedTogether() as queued:
+        for n, config in configs.items():
+            after = queued.numbers[-1] if queued.numbers else None
+            submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False, after=after)
             with submission_environment(script(submitter)):
-                jobs[n] = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace)).job_id
-        except NOT_TAKEN as error:
-            _cancel(jobs)
-            raise not_taken(error, folder) from None
-    return jobs
+                try:
+                    job = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace))
+                except NOT_TAKEN as error:
+                    raise not_taken(error, folder) from None
+            queued.add([job.job_id])
+    return dict(zip(configs, queued.numbers, strict=True))
 
 
-def _cancel(jobs: Mapping[int, str]) -> None:
-    known = slurm_commands.jobs(jobs.values())
-    for job in known.values():
-        if not job.over:
-            slurm_commands.cancel(job.number)
+def _live(jobs: Sequence[str]) -> list[str]:
+    """Return the jobs that are not over, or all of them if SLURM does not answer."""
+    try:
+        return [number for number, job in slurm_commands.jobs(jobs).items() if not job.over]
+    except UserError:
+        return list(jobs)
 
 
 def _wait(job: str, nodes: int, run: RunFolder) -> None:

@@ -33,6 +33,7 @@ def profile(
     run, config = RunFolder(place(recipe, out)), settings(recipe, overrides)
     check(config, nproc, new_runs=0)
     prepare(run, config)
+    print(f"profiling {recipe} on {nproc} process{'es' * (nproc > 1)}", flush=True)
     arguments = [str(run.path), str(steps), *(["--trace"] if trace else [])]
     if code := launch("launch.profile.worker", arguments, nproc=nproc, logs=run.logs):
         return code

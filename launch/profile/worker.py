@@ -35,6 +35,7 @@ def main() -> int:
 
 def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Return 0."""
+    from data_pipelines.progress import ProgressBars
     from trainer.distributed.process_group import initialize
     from trainer.profiling.measure import profile
     from trainer.profiling.verdict import find_verdict
@@ -47,7 +48,8 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     def write_trace(profiler: Any) -> None:
         profiler.export_chrome_trace(str(run.path / f"trace_rank_{process.rank}.json"))
 
-    measured, spans = profile(config, process, parts, steps, write_trace if trace else None)
+    say = ProgressBars(process.is_first).say
+    measured, spans = profile(config, process, parts, steps, say, write_trace if trace else None)
     if process.is_first:
         verdict = find_verdict(measured, config, len(os.sched_getaffinity(0)))
         found = {

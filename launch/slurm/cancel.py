@@ -97,6 +97,10 @@ def _wait(numbers: Sequence[str], timeout: float) -> set[str]:
             print(f"warning: {error.what}", file=sys.stderr)
             continue
         left = {number for number in left if number in found and not found[number].over}
+        for number in left:
+            if found[number].state == "PENDING":  # it was requeued just before it was interrupted
+                with suppress(UserError):  # asked again at the next look
+                    slurm_commands.cancel(number)
     return left
 
 

@@ -5,7 +5,7 @@ Light to import: signals are caught before torch is loaded.
 SIGUSR2 comes before a time limit. If the cluster is configured so, it also comes before a preemption. All ranks then
 save together, and rank 0 requests the requeue. SIGTERM comes from `scancel` and from SLURM's own requeue and
 preemption. All ranks then save, and none requests a requeue. SIGINT comes from `all4one cancel`. All ranks then save,
-and rank 0 cancels the job. A preempted job that ended by itself would not start
+and rank 0 cancels the job, whichever other signals came too. A preempted job that ended by itself would not start
 again, so its ranks wait until SLURM ends them.
 """
 
@@ -21,6 +21,7 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import slurm_commands
@@ -97,10 +98,11 @@ class TrainJob:
                     **facts,
                 )
             )
-            if end.code == ExitCode.INTERRUPTED and end.reason == EndReason.CANCELLED:
+            if end.reason == EndReason.CANCELLED:
                 if rank == 0:
-                    slurm_commands.cancel(start.job)
-                _wait_to_be_ended()
+                    self._cancel_if_asked(start)
+                if end.code != ExitCode.TERMINATED:  # otherwise SLURM is ending the job already
+                    _wait_to_be_ended()
             elif end.code == ExitCode.TIME_IS_UP and start.restart >= self.max_requeues:
                 self._say_used_up(start)
             elif end.code in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED) and end.reason not in DECIDED:
@@ -109,6 +111,14 @@ class TrainJob:
                 _wait_to_be_ended()
             if end.code:
                 raise SystemExit(end.code)
+
+    def _cancel_if_asked(self, start: Start) -> None:
+        """Cancel this job if `all4one cancel` has asked for it. If SLURM has cancelled it, there is nothing to do."""
+        if _is_cancelled(start, self.run):
+            try:
+                slurm_commands.cancel(start.job)
+            except UserError as error:
+                LOGGER.error("job %s could not be cancelled: %s", start.job, error.what)
 
     def _say_used_up(self, start: Start) -> None:
         if self.chained:
@@ -120,7 +130,7 @@ class TrainJob:
                 f"the time limit is near, and SLURM has restarted the job {start.restart} times, the maximum of "
                 "slurm.max_requeues. Resume the run with:"
             )
-        LOGGER.warning("%s all4one resume %s", said, self.run)
+        LOGGER.warning("%s all4one resume %s", said, quoted(self.run))
 
     def checkpoint(self) -> DelayedSubmission | None:
         """Return the job to requeue, which is this one, or None if it must not restart. Submitit calls this when it
@@ -147,7 +157,8 @@ def begin_task(logs: Path) -> int:
 
 def _reason(start: Start, run: Path, code: int) -> str:
     """Return the reason in the ledger for an exit code. SLURM is asked why the signal came."""
-    if code == ExitCode.INTERRUPTED and Submissions(RunFolder(run)).is_cancelled(start.job):
+    # The signal before a time limit may come together with the one of `all4one cancel`, and has the higher code.
+    if code != ExitCode.FINISHED and _is_cancelled(start, run):
         return EndReason.CANCELLED
     if code not in (ExitCode.TIME_IS_UP, ExitCode.TERMINATED):
         return REASONS[code]
@@ -158,6 +169,10 @@ def _reason(start: Start, run: Path, code: int) -> str:
     if facts["JobState"] != "RUNNING":
         return EndReason.REQUEUED if int(facts["Restarts"]) > start.restart else EndReason.CANCELLED
     return REASONS[code] if facts.get("PreemptTime", "None") == "None" else EndReason.PREEMPTED
+
+
+def _is_cancelled(start: Start, run: Path) -> bool:
+    return Submissions(RunFolder(run)).is_cancelled(start.job)
 
 
 def _wait_to_be_ended() -> None:

@@ -1,17 +1,23 @@
-"""`all4one logs` and `submit --follow`: the output of a run's processes, across restarts. Loads no torch."""
+"""`all4one logs` and `submit --follow`: the output of the processes of a run or of several runs. Loads no torch."""
 
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.slurm import slurm_commands
+from launch.slurm.run_output import RunOutput
 from launch.slurm.submitted_jobs import Submissions
-from trainer.runs.run_folder import RunFolder, open_run
+from trainer.runs.records import read_ledger
+from trainer.runs.run_folder import RunFolder, open_run, runs_below
+from trainer.runs.run_lock import is_held
 
 LOOK_SECONDS = 0.5
+"""Time between looks at the files of up to `_RUNS_PER_LOOK` runs, seconds."""
+_RUNS_PER_LOOK = 20
 ASK_SECONDS = 5.0
 """Time between requests to SLURM, seconds. A controller serves many users."""
 SETTLE_SECONDS = 30.0
@@ -20,92 +26,113 @@ states before a requeue."""
 
 
 def show(path: Path, rank: int, *, follow_it: bool) -> int:
-    """Print a rank's newest output. With `follow_it`, follow the output until the job is over. Returns the exit
-    code."""
-    run = open_run(path)
+    """Print a rank's newest output in a run, or in each run of a folder. Returns the exit code.
+
+    Args:
+        path: folder of a run, or folder of several runs. Lines of several runs begin with the name of their run.
+        rank: the rank.
+        follow_it: follow the output until the runs are over.
+
+    Raises:
+        UserError: there is no run, or the rank has printed nothing.
+    """
+    is_single = RunFolder(path).config.is_file() or not (found := runs_below(path))
+    runs = {open_run(path): ""} if is_single else {run: str(run.path.relative_to(path)) for run in found}
     if follow_it:
-        return follow(run, rank)
-    files = _outputs(run, rank)
-    if not files:
+        return _follow(runs, rank, path)
+    silent = [run for run, name in runs.items() if not RunOutput(run, rank, name=name).print_new()]
+    if len(silent) == len(runs):
         raise UserError(
             f"rank {rank} has printed nothing yet",
-            where=run.logs,
-            fix=f"`all4one status {quoted(run.path)}` shows why the job waits",
+            where=silent[0].logs if is_single else path,
+            fix=f"`all4one status {quoted(path)}` shows why",
         )
-    sys.stdout.write(files[-1].read_text(errors="replace"))
+    if silent:
+        print(f"no output of rank {rank}: {', '.join(runs[run] for run in silent)}", file=sys.stderr)
     return 0
 
 
 def follow(run: RunFolder, rank: int) -> int:
-    """Print a rank's output of the newest start and of later starts as it comes, until the job is over.
+    """Print a rank's output of the newest start and of later starts as it comes, until the run is over.
 
     Returns 0 if the run is finished, otherwise 1.
     """
-    chain = Submissions(run).required()
+    return _follow({run: ""}, rank, run.path)
+
+
+def _follow(names: dict[RunFolder, str], rank: int, path: Path) -> int:
+    """Follow runs, each with the name that is printed before its lines."""
+    ends = _Ends(list(names))
+    over = ends.newly_over() if len(names) > 1 else {}
+    if over:
+        left_out = ", ".join(names[run] for run in over)
+        print(f"not followed, because they are over: {left_out}", file=sys.stderr)
+    live = {
+        run: RunOutput(run, rank, ends.chains[run] or None, name)
+        for run, name in names.items()
+        if run not in over
+    }
     try:
-        return _follow(run, rank, chain)
+        _follow_until_over(live, ends)
     except KeyboardInterrupt:
-        print(
-            f"job {', '.join(chain)} continues. Cancel it with `all4one cancel {quoted(run.path)}`",
-            file=sys.stderr,
-        )
+        what = "the run continues. Cancel it" if len(names) == 1 else "the runs continue. Cancel them"
+        print(f"{what} with `all4one cancel {quoted(path)}`", file=sys.stderr)
         raise
+    return 0 if all(run.is_finished() for run in names) else 1
 
 
-def _follow(run: RunFolder, rank: int, chain: Sequence[str]) -> int:
-    end = _End(chain)
-    shown = {path: path.stat().st_size for path in _outputs(run, rank, chain)[:-1]}
-    while True:
-        over = end.reached()
-        for path in _outputs(run, rank, chain):
-            with path.open("rb") as file:
-                file.seek(shown.get(path, 0))
-                new = file.read()
-            if new and path not in shown:
-                print(f"==> {path} <==", file=sys.stderr)
-            shown[path] = shown.get(path, 0) + len(new)
-            sys.stdout.write(new.decode(errors="replace"))
-        sys.stdout.flush()
-        if over:
-            print(end.said, file=sys.stderr)
-            return 0 if run.is_finished() else 1
-        time.sleep(LOOK_SECONDS)
+def _follow_until_over(live: dict[RunFolder, RunOutput], ends: "_Ends") -> None:
+    while live:
+        over = ends.newly_over()
+        for output in live.values():
+            output.print_new()
+        for run, why in over.items():
+            live[run].end_line()
+            live.pop(run).tell(why)
+        if live:
+            time.sleep(LOOK_SECONDS * (1 + len(live) // _RUNS_PER_LOOK))
 
 
-class _End:
-    """Finds out whether a job, or all jobs of a chain, are over."""
+class _Ends:
+    """Finds out which runs are over."""
 
-    def __init__(self, chain: Sequence[str]) -> None:
-        self._chain = chain
-        self._asked, self._since = 0.0, 0.0
-        self.said = ""
+    def __init__(self, runs: Sequence[RunFolder]) -> None:
+        self.chains = {run: Submissions(run).newest_chain() for run in runs}
+        """The newest jobs of each run. Empty: the run was not submitted."""
+        self._left = list(runs)
+        self._asked = float("-inf")
+        self._since: dict[RunFolder, float] = {}
+        """When a job that may be requeued was first seen to be over."""
+        self._problem = ""
 
-    def reached(self) -> bool:
+    def newly_over(self) -> dict[RunFolder, str]:
+        """Return the runs that have turned out to be over since the last call, each with how it ended."""
         now = time.monotonic()
         if now - self._asked < ASK_SECONDS:
-            return False
+            return {}
         self._asked = now
         try:
-            known = slurm_commands.jobs(self._chain)
+            known = slurm_commands.jobs(chain.from_iterable(self.chains[run] for run in self._left))
         except slurm_commands.Unanswered as error:
-            if error.what != self.said:
+            if error.what != self._problem:
                 print(error.what, file=sys.stderr)
-            self.said = error.what
-            return False
-        if not all(job.over for job in known.values()):
-            self._since = 0.0
-            return False
-        job = known.get(self._chain[-1])
+            self._problem = error.what
+            return {}
+        over = {run: why for run in self._left if (why := self._why_over(run, known, now)) is not None}
+        self._left = [run for run in self._left if run not in over]
+        return over
+
+    def _why_over(self, run: RunFolder, known: dict[str, slurm_commands.Job], now: float) -> str | None:
+        numbers = self.chains[run]
+        if any(number in known and not known[number].over for number in numbers) or is_held(run.path):
+            self._since.pop(run, None)
+            return None
+        if not numbers:
+            ends = [record["reason"] for record in read_ledger(run.ledger) if record["event"] == "end"]
+            return f"the run is not running: {ends[-1]}" if ends else "the run is not running"
+        job = known.get(numbers[-1])
         state = job.state.lower() if job else "no longer known to SLURM"
-        self.said = f"job {self._chain[-1]} is {state}"
-        if job is None or job.state not in ("NODE_FAIL", "PREEMPTED"):
-            return True
-        self._since = self._since or now
-        return now - self._since > SETTLE_SECONDS
-
-
-def _outputs(run: RunFolder, rank: int, jobs: Sequence[str] | None = None) -> list[Path]:
-    """Return a rank's output files of all jobs, or of the given jobs, oldest first."""
-    folders = ["*"] if jobs is None else [f"slurm_{number}_*" for number in jobs]
-    found = [path for folder in folders for path in run.logs.glob(f"{folder}/rank_{rank}.log")]
-    return sorted(found, key=lambda path: path.parent.stat().st_mtime)
+        may_return = job is not None and job.state in ("NODE_FAIL", "PREEMPTED")
+        if may_return and now - self._since.setdefault(run, now) <= SETTLE_SECONDS:
+            return None
+        return f"job {numbers[-1]} is {state}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
 from launch.slurm import slurm_commands
 from trainer.runs.run_folder import RunFolder
@@ -49,7 +50,7 @@ def requeue_from_script(job: str, run: RunFolder) -> None:
                     "job %s could not be requeued: %s\n  fix: run all4one resume %s",
                     job,
                     error.what,
-                    run.path,
+                    quoted(run.path),
                 )
                 return
         time.sleep(RETRY_SECONDS)

@@ -65,7 +65,7 @@ def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, J
 
     Args:
         numbers: numbers of the jobs.
-        seconds: how long the controller may take.
+        seconds: how long the controller may take, and after it the accounting.
 
     Raises:
         Unanswered: the controller is down.
@@ -86,11 +86,12 @@ def jobs(numbers: Iterable[str], seconds: float = ANSWER_SECONDS) -> dict[str, J
             raise
         rows = []
     found = {row.split("|")[0]: Job(*row.split("|", 3)) for row in rows}
-    return found | _accounted([number for number in wanted if number not in found])
+    return found | _accounted([number for number in wanted if number not in found], seconds)
 
 
-def _accounted(numbers: list[str]) -> dict[str, Job]:
-    """Return jobs that the controller has forgotten from the accounting. Empty if the cluster has no accounting."""
+def _accounted(numbers: list[str], seconds: float) -> dict[str, Job]:
+    """Return jobs that the controller has forgotten from the accounting. Empty if the cluster has no accounting, or if
+    it does not answer within `seconds`."""
     if not numbers:
         return {}
     try:
@@ -101,6 +102,7 @@ def _accounted(numbers: list[str]) -> dict[str, Job]:
             "--allocations",
             "--format=JobID,State,NodeList",
             "--jobs=" + ",".join(numbers),
+            seconds=seconds,
         ).splitlines()
     except UserError:
         return {}

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import submitit
 
 from launch.local.rank_processes import module_command
 from launch.slurm.job import TrainJob
+from launch.slurm.queueing import JobsQueuedTogether
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.submitted_jobs import Submissions
@@ -55,7 +55,7 @@ class SlurmSubmission:
         """Submit the jobs, record them in the folders of their runs, and return their numbers.
 
         Raises:
-            UserError: SLURM does not take the jobs. Then nothing is queued.
+            UserError: SLURM does not take the jobs. After any exception, Ctrl-C included, nothing is queued.
         """
         if warning := cpu_warning(self.settings):
             print(f"warning: {warning}", file=sys.stderr)
@@ -65,25 +65,22 @@ class SlurmSubmission:
             TrainJob(run.path.absolute(), self.settings.requeues, chained=self.settings.chain > 1)
             for run in self.runs
         ]
-        queued: list[str] = []
-        with submission_environment(self.script()):
-            try:
-                while len(queued) < self.settings.chain:
-                    queued += self._submit(work, after=queued[-1] if queued else None)
-            except NOT_TAKEN as error:
-                for number in queued:
-                    subprocess.run(["scancel", number], check=False)
-                raise not_taken(error, self.folder.parent) from None
-        self._note(queued)
-        return queued
+        with submission_environment(self.script()), JobsQueuedTogether() as queued:
+            while len(queued.numbers) < self.settings.chain:
+                queued.add(self._submit(work, after=queued.numbers[-1] if queued.numbers else None))
+            self._note(queued.numbers)
+        return queued.numbers
 
     def _submit(self, work: Sequence[TrainJob], after: str | None) -> list[str]:
         """Submit one job, or one job array, and return the numbers."""
         submitter = self._executor(after=after)
-        if len(work) == 1:
-            return [submitter.submit(work[0]).job_id]
-        with submitter.batch():
-            jobs = [submitter.submit(one) for one in work]
+        try:
+            if len(work) == 1:
+                return [submitter.submit(work[0]).job_id]
+            with submitter.batch():
+                jobs = [submitter.submit(one) for one in work]
+        except NOT_TAKEN as error:
+            raise not_taken(error, self.folder.parent) from None
         return [job.job_id for job in jobs]
 
     def _note(self, queued: Sequence[str]) -> None:

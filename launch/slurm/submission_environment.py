@@ -20,11 +20,24 @@ _OF_THE_CLUSTER = frozenset(
         "SLURM_TIME_FORMAT",
     }
 )
-"""Variables that say how to reach the cluster. All others that begin with SLURM describe a job or one of its steps."""
-_OF_A_JOB = re.compile(
-    r"SLURM_|SLURMD_|SRUN_|SALLOC_|SUBMITIT_|PMIX?_|OMPI_|TORCHELASTIC_|GROUP_RANK$|ROLE_|"
-    r"(MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|ALL4ONE_PARENT|ALL4ONE_STORE_SOCKET)$"
+"""Variables that say how to reach the cluster."""
+_OF_SRUN = re.compile(
+    r"SLURM_(MPI_TYPE|CPU_BIND|MEM_BIND|GPU_BIND|TASK_PROLOG|TASK_EPILOG|WAIT|KILL_BAD_EXIT|LABELIO|UNBUFFEREDIO|DEBUG|"
+    r"COMPRESS|BCAST|BCAST_EXCLUDE|SEND_LIBS|DISABLE_STATUS|EXIT_ERROR|EXIT_IMMEDIATE|PMIX_\w+|PMI_KVS_\w+)$|"
+    r"PMI_(FANOUT|FANOUT_OFF_HOST|TIME)$"
 )
+"""Settings of srun in a user's shell. In a job step, srun has set the same variables to describe that step. All others
+that begin with SLURM describe a job or one of its steps."""
+_OF_A_JOB = re.compile(
+    r"SLURM_|SLURMD_|SRUN_|SALLOC_|SUBMITIT_|"
+    # MPI's launchers. OMPI_MCA_ and PMIX_MCA_ are settings, except for those that mpirun sets for its processes.
+    r"PMI_|PMIX_(?!MCA_)|PRTE_|OMPI_(?!MCA_)|OMPI_MCA_(orte_|ess(_|$)|initial_wdir$)|MPI_LOCAL(RANKID|NRANKS)$|"
+    r"MV2_COMM_WORLD_|PALS_|"
+    # torchrun, the launcher of DeepSpeed, and ours
+    r"TORCHELASTIC_|((GROUP|ROLE|LOCAL|CROSS)_)?(RANK|WORLD_SIZE)$|ROLE_NAME$|(LOCAL|CROSS)_SIZE$|NODE_RANK$|"
+    r"MASTER_(ADDR|PORT)$|ALL4ONE_(PARENT|STORE_SOCKET)$"
+)
+"""Variables that identify a job, a step or a process, or describe it."""
 _OPTIONS = {"TIMELIMIT": "time", "ARRAY_INX": "array", "MEM_PER_NODE": "mem", "ACCTG_FREQ": "acctg-freq"}
 """Options of sbatch whose variables have another name."""
 _EXCLUDES = {"requeue": "no-requeue", "no-requeue": "requeue", "mem-per-cpu": "mem", "mem-per-gpu": "mem"}
@@ -41,11 +54,12 @@ def for_submission(environment: Mapping[str, str], script: str) -> tuple[dict[st
         environment: the environment of the user's shell.
         script: the sbatch script. What it sets wins over the shell.
     """
+    in_a_step = "SLURM_STEP_ID" in environment
     given = set(re.findall(r"^#SBATCH --([\w-]+)", script, flags=re.MULTILINE))
     kept: dict[str, str] = {}
     applied: list[str] = []
     for name, value in environment.items():
-        if name in _OF_THE_CLUSTER:
+        if name in _OF_THE_CLUSTER or (_OF_SRUN.match(name) and not in_a_step):
             kept[name] = value
         elif name.startswith("SBATCH_"):
             option = name.removeprefix("SBATCH_")

@@ -13,6 +13,7 @@ from data_pipelines.yaml_writer import dump_yaml
 from launch.local.preflight import problems, refuse
 from launch.local.runs import (
     keep_settings,
+    next_command,
     refuse_other_train_set,
     require_checkpoints,
     settings_on_resume,
@@ -48,10 +49,11 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
         return None
     create_run(config, name)
     try:
-        _queue(run, config.slurm)
-    except UserError:
-        shutil.rmtree(run.path)  # so that the same command can be given again
+        queued = SlurmSubmission.of(run, config.slurm).queue()
+    except BaseException:  # nothing is queued
+        shutil.rmtree(run.path, ignore_errors=True)  # so that the same command can be given again
         raise
+    _print_queued(run, config.slurm, queued)
     return run
 
 
@@ -66,7 +68,7 @@ def resume(
     run = open_run(path)
     config = settings_on_resume(run, overrides)
     if run.is_finished():
-        print(f"{run.path} is finished. Evaluate it with `all4one eval {quoted(run.path)}`")
+        print(f"{run.path} is finished. {next_command(run)}")
         return None
     _refuse_live_job(run)
     if not from_scratch:
@@ -81,7 +83,7 @@ def resume(
     if from_scratch:
         require_checkpoints(run, config, from_scratch=True)
     keep_settings(run, config)
-    _queue(run, config.slurm)
+    _print_queued(run, config.slurm, SlurmSubmission.of(run, config.slurm).queue())
     return run
 
 
@@ -148,7 +150,7 @@ def submit_sweep(
         for name, config in configs.items():
             create_run(config, name)
         queued = batch.queue()
-    except UserError:
+    except BaseException:  # nothing is queued
         shutil.rmtree(folder.path, ignore_errors=True)  # so that the same command can be given again
         raise
     print(
@@ -156,7 +158,7 @@ def submit_sweep(
         f"{min(parallel, len(runs))} at a time\n"
         f"run folders:   {folder.path}\n"
         f"status:        all4one status {quoted(folder.path)}\n"
-        f"output of one: all4one logs {quoted(runs[0].path)} -f\n"
+        f"output:        all4one logs {quoted(folder.path)} -f\n"
         f"cancel one:    all4one cancel {quoted(runs[0].path)}",
         flush=True,
     )
@@ -196,8 +198,7 @@ def _refuse_live_job(run: RunFolder) -> None:
         )
 
 
-def _queue(run: RunFolder, settings: SlurmSettings) -> None:
-    queued = SlurmSubmission.of(run, settings).queue()
+def _print_queued(run: RunFolder, settings: SlurmSettings, queued: Sequence[str]) -> None:
     print(
         f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}\n"
         f"run folder: {run.path}\n"

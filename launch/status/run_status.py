@@ -56,6 +56,8 @@ class Status:
 class Overview:
     """The state of several runs."""
 
+    folder: str
+    """The folder that holds them, or the folder of a single run."""
     problem: str | None
     """Why SLURM could not be asked."""
     runs: list[Status]
@@ -87,7 +89,7 @@ def overview(path: Path, seconds: float = slurm_commands.ANSWER_SECONDS) -> Over
             unread.append(error)
     if not found:
         raise unread[0]
-    return Overview(problem, found, [f"{error.where} {error.what}" for error in unread])
+    return Overview(str(path), problem, found, [f"{error.where} {error.what}" for error in unread])
 
 
 def runs_at(path: Path) -> list[RunFolder]:

@@ -5,17 +5,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import duration
+from data_pipelines.formatting import duration, quoted
 from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
+from launch.table_columns import Columns
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import count_damaged
 from trainer.runs.run_folder import RunFolder
@@ -40,7 +41,10 @@ def print_status(path: Path, *, as_json: bool) -> None:
 def show(found: Overview) -> None:
     """Print the state of runs."""
     console = plain_console()
-    console.print(*_tables(found), sep="\n")
+    for table, note in _tables(found, console):
+        console.print(table)
+        if note:
+            console.print(note, soft_wrap=True)
     for line in _lines(found):
         console.print(line, soft_wrap=True)  # unwrapped, so that a command can be copied
 
@@ -61,27 +65,30 @@ def watch(path: Path, interval: float) -> None:
             while True:
                 found = overview(path, seconds=ANSWER_SECONDS)
                 footer = f"{time.strftime('%H:%M:%S')}, refreshed every {interval:g} s, stop with Ctrl-C"
-                live.update(Group(*_tables(found), *_lines(found), Text(footer, style="dim")), refresh=True)
+                shown: list[Table | str] = []
+                for table, note in _tables(found, console):
+                    shown += [table, note] if note else [table]
+                live.update(Group(*shown, *_lines(found), Text(footer, style="dim")), refresh=True)
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
 
 
-def _tables(found: Overview) -> list[Table]:
-    """Return the table of runs. For a single run, also return the table of its attempts."""
+def _tables(found: Overview, console: Console) -> list[tuple[Table, str]]:
+    """Return the table of runs and, for a single run, the table of its attempts. Each comes with a note below it."""
     single = found.runs[0].history if len(found.runs) == 1 else []
-    return [_runs(found.runs), *([_attempts(single)] if single else [])]
+    columns = [_runs(found), *([_attempts(single)] if single else [])]
+    return [table.fitted(console) for table in columns]
 
 
 def _lines(found: Overview) -> list[Text]:
     """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
-    why = [f"{Path(one.run).name}: {one.why}" for one in found.runs if one.why]
+    why = [f"{_name(one, found)}: {one.why}" for one in found.runs if one.why]
     skipped = [f"skipped: {problem}" for problem in found.left_out]
     if len(found.runs) == 1:
         skipped += _damaged_lines(RunFolder(Path(found.runs[0].run)))
-    lines = [
-        Text(line) for line in (*why, _costs(found.runs), *map(_of_suspects, found.runs), *skipped) if line
-    ]
+    suspects = [_of_suspects(one, found) for one in found.runs]
+    lines = [Text(line) for line in (*why, _costs(found.runs), *suspects, *skipped) if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 
@@ -95,45 +102,47 @@ def _damaged_lines(run: RunFolder) -> list[str]:
     ]
 
 
-def _runs(runs: list[Status]) -> Table:
-    table = _table("run", "state", "job", "nodes", "step", "img/s", "left", "saved", "tries", "lost")
-    for one in runs:
-        table.add_row(
-            Path(one.run).name,
-            one.state,
-            one.job or "",
-            one.nodes or "",
-            f"{one.step}/{one.total_steps or '?'}",
-            f"{one.images_per_second:.0f}" if one.images_per_second else "",
-            duration(one.seconds_left) if one.seconds_left is not None else "",
-            f"{duration(one.checkpoint_seconds)} ago" if one.checkpoint_seconds is not None else "none",
-            str(one.attempts),
-            str(one.lost_steps or ""),
-        )
-    return table
+def _name(one: Status, found: Overview) -> str:
+    """Return the name of a run within the folder, such as `SWEEP/RUN`."""
+    path, folder = Path(one.run), Path(found.folder)
+    return str(path.relative_to(folder)) if path != folder else path.resolve().name
 
 
-def _attempts(history: list[AttemptSummary]) -> Table:
-    table = _table("try", "start", "end", "nodes", "kept", "redone", "how it ended")
-    for one in history:
-        table.add_row(
-            str(one.number),
-            _clock(one.start),
-            "" if one.reason == EndReason.RUNNING else _clock(one.end),
-            one.nodes,
-            str(one.kept),
-            str(one.replayed or ""),
-            f"{one.reason}: {one.message}" if one.message else one.reason,
-        )
-    return table
+def _runs(found: Overview) -> Columns:
+    rows = [
+        {
+            "run": _name(one, found),
+            "state": one.state,
+            "job": one.job or "",
+            "nodes": one.nodes or "",
+            "step": f"{one.step}/{one.total_steps or '?'}",
+            "img/s": f"{one.images_per_second:.0f}" if one.images_per_second else "",
+            "left": duration(one.seconds_left) if one.seconds_left is not None else "",
+            "saved": f"{duration(one.checkpoint_seconds)} ago"
+            if one.checkpoint_seconds is not None
+            else "none",
+            "tries": str(one.attempts),
+            "lost": str(one.lost_steps or ""),
+        }
+        for one in found.runs
+    ]
+    return Columns(rows, spare=("nodes", "lost", "tries", "saved", "job", "img/s"))
 
 
-def _table(*columns: str) -> Table:
-    """Return a table that wraps its cells, so that nothing is cut off on a narrow terminal."""
-    table = Table()
-    for name in columns:
-        table.add_column(name, overflow="fold", min_width=min(len(name), 5))
-    return table
+def _attempts(history: list[AttemptSummary]) -> Columns:
+    rows = [
+        {
+            "try": str(one.number),
+            "start": _clock(one.start),
+            "end": "" if one.reason == EndReason.RUNNING else _clock(one.end),
+            "nodes": one.nodes,
+            "kept": str(one.kept),
+            "redone": str(one.replayed or ""),
+            "how it ended": f"{one.reason}: {one.message}" if one.message else one.reason,
+        }
+        for one in history
+    ]
+    return Columns(rows, spare=("nodes", "redone", "end"), wrapped="how it ended")
 
 
 def _costs(runs: list[Status]) -> str:
@@ -146,12 +155,12 @@ def _costs(runs: list[Status]) -> str:
     return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
 
 
-def _of_suspects(one: Status) -> str:
+def _of_suspects(one: Status, found: Overview) -> str:
     if not one.suspects:
         return ""
     said = "; ".join(times_in_failures(name, one.history) for name in one.suspects)
-    command = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {one.run}"
-    return f"{Path(one.run).name}: {said}. To exclude it: all4one {command} --exclude-suspects"
+    command = "submit CONFIG" if one.state == EndReason.FINISHED else f"resume {quoted(one.run)}"
+    return f"{_name(one, found)}: {said}. To exclude it: all4one {command} --exclude-suspects"
 
 
 def _number(hours: float) -> str:

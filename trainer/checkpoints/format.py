@@ -43,12 +43,14 @@ class Snapshot:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    after_broken_steps: bool = False
-    """Whether the run may go back from here, so that a checkpoint from before must stay."""
 
 
 class CheckpointUnreadable(UserError):
-    """A file of a checkpoint is there, but the file system or its permissions do not let this process read it."""
+    """A checkpoint may be whole, but this process cannot read it because of the file system or its permissions."""
+
+
+class CheckpointNewer(CheckpointUnreadable):
+    """A newer version of this package wrote the checkpoint."""
 
 
 class _File(Settings):
@@ -159,8 +161,11 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content = json.loads(file.read_bytes())
         if content["format"] > FORMAT:
-            raise _broken(
-                file, f"has format {content['format']}, but this version reads formats up to {FORMAT}"
+            raise CheckpointNewer(
+                f"was written by a newer version of all4one: it has format {content['format']}, and this version reads "
+                f"formats up to {FORMAT}",
+                where=file,
+                fix="install the newer version, or move this checkpoint elsewhere to use an older one",
             )
         manifest = Manifest.model_validate(content)
     except OSError as error:
@@ -172,18 +177,26 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the manifest of a checkpoint can be read, even if it is damaged.
+def why_unreadable(path: Path) -> CheckpointUnreadable | None:
+    """Return why this process cannot read the manifest of a checkpoint that may be whole.
 
-    A checkpoint that the file system or its permissions hide for a moment may be good.
+    None: the manifest can be read, even if it is damaged.
     """
     try:
         read_manifest(path)
-    except CheckpointUnreadable:
-        return False
+    except CheckpointUnreadable as error:
+        return error
     except UserError:
         pass
-    return True
+    return None
+
+
+def follows_broken_steps(state: Mapping[str, Any]) -> bool:
+    """Whether the guard skipped the last steps before a checkpoint with this JSON part.
+
+    The run may roll back from such a checkpoint to an earlier one.
+    """
+    return bool(state.get("guard", {}).get("in_a_row"))
 
 
 def _current_name(tensor: str) -> str:

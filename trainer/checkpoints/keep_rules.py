@@ -1,7 +1,8 @@
 """When a run writes checkpoints, and which of them it keeps."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from pydantic import Field
@@ -31,7 +32,14 @@ class CheckpointSettings(Settings):
         return max(1, round(self.every_epochs * steps_per_epoch))
 
 
-def kept(newest: Path, earlier: Sequence[Path], *, keep_last: int, keep_every: int) -> set[Path]:
+def kept(
+    newest: Path,
+    earlier: Sequence[Path],
+    *,
+    keep_last: int,
+    keep_every: int,
+    is_good: Callable[[Path], bool] | None = None,
+) -> set[Path]:
     """Return the checkpoints to keep.
 
     Args:
@@ -39,11 +47,17 @@ def kept(newest: Path, earlier: Sequence[Path], *, keep_last: int, keep_every: i
         earlier: the valid checkpoints from before, oldest first.
         keep_last: number of newest checkpoints to keep, at least 1.
         keep_every: checkpoints at multiples of this many steps are kept too. 0: none.
+        is_good: whether a run may roll back to a checkpoint. It is given if the newest one follows broken steps. Then
+            one more checkpoint is kept, and in any case the newest good one. Without this, a run that is interrupted
+            again and again during broken steps would lose its last good checkpoint.
     """
+    keep_last += is_good is not None
     older = [path for path in earlier if step_and_revision(path)[0] != step_and_revision(newest)[0]]
     chosen = {newest, *older[len(older) - min(len(older), keep_last - 1) :]}
     if keep_every:
         chosen |= {path for path in older if step_and_revision(path)[0] % keep_every == 0}
+    if is_good is not None:
+        chosen |= set(islice(filter(is_good, reversed(older)), 1))
     return chosen
 
 

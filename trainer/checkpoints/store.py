@@ -15,15 +15,17 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import sync
 from data_pipelines.prefetch import nothing
 from trainer.checkpoints.format import (
+    CheckpointNewer,
     CheckpointUnreadable,
     Snapshot,
-    is_readable,
+    follows_broken_steps,
     read_files,
-    read_manifest,
     read_state,
+    why_unreadable,
     write_files,
 )
-from trainer.checkpoints.keep_rules import FOLDER, kept, step_and_revision
+from trainer.checkpoints.keep_rules import kept, step_and_revision
+from trainer.checkpoints.listing import by_age, free_name, list_checkpoints, newest_first
 
 LATEST = "latest"
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
@@ -93,11 +95,11 @@ class CheckpointStore:
         """
         if self.attempt is None:
             raise ValueError("this store was opened to read only")
-        name = self._free_name(snapshot.step)
+        name = free_name(self.folder, snapshot.step)
         temporary, path = self._temporary(name), self.folder / name
         try:
             self._require_lock()
-            before = self._folders()
+            before = list_checkpoints(self.folder)
             earlier = self._by_age()
             sequence = self._next_sequence(earlier)
             _remove(temporary)
@@ -117,8 +119,9 @@ class CheckpointStore:
         keep = kept(
             path,
             [older for _, older in earlier],
-            keep_last=self.keep_last + snapshot.after_broken_steps,
+            keep_last=self.keep_last,
             keep_every=self.keep_every,
+            is_good=_is_good if follows_broken_steps(snapshot.state) else None,
         )
         self._prune([older for older in before if older not in keep])
         return path
@@ -127,21 +130,19 @@ class CheckpointStore:
         """Load the newest checkpoint whose files all match its manifest. Return None if there is no checkpoint.
 
         Raises:
-            UserError: there are checkpoints, but none of them is valid, or this process may not read the newest one.
+            UserError: there are checkpoints, but none of them is valid, or this process may not read the newest one, or
+                a newer version has written it.
         """
         skipped: list[tuple[Path, str]] = []
         unreadable = False
-        aged = {path: sequence for sequence, path in self._by_age()}
-        unaged = [
-            path for path in sorted(self._folders(), key=step_and_revision, reverse=True) if path not in aged
-        ]
-        for path in [*unaged, *sorted(aged, key=lambda path: aged[path], reverse=True)]:
+        for path in newest_first(self.folder, broken=self._broken):
             try:
                 return Loaded(self.load(path), path, skipped)
             except UserError as error:
                 if not path.is_dir():  # a training run has removed it meanwhile and written another
                     return self.load_newest()
-                if isinstance(error.__cause__, PermissionError):  # an older one would lose work without need
+                # an older one would lose work without need
+                if isinstance(error, CheckpointNewer) or isinstance(error.__cause__, PermissionError):
                     raise
                 unreadable |= isinstance(error, CheckpointUnreadable)
                 skipped.append((path, f"{error.where}: {error.what}"))
@@ -160,6 +161,12 @@ class CheckpointStore:
     def load(self, path: Path) -> Snapshot:
         """Read one checkpoint, as `read_files` does."""
         return read_files(path)
+
+    def require_readable(self) -> None:
+        """Raise the error of a checkpoint that may be whole, and that this process cannot read, if there is one."""
+        for path in sorted(list_checkpoints(self.folder), key=step_and_revision, reverse=True):
+            if (error := why_unreadable(path)) is not None:
+                raise error
 
     def newest_state(self) -> dict[str, Any] | None:
         """Return the JSON part of the newest checkpoint of `states`, or None if there is none."""
@@ -183,30 +190,14 @@ class CheckpointStore:
         with suppress(OSError):
             self._name_latest(kept)
         with suppress(OSError):
-            for path in self._folders():
+            for path in list_checkpoints(self.folder):
                 if step_and_revision(path)[0] > step_and_revision(kept)[0]:
                     with suppress(OSError):
                         self._bury(path)
 
-    def _folders(self) -> list[Path]:
-        paths = self.folder.iterdir() if self.folder.is_dir() else []
-        return [path for path in paths if FOLDER.fullmatch(path.name) and path.is_dir()]
-
-    def _free_name(self, step: int) -> str:
-        revisions = [
-            step_and_revision(path)[1] for path in self._folders() if step_and_revision(path)[0] == step
-        ]
-        return f"step_{step:08d}" + (f".{max(revisions) + 1}" if revisions else "")
-
     def _by_age(self) -> list[tuple[int, Path]]:
         """Return (sequence, path) of every checkpoint that is not known to be broken, oldest first."""
-        aged = []
-        for path in set(self._folders()) - self._broken:
-            with suppress(UserError, OSError):
-                manifest = read_manifest(path)
-                if all((path / name).stat().st_size == f.size for name, f in manifest.files.items()):
-                    aged.append((manifest.sequence, path))
-        return sorted(aged)
+        return by_age(self.folder, broken=self._broken)
 
     def _next_sequence(self, earlier: list[tuple[int, Path]]) -> int:
         """Return the sequence number of the next write.
@@ -249,7 +240,7 @@ class CheckpointStore:
     def _prune(self, superseded: list[Path]) -> None:
         for path in superseded:
             try:
-                if is_readable(path):
+                if why_unreadable(path) is None:
                     self._bury(path)
             except FileNotFoundError:
                 self._require_lock()
@@ -273,6 +264,11 @@ class CheckpointStore:
                 grave.rename(path)
             raise
         _remove(grave)
+
+
+def _is_good(path: Path) -> bool:
+    state = read_state(path)
+    return state is not None and not follows_broken_steps(state)
 
 
 def _remove(path: Path) -> None:

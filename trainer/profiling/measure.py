@@ -102,6 +102,7 @@ def profile(
     process: Process,
     parts: TrainingComponents,
     steps: int,
+    say: Callable[[str], None],
     trace: Callable[[Any], None] | None = None,
 ) -> tuple[Profile, list[Span]]:
     """Measure `steps` steps of each kind. Every rank calls. The engine cannot be used for training afterwards.
@@ -111,24 +112,29 @@ def profile(
         process: this rank.
         parts: components of the run.
         steps: number of steps to measure of each kind.
+        say: takes a line on what is measured next.
         trace: receives a torch profiler that has recorded one step.
 
     Returns the profile, which is the same on every rank, and this rank's spans of the divided steps.
     """
     engine, timeline, bench = parts.engine, Timeline(process.device), _Bench(config, process, parts)
+    say("measuring the loader by itself")
     loader = bench.loader_alone(steps)
     with Messages(timeline) as messages:
         instrument(engine, timeline)
         iterator = parts.loader.batches(0)
+        say(f"measuring {steps} training steps after {WARM_UP} to warm up")
         for _ in range(WARM_UP):
             batches = bench.train(iterator, timeline)
         whole = [bench.timed(lambda: bench.train(iterator, timeline)) for _ in range(steps)]
+        say(f"measuring {steps} training steps with a timer around each part")
         timeline.on = True
         for _ in range(steps):
             bench.train(iterator, timeline)
         timeline.on = False
         spans = timeline.spans()
         sent = [asdict(m) | {"times": count / steps} for m, count in sorted(messages.sent.items())]
+        say(f"measuring {steps} steps on a loaded batch, with and without messages between the processes")
         without_data, silent = [], []
         for _ in range(steps):
             dist.barrier()
@@ -145,6 +151,7 @@ def profile(
             bench.repeat(batches)
         parts.loader.close()
     divided = _divided(spans, steps)
+    say("measuring a checkpoint and the speed of the device")
     began = time.perf_counter()
     model, optimizer = engine.state()
     clone_to_host(model), clone_to_host(optimizer)

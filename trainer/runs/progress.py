@@ -1,7 +1,7 @@
 """Progress of training for the user. Only rank 0 shows it."""
 
 from data_pipelines.formatting import duration
-from data_pipelines.progress import ProgressBars
+from data_pipelines.progress import BETWEEN, ProgressBars
 
 
 class TrainingProgress:
@@ -18,7 +18,7 @@ class TrainingProgress:
         self.bars = ProgressBars(visible)
         """The bars, for further tasks."""
         self._total, self._batch, self._values = total_steps, batch, ""
-        self._training = self.bars.start("training", total_steps, done)
+        self._training = self.bars.start("training", total_steps, done, unit="step")
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
@@ -38,15 +38,18 @@ class TrainingProgress:
         `health` is appended to the values unchanged.
         """
         if loss is not None:
-            self._values = (
-                f" · loss {loss:.4f} · {images_per_second:.0f} images/s · data wait {100 * data_wait:.1f} %"
-                f"{health}"
+            fields = (
+                f"loss {loss:.4f}",
+                f"{images_per_second:.0f} images/s",
+                f"data wait {100 * data_wait:.1f} %",
             )
+            self._values = "".join(BETWEEN + field for field in fields) + health
         status = f"epoch {epoch:.2f}{self._values}"
         left = (self._total - step) * self._batch / max(images_per_second, 1e-9)
-        line = f"step {step}/{self._total} · {status} · {duration(left)} left"
+        line = BETWEEN.join((f"step {step}/{self._total}", status, f"{duration(left)} left"))
         self.bars.show(self._training, step, status, (lambda: line) if loss is not None else None)
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, and print the last step."""
         self.bars.stop(self._training)
+        self.bars.say_last()

@@ -38,6 +38,9 @@ class Holder:
     restart: int = 0
     """How often SLURM had restarted the job."""
     released: bool = False
+    interactive: bool = False
+    """Whether a user started the process inside of the job, such as in a shell of salloc or `srun --pty`. The end
+    of the job would end more than the process."""
 
     @classmethod
     def this_process(cls, attempt: int) -> "Holder":
@@ -45,7 +48,10 @@ class Holder:
         pid = os.getpid()
         start = _process_start(pid) or ""
         job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        return cls(socket.gethostname(), _machine(), pid, start, attempt, job, restart)
+        interactive = job is not None and "SUBMITIT_EXECUTOR" not in os.environ
+        return cls(
+            socket.gethostname(), _machine(), pid, start, attempt, job, restart, interactive=interactive
+        )
 
     @classmethod
     def read(cls, content: bytes) -> "Holder | None":
@@ -61,7 +67,8 @@ class Holder:
         sound = all(type(number) is int for number in numbers) and all(
             isinstance(text, str) for text in texts
         )
-        return found if sound and isinstance(found.released, bool) else None
+        flags = isinstance(found.released, bool) and isinstance(found.interactive, bool)
+        return found if sound and flags else None
 
     def is_dead(self) -> bool:
         """Whether the process is known to have ended. This can be known only if it ran on this node."""
@@ -192,7 +199,7 @@ class RunLock:
             return None
         end = (
             f"cancel it with `scancel {holder.job_id}`"
-            if holder is not None and holder.job_id
+            if holder is not None and holder.job_id and not holder.interactive
             else "end that process"
         )
         later = (

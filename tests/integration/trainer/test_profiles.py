@@ -55,6 +55,8 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
     found = json.loads((tmp_path / "profile.json").read_text())
     assert found["verdict"]["bound"] == bound, found["verdict"]
     assert f"Bound by {'the ' * (bound == 'update')}{bound}" in result.words
+    assert f"profiling {recipe} on {nproc} process" in result.words
+    assert "measuring the loader by itself measuring 3 training steps" in result.words
     assert found["world_size"] == nproc
     assert found["flops"] > 0
     assert found["mfu"] > 0

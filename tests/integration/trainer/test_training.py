@@ -107,6 +107,12 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
     assert result.code == 0, result.out
     assert "bitwise equal" in result.words, result.out
     assert "killed after step" in result.words, result.out
+    for said in (
+        "without interruption, then again with 2 kills",
+        "run `straight`: step 14/14",
+        "run `killed`: step 14/14",
+    ):
+        assert said in result.words
 
 
 def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:

@@ -36,6 +36,16 @@ def test_settings_findings_errors_and_progress_stand_as_they_are(capsys: pytest.
     assert said.err.count(TEXT) == 4
 
 
+def test_without_a_terminal_tables_hold_whole_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    table = Table("path")
+    table.add_row("word " * 100)
+    plain_console().print(table)
+    assert "word " * 100 in capsys.readouterr().out
+
+
 def test_every_console_is_plain() -> None:
     """`Console()` of rich would give text of users a meaning."""
     files = [

@@ -20,6 +20,7 @@ LAUNCHERS = [
     ("mpirun", {"PMI_SIZE": "2"}, "PMI_RANK"),
     ("srun", {"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID"),
 ]
+PMI2 = {"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2"}
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,25 @@ def test_several_copies_are_refused_once(
     with pytest.raises(SystemExit) as ended:
         refuse_foreign_launcher()
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_srun_with_pmi2_is_not_taken_for_mpirun(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    for key, value in (PMI2 | {"SLURM_PROCID": rank, "PMI_RANK": rank}).items():
+        monkeypatch.setenv(key, value)
+    if rank == "0":
+        with pytest.raises(UserError, match="srun has started several copies"):
+            refuse_foreign_launcher()
+    else:
+        with pytest.raises(SystemExit):
+            refuse_foreign_launcher()
+
+
+def test_mpirun_in_an_allocation_is_not_taken_for_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (PMI2 | {"SLURM_PROCID": "0", "PMI_RANK": "0", "PMI_SIZE": "8"}).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="mpirun has started several copies"):
+        refuse_foreign_launcher()
 
 
 @pytest.mark.parametrize(

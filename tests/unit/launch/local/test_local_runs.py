@@ -1,11 +1,15 @@
 from pathlib import Path
 
 import pytest
+from trained_runs import make_run
 
 from data_pipelines.build.builder import build
 from data_pipelines.errors import UserError
 from data_pipelines.sources.image_sources import digits
-from launch.local.runs import check, warn_of_other_world_size
+from launch.local.runs import check, resume_run, warn_of_other_world_size
+from launch.slurm import submit
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import RunFolder
 
@@ -60,6 +64,32 @@ def test_all_that_is_wrong_is_said_at_once(data: Path) -> None:
         "nowhere",
     ):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes", "command"),
+    [([], 10, "eval"), ([], 0, "export"), (["data.validation=null"], 10, "export")],
+)
+def test_a_finished_run_is_evaluated_only_if_its_sets_have_labels(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    classes: int,
+    command: str,
+) -> None:
+    run, method = make_run(tmp_path / "my folder" / "run", *overrides)
+    state = {"step": 4, "classes": classes}
+    CheckpointStore(run.checkpoints, attempt=2).write(Snapshot(4, method.state_dict(), {}, state))
+    run.note("end", attempt=2, reason="finished", step=4)
+    for module in ("launch.local.runs", "launch.slurm.submit"):
+        monkeypatch.setattr(f"{module}.refuse_other_train_set", lambda *_: None)
+    monkeypatch.setattr("launch.local.runs.check", lambda *_, **__: None)
+    assert resume_run(run.path, [], 1) == 0
+    told = capsys.readouterr().out
+    assert f"all4one {command} '{run.path}'" in told
+    assert submit.resume(run.path, [], preflight=False, dry_run=False) is None
+    assert capsys.readouterr().out == told
 
 
 @pytest.mark.parametrize(

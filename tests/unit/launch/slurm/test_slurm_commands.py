@@ -1,5 +1,6 @@
 """SLURM's commands as small scripts that say what the real ones say."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def test_jobs_are_told_by_the_controller_and_those_it_forgot_by_the_accounting(s
     assert (found["8"].why, found["8"].over) == ("Resources", False)
     assert (found["5"].state, found["5"].over) == ("CANCELLED", True)
     assert "9" not in found
+
+
+def test_the_accounting_may_not_take_longer_than_the_controller(say: Say, tmp_path: Path) -> None:
+    say("squeue", "7|RUNNING|node1|None")
+    (tmp_path / "sacct").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "sacct").chmod(0o755)
+    begun = time.monotonic()
+    assert set(slurm_commands.jobs(["5", "7"], seconds=1)) == {"7"}
+    assert time.monotonic() - begun < 10
 
 
 def test_a_job_that_nobody_remembers_is_no_error(say: Say) -> None:

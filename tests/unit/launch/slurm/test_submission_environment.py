@@ -45,13 +45,36 @@ def test_a_job_passes_nothing_of_itself_to_a_job_that_is_submitted_inside_of_it(
         "SLURM_EXPORT_ENV": "NONE",
         "SLURMD_NODENAME": "a",
         "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_STEP_ID": "0",
+        "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+        "SLURM_MPI_TYPE": "none",
         "PMI_RANK": "1",
+        "PMI_SIZE": "2",
+        "PMIX_NAMESPACE": "x",
+        "PMIX_SERVER_URI2": "x",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_UNIVERSE_SIZE": "2",
+        "OMPI_MCA_orte_hnp_uri": "x",
+        "OMPI_MCA_ess_base_vpid": "1",
+        "PRTE_LAUNCHED": "1",
+        "MV2_COMM_WORLD_RANK": "1",
+        "MPI_LOCALRANKID": "1",
         "PMIX_RANK": "1",
         "MASTER_ADDR": "a",
         "MASTER_PORT": "29500",
         "RANK": "1",
         "LOCAL_RANK": "1",
         "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "GROUP_WORLD_SIZE": "1",
+        "ROLE_RANK": "1",
+        "ROLE_NAME": "default",
+        "ROLE_WORLD_SIZE": "2",
+        "CROSS_RANK": "0",
+        "CROSS_SIZE": "1",
+        "LOCAL_SIZE": "2",
+        "NODE_RANK": "0",
         "TORCHELASTIC_RUN_ID": "x",
     }
     user = {
@@ -60,8 +83,24 @@ def test_a_job_passes_nothing_of_itself_to_a_job_that_is_submitted_inside_of_it(
         "RANKING": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HOME": "x",
+        "ROLE_ARN": "arn:aws:iam::1:role/reader",
+        "OMPI_MCA_btl_tcp_if_include": "ib0",
+        "OMPI_MCA_pml": "ucx",
+        "PMIX_MCA_gds": "hash",
     }
     assert for_submission(job | user, SCRIPT) == (user, [])
+
+
+def test_settings_of_srun_in_the_shell_of_a_user_reach_the_job() -> None:
+    user = {
+        "SLURM_MPI_TYPE": "pmix",
+        "SLURM_CPU_BIND": "none",
+        "SLURM_TASK_PROLOG": "/etc/prolog",
+        "SLURM_PMIX_DIRECT_CONN": "true",
+        "PMI_FANOUT": "16",
+    }
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_MEM_PER_CPU": "1"}
+    assert for_submission(user | allocation, SCRIPT) == (user, [])
 
 
 def test_the_environment_is_as_before_after_the_block_also_after_an_error(

@@ -11,6 +11,7 @@ from launch.status.run_status import status
 from launch.status.tables import print_status
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FROM_SCRATCH
 
 
 @pytest.fixture
@@ -93,6 +94,40 @@ def test_what_is_no_run_is_named_and_keeps_no_other_from_the_table(
         print_status(folder / "other", as_json=False)
 
 
+def test_a_run_that_began_again_from_scratch_is_shown(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    run.note("end", attempt=1, reason="killed", message="node2, task 1: Killed", saved=30)
+    run.note(FROM_SCRATCH)
+    found = status(run, None, None)
+    assert (found.state, found.attempts, found.history[0].reason) == ("killed", 1, "killed")
+    run.note("start", attempt=2, world_size=2)
+    run.note("ready", attempt=2, step=0, total_steps=100, replayed=40)
+    found = status(run, None, None)
+    assert [(one.first_step, one.kept) for one in found.history] == [(0, 0), (0, 30)]
+    print_status(run.path, as_json=False)
+    assert "40/100" in capsys.readouterr().out
+
+
+def test_runs_of_sweeps_have_the_name_of_their_sweep_and_values_are_whole_when_piped(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    monkeypatch.setenv("COLUMNS", "60")
+    words = "node2, task 1: " + "memory ran out, request more with --mem; " * 5
+    run.note("end", attempt=1, reason="killed", message=words, saved=30)
+    name = "backbone.name=resnet50,optim.lr=0.3,seed=0"
+    moved = RunFolder(run.path.parent / "rates" / name)
+    moved.path.parent.mkdir()
+    run.path.rename(moved.path)
+    print_status(run.path.parent, as_json=False)
+    shown = capsys.readouterr().out
+    assert f"│ rates/{name} │ killed │ 7   │ node[1-2] │ 40/100 │" in shown
+    assert f"│ killed: {words}" in shown
+    assert f"\nrates/{name}: {words}" in shown
+
+
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         print_status(tmp_path, as_json=False)
@@ -131,6 +166,18 @@ def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_lea
     print_status(run.path, as_json=False)
     said = f"node2 was in 3 of 3 failed attempts. To exclude it: all4one resume {run.path} --exclude-suspects"
     assert said in capsys.readouterr().out
+
+
+def test_the_command_that_leaves_a_machine_out_can_be_copied_also_if_a_path_has_a_space(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_commands, "jobs", lambda *_: {})
+    moved = RunFolder(run.path.rename(run.path.with_name("my run")))
+    for attempt in (1, 2):
+        moved.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed", saved=0)
+        moved.note("start", attempt=attempt + 1, world_size=2, nodes="node[2-3]")
+    print_status(moved.path, as_json=False)
+    assert f"all4one resume '{moved.path}' --exclude-suspects" in capsys.readouterr().out
 
 
 def test_why_processes_never_came_up_is_said_where_it_was_noted(run: RunFolder) -> None:

@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_listed_for_a_moment_is_a_warning(tmp_path, monk
     store = store_at(tmp_path)
     writer = BackgroundWriter(store)
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_folders", _stale)
+        patched.setattr("trainer.checkpoints.store.list_checkpoints", _stale)
         writer.submit(snapshot(1))
         writer.wait()
     assert "Stale file handle" in writer.warnings()[0]
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_listed_for_a_moment_is_a_warning(tmp_path, monk
     assert names(tmp_path) == ["latest", "step_00000002"]
 
 
-def _stale():
+def _stale(_):
     raise OSError(errno.ESTALE, "Stale file handle")
 
 

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import random
@@ -9,6 +10,8 @@ import pytest
 from checkpoints import is_whole, names, snapshot, store_at
 from rank_processes import PRELOADED
 
+from data_pipelines.errors import UserError
+from trainer.checkpoints.format import MANIFEST
 from trainer.checkpoints.keep_rules import CheckpointSettings
 from trainer.checkpoints.store import CheckpointStore
 
@@ -16,13 +19,51 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 
 
+def after_broken_steps(step):
+    taken = snapshot(step)
+    return replace(taken, state=taken.state | {"guard": {"in_a_row": 2}})
+
+
 def test_after_broken_steps_the_checkpoint_before_them_stays(tmp_path):
     store = store_at(tmp_path, keep_last=1)
     store.write(snapshot(1))
-    store.write(replace(snapshot(2), after_broken_steps=True))
+    store.write(after_broken_steps(2))
     assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
     store.write(snapshot(3))
     assert names(tmp_path) == ["latest", "step_00000003"]
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_run_that_is_interrupted_in_broken_steps_again_and_again_keeps_its_newest_good_checkpoint(
+    tmp_path, keep_last
+):
+    store_at(tmp_path, attempt=1, keep_last=keep_last).write(snapshot(1))
+    store_at(tmp_path, attempt=1, keep_last=keep_last).write(snapshot(2))
+    for step in range(3, 9):
+        store_at(tmp_path, attempt=step, keep_last=keep_last).write(after_broken_steps(step))
+    left = [name for name in names(tmp_path) if name != "latest"]
+    assert "step_00000002" in left
+    assert "step_00000001" not in left
+    assert len(left) == keep_last + 2
+
+
+def newer_format(path):
+    """Make a checkpoint look as a newer version would write it."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**manifest, "format": 99, "more": 1}))
+
+
+def test_a_checkpoint_of_a_newer_version_is_named_and_never_removed(tmp_path):
+    store = store_at(tmp_path, keep_last=1)
+    store.write(snapshot(1))
+    store_at(tmp_path, attempt=2).write(snapshot(2))
+    newer_format(tmp_path / "step_00000002")
+    with pytest.raises(UserError, match="written by a newer version") as caught:
+        store_at(tmp_path, attempt=3, keep_last=1).load_newest()
+    assert caught.value.where == tmp_path / "step_00000002" / MANIFEST
+    store_at(tmp_path, attempt=3, keep_last=1).write(snapshot(3))
+    assert names(tmp_path) == ["latest", "step_00000002", "step_00000003"]
+    assert store_at(tmp_path, attempt=4).load_newest().snapshot.step == 3
 
 
 def test_a_store_to_read_makes_nothing(tmp_path):

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from trainer.checkpoints.format import MODEL
 from trainer.checkpoints.store import LATEST, CheckpointStore
 
 CHANGES = (
@@ -168,58 +167,3 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path: Path, umask: 
     finally:
         os.umask(before)
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {mode}
-
-
-def test_a_newest_checkpoint_that_may_not_be_read_is_not_passed_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = CheckpointStore(tmp_path, attempt=1)
-    store.write(snapshot(1))
-    newest = store.write(snapshot(2))
-    _refuse_to_open(monkeypatch, newest / MODEL, PermissionError(13, "Permission denied"))
-    with pytest.raises(UserError, match="Permission denied") as caught:
-        CheckpointStore(tmp_path).load_newest()
-    assert "read permission" in caught.value.fix
-    assert caught.value.where == newest / MODEL
-
-
-def test_a_disk_that_does_not_answer_is_told_from_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = CheckpointStore(tmp_path, attempt=1)
-    newest = store.write(snapshot(2))
-    _refuse_to_open(monkeypatch, newest / MODEL, OSError(5, "Input/output error"))
-    with pytest.raises(UserError, match="Input/output error") as caught:
-        CheckpointStore(tmp_path).load_newest()
-    assert "remove the folder" not in caught.value.fix
-    assert "try again" in caught.value.fix
-
-
-def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = CheckpointStore(tmp_path, attempt=1, keep_last=1)
-    first = store.write(snapshot(1))
-    with monkeypatch.context() as context:
-        _refuse_to_open(context, first / "manifest.json", OSError(5, "Input/output error"))
-        store.write(snapshot(2))
-    assert names(tmp_path) == [LATEST, "step_00000001", "step_00000002"]
-    store.write(snapshot(3))
-    assert names(tmp_path) == [LATEST, "step_00000003"]
-
-
-def _refuse_to_open(monkeypatch: pytest.MonkeyPatch, file: Path, error: OSError) -> None:
-    real = Path.open, Path.read_bytes
-
-    def open_file(self: Path, *args: Any, **options: Any) -> Any:
-        if self == file:
-            raise error
-        return real[0](self, *args, **options)
-
-    def read_bytes(self: Path) -> bytes:
-        if self == file:
-            raise error
-        return real[1](self)
-
-    monkeypatch.setattr(Path, "open", open_file)
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)

@@ -62,6 +62,7 @@ def start_holder(run, **kwargs):
 
 def test_a_second_job_is_refused_and_told_who_holds_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     with RunLock(tmp_path, attempt=7), pytest.raises(UserError) as caught, RunLock(tmp_path):
         pass
     message = str(caught.value)
@@ -74,6 +75,19 @@ def test_a_second_job_is_refused_and_told_who_holds_the_run(tmp_path, monkeypatc
         "scancel 123",
     ):
         assert part in message
+
+
+def test_of_an_interactive_session_the_process_is_ended_and_not_the_session(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    with (
+        RunLock(tmp_path, attempt=7),
+        pytest.raises(UserError, match="of job 123") as caught,
+        RunLock(tmp_path),
+    ):
+        pass
+    assert "scancel" not in caught.value.fix
+    assert "end that process" in caught.value.fix
 
 
 def test_a_released_lock_is_free_again(tmp_path):

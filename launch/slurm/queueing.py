@@ -1,0 +1,85 @@
+"""Jobs that are queued together: all of them are queued and recorded, or none of them stays in the queue."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from data_pipelines.errors import UserError
+from launch.slurm import slurm_commands
+
+_ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class JobsQueuedTogether:
+    """Context manager for queueing jobs. If its block fails or is interrupted, it cancels those that are queued.
+
+    A job that no file lists would train a run that nobody knows. Signals that ask to stop are therefore held back
+    during the block, also from the `sbatch` that it starts. They take effect after the call that queues a job, when
+    its number is known.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: list[str] = []
+        """Numbers of the queued jobs."""
+        self._received: list[int] = []
+        self._before: dict[signal.Signals, Any] = {}
+        self._mask: set[int | signal.Signals] = set()
+
+    def __enter__(self) -> "JobsQueuedTogether":
+        if threading.current_thread() is threading.main_thread():  # Python's rule for signal handlers
+            heeded = [number for number in _ASK_TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, heeded)  # the commands inherit it
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._before:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        try:
+            if kind is not None or self._received:
+                cancel_all(self.numbers)
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        if kind is None:
+            self._stop_if_asked()
+
+    def add(self, numbers: Sequence[str]) -> None:
+        """Note jobs that have just been queued. Raises KeyboardInterrupt or SystemExit if a signal asks to stop."""
+        self.numbers += numbers
+        if self._before:  # signals that wait come now
+            held = signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        self._stop_if_asked()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+
+    def _stop_if_asked(self) -> None:
+        if signal.SIGINT in self._received:
+            raise KeyboardInterrupt
+        if self._received:
+            raise SystemExit(128 + self._received[0])
+
+
+def cancel_all(numbers: Iterable[str]) -> None:
+    """Cancel jobs and print their numbers. If one cannot be cancelled, print the command that cancels it."""
+    cancelled: list[str] = []
+    left: list[str] = []
+    for number in numbers:
+        try:
+            slurm_commands.cancel(number)
+            cancelled.append(number)
+        except UserError as error:
+            left.append(number)
+            print(f"error: job {number} could not be cancelled: {error.what}", file=sys.stderr)
+    if cancelled:
+        jobs = f"{len(cancelled)} jobs that were" if len(cancelled) > 1 else "the job that was"
+        print(f"cancelled {jobs} already queued: {', '.join(cancelled)}", file=sys.stderr)
+    if left:
+        print(f"  fix: run scancel {' '.join(left)}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""Jobs that are queued together, with SLURM's commands as small scripts."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch.slurm.queueing import JobsQueuedTogether
+from launch.slurm.submission import SlurmSubmission
+from launch.slurm.submitted_jobs import Submissions
+from trainer.config.slurm_settings import SlurmSettings
+from trainer.runs.run_folder import RunFolder
+
+SBATCH = """#!/bin/sh
+n=$(($(cat {folder}/queued 2>/dev/null || echo 6) + 1))
+if [ $n = 9 ]; then {third}; fi
+echo $n >{folder}/queued
+echo Submitted batch job $n
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make SLURM's commands. `third` is what the third `sbatch` does first."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+
+    def make(third: str = ":", cancel: str = ":") -> None:
+        scripts = {
+            "srun": "#!/bin/sh\n",
+            "sbatch": SBATCH.format(folder=tmp_path, third=third),
+            "scancel": f'#!/bin/sh\n{cancel}\necho "$@" >>{tmp_path}/cancelled\n',
+        }
+        for name, text in scripts.items():
+            (commands / name).write_text(text)
+            (commands / name).chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    return run
+
+
+def queue(run: RunFolder, chain: int = 4) -> list[str]:
+    return SlurmSubmission.of(run, SlurmSettings(chain=chain)).queue()
+
+
+def cancelled(run: RunFolder) -> list[str]:
+    path = run.path.parent / "cancelled"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_a_chain_is_recorded_when_all_of_it_is_queued(slurm: Callable[..., None], run: RunFolder) -> None:
+    slurm()
+    assert queue(run) == ["7", "8", "9", "10"]
+    assert Submissions(run).newest_chain() == ["7", "8", "9", "10"]
+    assert cancelled(run) == []
+
+
+# In a terminal, Ctrl-C reaches `sbatch` as well.
+@pytest.mark.parametrize(
+    ("name", "raised"), [("INT", KeyboardInterrupt), ("TERM", SystemExit), ("HUP", SystemExit)]
+)
+def test_ctrl_c_while_a_chain_is_queued_leaves_no_job_behind(
+    slurm: Callable[..., None],
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    raised: type[BaseException],
+) -> None:
+    slurm(third=f"kill -{name} $PPID $$")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(raised):
+        queue(run)
+    assert cancelled(run) == ["7", "8", "9"]
+    assert "cancelled 3 jobs that were already queued: 7, 8, 9" in capsys.readouterr().err
+    assert Submissions(run).newest_chain() == []
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_if_slurm_does_not_take_one_job_the_others_are_cancelled(
+    slurm: Callable[..., None], run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm(third="echo too many jobs >&2; exit 1")
+    with pytest.raises(UserError, match="too many jobs"):
+        queue(run)
+    assert cancelled(run) == ["7", "8"]
+    assert "cancelled 2 jobs that were already queued: 7, 8" in capsys.readouterr().err
+
+
+def test_jobs_that_cannot_be_recorded_are_cancelled(
+    slurm: Callable[..., None], run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Submissions, "note", full)
+    with pytest.raises(OSError, match="No space"):
+        queue(run, chain=2)
+    assert cancelled(run) == ["7", "8"]
+
+
+def test_a_job_that_cannot_be_cancelled_is_named_with_the_command(
+    slurm: Callable[..., None], run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm(third="exit 1", cancel="echo Access denied >&2; exit 1")
+    with pytest.raises(UserError):
+        queue(run)
+    said = capsys.readouterr().err
+    assert "job 7 could not be cancelled: Access denied" in said
+    assert "scancel 7 8" in said
+
+
+def test_a_signal_after_the_last_job_was_queued_is_not_lost(
+    slurm: Callable[..., None], run: RunFolder
+) -> None:
+    slurm()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_at_the_end()
+    assert cancelled(run) == ["5"]
+
+
+def interrupted_at_the_end() -> None:
+    with JobsQueuedTogether() as queued:
+        queued.add(["5"])
+        signal.raise_signal(signal.SIGINT)

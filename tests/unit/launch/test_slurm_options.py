@@ -1,0 +1,90 @@
+"""All commands that submit take the same options of SLURM jobs."""
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from launch import cli
+from launch.commands.slurm_options import _NAMES, _SETTINGS, SlurmOptions
+from trainer.config.schema import load_config
+from trainer.config.slurm_settings import SlurmSettings
+
+GIVEN = [
+    *("--gpus-per-node", "8", "--tasks-per-node", "4", "--cpus-per-task", "2", "--time", "90m"),
+    *(
+        "--partition",
+        "gpu",
+        "--account",
+        "007",
+        "--qos",
+        "low",
+        "--constraint",
+        "a100",
+        "--exclude",
+        "node[1-2]",
+    ),
+    *("--mem", "64G", "--setup", "module load cuda", "--setup", "true", "--srun-arg=--cpu-bind=none"),
+    *("--slurm", "mail-type=END", "--slurm", "begin=16:00", "--slurm", "hold=true"),
+]
+WANTED = SlurmSettings(
+    gpus_per_node=8,
+    tasks_per_node=4,
+    cpus_per_task=2,
+    time="90m",
+    partition="gpu",
+    account="007",
+    qos="low",
+    constraint="a100",
+    exclude="node[1-2]",
+    mem="64G",
+    setup=("module load cuda", "true"),
+    srun_args=("--cpu-bind=none",),
+    extra={"mail-type": "END", "begin": "16:00", "hold": True},
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (["submit", "digits_demo", "--nodes", "2"], "launch.slurm.submit.submit"),
+        (["resume", "RUN", "--nodes", "2"], "launch.slurm.submit.resume"),
+        (["study", "objectives", "--submit", "--nodes", "2"], "launch.studies.run_study.study"),
+        (["profile", "digits_demo", "--nodes", "2"], "launch.profile.nodes.profile_on"),
+    ],
+)
+def test_every_command_that_submits_takes_every_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, command: list[str], function: str
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    found: list[list[str]] = []
+
+    def instead(_: object, overrides: list[str], *__: object, **___: object) -> None:
+        found.append(overrides)
+
+    monkeypatch.setattr(function, instead)
+    arguments = [str(tmp_path) if word == "RUN" else word for word in command]
+    done = CliRunner().invoke(cli.app, [*arguments, *GIVEN, "train.epochs=3"])
+    assert done.exit_code == 0, done.output
+    config = load_config("digits_demo", found[0])
+    assert config.train.epochs == 3
+    nodes = 1 if command[0] == "profile" else 2  # of a profile, each job has its own number
+    assert config.slurm == WANTED.model_copy(update={"nodes": nodes})
+
+
+def test_every_resource_of_a_job_has_an_option() -> None:
+    assert set(_SETTINGS) == set(SlurmSettings.model_fields) - {"signal_lead_seconds", "max_requeues"}
+    assert set(_NAMES) <= set(_SETTINGS)
+
+
+def test_options_of_jobs_are_refused_by_name_where_no_job_is_submitted() -> None:
+    SlurmOptions({}).refuse("add --submit")
+    for command in (["study", "objectives"], ["profile", "digits_demo"]):
+        done = CliRunner().invoke(cli.app, [*command, "--srun-arg=x", "--cpus-per-task", "2"])
+        assert done.exit_code != 0
+        assert "--cpus-per-task, --srun-arg: only for SLURM jobs" in str(done.exception)
+
+
+def test_a_chain_is_offered_where_there_is_one() -> None:
+    for command, offered in (("submit", True), ("resume", True), ("study", False), ("profile", False)):
+        assert ("--chain" in CliRunner().invoke(cli.app, [command, "--help"]).output) == offered
