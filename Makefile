@@ -69,6 +69,8 @@ bench: setup test-packages  ## the figures of the README
 	-$(BIN)/python benchmarks/elastic.py
 	-$(BIN)/python benchmarks/elastic.py --precision fp64
 	$(BIN)/python benchmarks/checkpoint_stall.py
+	-$(BIN)/python benchmarks/busy_cores.py
+	$(BIN)/python benchmarks/status.py
 	$(BIN)/python benchmarks/slurm_chaos.py
 	$(BIN)/python benchmarks/cifar10_short.py
 	test -d runs/digits_demo || $(MAKE) demo

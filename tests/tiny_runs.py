@@ -29,6 +29,7 @@ TINY = (
     "metrics.health_every=7",
     "metrics.tensorboard=false",
     "train.precision=fp32",
+    "parallel.torch_threads=1",
     "method.feature_scope=global",
     "method.transformer_dropout=0",
 )

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.prefetching_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
@@ -27,6 +26,7 @@ from trainer.runs.components import (
     build_method,
     open_train_set,
 )
+from trainer.runs.cpu_threads import choose_threads
 from trainer.runs.run_folder import RunFolder
 
 
@@ -75,7 +75,7 @@ def build(
     Raises:
         UserError: something that the user can fix.
     """
-    torch.set_num_threads(config.parallel.torch_threads or cores_per_process())
+    torch.set_num_threads(choose_threads(config, run, process))
     train_set = open_train_set(config.data)
     validation_set = (
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None

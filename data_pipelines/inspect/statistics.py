@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipelines.cores import cores_per_process
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
-from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import BadSample, ShardSet

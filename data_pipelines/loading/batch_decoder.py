@@ -1,6 +1,5 @@
 """Turns encoded images into augmented views with a thread pool and a backend. Images that fail are left out."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipelines.cores import cores_per_process
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.augment import AugmentationParams
 from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
@@ -95,13 +95,6 @@ def _device_with_index(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def cores_per_process() -> int:
-    """Return the number of cores that this process may use. Several processes may share the node."""
-    if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
-        return int(bound)
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _make_backend(

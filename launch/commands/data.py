@@ -1,6 +1,5 @@
 """`all4one data`: build indexed shards from raw images, verify them and inspect them."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_pipelines.cores import usable_cores
 from launch.commands.data_inspect import show, stats
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def build(
                 part,
                 folder,
                 options,
-                workers=workers or _cores(),
+                workers=workers or usable_cores(),
                 overwrite=overwrite,
                 keep_notes=True,
                 report=report,
@@ -164,7 +164,7 @@ def index(
         record = index_folder(
             folder,
             decode=decode,
-            workers=workers or _cores(),
+            workers=workers or usable_cores(),
             classes=classes,
             labels=not no_labels,
             label_field=label_column,
@@ -190,7 +190,7 @@ def verify(
     from data_pipelines.inspect.verify import verify as verify_shards
 
     with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
-        shards = verify_shards(folder, decode=decode, workers=workers or _cores(), report=report)
+        shards = verify_shards(folder, decode=decode, workers=workers or usable_cores(), report=report)
     table = Table("shard", "samples", "bad")
     for shard in shards:
         table.add_row(shard.name, f"{shard.samples:,}", str(len(shard.bad)))
@@ -222,10 +222,6 @@ def _range(text: str | None) -> tuple[int, int] | None:
 
 def _warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

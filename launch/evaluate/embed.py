@@ -1,12 +1,12 @@
 """`all4one embed`: write the features of images to a file, and print each skipped image."""
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
+from data_pipelines.cores import usable_cores
 from data_pipelines.errors import UserError
 from data_pipelines.progress import ProgressBars
 from trainer.inference.embed import embed
@@ -31,7 +31,7 @@ def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: st
     require_place(out)
     trained = load_backbones(source)
     _, network = trained.choose(backbone)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cores())
     bars = ProgressBars(visible=True)
     done = skipped = 0
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipelines.cores import cores_per_process
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
-from data_pipelines.loading.batch_decoder import cores_per_process
 from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards.shard_set import ShardSet

@@ -51,7 +51,9 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
         straight.start()
         straight.finish()
         total = straight.steps()
-        killed = _Job(RunFolder(Path(folder) / "killed"), recipe, common, nproc, bars)
+        # Two runs may find the cores in different use. Another number of threads changes the last bits.
+        same = [*common, f"parallel.torch_threads={straight.threads()}"]
+        killed = _Job(RunFolder(Path(folder) / "killed"), recipe, same, nproc, bars)
         random_times = random.Random(seed)
         done = 0
         for step in sorted(random_times.randrange(total) for _ in range(kills)):
@@ -98,6 +100,10 @@ class _Job:
 
     def _output(self) -> Path:
         return self.run.path.with_suffix(".log")
+
+    def threads(self) -> int:
+        """Return the number of threads of torch in each process of the run."""
+        return next(int(r["torch_threads"]) for r in read_ledger(self.run.ledger) if r["event"] == "ready")
 
     def steps(self) -> int:
         return max((r["step"] for r in read_records(self.run.metrics) if r.get("kind") == "train"), default=0)

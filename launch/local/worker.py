@@ -62,6 +62,8 @@ def train_run(
         reason: returns the reason in the ledger for an exit code. Rank 0 calls it.
         facts: additional values for the ledger's record of this attempt.
     """
+    import torch
+
     from trainer.distributed.objects import broadcast_object
     from trainer.distributed.process_group import initialize
     from trainer.loop import Trainer
@@ -92,6 +94,7 @@ def train_run(
                     step=trainer.step,
                     total_steps=trainer.parts.total_steps,
                     replayed=max(0, logged - trainer.step),
+                    torch_threads=torch.get_num_threads(),
                 )
                 code = trainer.train()
             except Exception as error:

@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.cores import usable_cores
 from data_pipelines.files import write_whole
 from launch.local.worker import end_with_parent, run_with_error_report
 from trainer.runs.run_folder import RunFolder
@@ -51,7 +51,7 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     say = ProgressBars(process.is_first).say
     measured, spans = profile(config, process, parts, steps, say, write_trace if trace else None)
     if process.is_first:
-        verdict = find_verdict(measured, config, len(os.sched_getaffinity(0)))
+        verdict = find_verdict(measured, config, usable_cores())
         found = {
             **measured.as_json(),
             "verdict": dataclasses.asdict(verdict),

@@ -27,7 +27,8 @@ class ParallelSettings(Settings):
     """Compile backbone and heads with torch.compile. Compilation takes about a minute at the first step and again at
     the first evaluation. Use it on GPUs and for long runs. It brought no speedup on the CPUs where it was measured."""
     torch_threads: int = Field(0, ge=0)
-    """CPU threads of torch in each process. 0: the machine's cores divided by its processes."""
+    """CPU threads of torch in each process. The number changes the last bits of results. 0: one for each core that a
+    process has to itself when the run starts. The run keeps this number when it is resumed."""
 
     @field_validator("zero_stage", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 from trainer.config.schema import Config
 from trainer.contrast.embedding_health import collapse_signs
 from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
+from trainer.monitoring.starvation import Starvation
 from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
 
@@ -37,6 +38,7 @@ class Recorder:
         self._config, self._parts, self._progress = config, parts, progress
         self._metrics, self._require_lock = metrics, require_lock
         self._health, self._signs = "", set[str]()
+        self._starvation = Starvation()
         self.go_on_from(step)
 
     def go_on_from(self, step: int) -> None:
@@ -75,6 +77,8 @@ class Recorder:
         self._progress.update(
             step, self.epoch(step), values["loss"], images_per_second, waiting, self._health
         )
+        if warning := self._starvation.look():
+            self._progress.say(f"warning: {warning}")
         if values["skipped_steps"] > self._skipped:
             factor = self._config.guard.spike_factor
             or_large = f", or more than {factor:g} times as large as usual" if factor else ""

@@ -1,0 +1,99 @@
+"""How many cores this process may use, and how many it really has to itself."""
+
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+OWN_SHARE = 0.8
+"""Share of a core's time that a thread must get for the core to count as its own."""
+LOOK_S = 0.15
+"""Duration of one look at the cores, seconds."""
+LOOKS = 3
+"""Number of looks, so that a short disturbance does not decide."""
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: by its affinity, and by the quotas of its cgroups."""
+    allowed = len(os.sched_getaffinity(0))
+    return max(
+        1,
+        min([allowed, *(int(quota) for quota in _quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]),
+    )
+
+
+def cores_per_process() -> int:
+    """Return the number of cores that this process may use. Several processes may share the node."""
+    if bound := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return int(bound)
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def own_cores(most: int) -> int:
+    """Return the number of cores that this process has to itself now, from 1 to `most`.
+
+    As many threads compute for a moment, and each compares its CPU time with the time that passed. A thread that shares
+    its core with another program slows every parallel loop down, because the other threads wait for it.
+    """
+    best = 1
+    for _ in range(LOOKS if most > 1 else 0):
+        best = max(best, sum(share >= OWN_SHARE for share in _shares(most)))
+        if best == most:
+            break
+    return best
+
+
+def _shares(threads: int) -> list[float]:
+    """Return, for each of some threads that compute at once, CPU time as a share of the time that passed."""
+    found, block, together = [0.0] * threads, bytes(1 << 20), threading.Barrier(threads)
+
+    def compute(number: int) -> None:
+        together.wait()
+        start, used = time.monotonic(), time.thread_time()
+        while time.monotonic() - start < LOOK_S:
+            hashlib.sha256(block)  # without Python's global lock
+        found[number] = (time.thread_time() - used) / (time.monotonic() - start)
+
+    workers = [threading.Thread(target=compute, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return found
+
+
+def _quotas(cgroup: Path, root: Path) -> list[float]:
+    """Return the cores that each CPU quota above this process allows. Containers and batch systems set quotas.
+
+    Args:
+        cgroup: the file that names the process's cgroups (cgroups(7), versions 1 and 2).
+        root: the folder where cgroups are mounted.
+    """
+    try:
+        lines = cgroup.read_text().splitlines()
+    except OSError:
+        return []
+    found: list[float] = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        # In a container, the cgroup's own folder may be mounted as the root.
+        for folder in [*(top / place.lstrip("/") / "x").parents]:
+            if folder == top.parent:
+                break
+            found += _quota(folder)
+    return found
+
+
+def _quota(folder: Path) -> list[float]:
+    try:
+        if (file := folder / "cpu.max").is_file():
+            limit, period = file.read_text().split()
+            return [] if limit == "max" else [float(limit) / float(period)]
+        limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return [] if int(limit) <= 0 else [float(limit) / float(period)]
+    except (OSError, ValueError):
+        return []
