@@ -86,7 +86,7 @@ class ProgressBars:
             disable=not (visible and self.console.is_terminal),
         )
         self._last_line = 0.0
-        self._unsaid: Callable[[], str] | None = None
+        self._unsaid: dict[TaskID, Callable[[], str]] = {}
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
@@ -126,18 +126,17 @@ class ProgressBars:
         self._bars.update(task, completed=done, status=status, total=total)
         if line is None:
             return
-        if self.console.is_terminal or time.monotonic() - self._last_line < _LINE_EVERY:
-            self._unsaid = line
+        self._unsaid[task] = line
+        if time.monotonic() - self._last_line < _LINE_EVERY:
             return
         self._last_line = time.monotonic()
-        self._unsaid = None
-        self.say(line())
+        if not self.console.is_terminal:
+            self.say_last(task)
 
-    def say_last(self) -> None:
-        """Print the newest plain line if it was not printed, so that the end of a task is on record."""
-        if self._unsaid is not None:
-            self.say(self._unsaid())
-            self._unsaid = None
+    def say_last(self, task: TaskID) -> None:
+        """Print the newest plain line of a task if it was not printed, so that the end of the task is on record."""
+        if (line := self._unsaid.pop(task, None)) is not None:
+            self.say(line())
 
     def stop(self, task: TaskID) -> None:
         """Remove a task. Removing the last task also stops the display."""
