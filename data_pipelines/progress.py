@@ -23,6 +23,7 @@ from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.formatting import duration
+from data_pipelines.log import PRINTED
 from data_pipelines.masking import masked
 
 _LINE_EVERY = 10.0
@@ -74,6 +75,7 @@ class ProgressBars:
 
     def __init__(self, visible: bool) -> None:
         self.console = plain_console(stderr=True, quiet=not visible)
+        self._visible = visible
         width, fixed = self.console.width, Column(no_wrap=True)
         name = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, width // 3))
         self._bars = Progress(
@@ -91,6 +93,8 @@ class ProgressBars:
     def say(self, message: str) -> None:
         """Print a line above the bars."""
         self.console.print(masked(message), soft_wrap=True)
+        if self._visible:
+            PRINTED.info("%s", masked(message))
 
     def start(self, name: str, total: int | None, done: int = 0, unit: str = "") -> TaskID:
         """Show a task until `stop` is called.
@@ -132,6 +136,8 @@ class ProgressBars:
         self._last_line = time.monotonic()
         if not self.console.is_terminal:
             self.say_last(task)
+        elif self._visible:
+            PRINTED.info("%s", masked(line()))
 
     def say_last(self, task: TaskID) -> None:
         """Print the newest plain line of a task if it was not printed, so that the end of the task is on record."""

@@ -1,4 +1,4 @@
-"""The program that each rank of a training job runs: `python -m launch.local.worker RUN`.
+"""The program that each rank of a training job runs: `python -m launch.local.worker RUN LOGS`.
 
 The environment describes the process group of the rank.
 """
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
+from launch.local.kept_output import keep_output
 from launch.messages import disk_error_message, print_error
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
@@ -145,7 +146,9 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
 def main() -> int:
     """Run one rank of a group on this machine."""
     end_with_parent()
-    return run_with_error_report(_train)
+    keeps = os.environ["RANK"] == "0"  # the launcher writes the output of the others to files
+    with keep_output(Path(sys.argv[2]) / "rank_0.log") if keeps else nullcontext():
+        return run_with_error_report(_train)
 
 
 def _train() -> int:
