@@ -7,11 +7,16 @@ import sys
 from data_pipelines.masking import masked
 
 LOGGER = logging.getLogger("all4one")
+PRINTED = logging.getLogger("all4one.printed")
+"""Takes a copy of each line that a process prints for its user. It goes nowhere unless a handler keeps it."""
 _FORMAT = "%(asctime)s %(levelname)s%(rank)s %(message)s"
 
 
-class _WithRank(logging.Formatter):
-    """Adds the rank, if the process is a rank."""
+class LogFormat(logging.Formatter):
+    """Formats a record with its time and level, and with the rank if the process is a rank."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -31,7 +36,7 @@ class _StandardError(logging.StreamHandler):
 
 def _handler() -> logging.Handler:
     handler = _StandardError()
-    handler.setFormatter(_WithRank(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(LogFormat())
     return handler
 
 
@@ -39,3 +44,6 @@ if not LOGGER.handlers:
     LOGGER.addHandler(_handler())
     LOGGER.setLevel(os.environ.get("ALL4ONE_LOG_LEVEL", "INFO").upper())
     LOGGER.propagate = False
+    PRINTED.addHandler(logging.NullHandler())
+    PRINTED.setLevel(logging.INFO)
+    PRINTED.propagate = False

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.formatting import duration
+from data_pipelines.log import PRINTED
 from data_pipelines.masking import masked
 
 _LINE_EVERY = 10.0
@@ -74,6 +75,7 @@ class ProgressBars:
 
     def __init__(self, visible: bool) -> None:
         self.console = plain_console(stderr=True, quiet=not visible)
+        self._visible = visible
         width, fixed = self.console.width, Column(no_wrap=True)
         name = Column(no_wrap=True, overflow="ellipsis", max_width=max(20, width // 3))
         self._bars = Progress(
@@ -86,11 +88,13 @@ class ProgressBars:
             disable=not (visible and self.console.is_terminal),
         )
         self._last_line = 0.0
-        self._unsaid: Callable[[], str] | None = None
+        self._unsaid: dict[TaskID, Callable[[], str]] = {}
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
         self.console.print(masked(message), soft_wrap=True)
+        if self._visible:
+            PRINTED.info("%s", masked(message))
 
     def start(self, name: str, total: int | None, done: int = 0, unit: str = "") -> TaskID:
         """Show a task until `stop` is called.
@@ -126,18 +130,19 @@ class ProgressBars:
         self._bars.update(task, completed=done, status=status, total=total)
         if line is None:
             return
-        if self.console.is_terminal or time.monotonic() - self._last_line < _LINE_EVERY:
-            self._unsaid = line
+        self._unsaid[task] = line
+        if time.monotonic() - self._last_line < _LINE_EVERY:
             return
         self._last_line = time.monotonic()
-        self._unsaid = None
-        self.say(line())
+        if not self.console.is_terminal:
+            self.say_last(task)
+        elif self._visible:
+            PRINTED.info("%s", masked(line()))
 
-    def say_last(self) -> None:
-        """Print the newest plain line if it was not printed, so that the end of a task is on record."""
-        if self._unsaid is not None:
-            self.say(self._unsaid())
-            self._unsaid = None
+    def say_last(self, task: TaskID) -> None:
+        """Print the newest plain line of a task if it was not printed, so that the end of the task is on record."""
+        if (line := self._unsaid.pop(task, None)) is not None:
+            self.say(line())
 
     def stop(self, task: TaskID) -> None:
         """Remove a task. Removing the last task also stops the display."""

@@ -5,6 +5,7 @@ import sys
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
+from data_pipelines.log import PRINTED
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
@@ -18,6 +19,7 @@ def print_error(error: UserError) -> None:
     line = Text.assemble(("error:", "bold red"), f" {readable(str(error))}")
     plain_console(stderr=True).print(line, soft_wrap=True)
     sys.stderr.flush()
+    PRINTED.error("error: %s", readable(str(error)))
 
 
 def disk_error_message(error: OSError) -> UserError | None:

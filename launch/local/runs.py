@@ -176,7 +176,7 @@ def train_run(run: RunFolder, nproc: int) -> int:
     printed."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
-    code = launch("launch.local.worker", [str(run.path)], nproc=nproc, logs=logs, on_stop=ON_STOP)
+    code = launch("launch.local.worker", [str(run.path), str(logs)], nproc=nproc, logs=logs, on_stop=ON_STOP)
     if code in STOPPED:
         print(f"resume it with: all4one resume {quoted(run.path)}")
     elif code == 0 and not run.is_finished():

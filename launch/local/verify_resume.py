@@ -109,7 +109,7 @@ class _Job:
         return max((r["step"] for r in read_records(self.run.metrics) if r.get("kind") == "train"), default=0)
 
     @contextlib.contextmanager
-    def _progress(self) -> Iterator[Callable[[int], None]]:
+    def _progress(self, *, print_last: bool = False) -> Iterator[Callable[[int], None]]:
         """Show the steps of the run during a block. Yields a function that takes the number of steps done."""
         name, total = f"run `{self.run.path.name}`", None
         task = self.bars.start(name, None, unit="step")
@@ -123,6 +123,8 @@ class _Job:
             yield show
         finally:
             self.bars.stop(task)
+        if print_last:
+            self.bars.say_last(task)
 
     def _total_steps(self) -> int | None:
         ready = (record for record in read_ledger(self.run.ledger) if record["event"] == "ready")
@@ -156,12 +158,11 @@ class _Job:
 
     def finish(self) -> None:
         assert self.process is not None
-        with self._progress() as show:
+        with self._progress(print_last=True) as show:
             while not self.ended():
                 show(self.steps())
                 time.sleep(LOOK_SECONDS)
             show(self.steps())
-        self.bars.say_last()
         if self.process.wait() != 0:
             output = self._output().read_text(errors="replace")
             raise UserError(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
+from launch.local.kept_output import keep_output
 from launch.messages import disk_error_message, print_error
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
@@ -152,9 +153,14 @@ def import_all() -> None:
 
 
 def main() -> int:
-    """Train the run in the folder `sys.argv[1]` as one rank. Returns the exit code."""
+    """Train the run in the folder `sys.argv[1]` as one rank, with its log in the folder `sys.argv[2]`.
+
+    Returns the exit code.
+    """
     end_with_parent()
-    return run_with_error_report(_train)
+    keeps = os.environ["RANK"] == "0"  # the launcher writes the output of the others to files
+    with keep_output(Path(sys.argv[2]) / "rank_0.log") if keeps else nullcontext():
+        return run_with_error_report(_train)
 
 
 def _train() -> int:

@@ -41,7 +41,11 @@ class RunOutput:
     def print_new(self) -> bool:
         """Print what has come since the last call. Returns whether there was anything."""
         found = False
-        for path in rank_logs(self.run, self._rank, self._jobs):
+        paths = rank_logs(self.run, self._rank, self._jobs)
+        if paths and paths[-1] not in self._read:  # a long output has its beginning in another file
+            earlier = paths[-1].with_name(f"{paths[-1].name}.1")
+            self._print(earlier.read_text(errors="replace") if earlier.exists() else "")
+        for path in paths:
             with path.open("rb") as file:
                 begin = self._read.get(path, 0)
                 if begin > file.seek(0, 2):  # a long output begins anew in an empty file

@@ -52,4 +52,4 @@ class TrainingProgress:
     def close(self) -> None:
         """Remove the bar, and print the last step."""
         self.bars.stop(self._training)
-        self.bars.say_last()
+        self.bars.say_last(self._training)

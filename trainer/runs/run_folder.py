@@ -8,7 +8,7 @@ quarantine.jsonl samples that could not be read
 checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
-logs/            output of each attempt's ranks (on one machine, of all ranks but 0), and stacks of ranks that stalled
+logs/            output of each attempt's ranks, and stacks of ranks that stalled
 slurm/           scripts and jobs, if the run was submitted
 lock             held by the attempt that trains, see trainer/runs/run_lock.py
 

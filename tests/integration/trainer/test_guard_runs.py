@@ -33,7 +33,7 @@ class Poisoned:
         with self.monkeypatch.context() as environment:
             for kind, value in fault.items():
                 environment.setenv(f"POISON_{kind.upper()}", str(value))
-            return launch("poisoned_worker", [str(run.path)], nproc=2, logs=run.logs)
+            return launch("poisoned_worker", [str(run.path), str(run.logs)], nproc=2, logs=run.logs)
 
 
 @pytest.fixture

@@ -115,6 +115,13 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
         assert said in result.words
 
 
+def test_the_output_of_a_finished_run_is_kept(runs, command, straight) -> None:
+    result = command("logs", runs.path(straight).path)
+    assert result.code == 0, result.out
+    assert "step 14/14" in result.words
+    assert "knn" in result.words
+
+
 def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:
     shutil.copytree(runs.path(straight).path, runs.path("flipped").path)
     (runs.path("flipped").path / "ledger.jsonl").unlink()

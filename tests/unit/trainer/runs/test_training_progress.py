@@ -24,6 +24,8 @@ def test_a_step_with_a_loss_is_printed_once_in_a_while_and_at_the_end(
     for step in (1, 2, 3):
         progress.update(step, step / 10, loss=2.0 / step, images_per_second=64)
     progress.update(4, 0.4)
+    with progress.bars.task("features", 2) as advance:
+        advance()
     progress.close()
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("step 1/10 · epoch 0.10 · loss 2.0000 · 64 images/s")
