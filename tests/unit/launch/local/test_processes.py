@@ -181,6 +181,7 @@ def main():
 def test_ranks_of_one_machine_listen_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "listener.py").write_text(LISTENER)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     assert launch("listener", [str(tmp_path)], nproc=2, logs=tmp_path / "logs") == 0
     for rank in range(2):
         found = set((tmp_path / f"listens{rank}").read_text().split())
