@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples setup.py
+MEASURES := tests/integration/trainer/test_profiles.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-fast test-packages lint format docs bench gpu-check clean
+.PHONY: help setup demo test test-runs test-cluster test-fast test-packages lint format docs bench gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +31,15 @@ test-packages:  ## SLURM and Chromium for the tests, where this user may install
 
 test: setup lint test-packages  ## everything that this machine can test
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden
-	$(BIN)/python -m pytest --durations=10 tests/integration tests/slurm tests/gpu
+	$(BIN)/python -m pytest $(MEASURES)
+	$(MAKE) --jobs 2 test-runs test-cluster
+
+# The cluster mostly waits, so both fit beside each other. A test that measures needs the machine to itself.
+test-runs:
+	$(BIN)/python -m pytest --durations=10 tests/integration tests/gpu $(MEASURES:%=--ignore=%)
+
+test-cluster:
+	$(BIN)/python -m pytest --durations=10 tests/slurm
 
 test-fast: setup  ## unit tests only
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
