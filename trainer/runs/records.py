@@ -35,7 +35,7 @@ def read_records(path: Path) -> list[Record]:
 
 def count_damaged(path: Path) -> int:
     """Return the number of lines that `read_records` skips, except for a last line that was cut short."""
-    skipped = [_parse(line) is None for line in _lines(path)]
+    skipped = [_load(line) is None for line in _lines(path)]
     return sum(skipped) - bool(skipped and skipped[-1])
 
 
@@ -88,14 +88,20 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _parse(line: bytes) -> Record | None:
-    """Return the record in a line. None: the line is damaged."""
+    """Return the record in a line with the names of today. None: the line is damaged."""
+    found = _load(line)
+    if found is None:
+        return None
+    return {RENAMED_VALUES.get(str(key), str(key)): _printable(value) for key, value in found.items()}
+
+
+def _load(line: bytes) -> Record | None:
+    """Return the record in a line as it was written. None: the line is damaged."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         return None
-    if not isinstance(found, dict) or not _is_sound(found):
-        return None
-    return {RENAMED_VALUES.get(str(key), str(key)): _printable(value) for key, value in found.items()}
+    return found if isinstance(found, dict) and _is_sound(found) else None
 
 
 def _printable(value: Any) -> Any:
