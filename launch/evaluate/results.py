@@ -116,7 +116,7 @@ class Results:
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
-    """Return the content of a file of results. None: there is no file. Raises a UserError if it holds something else."""
+    """Return the content of a file of results. None: there is no file. Raises a UserError if it holds other content."""
     if not path.exists():
         return None
     try:
