@@ -4,6 +4,7 @@ A file is given by its path in the source, by its name, or by its name without t
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ _LABEL_COLUMNS = (
 )
 _FIX = "write lines FILE CLASS, or a CSV file with the columns `file` and `label`"
 _LOOKED_AT = 1000
+_WORDS_OF_A_BOX = 5
+_BOXES = re.compile(r"\S+( -?\d+(\.\d+)?){4}( \S+( -?\d+(\.\d+)?){4})*")
 
 
 class Row(NamedTuple):
@@ -84,7 +87,27 @@ def read_rows(path: Path, lines: Sequence[str], files: Collection[str], column: 
                 f"not a file and a class: {lines[number - 1]!r}", where=f"{path}:{number}", fix=_FIX
             )
         rows.append(Row(number, row[file], row[label]))
-    return rows
+    return _without_boxes(path, rows)
+
+
+def _without_boxes(path: Path, rows: list[Row]) -> list[Row]:
+    """Return rows whose classes are followed by boxes, as in `n01440764 13 18 465 268`, without the boxes.
+
+    ImageNet's LOC_val_solution.csv has them: a class and four numbers for each object of the image.
+    """
+    if not all(_BOXES.fullmatch(row.label) for row in rows):
+        return rows
+    found = []
+    for row in rows:
+        classes = set(row.label.split()[::_WORDS_OF_A_BOX])
+        if len(classes) > 1:
+            raise UserError(
+                f"{row.file!r} has boxes of several classes: {', '.join(sorted(classes))}",
+                where=f"{path}:{row.number}",
+                fix="keep the boxes of one class for each image",
+            )
+        found.append(row._replace(label=classes.pop()))
+    return found
 
 
 def match_rows(path: Path, rows: Sequence[Row], files: Sequence[str]) -> tuple[dict[str, str], int]:

@@ -24,6 +24,10 @@ def read(tmp_path: Path, text: str | bytes, name: str = "labels.txt", **options:
         ("labels.csv", "a 0.jpg,owl\n1.jpg,ant\n2.png,owl\n"),
         ("labels.csv", "image,label\na 0.jpg,owl\n1.jpg,ant\n2.png,owl\n"),
         ("labels.csv", b"\xef\xbb\xbfImageId,PredictionString\r\na 0,owl\r\n1,ant\r\n2,owl\r\n"),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\na 0,owl 85 1 499 272 owl 131 0 499 254 \n1,ant 0 -1 2.5 3 \n2,owl 1 2 3 4\n",
+        ),
         ("labels.csv", 'id,label,file\n7,owl,"a 0.jpg"\n8,ant,./sub/1.jpg\n9,owl,sub/deep/2.png\n'),
         ("labels.txt", "file;label\na 0.jpg;owl\n1.jpg;ant\n2.png;owl\n"),
         (
@@ -96,3 +100,14 @@ def test_the_same_name_in_two_folders_needs_its_path(tmp_path: Path) -> None:
         read_labels(path, ["a/1.jpg", "b/1.jpg"])
     path.write_text("a/1.jpg owl\nb/1.jpg ant\n")
     assert read_labels(path, ["x/a/1.jpg", "x/b/1.jpg"]).class_of == {"x/a/1.jpg": "owl", "x/b/1.jpg": "ant"}
+
+
+def test_boxes_of_several_classes_are_refused(tmp_path: Path) -> None:
+    text = "ImageId,PredictionString\na 0,owl 8 1 9 2 ant 1 0 9 4\n1,ant 0 1 2 3\n2,owl 1 2 3 4\n"
+    with pytest.raises(UserError, match=r"labels\.csv:2: 'a 0' has boxes of several classes: ant, owl"):
+        read(tmp_path, text, "labels.csv")
+
+
+def test_a_class_with_numbers_in_its_name_is_no_box(tmp_path: Path) -> None:
+    text = "file,label\na 0.jpg,mark 1 2 3 4\n1.jpg,ant\n2.png,mark 1 2 3 4\n"
+    assert read(tmp_path, text, "labels.csv").classes == ("ant", "mark 1 2 3 4")
