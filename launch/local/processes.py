@@ -52,6 +52,7 @@ def launch(
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
+    _open_standard_files()
     prepare(module)
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
@@ -75,6 +76,18 @@ def launch(
     elif failed is not None:
         print(_explain(ranks[failed], failed, logs / f"rank_{failed}.log"), file=sys.stderr)
     return code
+
+
+def _open_standard_files() -> None:
+    """Open those of the files 0 to 2 that are closed, as in some service managers.
+
+    A socket would otherwise get such a number, and a rank would take it for its standard input or output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterator[RankProcess]:

@@ -127,6 +127,24 @@ def test_a_run_under_nohup_outlives_its_terminal(job: Path) -> None:
     assert process.wait(timeout=20) == 0
 
 
+def test_ranks_meet_though_standard_files_are_closed(tmp_path: Path) -> None:
+    """The socket where they meet would get the number of the standard input."""
+    (tmp_path / "listener.py").write_text(LISTENER)
+    code = (
+        "import sys; from pathlib import Path; from launch.local.processes import launch; "
+        "sys.exit(launch('listener', [sys.argv[1]], nproc=2, logs=Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", code, tmp_path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "listens1").exists()
+
+
 def test_in_an_interactive_job_the_ranks_share_its_cores(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")  # of the shell, which starts all ranks
     assert launch("the_job", [str(job), "end"], nproc=2, logs=job / "logs") == 0
