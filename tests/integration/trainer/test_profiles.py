@@ -12,8 +12,8 @@ from tiny_runs import Runs
 CASES = {
     "data": (1, ("data.decode_threads=1", "train.global_batch=8")),  # on large images
     "compute": (1, ("backbone.width=32", "train.global_batch=64")),
-    # many small messages beside little work: each batch norm waits for the other process
-    "communication": (2, ("backbone.width=2", "train.global_batch=4", "optim.name=sgd")),
+    # many small messages beside little work: each batch norm waits for the other processes
+    "communication": (4, ("backbone.width=2", "train.global_batch=8", "optim.name=sgd")),
     # many numbers in each checkpoint
     "update": (
         1,
