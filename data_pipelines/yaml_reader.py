@@ -192,14 +192,16 @@ def read_yaml(path: Path, *, fix: str = "correct the file") -> Any:
     Raises:
         UserError: the file cannot be read, is not valid, or gives a key twice.
     """
+    text = ""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return parse_yaml(text)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", where=path, fix=fix) from None
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text at byte {error.start}", where=path, fix=fix) from None
     except yaml.YAMLError as error:
-        raise UserError(f"is not valid YAML: {problem_of(error)}", where=path, fix=fix) from None
+        raise UserError(f"is not valid YAML: {problem_of(error, text)}", where=path, fix=fix) from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -230,10 +232,15 @@ def parse_scalar(text: str) -> Any:
         return text
 
 
-def problem_of(error: Exception) -> str:
-    """Return a YAML error in one line, with the place where it is."""
+def problem_of(error: Exception, text: str = "") -> str:
+    """Return an error in a YAML text in one line, with the place where it is."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     mark = error.problem_mark
-    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-    return f"{error.problem or error.context}{place}"
+    if mark is None:
+        return str(error.problem or error.context)
+    place = f"(line {mark.line + 1}, column {mark.column + 1})"
+    line = next(iter(text.splitlines()[mark.line : mark.line + 1]), "")
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"a tab in the indentation, where YAML takes only spaces {place}"
+    return f"{error.problem or error.context} {place}"

@@ -159,6 +159,8 @@ def test_lists_that_are_nested_too_deeply_are_an_error_of_yaml() -> None:
     [
         (b"a: [1\n", "line 2"),
         (b"a: \xff\n", "not UTF-8 text at byte 3"),
+        (b"a:\n\tb: 1\n", r"a tab in the indentation, where YAML takes only spaces \(line 2"),
+        (b"a:\n  b: 1\n \tc: 1\n", "a tab in the indentation"),
         (b"? [1]\n: 2\n", "not valid YAML"),
         (b"a: \x00\n", "not valid YAML"),
         (b"a: !!python/object:x {}\n", "not valid YAML"),
