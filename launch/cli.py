@@ -34,6 +34,7 @@ from launch.commands.slurm import (
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 from launch.commands.study import study
 from launch.foreign_launcher import refuse_foreign_launcher
+from launch.local.rank_processes import allow_forks
 from launch.messages import disk_error_message, print_error
 
 app = typer.Typer(
@@ -239,6 +240,7 @@ def _expand(found: re.Match[str]) -> str:
 
 def main() -> None:
     """Run the command. A UserError prints one message and exits with code 2; Ctrl-C exits with code 130."""
+    allow_forks()
     try:
         refuse_foreign_launcher()
         # A shell expands `~` only at the beginning of a word.

@@ -1,6 +1,8 @@
 """Imports, in the process that tests fork, what commands of `all4one` and their ranks import."""
 
-from launch.local.rank_processes import prepare
+from launch.local.rank_processes import allow_forks, prepare
+
+allow_forks()
 
 prepare("launch.local.worker")
 prepare("launch.evaluate.worker")

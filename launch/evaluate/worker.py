@@ -3,6 +3,7 @@
 import signal
 import sys
 
+from launch.local.rank_processes import heed_signals
 from launch.local.worker import end_with_parent, run_with_error_report
 
 
@@ -18,6 +19,7 @@ def main() -> int:
     """Evaluate as one rank. `sys.argv[1]` is an `EvalJob` as JSON. Returns the exit code."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
+    heed_signals()
     return run_with_error_report(_evaluate)
 
 

@@ -40,8 +40,8 @@ def launch(
     When a rank fails, the others are ended, and the end of the failed rank's log is printed.
 
     Args:
-        module: module with two functions: `main() -> int`, which each rank runs, and `import_all()`, which imports what
-            `main` needs.
+        module: module with two functions: `main() -> int`, which each rank runs and which calls `heed_signals`, and
+            `import_all()`, which imports what `main` needs.
         arguments: arguments of each rank.
         nproc: number of ranks.
         logs: folder of the other ranks' output.
@@ -53,14 +53,19 @@ def launch(
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
     _open_standard_files()
-    prepare(module)
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
     ranks: list[RankProcess] = []
     forwarder = SignalForwarder(ranks, on_stop)
     previous = {number: signal.signal(number, forwarder) for number in heeded}
+    if may_heed:
+        # If a parent process has set it to be ignored, the kernel forgets how the ranks ended.
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
+        prepare(module)
+        if forwarder.first is not None:
+            return 128 + HANDED_ON[signal.Signals(forwarder.first)]
         for rank in _start(module, arguments, nproc, logs):
             ranks.append(rank)
         code, failed = _supervise(ranks)
@@ -114,6 +119,8 @@ class SignalForwarder:
 
     def __init__(self, ranks: list[RankProcess], on_stop: str) -> None:
         self._ranks, self._on_stop, self._times = ranks, on_stop, 0
+        self.first: int | None = None
+        """The first signal that came."""
 
     @property
     def has_killed(self) -> bool:
@@ -123,6 +130,7 @@ class SignalForwarder:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. `signal.signal` calls this."""
         self._times += 1
+        self.first = self.first or number
         handed_on = HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL
         for process in self._ranks:
             if process.poll() is None:

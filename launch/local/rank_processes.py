@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
+_state = {"may fork": False, "has forked": False}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
@@ -50,6 +51,20 @@ def module_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def allow_forks() -> None:
+    """Let the ranks be forks of this process. The `all4one` command calls it.
+
+    Only the command owns its interpreter. A fork of a user's program would inherit what that has set in torch, such as
+    the default dtype, and its open files and output.
+    """
+    _state["may fork"] = True
+
+
+def heed_signals() -> None:
+    """Let the signals through that ask this rank to stop. Each rank calls it as soon as its own handlers are set."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def prepare(module: str) -> None:
     """Import what the ranks of a module need, if they can be forks of this process."""
     if not can_fork():
@@ -74,7 +89,7 @@ def start_rank(
     """Start a rank that calls `main()` of a module, and ends with the code that it returns.
 
     Args:
-        module: module with two functions: `main() -> int`, and `import_all()`, which imports what `main` needs.
+        module: module with two functions: `import_all()`, and `main() -> int`, which calls `heed_signals`.
         arguments: arguments of the rank, which it finds in `sys.argv[1:]`.
         environment: variables that the rank has in addition to those of this process.
         listener: socket that the rank inherits under the same number.
@@ -101,18 +116,18 @@ def start_rank(
 def can_fork() -> bool:
     """Return whether a fork of this process would work as a new process does.
 
-    It would not if another thread of this process may hold a lock, if OpenMP has started its threads (a fork waits for
-    them forever), or if the CUDA driver is initialized (a fork cannot use it).
+    It would not if the process is not the `all4one` command's, if another thread may hold a lock, if OpenMP has started
+    its threads (a fork waits for them forever), or if the CUDA driver is initialized (a fork cannot use it).
     """
-    return sys.platform == "linux" and not _has_threads() and not _has_cuda()
+    return _state["may fork"] and sys.platform == "linux" and not _has_threads() and not _has_cuda()
 
 
 def _has_threads() -> bool:
-    """Return whether threads run besides the main thread and those of OpenBLAS, which survive a fork."""
+    """Return whether threads run besides the main thread and those of OpenBLAS, which ends them at the first fork."""
     from threadpoolctl import threadpool_info
 
     pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
-    expected = 1 + sum(pool["num_threads"] - 1 for pool in pools)
+    expected = 1 if _state["has forked"] else 1 + sum(pool["num_threads"] - 1 for pool in pools)
     return threading.active_count() > 1 or len(list(Path("/proc/self/task").iterdir())) > expected
 
 
@@ -134,10 +149,14 @@ class _Fork:
         self._process: BaseProcess = multiprocessing.get_context("fork").Process(
             target=_run_fork, args=(module, arguments, environment, log), name=f"rank {environment['RANK']}"
         )
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()  # or the fork would print it again
         # Until the fork has its own handlers, it must not run those of this process.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._process.start()
+            _state["has forked"] = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         assert self._process.pid is not None
@@ -167,13 +186,13 @@ def like_a_new_process(output: int | None) -> Iterator[None]:
     Args:
         output: file descriptor of standard output and error. None: they stay as they are.
     """
+    _state["has forked"] = True
     os.setsid()  # Ctrl-C on the terminal reaches the ranks once, through their launcher
     atexit._clear()  # the launcher's handlers are not for its forks
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the launcher may have replaced its own
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _connect(0, os.open(os.devnull, os.O_RDONLY))
     if output is not None:
         _connect(1, os.dup(output))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
 from launch.local.kept_output import keep_output
+from launch.local.rank_processes import heed_signals
 from launch.messages import disk_error_message, print_error
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
@@ -165,4 +166,5 @@ def main() -> int:
 
 def _train() -> int:
     with StopRequest() as stop:
+        heed_signals()
         return train_run(Path(sys.argv[1]), stop).code

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.cores import usable_cores
 from data_pipelines.files import write_whole
+from launch.local.rank_processes import heed_signals
 from launch.local.worker import end_with_parent, run_with_error_report
 from trainer.runs.run_folder import RunFolder
 
@@ -42,6 +43,7 @@ def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     from trainer.setup import build
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing needs to be saved on Ctrl-C
+    heed_signals()
     process, config = initialize(), run.read_config()
     parts = build(config, run, process)
 

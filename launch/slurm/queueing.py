@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -67,19 +67,17 @@ class JobsQueuedTogether:
             raise SystemExit(128 + self._received[0])
 
 
-def cancel_all(numbers: Iterable[str]) -> None:
-    """Cancel jobs and print their numbers. If one cannot be cancelled, print the command that cancels it."""
-    cancelled: list[str] = []
-    left: list[str] = []
-    for number in numbers:
-        try:
-            slurm_commands.cancel(number)
-            cancelled.append(number)
-        except UserError as error:
-            left.append(number)
-            print(f"error: job {number} could not be cancelled: {error.what}", file=sys.stderr)
-    if cancelled:
-        jobs = f"{len(cancelled)} jobs that were" if len(cancelled) > 1 else "the job that was"
-        print(f"cancelled {jobs} already queued: {', '.join(cancelled)}", file=sys.stderr)
-    if left:
-        print(f"  fix: run scancel {' '.join(left)}", file=sys.stderr)
+def cancel_all(numbers: Sequence[str]) -> None:
+    """Cancel jobs and print their numbers. If they cannot be cancelled, print the command that cancels them."""
+    if not numbers:
+        return
+    jobs = f"{len(numbers)} jobs that were" if len(numbers) > 1 else "the job that was"
+    try:
+        slurm_commands.cancel(
+            *numbers
+        )  # one command: a controller that does not answer is waited for only once
+    except UserError as error:
+        print(f"error: {jobs} already queued could not be cancelled: {error.what}", file=sys.stderr)
+        print(f"  fix: run scancel {' '.join(numbers)}", file=sys.stderr)
+    else:
+        print(f"cancelled {jobs} already queued: {', '.join(numbers)}", file=sys.stderr)

@@ -113,9 +113,9 @@ def _accounted(numbers: list[str], seconds: float) -> dict[str, Job]:
     }
 
 
-def cancel(number: str) -> None:
-    """Cancel a job. It saves a checkpoint and does not start again."""
-    ask("scancel", number)
+def cancel(*numbers: str) -> None:
+    """Cancel jobs. They save a checkpoint and do not start again."""
+    ask("scancel", *numbers)
 
 
 def interrupt(number: str) -> None:

@@ -23,6 +23,8 @@ TRIED = 8
 """Number of ports that rank 0 tries."""
 ANSWER_S = 3.0
 """How long a server may take to prove that it is rank 0, seconds."""
+LOOKUP_S = 60.0
+"""How long a name server may be too busy to answer, seconds. Many nodes start at once."""
 MEETING_S = 900.0
 """How long a rank waits for rank 0, seconds."""
 
@@ -48,15 +50,7 @@ def cluster_store(
     Raises:
         UserError: the node's name does not resolve, too few ports are free, or rank 0 did not come.
     """
-    try:
-        socket.getaddrinfo(node, None)
-    except OSError as error:
-        raise UserError(
-            f"the name of the first node, {node}, does not resolve ({error.strerror})",
-            where=platform.node(),
-            fix="make the nodes know each other's names, for example in /etc/hosts, or exclude this node with "
-            "--exclude",
-        ) from None
+    _require_name(node, time.monotonic() + min(LOOKUP_S, patience_s))
     if not is_first:
         yield TCPStore(node, _find(meeting, node, time.monotonic() + patience_s), wait_for_workers=False)
         return
@@ -68,6 +62,24 @@ def cluster_store(
         yield store
         with suppress(OSError):
             told.shutdown(socket.SHUT_RDWR)  # ends the thread's wait
+
+
+def _require_name(node: str, deadline: float) -> None:
+    """Raise a UserError if a node's name does not resolve. A name server that is busy for a moment is asked again."""
+    while True:
+        try:
+            socket.getaddrinfo(node, None)
+            return
+        except OSError as error:
+            if error.errno == socket.EAI_AGAIN and time.monotonic() < deadline:
+                time.sleep(0.5)
+                continue
+            raise UserError(
+                f"the name of the first node, {node}, does not resolve ({error.strerror})",
+                where=platform.node(),
+                fix="make the nodes know each other's names, for example in /etc/hosts, or exclude this node with "
+                "--exclude",
+            ) from None
 
 
 def _free(candidates: Sequence[int]) -> list[socket.socket]:

@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from launch.local.processes import launch
-from launch.local.rank_processes import can_fork
+from launch.local.rank_processes import allow_forks, can_fork
+allow_forks()
 {before}
 print("forks" if can_fork() else "starts anew", flush=True)
 sys.exit(launch("the_job", [], nproc=2, logs=Path(sys.argv[1])))
@@ -22,6 +25,8 @@ def import_all():
     import torch
 def main():
     import torch
+    from launch.local.rank_processes import heed_signals
+    heed_signals()
     torch.set_num_threads(2)
     torch.rand(1000, 1000).exp().sum()  # OpenMP's threads
     atexit.register(print, "rank", os.environ["RANK"], "has left")
@@ -30,34 +35,86 @@ def main():
     return 7 if os.environ["RANK"] == "1" else 0
 """
 BUSY = "import torch; torch.set_num_threads(2); torch.rand(1000, 1000).exp()"
+NOT_THE_COMMAND = "from launch.local import rank_processes; rank_processes._state['may fork'] = False"
+AFTER_A_FORK = "launch('the_job', [], nproc=1, logs=Path(sys.argv[1]))\n" + BUSY
+IGNORED = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+UNFLUSHED = "import io; print('once', end=' '); sys.stdout = io.StringIO()"
 THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+
+
+def launcher(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
+    (folder / "the_job.py").write_text(JOB)
+    (folder / "launcher.py").write_text(LAUNCHER.format(before=before))
+    return subprocess.run(
+        [sys.executable, folder / "launcher.py", folder / "logs"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
     ("before", "way"),
-    [("import torch", "forks"), (BUSY, "starts anew"), (THREAD, "starts anew")],
-    ids=["idle", "openmp", "thread"],
+    [
+        ("import torch", "forks"),
+        (IGNORED, "forks"),
+        (BUSY, "starts anew"),
+        (THREAD, "starts anew"),
+        (AFTER_A_FORK, "starts anew"),
+        (NOT_THE_COMMAND, "starts anew"),
+    ],
+    ids=["idle", "ends ignored", "openmp", "thread", "openmp after a fork", "not the command"],
 )
 def test_ranks_run_alike_as_forks_and_as_new_processes(tmp_path: Path, before: str, way: str) -> None:
-    (tmp_path / "the_job.py").write_text(JOB)
-    launcher = tmp_path / "launcher.py"
     exits = "import atexit; atexit.register(print, 'the launcher has left', flush=True)"
-    launcher.write_text(LAUNCHER.format(before=f"{before}\n{exits}"))
-    done = subprocess.run(
-        [sys.executable, launcher, tmp_path / "logs"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        timeout=120,
-        check=False,
-    )
-    own = [line for line in done.stdout.splitlines() if line in ("forks", "starts anew")]
-    assert own[0] == way
+    done = launcher(tmp_path, f"{exits}\n{before}")
+    assert next(line for line in done.stdout.splitlines() if line in ("forks", "starts anew")) == way
     assert (done.returncode, done.stdout.count("the launcher has left")) == (7, 1), done.stdout + done.stderr
     said = {0: done.stdout, 1: (tmp_path / "logs" / "rank_1.log").read_text()}
     for rank, text in said.items():
         assert f"rank {rank} of True True" in text
         assert f"rank {rank} has left" in text
+
+
+def test_what_a_launcher_has_not_written_yet_is_written_once(tmp_path: Path) -> None:
+    done = launcher(tmp_path, UNFLUSHED)
+    assert done.stdout.count("once") == 1
+    assert "once" not in (tmp_path / "logs" / "rank_1.log").read_text()
+
+
+SLOW_IMPORT = """
+import os, pathlib, time
+def import_all():
+    pathlib.Path(os.environ["IMPORTING"]).touch()
+    time.sleep(2)
+def main():
+    pathlib.Path(os.environ["IMPORTING"]).unlink()
+    return 0
+"""
+
+
+def test_a_signal_during_imports_starts_no_rank(tmp_path: Path) -> None:
+    (tmp_path / "the_job.py").write_text(SLOW_IMPORT)
+    (tmp_path / "launcher.py").write_text(LAUNCHER.format(before=""))
+    importing = tmp_path / "importing"
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "launcher.py", tmp_path / "logs"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "IMPORTING": str(importing)},
+    )
+    while not importing.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping" in said
+    assert "Traceback" not in said
+    assert importing.exists()
 
 
 class Driver:
@@ -72,6 +129,7 @@ class Driver:
 def test_a_process_that_has_touched_a_device_is_not_forked(
     answer: int, may: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(rank_processes._state, "may fork", True)
     monkeypatch.setattr(rank_processes, "_has_threads", lambda: False)
     monkeypatch.setattr(rank_processes.ctypes, "CDLL", lambda name: Driver(answer))
     assert rank_processes.can_fork() is may

@@ -117,7 +117,7 @@ def test_a_job_that_cannot_be_cancelled_is_named_with_the_command(
     with pytest.raises(UserError):
         queue(run)
     said = capsys.readouterr().err
-    assert "job 7 could not be cancelled: Access denied" in said
+    assert "2 jobs that were already queued could not be cancelled: Access denied" in said
     assert "scancel 7 8" in said
 
 

@@ -91,3 +91,20 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_store, "TRIED", 2)
     with silent(ports("full.0")[1]), pytest.raises(UserError, match="are free"):
         join("full.0", "127.0.0.1", is_first=True)
+
+
+def test_a_name_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([socket.EAI_AGAIN, socket.EAI_AGAIN, None, socket.EAI_AGAIN, socket.EAI_NONAME])
+
+    def look_up(node: str, service: None) -> list[object]:
+        answer = next(answers)
+        if answer is not None:
+            raise socket.gaierror(answer, "no answer")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(cluster_store.time, "sleep", lambda seconds: None)
+    cluster_store._require_name("node1", time.monotonic() + 60)
+    with pytest.raises(UserError, match="does not resolve"):
+        cluster_store._require_name("node1", time.monotonic() + 60)
+    assert next(answers, None) is None
