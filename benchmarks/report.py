@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 MEGABYTES, SECONDS = 5.0, 2.0
-DECODED = "() => Promise.all([...document.images].map(i => i.decode())).then(() => document.images.length)"
+DECODED = """() => Promise.all([...document.images].map(i => i.decode()))
+    .then(() => document.querySelectorAll('img, svg.chart').length)"""
 
 
 def opening(page: Path, repeats: int) -> tuple[list[float], int]:

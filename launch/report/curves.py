@@ -1,15 +1,15 @@
 """Curves of a run, and the groups in which the page shows them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from launch.report.facts import RunFacts
+from launch.report.metrics import TAU
 from trainer.networks.ema import momentum_at
 
 POINTS = 400
 """Maximum number of points of a drawn curve, more than a chart has pixels."""
-TAU = "τ"
-"""Momentum of the EMA encoder."""
 EVALUATION = "Evaluation during training"
 GROUPS: dict[str, tuple[str, ...]] = {
     EVALUATION: ("knn_online", "knn_momentum", "online_top1", "online_loss"),
@@ -20,7 +20,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 LOSSES, HEALTH = "Losses", "Health"
 ORDER = (EVALUATION, LOSSES, HEALTH, "Optimization", "Speed")
 _HEALTH_ENDS = ("_std", "_rank", "_share", "_agreement", "_cosine", "_age", "_filled", "_distance")
-_SHARES = ("knn_online", "knn_momentum", "online_top1", "neighbor_agreement", "data_wait")
 
 
 class Curve(NamedTuple):
@@ -57,11 +56,6 @@ def grouped(names: Sequence[str]) -> dict[str, list[str]]:
     return {group: found for group, found in groups.items() if found}
 
 
-def is_share(name: str) -> bool:
-    """Return whether a value is a fraction, which is shown in percent."""
-    return name in _SHARES or name.endswith("_share")
-
-
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
     """Reduce a curve to at most `points` values.
 
@@ -80,7 +74,11 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
 
 def _values(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in (record | record.get("time", {})).items():
-        if name not in ("step", "epoch", "kind", "time") and isinstance(value, int | float):
+        if (
+            name not in ("step", "epoch", "kind", "time")
+            and isinstance(value, int | float)
+            and math.isfinite(value)
+        ):
             yield name, float(value)
 
 

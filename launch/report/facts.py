@@ -43,9 +43,11 @@ class RunFacts:
     versions: Mapping[str, str]
     """Versions of the packages that wrote the newest checkpoint. Empty without a checkpoint."""
 
-    def newest(self, name: str) -> float | None:
-        """Return the last recorded value of this name, or None if there is none."""
-        return next((r[name] for r in reversed(self.records) if name in r), None)
+    def newest_record(self, name: str) -> Mapping[str, Any] | None:
+        """Return the record of the last step with this value, or None if there is none."""
+        return max(
+            (r for r in reversed(self.records) if name in r), key=lambda r: int(r["step"]), default=None
+        )
 
     @property
     def backbones(self) -> dict[str, Mapping[str, Any]]:

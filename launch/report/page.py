@@ -1,11 +1,12 @@
 """The HTML page: sections of text, tables, charts and tiles in one self-contained file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from launch.report.charts import Figure
+from launch.report.headline import KeyFigure
 from launch.report.tables import Table
 
 _HERE = Path(__file__).parent
@@ -49,6 +50,7 @@ class Section:
     title: str
     words: str = ""
     points: Sequence[str] = ()
+    """Lines of a list."""
     table: Table | None = None
     legend: Sequence[tuple[str, str]] = ()
     """Names with their colors in the charts."""
@@ -70,8 +72,7 @@ class Page:
     title: str
     subtitle: str
     sections: Sequence[Section]
-    figures: Sequence[tuple[str, str]] = field(default=())
-    """The key figures: pairs of name and value."""
+    figures: Sequence[KeyFigure] = ()
     footer: str = ""
 
 

@@ -65,7 +65,7 @@ def _neighbors(facts: RunFacts) -> Section | None:
 
 def _title(found: NeighborGallery) -> str:
     agreement = (
-        f", {100 * found.agreement:.0f} % of them in the class of the image"
+        f": {100 * found.agreement:.0f} % of the neighbors have the class of their image"
         if found.agreement is not None
         else ""
     )

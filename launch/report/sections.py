@@ -1,7 +1,7 @@
 """`all4one report`: write runs and studies as one HTML page."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable, write_whole
 from launch.report import tables
 from launch.report.charts import LEGEND, Figure, colors_of, data_uri, line_chart
-from launch.report.curves import POINTS, Curve, curves, grouped, thinned
+from launch.report.curves import ORDER, POINTS, curves, grouped, thinned
 from launch.report.facts import RunFacts, read_facts, try_read_facts
+from launch.report.gaps import in_one_line, missing
+from launch.report.headline import key_figures
 from launch.report.page import Page, Section, render
 from launch.status.run_status import runs_at
 from trainer.runs.run_folder import RunFolder
@@ -74,7 +76,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
     subtitle = (
         f"{config.description or 'A run'}: {config.method.name}, {config.backbone.name}, {config.data.train}"
     )
-    return Page(facts.name, subtitle, sections, tables.key_figures(facts), _footer(facts.run.path))
+    return Page(facts.name, subtitle, sections, key_figures(facts), _footer(facts.run.path))
 
 
 def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
@@ -95,21 +97,32 @@ def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: 
 
 
 def _chart_sections(labeled: Sequence[tuple[str, RunFacts]]) -> Iterator[Section]:
-    """Yield a section for each group of values, with a chart for each value and a curve for each run that has it."""
+    """Yield a section for each group of values, with a chart for each value and a curve for each run that has it.
+
+    All charts have the same epochs, so that they can be compared. A line says what has no chart.
+    """
     points = max(
         LEAST_POINTS, POINTS // max(1, len(labeled))
     )  # keeps the page small if a chart has many runs
     each = [(label, {n: thinned(c, points) for n, c in curves(facts).items()}) for label, facts in labeled]
+    names = list(dict.fromkeys(name for _, found in each for name in found))
+    end = max((curve.epochs[-1] for _, found in each for curve in found.values()), default=0.0)
     colors = colors_of([label for label, _ in labeled])
     legend = list(colors.items()) if len(labeled) > 1 else []
     words = "There are more runs than colors, so colors repeat." if len(colors) > LEGEND else ""
-    for title, names in grouped(list(dict.fromkeys(n for _, found in each for n in found))).items():
-        charts = [_chart(name, each, colors) for name in names]
-        yield Section(title, words=words, legend=legend, charts=charts)
-
-
-def _chart(name: str, each: Iterable[tuple[str, dict[str, Curve]]], colors: dict[str, str]) -> Figure:
-    return line_chart(name, [(label, found[name]) for label, found in each if name in found], colors)
+    gaps = list(missing([facts for _, facts in labeled], names))
+    groups = grouped(names)
+    for title in ORDER:
+        charts, lines = [], [line for group, line in gaps if group == title]
+        for name in groups.get(title, ()):
+            drawn = [(label, found[name]) for label, found in each if name in found]
+            if line := in_one_line(name, drawn):
+                lines.append(line)
+            else:
+                charts.append(line_chart(name, drawn, colors, end))
+        if charts or lines:
+            shown = legend if charts else []
+            yield Section(title, words=words, points=lines, legend=shown, charts=charts)
 
 
 def _labels(found: Sequence[RunFacts], study: dict[str, Any] | None) -> list[str]:
@@ -124,7 +137,7 @@ def _of_study(study: dict[str, Any], folder: Path) -> Iterator[Section]:
     charts = []
     if picture.is_file():
         uri = data_uri(picture.read_bytes(), "png")
-        charts = [Figure("Means and intervals", uri, "means and intervals from the table")]
+        charts = [Figure("Means and intervals", "means and intervals from the table", uri=uri)]
     yield Section(
         "Study",
         words=table["words"],

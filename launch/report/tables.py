@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.formatting import percent
 from launch.report.facts import RunFacts, differences_between, differences_from_base
+from launch.report.headline import KeyFigure, key_figures
 from trainer.evaluation.linear_fast import wilson_interval
 from trainer.runs.end_reasons import EndReason
 
@@ -16,35 +17,6 @@ class Table(NamedTuple):
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-
-
-def key_figures(facts: RunFacts) -> list[tuple[str, str]]:
-    """Return the most important numbers of a run, each with its name."""
-    status = facts.status
-    epoch = next((r["epoch"] for r in reversed(facts.records)), 0.0)
-    total = f" of {status.total_steps:,}" if status.total_steps else ""
-    whole = f" of {facts.config.train.epochs:,}" if not facts.config.train.max_steps else ""
-    figures = [
-        ("state", status.state),
-        ("steps", f"{status.step:,}{total}"),
-        ("epochs", f"{epoch:.4g}{whole}"),
-    ]
-    figures += [
-        (name, percent(value))
-        for name in ("knn_momentum", "knn_online")
-        if (value := facts.newest(name)) is not None
-    ]
-    figures += [
-        (f"{evaluator}, {backbone}", percent(result["top1"]))
-        for backbone, by in facts.backbones.items()
-        for evaluator, result in by.items()
-        if evaluator.startswith(("linear", "finetune")) and "top1" in result
-    ]
-    if status.images_per_second:
-        figures.append(("images/s", f"{status.images_per_second:,.0f}"))
-    hours = status.hours
-    figures.append(("device-hours", f"{hours.useful + hours.lost + hours.starting:,.2f}"))
-    return [*figures, ("attempts", str(status.attempts))]
 
 
 def results(facts: RunFacts) -> Table:
@@ -64,7 +36,8 @@ def evaluated_of(facts: RunFacts) -> str:
         return ""
     checkpoint = Path(facts.evaluated["checkpoint"]).name
     return (
-        f"Results of {checkpoint} on {facts.evaluated['images']:,} images of {facts.evaluated['validation']}."
+        f"Results of {checkpoint} on {facts.evaluated['images']:,} images of {facts.evaluated['validation']}. "
+        "The backbone is frozen, except for finetune. Higher is better."
     )
 
 
@@ -89,7 +62,7 @@ def attempts(facts: RunFacts) -> Table:
         "attempt",
         "start",
         "end",
-        "machines",
+        "nodes",
         "devices",
         "steps kept",
         "steps lost",
@@ -113,7 +86,7 @@ def versions(facts: RunFacts) -> Table:
 
 def side_by_side(several: Sequence[RunFacts]) -> Table:
     """Return a row of key figures for each run. A missing value stays empty."""
-    each = [dict(key_figures(facts)) for facts in several]
+    each = [{figure.name: _in_a_cell(figure) for figure in key_figures(facts)} for facts in several]
     header = list(dict.fromkeys(name for figures in each for name in figures))
     rows = [
         [facts.name, facts.config.method.name, *(figures.get(name, "") for name in header)]
@@ -148,6 +121,10 @@ def _interval(result: dict[str, Any], facts: RunFacts) -> str:
         return ""
     low, high = wilson_interval(result["top1"], facts.evaluated["images"])
     return f"{percent(low)} to {percent(high)}"
+
+
+def _in_a_cell(figure: KeyFigure) -> str:
+    return f"{figure.value} ({figure.when})" if figure.when else figure.value
 
 
 def _clock(moment: float) -> str:

@@ -1,6 +1,7 @@
 """`all4one report` on real runs, opened in a real browser: nothing fails, nothing is fetched, every figure is drawn."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ from trainer.runs.run_folder import RunFolder
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 PAPER = {"width": 718, "height": 1046}  # A4 less margins of 1 cm, at 96 dots an inch
+NARROW_TABLES = """() => [...document.querySelectorAll('.scroll, td')].filter(
+    e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"""
+DRAWN = """() => [...document.querySelectorAll('svg.chart')].map(s => ({
+    drawn: s.querySelectorAll('path').length > 3 && s.getBoundingClientRect().width > 100,
+    label: s.getAttribute('aria-label')}))"""
 LOADED = """() => [...document.images].map(i => ({
     drawn: i.complete && i.naturalWidth > 1 && i.getBoundingClientRect().width > 1, alt: i.alt}))"""
 
@@ -54,9 +60,12 @@ def require_whole(browser: Any, path: Path) -> Any:
         page, wrong = open_page(browser, path, size)
         assert wrong == []
         images = page.evaluate(LOADED)
-        assert images
+        assert images or page.evaluate(DRAWN)
         assert [i["alt"] for i in images if not i["drawn"] or not i["alt"]] == []
+        assert [s["label"] for s in page.evaluate(DRAWN) if not s["drawn"] or not s["label"]] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        if size == PHONE:
+            assert page.evaluate(NARROW_TABLES) == []
         targets = page.evaluate(
             "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash) !== null)"
         )
@@ -68,6 +77,26 @@ def require_whole(browser: Any, path: Path) -> Any:
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="screen")
     return page
+
+
+def require_dark(browser: Any, path: Path) -> None:
+    """Text and axes are light on a dark page where the reader prefers that, and print stays light."""
+    page = browser.new_page(viewport=PHONE, color_scheme="dark")
+    page.goto(path.resolve().as_uri())
+    ground = "getComputedStyle(document.body).backgroundColor"
+    text = "getComputedStyle(document.querySelector('svg.chart text')).fill"
+    assert brightness(page.evaluate(ground)) < 50
+    assert brightness(page.evaluate(text)) > 200
+    page.emulate_media(media="print", color_scheme="dark")
+    assert brightness(page.evaluate(ground)) == 255
+    assert brightness(page.evaluate(text)) < 50
+    page.close()
+
+
+def brightness(color: str) -> float:
+    """The mean of the channels of a color such as `rgb(1, 2, 3)`."""
+    channels = [int(part) for part in re.findall(r"\d+", color)[:3]]
+    return sum(channels) / 3
 
 
 def titles(page: Any, selector: str) -> list[str]:
@@ -97,10 +126,17 @@ def test_the_page_of_a_run_shows_all_that_is_on_record(
         "Versions",
     ]
     recorded = {name for record in read_records(folder.metrics) for name in record | record.get("time", {})}
-    charts = titles(page, "figcaption")
-    assert recorded - {"kind", "step", "epoch", "time"} | {"τ"} == set(charts[:-1])
+    # Values that never change are lines instead of charts.
+    lines = {words.partition("(")[2].partition(")")[0] for words in titles(page, ".points li")}
+    charts = titles(page, "figcaption strong")
+    assert recorded - {"kind", "step", "epoch", "time"} == set(titles(page, "figcaption code")) | lines
+    assert "skipped_steps" in lines
+    assert "EMA momentum τ" in charts
+    assert page.locator("figure:has(svg.chart) small").count() == page.locator("svg.chart").count()
     assert charts[-1].startswith("PCA of 296 features of the momentum backbone, step 14")
     assert "finished" in titles(page, ".cards dd")
+    assert titles(page, ".cards dd.when")[0].endswith("step 14")
+    require_dark(browser, out)
     shown = {
         row[0]: row[2]
         for row in page.evaluate(

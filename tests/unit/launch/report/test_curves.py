@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.report.curves import POINTS, TAU, Curve, curves, grouped, thinned
+from launch.report.curves import POINTS, Curve, curves, grouped, thinned
 from launch.report.facts import read_facts
+from launch.report.metrics import TAU
 from trainer.config.schema import load_config
 from trainer.runs.records import append_record
 from trainer.runs.run_folder import RunFolder, create_run

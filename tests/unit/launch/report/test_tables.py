@@ -1,11 +1,11 @@
-"""Key figures and results of a run in words."""
+"""Results of a run in words."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from launch.report.facts import RunFacts, read_facts
-from launch.report.tables import evaluated_of, key_figures, results, shown
+from launch.report.tables import evaluated_of, results, shown
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import create_run
 
@@ -33,14 +33,13 @@ def facts(folder: Path, *overrides: str, evaluated: Any = None) -> RunFacts:
 
 def test_results_say_what_they_are_of(tmp_path: Path) -> None:
     found = facts(tmp_path, evaluated=EVAL)
-    assert evaluated_of(found) == "Results of step_00000008 on 200 images of data/cars."
+    assert evaluated_of(found).startswith("Results of step_00000008 on 200 images of data/cars.")
     rows = [list(row) for row in results(found).rows]
     assert rows == [
         ["linear_fast", "online", "top-1 50.00 %, top-5 90.00 %", "43.14 % to 56.86 %"],
         ["low_shot_10%", "online", "top-1 40.00 %, top-5 80.00 %", "2.00 % over 3 subsets"],
         ["retrieval", "online", "mAP 30.00 %, recall@1 60.00 %", ""],
     ]
-    assert ("linear_fast, online", "50.00 %") in key_figures(found)
 
 
 def test_a_file_that_is_no_result_is_passed_over(tmp_path: Path) -> None:
@@ -48,15 +47,6 @@ def test_a_file_that_is_no_result_is_passed_over(tmp_path: Path) -> None:
     assert found.evaluated is None
     assert evaluated_of(found) == ""
     assert results(found).rows == []
-
-
-def test_a_run_that_has_only_been_made_promises_nothing(tmp_path: Path) -> None:
-    assert dict(key_figures(facts(tmp_path)))["steps"] == "0"
-
-
-def test_epochs_are_no_goal_where_steps_are(tmp_path: Path) -> None:
-    assert dict(key_figures(facts(tmp_path / "a")))["epochs"] == "0 of 60"
-    assert dict(key_figures(facts(tmp_path / "b", "train.max_steps=3")))["epochs"] == "0"
 
 
 def test_settings_are_shown_in_a_line() -> None:
