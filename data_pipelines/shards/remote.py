@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
 
@@ -147,9 +148,18 @@ class Remote:
         thread."""
         process, files = self._files
         if process != os.getpid():
+            self._import_file_systems()
             files = _within(_TIMEOUT_SECONDS, self._make_file_system)
             self._files = os.getpid(), files
         return files
+
+    def _import_file_systems(self) -> None:
+        """Import the packages of the URL's file systems. This may be slow without the network being at fault."""
+        from fsspec import get_filesystem_class
+
+        for part in str(self.url).split("::"):
+            with suppress(ImportError, ValueError):  # `_make_file_system` raises them again
+                get_filesystem_class(part.partition("://")[0])
 
     def _make_file_system(self) -> Any:
         from fsspec.core import url_to_fs

@@ -7,6 +7,7 @@ from threading import Event, Timer
 
 import pytest
 from file_server import FileServer
+from fsspec.registry import known_implementations
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards import remote as module
@@ -184,3 +185,13 @@ def test_tries_end_when_their_time_is_over(server: FileServer) -> None:
     with pytest.raises(RemoteError, match="HTTP status 503"):
         open_remote(server).read("file", 0, 10, seconds=0)
     assert len(server.requests) == 1
+
+
+def test_a_slow_import_is_not_the_network_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_files.py").write_text(
+        "import time; time.sleep(0.5)\nfrom fsspec.implementations.memory import MemoryFileSystem as Slow\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(known_implementations, "slow", {"class": "slow_files.Slow", "err": "gone"})
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.1)
+    Remote(Url("slow://a"), Event())
