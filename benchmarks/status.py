@@ -9,19 +9,24 @@ the second more than 50 MB beyond the first.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from launch.local.rank_processes import module_command
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import create_run
 
+WATCH = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command from a small process: a new process counts the memory of the one that it came from as its own."""
 MOST_S, MOST_MB, MOST_MORE_MB, ROUNDS = 1.5, 100, 50, 3
 
 
@@ -74,14 +79,13 @@ def measure(folder: Path) -> tuple[float, float]:
     """Return the seconds and the peak memory in MB of `all4one status FOLDER`."""
     times, peaks = [], []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            module_command("launch.cli", "status", str(folder)), stdout=subprocess.DEVNULL
+        command = module_command("launch.cli", "status", str(folder))
+        done = subprocess.run(
+            [sys.executable, "-c", WATCH, *command], check=True, capture_output=True, text=True
         )
-        _, code, usage = os.wait4(process.pid, 0)
-        assert code == 0
-        times.append(time.perf_counter() - start)
-        peaks.append(usage.ru_maxrss / 1024)
+        seconds, kilobytes = done.stdout.split()
+        times.append(float(seconds))
+        peaks.append(int(kilobytes) / 1024)
     return statistics.median(times), max(peaks)
 
 
