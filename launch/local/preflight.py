@@ -67,9 +67,8 @@ def refuse(found: Sequence[UserError]) -> None:
 
 def require_devices(nproc: int) -> None:
     """Raise a UserError if this machine has GPUs, but fewer than `nproc`."""
-    devices = (
-        torch.cuda.device_count()
-    )  # unlike is_available, it leaves the driver uninitialized for the ranks' forks
+    # Unlike `is_available`, this leaves the driver uninitialized for the forks that the ranks are.
+    devices = torch.cuda.device_count()
     if 0 < devices < nproc:
         raise UserError(
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({devices})",

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Protocol
 
 _state = {"may fork": False, "has forked": False}
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to stop."""
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
 NOT_INITIALIZED = 3
@@ -62,7 +63,7 @@ def allow_forks() -> None:
 
 def heed_signals() -> None:
     """Let the signals through that ask this rank to stop. Each rank calls it as soon as its own handlers are set."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def prepare(module: str) -> None:
@@ -153,7 +154,7 @@ class _Fork:
             if stream is not None:
                 stream.flush()  # or the fork would print it again
         # Until the fork has its own handlers, it must not run those of this process.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process.start()
             _state["has forked"] = True
@@ -190,7 +191,7 @@ def like_a_new_process(output: int | None) -> Iterator[None]:
     os.setsid()  # Ctrl-C on the terminal reaches the ranks once, through their launcher
     atexit._clear()  # the launcher's handlers are not for its forks
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the launcher may have replaced its own
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     _connect(0, os.open(os.devnull, os.O_RDONLY))

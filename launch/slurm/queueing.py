@@ -8,9 +8,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from data_pipelines.errors import UserError
+from launch.local.rank_processes import STOP_SIGNALS
 from launch.slurm import slurm_commands
-
-_ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class JobsQueuedTogether:
@@ -30,7 +29,7 @@ class JobsQueuedTogether:
 
     def __enter__(self) -> "JobsQueuedTogether":
         if threading.current_thread() is threading.main_thread():  # Python's rule for signal handlers
-            heeded = [number for number in _ASK_TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
+            heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._note) for number in heeded}
             self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, heeded)  # the commands inherit it
         return self
