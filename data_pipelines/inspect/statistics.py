@@ -5,10 +5,10 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data_pipelines.cores import cores_per_process
+from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
@@ -113,7 +113,7 @@ def preparing_speed(shards: ShardSet, settings: DataSettings, *, images: int = 5
         batch: batch size.
     """
     batch = min(batch, len(shards))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     with TrainLoader(
         shards, settings, seed=0, rank=0, world_size=1, global_batch=batch, device=device
     ) as loader:

@@ -16,9 +16,11 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from data_pipelines.errors import UserError
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding
 from launch.local.rank_processes import module_command
 
+FULL_ERROR = "run this command to see the full error: "
 STYLES = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 
 
@@ -96,10 +98,13 @@ def result(check: Check, runs: Path) -> list[Finding]:
             "reinstall the package that this check uses",
         )
     try:
-        return [Finding(**finding) for finding in json.loads(out)]
+        answer = json.loads(out)
+        if isinstance(answer, dict):
+            return _failed(check, answer["what"], answer["fix"] or FULL_ERROR + " ".join(command))
+        return [Finding(**finding) for finding in answer]
     except ValueError:
         last = errors.strip().splitlines()[-1:] or ["it failed without a message"]
-        return _failed(check, last[0], f"run this command to see the full error: {' '.join(command)}")
+        return _failed(check, last[0], FULL_ERROR + " ".join(command))
 
 
 def _failed(check: Check, what: str, fix: str) -> list[Finding]:
@@ -136,8 +141,11 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries also print to stdout
     module, _, function = sys.argv[1].partition(":")
-    findings: list[Finding] = getattr(import_module(module), function)(Path(sys.argv[2]))
-    json.dump([asdict(finding) for finding in findings], answer)
+    try:
+        findings: list[Finding] = getattr(import_module(module), function)(Path(sys.argv[2]))
+        json.dump([asdict(finding) for finding in findings], answer)
+    except UserError as error:
+        json.dump({"what": error.what, "fix": error.fix}, answer)
     answer.close()
     os._exit(0)  # some libraries crash at exit, after the result was printed
 

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.devices import choose_device
+from data_pipelines.errors import UserError
 from launch.doctor.findings import Finding, ok, problem, warning
 
 SHOWN = (
@@ -68,7 +70,11 @@ def _cuda() -> list[Finding]:
 
     if torch.version.cuda is None:
         return warning("CUDA", f"torch {torch.__version__} is built without CUDA", INSTALL)
-    if not torch.cuda.is_available():
+    try:
+        device = choose_device()
+    except UserError as error:
+        return problem("CUDA", error.what, error.fix or INSTALL)
+    if device.type == "cpu":
         if not DRIVER.exists():
             return ok("CUDA", f"no GPU here: runs use CPUs (torch is built for CUDA {torch.version.cuda})")
         found = re.search(r"(\d+(?:\.\d+)+)", DRIVER.read_text())

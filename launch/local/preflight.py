@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from data_pipelines.devices import count_gpus
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.shards.shard_set import ShardSet
@@ -66,9 +67,8 @@ def refuse(found: Sequence[UserError]) -> None:
 
 
 def require_devices(nproc: int) -> None:
-    """Raise a UserError if this machine has GPUs, but fewer than `nproc`."""
-    # Unlike `is_available`, this leaves the driver uninitialized for the forks that the ranks are.
-    devices = torch.cuda.device_count()
+    """Raise a UserError if this machine has GPUs, but fewer than `nproc`, or if its driver cannot be used."""
+    devices = count_gpus()
     if 0 < devices < nproc:
         raise UserError(
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({devices})",

@@ -1,14 +1,13 @@
 """The process group of a run, and collectives for values that its ranks must agree on."""
 
 import os
-import platform
 import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from data_pipelines.errors import UserError
+from data_pipelines.devices import choose_device, count_gpus
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
 from trainer.distributed.rendezvous import store_arguments
 
@@ -29,8 +28,12 @@ class Process:
 
 
 def import_deepspeed() -> None:
-    """Import DeepSpeed for this machine's devices, without its warnings."""
-    if not torch.cuda.is_available():
+    """Import DeepSpeed for this machine's devices, without its warnings.
+
+    Raises:
+        UserError: this machine's CUDA driver cannot be used.
+    """
+    if not count_gpus():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,23 +44,15 @@ def initialize() -> Process:
     """Join the process group that the environment names (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
 
     Raises:
-        UserError: the ranks cannot meet, or the node has GPUs, but fewer than processes.
+        UserError: the ranks cannot meet, or the node has GPUs, but fewer than processes or none that work.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
-    cuda = torch.cuda.is_available()
-    if cuda:
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local_rank} of this node finds only {torch.cuda.device_count()} GPUs",
-                where=platform.node(),
-                fix="start at most one process for each GPU, or request more GPUs",
-            )
-        torch.cuda.set_device(local_rank)
+    device = choose_device(local_rank)
     import_deepspeed()
     import deepspeed
 
     skip_shared_memory_collective()
-    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
+    backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
     with store_arguments() as store:
         dist.init_process_group(backend, **store)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -65,7 +60,7 @@ def initialize() -> Process:
         rank=dist.get_rank(),
         local_rank=local_rank,
         world_size=dist.get_world_size(),
-        device=torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
+        device=device,
     )
 
 

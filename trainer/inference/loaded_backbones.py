@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.settings import DataSettings, Settings
@@ -150,5 +151,5 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _build(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Backbone:
     backbone = build_backbone(recipe.backbone.drawn(), recipe.image_size)
     load_model(backbone, tensors)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     return backbone.to(device).to(memory_format=torch.channels_last).eval()

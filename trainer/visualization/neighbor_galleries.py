@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
 from data_pipelines.loading.loaders import EvalLoader
@@ -185,7 +186,7 @@ def method_to_look_at(config: Config, num_classes: int) -> Method:
     # none of these changes the output of a network in evaluation mode
     parallel = config.parallel.model_copy(update={"compile": False, "batch_norm": "rank"})
     alike = config.model_copy(update={"parallel": parallel, "backbone": config.backbone.drawn()})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     return build_method(alike, num_classes, device).to(memory_format=torch.channels_last).eval()
 
 

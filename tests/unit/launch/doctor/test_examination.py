@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.errors import UserError
 from launch.doctor import machine, packages, slurm_checks
 from launch.doctor.examination import CHECKS, Check, examine, result
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding, ok
@@ -37,6 +38,10 @@ def raises(_: Path) -> list[Finding]:
     raise OSError("the disk is away")
 
 
+def refuses(_: Path) -> list[Finding]:
+    raise UserError("the driver is too old", fix="install a newer one")
+
+
 def hangs(_: Path) -> list[Finding]:
     time.sleep(60)
     return []
@@ -52,6 +57,7 @@ def chatters(_: Path) -> list[Finding]:
     [
         ("crashes", 20, PROBLEM, "SIGABRT"),
         ("raises", 20, PROBLEM, "OSError: the disk is away"),
+        ("refuses", 20, PROBLEM, "the driver is too old"),
         ("hangs", 1, PROBLEM, "no answer within 1 s"),
         ("chatters", 20, OK, "done"),
     ],
