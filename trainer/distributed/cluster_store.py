@@ -6,6 +6,7 @@ free: one for the store, and one at which it tells the others where the store is
 since torch waits for minutes for the answer of a foreign server.
 """
 
+import errno
 import platform
 import socket
 import threading
@@ -86,9 +87,8 @@ def _free(candidates: Sequence[int]) -> list[socket.socket]:
     """Return two listening sockets."""
     found: list[socket.socket] = []
     for port in candidates:
-        # All addresses: other nodes may reach this one by another address than its name resolves to here.
         with suppress(OSError):
-            found.append(socket.create_server(("", port), backlog=1024))
+            found.append(_listen(port))
         if len(found) == 2:
             return found
     for listener in found:
@@ -98,6 +98,20 @@ def _free(candidates: Sequence[int]) -> list[socket.socket]:
         where=platform.node(),
         fix="end the programs that listen there (`ss -ltnp` lists them), or submit the job again: it then uses others",
     )
+
+
+def _listen(port: int) -> socket.socket:
+    """Listen on all addresses. Other nodes may reach this one by another address than its name resolves to here.
+
+    One socket takes connections by IPv6 and by IPv4, so both kinds of clusters can meet, and mixed ones too.
+    """
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise  # perhaps by IPv6 only, and IPv4 would then reach another program than IPv6
+    return socket.create_server(("", port), backlog=1024)
 
 
 def _tell(listener: socket.socket, line: bytes) -> None:

@@ -1,3 +1,4 @@
+import errno
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from trainer.distributed import cluster_store
 from trainer.distributed.cluster_store import HIGHEST_PORT, LOWEST_PORT, TRIED, ports
 
 
-def meet(meeting: str, ranks: int, *, late_s: float = 0) -> list[object]:
+def meet(meeting: str, ranks: int, *, late_s: float = 0, node: str = "127.0.0.1") -> list[object]:
     """What each rank reads in the store that rank 0 has opened; rank 0 comes late."""
     found: list[object] = [None] * ranks
     together = threading.Barrier(ranks)
@@ -20,7 +21,7 @@ def meet(meeting: str, ranks: int, *, late_s: float = 0) -> list[object]:
     def join(rank: int) -> None:
         if rank == 0:
             time.sleep(late_s)
-        with cluster_store.cluster_store(meeting, "127.0.0.1", is_first=rank == 0, patience_s=60) as store:
+        with cluster_store.cluster_store(meeting, node, is_first=rank == 0, patience_s=60) as store:
             store.set(f"rank{rank}", str(rank))
             found[rank] = [store.get(f"rank{r}").decode() for r in range(ranks)]
             together.wait(60)  # the server's store lives as long as its object
@@ -69,6 +70,34 @@ def test_ports_are_below_the_ephemeral_range_and_differ_between_starts() -> None
 
 def test_ranks_meet_though_rank_0_comes_late() -> None:
     assert meet("late.0", 3, late_s=0.5) == [["0", "1", "2"]] * 3
+
+
+def has_address(address: str) -> bool:
+    try:
+        with socket.create_server((address, 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("node", ["127.0.0.1", "::1"])
+def test_ranks_meet_by_ipv4_and_by_ipv6(node: str) -> None:
+    if ":" in node and not has_address(node):
+        pytest.skip("this machine has no IPv6")
+    assert meet(f"{node}.0", 2, node=node) == [["0", "1"]] * 2
+
+
+@pytest.mark.parametrize("code", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+def test_ranks_meet_by_ipv4_if_the_kernel_has_no_ipv6(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], **options: object) -> socket.socket:
+        if options.get("family") == socket.AF_INET6:
+            raise OSError(code, "no IPv6")
+        return create(address, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    assert meet(f"without_{code}.0", 2) == [["0", "1"]] * 2
 
 
 @pytest.mark.parametrize("other", [silent, store, another_meeting])
