@@ -13,6 +13,7 @@ from types import FrameType
 
 from data_pipelines.errors import UserError
 from launch.local.rank_processes import RankProcess, prepare, start_rank
+from launch.local.standard_files import open_standard_files
 from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import STOPPED, ExitCode
 
@@ -52,7 +53,7 @@ def launch(
     if nproc < 1:
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
-    _open_standard_files()
+    open_standard_files()
     under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
     heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
@@ -81,18 +82,6 @@ def launch(
     elif failed is not None:
         print(_explain(ranks[failed], failed, logs / f"rank_{failed}.log"), file=sys.stderr)
     return code
-
-
-def _open_standard_files() -> None:
-    """Open those of the files 0 to 2 that are closed, as in some service managers.
-
-    A socket would otherwise get such a number, and a rank would take it for its standard input or output.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterator[RankProcess]:

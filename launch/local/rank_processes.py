@@ -14,19 +14,35 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-_state = {"may fork": False, "has forked": False}
+from launch.local.standard_files import open_log, read_nothing, write_output_to
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a process to stop."""
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
 NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED (CUDA driver API): this process has not touched a device."""
+
+
+@dataclass
+class _Forking:
+    """What this process knows of forks."""
+
+    allowed: bool = False
+    """Whether the process is the `all4one` command's, which owns its interpreter."""
+    begun: bool = False
+    """Whether the process has forked, or is a fork."""
+
+
+_forking = _Forking()
 
 
 class RankProcess(Protocol):
@@ -58,7 +74,7 @@ def allow_forks() -> None:
     Only the command owns its interpreter. A fork of a user's program would inherit what that has set in torch, such as
     the default dtype, and its open files and output.
     """
-    _state["may fork"] = True
+    _forking.allowed = True
 
 
 def heed_signals() -> None:
@@ -98,7 +114,7 @@ def start_rank(
     """
     if can_fork():
         return _Fork(module, arguments, environment, log)
-    output = None if log is None else log.open("ab")
+    output = None if log is None else open_log(log)
     try:
         return subprocess.Popen(
             module_command("launch.local.rank_processes", module, *arguments),
@@ -111,7 +127,7 @@ def start_rank(
         )
     finally:
         if output is not None:
-            output.close()
+            os.close(output)
 
 
 def can_fork() -> bool:
@@ -120,7 +136,7 @@ def can_fork() -> bool:
     It would not if the process is not the `all4one` command's, if another thread may hold a lock, if OpenMP has started
     its threads (a fork waits for them forever), or if the CUDA driver is initialized (a fork cannot use it).
     """
-    return _state["may fork"] and sys.platform == "linux" and not _has_threads() and not _has_cuda()
+    return _forking.allowed and sys.platform == "linux" and not _has_threads() and not _has_cuda()
 
 
 def _has_threads() -> bool:
@@ -128,7 +144,7 @@ def _has_threads() -> bool:
     from threadpoolctl import threadpool_info
 
     pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
-    expected = 1 if _state["has forked"] else 1 + sum(pool["num_threads"] - 1 for pool in pools)
+    expected = 1 if _forking.begun else 1 + sum(pool["num_threads"] - 1 for pool in pools)
     return threading.active_count() > 1 or len(list(Path("/proc/self/task").iterdir())) > expected
 
 
@@ -157,7 +173,7 @@ class _Fork:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process.start()
-            _state["has forked"] = True
+            _forking.begun = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         assert self._process.pid is not None
@@ -172,9 +188,7 @@ class _Fork:
 
 def _run_fork(module: str, arguments: list[str], environment: dict[str, str], log: Path | None) -> None:
     """Run this fork as a rank to its end."""
-    with like_a_new_process(
-        None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    ):
+    with like_a_new_process(None if log is None else open_log(log)):
         os.environ.update(environment)
         code = _main(module, arguments)
     sys.exit(code)
@@ -187,26 +201,33 @@ def like_a_new_process(output: int | None) -> Iterator[None]:
     Args:
         output: file descriptor of standard output and error. None: they stay as they are.
     """
-    _state["has forked"] = True
+    _forking.begun = True
     os.setsid()  # Ctrl-C on the terminal reaches the ranks once, through their launcher
-    atexit._clear()  # the launcher's handlers are not for its forks
+    _forget_exit_handlers()
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the launcher may have replaced its own
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    _connect(0, os.open(os.devnull, os.O_RDONLY))
+    read_nothing()
     if output is not None:
-        _connect(1, os.dup(output))
-        _connect(2, output)
+        write_output_to(output)
     try:
         yield
     finally:
         atexit._run_exitfuncs()  # multiprocessing ends a fork without them
 
 
-def _connect(number: int, file: int) -> None:
-    os.dup2(file, number)
-    os.close(file)
+def _forget_exit_handlers() -> None:
+    """Leave the launcher's exit handlers and finalizers to the launcher, and let those of this fork run at its end.
+
+    A finalizer of the launcher would remove temporary folders that the launcher still uses. `weakref.finalize`
+    registers with `atexit` only once in a process, so a fork of a process that has done so must do it again.
+    """
+    finalize: Any = weakref.finalize
+    for finalizer in list(finalize._registry):
+        finalizer.atexit = False
+    finalize._registered_with_atexit = False
+    atexit._clear()
 
 
 def _main(module: str, arguments: list[str]) -> int:

@@ -23,6 +23,7 @@ from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
+from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import run_with_error_report, train_run
 from launch.slurm import slurm_commands
 from launch.slurm.requeue import GRACE_SECONDS, requeue_from_rank
@@ -146,7 +147,9 @@ def begin_task(logs: Path) -> int:
     task = submitit.JobEnvironment()
     task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     rank: int = task.global_rank
-    _write_to(logs / f"rank_{rank}.log")
+    log = logs / f"rank_{rank}.log"
+    LOGGER.info("output goes to %s", log)
+    write_output_to(open_log(log))  # SLURM would append all starts of a job to one file
     TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
     start = Start.this()
     os.environ[MEETING] = f"{start.job}.{start.restart}"
@@ -178,13 +181,3 @@ def _is_cancelled(start: Start, run: Path) -> bool:
 def _wait_to_be_ended() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(GRACE_SECONDS)
-
-
-def _write_to(log: Path) -> None:
-    """Redirect this process's output to its own file. SLURM would append all starts of a job to one file."""
-    LOGGER.info("output goes to %s", log)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)

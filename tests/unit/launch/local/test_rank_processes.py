@@ -20,7 +20,9 @@ print("forks" if can_fork() else "starts anew", flush=True)
 sys.exit(launch("the_job", [], nproc=2, logs=Path(sys.argv[1])))
 """
 JOB = """
-import atexit, os, signal, sys
+import atexit, os, signal, sys, weakref
+class Library:
+    pass
 def import_all():
     import torch
 def main():
@@ -30,12 +32,15 @@ def main():
     torch.set_num_threads(2)
     torch.rand(1000, 1000).exp().sum()  # OpenMP's threads
     atexit.register(print, "rank", os.environ["RANK"], "has left")
+    global library
+    library = Library()
+    weakref.finalize(library, print, "rank", os.environ["RANK"], "has finalized")
     terminal = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     print("rank", os.environ["RANK"], "of", os.getppid() == int(os.environ["ALL4ONE_PARENT"]), terminal, flush=True)
     return 7 if os.environ["RANK"] == "1" else 0
 """
 BUSY = "import torch; torch.set_num_threads(2); torch.rand(1000, 1000).exp()"
-NOT_THE_COMMAND = "from launch.local import rank_processes; rank_processes._state['may fork'] = False"
+NOT_THE_COMMAND = "from launch.local import rank_processes; rank_processes._forking.allowed = False"
 AFTER_A_FORK = "launch('the_job', [], nproc=1, logs=Path(sys.argv[1]))\n" + BUSY
 IGNORED = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
 UNFLUSHED = "import io; print('once', end=' '); sys.stdout = io.StringIO()"
@@ -68,14 +73,19 @@ def launcher(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
     ids=["idle", "ends ignored", "openmp", "thread", "openmp after a fork", "not the command"],
 )
 def test_ranks_run_alike_as_forks_and_as_new_processes(tmp_path: Path, before: str, way: str) -> None:
-    exits = "import atexit; atexit.register(print, 'the launcher has left', flush=True)"
+    exits = (
+        "import atexit, weakref; atexit.register(print, 'the launcher has left', flush=True)\n"
+        "weakref.finalize(sys, print, 'the launcher has finalized', flush=True)"
+    )
     done = launcher(tmp_path, f"{exits}\n{before}")
     assert next(line for line in done.stdout.splitlines() if line in ("forks", "starts anew")) == way
     assert (done.returncode, done.stdout.count("the launcher has left")) == (7, 1), done.stdout + done.stderr
+    assert done.stdout.count("the launcher has finalized") == 1
     said = {0: done.stdout, 1: (tmp_path / "logs" / "rank_1.log").read_text()}
     for rank, text in said.items():
         assert f"rank {rank} of True True" in text
         assert f"rank {rank} has left" in text
+        assert f"rank {rank} has finalized" in text
 
 
 def test_what_a_launcher_has_not_written_yet_is_written_once(tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ class Driver:
 def test_a_process_that_has_touched_a_device_is_not_forked(
     answer: int, may: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(rank_processes._state, "may fork", True)
+    monkeypatch.setattr(rank_processes._forking, "allowed", True)
     monkeypatch.setattr(rank_processes, "_has_threads", lambda: False)
     monkeypatch.setattr(rank_processes.ctypes, "CDLL", lambda name: Driver(answer))
     assert rank_processes.can_fork() is may
