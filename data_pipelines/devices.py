@@ -1,7 +1,7 @@
 """The device of this process: a GPU if torch sees one, and the CPU otherwise.
 
-NVML lists GPUs without the CUDA driver, so torch may count GPUs that it cannot use. Such a process must not fall back to
-the CPU, where a run would take weeks without a word.
+NVML lists GPUs without the CUDA driver, so torch may count GPUs that it cannot use. Such a process must not fall back
+to the CPU, where a run would take weeks without a word.
 """
 
 import platform

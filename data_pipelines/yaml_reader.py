@@ -47,14 +47,15 @@ class TypedFloat(float):
 
 
 class TypedWord(str):
-    """A word such as `yes` or `off` that was typed without quotes. It is text, unless a setting takes a truth value."""
+    """A word such as `yes`, `off` or `True` that was typed without quotes. It is text, unless a setting takes a truth
+    value."""
 
     __slots__ = ()
 
     @property
     def truth(self) -> bool:
         """The truth value that the word has in YAML 1.1."""
-        return self.lower() in ("yes", "on")
+        return self.lower() in ("yes", "on", "true")
 
 
 # libyaml is several times faster. PyYAML for some platforms comes without it.
@@ -162,8 +163,9 @@ def _word(reader: _Reader, node: yaml.ScalarNode) -> TypedWord:
     return TypedWord(node.value)
 
 
-def _truth(reader: _Reader, node: yaml.ScalarNode) -> bool:
-    return str(node.value).lower() == "true"
+def _truth(reader: _Reader, node: yaml.ScalarNode) -> bool | TypedWord:
+    """Return a truth value. Of `True` and `TRUE` the text is kept, which a truth value could not give back."""
+    return str(node.value) == "true" if node.value.islower() else TypedWord(node.value)
 
 
 for _tag, _pattern, _first in (

@@ -1,6 +1,6 @@
 """Tables that leave out columns on a narrow terminal, so that no word is broken."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -9,6 +9,8 @@ from rich.table import Table
 
 _LEAST_WRAPPED = 30
 """Least width of a column whose text is wrapped between words."""
+_LEAST_FIRST = 16
+"""Least width of the first column, whose names are folded where a terminal is too narrow for all of them."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Columns:
     rows: Sequence[Mapping[str, str]]
     spare: Sequence[str] = ()
     """Columns that are left out if the terminal is too narrow, the first one first. Before them go those without text.
+    After them go those at the right, until names in the first column have room.
     """
     wrapped: str | None = None
     """A column with long text that may take several lines."""
@@ -27,11 +30,18 @@ class Columns:
         left_out: list[str] = []
         empty = [name for name in self.rows[0] if not any(row[name] for row in self.rows)]
         for name in dict.fromkeys([*empty, *self.spare]):
-            shown = {column: width for column, width in self._widths().items() if column not in left_out}
-            # Each column has a border and two spaces.
-            if sum(shown.values()) + 3 * len(shown) + 1 <= console.width:
+            if _fits(self._widths(), left_out, console):
                 break
             left_out.append(name)
+        first, *others = (name for name in self._widths() if name not in left_out)
+        least = self._widths() | {first: min(self._widths()[first], _LEAST_FIRST)}
+        if self.wrapped is not None:
+            least[self.wrapped] = cell_len(self.wrapped)
+        for name in reversed(others[1:]):  # the first two columns stay
+            if _fits(least, left_out, console):
+                break
+            if name != self.wrapped:
+                left_out.append(name)
         missed = ", ".join(name for name in left_out if name not in empty)
         note = f"no room for {missed}: widen the terminal, or use --json" if missed else ""
         return self._table(left_out), note
@@ -56,3 +66,9 @@ class Columns:
         for row in self.rows:
             table.add_row(*(value for name, value in row.items() if name not in left_out))
         return table
+
+
+def _fits(widths: Mapping[str, int], left_out: Collection[str], console: Console) -> bool:
+    """Whether the columns that are not left out fit the terminal. Each column has a border and two spaces."""
+    shown = [width for name, width in widths.items() if name not in left_out]
+    return sum(shown) + 3 * len(shown) + 1 <= console.width

@@ -54,3 +54,13 @@ def test_on_a_terminal_that_is_far_too_narrow_only_the_first_column_is_folded() 
     shown, _ = printed(Columns([{"run": "a" * 40, "state": "killed"}]), 30)
     assert " killed " in shown
     assert len("".join(re.findall("a+", shown.replace("state", "")))) == 40
+
+
+@pytest.mark.parametrize(("width", "lines"), [(30, 4), (40, 2), (60, 2), (80, 1)])
+def test_a_long_name_takes_few_lines_on_a_narrow_terminal(width: int, lines: int) -> None:
+    row = {"run": "b" * 48, "state": "finished", "nodes": "vm", "step": "12000/12000"}
+    shown, note = printed(Columns([row], spare=("nodes",)), width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert len([line for line in shown.splitlines() if "bb" in line]) == lines
+    assert " finished " in shown
+    assert ("step" in note) is (" 12000/12000 " not in shown) is (width <= 40)

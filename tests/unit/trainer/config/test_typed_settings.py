@@ -24,7 +24,27 @@ class Sample(Settings):
 
 
 @pytest.mark.parametrize(
-    "text", ["0123", "1:30", "1e5", "yes", "true", "2026-11-28", "1.50", "-0", "0x10", "@a", "a #b"]
+    "text",
+    [
+        "0123",
+        "1:30",
+        "1e5",
+        "yes",
+        "No",
+        "true",
+        "True",
+        "FALSE",
+        "2026-11-28",
+        "1.50",
+        "-0",
+        "0x10",
+        "@a",
+        "a #b",
+        ".5",
+        "+3",
+        "1_0",
+        ".inf",
+    ],
 )
 def test_text_is_taken_as_typed(tmp_path: Path, text: str) -> None:
     assert load_config("digits_demo", [f"slurm.account={text}"]).slurm.account == text
@@ -38,6 +58,7 @@ def test_text_is_taken_as_typed(tmp_path: Path, text: str) -> None:
     ("override", "said"),
     [
         ("train.epochs=true", "train.epochs: must be an integer, not true"),
+        ("train.epochs=True", "train.epochs: must be an integer, not 'True'"),
         ("train.epochs=0123", "train.epochs: must be an integer without leading zeros, not '0123'"),
         ("train.epochs=1:30", "train.epochs: must be an integer, not '1:30'"),
         ("train.epochs=0x10", "train.epochs: must be an integer, not '0x10'"),
@@ -58,7 +79,7 @@ def test_what_is_no_number_is_refused_in_our_words(override: str, said: str) -> 
     assert "Input" not in caught.value.what
 
 
-@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "False"])
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "False", "TRUE"])
 def test_truth_values_have_their_usual_words(word: str) -> None:
     wanted = word.lower() in ("yes", "on", "true")
     assert load_config("digits_demo", [f"metrics.tensorboard={word}"]).metrics.tensorboard is wanted
@@ -70,6 +91,7 @@ def test_truth_values_have_their_usual_words(word: str) -> None:
         ("yes", True),
         ("off", False),
         ("true", True),
+        ("False", False),
         ("'yes'", "yes"),
         ("END", "END"),
         ("3", 3),
@@ -114,7 +136,7 @@ def test_a_word_of_another_meaning_is_no_choice(word: str) -> None:
 @pytest.mark.parametrize(
     "key", ["run.folder", "data.train", "data.validation", "data.cache", "backbone.init"]
 )
-@pytest.mark.parametrize("typed", ["123", "1e5", "1.50", "yes", "true", "0123"])
+@pytest.mark.parametrize("typed", ["123", "1e5", "1.50", "yes", "true", "True", "0123"])
 def test_a_path_is_taken_as_typed(key: str, typed: str, tmp_path: Path) -> None:
     section, name = key.split(".")
     (tmp_path / "own.yaml").write_text(f"base: digits_demo\n{section}: {{{name}: {typed}}}\n")
@@ -128,7 +150,8 @@ def test_a_description_needs_no_quotes(text: str) -> None:
 
 
 def test_nothing_is_empty_text_or_no_value() -> None:
-    assert load_config("digits_demo", ["run.name="]).run.name == ""
+    for nothing in ("", "~", "null", "Null"):
+        assert load_config("digits_demo", [f"run.name={nothing}"]).run.name == ""
     assert load_config("digits_demo", ["data.validation="]).data.validation is None
 
 
