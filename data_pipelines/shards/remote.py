@@ -159,7 +159,9 @@ class Remote:
 
         for part in str(self.url).split("::"):
             with suppress(ImportError, ValueError):  # `_make_file_system` raises them again
-                get_filesystem_class(part.partition("://")[0])
+                found = get_filesystem_class(part.partition("://")[0])
+                # Some packages log the traceback of each failed request. Without a handler, Python prints it.
+                logging.getLogger(found.__module__.partition(".")[0]).addHandler(logging.NullHandler())
 
     def _make_file_system(self) -> Any:
         from fsspec.core import url_to_fs

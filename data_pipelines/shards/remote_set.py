@@ -66,7 +66,10 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
             ),
         }.get(
             error.errno or 0,
-            (f"cannot be read ({error.strerror})", "check that the server is up, then try again"),
+            (
+                f"cannot be read ({error.strerror})",
+                "check the network, the server and your credentials, then try again",
+            ),
         )
         raise UserError(what, where=error.filename, fix=fix) from error
     except (CacheFull, OSError) as error:

@@ -1,5 +1,8 @@
 import errno
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +198,40 @@ def test_a_slow_import_is_not_the_network_s_fault(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(known_implementations, "slow", {"class": "slow_files.Slow", "err": "gone"})
     monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 0.1)
     Remote(Url("slow://a"), Event())
+
+
+NOISY = """
+import logging
+from fsspec import AbstractFileSystem
+class Noisy(AbstractFileSystem):
+    protocol = "noisy"
+    def cat_file(self, path, **_):
+        try:
+            raise OSError("the host is unknown")
+        except OSError:
+            logging.getLogger("noisy_package").exception("out of retries")
+            raise
+"""
+READS = """
+from threading import Event
+from fsspec.registry import register_implementation
+from data_pipelines.shards.remote import Remote
+from data_pipelines.urls import Url
+register_implementation("noisy", "noisy_package.core.Noisy")
+try:
+    Remote(Url("noisy://bucket"), Event()).read("a", 0, 9, tries=1)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_tracebacks_that_a_package_logs_are_not_printed(tmp_path: Path) -> None:
+    package = tmp_path / "noisy_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "core.py").write_text(NOISY)
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", READS], capture_output=True, text=True, env=os.environ | paths, check=True
+    )
+    assert (done.stdout, done.stderr) == ("the host is unknown\n", "")
