@@ -12,6 +12,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from launch.local.preflight import problems, refuse
+from launch.messages import print_error
 from launch.profile import profile_run
 from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
@@ -81,7 +82,8 @@ def profile_on(
             points.append(_point(runs[n], configs[n], points))
             write_whole(folder / "scaling.json", json.dumps([asdict(p) for p in points], indent=1).encode())
     except BaseException:
-        cancel_all(_live(list(jobs.values())))
+        if problem := cancel_all(_live(list(jobs.values()))):
+            print_error(problem)
         raise
     plot_scaling([asdict(p) for p in points], folder / "scaling.png")
     _show(points)

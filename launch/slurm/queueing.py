@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from data_pipelines.errors import UserError
+from data_pipelines.errors import UserError, first_line
 from launch.local.rank_processes import STOP_SIGNALS
 from launch.slurm import slurm_commands
 
 
+class JobsLeftQueued(UserError):
+    """Jobs that should be cancelled are still queued. The folders of their runs must stay, because they train there."""
+
+
 class JobsQueuedTogether:
     """Context manager for queueing jobs. If its block fails or is interrupted, it cancels those that are queued.
+
+    If SLURM does not cancel them, it raises `JobsLeftQueued`.
 
     A job that no file lists would train a run that nobody knows. Signals that ask to stop are therefore held back
     during the block, also from the `sbatch` that it starts. They take effect after the call that queues a job, when
@@ -40,8 +46,8 @@ class JobsQueuedTogether:
         if self._before:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         try:
-            if kind is not None or self._received:
-                cancel_all(self.numbers)
+            if (kind is not None or self._received) and (problem := cancel_all(self.numbers)):
+                raise JobsLeftQueued(f"{_why(error)}. {problem.what}", fix=problem.fix) from None
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -66,17 +72,27 @@ class JobsQueuedTogether:
             raise SystemExit(128 + self._received[0])
 
 
-def cancel_all(numbers: Sequence[str]) -> None:
-    """Cancel jobs and print their numbers. If they cannot be cancelled, print the command that cancels them."""
+def _why(error: BaseException | None) -> str:
+    """Return why jobs are cancelled: the problem of an error, or a signal."""
+    if isinstance(error, UserError):
+        return error.what
+    return first_line(error) if isinstance(error, Exception) else "interrupted"
+
+
+def cancel_all(numbers: Sequence[str]) -> UserError | None:
+    """Cancel jobs and print their numbers. If they cannot be cancelled, return the error with the command to run."""
     if not numbers:
-        return
+        return None
     jobs = f"{len(numbers)} jobs that were" if len(numbers) > 1 else "the job that was"
     try:
         slurm_commands.cancel(
             *numbers
         )  # one command: a controller that does not answer is waited for only once
     except UserError as error:
-        print(f"error: {jobs} already queued could not be cancelled: {error.what}", file=sys.stderr)
-        print(f"  fix: run scancel {' '.join(numbers)}", file=sys.stderr)
-    else:
-        print(f"cancelled {jobs} already queued: {', '.join(numbers)}", file=sys.stderr)
+        named = ", ".join(numbers)
+        return UserError(
+            f"{jobs[0].upper()}{jobs[1:]} already queued ({named}) could not be cancelled: {error.what}",
+            fix=f"run scancel {' '.join(numbers)}",
+        )
+    print(f"cancelled {jobs} already queued: {', '.join(numbers)}", file=sys.stderr)
+    return None

@@ -55,7 +55,9 @@ class SlurmSubmission:
         """Submit the jobs, record them in the folders of their runs, and return their numbers.
 
         Raises:
-            UserError: SLURM does not take the jobs. After any exception, Ctrl-C included, nothing is queued.
+            JobsLeftQueued: SLURM neither took all jobs nor cancelled those that it had taken.
+            UserError: SLURM does not take the jobs. After this and any other exception, Ctrl-C included, nothing is
+                queued.
         """
         if warning := cpu_warning(self.settings):
             print(f"warning: {warning}", file=sys.stderr)

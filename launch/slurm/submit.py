@@ -3,7 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -20,6 +21,7 @@ from launch.local.runs import (
     warn_of_other_world_size,
 )
 from launch.slurm import slurm_commands
+from launch.slurm.queueing import JobsLeftQueued
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitted_jobs import Submissions
@@ -48,11 +50,8 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
         print(dump_yaml(masked_values(dump(config))), end="")
         return None
     create_run(config, name)
-    try:
+    with _removed_on_failure(run.path):
         queued = SlurmSubmission.of(run, config.slurm).queue()
-    except BaseException:  # nothing is queued
-        shutil.rmtree(run.path, ignore_errors=True)  # so that the same command can be given again
-        raise
     _print_queued(run, config.slurm, queued)
     return run
 
@@ -146,13 +145,10 @@ def submit_sweep(
         print(batch.script())
         print("\n".join(["# runs", *(str(run.path) for run in runs)]))
         return
-    try:
+    with _removed_on_failure(folder.path):
         for name, config in configs.items():
             create_run(config, name)
         queued = batch.queue()
-    except BaseException:  # nothing is queued
-        shutil.rmtree(folder.path, ignore_errors=True)  # so that the same command can be given again
-        raise
     print(
         f"jobs {queued[0]} to {queued[-1]}: {len(runs)} runs of {common.slurm.ranks} processes, "
         f"{min(parallel, len(runs))} at a time\n"
@@ -162,6 +158,26 @@ def submit_sweep(
         f"cancel one:    all4one cancel {quoted(runs[0].path)}",
         flush=True,
     )
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a new folder if its jobs could not be queued, so that the same command can be given again.
+
+    Raises:
+        UserError: jobs of the folder are left in the queue. The folder then stays.
+    """
+    try:
+        yield
+    except JobsLeftQueued as error:
+        raise UserError(
+            error.what,
+            where=folder,
+            fix=f"{error.fix}, then remove this folder. It is kept because these jobs would train in it",
+        ) from None
+    except BaseException:  # nothing is queued
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _refuse_what_fails(batch: SlurmSubmission, configs: Sequence[Config], *, new_runs: int) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.slurm.queueing import JobsQueuedTogether
+from launch.slurm.queueing import JobsLeftQueued, JobsQueuedTogether
 from launch.slurm.submission import SlurmSubmission
+from launch.slurm.submit import submit, submit_sweep
 from launch.slurm.submitted_jobs import Submissions
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import RunFolder
@@ -110,15 +111,52 @@ def test_jobs_that_cannot_be_recorded_are_cancelled(
     assert cancelled(run) == ["7", "8"]
 
 
+DENIED = "echo Access denied >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    ("third", "reason"),
+    [("echo too many jobs >&2; exit 1", "too many jobs"), ("kill -INT $PPID $$", "interrupted")],
+)
 def test_a_job_that_cannot_be_cancelled_is_named_with_the_command(
-    slurm: Callable[..., None], run: RunFolder, capsys: pytest.CaptureFixture[str]
+    slurm: Callable[..., None], run: RunFolder, third: str, reason: str
 ) -> None:
-    slurm(third="exit 1", cancel="echo Access denied >&2; exit 1")
-    with pytest.raises(UserError):
+    slurm(third=third, cancel=DENIED)
+    with pytest.raises(JobsLeftQueued, match=reason) as caught:
         queue(run)
-    said = capsys.readouterr().err
-    assert "2 jobs that were already queued could not be cancelled: Access denied" in said
-    assert "scancel 7 8" in said
+    jobs = "7, 8" if reason == "too many jobs" else "7, 8, 9"
+    assert (
+        f"jobs that were already queued ({jobs}) could not be cancelled: Access denied" in caught.value.what
+    )
+    assert caught.value.fix == f"run scancel {jobs.replace(',', '')}"
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_new_folder_stays_exactly_if_jobs_would_train_in_it(
+    slurm: Callable[..., None], tmp_path: Path, is_cancelled: bool
+) -> None:
+    slurm(third="exit 1", cancel=":" if is_cancelled else DENIED)
+    settings = ["slurm.chain=3", f"run.folder={tmp_path}", "run.name=new"]
+    with pytest.raises(UserError) as caught:
+        submit("digits_demo", settings, preflight=False, dry_run=False)
+    assert (tmp_path / "new" / "config.yaml").exists() is not is_cancelled
+    if not is_cancelled:
+        assert caught.value.where == tmp_path / "new"
+        assert str(caught.value.fix).startswith("run scancel 7 8, then remove this folder")
+
+
+def test_the_folder_of_a_sweep_stays_if_its_jobs_would_train_in_it(
+    slurm: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    slurm(cancel=DENIED)
+    monkeypatch.setattr(Submissions, "note", full)
+    overrides = [f"run.folder={tmp_path}", "run.name=new"]
+    with pytest.raises(UserError, match=r"No space .* \(7_0, 7_1\) could not be cancelled: Access denied"):
+        submit_sweep("digits_demo", overrides, ["run.seed=1,2"], parallel=1, preflight=False, dry_run=False)
+    assert len(list((tmp_path / "new").glob("*/config.yaml"))) == 2
 
 
 def test_a_signal_after_the_last_job_was_queued_is_not_lost(
