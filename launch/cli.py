@@ -20,7 +20,6 @@ from launch.commands.renamed_options import value_of
 from launch.commands.report import report
 from launch.commands.slurm import (
     DryRun,
-    ExcludeSuspects,
     Follow,
     Overrides,
     Preflight,
@@ -97,7 +96,6 @@ def resume(
         typer.Option(min=1, help="Processes on this machine. Default: as many as before."),
     ] = None,
     slurm_options: SlurmOptions = NONE,
-    exclude_suspects: ExcludeSuspects = False,
     from_scratch: Annotated[
         bool,
         typer.Option("--from-scratch", help="Train again from step 0, because the checkpoints are lost."),
@@ -118,21 +116,19 @@ def resume(
     from trainer.runs.run_folder import open_run
 
     follow = value_of(follow, wait, was="--wait", now="--follow")
-    if nproc is not None and (slurm_options or dry_run or follow or exclude_suspects):
+    if nproc is not None and (slurm_options or dry_run or follow):
         raise UserError(
             "--nproc resumes on this machine, but the other options are for SLURM",
             fix="give --nproc or the SLURM options, not both",
         )
-    if nproc is not None or not (
-        slurm_options or exclude_suspects or Submissions(open_run(run)).newest_chain()
-    ):
+    if nproc is not None or not (slurm_options or Submissions(open_run(run)).newest_chain()):
         from launch.local.runs import resume_run
 
         raise typer.Exit(resume_run(run, overrides or [], nproc, from_scratch=from_scratch))
     from launch.slurm.submit import resume as queue
 
     given = [*(overrides or []), *slurm_options.overrides]
-    if exclude_suspects:
+    if slurm_options.exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_resumed
 
         given += excluded_from_resumed(run, given)
@@ -203,6 +199,10 @@ def profile(
         from launch.profile.nodes import parse_nodes, profile_on
 
         settings = [*(overrides or []), *slurm_options.overrides]
+        if slurm_options.exclude_suspects:
+            from launch.status.suspect_nodes import excluded_from_new
+
+            settings += excluded_from_new(recipe, settings)
         raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
     from launch.profile.profile_run import profile as measure
 

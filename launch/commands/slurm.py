@@ -28,13 +28,6 @@ Preflight = Annotated[
         "--preflight/--no-preflight", help="Check for problems that would stop the run before submitting."
     ),
 ]
-ExcludeSuspects = Annotated[
-    bool,
-    typer.Option(
-        "--exclude-suspects",
-        help="Exclude the suspect nodes that `all4one status` names because they failed repeatedly.",
-    ),
-]
 
 
 @with_slurm_options()
@@ -42,7 +35,6 @@ def submit(
     recipe: Recipe,
     overrides: Overrides = None,
     slurm_options: SlurmOptions = NONE,
-    exclude_suspects: ExcludeSuspects = False,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2", help="Values to try, with one run for each. May be repeated."),
@@ -69,7 +61,7 @@ def submit(
 
     follow = value_of(follow, wait, was="--wait", now="--follow")
     given = [*(overrides or []), *slurm_options.overrides]
-    if exclude_suspects:
+    if slurm_options.exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_new
 
         given += excluded_from_new(recipe, given)

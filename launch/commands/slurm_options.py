@@ -52,6 +52,14 @@ _SETTINGS: Mapping[str, Any] = {
     ],
 }
 """The option of each setting in the `slurm:` section of a recipe."""
+_SUSPECTS = "exclude_suspects"
+_EXCLUDE_SUSPECTS: Any = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-suspects",
+        help="Exclude the suspect nodes that `all4one status` names because they failed repeatedly.",
+    ),
+]
 _NAMES = {"srun_args": "--srun-arg", "extra": "--slurm"}
 """Names of options that differ from those of their settings."""
 _WORDS = ("true", "false", "yes", "no", "on", "off")
@@ -64,9 +72,11 @@ class SlurmOptions:
 
     given: Mapping[str, Any]
     """Values by the name of their setting."""
+    exclude_suspects: bool = False
+    """Whether to exclude suspect nodes. The command knows whose failures count."""
 
     def __bool__(self) -> bool:
-        return bool(self.given)
+        return bool(self.given) or self.exclude_suspects
 
     @property
     def overrides(self) -> list[str]:
@@ -76,8 +86,9 @@ class SlurmOptions:
 
     def refuse(self, fix: str) -> None:
         """Raise a UserError with this fix if options were given, because the command submits no job."""
-        if self.given:
-            names = [_NAMES.get(name, f"--{name.replace('_', '-')}") for name in self.given]
+        if self:
+            given = [*self.given, *([_SUSPECTS] if self.exclude_suspects else [])]
+            names = [_NAMES.get(name, f"--{name.replace('_', '-')}") for name in given]
             raise UserError(
                 f"{', '.join(names)}: only for SLURM jobs, and this command submits none", fix=fix
             )
@@ -101,15 +112,19 @@ def with_slurm_options(
         def run(**values: Any) -> None:
             found = {name: values.pop(name) for name in offered}
             given = {name: value for name, value in found.items() if value is not None}
-            command(**values, **{_PARAMETER: SlurmOptions(given)})
+            options = SlurmOptions(given, exclude_suspects=values.pop(_SUSPECTS))
+            command(**values, **{_PARAMETER: options})
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters += (
                 [
-                    inspect.Parameter(name, kind, default=None, annotation=hint)
-                    for name, hint in offered.items()
+                    *(
+                        inspect.Parameter(name, kind, default=None, annotation=hint)
+                        for name, hint in offered.items()
+                    ),
+                    inspect.Parameter(_SUSPECTS, kind, default=False, annotation=_EXCLUDE_SUSPECTS),
                 ]
                 if parameter.name == _PARAMETER
                 else [parameter.replace(kind=kind)]

@@ -64,6 +64,7 @@ def study(
             nproc=nproc or 1,
             out=out,
             submit=submit,
+            exclude_suspects=slurm_options.exclude_suspects,
             parallel=array_parallelism,
             show=show,
         )

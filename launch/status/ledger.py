@@ -11,7 +11,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import read_ledger, read_speeds
+from trainer.runs.records import Speed, read_ledger, read_speeds
 from trainer.runs.run_folder import RunFolder
 
 Record = Mapping[str, Any]
@@ -64,7 +64,7 @@ class AttemptSummary:
 
 
 def read_attempts(
-    run: RunFolder, *, running: bool, saved: int, speeds: Sequence[tuple[int, float | None]] | None = None
+    run: RunFolder, *, running: bool, saved: int, speeds: Sequence[Speed] | None = None
 ) -> list[AttemptSummary]:
     """Return the attempts of a run, oldest first.
 
@@ -116,9 +116,7 @@ class _History:
     metrics went beyond it.
     """
 
-    def __init__(
-        self, records: Sequence[Record], trained: Sequence[tuple[int, float | None]], saved: int, batch: int
-    ) -> None:
+    def __init__(self, records: Sequence[Record], trained: Sequence[Speed], saved: int, batch: int) -> None:
         self.starts = [r for r in records if r["event"] == "start"]
         self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
         self._ends: dict[int, Record] = {}

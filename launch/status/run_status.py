@@ -14,7 +14,13 @@ from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import read_ledger, read_speeds
+from trainer.runs.records import (
+    Speed,
+    count_damaged,
+    read_ledger,
+    read_speeds,
+    read_speeds_and_damage,
+)
 from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
 
@@ -63,6 +69,8 @@ class Overview:
     runs: list[Status]
     left_out: list[str]
     """Folders that cannot be read as runs, each with the reason."""
+    damaged: dict[str, int]
+    """Number of damaged lines of the files of a single run that have some."""
 
 
 def overview(path: Path, seconds: float = slurm_commands.ANSWER_SECONDS) -> Overview:
@@ -80,16 +88,25 @@ def overview(path: Path, seconds: float = slurm_commands.ANSWER_SECONDS) -> Over
     except UserError as error:
         problem = f"{error.what.splitlines()[-1]}: showing only what the run folders contain"
     found: list[Status] = []
+    damaged: dict[str, int] = {}
     unread: list[UserError] = []
     for run, numbers in zip(runs, chains, strict=True):
         number = slurm_commands.current(numbers, known)
         try:
-            found.append(status(run, known.get(number or ""), number))
+            if len(runs) == 1:
+                speeds, of_metrics = read_speeds_and_damage(run.metrics)
+                damaged = {str(run.ledger): count_damaged(run.ledger), str(run.metrics): of_metrics}
+            else:
+                speeds = read_speeds(run.metrics)
+            found.append(status(run, known.get(number or ""), number, speeds))
         except UserError as error:
             unread.append(error)
     if not found:
         raise unread[0]
-    return Overview(str(path), problem, found, [f"{error.where} {error.what}" for error in unread])
+    left_out = [f"{error.where} {error.what}" for error in unread]
+    return Overview(
+        str(path), problem, found, left_out, {name: count for name, count in damaged.items() if count}
+    )
 
 
 def runs_at(path: Path) -> list[RunFolder]:
@@ -102,16 +119,22 @@ def runs_at(path: Path) -> list[RunFolder]:
     return runs
 
 
-def status(run: RunFolder, job: slurm_commands.Job | None, number: str | None) -> Status:
+def status(
+    run: RunFolder,
+    job: slurm_commands.Job | None,
+    number: str | None,
+    speeds: Sequence[Speed] | None = None,
+) -> Status:
     """Return the state of a run.
 
     Args:
         run: the run.
         job: its newest job as SLURM knows it. None: SLURM does not know it or was not asked.
         number: number of its newest job. None: it was never submitted.
+        speeds: what `read_speeds` returns for its metrics. None: they are read.
     """
+    speeds = read_speeds(run.metrics) if speeds is None else speeds
     records = read_ledger(run.ledger)
-    speeds = read_speeds(run.metrics)
     checkpoint = _newest_checkpoint(run)
     history = read_attempts(run, running=is_held(run.path), saved=checkpoint.get("step", 0), speeds=speeds)
     total_steps = next((r["total_steps"] for r in reversed(records) if r["event"] == "ready"), None)

@@ -68,19 +68,24 @@ def times_in_failures(name: str, attempts: Iterable[AttemptSummary]) -> str:
 
 
 def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
-    """Return the override that excludes suspects of all runs in `run.folder` from a new run, and print their names.
-
-    Nodes that the settings already exclude stay excluded. Without suspects, the list is empty.
-    """
+    """Return the override that excludes suspects of all runs in `run.folder` from a new run, and print their names."""
     from launch.slurm.user_settings import slurm_defaults
     from trainer.config.schema import load_config
 
     config = load_config(recipe, overrides, slurm_defaults())
+    return excluded_by_runs(config.run.folder, config.slurm.exclude)
+
+
+def excluded_by_runs(folder: Path, before: str) -> list[str]:
+    """Return the override that excludes suspects of all runs in a folder, and print their names.
+
+    Nodes that are excluded before stay excluded. Without suspects, the list is empty.
+    """
     histories = []
-    for run in runs_below(config.run.folder):
+    for run in runs_below(folder):
         with suppress(UserError):  # damaged or written by another program
             histories.append(_history(run))
-    return _excluded(histories, config.slurm.exclude)
+    return _excluded(histories, before)
 
 
 def excluded_from_resumed(path: Path, overrides: Sequence[str]) -> list[str]:

@@ -18,8 +18,6 @@ from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
 from launch.table_columns import Columns
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.records import count_damaged
-from trainer.runs.run_folder import RunFolder
 
 ANSWER_SECONDS = 5.0
 """Seconds to wait for SLURM's answer with --watch."""
@@ -85,21 +83,12 @@ def _lines(found: Overview) -> list[Text]:
     """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
     why = [f"{_name(one, found)}: {one.why}" for one in found.runs if one.why]
     skipped = [f"skipped: {problem}" for problem in found.left_out]
-    if len(found.runs) == 1:
-        skipped += _damaged_lines(RunFolder(Path(found.runs[0].run)))
+    skipped += [
+        f"skipped: {count} damaged line{'s' * (count > 1)} of {path}" for path, count in found.damaged.items()
+    ]
     suspects = [_of_suspects(one, found) for one in found.runs]
     lines = [Text(line) for line in (*why, _costs(found.runs), *suspects, *skipped) if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
-
-
-def _damaged_lines(run: RunFolder) -> list[str]:
-    """Return one line for each file of a run that has damaged lines."""
-    counted = {path: count_damaged(path) for path in (run.ledger, run.metrics)}
-    return [
-        f"skipped: {count} damaged line{'s' * (count > 1)} of {path}"
-        for path, count in counted.items()
-        if count
-    ]
 
 
 def _name(one: Status, found: Overview) -> str:

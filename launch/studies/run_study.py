@@ -15,6 +15,7 @@ from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.user_settings import slurm_defaults
+from launch.status.suspect_nodes import excluded_by_runs
 from launch.studies.plan import RENAMED_STUDIES, Cell, Study, find_study, read_study, runs_of
 from launch.studies.scores import (
     EVALUATE_RUN,
@@ -40,6 +41,7 @@ def study(
     submit: bool,
     parallel: int,
     show: bool,
+    exclude_suspects: bool = False,
 ) -> int:
     """Train the unfinished runs, evaluate them, and report. Return the exit code.
 
@@ -51,12 +53,16 @@ def study(
         submit: whether to submit the unfinished runs as a job array instead of training them here.
         parallel: maximum number of array runs at the same time.
         show: whether to report only what is there.
+        exclude_suspects: whether submitted runs exclude the nodes that are suspect by the failures of the study's runs.
 
     Raises:
         UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
     """
     asked, folder = read_study(name), (out or Path("studies") / _folder_name(name))
     configs = runs_of(asked, folder, overrides, slurm_defaults() if submit else None)
+    if exclude_suspects:
+        excluded = excluded_by_runs(folder, next(iter(configs.values())).slurm.exclude)
+        configs = runs_of(asked, folder, [*overrides, *excluded], slurm_defaults())
     runs = {cell: run_of(config, cell.name) for cell, config in configs.items()}
     _refuse_other_settings(configs, runs)
     for config in configs.values():

@@ -6,7 +6,7 @@ skipped, so one bad byte hides nothing but its own line.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from data_pipelines.masking import masked_values
 
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
+Speed = tuple[int, float | None]
+"""Step and images per second of a training record."""
 
 RENAMED_VALUES = {
     "neighbour": "neighbor",
@@ -35,8 +37,7 @@ def read_records(path: Path) -> list[Record]:
 
 def count_damaged(path: Path) -> int:
     """Return the number of lines that `read_records` skips, except for a last line that was cut short."""
-    skipped = [_load(line) is None for line in _lines(path)]
-    return sum(skipped) - bool(skipped and skipped[-1])
+    return _damaged(_load(line) is not None for line in _lines(path))
 
 
 def read_ledger(path: Path) -> list[Record]:
@@ -48,24 +49,42 @@ def read_ledger(path: Path) -> list[Record]:
     ]
 
 
-def read_speeds(path: Path) -> list[tuple[int, float | None]]:
+def read_speeds(path: Path) -> list[Speed]:
     """Return (step, images per second) of each training record in the metrics, in the order of the file.
 
     This takes a fraction of the time and memory of `read_records`, which matters for long runs. The speed is None if it
     was not recorded.
     """
-    found: list[tuple[int, float | None]] = []
+    return [speed for line in _lines(path) if (speed := _speed(_json(line))) is not None]
+
+
+def read_speeds_and_damage(path: Path) -> tuple[list[Speed], int]:
+    """Return what `read_speeds` and `count_damaged` return, from one reading of the file."""
+    speeds: list[Speed] = []
+    whole: list[bool] = []
     for line in _lines(path):
-        try:
-            record = json.loads(line)
-            if record["kind"] != "train":
-                continue
-            step, speed = record["step"], record.get("time", {}).get("images_per_second")
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            continue
-        if _is_count(step) and (speed is None or _is_number(speed)):
-            found.append((step, speed))
-    return found
+        record = _json(line)
+        whole.append(isinstance(record, dict) and _is_sound(record))
+        if (speed := _speed(record)) is not None:
+            speeds.append(speed)
+    return speeds, _damaged(whole)
+
+
+def _damaged(whole: Iterable[bool]) -> int:
+    """Return how many lines are damaged, from whether each is whole. A last line was cut short, which is usual."""
+    skipped = [not one for one in whole]
+    return sum(skipped) - bool(skipped and skipped[-1])
+
+
+def _speed(record: Any) -> Speed | None:
+    """Return (step, images per second) of a training record. None: it is none, or it is damaged."""
+    try:
+        if record["kind"] != "train":
+            return None
+        step, speed = record["step"], record.get("time", {}).get("images_per_second")
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return (step, speed) if _is_count(step) and (speed is None or _is_number(speed)) else None
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -97,11 +116,16 @@ def _parse(line: bytes) -> Record | None:
 
 def _load(line: bytes) -> Record | None:
     """Return the record in a line as it was written. None: the line is damaged."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):  # not JSON, or not UTF-8
-        return None
+    found = _json(line)
     return found if isinstance(found, dict) and _is_sound(found) else None
+
+
+def _json(line: bytes) -> Any:
+    """Return the value in a line. None: it is not JSON, or not UTF-8."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _printable(value: Any) -> Any:

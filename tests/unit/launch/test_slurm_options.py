@@ -1,14 +1,18 @@
 """All commands that submit take the same options of SLURM jobs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from data_pipelines.errors import UserError
 from launch import cli
 from launch.commands.slurm_options import _NAMES, _SETTINGS, SlurmOptions
+from launch.studies.plan import runs_of
 from trainer.config.schema import load_config
 from trainer.config.slurm_settings import SlurmSettings
+from trainer.runs.run_folder import create_run
 
 GIVEN = [
     *("--gpus-per-node", "8", "--tasks-per-node", "4", "--cpus-per-task", "2", "--time", "90m"),
@@ -70,6 +74,45 @@ def test_every_command_that_submits_takes_every_option(
     assert config.train.epochs == 3
     nodes = 1 if command[0] == "profile" else 2  # of a profile, each job has its own number
     assert config.slurm == WANTED.model_copy(update={"nodes": nodes})
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (["submit", "digits_demo"], "launch.slurm.submit.submit"),
+        (["submit", "digits_demo", "--sweep", "run.seed=1,2"], "launch.slurm.submit.submit_sweep"),
+        (["resume", "RUN"], "launch.slurm.submit.resume"),
+        (["study", "objectives", "--submit", "--out", "FOLDER"], "launch.studies.run_study.runs_of"),
+        (["profile", "digits_demo", "--nodes", "2"], "launch.profile.nodes.profile_on"),
+    ],
+)
+def test_every_command_that_submits_can_exclude_suspects(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str], function: str
+) -> None:
+    run = create_run(load_config("digits_demo", [f"run.folder={tmp_path}", "run.name=a"]), "digits_demo")
+    for attempt in (1, 2):
+        run.note("start", attempt=attempt, world_size=1, nodes="node[1-2]")
+        run.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed")
+    found: list[list[str]] = []
+    as_it_is = runs_of
+
+    def instead(*arguments: Any, **_: object) -> Any:
+        found.append(next(one for one in arguments if isinstance(one, list)))
+        if function.endswith("runs_of"):
+            if len(found) == 2:
+                raise UserError("enough")
+            return as_it_is(*arguments)
+        return None
+
+    monkeypatch.setattr(function, instead)
+    places = {"RUN": str(run.path), "FOLDER": str(tmp_path)}
+    options = ["--exclude-suspects", "--exclude", "node7"]
+    if command[0] != "study":
+        options.append(f"run.folder={tmp_path}")
+    if command[0] == "resume":
+        options.pop()
+    CliRunner().invoke(cli.app, [*(places.get(word, word) for word in command), *options])
+    assert found[-1][-1] == 'slurm.exclude="node7,node2"'
 
 
 def test_every_resource_of_a_job_has_an_option() -> None:

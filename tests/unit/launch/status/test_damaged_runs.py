@@ -14,7 +14,14 @@ from launch.status.run_status import overview
 from launch.status.tables import print_status
 from trainer.checkpoints.store import CheckpointStore
 from trainer.monitoring.metrics import MetricsWriter
-from trainer.runs.records import append_record, count_damaged, read_records
+from trainer.runs import records
+from trainer.runs.records import (
+    append_record,
+    count_damaged,
+    read_records,
+    read_speeds,
+    read_speeds_and_damage,
+)
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
@@ -92,6 +99,26 @@ def test_what_is_whole_is_read_and_the_rest_is_counted(tmp_path: Path, line: byt
     path.write_bytes(path.read_bytes() + b'{"kind": "tr')  # a kill cut it short
     assert count_damaged(path) == 1
     assert len(read_records(path)) == 2
+    assert (
+        read_speeds_and_damage(path)
+        == (read_speeds(path), count_damaged(path))
+        == ([(1, None), (3, None)], 1)
+    )
+
+
+def test_status_of_a_run_reads_its_metrics_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = make_run(tmp_path / "a")
+    run.metrics.unlink(missing_ok=True)
+    append_record(run.metrics, {"kind": "train", "step": 1})
+    run.metrics.write_bytes(run.metrics.read_bytes() + b"\xff\n[]\n")
+    append_record(run.metrics, {"kind": "train", "step": 3})
+    opened: list[Path] = []
+    lines = records._lines
+    monkeypatch.setattr(records, "_lines", lambda path: opened.append(path) or lines(path))
+    found = overview(run.path)
+    assert opened.count(run.metrics) == 1
+    assert found.damaged == {str(run.metrics): 2}
+    assert found.runs[0].step == 3
 
 
 def test_escape_sequences_of_a_ledger_do_not_reach_the_terminal(tmp_path: Path) -> None:
