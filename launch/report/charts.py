@@ -69,10 +69,14 @@ def line_chart(
             scaled = [scale * value for value in values]
             # Without clipping a line at the end of an axis keeps its width.
             axes.plot(epochs, scaled, few, color=colors[label], lw=1.4, ms=3, alpha=0.9, clip_on=False)
-        axes.set_ylim(*axis_limits(name, [value for _, curve in lines for value in curve.values]))
+        limits = axis_limits(name, [value for _, curve in lines for value in curve.values])
+        axes.set_ylim(*limits)
         axes.set_xlim(0, last_epoch)
         axes.set_xlabel("epochs", color=_INK)
-        axes.set_ylabel("%" if scale == 100 else "", color=_INK)
+        starts_elsewhere = limits[0] > 0 or limits[1] < 0
+        axes.set_ylabel(
+            "%" if scale == 100 else "does not start at 0" if starts_elsewhere else "", color=_INK
+        )
         axes.ticklabel_format(axis="y", useOffset=False)
         if is_count(name):
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))

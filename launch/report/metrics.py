@@ -8,6 +8,7 @@ TAU = "τ"
 _PERCENT = ("knn_online", "knn_momentum", "online_top1", "neighbor_agreement", "data_wait", "queue_filled")
 _COUNTS = ("skipped_steps", "bad_samples")
 _LEAST_SPAN = 1e-3  # of the τ axis; rounding would be visible in less
+_LEAST_LOSS_SPAN = 1e-2  # of the axis of a loss, relative to the loss
 
 
 class Metric(NamedTuple):
@@ -133,6 +134,11 @@ def is_count(name: str) -> bool:
     return name in _COUNTS
 
 
+def is_loss(name: str) -> bool:
+    """Return whether a value is a loss or a part of one, whose changes matter more than its level."""
+    return "loss" in name or describe(name).label.startswith("Loss, ")
+
+
 def formatted(name: str, value: float) -> str:
     """Format a recorded value with its unit."""
     return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
@@ -141,8 +147,9 @@ def formatted(name: str, value: float) -> str:
 def axis_limits(name: str, values: Sequence[float]) -> tuple[float, float]:
     """Return the ends of a value's axis, in percent for fractions.
 
-    Percent end at 0 and 100. Other axes contain 0, so that a small change does not look like a large one. τ is the
-    exception because all of it happens close to 1.
+    Percent end at 0 and 100. Other axes contain 0, so that a small change does not look like a large one. τ is an
+    exception because all of it happens close to 1. A loss is another one if its values are close to each other and far
+    from 0.
     """
     low, high = min(values), max(values)
     if is_percent(name):
@@ -151,5 +158,8 @@ def axis_limits(name: str, values: Sequence[float]) -> tuple[float, float]:
         return low - max(0.05 * (1 - low), _LEAST_SPAN), max(1.0, high)
     if name.endswith("_cosine"):
         return (-1.0 if low < 0 else 0.0), max(1.0, high)
+    if is_loss(name) and min(abs(low), abs(high)) > 0.5 * max(abs(low), abs(high)) and low * high > 0:
+        room = 0.05 * max(high - low, _LEAST_LOSS_SPAN * max(abs(low), abs(high)))
+        return low - room, high + room
     low, high = min(0.0, 1.05 * low), max(0.0, 1.05 * high)
     return (low, high) if low < high else (0.0, 1.0)

@@ -1,16 +1,21 @@
 """`all4one report` on real runs, opened in a real browser: nothing fails, nothing is fetched, every figure is drawn."""
 
+import io
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import run
+from PIL import Image
 from tiny_runs import Runs
 
+from launch.figures import drawn_into
+from launch.report.charts import data_uri
 from launch.studies.plan import Cell, Study
 from launch.studies.study_report import report as write_study_report
 from trainer.runs.records import read_records
@@ -77,6 +82,21 @@ def require_whole(browser: Any, path: Path) -> Any:
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="screen")
     return page
+
+
+def test_the_figure_of_a_study_is_drawn_on_the_page_in_dark_mode(browser: Any) -> None:
+    target = io.BytesIO()
+    with drawn_into(target, "png") as (axes,):
+        axes.plot([0, 1], [0, 1], color="black", lw=9)
+    style = (resources.files("launch.report") / "page.css").read_text()
+    image = f'<img src="{data_uri(target.getvalue(), "png")}">'
+    page = browser.new_page(color_scheme="dark")
+    page.set_content(f'<style>{style}</style><section id="study"><figure>{image}</figure></section>')
+    with Image.open(io.BytesIO(page.locator("img").screenshot())) as shown:
+        colors = {color: count for count, color in shown.convert("RGB").getcolors(1 << 24)}
+    ground = max(colors, key=lambda color: colors[color])
+    assert ground == (0x14, 0x18, 0x1D)  # --paper
+    assert max(map(min, colors)) > 240  # lines and letters are light
 
 
 def require_dark(browser: Any, path: Path) -> None:

@@ -22,7 +22,9 @@ def test_percent_end_at_0_and_100(name: str) -> None:
     assert formatted(name, 0.6723) == "67.23 %"
 
 
-@pytest.mark.parametrize("name", ["loss", "z_std", "z_rank", "lr", "images_per_second", "of_another_package"])
+@pytest.mark.parametrize(
+    "name", ["gradient_norm", "z_std", "z_rank", "lr", "images_per_second", "of_another_package"]
+)
 def test_other_axes_contain_0_and_all_values(name: str) -> None:
     assert axis_limits(name, [6.9, 7.1])[0] == 0
     assert axis_limits(name, [6.9, 7.1])[1] >= 7.1
@@ -38,6 +40,20 @@ def test_the_momentum_ends_at_1_and_says_that_its_axis_does_not_start_at_0() -> 
     assert 0.98 < low < 0.99
     assert high == 1
     assert "does not start at 0" in describe(TAU).meaning
+
+
+@pytest.mark.parametrize("name", ["loss", "online_loss", "neighbor", "centroid", "variance"])
+def test_a_loss_that_changes_by_a_few_percent_fills_its_axis(name: str) -> None:
+    for values in ([7.1, 6.9], [-0.9, -0.8]):
+        low, high = axis_limits(name, values)
+        assert min(values) - 0.05 < low < min(values) < max(values) < high < max(values) + 0.05
+        assert "does not start at 0" in tick_labels(name, values)
+    for values in ([7.1, 0.9], [0.5, -0.5]):
+        low, high = axis_limits(name, values)
+        assert low <= 0 <= high
+        assert "does not start at 0" not in tick_labels(name, values)
+    low, high = axis_limits(name, [6.9, 6.9 + 1e-9])  # rounding does not look like a change
+    assert high - low > 0.005
 
 
 def test_cosines_end_at_1() -> None:
