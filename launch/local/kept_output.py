@@ -31,6 +31,10 @@ def keep_output(path: Path) -> Iterator[None]:
     The first rank prints to the user's terminal, so its output would otherwise be lost with the terminal. Bars are left
     out, and lines of progress are written instead.
 
+    What C libraries and other packages write by themselves goes to the terminal only. To keep it, a pipe would have to
+    take the place of the terminal, and the last words of a library that aborts the process would be lost in it. With
+    `all4one train … > FILE 2>&1`, the file has everything.
+
     Args:
         path: the file. Its folder exists.
     """

@@ -134,10 +134,12 @@ def create_run(config: "Config", recipe_name: str) -> RunFolder:
     """
     run = run_of(config, recipe_name)
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        another = "choose another folder with run.name=NAME"
+        if run.config.exists():
+            fix = f"resume it with `all4one resume {quoted(run.path)}`, or {another}"
+            raise UserError("the run's folder is not empty", where=run.path, fix=fix)
         raise UserError(
-            "the run's folder is not empty",
-            where=run.path,
-            fix=f"resume it with `all4one resume {quoted(run.path)}`, or choose another folder with run.name=NAME",
+            "this is where the run would be, and it holds other files", where=run.path, fix=another
         )
     try:
         run.logs.mkdir(parents=True)

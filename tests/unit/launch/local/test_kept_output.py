@@ -1,6 +1,10 @@
 """What the first rank of a run on this machine prints is kept in a file."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +95,33 @@ def test_a_disk_that_takes_no_more_does_not_disturb(
         progress.say("still printed")
         progress.close()
     assert "still printed" in capsys.readouterr().err
+
+
+ABORTS = """
+import os, sys
+from pathlib import Path
+from data_pipelines.log import LOGGER
+from launch.local.kept_output import keep_output
+with keep_output(Path(sys.argv[1])):
+    LOGGER.warning("of ours")
+    os.write(1, b"of a C library\\n")
+    os.write(2, b"its last words\\n")
+    os.abort()
+"""
+
+
+def test_the_last_words_of_a_library_that_aborts_reach_the_terminal(tmp_path: Path) -> None:
+    kept = tmp_path / "rank_0.log"
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTS, kept],
+        capture_output=True,
+        text=True,
+        env=os.environ | paths,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert done.stdout == "of a C library\n"
+    assert "of ours" in done.stderr
+    assert done.stderr.endswith("its last words\n")
+    assert [line.split(": ")[-1] for line in kept.read_text().splitlines()] == ["of ours"]

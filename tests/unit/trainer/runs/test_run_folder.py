@@ -135,3 +135,11 @@ def test_a_value_of_labeled_rows_is_the_mean_of_the_ranks_that_have_some(run_ran
 
 def test_mean_over_one_rank_is_the_value() -> None:
     assert mean_over_ranks({"a": torch.tensor(2.0), "b": torch.tensor(3)}) == {"a": 2.0, "b": 3.0}
+
+
+def test_a_folder_that_holds_other_files_is_not_one_to_resume(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "shard-000000.tar").touch()
+    with pytest.raises(UserError, match="it holds other files") as caught:
+        create_run(load_config("digits_demo", [f"run.folder={tmp_path}", "run.name=shards"]), "digits_demo")
+    assert caught.value.fix == "choose another folder with run.name=NAME"
