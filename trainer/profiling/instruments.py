@@ -53,11 +53,14 @@ GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
 batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
-    "trainer.distributed.batch_norm": BATCH_STATISTICS,
+    "trainer.distributed.batch_norm_cpu": BATCH_STATISTICS,
+    "trainer.distributed.batch_norm_cuda": BATCH_STATISTICS,
     "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,
+    "trainer.distributed.collectives:_own_part_of_sum": PREDICTIONS,
     "trainer.distributed.collectives:_Sum": SUMS,
+    "trainer.distributed.collectives:_SumForEqualLosses": SUMS,
 }
 
 

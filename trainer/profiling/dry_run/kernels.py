@@ -27,6 +27,8 @@ _ALLOCATIONS = {
     aten.resize_.default,
     aten.set_.source_Storage_storage_offset,
 }
+_SEVERAL = {"all4one::view_statistics": 2, "all4one::gradient_sums": 2}
+"""Our own operations of more than one kernel: the second one combines what chunks of rows gave."""
 _ONLY_WRITES = ("copy_", "fill_", "zero_")
 _ASKS_FIRST_FOR_ITS_TYPE = {aten.batch_norm_gather_stats_with_counts.default}
 
@@ -57,7 +59,7 @@ def kind(operation: Any, flops: int) -> str:
     name = operation._schema.name
     if "convolution" in name:
         return "convolution"
-    if "batch_norm" in name:
+    if "batch_norm" in name or name.startswith("all4one::"):
         return "batch norm"
     return "matrix product" if flops else "other"
 
@@ -114,7 +116,7 @@ def launches(operation: Any, args: Sequence[Any]) -> tuple[int, bool]:
     """Return the number of kernels of an operation, and whether it handles a list of tensors one by one."""
     name = operation._schema.name.split("::")[1]
     if not name.startswith(("_foreach_", "_fused_")):
-        return 1, False
+        return _SEVERAL.get(operation._schema.name, 1), False
     lists = [a for a in args if isinstance(a, list | tuple) and a and isinstance(a[0], Tensor)]
     if not lists:
         return 1, False
