@@ -52,7 +52,6 @@ class Step:
         rows: float = 0,
         speed: float = 0,
         jitter: float = -1,
-        apart: int = 1,
     ) -> "Step":
         """A profile's step.
 
@@ -62,7 +61,6 @@ class Step:
             rows: images of a rank; 0: the profile's.
             speed: operations a second of a rank where it is another machine than the profile's; 0: the profile's own.
             jitter: standard deviation as a share of the step; negative: the profile's.
-            apart: messages of batch norm in place of each of the profile's, which carry the statistics of all views.
         """
         own_rows = profile["global_batch"] / profile["world_size"]
         rows = rows or own_rows
@@ -78,18 +76,16 @@ class Step:
             share * compute,
             deviation * compute,
             flops,
-            [_scaled(m, rows / own_rows, apart) for m in profile["messages"]],
+            [_scaled(m, rows / own_rows) for m in profile["messages"]],
             embedding,
         )
 
 
-def _scaled(message: Mapping[str, Any], rows: float, apart: int) -> dict[str, Any]:
-    size, times = message["bytes"], message["times"]
+def _scaled(message: Mapping[str, Any], rows: float) -> dict[str, Any]:
+    size = message["bytes"]
     if message["kind"] in (KEYS, PREDICTIONS):
         size *= rows
-    if message["kind"] == BATCH_STATISTICS:
-        size, times = size / apart, times * apart
-    return {**message, "bytes": size, "times": times}
+    return {**message, "bytes": size}
 
 
 def predict(

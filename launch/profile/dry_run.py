@@ -79,12 +79,13 @@ def _advice(bound: str, config: Config) -> str:
             "Give each GPU more images. parallel.batch_norm_group=8 and parallel.batch_norm=rank send less, but change "
             "what is learned."
         )
-    more = [] if config.parallel.compile else ["parallel.compile=true fuses operations"]
-    if bound == LAUNCHES:
-        more.append("more images for each GPU take as many launches")
-    if bound == KERNELS and config.train.precision == "fp32":
-        more.append("train.precision=bf16 moves half the bytes")
-    return f"{'; '.join(more)}.".capitalize() if more else ""
+    settings = {
+        "parallel.compile=true fuses operations": not config.parallel.compile,
+        "more images for each GPU take as many launches": bound == LAUNCHES,
+        "train.precision=bf16 moves half the bytes": bound == KERNELS and config.train.precision == "fp32",
+    }
+    helpful = [setting for setting, helps in settings.items() if helps]
+    return f"What may help: {', '.join(helpful)}." if helpful else ""
 
 
 def _record(config: Config, world_size: int) -> StepRecord:
@@ -130,7 +131,8 @@ def _facts(record: StepRecord, expected: Estimate, card: Card) -> Table:
         f"steps; {fits} into the {card.memory / 1e9:.0f} GB of a {card.name}",
         "work (dry run)": f"{record.flops / 1e12:.2f} TFLOP, {record.bytes / 1e9:.0f} GB moved, {record.launches} "
         "kernels",
-        "host waits (dry run)": f"{record.host_waits} per step, and {record.device_mixes} operations on mixed devices",
+        "host waits (dry run)": f"{record.host_waits.total()} per step, and {record.device_mixes} operations "
+        "on mixed devices",
         "kernels (estimate)": f"{1000 * expected.kernels:.1f} ms, none fused",
         "launches (estimate)": f"{1000 * expected.launches:.1f} ms of the host, at the same time",
         "messages (estimate)": f"{1000 * expected.awaited:.1f} ms awaited, {1000 * expected.gradients:.1f} ms of "
@@ -146,7 +148,8 @@ def _facts(record: StepRecord, expected: Estimate, card: Card) -> Table:
 
 def _places(record: StepRecord) -> str:
     """Return the places at which the host waits or devices are mixed, one in a line."""
-    lines = [f"  {times} x {w.kind} ({w.operation}) at {w.where}" for w, times in record.waits.most_common(5)]
+    waits = record.host_waits.most_common(5)
+    lines = [f"  {times} x {w.kind} ({w.operation}) at {w.where}" for w, times in waits]
     lines += [
         f"  {times} x mixed devices ({m.operation}) at {m.where}" for m, times in record.mixes.most_common(5)
     ]

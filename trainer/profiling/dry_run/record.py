@@ -4,6 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+EXPECTED_WAITS = {
+    "trainer.engine.divergence_guard:_Reading.values": "It reads a value of the step before, which the device has "
+    "finished when the host begins the next one.",
+}
+"""Places at which the host may wait, and why this costs nothing."""
+
 
 class Kernel(NamedTuple):
     """An operation on the device."""
@@ -93,9 +99,10 @@ class StepRecord:
         return sum(kernel.bytes * times for kernel, times in self.kernels.items())
 
     @property
-    def host_waits(self) -> int:
-        """How often the host waits for the device."""
-        return self.waits.total()
+    def host_waits(self) -> Counter[HostWait]:
+        """The waits of the host, without `EXPECTED_WAITS`."""
+        expected = tuple(EXPECTED_WAITS)
+        return Counter({wait: n for wait, n in self.waits.items() if not wait.where.startswith(expected)})
 
     @property
     def device_mixes(self) -> int:
