@@ -74,7 +74,7 @@ bench: setup test-packages  ## the figures of the README
 	-$(BIN)/python benchmarks/knn.py
 	-$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/scale_check.py backbone.width=64
-	$(BIN)/python benchmarks/scale_model.py benchmarks/results/profile_imagenet_resnet50.json --rows 64 --tflops 70 --jitter 0.002 --apart 2
+	$(BIN)/python benchmarks/scale_model.py benchmarks/results/profile_imagenet_resnet50.json --rows 64 --tflops 70 --jitter 0.002
 	-$(BIN)/python benchmarks/elastic.py
 	-$(BIN)/python benchmarks/elastic.py --precision fp64
 	$(BIN)/python benchmarks/checkpoint_stall.py

@@ -2,13 +2,12 @@
 
     python benchmarks/scale_model.py PROFILE [--rows 64] [--tflops 70] [--jitter 0.02] [--png FILE] [--json FILE]
                                      [--gpus-a-machine 8] [--latency-inside 2.5e-6] [--bandwidth-inside 300e9]
-                                     [--latency-between 5e-6] [--bandwidth-between 45e9] [--apart 2]
+                                     [--latency-between 5e-6] [--bandwidth-between 45e9]
 
 PROFILE is what `all4one profile RECIPE --nproc 2` wrote: the messages are counted there, and their sizes are those
 of the model, whatever the machine. What the machine computes in a step is the profile's own time, or its operations at
 the speed that --tflops names. The network's defaults are those of a machine of 8 H100 with NVLink and a 400 Gb/s link
-for each GPU. On CPUs batch norm sends one message with the statistics of both views. On GPUs, torch's SyncBatchNorm
-sends one for each view (--apart 2). The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
+for each GPU. The model is in `scaling.py`; `scale_check.py` holds it to measured steps.
 """
 
 import argparse
@@ -83,9 +82,6 @@ def main() -> int:
     parser.add_argument(
         "--jitter", type=float, default=-1, help="deviation of steps, as a share; else the profile's"
     )
-    parser.add_argument(
-        "--apart", type=int, default=1, help="messages of batch norm for each of the profile's"
-    )
     parser.add_argument("--embedding", type=int, default=256)
     parser.add_argument("--gpus-a-machine", type=int, default=8)
     parser.add_argument("--latency-inside", type=float, default=2.5e-6, help="seconds")
@@ -103,7 +99,6 @@ def main() -> int:
             rows=args.rows,
             speed=1e12 * args.tflops,
             jitter=args.jitter,
-            apart=args.apart,
         )
     except (OSError, ValueError, KeyError) as error:
         sys.exit(

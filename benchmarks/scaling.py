@@ -2,9 +2,7 @@
 
 The model, for W ranks on machines of G, each with b images:
 
-- A collective runs inside the machines and between them, each rank with its own link (NCCL's trees and rings, Horovod's
-  hierarchical ones): a sum of n bytes moves `2 (G-1)/G n` inside and `2 (m-1)/m n/G` between m machines, a gather of n
-  from each `(m-1) n` between and `(G-1) m n` inside; each has a latency for every doubling of the ranks, a sum twice.
+- The time of a collective is that of `trainer.profiling.network_model`.
 - What is sent in the background costs what outlasts the computation that it runs beside.
 - Ranks wait for the slowest before each message in the foreground: times between messages vary independently, with
   the variance of a step divided among them. Groups that meet by themselves drift apart until all meet.
@@ -19,35 +17,13 @@ from typing import Any
 import numpy as np
 
 from trainer.profiling.instruments import BACKWARD, BATCH_STATISTICS, GRADIENTS, KEYS, PREDICTIONS
+from trainer.profiling.network_model import Network
 
 CONTRASTS = 4
 """Pairs of queries with the keys of all ranks: neighbor and centroid, each in both directions."""
 WAITING = "waiting"
 CONTRAST = "contrast"
 COMPUTE = "compute"
-
-
-@dataclass(frozen=True)
-class Network:
-    """Links of each GPU; seconds, and bytes a second in one direction."""
-
-    gpus_a_machine: int
-    latency_inside: float
-    bandwidth_inside: float
-    latency_between: float
-    bandwidth_between: float
-
-    def seconds(self, operation: str, size: float, ranks: int) -> float:
-        """A collective of `ranks` ranks that each give `size` bytes."""
-        inside = min(ranks, self.gpus_a_machine)
-        machines = math.ceil(ranks / inside)
-        doublings = math.log2(inside) * self.latency_inside + math.log2(machines) * self.latency_between
-        if operation.startswith("all_gather"):
-            moved = (inside - 1) * machines * size / self.bandwidth_inside
-            return doublings + moved + (machines - 1) * size / self.bandwidth_between
-        share = size / inside
-        moved = 2 * (inside - 1) * share / self.bandwidth_inside
-        return 2 * doublings + moved + 2 * (machines - 1) / machines * share / self.bandwidth_between
 
 
 @dataclass(frozen=True)
@@ -76,7 +52,6 @@ class Step:
         rows: float = 0,
         speed: float = 0,
         jitter: float = -1,
-        apart: int = 1,
     ) -> "Step":
         """A profile's step.
 
@@ -86,7 +61,6 @@ class Step:
             rows: images of a rank; 0: the profile's.
             speed: operations a second of a rank where it is another machine than the profile's; 0: the profile's own.
             jitter: standard deviation as a share of the step; negative: the profile's.
-            apart: messages of batch norm in place of each of the profile's, which carry the statistics of all views.
         """
         own_rows = profile["global_batch"] / profile["world_size"]
         rows = rows or own_rows
@@ -102,18 +76,16 @@ class Step:
             share * compute,
             deviation * compute,
             flops,
-            [_scaled(m, rows / own_rows, apart) for m in profile["messages"]],
+            [_scaled(m, rows / own_rows) for m in profile["messages"]],
             embedding,
         )
 
 
-def _scaled(message: Mapping[str, Any], rows: float, apart: int) -> dict[str, Any]:
-    size, times = message["bytes"], message["times"]
+def _scaled(message: Mapping[str, Any], rows: float) -> dict[str, Any]:
+    size = message["bytes"]
     if message["kind"] in (KEYS, PREDICTIONS):
         size *= rows
-    if message["kind"] == BATCH_STATISTICS:
-        size, times = size / apart, times * apart
-    return {**message, "bytes": size, "times": times}
+    return {**message, "bytes": size}
 
 
 def predict(

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.config import Recipe, list_recipes
+from launch.commands.config import Nproc, Recipe, list_recipes
 from launch.commands.config import app as config_app
 from launch.commands.data import app as data_app
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
 from launch.commands.output_format import Json
+from launch.commands.profile import profile
 from launch.commands.renamed_options import value_of
 from launch.commands.report import report
 from launch.commands.slurm import (
@@ -44,13 +45,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, export, embed, study, report):
+for command in (submit, status, logs, cancel, profile, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
-
-Nproc = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
-]
 
 
 def _print_version(asked: bool) -> None:
@@ -153,60 +150,6 @@ def doctor(
     from launch.doctor.examination import examine
 
     raise typer.Exit(examine(runs, as_json=as_json))
-
-
-@app.command()
-@with_slurm_options(without=("nodes", "chain"))
-def profile(
-    recipe: Recipe = None,
-    overrides: Overrides = None,
-    nproc: Nproc = 1,
-    steps: Annotated[int, typer.Option(min=2, help="Number of steps to measure of each kind.")] = 10,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder for the results. Default: profiles/CONFIG."),
-    ] = None,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Also write a torch.profiler trace of one step.")
-    ] = False,
-    nodes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="1,2,4",
-            help="Node counts of a SLURM cluster. One job runs on each, and the report shows how the recipe scales.",
-        ),
-    ] = None,
-    slurm_options: SlurmOptions = NONE,
-) -> None:
-    """Measure the steps of a recipe: where the time goes, what the bottleneck is, and which settings to change.
-
-    The profile runs on this machine, or with --nodes in SLURM jobs. The largest node count uses CONFIG's global batch
-    size. Smaller node counts keep the same batch size for each process.
-
-    Example: all4one profile cifar10 --nproc 2 --steps 20
-    """
-    if recipe is None:
-        list_recipes()
-        raise typer.Exit(2)
-    if nodes is None:
-        slurm_options.refuse("add --nodes 1,2")
-    else:
-        if nproc != 1:
-            raise UserError(
-                "--nproc is for this machine, but --nodes is for a cluster",
-                fix="set the processes of a node with --tasks-per-node",
-            )
-        from launch.profile.nodes import parse_nodes, profile_on
-
-        settings = [*(overrides or []), *slurm_options.overrides]
-        if slurm_options.exclude_suspects:
-            from launch.status.suspect_nodes import excluded_from_new
-
-            settings += excluded_from_new(recipe, settings)
-        raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
-    from launch.profile.profile_run import profile as measure
-
-    raise typer.Exit(measure(recipe, overrides or [], nproc=nproc, steps=steps, out=out, trace=trace))
 
 
 @app.command(name="verify-resume")

@@ -15,16 +15,15 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
 from trainer.distributed.objects import broadcast_object, broadcast_tensors
 from trainer.distributed.process_group import Process
-from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.lr_schedule import Schedule
-from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.networks.initial_weights import InitialWeights, read_initial_weights
 from trainer.runs.components import (
     IMAGES,
     TrainingComponents,
     TrainSet,
+    build_engine,
     build_method,
     open_train_set,
+    total_steps,
 )
 from trainer.runs.cpu_threads import choose_threads
 from trainer.runs.run_folder import RunFolder
@@ -81,9 +80,6 @@ def build(
         ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
     )
     loader = _loader(train_set, config, run, process, give_up)
-    total_steps = config.train.epochs * loader.steps_per_epoch
-    if config.train.max_steps:
-        total_steps = min(total_steps, config.train.max_steps)
     store = CheckpointStore(run.checkpoints) if process.is_first else None
     if broadcast_object(store is not None and store.newest_state() is not None):
         # the checkpoint holds all weights
@@ -93,24 +89,12 @@ def build(
     method = build_method(
         config, train_set.num_classes, process.device, initial=initial.tensors if initial else None
     )
-    groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
-    optimizer = build_optimizer(groups, config.optim)
-    engine = Engine(
-        method,
-        optimizer,
-        Schedule.from_settings(
-            config.optim, loader.steps_per_epoch, config.train.epochs, config.train.max_steps
-        ),
-        micro_batch=config.train.global_batch // (config.train.grad_accum_steps * process.world_size),
-        accumulation=config.train.grad_accum_steps,
-        max_grad_norm=config.optim.max_grad_norm,
-        seed=config.run.seed,
-        total_steps=total_steps,
-        zero=config.parallel.zero_stage,
-        gradient_dtype=config.parallel.gradient_dtype,
-        guard=config.guard,
-        health_every=config.metrics.health_every,
-    )
+    engine = build_engine(config, method, loader.steps_per_epoch, process.world_size)
     return TrainingComponents(
-        train_set, validation_set, loader, engine, total_steps, initial.report if initial else None
+        train_set,
+        validation_set,
+        loader,
+        engine,
+        total_steps(config, loader.steps_per_epoch),
+        initial.report if initial else None,
     )

@@ -16,6 +16,9 @@ app = typer.Typer(
 Recipe = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
 ]
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
+]
 
 
 @app.command(name="show")

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
+from trainer.distributed.collectives import (
+    all_reduce_sum,
+    gather,
+    rank,
+    sum_for_equal_losses,
+    world_size,
+)
 
 Scope = Literal["rank", "global"]
 P = ParamSpec("P")
@@ -127,9 +133,12 @@ def symmetric(
 
 def _correlation(a: Tensor, b: Tensor, scope: Scope) -> Tensor:
     """Return the cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
-    reduce = all_reduce_sum if scope == "global" else lambda x: x
-    norms = reduce(torch.stack([a.square().sum(0), b.square().sum(0)])).sqrt().clamp_min(1e-12)  # [2, D]
-    return reduce((a / norms[0]).T @ (b / norms[1]))
+    squares = torch.stack([a.square().sum(0), b.square().sum(0)])  # [2, D]
+    if scope == "global":
+        squares = all_reduce_sum(squares)
+    norms = squares.sqrt().clamp_min(1e-12)
+    cosines = (a / norms[0]).T @ (b / norms[1])
+    return sum_for_equal_losses(cosines) if scope == "global" else cosines
 
 
 def _root_mean_square(errors: Sequence[Tensor]) -> Tensor:
@@ -162,9 +171,10 @@ def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scop
 def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
     """Compute equation 1 of Barlow Twins over the global batch: invariance plus `redundancy` (λ) times off-diagonals.
 
-    z1, z2: embeddings [B, D]. Every column is centered and divided by its standard deviation over all ranks' rows.
+    z1, z2: embeddings [B, D], with the same B on every rank. Every column is centered and divided by its standard
+    deviation over all ranks' rows.
     """
-    rows = all_reduce_sum(z1.new_tensor(float(len(z1))))
+    rows = len(z1) * world_size()
     sums = all_reduce_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
     z1, z2 = z1 - sums[0], z2 - sums[1]
     correlation = _correlation(z1, z2, "global")
@@ -184,7 +194,7 @@ def vicreg(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
     rows, size = len(z1) * world_size(), z1.shape[1]
     z = torch.stack([z1, z2])  # [2, B, D]
     centerd = z - all_reduce_sum(z.sum(1, keepdim=True)) / rows
-    covariances = all_reduce_sum(centerd.mT @ centerd) / (rows - 1)  # [2, D, D]
+    covariances = sum_for_equal_losses(centerd.mT @ centerd) / (rows - 1)  # [2, D, D]
     deviations = (covariances.diagonal(dim1=1, dim2=2) + 1e-4).sqrt()  # [2, D]
     return {
         "invariance": F.mse_loss(z1, z2),

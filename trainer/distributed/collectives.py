@@ -32,10 +32,19 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # gloo has no reduce-scatter for some types. An all-reduce followed by a slice gives the same result.
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.chunk(world_size())[rank()]
+        return _own_part_of_sum(grad.contiguous())
+
+
+def _own_part_of_sum(x: Tensor) -> Tensor:
+    """Sum [world * b, …] over the ranks, and return this rank's rows [b, …]."""
+    if x.is_cuda:
+        out = x.new_empty((len(x) // world_size(), *x.shape[1:]))
+        dist.reduce_scatter_tensor(out, x)
+        return out
+    # gloo has no reduce-scatter for some types. An all-reduce followed by a slice gives the same result.
+    total = x.clone()
+    dist.all_reduce(total)
+    return total.chunk(world_size())[rank()]
 
 
 class _Sum(torch.autograd.Function):
@@ -52,6 +61,18 @@ class _Sum(torch.autograd.Function):
         return grad
 
 
+class _SumForEqualLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * world_size()
+
+
 def gather(x: Tensor) -> Tensor:
     """Gather the rows of all ranks in rank order, differentiably: [b, …] -> [world * b, …]. Every rank has the same
     b."""
@@ -61,6 +82,14 @@ def gather(x: Tensor) -> Tensor:
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over the ranks, differentiably. Returns the same shape."""
     return _Sum.apply(x) if world_size() > 1 else x
+
+
+def sum_for_equal_losses(x: Tensor) -> Tensor:
+    """Sum over the ranks, differentiably, where every rank computes the same value from the sum.
+
+    All ranks then have the same gradient, and the backward pass needs no message. Returns the same shape.
+    """
+    return _SumForEqualLosses.apply(x) if world_size() > 1 else x
 
 
 @dataclass

@@ -31,7 +31,7 @@ def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dt
     stage: dict[str, Any] = {"stage": zero}
     if zero:
         stage |= {
-            "overlap_comm": True,
+            "overlap_comm": False,  # would wait for the device after every backward pass
             "contiguous_gradients": True,
             "reduce_bucket_size": BUCKET,  # the default makes two buffers of 2 GB each
             "round_robin_gradients": False,  # would reorder the pieces of the concatenation

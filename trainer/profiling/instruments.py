@@ -3,11 +3,11 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -53,11 +53,14 @@ GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
 batch."""
 _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
-    "trainer.distributed.batch_norm": BATCH_STATISTICS,
+    "trainer.distributed.batch_norm_cpu": BATCH_STATISTICS,
+    "trainer.distributed.batch_norm_cuda": BATCH_STATISTICS,
     "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,
+    "trainer.distributed.collectives:_own_part_of_sum": PREDICTIONS,
     "trainer.distributed.collectives:_Sum": SUMS,
+    "trainer.distributed.collectives:_SumForEqualLosses": SUMS,
 }
 
 
@@ -75,7 +78,14 @@ class Message:
     """Whether the operation is asynchronous."""
 
 
-def instrument(engine: Engine, timeline: Timeline) -> None:
+class Spans(Protocol):
+    """Takes the parts of a step as blocks with a name, as a `Timeline` does."""
+
+    def span(self, name: str, /) -> AbstractContextManager[None]:
+        """Return the context of a block that is a part of the step."""
+
+
+def instrument(engine: Engine, timeline: Spans) -> None:
     """Make every step of the engine record its spans on the timeline. The engine cannot be used for training
     afterwards."""
     method = engine.method
@@ -97,7 +107,7 @@ def instrument(engine: Engine, timeline: Timeline) -> None:
     _wrap(engine.optimizer, "step", OPTIMIZER, timeline)
 
 
-def _wrap(owner: Any, name: str, label: str, timeline: Timeline) -> None:
+def _wrap(owner: Any, name: str, label: str, timeline: Spans) -> None:
     plain = getattr(owner, name)
 
     @wraps(plain)
@@ -108,7 +118,7 @@ def _wrap(owner: Any, name: str, label: str, timeline: Timeline) -> None:
     setattr(owner, name, measured)
 
 
-def _watch(network: nn.Module, label: str, timeline: Timeline) -> None:
+def _watch(network: nn.Module, label: str, timeline: Spans) -> None:
     entered: list[Any] = []
 
     def before(*_: Any) -> None:
@@ -165,7 +175,9 @@ class Messages:
             in_background = bool(options.get("async_op"))
             if self._timeline.on:
                 size = given[-1].numel() * given[-1].element_size()
-                self.sent[Message(_kind(sys._getframe(1)), name, size, in_background)] += 1
+                self.sent[
+                    Message(message_kind(sys._getframe(1)) or OTHER_MESSAGES, name, size, in_background)
+                ] += 1
             if self.silent:
                 return _Sent(given) if in_background else _pretend(given)
             with self._timeline.span(GATHERS):
@@ -175,9 +187,10 @@ class Messages:
         return send
 
 
-def _kind(sender: FrameType) -> str:
+def message_kind(sender: FrameType) -> str | None:
+    """Return the content of the messages that a function sends. None: it is no known sender."""
     module, owner = sender.f_globals["__name__"], sender.f_code.co_qualname.partition(".")[0]
-    return _SENDERS.get(module) or _SENDERS.get(f"{module}:{owner}", OTHER_MESSAGES)
+    return _SENDERS.get(module) or _SENDERS.get(f"{module}:{owner}")
 
 
 def _pretend(given: list[Tensor]) -> None:

@@ -19,6 +19,8 @@ from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import world_size
 from trainer.distributed.process_group import Process
 from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.methods import Method
 from trainer.networks.backbones import build_backbone
 from trainer.runs.run_folder import RunFolder
@@ -114,6 +116,38 @@ def build_method(
         _require_compiler(device)
         method.compile_networks()
     return method.to(device, IMAGES[config.train.precision])
+
+
+def build_engine(config: Config, method: Method, steps_per_epoch: int, world_size: int) -> Engine:
+    """Build the optimizer, the schedule and DeepSpeed around a method on its device. Every rank calls.
+
+    Args:
+        config: configuration of the run.
+        method: what `build_method` returned.
+        steps_per_epoch: number of steps in an epoch.
+        world_size: number of ranks.
+    """
+    groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
+    return Engine(
+        method,
+        build_optimizer(groups, config.optim),
+        Schedule.from_settings(config.optim, steps_per_epoch, config.train.epochs, config.train.max_steps),
+        micro_batch=config.train.global_batch // (config.train.grad_accum_steps * world_size),
+        accumulation=config.train.grad_accum_steps,
+        max_grad_norm=config.optim.max_grad_norm,
+        seed=config.run.seed,
+        total_steps=total_steps(config, steps_per_epoch),
+        zero=config.parallel.zero_stage,
+        gradient_dtype=config.parallel.gradient_dtype,
+        guard=config.guard,
+        health_every=config.metrics.health_every,
+    )
+
+
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """Return the number of steps of the whole run."""
+    steps = config.train.epochs * steps_per_epoch
+    return min(steps, config.train.max_steps) if config.train.max_steps else steps
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -82,8 +82,6 @@ def test_sizes_follow_the_batch_and_the_number_of_ranks(scaling: ModuleType) -> 
         assert scaling.predict(step, free, 4)["batch norm"] == pytest.approx(statistics)
     assert scaling.predict(one, free, 4, group=2)["batch norm"] == pytest.approx(100 / 1000)
     late = scaling.Network(2**20, 1.0, 1000.0, 0.0, 1.0)
-    apart = scaling.Step.of(profile(*sent), embedding=1, apart=2)
-    assert scaling.predict(apart, late, 4)["batch norm"] == pytest.approx(statistics + 2 * 2 * 2 * 1.0)
     assert scaling.predict(one, late, 4)["batch norm"] == pytest.approx(statistics + 2 * 2 * 1.0)
 
 

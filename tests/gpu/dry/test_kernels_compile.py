@@ -1,0 +1,44 @@
+"""The Triton kernels compile to machine code for GPUs on a machine without one."""
+
+from typing import Any
+
+import pytest
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from trainer.distributed import batch_norm_kernels as kernels
+
+TILE = {"ROWS": 64, "COLUMNS": 64}
+KERNELS: dict[str, dict[str, int | float | bool]] = {
+    "_statistics_of_chunks": TILE,
+    "_combine": {"MOMENTUM": 0.1, "EPS": 1e-5, "FINAL": True, "PARTS": 64, "COLUMNS": 64},
+    "_normalize": TILE,
+    "_gradient_sums_of_chunks": TILE,
+    "_input_gradient": TILE,
+}
+INPUTS = ("x", "dy", "out")
+NUMBERS = ("rows", "chunk", "columns", "number", "views", "count")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_compiles(name: str, dtype: str, capability: int) -> None:
+    kernel = getattr(kernels, name)
+    constants: dict[str, Any] = {**KERNELS[name], "SUM": tl.float32}
+    types = dict.fromkeys(kernel.arg_names, "*fp32")
+    types |= {argument: f"*{dtype}" for argument in kernel.arg_names if argument in INPUTS}
+    if name == "_combine":
+        types["out"] = "*fp32"
+    types |= {argument: "i32" for argument in kernel.arg_names if argument in NUMBERS}
+    types |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(
+        fn=kernel,
+        signature=types,
+        constexprs={(kernel.arg_names.index(argument),): value for argument, value in constants.items()},
+    )
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert f"sm_{capability}" in made.asm["ptx"]
+    assert made.asm["cubin"]

@@ -1,0 +1,81 @@
+"""Costs of operations, against numbers counted by hand. Device tensors are FakeTensors of device `cuda`."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from trainer.profiling.dry_run import kernels
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Iterator[FakeTensorMode]:
+    with FakeTensorMode() as mode:
+        yield mode
+
+
+def on_device(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "depth", "launches"),
+    [
+        ([10] * 110, 1, 1),
+        ([10] * 111, 1, 2),
+        ([10] * 36, 4, 1),
+        ([10] * 37, 4, 2),
+        ([320 * 65536], 1, 1),
+        ([320 * 65536 + 1], 1, 2),
+        ([0, 0], 1, 0),
+    ],
+)
+def test_launches_of_a_list_of_tensors(sizes: list[int], depth: int, launches: int) -> None:
+    assert kernels._list_launches(sizes, depth) == launches
+
+
+def test_lists_of_different_strides_are_handled_one_by_one() -> None:
+    straight, turned = on_device(4, 6), on_device(6, 4).t()
+    assert kernels.launches(aten._foreach_add.List, [[straight] * 3, [straight] * 3]) == (1, False)
+    assert kernels.launches(aten._foreach_add.List, [[straight] * 3, [turned] * 3]) == (3, True)
+
+
+def test_an_elementwise_operation_reads_and_writes_each_tensor_once() -> None:
+    a, b = on_device(8, 8), on_device(8, 8)
+    assert kernels.moved_bytes(aten.add.Tensor, (a, b), {}, on_device(8, 8)) == 3 * 8 * 8 * 4
+    assert kernels.moved_bytes(aten.add.Tensor, (a, a), {}, on_device(8, 8)) == 2 * 8 * 8 * 4
+
+
+def test_an_expanded_tensor_is_read_once() -> None:
+    row = on_device(8).expand(100, 8)
+    assert kernels.moved_bytes(aten.add.Tensor, (row, row), {}, on_device(100, 8)) == (8 + 800) * 4
+
+
+def test_an_operation_in_place_reads_and_writes_what_it_changes() -> None:
+    a = on_device(100)
+    assert kernels.moved_bytes(aten.mul_.Tensor, (a, 2.0), {}, a) == 2 * 100 * 4
+    assert kernels.moved_bytes(aten.zero_.default, (a,), {}, a) == 100 * 4
+
+
+def test_a_matrix_product() -> None:
+    a, b = on_device(4, 5, dtype=torch.bfloat16), on_device(5, 6, dtype=torch.bfloat16)
+    assert kernels.flops(aten.mm.default, (a, b), {}, a @ b) == 2 * 4 * 5 * 6
+    assert kernels.precision(aten.mm.default, (a, b)) == "bf16"
+    assert kernels.kind(aten.mm.default, 240) == "matrix product"
+
+
+def test_float32_convolutions_use_tf32_and_products_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x = [on_device(1, 3, 8, 8), on_device(4, 3, 3, 3)]
+    assert kernels.precision(aten.convolution.default, x) == "tf32"
+    assert kernels.precision(aten.mm.default, x) == "fp32"
+
+
+def test_views_and_allocations_launch_nothing() -> None:
+    for operation in (aten.view.default, aten.t.default, aten.empty.memory_format, aten.detach.default):
+        assert kernels.launches_nothing(operation)
+    for operation in (aten.add.Tensor, aten.add_.Tensor, aten.clone.default):
+        assert not kernels.launches_nothing(operation)

@@ -1,0 +1,34 @@
+"""The process of a dry run: `python -m trainer.profiling.dry_run.worker OUT WORLD_SIZE NUM_CLASSES < CONFIGS`.
+
+It reads a JSON list of configurations, and writes a JSON list of records, or of the tracebacks of failures.
+`stub_environment` gives its environment. One process can record several recipes for the same number of ranks.
+"""
+
+import json
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Record each configuration. Return 1 if one of them failed."""
+    warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+    from trainer.config.schema import parse
+    from trainer.profiling.dry_run.step import dry_run
+
+    out, world_size, num_classes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    found: list[Any] = []
+    for settings in json.load(sys.stdin):
+        try:
+            record = dry_run(parse(settings, where="standard input"), world_size, num_classes)
+            found.append({"record": record.as_json()})
+        except Exception:
+            found.append({"failure": traceback.format_exc()})
+    out.write_text(json.dumps(found))
+    return int(any("failure" in one for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
