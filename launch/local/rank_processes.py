@@ -20,6 +20,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
+from launch.local.imports import collector_paused
+
 _state = {"may fork": False, "has forked": False}
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a process to stop."""
@@ -73,7 +75,8 @@ def prepare(module: str) -> None:
     is_set = COUNTS_BY_NVML in os.environ
     os.environ.setdefault(COUNTS_BY_NVML, "1")
     try:
-        importlib.import_module(module).import_all()
+        with collector_paused():
+            importlib.import_module(module).import_all()
     finally:
         if not is_set:
             del os.environ[COUNTS_BY_NVML]
