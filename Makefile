@@ -7,6 +7,9 @@ SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples 
 MEASURES := tests/integration/trainer/test_profiles.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
+# Tests start hundreds of processes. Without bytecode each of them would compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup demo test test-runs test-cluster test-fast test-packages lint format docs bench gpu-check clean
 
 help:  ## list the targets
