@@ -24,6 +24,8 @@ OPENMP = "torch.set_num_threads(2); torch.rand(1000, 1000).exp()"
 BUSY = f"{TORCH}; {OPENMP}"
 JOB = """
 import atexit, os, signal, sys
+
+pytestmark = pytest.mark.slow
 def import_all():
     {imports}
 def main():

@@ -39,6 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["metrics.jsonl", "ledger.jsonl", "config.yaml", "lock", "manifest.json"])
 def test_no_flipped_bit_ends_in_a_traceback(
     runs: Path, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
