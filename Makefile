@@ -7,6 +7,9 @@ SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples 
 MEASURES := tests/integration/trainer/test_profiles.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
 
+# Tests start hundreds of processes. Without bytecode each of them would compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup demo test test-runs test-cluster test-fast test-packages lint format docs bench gpu-check clean
 
 help:  ## list the targets
@@ -30,19 +33,19 @@ test-packages:  ## SLURM and Chromium for the tests, where this user may install
 	tests/packages.sh
 
 test: setup lint test-packages  ## everything that this machine can test
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden
+	$(MAKE) --jobs 2 test-cluster test-runs
 	$(BIN)/python -m pytest $(MEASURES)
-	$(MAKE) --jobs 2 test-runs test-cluster
 
 # The cluster mostly waits, so both fit beside each other. A test that measures needs the machine to itself.
 test-runs:
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden
 	$(BIN)/python -m pytest --durations=10 tests/integration tests/gpu $(MEASURES:%=--ignore=%)
 
 test-cluster:
 	$(BIN)/python -m pytest --durations=10 tests/slurm
 
-test-fast: setup  ## unit tests only
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
+test-fast: setup  ## unit tests only, without those marked slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow' tests/unit
 
 lint: setup  ## style, types and the direction of imports
 	$(BIN)/ruff check $(SOURCES)

@@ -158,7 +158,11 @@ def main() -> int:
             parser.error(f"{path}: needs the file and its .json beside it")
     with tempfile.TemporaryDirectory() as folder:
         store, out = Path(folder, "store"), Path(folder, "errors.json")
-        mp.spawn(_worker, (args.nproc, store, args.files, out), nprocs=args.nproc)
+        # A fork need not import torch again. So far, this process has started none of torch's threads.
+        start = "fork" if sys.platform == "linux" else "spawn"
+        mp.start_processes(
+            _worker, (args.nproc, store, args.files, out), nprocs=args.nproc, start_method=start
+        )
         errors = json.loads(out.read_text())
     worst = 0.0
     for path, rows in errors.items():

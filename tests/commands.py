@@ -5,7 +5,6 @@ process does: it has its own session, environment, working folder and output. `t
 the tests of SLURM run the command itself.
 """
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rank_processes import PRELOADED
+from rank_processes import forks
 
 from launch.local.rank_processes import like_a_new_process
 
@@ -48,8 +47,7 @@ class Command:
     """A command in the background, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, *arguments: object, cwd: object = None, env: dict[str, str] | None = None) -> None:
-        multiprocessing.set_forkserver_preload(PRELOADED)
-        context = multiprocessing.get_context("forkserver")
+        context = forks()
         self._output, output = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_command,

@@ -1,5 +1,6 @@
 """Fixtures of all tests: the optional real data, and functions run as several ranks."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -17,6 +18,13 @@ DATA = Path(
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a job in the background of a shell ignores it, and so would every process that a test sends it to
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.disable()  # until all modules of tests are imported: what they make lives to the end of the session
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

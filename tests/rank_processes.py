@@ -1,32 +1,36 @@
 """Functions run as the ranks of a real process group. A module of its own: forked ranks import it by name."""
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = [
-    "torch",
-    "timm",
-    "pytest",
-    "hypothesis",
-    "trainer.checkpoints.store",
-    "trainer.contrast.queue",
-    "trainer.contrast.losses",
-    "warm_imports",
-]
-"""Imported once, not once a process; the first test that forks decides for all, so that all name these."""
+
+def forks() -> ForkServerContext:
+    """Processes that are forks of one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm_imports"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Python 3.11 does not hand its search path to the process that imports and forks.
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
+    return context
 
 
 def run_as_ranks(
     function: Callable[..., Any], world_size: int, folder: Path, args: tuple[Any, ...]
 ) -> list[Any]:
     """Call a module-level function in `world_size` processes of one gloo group; its results by rank."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    forks()
     mp.start_processes(
         _rank, (function, world_size, folder, args), nprocs=world_size, start_method="forkserver"
     )

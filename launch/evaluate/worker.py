@@ -3,6 +3,7 @@
 import signal
 import sys
 
+from launch.local.imports import collector_paused
 from launch.local.rank_processes import heed_signals
 from launch.local.worker import end_with_parent, run_with_error_report
 
@@ -24,6 +25,8 @@ def main() -> int:
 
 
 def _evaluate() -> int:
+    with collector_paused():
+        import_all()
     from launch.evaluate.evaluation import EvalJob, evaluate_backbone
     from trainer.distributed.process_group import initialize
 

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from launch.local.imports import collector_paused
 from launch.local.standard_files import open_log, read_nothing, write_output_to
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -89,7 +90,8 @@ def prepare(module: str) -> None:
     is_set = COUNTS_BY_NVML in os.environ
     os.environ.setdefault(COUNTS_BY_NVML, "1")
     try:
-        importlib.import_module(module).import_all()
+        with collector_paused():
+            importlib.import_module(module).import_all()
     finally:
         if not is_set:
             del os.environ[COUNTS_BY_NVML]

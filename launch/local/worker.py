@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
+from launch.local.imports import collector_paused
 from launch.local.kept_output import keep_output
 from launch.local.rank_processes import heed_signals
 from launch.messages import disk_error_message, print_error
@@ -64,6 +65,8 @@ def train_run(
         reason: returns the reason in the ledger for an exit code. Rank 0 calls it.
         facts: additional values for the ledger's record of this attempt.
     """
+    with collector_paused():
+        import_all()
     import torch
 
     from trainer.distributed.objects import broadcast_object

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.cores import usable_cores
 from data_pipelines.files import write_whole
+from launch.local.imports import collector_paused
 from launch.local.rank_processes import heed_signals
 from launch.local.worker import end_with_parent, run_with_error_report
 from trainer.runs.run_folder import RunFolder
@@ -36,6 +37,8 @@ def main() -> int:
 
 def measure(run: RunFolder, steps: int, *, trace: bool) -> int:
     """Profile the settings in a folder as one rank. The first rank writes `profile.json` there. Return 0."""
+    with collector_paused():
+        import_all()
     from data_pipelines.progress import ProgressBars
     from trainer.distributed.process_group import initialize
     from trainer.profiling.measure import profile

@@ -3,6 +3,7 @@ import sys
 from importlib import metadata
 
 import pytest
+from commands import run
 
 HEAVY = ("torch", "deepspeed", "cv2", "nvidia", "sklearn", "timm")
 
@@ -40,11 +41,9 @@ def test_help_loads_nothing_heavy() -> None:
     ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", *command, "--help"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    done = run(*command, "--help")
+    assert done.code == 0, done.out
+    assert "Usage" in done.out
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -66,14 +65,9 @@ def test_looking_at_runs_loads_nothing_heavy() -> None:
 
 
 def test_config_show_says_where_values_come_from() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", "config", "show", "cifar100", "optim.lr=0.5"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in done.stdout.splitlines()]
+    done = run("config", "show", "cifar100", "optim.lr=0.5")
+    assert done.code == 0, done.out
+    cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in done.out.splitlines()]
     rows = {row[0]: tuple(row[1:]) for row in cells if len(row) == 3}
     assert rows["optim.lr"] == ("0.5", "command line")
     assert rows["train.epochs"] == ("1000", "cifar10.yaml")

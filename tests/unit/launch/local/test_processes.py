@@ -127,6 +127,7 @@ def test_a_run_under_nohup_outlives_its_terminal(job: Path) -> None:
     assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.slow
 def test_ranks_meet_though_standard_files_are_closed(tmp_path: Path) -> None:
     """The socket where they meet would get the number of the standard input."""
     (tmp_path / "listener.py").write_text(LISTENER)
@@ -196,6 +197,7 @@ def main():
 """
 
 
+@pytest.mark.slow
 def test_ranks_of_one_machine_listen_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "listener.py").write_text(LISTENER)
     monkeypatch.syspath_prepend(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from launch.local import rank_processes
 
+pytestmark = pytest.mark.slow
 LAUNCHER = """
 import sys
 from pathlib import Path
@@ -19,18 +20,20 @@ allow_forks()
 print("forks" if can_fork() else "starts anew", flush=True)
 sys.exit(launch("the_job", [], nproc=2, logs=Path(sys.argv[1])))
 """
+TORCH = "import torch"
+OPENMP = "torch.set_num_threads(2); torch.rand(1000, 1000).exp()"
+BUSY = f"{TORCH}; {OPENMP}"
 JOB = """
 import atexit, os, signal, sys, weakref
 class Library:
     pass
 def import_all():
-    import torch
+    {imports}
 def main():
-    import torch
+    {imports}
     from launch.local.rank_processes import heed_signals
     heed_signals()
-    torch.set_num_threads(2)
-    torch.rand(1000, 1000).exp().sum()  # OpenMP's threads
+    {work}
     atexit.register(print, "rank", os.environ["RANK"], "has left")
     global library
     library = Library()
@@ -39,7 +42,6 @@ def main():
     print("rank", os.environ["RANK"], "of", os.getppid() == int(os.environ["ALL4ONE_PARENT"]), terminal, flush=True)
     return 7 if os.environ["RANK"] == "1" else 0
 """
-BUSY = "import torch; torch.set_num_threads(2); torch.rand(1000, 1000).exp()"
 NOT_THE_COMMAND = "from launch.local import rank_processes; rank_processes._forking.allowed = False"
 AFTER_A_FORK = "launch('the_job', [], nproc=1, logs=Path(sys.argv[1]))\n" + BUSY
 IGNORED = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
@@ -48,7 +50,10 @@ THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(60,)
 
 
 def launcher(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
-    (folder / "the_job.py").write_text(JOB)
+    """Run a launcher of two ranks. They compute with torch if the launcher has imported it."""
+    computes = TORCH in before
+    job = JOB.format(imports=TORCH if computes else "pass", work=OPENMP if computes else "pass")
+    (folder / "the_job.py").write_text(job)
     (folder / "launcher.py").write_text(LAUNCHER.format(before=before))
     return subprocess.run(
         [sys.executable, folder / "launcher.py", folder / "logs"],
@@ -63,7 +68,7 @@ def launcher(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("before", "way"),
     [
-        ("import torch", "forks"),
+        (TORCH, "forks"),
         (IGNORED, "forks"),
         (BUSY, "starts anew"),
         (THREAD, "starts anew"),

@@ -1,18 +1,14 @@
 import errno
-import multiprocessing
 import resource
 import threading
 
 import pytest
 from checkpoints import is_whole, names, snapshot, store_at
-from rank_processes import PRELOADED
+from rank_processes import forks
 
 from data_pipelines.errors import UserError
 from trainer.checkpoints.background_writer import BackgroundWriter
 from trainer.checkpoints.store import CheckpointStore
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
@@ -46,8 +42,8 @@ def write_beyond_the_size_limit(folder, answer):
 
 
 def test_a_quota_is_a_warning_and_the_next_write_is_tried_again(tmp_path):
-    answer = CONTEXT.Queue()
-    process = CONTEXT.Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
+    answer = forks().Queue()
+    process = forks().Process(target=write_beyond_the_size_limit, args=(tmp_path, answer))
     process.start()
     [warning] = answer.get(timeout=60)
     process.join()

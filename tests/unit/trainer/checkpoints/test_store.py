@@ -35,6 +35,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     step=st.integers(0, 10**9),
@@ -86,6 +87,7 @@ def test_layout_on_disk(tmp_path):
     assert json.loads((tmp_path / "step_00001200" / STATE).read_text())["step"] == 1200
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     increments=st.lists(st.integers(1, 5), min_size=1, max_size=8),
@@ -104,6 +106,7 @@ def test_keep_rules(tmp_path_factory, increments, keep_last, keep_every):
     assert store.load_newest().snapshot.step == steps[-1]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.integers(0, 4), min_size=1, max_size=10), keep_last=st.integers(1, 3))
 def test_going_back_and_writing_again_makes_the_last_write_the_newest(tmp_path_factory, steps, keep_last):
@@ -145,6 +148,7 @@ def test_a_broken_checkpoint_is_passed_over_and_the_reason_is_said(tmp_path, fil
     assert names(tmp_path) == ["latest", "step_00000003", "step_00000004"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     file=st.sampled_from([MODEL, OPTIMIZER, STATE, MANIFEST]), where=st.floats(0, 1), bit=st.integers(0, 7)

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -8,15 +7,12 @@ from dataclasses import replace
 
 import pytest
 from checkpoints import is_whole, names, snapshot, store_at
-from rank_processes import PRELOADED
+from rank_processes import forks
 
 from data_pipelines.errors import UserError
 from trainer.checkpoints.format import MANIFEST
 from trainer.checkpoints.keep_rules import CheckpointSettings
 from trainer.checkpoints.store import CheckpointStore
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def after_broken_steps(step):
@@ -96,8 +92,8 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path
     random_times = random.Random(seed)
     step = 0
     for _ in range(12):
-        started = CONTEXT.Event()
-        writer = CONTEXT.Process(target=write_until_killed, args=(tmp_path, step, started))
+        started = forks().Event()
+        writer = forks().Process(target=write_until_killed, args=(tmp_path, step, started))
         writer.start()
         assert started.wait(60)
         time.sleep(random_times.uniform(0, 0.08))

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from data_pipelines.errors import UserError
 from trainer.checkpoints.store import LATEST, CheckpointStore
 
+pytestmark = pytest.mark.slow
+
 CHANGES = (
     "os.rename",
     "os.remove",

@@ -14,6 +14,8 @@ from data_pipelines.shards.subsets import low_shot_subset
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.finetune import FinetuneProtocol, finetune
 
+pytestmark = pytest.mark.slow
+
 SHORT = FinetuneProtocol(shares=(0.5, 1.0), epochs=2, batch=8, learning_rates=(0.01, 0.5), held_out=0.2)
 EPOCH = {0.5: 3, 1.0: 6}
 """Steps on what is left of 30 and of 60 images when a fifth of each class is held out."""

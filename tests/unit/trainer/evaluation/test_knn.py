@@ -14,6 +14,8 @@ from trainer.distributed.process_group import agree
 from trainer.evaluation.features import EvaluationInterrupted
 from trainer.evaluation.knn import KNNResult, knn_accuracies, knn_accuracy
 
+pytestmark = pytest.mark.slow
+
 
 def straight_knn(train, train_labels, test, test_labels, k, temperature, num_classes):
     """One test sample, one neighbor, one vote at a time, in float64."""

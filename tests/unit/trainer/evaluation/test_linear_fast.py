@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from data_pipelines.errors import UserError
 from trainer.evaluation.linear_fast import L2_SWEEP, fit, linear_probe, wilson_interval
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits():

@@ -15,6 +15,8 @@ from trainer.evaluation.linear_fast import linear_probe
 from trainer.evaluation.linear_protocol import LinearProtocol
 from trainer.evaluation.low_shot import low_shot
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [str(n) for n in range(10)]
 
 

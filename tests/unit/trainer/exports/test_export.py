@@ -20,6 +20,8 @@ from trainer.exports.export import FORMATS, export_backbone
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.networks.backbones import torchvision_resnets
 
+pytestmark = pytest.mark.slow
+
 RESNET = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=imagenet", *sized(64))
 CIFAR = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=cifar")
 NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")

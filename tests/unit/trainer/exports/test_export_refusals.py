@@ -11,6 +11,8 @@ from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.exports.export import FORMATS, export_backbone
 
+pytestmark = pytest.mark.slow
+
 CIFAR = ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=cifar")
 NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
 VIT = ("backbone.name=test_vit", *sized(48))

@@ -15,6 +15,8 @@ from trainer.exports.export import export_backbone
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.runs.records import append_record
 
+pytestmark = pytest.mark.slow
+
 FOLDER = {
     "timm_resnet": ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=imagenet", *sized(64)),
     "timm_vit": ("backbone.name=test_vit", *sized(48)),

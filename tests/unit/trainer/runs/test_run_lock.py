@@ -1,18 +1,15 @@
 import json
-import multiprocessing
 import os
 import signal
 import time
 
 import pytest
-from rank_processes import PRELOADED
+from rank_processes import forks
 
 from data_pipelines.errors import UserError
 from trainer.runs import run_lock
 from trainer.runs.run_lock import RunLock, is_held
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(PRELOADED)
 QUICK = {"stale_after_s": 0.5, "heartbeat_s": 0.05}
 
 
@@ -53,8 +50,8 @@ def hold(run, entered, leave, machine=None, answer=None, options=None):
 
 
 def start_holder(run, **kwargs):
-    entered, leave = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=hold, args=(run, entered, leave), kwargs=kwargs)
+    entered, leave = forks().Event(), forks().Event()
+    process = forks().Process(target=hold, args=(run, entered, leave), kwargs=kwargs)
     process.start()
     assert entered.wait(60)
     return process, leave
@@ -200,7 +197,7 @@ def test_waiting_for_a_holder_that_died_elsewhere(tmp_path):
 
 
 def test_a_holder_that_was_cut_off_learns_that_it_lost_the_run(tmp_path):
-    answer = CONTEXT.Queue()
+    answer = forks().Queue()
     process, leave = start_holder(tmp_path, machine="elsewhere", answer=answer, options=QUICK)
     os.kill(process.pid, signal.SIGSTOP)
     with RunLock(tmp_path, attempt=5, wait_s=60, **QUICK) as lock:
@@ -252,8 +249,8 @@ def test_of_many_takers_one_wins(tmp_path, before):
             leave_a_lock(run, age_s=0, process_start="1")
         elif before == "stale":
             leave_a_lock(run, age_s=100, machine="elsewhere")
-        barrier, results = CONTEXT.Barrier(takers), CONTEXT.Queue()
-        processes = [CONTEXT.Process(target=take_once, args=(run, barrier, results)) for _ in range(takers)]
+        barrier, results = forks().Barrier(takers), forks().Queue()
+        processes = [forks().Process(target=take_once, args=(run, barrier, results)) for _ in range(takers)]
         for process in processes:
             process.start()
         outcomes = sorted(results.get(timeout=60) for _ in range(takers))
@@ -280,8 +277,8 @@ def take_again_and_again(run, times, trace):
 
 
 def test_two_are_never_inside_while_locks_change_hands(tmp_path):
-    trace = CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=take_again_and_again, args=(tmp_path, 40, trace)) for _ in range(4)]
+    trace = forks().Queue()
+    processes = [forks().Process(target=take_again_and_again, args=(tmp_path, 40, trace)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

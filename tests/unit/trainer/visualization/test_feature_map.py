@@ -19,6 +19,8 @@ from trainer.visualization.feature_map import feature_map
 from trainer.visualization.projection import project_2d
 from trainer.visualization.samples import balanced_sample
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
 
 

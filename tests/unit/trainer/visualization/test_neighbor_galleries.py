@@ -24,6 +24,8 @@ from trainer.runs.run_folder import RunFolder
 from trainer.visualization.neighbor_galleries import key_encoder, neighbor_galleries
 from trainer.visualization.samples import balanced_sample, tile
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "data.eval_resize=16")
 NNCLR = (
     "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding_dim: 8, queue: {size: 32}}"
