@@ -38,8 +38,8 @@ test: setup lint test-packages  ## everything that this machine can test
 
 # The cluster mostly waits, so both fit beside each other. A test that measures needs the machine to itself.
 test-runs:
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden
-	$(BIN)/python -m pytest --durations=10 tests/integration tests/gpu $(MEASURES:%=--ignore=%)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden tests/gpu
+	$(BIN)/python -m pytest --durations=10 tests/integration $(MEASURES:%=--ignore=%)
 
 test-cluster:
 	$(BIN)/python -m pytest --durations=10 tests/slurm

@@ -14,7 +14,7 @@ _OPERATIONS = {
     "gradient_sums": "(Tensor dy, Tensor x, Tensor statistics) -> Tensor",
     "input_gradient": "(Tensor dy, Tensor x, Tensor weight, Tensor statistics, Tensor sums, int count) -> Tensor",
 }
-"""The kernels as operations of torch, by name. `trainer.distributed.batch_norm_kernels` has their documentation."""
+"""The kernels as operations of torch, by name. `trainer.distributed.batch_norm_operations` has their documentation."""
 
 _library = torch.library.Library("all4one", "DEF")
 
@@ -22,9 +22,9 @@ _library = torch.library.Library("all4one", "DEF")
 def _started(name: str) -> Any:
     def start(*args: Any) -> Tensor:
         # Triton is not loaded on machines without a GPU.
-        from trainer.distributed import batch_norm_kernels as kernels
+        from trainer.distributed import batch_norm_operations
 
-        result: Tensor = getattr(kernels, name)(*args)
+        result: Tensor = getattr(batch_norm_operations, name)(*args)
         return result
 
     return start

@@ -12,11 +12,11 @@ from trainer.distributed import batch_norm_kernels as kernels
 
 TILE = {"ROWS": 64, "COLUMNS": 64}
 KERNELS: dict[str, dict[str, int | float | bool]] = {
-    "_statistics_of_chunks": TILE,
-    "_combine": {"MOMENTUM": 0.1, "EPS": 1e-5, "FINAL": True, "PARTS": 64, "COLUMNS": 64},
-    "_normalize": TILE,
-    "_gradient_sums_of_chunks": TILE,
-    "_input_gradient": TILE,
+    "statistics_of_chunks": TILE,
+    "combine": {"MOMENTUM": 0.1, "EPS": 1e-5, "FINAL": True, "PARTS": 64, "COLUMNS": 64},
+    "normalize": TILE,
+    "gradient_sums_of_chunks": TILE,
+    "input_gradient": TILE,
 }
 INPUTS = ("x", "dy", "out")
 NUMBERS = ("rows", "chunk", "columns", "number", "views", "count")
@@ -30,7 +30,7 @@ def test_a_kernel_compiles(name: str, dtype: str, capability: int) -> None:
     constants: dict[str, Any] = {**KERNELS[name], "SUM": tl.float32}
     types = dict.fromkeys(kernel.arg_names, "*fp32")
     types |= {argument: f"*{dtype}" for argument in kernel.arg_names if argument in INPUTS}
-    if name == "_combine":
+    if name == "combine":
         types["out"] = "*fp32"
     types |= {argument: "i32" for argument in kernel.arg_names if argument in NUMBERS}
     types |= dict.fromkeys(constants, "constexpr")
