@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
-from functools import partial
 from math import ceil
 
 import cv2
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from data_pipelines.imaging.augment import AugmentationParams
 from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.buffers import Buffers
+from data_pipelines.imaging.device_copy import DeviceCopy
 from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
 
 # The pool already uses all cores, so OpenCV's own threads would only compete with it.
@@ -47,10 +47,10 @@ class OpenCVBackend:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self._pool, self._threads, self._device, self._dtype = pool, threads, device, dtype
-        # Memory is pinned for the copy to a GPU. PyTorch reuses pinned memory itself.
-        self._memory = partial(torch.empty, pin_memory=True) if device.type == "cuda" else Buffers().take
+        self._pool, self._threads, self._dtype = pool, threads, dtype
         self._normal = _normalization(mean, std)
+        self._copy = DeviceCopy(self._normal, device, dtype) if device.type == "cuda" else None
+        self._memory = self._copy.take if self._copy else Buffers().take
 
     def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
         """See `AugmentationBackend.run`."""
@@ -74,7 +74,9 @@ class OpenCVBackend:
         list(self._pool.map(make, _tasks(len(images), self._threads)))
         if refused:
             raise DecodeError(refused)
-        return [t.permute(0, 3, 1, 2).to(self._device, self._dtype, non_blocking=True) for t in batch]
+        if self._copy:
+            return self._copy.run(batch)
+        return [t.permute(0, 3, 1, 2).to(self._dtype) for t in batch]
 
     def _finish(
         self,
@@ -82,9 +84,11 @@ class OpenCVBackend:
         view: AugmentationParams,
         row: int,
         color: NDArray[np.float64] | None,
-        target: NDArray[np.float32],
+        target: NDArray[np.float32] | NDArray[np.uint8],
     ) -> None:
-        """Fill `target` `[S, S, 3]` with one view, made from its crop `[S, S, 3]`."""
+        """Fill `target` `[S, S, 3]` with one view, made from its crop `[S, S, 3]`: with pixels for a GPU, which
+        normalizes them, and otherwise with normalized values.
+        """
         if color is not None:
             pixels = cv2.transform(pixels, color)
         sigma = float(view.blur_sigma[row])
@@ -95,7 +99,10 @@ class OpenCVBackend:
             pixels = cv2.flip(pixels, 1)
         if view.solarize[row]:
             pixels = cv2.LUT(pixels, _SOLARIZED)
-        cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
+        if self._copy:
+            target[:] = pixels
+        else:
+            cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
 
 
 def _tasks(count: int, threads: int) -> list[range]:

@@ -51,8 +51,8 @@ class Profile:
     loader: float
     """Time in which the loader alone makes the batches of a step."""
     transfer: float
-    """Time to copy a step's images from host to device, which the loader's thread does in parallel to the step. 0 on a
-    CPU."""
+    """Time to copy the pixels of a step from host to device, which the loader's thread does in parallel to the step. 0
+    on a CPU."""
     checkpoint: float
     """Time that a checkpoint blocks training: the copy to host memory."""
     checkpoint_every: int
@@ -225,10 +225,11 @@ class _Bench:
         self._parts.engine.step(self._parts.total_steps, batches)
 
     def transfer(self, batches: list[Batch]) -> float:
-        """Return the seconds to copy the images of a step to the device."""
+        """Return the seconds to copy the images of a step to the device, a byte for each value."""
         if self._device.type == "cpu":
             return 0.0
-        host = [view.cpu().pin_memory() for batch in batches for view in batch.views]
+        shapes = [view.shape for batch in batches for view in batch.views]
+        host = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for shape in shapes]
         return min(self.timed(lambda: [view.to(self._device) for view in host]) for _ in range(3))
 
     @property
