@@ -133,7 +133,7 @@ def _facts(record: StepRecord, expected: Estimate, card: Card) -> Table:
         "kernels",
         "host waits (dry run)": f"{record.host_waits.total()} per step, and {record.device_mixes} operations "
         "on mixed devices",
-        "kernels (estimate)": f"{1000 * expected.kernels:.1f} ms, none fused",
+        "kernels (estimate)": f"{1000 * expected.kernels:.1f} ms, one after the other",
         "launches (estimate)": f"{1000 * expected.launches:.1f} ms of the host, at the same time",
         "messages (estimate)": f"{1000 * expected.awaited:.1f} ms awaited, {1000 * expected.gradients:.1f} ms of "
         "gradients beyond the backward pass",

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from trainer.distributed import batch_norm_cpu, batch_norm_cuda
 from trainer.distributed.collectives import world_size
+from trainer.distributed.fused_blocks import fuse_activations
 
 
 class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -30,6 +30,8 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
     views = 1
     """Number of views stacked in a batch. Each has its own batch statistics. `forward_per_view` sets it for all
     layers."""
+    activated = False
+    """Whether ReLU follows each result. `fuse_activations` sets it where it replaces the network's own ReLU."""
     passed: "list[CrossRankBatchNorm] | None" = None
     """Collects the layers that a batch passes, whose batches `forward_per_view` counts together. None: each counts its
     own, which costs a kernel."""
@@ -38,11 +40,17 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         if input.dim() not in (2, 4):
             raise ValueError(f"expected [B, C] or [B, C, H, W], got {tuple(input.shape)}")
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize [B, C, …]. Returns the same shape."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Normalize [B, C, …]. Returns the same shape.
+
+        Args:
+            input: the batch.
+            residual: added to the result before ReLU, in the shape of `input`.
+        """
         self._check_input_dim(input)
+        relu = self.activated or residual is not None
         if not self.training or world_size() == 1:
-            return super().forward(input)
+            return _followed(super().forward(input), residual, relu)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -51,22 +59,30 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked.add_(self.views)
         else:
             self.passed.append(self)
-        return _implementation(input).normalize_across_ranks(
-            input,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            momentum=self.momentum,
-            eps=self.eps,
-            views=self.views,
-            group=self.process_group,
-        )
+        state = (self.weight, self.bias, self.running_mean, self.running_var)
+        options: Any = {
+            "momentum": self.momentum,
+            "eps": self.eps,
+            "views": self.views,
+            "group": self.process_group,
+        }
+        if _on_cuda(input):
+            return batch_norm_cuda.normalize_across_ranks(
+                input, *state, residual=residual, relu=relu, **options
+            )
+        return _followed(batch_norm_cpu.normalize_across_ranks(input, *state, **options), residual, relu)
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    """Return the module that normalizes tensors of this device."""
-    return batch_norm_cuda if x.is_cuda else batch_norm_cpu
+def _on_cuda(x: Tensor) -> bool:
+    """Return whether the kernels of CUDA devices take a tensor."""
+    return x.is_cuda
+
+
+def _followed(normalized: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    """Add the residual and apply ReLU as layers of their own."""
+    if residual is not None:
+        normalized = normalized + residual
+    return normalized.relu() if relu else normalized
 
 
 def forward_per_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
@@ -107,9 +123,9 @@ class CrossRankBatchNormAct(CrossRankBatchNorm):
     drop: nn.Module
     act: nn.Module
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize and activate [B, C, H, W]. Returns the same shape."""
-        out: Tensor = self.act(self.drop(super().forward(input)))
+        out: Tensor = self.act(self.drop(super().forward(input, residual)))
         return out
 
 
@@ -159,7 +175,10 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device, group_size: 
             "batch norm across ranks is slower without a C compiler: install gcc, or name one with CC"
         )
         return convert_sync_batchnorm(module, group)
-    return _convert(module, group)
+    module = _convert(module, group)
+    if device.type == "cuda":
+        fuse_activations(module)
+    return module
 
 
 def _can_compile() -> bool:

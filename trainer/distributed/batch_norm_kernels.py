@@ -92,14 +92,17 @@ def normalize(
     weight,
     bias,
     statistics,
+    residual,
     out,
     rows,
     columns,
+    RELU: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """(x - mean) * invstd * weight + bias."""
+    """(x - mean) * invstd * weight + bias, plus a residual if RESIDUAL, and at least 0 if RELU."""
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     view = tl.program_id(2)
@@ -107,13 +110,16 @@ def normalize(
     used = (row < rows)[:, None] & inside[None, :]
     known = statistics + view * 2 * columns + column
     mean = tl.load(known, mask=inside, other=0.0)
-    scale = tl.load(known + columns, mask=inside, other=0.0) * tl.load(
-        weight + column, mask=inside, other=0.0
-    ).to(SUM)
+    invstd = tl.load(known + columns, mask=inside, other=0.0)
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(SUM)
     offset = tl.load(bias + column, mask=inside, other=0.0).to(SUM)
     place = (view.to(tl.int64) * rows + row)[:, None] * columns + column[None, :]
-    value = tl.load(x + place, mask=used, other=0.0).to(SUM)
-    made = (value - mean[None, :]) * scale[None, :] + offset[None, :]
+    normal = (tl.load(x + place, mask=used, other=0.0).to(SUM) - mean[None, :]) * invstd[None, :]
+    made = normal * scale[None, :] + offset[None, :]
+    if RESIDUAL:
+        made += tl.load(residual + place, mask=used, other=0.0).to(SUM)
+    if RELU:
+        made = tl.where(made < 0, 0.0, made)  # keeps NaN
     tl.store(out + place, made.to(out.dtype.element_ty), mask=used)
 
 
@@ -121,16 +127,27 @@ def normalize(
 def gradient_sums_of_chunks(
     dy,
     x,
+    y,
+    weight,
+    bias,
     statistics,
     parts,
+    masked,
     rows,
     chunk,
     columns,
+    RELU: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Sums of dy and of dy times the normalized x over a chunk of rows: parts [chunks, V, 2, C]."""
+    """Sums of dy and of dy times the normalized x over a chunk of rows: parts [chunks, V, 2, C].
+
+    RELU: dy is that of the activation. Where the activation is 0, it does not count. The sign before the activation is
+    computed again, which reads nothing more. RESIDUAL: the sign is that of the activation y instead, and `masked`
+    receives the gradient of the residual.
+    """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     part, view = tl.program_id(1), tl.program_id(2)
     inside = column < columns
@@ -139,19 +156,26 @@ def gradient_sums_of_chunks(
     known = statistics + view * 2 * columns + column
     mean = tl.load(known, mask=inside, other=0.0)
     invstd = tl.load(known + columns, mask=inside, other=0.0)
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(SUM)
+    offset = tl.load(bias + column, mask=inside, other=0.0).to(SUM)
     total = tl.zeros([COLUMNS], SUM)
     product = tl.zeros([COLUMNS], SUM)
     for first in range(start, end, ROWS):
         row = first + tl.arange(0, ROWS)
         used = (row < end)[:, None] & inside[None, :]
         place = (view.to(tl.int64) * rows + row)[:, None] * columns + column[None, :]
-        gradient = tl.load(dy + place, mask=used, other=0.0).to(SUM)
-        value = tl.load(x + place, mask=used, other=0.0).to(SUM)
-        total += tl.sum(gradient, 0)
-        product += tl.sum(gradient * (value - mean[None, :]), 0)
+        gradient = tl.load(dy + place, mask=used, other=0.0)
+        normal = (tl.load(x + place, mask=used, other=0.0).to(SUM) - mean[None, :]) * invstd[None, :]
+        if RELU:
+            gradient = tl.where(normal * scale[None, :] + offset[None, :] > 0, gradient, 0.0)
+        if RESIDUAL:
+            gradient = tl.where(tl.load(y + place, mask=used, other=0.0) > 0, gradient, 0.0)
+            tl.store(masked + place, gradient, mask=used)
+        total += tl.sum(gradient.to(SUM), 0)
+        product += tl.sum(tl.where(used, gradient.to(SUM) * normal, 0.0), 0)
     place = parts + (part * tl.num_programs(2) + view) * 2 * columns + column
     tl.store(place, total, mask=inside)
-    tl.store(place + columns, product * invstd, mask=inside)
+    tl.store(place + columns, product, mask=inside)
 
 
 @triton.jit
@@ -159,18 +183,20 @@ def input_gradient(
     dy,
     x,
     weight,
+    bias,
     statistics,
     sums,
     out,
     rows,
     columns,
     count,
+    RELU: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
 ):
     """weight * invstd * (dy - (sum of dy + normalized x * sum of dy times normalized x) / count), with sums over all
-    ranks (Ioffe & Szegedy 2015, section 3)."""
+    ranks (Ioffe & Szegedy 2015, section 3). RELU: as in `gradient_sums_of_chunks`."""
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     view = tl.program_id(2)
@@ -181,9 +207,12 @@ def input_gradient(
     invstd = tl.load(statistics + known + columns, mask=inside, other=0.0)
     total = tl.load(sums + known, mask=inside, other=0.0) / count
     product = tl.load(sums + known + columns, mask=inside, other=0.0) / count
-    scale = invstd * tl.load(weight + column, mask=inside, other=0.0).to(SUM)
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(SUM)
     place = (view.to(tl.int64) * rows + row)[:, None] * columns + column[None, :]
     gradient = tl.load(dy + place, mask=used, other=0.0).to(SUM)
     normal = (tl.load(x + place, mask=used, other=0.0).to(SUM) - mean[None, :]) * invstd[None, :]
-    made = scale[None, :] * (gradient - total[None, :] - normal * product[None, :])
+    if RELU:
+        offset = tl.load(bias + column, mask=inside, other=0.0).to(SUM)
+        gradient = tl.where(normal * scale[None, :] + offset[None, :] > 0, gradient, 0.0)
+    made = (scale * invstd)[None, :] * (gradient - total[None, :] - normal * product[None, :])
     tl.store(out + place, made.to(out.dtype.element_ty), mask=used)

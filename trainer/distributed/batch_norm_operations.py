@@ -47,46 +47,101 @@ def combine_statistics(
     return out
 
 
-def normalize(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor) -> Tensor:
-    """Return each view of x [V * B, C, …] normalized by its statistics [V, 2, C], in the type of x."""
+def normalize(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, residual: Tensor | None, relu: bool
+) -> Tensor:
+    """Return each view of x [V * B, C, …] normalized by its statistics [V, 2, C], in the type of x.
+
+    Args:
+        x: the input.
+        weight: of each channel, [C].
+        bias: of each channel, [C].
+        statistics: what `combine_statistics` returned, [V, 2, C].
+        residual: added to the result, in the shape and type of x.
+        relu: whether negative results become 0.
+    """
     out = torch.empty_like(x)
     rows, columns = _matrix(x, len(statistics))
     grid, tile = _tiles(rows, columns, len(statistics))
     kernels.normalize[grid](
-        x, weight, bias, statistics, out, rows, columns, *tile, SUM=_triton_type(statistics)
+        x,
+        weight,
+        bias,
+        statistics,
+        x if residual is None else residual,
+        out,
+        rows,
+        columns,
+        relu,
+        residual is not None,
+        *tile,
+        SUM=_triton_type(statistics),
     )
     return out
 
 
-def gradient_sums(dy: Tensor, x: Tensor, statistics: Tensor) -> Tensor:
-    """Return for each view the sums over this rank's rows of dy and of dy times the normalized x: [V, 2, C]."""
-    rows, columns = _matrix(x, len(statistics))
-    grid, chunk, tile = _chunks(rows, columns, len(statistics))
-    parts = statistics.new_empty((grid[1], *statistics.shape))
-    kernels.gradient_sums_of_chunks[grid](
-        dy, x, statistics, parts, rows, chunk, columns, *tile, SUM=_triton_type(statistics)
-    )
-    return parts.sum(0)
+def gradient_sums(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, relu: bool
+) -> Tensor:
+    """Return for each view the sums over this rank's rows of dy and of dy times the normalized x: [V, 2, C].
+
+    The arguments are those of `normalize`, without a residual, and the gradient dy of its result.
+    """
+    return _start_gradient_sums(dy, x, None, weight, bias, statistics, None, relu)
+
+
+def residual_gradient_sums(dy: Tensor, x: Tensor, y: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the residual, in the shape of x, and the sums of `gradient_sums` for this gradient.
+
+    Args:
+        dy: gradient of y.
+        x: input of `normalize`.
+        y: its result with a residual and ReLU.
+        statistics: what `combine_statistics` returned, [V, 2, C].
+    """
+    masked, unused = torch.empty_like(x), statistics
+    return masked, _start_gradient_sums(dy, x, y, unused, unused, statistics, masked, False)
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, weight: Tensor, statistics: Tensor, sums: Tensor, count: int
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Tensor,
+    sums: Tensor,
+    count: int,
+    relu: bool,
 ) -> Tensor:
     """Return the gradient of x [V * B, C, …].
 
     Args:
-        dy: gradient of the result of `normalize`.
+        dy: gradient of the result of `normalize`, or if that had a residual, the gradient of the residual.
         x: its input.
         weight: of each channel, [C].
+        bias: of each channel, [C].
         statistics: what `combine_statistics` returned, [V, 2, C].
         sums: what `gradient_sums` returned, summed over the ranks, [V, 2, C].
         count: rows of a view on all ranks.
+        relu: whether `normalize` had ReLU and no residual.
     """
     out = torch.empty_like(x)
     rows, columns = _matrix(x, len(statistics))
     grid, tile = _tiles(rows, columns, len(statistics))
     kernels.input_gradient[grid](
-        dy, x, weight, statistics, sums, out, rows, columns, count, *tile, SUM=_triton_type(statistics)
+        dy,
+        x,
+        weight,
+        bias,
+        statistics,
+        sums,
+        out,
+        rows,
+        columns,
+        count,
+        relu,
+        *tile,
+        SUM=_triton_type(statistics),
     )
     return out
 
@@ -123,6 +178,39 @@ def _chunks(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], 
     wanted = max(1, _PROGRAMS // (across * views))
     chunk = tall * triton.cdiv(triton.cdiv(rows, wanted), tall)
     return (across, triton.cdiv(rows, chunk), views), chunk, (tall, wide)
+
+
+def _start_gradient_sums(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Tensor,
+    masked: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    rows, columns = _matrix(x, len(statistics))
+    grid, chunk, tile = _chunks(rows, columns, len(statistics))
+    parts = statistics.new_empty((grid[1], *statistics.shape))
+    kernels.gradient_sums_of_chunks[grid](
+        dy,
+        x,
+        x if y is None else y,
+        weight,
+        bias,
+        statistics,
+        parts,
+        x if masked is None else masked,
+        rows,
+        chunk,
+        columns,
+        relu,
+        masked is not None,
+        *tile,
+        SUM=_triton_type(statistics),
+    )
+    return parts.sum(0)
 
 
 def _start_combine(

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from trainer.distributed import batch_norm, batch_norm_cuda
+from trainer.distributed import batch_norm
 from trainer.distributed.batch_norm import forward_per_view, synchronize_batch_norm
 from trainer.distributed.collectives import all_reduce_sum, rank
+from trainer.distributed.fused_blocks import FusedBasicBlock, FusedBottleneck, fuse_activations
 
 
 def interpret_triton() -> None:
@@ -43,11 +45,13 @@ def passed(
         return send
 
     network = synchronize_batch_norm(copy.deepcopy(network), torch.device("cpu"), group_size)
+    if on_gpu:
+        fuse_activations(network)
     own = [view.chunk(ranks)[rank()].clone().requires_grad_() for view in views]
     with pytest.MonkeyPatch.context() as patch:
         if on_gpu:
             interpret_triton()
-            patch.setattr(batch_norm, "_implementation", lambda x: batch_norm_cuda)
+            patch.setattr(batch_norm, "_on_cuda", lambda x: True)
         for name in ("all_gather_single", "all_reduce"):
             patch.setattr(torch.distributed, name, counted(name))
         out = forward_per_view(network, own)
@@ -140,6 +144,31 @@ def test_groups_have_statistics_of_their_own(run_ranks) -> None:
         torch.testing.assert_close(members[0]["running_var"], expected["running_var"])
 
 
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_blocks_with_fused_activations_equal_those_of_torchvision(
+    run_ranks, block: type[BasicBlock | Bottleneck]
+) -> None:
+    torch.manual_seed(0)
+    network = ResNet(block, [2, 1, 1, 1], num_classes=3).double()
+    batches = [torch.randn(4, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
+    results = run_ranks(passed, 2, network, batches, True)
+    check(results, whole(network, batches), 1e-7)
+
+
+def test_fused_blocks_keep_their_names_and_equal_the_plain_ones_in_evaluation() -> None:
+    plain = ResNet(Bottleneck, [1, 1, 1, 1]).eval()
+    x = torch.randn(2, 3, 32, 32)
+    fused = batch_norm._convert(copy.deepcopy(plain), None)
+    fuse_activations(fused)
+    assert isinstance(fused.layer1[0], FusedBottleneck)
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(fused(x), plain(x))
+    torch.testing.assert_close(copy.deepcopy(fused)(x), plain(x))
+    other = batch_norm._convert(ResNet(BasicBlock, [1, 1, 1, 1]), None)
+    fuse_activations(other)
+    assert isinstance(other.layer1[0], FusedBasicBlock)
+
+
 def test_equal_inputs_give_equal_bits(run_ranks) -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
     batches = [torch.randn(4, 3, 40, 40) for _ in range(2)]
@@ -156,13 +185,17 @@ def test_operations_have_shapes_for_fake_tensors() -> None:
     with FakeTensorMode():
         x = torch.empty(6, 5, 4, 4, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
         weight = torch.empty(5, device="cuda")
+        bias = weight.clone()
         own = operations.view_statistics(x, 2)
         assert (own.shape, own.dtype) == ((2, 2, 5), torch.float32)
         statistics = operations.combine_statistics(own[None], weight, weight.clone(), 0.1, 1e-5, 48)
         assert statistics.shape == own.shape
-        out = operations.normalize(x, weight, weight, statistics)
+        out = operations.normalize(x, weight, bias, statistics, x, True)
         assert (out.shape, out.dtype, out.stride()) == (x.shape, x.dtype, x.stride())
-        sums = operations.gradient_sums(out, x, statistics)
+        masked, sums = operations.residual_gradient_sums(out, x, out, statistics)
+        assert (masked.shape, masked.dtype, masked.stride()) == (x.shape, x.dtype, x.stride())
         assert sums.shape == own.shape
-        made = operations.input_gradient(out, x, weight, statistics, sums, 96)
+        sums = operations.gradient_sums(out, x, weight, bias, statistics, True)
+        assert sums.shape == own.shape
+        made = operations.input_gradient(out, x, weight, bias, statistics, sums, 96, True)
         assert (made.shape, made.dtype, made.stride()) == (x.shape, x.dtype, x.stride())
