@@ -76,6 +76,7 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/neighbors.py
 	-$(BIN)/python benchmarks/knn.py
 	-$(BIN)/python benchmarks/engine.py
+	$(BIN)/all4one profile imagenet_resnet50 --dry-run --world 64 train.precision=bf16 train.global_batch=16384
 	$(BIN)/python benchmarks/scale_check.py backbone.width=64
 	$(BIN)/python benchmarks/scale_model.py benchmarks/results/profile_imagenet_resnet50.json --rows 64 --tflops 70 --jitter 0.002
 	-$(BIN)/python benchmarks/elastic.py
