@@ -9,7 +9,7 @@ from rich.table import Table
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.loading.prefetching_batches import BatchPartition
-from launch.profile.profile_run import prepare, settings
+from launch.profile.profile_run import prepare, without_occasional_work
 from trainer.config.schema import Config
 from trainer.profiling.dry_run.cards import CARDS, Card
 from trainer.profiling.dry_run.estimate import KERNELS, LAUNCHES, MESSAGES, Estimate, estimate
@@ -40,7 +40,7 @@ def profile_dry(
         raise UserError(
             f"there is no card {device!r}", where="--device", fix=f"choose from {', '.join(CARDS)}"
         )
-    config = settings(recipe, overrides)
+    config = without_occasional_work(recipe, overrides)
     batch, accumulation = config.train.global_batch, config.train.grad_accum_steps
     rows = BatchPartition(0, world_size, batch, accumulation).batch * accumulation
     run = RunFolder(out) if out else None
@@ -90,6 +90,8 @@ def _advice(bound: str, config: Config) -> str:
 
 def _record(config: Config, world_size: int) -> StepRecord:
     [record] = record_steps([config], world_size, _classes(config))
+    if isinstance(record, UserError):
+        raise record
     if isinstance(record, DryRunFailed):
         *_, last = str(record).strip().splitlines()
         raise UserError(
@@ -128,7 +130,7 @@ def _facts(record: StepRecord, expected: Estimate, card: Card) -> Table:
     fits = "fits" if record.peak_bytes < 0.9 * card.memory else "does NOT fit"
     rows = {
         "memory (dry run)": f"{record.peak_bytes / 1e9:.1f} GB at most, {record.state_bytes / 1e9:.1f} GB between "
-        f"steps; {fits} into the {card.memory / 1e9:.0f} GB of a {card.name}",
+        f"steps; {fits} into the {card.memory / 1e9:.0f} GB of the card {card.name}",
         "work (dry run)": f"{record.flops / 1e12:.2f} TFLOP, {record.bytes / 1e9:.0f} GB moved, {record.launches} "
         "kernels",
         "host waits (dry run)": f"{record.host_waits.total()} per step, and {record.device_mixes} operations "

@@ -52,12 +52,8 @@ def place(recipe: str, out: Path | None) -> Path:
 
 
 def settings(recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Config:
-    """Return a recipe's settings without occasional work such as evaluation.
-
-    Raises a UserError if the settings cannot be profiled.
-    """
-    loaded = load_config(recipe, overrides, defaults)
-    config = override(loaded, ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
+    """Return a recipe's settings without occasional work. Raises a UserError if they cannot be profiled."""
+    config = without_occasional_work(recipe, overrides, defaults)
     if config.parallel.zero_stage:
         raise UserError(
             "DeepSpeed does the communication of ZeRO stages 1 and 2, so its cost cannot be measured",
@@ -65,6 +61,14 @@ def settings(recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] 
             fix="profile with parallel.zero_stage=0; stages 1 and 2 differ only in the update",
         )
     return config
+
+
+def without_occasional_work(
+    recipe: str, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> Config:
+    """Return a recipe's settings without evaluation and without health values."""
+    loaded = load_config(recipe, overrides, defaults)
+    return override(loaded, ["eval.every_epochs=0", "metrics.health_every=0"], where=recipe)
 
 
 def prepare(run: RunFolder, config: Config) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from dry_cases import CASES, CLASSES, WORLD_SIZE, config_of
 
+from data_pipelines.errors import UserError
 from trainer.profiling.dry_run.record import StepRecord
 from trainer.profiling.dry_run.recorder import DryRunFailed, record_steps
 
 PATH = Path(__file__).with_name("record.json")
 
 
-def run_all() -> dict[str, StepRecord | DryRunFailed]:
+def run_all() -> dict[str, StepRecord | UserError | DryRunFailed]:
     """Run a step of every case without a device."""
     found = record_steps([config_of(case) for case in CASES], WORLD_SIZE, CLASSES)
     return dict(zip(CASES, found, strict=True))
@@ -33,7 +34,7 @@ def main() -> int:
     """Write the record."""
     found: dict[str, Any] = {}
     for case, record in run_all().items():
-        if isinstance(record, DryRunFailed):
+        if not isinstance(record, StepRecord):
             print(f"{case}: {record}", file=sys.stderr)
             return 1
         found[case] = summary(record)

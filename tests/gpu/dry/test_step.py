@@ -9,6 +9,7 @@ import pytest
 from dry_cases import CASES
 from dry_record import PATH, run_all, summary
 
+from data_pipelines.errors import UserError
 from trainer.profiling.dry_run.record import StepRecord
 from trainer.profiling.dry_run.recorder import DryRunFailed
 
@@ -16,12 +17,12 @@ TOLERANCE = 0.05
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, StepRecord | DryRunFailed]:
+def runs() -> dict[str, StepRecord | UserError | DryRunFailed]:
     return run_all()
 
 
 @pytest.fixture
-def record(runs: dict[str, StepRecord | DryRunFailed], case: str) -> StepRecord:
+def record(runs: dict[str, StepRecord | UserError | DryRunFailed], case: str) -> StepRecord:
     found = runs[case]
     assert isinstance(found, StepRecord), found
     return found

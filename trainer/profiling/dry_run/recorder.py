@@ -6,7 +6,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from data_pipelines.errors import UserError
 from trainer.config.schema import Config, dump
 from trainer.profiling.dry_run.library import stub_environment
 from trainer.profiling.dry_run.record import StepRecord
@@ -20,14 +22,13 @@ class DryRunFailed(RuntimeError):
 
 def record_steps(
     configs: Sequence[Config], world_size: int, num_classes: int
-) -> list[StepRecord | DryRunFailed]:
+) -> list[StepRecord | UserError | DryRunFailed]:
     """Return what a step of each recipe does on one of `world_size` ranks, or why it could not be run.
 
     It takes 10 to 30 seconds for each recipe.
 
     Raises:
         UserError: the stand-in for the CUDA runtime cannot be built.
-        DryRunFailed: the process ended without a result.
     """
     environment = stub_environment(0, world_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,9 +49,17 @@ def record_steps(
             text=True,
         )
         if not out.exists():
-            raise DryRunFailed(done.stderr.strip()[-4000:] or f"exit code {done.returncode}")
+            reason = done.stderr.strip()[-4000:] or f"the process ended with code {done.returncode}"
+            return [DryRunFailed(reason)] * len(configs)
         found = json.loads(out.read_text())
-    return [
-        StepRecord.from_json(one["record"]) if "record" in one else DryRunFailed(one["failure"])
-        for one in found
-    ]
+    return [_outcome(one) for one in found]
+
+
+def _outcome(found: dict[str, Any]) -> StepRecord | UserError | DryRunFailed:
+    if "record" in found:
+        return StepRecord.from_json(found["record"])
+    if "error" in found:
+        return UserError(
+            found["error"]["what"], where=found["error"]["where"] or None, fix=found["error"]["fix"]
+        )
+    return DryRunFailed(found["failure"])

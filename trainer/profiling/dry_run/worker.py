@@ -1,6 +1,6 @@
 """The process of a dry run: `python -m trainer.profiling.dry_run.worker OUT WORLD_SIZE NUM_CLASSES < CONFIGS`.
 
-It reads a JSON list of configurations, and writes a JSON list of records, or of the tracebacks of failures.
+It reads a JSON list of configurations, and writes a JSON list of records, errors of the user, or tracebacks.
 `stub_environment` gives its environment. One process can record several recipes for the same number of ranks.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 def main() -> int:
     """Record each configuration. Return 1 if one of them failed."""
     warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+    from data_pipelines.errors import UserError
     from trainer.config.schema import parse
     from trainer.profiling.dry_run.step import dry_run
 
@@ -24,10 +25,12 @@ def main() -> int:
         try:
             record = dry_run(parse(settings, where="standard input"), world_size, num_classes)
             found.append({"record": record.as_json()})
+        except UserError as error:
+            found.append({"error": {"what": error.what, "where": str(error.where or ""), "fix": error.fix}})
         except Exception:
             found.append({"failure": traceback.format_exc()})
     out.write_text(json.dumps(found))
-    return int(any("failure" in one for one in found))
+    return int(any("record" not in one for one in found))
 
 
 if __name__ == "__main__":
