@@ -83,9 +83,13 @@ def test_it_holds_code_recipes_pages_types_and_the_license(wheel: Path) -> None:
     recipes = {f"all4one/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
     types = {f"{package}/py.typed" for package in PACKAGES}
     assert {"all4one/configs/base.yaml", "all4one/configs/studies/objectives.yaml"} <= recipes
-    pages = {"launch/report/page.css", "launch/report/page.html.jinja"}
+    data = {
+        "launch/report/page.css",
+        "launch/report/page.html.jinja",
+        "trainer/profiling/dry_run/fake_cuda.c",
+    }
     about = {name for name in names if ".dist-info/" in name}
-    assert names - about == code | recipes | types | pages
+    assert names - about == code | recipes | types | data
     assert [name for name in about if name.endswith("licenses/LICENSE")]
     (metadata,) = (zipfile.ZipFile(wheel).read(name).decode() for name in about if name.endswith("METADATA"))
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
