@@ -21,7 +21,7 @@ class DeviceCopy:
     """
 
     def __init__(self, normal: NDArray[np.float32], device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
+        self._device = device
         self._stream = torch.cuda.Stream(device)
         self._scale, self._offset = scale_and_offset(normal, device, dtype)
 

@@ -47,26 +47,27 @@ def _own_part_of_sum(x: Tensor) -> Tensor:
     return total.chunk(world_size())[rank()]
 
 
+def _summed(x: Tensor) -> Tensor:
+    """Return the sum over the ranks, in the shape of x."""
+    total = x.contiguous().clone()
+    dist.all_reduce(total)
+    return total
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous().clone()
-        dist.all_reduce(x)
-        return x
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
+        return _summed(grad)
 
 
 class _SumForEqualLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous().clone()
-        dist.all_reduce(x)
-        return x
+        return _summed(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -59,8 +59,7 @@ _SENDERS = {
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,
     "trainer.distributed.collectives:_own_part_of_sum": PREDICTIONS,
-    "trainer.distributed.collectives:_Sum": SUMS,
-    "trainer.distributed.collectives:_SumForEqualLosses": SUMS,
+    "trainer.distributed.collectives:_summed": SUMS,
 }
 
 
