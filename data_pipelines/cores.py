@@ -44,6 +44,17 @@ def own_cores(most: int) -> int:
     return best
 
 
+def waited_for_a_core() -> float | None:
+    """Return the seconds for which this process's first thread was ready to run and had no core.
+
+    None: the system does not say. Linux does, in `/proc/self/task/TID/schedstat` (proc(5): run time, wait, slices).
+    """
+    try:
+        return int(Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _shares(threads: int) -> list[float]:
     """Return, for each of some threads that compute at once, CPU time as a share of the time that passed."""
     found, block, together = [0.0] * threads, bytes(1 << 20), threading.Barrier(threads)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.figures import drawn
+from trainer.profiling.bench import STEP
 from trainer.profiling.instruments import PARTS
-from trainer.profiling.measure import STEP
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

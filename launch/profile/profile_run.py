@@ -101,9 +101,10 @@ def show(found: dict[str, Any]) -> None:
     facts = Table(box=None, show_header=False)
     tera = {name: found[name] / 1e12 for name in ("flops", "peak")}
     rows = {
-        "step": f"{_speed(found, 'step')} with {found['world_size']} processes",
-        "without waiting for data": _speed(found, "without_data"),
+        "step": f"{_speed(found, 'step')} with {found['world_size']} process{'es' * (found['world_size'] > 1)}",
+        "while the loader rests": _speed(found, "without_data"),
         "also without communication": _speed(found, "without_messages"),
+        "of which overhead": f"{1000 * found['overhead']:.1f} ms that do not depend on the number of images",
         "loader alone": _speed(found, "loader"),
         "host to device": f"{1000 * found['transfer']:.1f} ms per step, in the loader's thread",
         "checkpoint stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
@@ -119,4 +120,5 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _speed(found: dict[str, Any], name: str) -> str:
-    return f"{1000 * found[name]:.1f} ms, {found['global_batch'] / found[name]:.0f} images/s"
+    spread = f" (±{100 * found['spread'][name]:.1f} %)" if name in found["spread"] else ""
+    return f"{1000 * found[name]:.1f} ms{spread}, {found['global_batch'] / found[name]:.0f} images/s"

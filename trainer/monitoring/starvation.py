@@ -1,10 +1,8 @@
 """Notices that other programs take the cores of a run."""
 
-import os
 import time
-from pathlib import Path
 
-from data_pipelines.cores import cores_per_process
+from data_pipelines.cores import cores_per_process, waited_for_a_core
 
 LAP_S = 60.0
 """Time over which shares are taken, seconds."""
@@ -21,7 +19,6 @@ class Starvation:
     """
 
     def __init__(self) -> None:
-        self._schedule = Path(f"/proc/self/task/{os.getpid()}/schedstat")  # proc(5): run time, wait, slices
         self._cores = cores_per_process()
         self._start = self._now()
         self._told = self._start is None
@@ -43,8 +40,5 @@ class Starvation:
 
     def _now(self) -> tuple[float, float, float] | None:
         """Return the time, the training thread's wait, and the CPU time of all threads, seconds."""
-        try:
-            waited = int(self._schedule.read_text().split()[1]) / 1e9
-        except (OSError, IndexError, ValueError):
-            return None
-        return time.monotonic(), waited, time.process_time()
+        waited = waited_for_a_core()
+        return None if waited is None else (time.monotonic(), waited, time.process_time())

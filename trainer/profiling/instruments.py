@@ -18,6 +18,7 @@ from trainer.profiling.timeline import Timeline
 
 PARTS = (
     WAIT := "data wait",
+    LOADER := "loader's cores",
     ONLINE := "online forward",
     AVERAGED := "momentum forward",
     HEADS := "heads",
@@ -31,7 +32,8 @@ PARTS = (
     QUEUE := "queue",
     OTHER := "other",
 )
-"""Parts of a step. `Gathers` are all communication except that of gradients, including their backward pass."""
+"""Parts of a step. `Loader's cores` is what the others take longer while the loader's threads use the same cores, or
+hold Python's lock. `Gathers` are all communication except that of gradients, including their backward pass."""
 _SENDS = (
     "all_reduce",
     "all_gather_single",

@@ -41,6 +41,21 @@ class Timeline:
         finally:
             self._marks.append((name, start, self._now()))
 
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Be on in this context."""
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+
+    def take(self) -> list[Span]:
+        """Return `spans`, and forget them."""
+        found = self.spans()
+        self._marks.clear()
+        return found
+
     def spans(self) -> list[Span]:
         """Return all spans so far, sorted by start, enclosing spans first. Waits for the device."""
         if self._cuda:

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 
 from trainer.config.schema import Config
-from trainer.profiling.instruments import EMA, GATHERS, OPTIMIZER, QUEUE, REDUCTION, WAIT
-from trainer.profiling.measure import Profile
+from trainer.profiling.instruments import EMA, GATHERS, LOADER, OPTIMIZER, QUEUE, REDUCTION, WAIT
+from trainer.profiling.profile_record import Profile
 
-DATA, MESSAGES, UPDATE, COMPUTE = "data", "communication", "update", "compute"
+DATA, MESSAGES, UPDATE, COMPUTE, OVERHEAD = "data", "communication", "update", "compute", "overhead"
 WORTH_SAYING = 0.05
 """Fraction of a step below which a cost is not worth a recommendation."""
+UNSTEADY = 0.05
+"""Spread over the rounds above which the numbers of another profile may differ by more than they should."""
+CROWDED = 0.1
+"""Fraction of the time without a core above which other programs share the machine."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +43,44 @@ def find_verdict(profile: Profile, config: Config, cores: int) -> Verdict:
     shares = _shares(profile)
     bound = max(shares, key=lambda name: shares[name])
     said = [_bound_in_words(bound, profile, shares)]
-    for kind in sorted(shares, key=lambda name: -shares[name]):
-        if shares[kind] >= WORTH_SAYING:
-            said += map(str, _advice(kind, profile, config, shares, cores))
-    return Verdict(bound, shares, "\n".join([said[0], *(f"  - {line}" for line in said[1:])]))
+    if why := _uncertainty(profile):
+        said = [
+            f"This machine is too busy to tell: {why}. End other programs, and measure again. As measured:",
+            *said,
+        ]
+    advised = dict.fromkeys(
+        str(advice)
+        for kind in sorted(shares, key=lambda name: -shares[name])
+        if shares[kind] >= WORTH_SAYING
+        for advice in _advice(kind, profile, config, shares, cores)
+    )
+    return Verdict(bound, shares, "\n".join(said + [f"  - {line}" for line in advised]))
 
 
 def _shares(profile: Profile) -> dict[str, float]:
     checkpoints = profile.checkpoint / profile.checkpoint_every if profile.checkpoint_every else 0.0
-    step, wait = sum(profile.parts.values()), profile.parts[WAIT]
-    if wait >= WORTH_SAYING * step:  # a loader that is too slow also takes cores from the model
-        wait = max(wait, step - profile.without_data)
     sent = profile.without_data - profile.without_messages if profile.world_size > 1 else 0.0
     spent = {
-        DATA: wait,
-        MESSAGES: max(0.0, sent) / profile.without_data * (step - wait),
+        DATA: profile.parts[WAIT],
+        LOADER: profile.parts[LOADER],
+        MESSAGES: max(0.0, sent),
         UPDATE: sum(profile.parts[name] for name in (OPTIMIZER, EMA, QUEUE)) + checkpoints,
+        OVERHEAD: profile.overhead,
     }
-    spent[COMPUTE] = max(0.0, step + checkpoints - sum(spent.values()))
+    spent[COMPUTE] = max(0.0, sum(profile.parts.values()) + checkpoints - sum(spent.values()))
     return {kind: seconds / sum(spent.values()) for kind, seconds in spent.items()}
+
+
+def _uncertainty(profile: Profile) -> str | None:
+    """Return why this machine is too busy to be measured. None: it is not."""
+    if profile.crowded > CROWDED:
+        return f"the training thread had no core for {profile.crowded:.0%} of the time, because other programs had it"
+    unsteady = {
+        "a step on a loaded batch": profile.spread.get("without_data", 0.0),
+        "the peak of a matrix product": profile.spread.get("peak", 0.0),
+    }
+    what, spread = max(unsteady.items(), key=lambda entry: entry[1])
+    return f"{what} varies by ±{spread:.0%} between rounds" if spread > UNSTEADY else None
 
 
 def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> str:
@@ -68,6 +91,18 @@ def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> s
             f"Bound by data: {share} of a step is lost waiting for the loader, which reaches "
             f"{profile.global_batch / profile.loader:.0f} images/s alone. The model could process {able:.0f} images/s, "
             f"{able / now:.1f} times the present rate."
+        )
+    if bound == LOADER:
+        return (
+            f"Bound by the loader's cores: {share} of a step is lost because the loader's threads compute beside the "
+            f"networks. While the loader rests, the model reaches {able:.0f} images/s, {able / now:.1f} times the "
+            "present rate."
+        )
+    if bound == OVERHEAD:
+        cost = "the launch of kernels" if profile.on_gpu else "torch's dispatch and the start of its threads"
+        return (
+            f"Bound by overhead: {share} of a step does not depend on the number of images. It is {cost}, which each "
+            "operation costs whatever its size. The operations are too small for it."
         )
     if bound == MESSAGES:
         alone = profile.global_batch / profile.without_messages
@@ -98,6 +133,28 @@ def _advice(
             else "more cores for each process, or images resized once (`all4one data build --resize-shorter 256`)"
         )
         return [Advice(more, 1 / (1 - shares[DATA]))]
+    if kind == LOADER:
+        gain = 1 / (1 - shares[LOADER])
+        found = [
+            Advice("more cores for each process", gain),
+            Advice("images resized once (`all4one data build --resize-shorter 256`)", gain),
+        ]
+        if not profile.on_gpu and profile.threads > 1:
+            fewer = f"parallel.torch_threads={profile.threads - 1} (leaves a core to the loader)"
+            found.append(Advice(fewer, None))
+        return found
+    if kind == OVERHEAD:
+        found = [
+            Advice(
+                f"train.global_batch={2 * profile.global_batch} (the same overhead for twice the images)",
+                1 / (1 - shares[OVERHEAD] / 2),
+            )
+        ]
+        if profile.on_gpu and not config.parallel.compile:
+            found.append(Advice("parallel.compile=true (fewer kernels)", 1 / (1 - shares[OVERHEAD])))
+        if not profile.on_gpu and profile.threads > 1:
+            found.append(Advice("parallel.torch_threads=1 (no start of threads)", None))
+        return found
     if kind == MESSAGES:
         step = sum(profile.parts.values())
         reduction, gathers = profile.parts[REDUCTION] / step, profile.parts[GATHERS] / step

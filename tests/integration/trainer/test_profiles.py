@@ -9,9 +9,19 @@ from commands import run
 from PIL import Image
 from tiny_runs import Runs
 
+from data_pipelines.cores import usable_cores
+
+CORES = usable_cores()
 CASES = {
     "data": (1, ("data.decode_threads=1", "train.global_batch=8")),  # on large images
     "compute": (1, ("backbone.width=32", "train.global_batch=64")),
+    # both use all cores, and threads of one operation wait for the one that has no core
+    "loader's cores": (
+        1,
+        (f"data.decode_threads={CORES}", f"parallel.torch_threads={CORES}", "train.global_batch=8"),
+    ),
+    # 2 channels and 4 images leave nothing to compute
+    "overhead": (1, ("backbone.width=2", "train.global_batch=4", "optim.name=sgd")),
     # many small messages beside little work: each batch norm waits for the other processes
     "communication": (4, ("backbone.width=2", "train.global_batch=8", "optim.name=sgd")),
     # many numbers in each checkpoint
@@ -43,7 +53,7 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("bound", CASES)
 def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bound: str) -> None:
     nproc, settings = CASES[bound]
-    if bound == "data":
+    if bound in ("data", "loader's cores"):
         settings = (*settings, f"data.train={large_images}", "data.validation=null")
     recipe, *common = runs.common
     # threads of one step wait for each other: with 2, other work on the machine would count as computing
@@ -54,9 +64,10 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
     assert result.code == 0, result.out
     found = json.loads((tmp_path / "profile.json").read_text())
     assert found["verdict"]["bound"] == bound, found["verdict"]
-    assert f"Bound by {'the ' * (bound == 'update')}{bound}" in result.words
+    the = "the " if bound in ("update", "loader's cores") else ""
+    assert f"Bound by {the}{bound}" in result.words
     assert f"profiling {recipe} on {nproc} process" in result.words
-    assert "measuring the loader by itself measuring 3 training steps" in result.words
+    assert "measuring the loader by itself measuring 6 training steps in 3 rounds" in result.words
     assert found["world_size"] == nproc
     assert found["flops"] > 0
     assert found["mfu"] > 0
@@ -64,6 +75,7 @@ def test_the_verdict_is_right(runs: Runs, tmp_path: Path, large_images: Path, bo
     assert kinds == ({"gradients", "keys", "predictions", "batch norm", "sums"} if nproc > 1 else set())
     assert (found["message_bytes"] > 0) == (nproc > 1)
     assert all(seconds >= 0 for seconds in found["parts"].values())
+    assert sum(found["parts"].values()) >= 0.95 * found["step"]
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 

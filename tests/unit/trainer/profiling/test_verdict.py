@@ -4,13 +4,13 @@ import pytest
 
 from trainer.config.schema import Config
 from trainer.profiling.instruments import PARTS
-from trainer.profiling.measure import Profile
-from trainer.profiling.verdict import COMPUTE, DATA, MESSAGES, UPDATE, Verdict, find_verdict
+from trainer.profiling.profile_record import Profile
+from trainer.profiling.verdict import COMPUTE, DATA, LOADER, MESSAGES, OVERHEAD, UPDATE, Verdict, find_verdict
 
 
 def measured(parts: dict[str, float], **changed: Any) -> Profile:
     """A profile of a step that has these parts and nothing else."""
-    step = sum(parts.values())
+    step, beside = sum(parts.values()), ("data wait", "loader's cores")
     values: dict[str, Any] = {
         "world_size": 2,
         "global_batch": 256,
@@ -18,9 +18,8 @@ def measured(parts: dict[str, float], **changed: Any) -> Profile:
         "device": "CPU, 1 threads per process",
         "step": step,
         "parts": dict.fromkeys(PARTS, 0.0) | parts,
-        "without_data": step - parts.get("data wait", 0.0),
-        "without_messages": step
-        - sum(parts.get(n, 0.0) for n in ("data wait", "gathers", "gradient reduction")),
+        "without_data": step - sum(parts.get(n, 0.0) for n in beside),
+        "without_messages": step - sum(parts.get(n, 0.0) for n in (*beside, "gathers", "gradient reduction")),
         "loader": step,
         "transfer": 0.0,
         "checkpoint": 0.0,
@@ -50,10 +49,12 @@ def verdict(parts: dict[str, float], *overrides: tuple[str, Any], **changed: Any
         ({"gradient reduction": 0.5, "gathers": 0.1, "backward": 0.4}, MESSAGES),
         ({"optimizer": 0.4, "EMA": 0.2, "backward": 0.4}, UPDATE),
         ({"backward": 0.6, "data wait": 0.2, "optimizer": 0.1, "gathers": 0.1}, COMPUTE),
+        ({"backward": 0.4, "data wait": 0.1, "loader's cores": 0.5}, LOADER),
+        ({"backward": 0.8, "optimizer": 0.1, "gathers": 0.1}, OVERHEAD),
     ],
 )
 def test_the_largest_cost_is_the_bound(parts: dict[str, float], bound: str) -> None:
-    found = verdict(parts)
+    found = verdict(parts, overhead=0.6 if bound == OVERHEAD else 0.1)
     assert found.bound == bound
     assert sum(found.shares.values()) == pytest.approx(1)
     assert found.words.startswith("Bound by")
@@ -96,3 +97,43 @@ def test_a_gain_of_bf16_is_foretold_from_its_own_peak() -> None:
 
 def test_one_process_has_no_messages() -> None:
     assert verdict({"backward": 1.0}, world_size=1, without_messages=0.5).shares[MESSAGES] == 0
+
+
+def test_cores_that_the_loader_takes_are_worth_fewer_threads_of_torch_where_there_are_several() -> None:
+    found = verdict({"loader's cores": 0.5, "backward": 0.5}, threads=4)
+    assert "While the loader rests, the model reaches 512 images/s, 2.0 times the present rate" in found.words
+    assert "parallel.torch_threads=3 (leaves a core to the loader): try it" in found.words
+    assert "torch_threads" not in verdict({"loader's cores": 0.5, "backward": 0.5}).words
+
+
+def test_overhead_is_worth_a_larger_batch_and_on_a_gpu_a_compiled_network() -> None:
+    found = verdict({"backward": 1.0}, overhead=0.8, threads=2)
+    assert "80 % of a step does not depend on the number of images" in found.words
+    assert "torch's dispatch" in found.words
+    assert "train.global_batch=512 (the same overhead for twice the images): up to 1.67 times" in found.words
+    assert "parallel.torch_threads=1" in found.words
+    on_gpu = verdict({"backward": 1.0}, overhead=0.8, device="NVIDIA H100").words
+    assert "the launch of kernels" in on_gpu
+    assert "parallel.compile=true (fewer kernels): up to 5.00 times" in on_gpu
+    assert "torch_threads" not in on_gpu
+
+
+@pytest.mark.parametrize(
+    ("measured", "why"),
+    [
+        ({"crowded": 0.4}, "the training thread had no core for 40% of the time"),
+        (
+            {"spread": {"step": 0.0, "without_data": 0.08, "peak": 0.01}},
+            "a step on a loaded batch varies by ±8%",
+        ),
+        (
+            {"spread": {"step": 0.0, "without_data": 0.0, "peak": 0.2}},
+            "the peak of a matrix product varies by ±20%",
+        ),
+    ],
+)
+def test_a_busy_machine_is_too_busy_to_tell(measured: dict[str, Any], why: str) -> None:
+    found = verdict({"backward": 1.0}, **measured)
+    assert found.words.startswith(f"This machine is too busy to tell: {why}")
+    assert "Bound by compute" in found.words
+    assert "busy" not in verdict({"backward": 1.0}, crowded=0.02, spread={"peak": 0.02}).words

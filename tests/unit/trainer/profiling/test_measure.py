@@ -1,0 +1,31 @@
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.profiling import measure
+
+TIMES = st.lists(st.floats(0.1, 10), min_size=2, max_size=9)
+
+
+@given(TIMES, st.floats(0.5, 100))
+def test_a_spread_does_not_depend_on_the_unit_and_one_outlier_of_five_does_not_move_it(times, unit) -> None:
+    assert measure._spread([t * unit for t in times]) == pytest.approx(measure._spread(times), abs=1e-9)
+    assert measure._spread([1.0] * len(times)) == 0
+    assert measure._spread([1.0, 1.0, 1.0, 1.0, times[0]]) == 0
+
+
+def test_a_spread_in_numbers() -> None:
+    assert measure._spread([1, 2, 3, 4, 5]) == pytest.approx((4 - 2) / 2 / 3)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({n: st.floats(1, 2) for n in ("step", "without_data", "peak")}), min_size=2
+    )
+)
+def test_each_value_is_the_median_of_its_rounds(rounds) -> None:
+    medians, spread = measure._median_over_rounds(rounds)
+    assert medians == {n: statistics.median(r[n] for r in rounds) for n in rounds[0]}
+    assert set(spread) == {"step", "without_data", "peak"}
