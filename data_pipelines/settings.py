@@ -131,6 +131,9 @@ class GpuDecoderSettings(Settings):
     """Fraction of each batch, from its start, that the decoding hardware decodes. The GPU's cores decode the rest, and
     their pixels may differ in the last bits. The best value depends on the GPU and on `data.decode_threads`. With 0 or
     1, the pixels of a sample do not depend on its position in the batch."""
+    hybrid_huffman_threshold: int = Field(1_000_000, ge=0)
+    """Pixels of an image above which the GPU's cores decode its Huffman codes. A CPU thread decodes those of smaller
+    images. A lower value takes work from CPU threads that cannot keep up."""
     width_hint: int = Field(0, ge=0)
     """Image width, in pixels, for which decoder memory is allocated at the start. 0: memory grows on demand."""
     height_hint: int = Field(0, ge=0)

@@ -97,7 +97,7 @@ class Trainer:
                 # One step ahead: the ranks agree on the stop code while they compute, so no rank waits for another.
                 prefetched = self._fetch(iterator)
             self.watch.doing("forward, backward and update")
-            self._losses = self.parts.engine.step(self.step, batches)
+            self._losses = self.parts.engine.step(self.step, self.parts.loader.on_device(batches))
             self.step += 1
             self.watch.step = self.step
             if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:

@@ -7,7 +7,7 @@ import torch
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import TrainLoader
-from data_pipelines.loading.prefetching_batches import MicroBatchLoader
+from data_pipelines.loading.micro_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never
 from data_pipelines.shards.shard_set import ShardSet
@@ -17,11 +17,11 @@ from trainer.distributed.objects import broadcast_object, broadcast_tensors
 from trainer.distributed.process_group import Process
 from trainer.networks.initial_weights import InitialWeights, read_initial_weights
 from trainer.runs.components import (
-    IMAGES,
     TrainingComponents,
     TrainSet,
     build_engine,
     build_method,
+    image_dtype,
     open_train_set,
     total_steps,
 )
@@ -39,7 +39,7 @@ def _loader(
         "global_batch": config.train.global_batch,
         "accumulation": config.train.grad_accum_steps,
         "device": process.device,
-        "dtype": IMAGES[config.train.precision],
+        "dtype": image_dtype(config.train.precision, process.device),
         "quarantine": run.quarantine,
         "give_up": give_up,
     }

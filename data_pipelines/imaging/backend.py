@@ -1,4 +1,4 @@
-"""The interface of augmentation backends: encoded images and view parameters in, normalized tensors out."""
+"""The interface of augmentation backends: encoded images and view parameters in, tensors out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -24,7 +24,7 @@ class AugmentationBackend(Protocol):
     """Decodes each image once and makes all of its views. It has no randomness and no position."""
 
     def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
-        """Return one tensor per view, each `[B, 3, S, S]` in channels-last memory, normalized.
+        """Return one tensor per view, each `[B, 3, S, S]` in channels-last memory, normalized or as pixels (uint8).
 
         Raises:
             DecodeError: names the rows that cannot be decoded. The backend stays usable.

@@ -42,7 +42,7 @@ class DaliBackend:
         mean: mean of red, green and blue in [0, 1].
         std: standard deviation of red, green and blue in [0, 1].
         device: device of the views, which also decodes JPEGs. A CUDA device has an index.
-        dtype: dtype of the views.
+        dtype: dtype of the views. uint8: they are not normalized.
         decoder: settings of the GPU decoder. None: the defaults.
     """
 
@@ -65,9 +65,9 @@ class DaliBackend:
         self._build = lambda: build(
             views,
             gpu,
-            [255 * m for m in mean],
-            [255 * s for s in std],
-            types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
+            [0.0] if dtype == torch.uint8 else [255 * m for m in mean],
+            [1.0] if dtype == torch.uint8 else [255 * s for s in std],
+            {torch.uint8: types.UINT8, torch.float16: types.FLOAT16}.get(dtype, types.FLOAT),
             decoder or GpuDecoderSettings(),
             batch_size=batch,
             num_threads=threads,
@@ -148,6 +148,9 @@ class DaliBackend:
                     decode_rgb(image)
                 except UnusableImage as error:
                     refused[row] = str(error)
+        if self._device.type == "cuda":
+            # The first batch of a pipeline fixes how many images its hardware decoder takes at once.
+            self._pipeline = self._start()
         if refused:
             raise DecodeError(refused)
 
@@ -182,8 +185,6 @@ class DaliBackend:
             copies = [self._copy(torch.from_dlpack(out.as_tensor())) for out in outputs]
         if self._stream is not None:
             self._stream.synchronize()
-            for copy in copies:
-                copy.record_stream(torch.cuda.default_stream(self._device))
         return [copy.permute(0, 3, 1, 2) for copy in copies]  # V x [B, 3, S, S]
 
     def _copy(self, view: torch.Tensor) -> torch.Tensor:
@@ -209,6 +210,7 @@ def _graph(
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
         hw_decoder_load=decoder.hardware_load,
+        hybrid_huffman_threshold=decoder.hybrid_huffman_threshold,
         preallocate_width_hint=decoder.width_hint,
         preallocate_height_hint=decoder.height_hint,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
+from functools import partial
 from math import ceil
 
 import cv2
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from data_pipelines.imaging.augment import AugmentationParams
 from data_pipelines.imaging.backend import DecodeError
 from data_pipelines.imaging.buffers import Buffers
-from data_pipelines.imaging.device_copy import DeviceCopy
 from data_pipelines.imaging.images import SHRINKS, UnusableImage, decode_shrunk
+from data_pipelines.imaging.normalization import affine_map
 
 # The pool already uses all cores, so OpenCV's own threads would only compete with it.
 cv2.setNumThreads(0)
@@ -33,8 +34,8 @@ class OpenCVBackend:
         threads: number of those threads.
         mean: mean of red, green and blue in [0, 1].
         std: standard deviation of red, green and blue in [0, 1].
-        device: device of the views.
-        dtype: dtype of the views.
+        device: device that the views are for. A GPU gets them in pinned memory.
+        dtype: dtype of the views. uint8: they are not normalized.
     """
 
     def __init__(
@@ -48,9 +49,8 @@ class OpenCVBackend:
         dtype: torch.dtype,
     ) -> None:
         self._pool, self._threads, self._dtype = pool, threads, dtype
-        self._normal = _normalization(mean, std)
-        self._copy = DeviceCopy(self._normal, device, dtype) if device.type == "cuda" else None
-        self._memory = self._copy.take if self._copy else Buffers().take
+        self._normal = None if dtype == torch.uint8 else affine_map(mean, std)
+        self._memory = Buffers().take if self._normal is not None else partial(_pixels, device.type == "cuda")
 
     def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
         """See `AugmentationBackend.run`."""
@@ -74,8 +74,6 @@ class OpenCVBackend:
         list(self._pool.map(make, _tasks(len(images), self._threads)))
         if refused:
             raise DecodeError(refused)
-        if self._copy:
-            return self._copy.run(batch)
         return [t.permute(0, 3, 1, 2).to(self._dtype) for t in batch]
 
     def _finish(
@@ -86,9 +84,7 @@ class OpenCVBackend:
         color: NDArray[np.float64] | None,
         target: NDArray[np.float32] | NDArray[np.uint8],
     ) -> None:
-        """Fill `target` `[S, S, 3]` with one view, made from its crop `[S, S, 3]`: with pixels for a GPU, which
-        normalizes them, and otherwise with normalized values.
-        """
+        """Fill `target` `[S, S, 3]` with one view, made from its crop `[S, S, 3]`."""
         if color is not None:
             pixels = cv2.transform(pixels, color)
         sigma = float(view.blur_sigma[row])
@@ -99,10 +95,16 @@ class OpenCVBackend:
             pixels = cv2.flip(pixels, 1)
         if view.solarize[row]:
             pixels = cv2.LUT(pixels, _SOLARIZED)
-        if self._copy:
+        if self._normal is None:
             target[:] = pixels
         else:
             cv2.transform(pixels.astype(np.float32), self._normal, dst=target)
+
+
+def _pixels(pinned: bool, *shape: int) -> torch.Tensor:
+    """Return uninitialized memory for pixels `[*shape]`. A GPU copies from pinned memory by itself, and PyTorch reuses
+    it."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
 
 
 def _tasks(count: int, threads: int) -> list[range]:
@@ -159,9 +161,3 @@ def _resize(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         method = cv2.INTER_CUBIC if shrinking <= _CUBIC_UP_TO else cv2.INTER_LINEAR
         crop = cv2.resize(crop, (2 * size, 2 * size), interpolation=method)
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _normalization(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """Return the affine map `[3, 4]` of (red, green, blue, 1) in [0, 255] to normalized values."""
-    scale = 1 / np.asarray(std)
-    return np.column_stack([np.diag(scale / 255), -np.asarray(mean) * scale]).astype(np.float32)

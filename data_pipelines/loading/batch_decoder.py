@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipelines.cores import cores_per_process
@@ -18,7 +20,8 @@ class DecodedBatch(NamedTuple):
     """The images of a batch that could be decoded."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalized. Empty if no image could be decoded."""
+    """V x `[b, 3, S, S]`, channels-last memory, normalized. For a GPU they are pixels (uint8), in pinned memory or on
+    it. Empty if no image could be decoded."""
     rows: list[int]
     """Index of the image in each of the b rows."""
 
@@ -30,8 +33,8 @@ class BatchDecoder:
         settings: backend, threads, normalization.
         views: settings of the views, which the backend must support.
         batch: maximum number of images in a batch.
-        device: device of the views.
-        dtype: data type of the views.
+        device: device that the views are for.
+        dtype: dtype of normalized views on a CPU.
 
     Raises:
         UserError: the settings ask for DALI, and it cannot be used.
@@ -50,7 +53,13 @@ class BatchDecoder:
         threads = settings.decode_threads or cores_per_process()
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._backend = _make_backend(
-            self.pool, settings, views, batch=batch, threads=threads, device=self.device, dtype=dtype
+            self.pool,
+            settings,
+            views,
+            batch=batch,
+            threads=threads,
+            device=self.device,
+            dtype=torch.uint8 if self.device.type == "cuda" else dtype,
         )
 
     def use_device(self) -> None:
@@ -58,6 +67,11 @@ class BatchDecoder:
         another."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+
+    def numbers(self, values: NDArray[np.int64]) -> Tensor:
+        """Return labels or ids `[b]` as a tensor, in pinned memory if the device is a GPU."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def decode(
         self,
@@ -115,8 +129,8 @@ def _make_backend(
         views: settings of the views, which the backend must support.
         batch: maximum number of images in a batch.
         threads: number of the pool's threads.
-        device: device of the views. A CUDA device has its index.
-        dtype: data type of the views.
+        device: device that the views are for. A CUDA device has its index.
+        dtype: dtype of the views. uint8: pixels.
 
     Raises:
         UserError: the settings ask for DALI, and it cannot be used.

@@ -23,9 +23,9 @@ class ReadBatch(NamedTuple):
     """A batch of samples that was read and decoded."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalized."""
+    """V x `[b, 3, S, S]`, channels-last memory, as `DecodedBatch.views`."""
     labels: Tensor
-    """`[b]` int64."""
+    """`[b]` int64, on the CPU."""
     ids: Tensor
     """`[b]` int64. Rows of replaced samples have the id of the replacement."""
     bad: dict[str, str]
@@ -40,8 +40,8 @@ class Reader:
         settings: backend, threads, normalization.
         views: settings of the views, which the backend must support.
         batch: maximum number of samples in a batch.
-        device: device of the batches.
-        dtype: data type of the views.
+        device: device that the batches are for.
+        dtype: dtype of normalized views on a CPU.
     """
 
     def __init__(
@@ -56,6 +56,11 @@ class Reader:
     ) -> None:
         self._shards = shards
         self._decoder = BatchDecoder(settings, views, batch=batch, device=device, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the batches are for. A GPU has its index."""
+        return self._decoder.device
 
     def read(self, samples: NDArray[np.int64], numbers: Numbers, *, replace: bool) -> ReadBatch:
         """Read the batch of samples `[b]`.
@@ -91,12 +96,11 @@ class Reader:
         if replace and not decoded.rows:
             raise self._all_bad(samples, bad)
         ids = samples[decoded.rows]
-        labels = torch.from_numpy(self._shards.index["label"][ids].astype(np.int64))
-        device = self._decoder.device
+        labels = self._shards.index["label"][ids].astype(np.int64)
         return ReadBatch(
             decoded.views,
-            labels.to(device, non_blocking=True),
-            torch.from_numpy(ids).to(device, non_blocking=True),
+            self._decoder.numbers(labels),
+            self._decoder.numbers(ids),
             {self._shards.key(int(samples[row])): reason for row, reason in bad.items()},
         )
 

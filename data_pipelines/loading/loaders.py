@@ -18,11 +18,11 @@ from torch import Tensor
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, numbers_of_views
 from data_pipelines.loading.batch_reader import ReadBatch, Reader
+from data_pipelines.loading.micro_batches import MicroBatchLoader, device_batches
 from data_pipelines.loading.prefetching_batches import (
     Batch,
     BatchPartition,
     LoadedBatch,
-    MicroBatchLoader,
     PrefetchingBatches,
 )
 from data_pipelines.loading.quarantine import Quarantine
@@ -94,7 +94,9 @@ class TrainLoader(MicroBatchLoader):
             end_reads=self._shards.files.stop,
             give_up=give_up,
         )
-        super().__init__(batches, self._order.steps_per_epoch)
+        super().__init__(
+            batches, self._order.steps_per_epoch, device_batches(self._reader.device, dtype, settings)
+        )
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `MicroBatchLoader`."""
@@ -162,6 +164,7 @@ class EvalLoader:
             size=self._size, color_jitter_prob=0, grayscale_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0
         )
         self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
+        self._device_batches = device_batches(self._reader.device, dtype, settings, keep=True)
         self.bad: dict[str, str] = {}
         """Reason for each sample skipped so far, by `SHARD.tar/KEY`."""
 
@@ -174,6 +177,13 @@ class EvalLoader:
         return -(-len(self._samples) // self._batch)
 
     def __iter__(self) -> Iterator[EvalBatch]:
+        batches = self._read()
+        if self._device_batches is not None:
+            batches = self._device_batches.bring(batches)
+        for batch in batches:
+            yield EvalBatch(batch.views[0], batch.labels, batch.ids)
+
+    def _read(self) -> Iterator[Batch]:
         self._shards.files.start()
         prefetch = Prefetch(
             self._make, self._settings.prefetch, end_reads=self._shards.files.stop, give_up=self._give_up
@@ -182,7 +192,7 @@ class EvalLoader:
             for read in prefetch:
                 self.bad |= read.bad
                 if read.views:
-                    yield EvalBatch(read.views[0], read.labels, read.ids)
+                    yield Batch(read.views, read.labels, read.ids)
         finally:
             prefetch.close()
 

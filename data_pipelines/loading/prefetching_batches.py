@@ -1,9 +1,9 @@
-"""The output of every training loader: endless micro-batches of one rank, prefetched before the step needs them."""
+"""Micro-batches of one rank, made in a background thread before the step needs them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     """One micro-batch of one rank."""
 
     views: list[Tensor]
-    """V x `[b, 3, S, S]`, channels-last memory, normalized."""
+    """V x `[b, 3, S, S]`, channels-last memory, normalized. A loader for a GPU yields pixels (uint8), which
+    `MicroBatchLoader.on_device` normalizes."""
     labels: Tensor
     """`[b]` int64, -1 if unlabeled."""
     ids: Tensor
@@ -134,46 +135,3 @@ class PrefetchingBatches:
         if prefetch is not None:  # copied first, because another thread may stop it too
             prefetch.close()
             self._waited += prefetch.wait_seconds
-
-
-class MicroBatchLoader:
-    """Endless micro-batches of augmented views for one rank, as a context manager: the base of the training loaders.
-
-    Args:
-        batches: the batches from any step on.
-        steps_per_epoch: number of global steps in an epoch.
-    """
-
-    def __init__(self, batches: PrefetchingBatches, steps_per_epoch: int) -> None:
-        self._batches, self.steps_per_epoch = batches, steps_per_epoch
-
-    @property
-    def wait_seconds(self) -> float:
-        """Total time that the consumer has waited for data, seconds."""
-        return self._batches.wait_seconds
-
-    @property
-    def bad_samples(self) -> int:
-        """Number of unusable samples so far, each of which was replaced by another one."""
-        return self._batches.bad_samples
-
-    def batches(self, start_step: int) -> Iterator[Batch]:
-        """Yield the micro-batches of all global steps from `start_step` on, `accumulation` of each, without end.
-
-        A new call stops the iteration of an earlier one.
-
-        Raises:
-            TooManyBadSamples: more samples are bad than `settings.max_bad_fraction` allows.
-            UserError: no shard can be read, or no sample of a micro-batch is usable.
-        """
-        return self._batches.batches(start_step)
-
-    def close(self) -> None:
-        """Stop the threads. Idempotent."""
-        self._batches.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -19,11 +19,11 @@ from data_pipelines.formatting import readable
 from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.loading.batch_decoder import BatchDecoder
+from data_pipelines.loading.micro_batches import MicroBatchLoader, device_batches
 from data_pipelines.loading.prefetching_batches import (
     Batch,
     BatchPartition,
     LoadedBatch,
-    MicroBatchLoader,
     PrefetchingBatches,
 )
 from data_pipelines.loading.quarantine import Quarantine
@@ -135,7 +135,9 @@ class StreamLoader(MicroBatchLoader):
         batches = PrefetchingBatches(
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
         )
-        super().__init__(batches, len(stream) // global_batch)
+        super().__init__(
+            batches, len(stream) // global_batch, device_batches(self._decoder.device, dtype, settings)
+        )
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
@@ -217,11 +219,9 @@ class StreamLoader(MicroBatchLoader):
             return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=0, samples=ids)
 
         decoded, refused = self._decoder.decode(choose, lambda row: drawn[row].image, params)
-        labels = torch.tensor([drawn[row].label for row in decoded.rows])
-        # Non-blocking: a blocking copy would wait for the training step on the same stream.
-        label, id_ = (x.to(self._decoder.device, non_blocking=True) for x in (labels, torch.from_numpy(ids)))
+        labels = np.array([drawn[row].label for row in decoded.rows])
         bad = unusable | {drawn[row].name: reason for row, reason in refused.items()}
-        return Batch(decoded.views, label, id_), bad
+        return Batch(decoded.views, self._decoder.numbers(labels), self._decoder.numbers(ids)), bad
 
 
 def _members(raw: RawSample) -> str:

@@ -46,6 +46,7 @@ DEFAULTS_BEFORE_ADDITION = [
     ("backbone.init_partial", False),
     ("method.symmetric", True),
     ("method.queue_views", "first"),
+    ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""
 

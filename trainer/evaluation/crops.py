@@ -122,7 +122,7 @@ def train_on_crops(
         total, first = protocol.epochs * per_epoch, begun * per_epoch
         if begun:
             progress.say(f"{name}: resuming after epoch {begun} of {protocol.epochs}")
-        batches = loader.batches(first)
+        batches = loader.on_device(loader.batches(first))
         with progress.task(name, total, first) as advance:
             for number in range(first, total):
                 batch = next(batches)

@@ -54,7 +54,7 @@ class Bench:
 
     def _step(self, batches: list[Batch]) -> None:
         """Run a step with learning rate 0, because weights that are fitted to one batch would not be typical."""
-        self._parts.engine.step(self._parts.total_steps, batches)
+        self._parts.engine.step(self._parts.total_steps, self._parts.loader.on_device(batches))
 
     def timed(self, work: Callable[[], object], times: int = 1) -> float:
         """Return the mean seconds of the work, which is done several times in a row."""

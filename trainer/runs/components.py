@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.prefetching_batches import MicroBatchLoader
+from data_pipelines.loading.micro_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamSet
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
@@ -28,7 +28,7 @@ from trainer.runs.run_lock import RunLock
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp64": None}
 IMAGES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-"""Data type of the views and of the weights, by `train.precision`."""
+"""Data type of the weights, and of the views on a CPU, by `train.precision`."""
 
 TrainSet = ShardSet | StreamSet
 
@@ -57,6 +57,13 @@ class TrainingComponents:
     total_steps: int
     initial_weights: str | None = None
     """Report on the weights read from `backbone.init`. None if none were read."""
+
+
+def image_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the views that train. On a GPU it is that of the networks' products, so that no kernel
+    casts."""
+    cast = AUTOCAST[precision] if device.type == "cuda" else None
+    return cast or IMAGES[precision]
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:

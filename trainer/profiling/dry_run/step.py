@@ -10,7 +10,7 @@ from trainer.profiling.dry_run.fake_device import fake_device
 from trainer.profiling.dry_run.observer import Observer
 from trainer.profiling.dry_run.record import StepRecord
 from trainer.profiling.instruments import instrument
-from trainer.runs.components import build_engine, build_method
+from trainer.runs.components import build_engine, build_method, image_dtype
 
 STEPS_PER_EPOCH = 100
 """Any number: it changes learning rates only."""
@@ -45,8 +45,9 @@ def dry_run(config: Config, world_size: int, num_classes: int) -> StepRecord:
 
 def _batch(config: Config, rows: int, device: torch.device) -> Batch:
     """Return a micro-batch as the loaders deliver it."""
+    dtype = image_dtype(config.train.precision, device)
     views = [
-        torch.empty(rows, view.size, view.size, 3, device=device).permute(0, 3, 1, 2)
+        torch.empty(rows, view.size, view.size, 3, dtype=dtype, device=device).permute(0, 3, 1, 2)
         for view in config.data.views
     ]
     numbers = torch.empty(rows, dtype=torch.int64, device=device)

@@ -15,6 +15,7 @@ from data_pipelines.imaging.augment import AugmentationParams, center_crop_param
 from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
 from data_pipelines.imaging.dali import DaliBackend, ViewGraph
 from data_pipelines.imaging.images import decode_rgb, read_header
+from data_pipelines.imaging.normalization import Normalization
 from data_pipelines.imaging.opencv import OpenCVBackend
 from data_pipelines.settings import ViewSettings
 
@@ -174,7 +175,7 @@ def test_a_graph_without_color_is_the_full_graph_with_neutral_numbers(
 
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
 def test_layout_and_dtype(
     pool: ThreadPoolExecutor, jpegs: list[bytes], name: str, dtype: torch.dtype
 ) -> None:
@@ -188,6 +189,22 @@ def test_layout_and_dtype(
         assert view.shape == (8, 3, SIZE, SIZE)
         assert view.dtype == dtype
         assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["opencv", "dali"])
+def test_pixels_that_are_normalized_later_give_the_same_views(
+    executors: dict[str, AugmentationBackend], pool: ThreadPoolExecutor, jpegs: list[bytes], name: str
+) -> None:
+    full, numbers = ViewGraph(SIZE, color=True, blur=True, solarize=True), chain(jpegs)
+    pixels = (
+        OpenCVBackend(pool, **options(torch.uint8))
+        if name == "opencv"
+        else DaliBackend([full, full], pool, batch=8, **options(torch.uint8))
+    ).run(jpegs, numbers)
+    normalize = Normalization(MEAN, STD, torch.device("cpu"))
+    for raw, view in zip(pixels, executors[name].run(jpegs, numbers), strict=True):
+        assert raw.dtype == torch.uint8
+        torch.testing.assert_close(normalize(raw, torch.empty_like(view)), view, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
