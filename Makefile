@@ -6,6 +6,8 @@ READY := $(VENV)/ready
 SOURCES := all4one data_pipelines trainer launch benchmarks tests docs examples setup.py
 MEASURES := tests/integration/trainer/test_profiles.py
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist loadfile
+# Runs have processes of their own, and often wait for one of them.
+TWO := --numprocesses 2 --dist loadfile
 
 # Tests start hundreds of processes. Without bytecode each of them would compile all modules again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -39,7 +41,7 @@ test: setup lint test-packages  ## everything that this machine can test
 # The cluster mostly waits, so both fit beside each other. A test that measures needs the machine to itself.
 test-runs:
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 tests/unit tests/golden tests/gpu
-	$(BIN)/python -m pytest --durations=10 tests/integration $(MEASURES:%=--ignore=%)
+	$(BIN)/python -m pytest $(TWO) --durations=10 tests/integration $(MEASURES:%=--ignore=%)
 
 test-cluster:
 	$(BIN)/python -m pytest --durations=10 tests/slurm

@@ -10,7 +10,7 @@ from launch.commands.config import Nproc, Recipe, list_recipes
 from launch.commands.slurm import Overrides
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
-_DEVICE, _WORLD = "h100", 8
+_DEVICE, _WORLD, _STEPS = "h100", 8, 10
 
 
 @with_slurm_options(without=("nodes", "chain"))
@@ -18,7 +18,10 @@ def profile(
     recipe: Recipe = None,
     overrides: Overrides = None,
     nproc: Nproc = 1,
-    steps: Annotated[int, typer.Option(min=2, help="Number of steps to measure of each kind.")] = 10,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=2, help=f"Number of steps to measure of each kind, at least. Default: {_STEPS}."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder for the results. Default: profiles/CONFIG."),
@@ -66,7 +69,10 @@ def profile(
     if nodes is None:
         slurm_options.refuse("add --nodes 1,2")
     if dry_run:
-        _refuse("--dry-run measures nothing", {"--nodes": nodes, "--trace": trace, "--nproc": nproc != 1})
+        _refuse(
+            "--dry-run measures nothing",
+            {"--nodes": nodes, "--trace": trace, "--nproc": nproc != 1, "--steps": steps},
+        )
         from launch.profile.dry_run import profile_dry
 
         raise typer.Exit(
@@ -88,10 +94,14 @@ def profile(
             from launch.status.suspect_nodes import excluded_from_new
 
             settings += excluded_from_new(recipe, settings)
-        raise typer.Exit(profile_on(recipe, settings, parse_nodes(nodes), steps=steps, out=out, trace=trace))
+        raise typer.Exit(
+            profile_on(recipe, settings, parse_nodes(nodes), steps=steps or _STEPS, out=out, trace=trace)
+        )
     from launch.profile.profile_run import profile as measure
 
-    raise typer.Exit(measure(recipe, overrides or [], nproc=nproc, steps=steps, out=out, trace=trace))
+    raise typer.Exit(
+        measure(recipe, overrides or [], nproc=nproc, steps=steps or _STEPS, out=out, trace=trace)
+    )
 
 
 def _refuse(why: str, given: dict[str, object], *, fix: str = "leave it out") -> None:

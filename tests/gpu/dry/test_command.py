@@ -32,6 +32,7 @@ def test_a_recipe_without_data_or_gpu_is_described(tmp_path: Path) -> None:
         ((*DIGITS, "--world", 7), "cannot be split evenly over 7 processes"),
         ((*DIGITS, "--nodes", "1,2"), "--dry-run measures nothing, so --nodes has no meaning"),
         ((*DIGITS, "--trace"), "--dry-run measures nothing, so --trace has no meaning"),
+        ((*DIGITS, "--steps", "4"), "--dry-run measures nothing, so --steps has no meaning"),
         (("profile", "digits_demo", "--device", "h100"), "so --device has no meaning"),
         ((*DIGITS, "backbone.name=resnet19"), "resnet19"),
     ],
