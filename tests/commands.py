@@ -1,8 +1,8 @@
 """Commands of `all4one` as tests run them: forks of one process that has imported everything.
 
 A command spends seconds on imports, and hundreds of commands are run. Besides the imports, a fork behaves as a new
-process does: it has its own session, environment, working folder and output. `test_wheel.py`, `test_examples.py` and
-the tests of SLURM run the command itself.
+process does: it has its own session, environment, working folder and output. `test_wheel.py` and `test_examples.py`
+run the command itself, and so does SLURM.
 """
 
 import os
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from namespaces import enter
 from rank_processes import forks
 
 from launch.local.rank_processes import like_a_new_process
@@ -35,9 +36,18 @@ class Result:
         return " ".join(self.out.split())
 
 
-def run(*arguments: object, cwd: object = None, env: dict[str, str] | None = None) -> Result:
-    """Run a command to its end. Output and errors come together."""
-    command = Command(*arguments, cwd=cwd, env=env)
+def run(
+    *arguments: object, cwd: object = None, env: dict[str, str] | None = None, machine: int | None = None
+) -> Result:
+    """Run a command to its end. Output and errors come together.
+
+    Args:
+        arguments: those of `all4one`.
+        cwd: working folder. None: that of this process.
+        env: environment. None: that of this process.
+        machine: a process of the machine to run on. None: this one.
+    """
+    command = Command(*arguments, cwd=cwd, env=env, machine=machine)
     out = command.communicate()[0]
     assert command.returncode is not None
     return Result(command.returncode, out)
@@ -46,12 +56,24 @@ def run(*arguments: object, cwd: object = None, env: dict[str, str] | None = Non
 class Command:
     """A command in the background, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, *arguments: object, cwd: object = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: object = None,
+        env: dict[str, str] | None = None,
+        machine: int | None = None,
+    ) -> None:
         context = forks()
         self._output, output = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_command,
-            args=(list(map(str, arguments)), output, str(cwd or Path.cwd()), dict(env or os.environ)),
+            args=(
+                list(map(str, arguments)),
+                output,
+                str(cwd or Path.cwd()),
+                dict(env or os.environ),
+                machine,
+            ),
         )
         self._process.start()
         output.close()
@@ -93,8 +115,12 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-def _command(arguments: list[str], output: Connection, folder: str, environment: dict[str, str]) -> None:
+def _command(
+    arguments: list[str], output: Connection, folder: str, environment: dict[str, str], machine: int | None
+) -> None:
     """Run a command in this fork."""
+    if machine is not None:
+        enter(machine)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that forks ignores it
     with like_a_new_process(os.dup(output.fileno())):
         output.close()

@@ -57,7 +57,7 @@ class Cluster:
             )
         try:
             self.until(self._outer.children, 10, "no head machine")
-            self._head = self._outer.children()[0].pid
+            self.head = self._outer.children()[0].pid
             self.until(lambda: self._states() == {"idle"}, 30, "the machines do not come up")
         except BaseException:
             self.stop()
@@ -84,7 +84,7 @@ class Cluster:
 
     def command(self, *command: object) -> list[str]:
         """A command as it must be started to run on the head machine."""
-        enter = ["nsenter", "--target", str(self._head), "--mount", "--uts", "--ipc", "--net", "--pid"]
+        enter = ["nsenter", "--target", str(self.head), "--mount", "--uts", "--ipc", "--net", "--pid"]
         return [*enter, f"--wd={Path.cwd()}", "--", *map(str, command)]
 
     def run(self, *command: object, check: bool = True) -> str:
@@ -182,7 +182,7 @@ class Cluster:
         )
 
     def _describe(self) -> str:
-        if not hasattr(self, "_head"):
+        if not hasattr(self, "head"):
             return (self.folder / "log" / "head.out").read_text()
         return self.run("squeue", "--states=all", check=False) + self.run(
             "sinfo", "--Node", "--long", check=False

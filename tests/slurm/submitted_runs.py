@@ -2,11 +2,10 @@
 
 import json
 import random
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from commands import Result, all4one
+from commands import Result, run
 from slurm_cluster import Cluster
 from tiny_runs import Runs
 
@@ -35,14 +34,7 @@ class Jobs:
 
     def all4one(self, *arguments: object) -> Result:
         """The command on the head machine."""
-        done = subprocess.run(
-            self.cluster.command(*all4one(*arguments)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout)
+        return run(*arguments, machine=self.cluster.head)
 
     def submit(self, name: str, *arguments: object) -> str:
         """Queue a run. Returns the job's number."""
@@ -123,5 +115,6 @@ class Jobs:
 
     def output(self, name: str) -> str:
         folder = self.runs.path(name).path
-        files = sorted([*folder.glob("logs/*/*.log"), *folder.glob("slurm/*log*")])
+        logs = sorted([*folder.glob("logs/*/*.log"), *folder.glob("slurm/*log*")])
+        files = [path for path in logs if path.exists()]  # a link may be there before its file
         return "\n".join(f"==> {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in files)

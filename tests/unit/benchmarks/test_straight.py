@@ -77,6 +77,7 @@ def batches() -> list[tuple[list[Tensor], Tensor, Tensor]]:
     ]
 
 
+@pytest.mark.slow
 def test_ours_computes_the_same_losses_gradients_and_updates(straight: ModuleType) -> None:
     ours = method()
     theirs = straight.StraightAll4One(ours)

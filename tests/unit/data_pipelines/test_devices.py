@@ -43,6 +43,7 @@ without_gpus = pytest.mark.skipif(torch.cuda.is_available(), reason="this machin
 @without_gpus
 @pytest.mark.parametrize("way", ["forks", "starts anew"])
 @pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.slow
 def test_gpus_that_are_listed_and_cannot_be_used(tmp_path: Path, way: str, hidden: bool) -> None:
     (tmp_path / "nvml.c").write_text(NVML)
     library = tmp_path / "libnvidia-ml.so.1"

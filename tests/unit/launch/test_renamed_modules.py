@@ -17,6 +17,7 @@ def test_an_old_name_leads_to_the_file_of_today(name: str) -> None:
     assert spec.origin.endswith(RENAMED[name])
 
 
+@pytest.mark.slow
 def test_a_queued_script_runs_a_module_by_its_old_name(tmp_path: Path) -> None:
     done = subprocess.run(
         module_command("launch.slurm.chain_end", str(tmp_path)), capture_output=True, text=True

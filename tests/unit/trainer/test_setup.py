@@ -25,6 +25,7 @@ def compiled(method: Method) -> set[str]:
     return {name for name, module in method.named_modules() if module._compiled_call_impl is not None}
 
 
+@pytest.mark.slow
 def test_compiling_is_a_choice_that_spares_queue_and_classifier_and_keeps_every_name() -> None:
     plain, chosen = build(), build("parallel.compile=true")
     assert compiled(plain) == set()
@@ -42,6 +43,7 @@ def test_compiling_is_a_choice_that_spares_queue_and_classifier_and_keeps_every_
         assert torch.equal(chosen.state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_said_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     build()
@@ -49,6 +51,7 @@ def test_a_missing_compiler_is_said_before_anything_is_compiled(monkeypatch: pyt
         build("parallel.compile=true")
 
 
+@pytest.mark.slow
 def test_recomputing_is_a_choice_that_compiled_networks_have_no_use_for() -> None:
     assert not build().recompute
     assert build("backbone.activation_checkpointing=true").recompute

@@ -15,6 +15,7 @@ SETTINGS = DataSettings(
 )
 
 
+@pytest.mark.slow
 def test_a_picture_with_a_row_for_each_image(shards: ShardSet, tmp_path: Path) -> None:
     out = tmp_path / "new" / "views.png"
     assert draw(shards, SETTINGS, out, seed=0, epoch=0, images=3) == []
@@ -34,6 +35,7 @@ def test_another_epoch_is_another_picture_and_the_same_one_the_same(shards: Shar
     assert one.shape != later.shape or not np.array_equal(one, later)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_left_out_and_named(whole_set: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

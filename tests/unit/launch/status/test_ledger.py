@@ -112,6 +112,7 @@ def live(run: RunFolder, lives: Sequence[Life], interval: int) -> Truth:
 
 
 @given(lives=LIVES, interval=st.integers(1, 30))
+@pytest.mark.slow
 def test_every_device_second_and_every_step_is_useful_lost_or_spent_starting(
     lives: list[Life], interval: int
 ) -> None:

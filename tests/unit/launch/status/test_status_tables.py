@@ -34,6 +34,7 @@ def until(terminal: int, word: str) -> str:
     return shown
 
 
+@pytest.mark.slow
 def test_runs_are_shown_anew_until_ctrl_c_also_while_the_controller_is_down(folder: Path) -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"PATH": f"{folder.parent}/bin:{os.environ['PATH']}", "COLUMNS": "100"}
@@ -62,6 +63,7 @@ def test_runs_are_shown_anew_until_ctrl_c_also_while_the_controller_is_down(fold
 
 
 @pytest.mark.parametrize(("more", "said"), [([], "needs a terminal"), (["--json"], "cannot be combined")])
+@pytest.mark.slow
 def test_watching_without_a_terminal_and_for_programs_is_refused(
     folder: Path, more: list[str], said: str
 ) -> None:

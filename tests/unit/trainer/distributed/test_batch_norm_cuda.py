@@ -145,6 +145,7 @@ def test_groups_have_statistics_of_their_own(run_ranks) -> None:
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.slow
 def test_blocks_with_fused_activations_equal_those_of_torchvision(
     run_ranks, block: type[BasicBlock | Bottleneck]
 ) -> None:
@@ -169,6 +170,7 @@ def test_fused_blocks_keep_their_names_and_equal_the_plain_ones_in_evaluation() 
     assert isinstance(other.layer1[0], FusedBasicBlock)
 
 
+@pytest.mark.slow
 def test_equal_inputs_give_equal_bits(run_ranks) -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
     batches = [torch.randn(4, 3, 40, 40) for _ in range(2)]

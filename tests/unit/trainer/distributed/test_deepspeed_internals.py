@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+import pytest
 import torch
 from deepspeed_ranks import engine_of, tiny
 
@@ -28,6 +29,7 @@ def shards_of_one_rank() -> list[tuple[int, int, bool]]:
         return found
 
 
+@pytest.mark.slow
 def test_one_rank_has_all_parameters_end_to_end(run_ranks) -> None:
     ((*groups,),) = run_ranks(shards_of_one_rank, 1)
     assert sum(count for count, _, _ in groups) > 20

@@ -106,6 +106,7 @@ def test_npy_has_a_line_of_text_a_row(run, sources, tmp_path):
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["out.npy", "out.txt"]
 
 
+@pytest.mark.slow
 def test_an_exported_file_embeds_and_many_files_are_one_stream(run, tmp_path, monkeypatch):
     files = []
     for n in range(6):

@@ -38,6 +38,7 @@ def load_while_it_trains(path: Path) -> str:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.slow
 def test_all_ranks_evaluate_the_checkpoint_that_the_first_one_found(
     run_ranks, tmp_path: Path, ranks: int
 ) -> None:
@@ -46,6 +47,7 @@ def test_all_ranks_evaluate_the_checkpoint_that_the_first_one_found(
     assert (run.checkpoints / NEWER).is_dir()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_found_from_inside_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +58,7 @@ def test_a_checkpoint_is_found_from_inside_its_folder(
         assert (found.run, found.step) == (run.path, 3)
 
 
+@pytest.mark.slow
 def test_a_run_that_dali_trained_is_evaluated_where_there_is_no_dali(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,7 @@ def test_one_process_computes_the_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.slow
 def test_two_ranks_compute_the_formula_of_the_whole_batch(on_two_ranks, name: str) -> None:
     wanted = expected(name, 2)
     for result in on_two_ranks:

@@ -205,6 +205,7 @@ def count_gathers() -> list[tuple[int, ...]]:
     return shapes
 
 
+@pytest.mark.slow
 def test_a_step_sends_one_message_of_keys_and_one_of_predictions(run_ranks) -> None:
     keys = (6, 8 + 4)  # words of a key, a label and an id
     predictions = (6, 4 * 8)

@@ -25,6 +25,7 @@ def build(image_size, **settings):
         ({"name": "test_convnext"}, 64, 64),
     ],
 )
+@pytest.mark.slow
 def test_features_have_the_stated_length_and_gradients_reach_everything(settings, image_size, feature_dim):
     backbone = build(image_size, **settings)
     features = backbone(torch.randn(3, 3, image_size, image_size))

@@ -7,7 +7,14 @@ from wandb_files import offline_runs
 
 from trainer.config.schema import load_config
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
+from trainer.monitoring.writers.base import BackgroundWriter
 from trainer.runs.run_folder import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the library longer than a run does: beside other tests it takes its time."""
+    monkeypatch.setattr(BackgroundWriter.__init__, "__defaults__", (120.0,))
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def write(metrics: MetricsWriter, steps: range, loss: float) -> None:
         metrics.write("train", step, {"loss": loss}, {"images_per_second": 5.0}, epoch=step / 10)
 
 
+@pytest.mark.slow
 def test_attempts_go_on_with_one_run_and_no_step_is_there_twice(run: RunFolder) -> None:
     first = metrics_of(run, "offline", 0)
     write(first, range(1, 5), 1.0)
@@ -54,6 +62,7 @@ def test_attempts_go_on_with_one_run_and_no_step_is_there_twice(run: RunFolder) 
     assert {"train/images_per_second", "train/epoch"} <= history[0].keys()
 
 
+@pytest.mark.slow
 def test_what_was_not_sent_before_is_sent_with_the_next_attempt(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
