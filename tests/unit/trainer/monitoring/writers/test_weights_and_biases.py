@@ -7,14 +7,14 @@ from wandb_files import offline_runs
 
 from trainer.config.schema import load_config
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
-from trainer.monitoring.writers.base import BackgroundWriter
+from trainer.monitoring.writers.base import Background
 from trainer.runs.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the library longer than a run does: beside other tests it takes its time."""
-    monkeypatch.setattr(BackgroundWriter.__init__, "__defaults__", (120.0,))
+    monkeypatch.setattr(Background.__init__, "__defaults__", (120.0,))
 
 
 @pytest.fixture
