@@ -80,12 +80,9 @@ def finetune(
     Args:
         backbones: the backbones by name, in evaluation mode. They are not changed.
         train_set: the dataset from which the fractions are drawn.
-        validation_set: the dataset to evaluate on. It chooses nothing.
-        settings: executor, sizes and normalization of the backbones' recipe.
         protocol: the training protocol.
-        weights: hash of the backbones' weights.
-        state: file with the state of an unfinished training.
-        progress: output for the user.
+
+    All other arguments are those of `linear_protocol`.
 
     Yields:
         The result of the best learning rate, with the held-out result of each.
