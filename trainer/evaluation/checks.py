@@ -6,6 +6,8 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import gather
 
+_ROWS = 8192  # checked at once, because a check makes a copy
+
 
 def require_same_width(train_features: Tensor, test_features: Tensor) -> None:
     """Raise a UserError if the features of two datasets, [N, F] and [M, F], have different sizes."""
@@ -24,6 +26,20 @@ def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tu
     Every rank calls with its part of the dataset. An error in one part is raised on all ranks.
 
     Raises:
+        UserError: as for `find_labeled`.
+    """
+    labels, has_label = find_labeled(features, labels, num_classes, name)
+    features = features if features.dtype == torch.float64 else features.float()
+    # indexing with a mask copies the features, which may be most of the memory
+    return (features, labels) if bool(has_label.all()) else (features[has_label], labels[has_label])
+
+
+def find_labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor]:
+    """Return all labels `[n]` int64 on the device of the features `[n, F]`, and a mask `[n]` of those that are not -1.
+
+    Every rank calls with its part of the dataset. An error in one part is raised on all ranks.
+
+    Raises:
         UserError: shapes do not match, a feature is not finite, a label is outside the classes, or no label is left.
     """
     fix = "check the labels, and the backbone that computed the features"
@@ -36,7 +52,7 @@ def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tu
     labels = labels.to(features.device, torch.int64)
     has_label = labels >= 0
     extremes = [int(labels.min()), int(labels.max())] if len(labels) else [-1, -1]
-    facts = torch.tensor([[int(features.isfinite().all()), int(has_label.sum()), *extremes]])
+    facts = torch.tensor([[int(is_finite(features)), int(has_label.sum()), *extremes]])
     finite, count, lowest, highest = gather(facts).unbind(1)  # [world] each
     if not bool(finite.all()):
         raise UserError(f"{name} features are not finite", where="evaluation", fix=fix)
@@ -53,6 +69,9 @@ def labeled(features: Tensor, labels: Tensor, num_classes: int, name: str) -> tu
             where="evaluation",
             fix="evaluate on shards whose samples have labels",
         )
-    features = features if features.dtype == torch.float64 else features.float()
-    # indexing with a mask copies the features, which may be most of the memory
-    return (features, labels) if bool(has_label.all()) else (features[has_label], labels[has_label])
+    return labels, has_label
+
+
+def is_finite(features: Tensor) -> bool:
+    """Return whether all features `[n, F]` of this rank are finite, with the memory of a few thousand rows."""
+    return all(bool(rows.isfinite().all()) for rows in features.split(_ROWS))

@@ -12,7 +12,7 @@ from data_pipelines.settings import Settings
 from data_pipelines.shards.subsets import held_out_subset, low_shot_subset
 from trainer.distributed.collectives import world_size
 from trainer.evaluation.crops import CropProtocol
-from trainer.evaluation.features import Features, OneBackbone, gather_features
+from trainer.evaluation.features import Features, OneBackbone
 from trainer.evaluation.finetune import FinetuneProtocol, share_labels
 from trainer.evaluation.knn import knn_accuracies
 from trainer.evaluation.linear_fast import linear_probe
@@ -66,8 +66,7 @@ def evaluate_features(
 ) -> Iterator[Evaluated]:
     """Run all evaluators that use features. Every rank calls with its own parts and gets the result of the whole.
 
-    kNN and retrieval distribute their work over the ranks. Fitting a linear classifier takes only seconds, while
-    computing the features takes minutes. Every rank therefore fits it to all features.
+    The training features stay on the rank that computed them. All evaluators distribute their work over the ranks.
 
     Args:
         evaluators: the evaluators to run.
@@ -81,15 +80,14 @@ def evaluate_features(
             image.
     """
     for name in bank.by_backbone:
-        for evaluator, result in _by_shares(evaluators, bank.of(name), queries.of(name), len(classes)):
+        own = bank.of(name), queries.of(name)
+        for evaluator, result in _by_neighbors(evaluators, *own, len(classes)):
             yield Evaluated(name, evaluator, result)
-        if evaluators.linear_fast or evaluators.low_shot:
-            whole = gather_features(bank.of(name)), gather_features(queries.of(name))
-            for evaluator, result in _by_all(evaluators, *whole, index_labels, classes):
-                yield Evaluated(name, evaluator, result)
+        for evaluator, result in _by_probes(evaluators, *own, index_labels, classes):
+            yield Evaluated(name, evaluator, result)
 
 
-def _by_shares(
+def _by_neighbors(
     evaluators: Evaluators, bank: OneBackbone, queries: OneBackbone, num_classes: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if evaluators.knn:
@@ -110,7 +108,7 @@ def _by_shares(
         yield "retrieval", {"map": seen.map, **recall, "queries": seen.queries}
 
 
-def _by_all(
+def _by_probes(
     evaluators: Evaluators,
     bank: OneBackbone,
     queries: OneBackbone,
@@ -119,7 +117,9 @@ def _by_all(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     test = queries.rows, queries.labels
     if evaluators.linear_fast:
-        probe = linear_probe(bank.rows, bank.labels, *test, num_classes=len(classes), seed=0)
+        probe = linear_probe(
+            bank.rows, bank.labels, *test, num_classes=len(classes), seed=0, train_ids=bank.ids
+        )
         yield "linear_fast", asdict(probe) | {"seed": 0}
     for share in evaluators.low_shot:
         few = low_shot(

@@ -13,6 +13,7 @@ from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
+from trainer.evaluation.checks import is_finite
 
 _BATCH = 256  # batch size of a rank
 
@@ -159,7 +160,7 @@ def feature_widths(backbones: Mapping[str, nn.Module], size: int) -> dict[str, i
 
 def require_finite(features: Mapping[str, Tensor]) -> None:
     """Raise a UserError on all ranks if any features `[n, F]` are not finite."""
-    finite = all(bool(rows.isfinite().all()) for rows in features.values())
+    finite = all(map(is_finite, features.values()))
     if int(all_reduce_sum(torch.tensor(int(not finite)))):
         raise UserError(
             "features are not finite", where="evaluation", fix="evaluate an earlier checkpoint of the run"

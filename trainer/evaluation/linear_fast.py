@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from data_pipelines.errors import UserError
+from trainer.distributed.collectives import all_reduce_sum, gather, rank
 from trainer.evaluation.accuracy import count_right
-from trainer.evaluation.checks import labeled, require_same_width
+from trainer.evaluation.checks import find_labeled, require_same_width
+from trainer.evaluation.features import gather_ragged
+from trainer.evaluation.sharded_rows import ShardedRows
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """L2 strengths to try, strongest first: 10 to 1e-6, two per decade."""
 
-_CHUNK = 8192  # samples whose logits exist at once
 _MAX_ITERATIONS = 1000
 _SWEEP_TOLERANCE = (
     1e-4  # of the gradient; with weak penalties a tighter tolerance takes several times as long
@@ -47,55 +49,72 @@ def linear_probe(
     *,
     num_classes: int,
     seed: int,
+    train_ids: Tensor | None = None,
     validation_share: float = 0.1,
 ) -> LinearResult:
     """Fit a linear classifier by L-BFGS and test it. The test set chooses nothing.
 
+    Every rank calls with its own part of both datasets, of any size, and gets the result of the whole. Features never
+    leave their rank. The ranks add up loss and gradient, and all take the same step. The number of ranks changes only
+    the rounding of these sums. Besides the features, a rank holds 50 times the weights `[C, F + 1]` and what a chunk
+    of samples needs, which is less than 1 GB for ImageNet and a ResNet-50.
+
     Features are standardized with the training set's mean and standard deviation, so that L-BFGS needs tens of
     iterations instead of hundreds. The L2 strength of `L2_SWEEP` with the best accuracy on a stratified, held-out part
     of the training set is chosen. A tie is decided by the lowest cross-entropy there. The whole training set is then
-    fitted. Samples with label -1 are skipped. The same input and seed give the same result on the same machine.
+    fitted. Samples with label -1 are skipped. The same input and seed give the same result on the same machine with
+    the same number of ranks.
 
     Args:
-        train_features: `[N, F]`. float64 is computed in float64, and all other types in float32.
-        train_labels: `[N]` integers below `num_classes`.
-        test_features: `[M, F]`.
-        test_labels: `[M]`.
-        num_classes: number of classes.
+        train_features: `[n, F]` of this rank. float64 is computed in float64, and all other types in float32.
+        train_labels: `[n]` integers below `num_classes`.
+        test_features: `[m, F]` of this rank.
+        test_labels: `[m]`.
+        num_classes: C.
         seed: seed of the held-out part.
+        train_ids: `[n]` rows of the dataset's index, disjoint between ranks. They define the order of the samples, from
+            which the held-out part is drawn. None: the samples of the ranks follow each other.
         validation_share: fraction of each class that is held out, in (0, 1). At least one sample of a class with two.
 
     Raises:
-        UserError: shapes or labels do not match, features are not finite, the training set has fewer than two
-            classes, or no class has two samples.
+        UserError: on all ranks: shapes or labels do not match, features are not finite, the training set has fewer
+            than two classes, or no class has two samples.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
-    train_features, train_labels = labeled(train_features, train_labels, num_classes, "training")
-    test_features, test_labels = labeled(test_features, test_labels, num_classes, "test")
+    train_labels, known = find_labeled(train_features, train_labels, num_classes, "training")
+    test_labels, tested = find_labeled(test_features, test_labels, num_classes, "test")
     require_same_width(train_features, test_features)
-    held_out = _stratified(train_labels, num_classes, validation_share, seed)  # [N] bool
-    l2, held_out_top1, weights = _choose_l2(train_features, train_labels, held_out, num_classes)
-    mean, std = _mean_and_std(train_features)
-    train_features = (train_features - mean) / std
-    weights, converged = fit(train_features, train_labels, l2, weights)
-    top1, top5 = _accuracy(weights, (test_features - mean) / std, test_labels)
-    train_top1, _ = _accuracy(weights, train_features, train_labels)
-    interval = wilson_interval(top1, len(test_labels))
+    held_out = _held_out(train_labels, known, train_ids, num_classes, validation_share, seed)  # [n] bool
+    l2, held_out_top1, weights = _choose_l2(
+        ShardedRows.choose(train_features, train_labels, known & ~held_out),
+        ShardedRows.choose(train_features, train_labels, held_out),
+        num_classes,
+    )
+    train = ShardedRows.choose(train_features, train_labels, known)
+    scale = train.compute_mean_and_std()
+    train = train.standardized(scale)
+    test = ShardedRows.choose(test_features, test_labels, tested).standardized(scale)
+    weights, converged = fit(train, l2, weights)
+    top1, top5 = _accuracy(weights, test)
+    train_top1, _ = _accuracy(weights, train)
+    interval = wilson_interval(top1, test.total)
     return LinearResult(top1, top5, interval, l2, held_out_top1, train_top1, converged)
 
 
 def fit(
-    features: Tensor, labels: Tensor, l2: float, start: Tensor, *, tolerance: float | None = None
+    rows: ShardedRows, l2: float, start: Tensor, *, tolerance: float | None = None
 ) -> tuple[Tensor, bool]:
     """Minimize `mean cross-entropy + l2 / 2 |W|²` over weights `[C, F + 1]`. The bias is last and not penalized.
+
+    Every rank calls with its own rows and the same weights, and gets the same result.
 
     The fit ends when no entry of the gradient exceeds `tolerance`, by default 1e-7 in float64 and 1e-5 in float32.
     Returns the weights, and whether the gradient came within ten times the tolerance.
     """
     weights = start.clone()
     if tolerance is None:
-        tolerance = 1e-7 if features.dtype == torch.float64 else 1e-5
+        tolerance = 1e-7 if rows.dtype == torch.float64 else 1e-5
     optimizer = torch.optim.LBFGS(
         [weights],
         max_iter=_MAX_ITERATIONS,
@@ -106,11 +125,11 @@ def fit(
     )
 
     def closure() -> Tensor:
-        loss, weights.grad = _objective(weights, features, labels, l2)
+        loss, weights.grad = _objective(weights, rows, l2)
         return loss
 
     optimizer.step(closure)
-    _, gradient = _objective(weights, features, labels, l2)
+    _, gradient = _objective(weights, rows, l2)
     return weights, bool(gradient.abs().max() <= 10 * tolerance)
 
 
@@ -123,19 +142,17 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
-def _choose_l2(
-    features: Tensor, labels: Tensor, held_out: Tensor, num_classes: int
-) -> tuple[float, float, Tensor]:
+def _choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
     """Return the best strength on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
-    mean, std = _mean_and_std(features[~held_out])
-    fitted, tested = (features[~held_out] - mean) / std, (features[held_out] - mean) / std
-    weights = features.new_zeros(num_classes, features.shape[1] + 1)
+    scale = fitted.compute_mean_and_std()
+    fitted, tested = fitted.standardized(scale), tested.standardized(scale)
+    weights = scale[0].new_zeros(num_classes, len(scale[0]) + 1)
     best_score, best_l2, best_weights = (-1.0, 0.0), L2_SWEEP[0], weights
     without_gain = 0
     for l2 in L2_SWEEP:
-        weights, _ = fit(fitted, labels[~held_out], l2, weights, tolerance=_SWEEP_TOLERANCE)
-        top1, _ = _accuracy(weights, tested, labels[held_out])
-        cross_entropy, _ = _objective(weights, tested, labels[held_out], l2=0)
+        weights, _ = fit(fitted, l2, weights, tolerance=_SWEEP_TOLERANCE)
+        top1, _ = _accuracy(weights, tested)
+        cross_entropy, _ = _objective(weights, tested, l2=0)
         score = (top1, -cross_entropy.item())
         if score > best_score:
             best_score, best_l2, best_weights, without_gain = score, l2, weights, 0
@@ -146,36 +163,58 @@ def _choose_l2(
     return best_l2, best_score[0], best_weights
 
 
-def _objective(weights: Tensor, features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
-    """Return value `[]` and gradient `[C, F + 1]`, in closed form so that only one chunk's logits exist at a time."""
+def _objective(weights: Tensor, rows: ShardedRows, l2: float) -> tuple[Tensor, Tensor]:
+    """Return value `[]` and gradient `[C, F + 1]` over the rows of all ranks.
+
+    They are in closed form, so that only one chunk's logits exist at a time.
+    """
     matrix, bias = weights[:, :-1], weights[:, -1]
     # Losses are summed in float64, because the line search compares differences below float32 precision.
-    loss = l2 / 2 * matrix.double().square().sum()
+    # The penalty counts once, so only the first rank adds it to its sum.
+    loss = (l2 if rank() == 0 else 0) / 2 * matrix.double().square().sum()
     gradient = torch.zeros_like(weights)
-    for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        log_p = torch.addmm(bias, rows, matrix.T).log_softmax(1)  # [B, C]
-        loss -= log_p.gather(1, wanted[:, None]).double().sum() / len(features)
-        error = log_p.exp_().scatter_add_(1, wanted[:, None], log_p.new_full((len(rows), 1), -1))
-        gradient[:, :-1].addmm_(error.T, rows)
+    for features, wanted in rows.chunks():
+        log_p = torch.addmm(bias, features, matrix.T).log_softmax(1)  # [c, C]
+        loss -= log_p.gather(1, wanted[:, None]).double().sum() / rows.total
+        error = log_p.exp_().scatter_add_(1, wanted[:, None], log_p.new_full((len(features), 1), -1))
+        gradient[:, :-1].addmm_(error.T, features)
         gradient[:, -1] += error.sum(0)
-    gradient /= len(features)
+    loss, gradient = all_reduce_sum(loss), all_reduce_sum(gradient)
+    gradient /= rows.total
     gradient[:, :-1].add_(matrix, alpha=l2)
     return loss, gradient
 
 
-def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
-    right = torch.zeros(2, dtype=torch.int64, device=features.device)
-    for rows, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        logits = torch.addmm(weights[:, -1], rows, weights[:, :-1].T)  # [b, C]
+def _accuracy(weights: Tensor, rows: ShardedRows) -> tuple[float, float]:
+    right = torch.zeros(2, dtype=torch.int64, device=weights.device)
+    for features, wanted in rows.chunks():
+        logits = torch.addmm(weights[:, -1], features, weights[:, :-1].T)  # [c, C]
         right += count_right(logits[:, None], wanted)[0]
-    top1, top5 = (right.double() / len(labels)).tolist()
+    top1, top5 = (all_reduce_sum(right).double() / rows.total).tolist()
     return top1, top5
 
 
-def _mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation `[F]`. Constant features keep their scale."""
-    std, mean = torch.std_mean(features, dim=0, correction=0)
-    return mean, torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, torch.ones_like(std))
+def _held_out(
+    labels: Tensor, known: Tensor, ids: Tensor | None, num_classes: int, share: float, seed: int
+) -> Tensor:
+    """Return a mask `[n]` of this rank's held-out samples, drawn from the labeled samples of all ranks in their order.
+
+    Args:
+        labels: `[n]`.
+        known: `[n]` bool, whether a sample has a label.
+        ids: `[n]` places of the samples in the order. None: the samples of the ranks follow each other.
+        num_classes: number of classes.
+        share: fraction of each class.
+        seed: seed of the draw.
+    """
+    everywhere = gather_ragged(labels[known])  # [N]
+    order = None if ids is None else gather_ragged(ids.to(labels.device)[known]).argsort()
+    drawn = _stratified(everywhere if order is None else everywhere[order], num_classes, share, seed)
+    if order is not None:
+        drawn = torch.empty_like(drawn).index_copy_(0, order, drawn)
+    counts = gather(known.sum()[None].cpu()).tolist()
+    own = drawn.split(counts)[rank()]
+    return torch.zeros_like(known).masked_scatter_(known, own)
 
 
 def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:

@@ -46,14 +46,15 @@ def low_shot(
     """Fit a linear probe to each of several subsets of the training set, and test all on the same test set.
 
     Labels of 1 % and 10 % of ImageNet: Hénaff et al. 2019 (arXiv 1905.09272). The subsets are drawn from the dataset's
-    index. An unreadable sample is missing from its subset and changes nothing else.
+    index. An unreadable sample is missing from its subset and changes nothing else. Every rank calls with its own part
+    of both datasets and gets the result of the whole.
 
     Args:
-        train_features: `[N, F]`.
-        train_labels: `[N]`.
-        train_ids: `[N]` rows of the training set's index.
-        test_features: `[M, F]`.
-        test_labels: `[M]`.
+        train_features: `[n, F]` of this rank.
+        train_labels: `[n]`.
+        train_ids: `[n]` rows of the training set's index.
+        test_features: `[m, F]` of this rank.
+        test_labels: `[m]`.
         share: fraction of each class, in (0, 1).
         seeds: seeds of the subsets, two or more.
         index_labels: classes of all rows of the training set's index.
@@ -66,14 +67,15 @@ def low_shot(
     subsets = []
     for seed in seeds:
         mask = torch.from_numpy(low_shot_subset(index_labels, share, seed, classes=classes))
-        chosen = mask[ids].to(train_features.device)  # [N] bool
+        # The probe skips samples without a label, so no features are copied.
         found = linear_probe(
-            train_features[chosen],
-            train_labels[chosen],
+            train_features,
+            train_labels.where(mask[ids].to(train_labels.device), -1),
             test_features,
             test_labels,
             num_classes=len(classes),
             seed=seed,
+            train_ids=train_ids,
         )
         subsets.append({"seed": seed, **asdict(found)})
     top1, top5 = ([subset[name] for subset in subsets] for name in ("top1", "top5"))

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data_pipelines.errors import UserError
 from trainer.evaluation.linear_fast import L2_SWEEP, fit, linear_probe, wilson_interval
+from trainer.evaluation.sharded_rows import ShardedRows
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +20,10 @@ def digits():
     features, labels = load_digits(return_X_y=True)
     features, labels = torch.from_numpy(features), torch.from_numpy(labels)
     return features[:1000], labels[:1000], features[1000:], labels[1000:]
+
+
+def all_of(features, labels):
+    return ShardedRows.choose(features, labels, labels >= 0)
 
 
 def loss_of(weights, features, labels, l2):
@@ -31,7 +36,7 @@ def test_the_optimum_is_scikit_learn_s(digits, l2):
     features, labels, test, _ = digits
     mean, std = features.mean(0), features.std(0).clamp(min=1)
     features, test = (features - mean) / std, (test - mean) / std
-    weights, converged = fit(features, labels, l2, torch.zeros(10, 65, dtype=torch.float64))
+    weights, converged = fit(all_of(features, labels), l2, torch.zeros(10, 65, dtype=torch.float64))
     assert converged
     other = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-8, max_iter=5000).fit(features, labels)
     theirs = torch.from_numpy(np.c_[other.coef_, other.intercept_])
@@ -45,8 +50,8 @@ def test_the_optimum_is_scikit_learn_s(digits, l2):
 def test_float32_finds_the_optimum_of_float64(digits, l2):
     features, labels, *_ = digits
     features = (features - features.mean(0)) / features.std(0).clamp(min=1)
-    exact, _ = fit(features, labels, l2, torch.zeros(10, 65, dtype=torch.float64))
-    found, converged = fit(features.float(), labels, l2, torch.zeros(10, 65))
+    exact, _ = fit(all_of(features, labels), l2, torch.zeros(10, 65, dtype=torch.float64))
+    found, converged = fit(all_of(features.float(), labels), l2, torch.zeros(10, 65))
     assert converged
     best, reached = (loss_of(w.double(), features, labels, l2).item() for w in (exact, found))
     assert reached == pytest.approx(best, rel=1e-3)
@@ -54,7 +59,7 @@ def test_float32_finds_the_optimum_of_float64(digits, l2):
 
 def test_the_gradient_vanishes_at_the_optimum_in_autograd_s_eyes(digits):
     features, labels, *_ = digits
-    weights, _ = fit(features / 16, labels, 0.01, torch.zeros(10, 65, dtype=torch.float64))
+    weights, _ = fit(all_of(features / 16, labels), 0.01, torch.zeros(10, 65, dtype=torch.float64))
     weights.requires_grad_()
     loss_of(weights, features / 16, labels, 0.01).backward()
     assert weights.grad.abs().max() < 1e-6
