@@ -11,14 +11,14 @@ from trainer.distributed.collectives import all_reduce_sum, gather
 CHUNK = 8192
 """Samples whose standardized features and logits exist at once."""
 BLOCK = 2**26
-"""Features whose mean and standard deviation are computed at once: 268 MB in float32."""
+"""Features that may exist twice: 268 MB in float32. More of them are standardized again in every pass."""
 
 
 @dataclass(frozen=True)
 class ShardedRows:
     """Chosen samples of this rank. Their features are read where they are, so a choice of samples copies nothing.
 
-    The memory besides the features is that of one chunk, or of one block of columns while statistics are computed.
+    The memory besides the features is that of one chunk and of one block.
     """
 
     features: Tensor
@@ -45,8 +45,13 @@ class ShardedRows:
         return torch.float64 if self.features.dtype == torch.float64 else torch.float32
 
     def standardized(self, mean_and_std: tuple[Tensor, Tensor]) -> "ShardedRows":
-        """Return the same samples, to be standardized with this mean and standard deviation, `[F]` each."""
-        return ShardedRows(self.features, self.labels, self.chosen, self.total, mean_and_std)
+        """Return the same samples, standardized with this mean and standard deviation, `[F]` each."""
+        if len(self.chosen) * self.features.shape[1] > BLOCK:
+            return ShardedRows(self.features, self.labels, self.chosen, self.total, mean_and_std)
+        mean, std = mean_and_std
+        copy = (self._read(slice(None), slice(None)) - mean).div_(std)
+        every = torch.arange(len(copy), device=copy.device)
+        return ShardedRows(copy, self.labels[self.chosen], every, self.total)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's features `[c, F]` and labels `[c]`, at most `CHUNK` of them at a time."""

@@ -73,6 +73,12 @@ def test_statistics_and_weights_are_those_of_one_process(run_ranks, dtype, rtol)
         torch.testing.assert_close(one, expected, rtol=rtol, atol=rtol * float(expected.abs().max()))
 
 
+def test_a_pass_that_standardizes_again_computes_the_same(monkeypatch):
+    usual = probes(torch.float32, 40)
+    monkeypatch.setattr(sharded_rows, "BLOCK", 1)
+    assert probes(torch.float32, 40) == usual
+
+
 def empty_part() -> dict[str, Any]:
     """The second rank has no training sample at all."""
     features, labels = digits(torch.float64)
