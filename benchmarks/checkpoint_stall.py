@@ -26,7 +26,8 @@ import torch.distributed as dist
 
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoints.background_writer import BackgroundWriter
-from trainer.checkpoints.format import Snapshot, clone_to_host
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config, load_config
 from trainer.distributed.process_group import initialize

@@ -11,7 +11,8 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from trainer.checkpoints.background_writer import BackgroundWriter
-from trainer.checkpoints.format import Snapshot, clone_to_host, follows_broken_steps
+from trainer.checkpoints.format import Snapshot, follows_broken_steps
+from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
 from trainer.distributed.objects import broadcast_object

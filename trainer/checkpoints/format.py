@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import sync
 from data_pipelines.settings import Settings
+from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.tensor_files import save_tensors
 
 FORMAT = 1
@@ -70,21 +70,6 @@ class Manifest(Settings):
     def own_check(self) -> str:
         """Checksum over all that the manifest says but this checksum."""
         return hashlib.sha256(self.model_dump_json(exclude={"check"}).encode()).hexdigest()
-
-
-def clone_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One contiguous copy of each tensor in host memory, of the same type and bits, sharing nothing.
-
-    Copies from CUDA go to pinned memory, all in flight together.
-    """
-    copies = {}
-    for name, tensor in tensors.items():
-        source = tensor.detach()
-        copies[name] = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-        copies[name].copy_(source, non_blocking=True)
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        torch.cuda.synchronize()
-    return copies
 
 
 def write_files(snapshot: Snapshot, folder: Path, sequence: int) -> None:

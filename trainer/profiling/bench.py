@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipelines.loading.prefetching_batches import Batch
-from trainer.checkpoints.format import clone_to_host
+from trainer.checkpoints.host_copies import clone_to_host
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
 from trainer.profiling.instruments import WAIT
