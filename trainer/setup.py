@@ -26,6 +26,7 @@ from trainer.runs.components import (
     total_steps,
 )
 from trainer.runs.cpu_threads import choose_threads
+from trainer.runs.determinism import apply_determinism
 from trainer.runs.run_folder import RunFolder
 
 
@@ -74,6 +75,7 @@ def build(
     Raises:
         UserError: something that the user can fix.
     """
+    apply_determinism(config, process.device)
     torch.set_num_threads(choose_threads(config, run, process))
     train_set = open_train_set(config.data)
     validation_set = (

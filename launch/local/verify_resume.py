@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipelines.console import plain_console
+from data_pipelines.devices import count_gpus
 from data_pipelines.errors import UserError
 from data_pipelines.progress import ProgressBars
 from launch.local.rank_processes import module_command
@@ -43,7 +44,10 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
     console = plain_console()
     with tempfile.TemporaryDirectory(prefix="all4one-verify-") as folder:
         common = [*overrides, f"run.folder={folder}", "metrics.log_every=1"]
-        check(load_config(recipe, common), nproc, new_runs=2)
+        config = load_config(recipe, common)
+        check(config, nproc, new_runs=2)
+        if count_gpus() and not config.train.deterministic:
+            console.print("on GPUs the runs may differ by rounding: train.deterministic=true prevents that")
         console.print(f"seed of the kills: {seed}")
         console.print(f"training {recipe} without interruption, then again with {kills} kills")
         bars = ProgressBars(visible=True)

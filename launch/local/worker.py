@@ -73,6 +73,7 @@ def train_run(
     from trainer.distributed.process_group import initialize
     from trainer.loop import Trainer
     from trainer.runs.components import AttemptContext
+    from trainer.runs.determinism import resumes_bitwise
 
     run = open_run(folder)
     config, begun = run.read_config(), run.attempts()
@@ -100,6 +101,7 @@ def train_run(
                     total_steps=trainer.parts.total_steps,
                     replayed=max(0, logged - trainer.step),
                     torch_threads=torch.get_num_threads(),
+                    bitwise_resume=resumes_bitwise(config, process.device),
                 )
                 code = trainer.train()
             except Exception as error:

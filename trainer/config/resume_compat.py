@@ -28,6 +28,8 @@ MUTABLE_ON_RESUME = (
     "parallel.torch_threads",
     "parallel.zero_stage",
     "parallel.compile",
+    "parallel.cudnn_benchmark",
+    "train.deterministic",
     "backbone.activation_checkpointing",
     "checkpoint",
     "eval",

@@ -70,6 +70,10 @@ class TrainSettings(Settings):
     """Precision of matrix products and convolutions in the networks. Weights, losses and the queue stay fp32. On GPUs,
     fp32 convolutions use TF32 (10 bits of mantissa), which is the default of torch. With fp64, all of them are float64,
     at several times the cost. Use fp64 to compare runs without rounding differences."""
+    deterministic: bool = False
+    """On GPUs, use only algorithms that give the same bits each time. Only then does a resumed run end bitwise equal to
+    an undisturbed one. Steps take longer, and an operation without such an algorithm ends the run with an error that
+    names it. CPUs give the same bits with either value."""
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -154,12 +158,16 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _float64_is_whole(self) -> "Config":
+    def _rounding_is_as_asked(self) -> "Config":
+        if self.train.deterministic and self.parallel.cudnn_benchmark:
+            raise ValueError(
+                "train.deterministic=true needs parallel.cudnn_benchmark=false: a benchmark may choose other "
+                "algorithms, with other rounding, each time the run starts"
+            )
         if self.train.precision == "fp64":
             if self.parallel.zero_stage:
                 raise ValueError(
-                    "train.precision=fp64 needs parallel.zero_stage=0: DeepSpeed keeps its sharded weights "
-                    "in float32"
+                    "train.precision=fp64 needs parallel.zero_stage=0: DeepSpeed keeps its sharded weights in float32"
                 )
             if self.parallel.gradient_dtype == "bf16":
                 raise ValueError(

@@ -37,6 +37,7 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
     assert (saved["event"], saved["step"]) == ("saved", 4)
     assert (start["event"], start["world_size"]) == ("start", 2)
     assert (ready["event"], ready["step"], ready["replayed"]) == ("ready", 0, 0)
+    assert ready["bitwise_resume"] is True
     assert (end["event"], end["reason"], end["step"]) == ("end", "finished", 14)
 
 
