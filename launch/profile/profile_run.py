@@ -109,7 +109,7 @@ def show(found: dict[str, Any]) -> None:
         "host to device": f"{1000 * found['transfer']:.1f} ms per step, in the loader's thread",
         "checkpoint stall": f"{1000 * found['checkpoint']:.0f} ms, every {found['checkpoint_every']} steps",
         "operations": f"{1000 * tera['flops']:.1f} GFLOP in each process: {tera['flops'] / found['step']:.3f} TFLOP/s",
-        "MFU": f"{100 * found['mfu']:.1f} % of {tera['peak']:.3f} TFLOP/s of a matrix product ({found['precision']})",
+        "MFU": f"{100 * found['mfu']:.1f} % of {found['peak_words']}",
         "communication": f"{found['message_bytes'] / 1e6:.2f} MB per step from each process",
         "memory": f"{found['memory'] / 1e9:.2f} GB in each process ({found['device']})",
     }

@@ -4,7 +4,7 @@ import math
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import torch
@@ -15,6 +15,7 @@ from trainer.checkpoints.host_copies import clone_to_host
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
 from trainer.profiling.instruments import WAIT
+from trainer.profiling.peak import combined_peak, products_in
 from trainer.profiling.timeline import Timeline
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 
@@ -131,6 +132,17 @@ class Bench:
         dist.barrier()
         best = min(self.timed(lambda: a @ a) for _ in range(3))
         return 2 * size**3 / best
+
+    def peak_of_types(self, flops: Mapping[str, float], usual: float) -> float:
+        """Return the peak for operations of several types, given `peak` of the type of this run. All ranks call.
+
+        Float32 matrix products do not use TF32, but most float32 operations of a GPU do: convolutions.
+        """
+        peaks = {}
+        for name in sorted(flops):
+            with products_in(name) as dtype:
+                peaks[name] = usual if name != "tf32" and dtype == self.dtype else self.peak(dtype)
+        return combined_peak(flops, peaks.__getitem__)
 
     def jitter(self, seconds: float) -> float:
         """Return the standard deviation of work of this duration, if it consists of parts as short as the timed

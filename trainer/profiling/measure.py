@@ -6,11 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipelines.cores import usable_cores, waited_for_a_core
 from data_pipelines.loading.prefetching_batches import Batch
@@ -30,6 +30,7 @@ from trainer.profiling.instruments import (
     Messages,
     instrument,
 )
+from trainer.profiling.peak import FlopsByType, card_speed, combined_peak, find_card
 from trainer.profiling.profile_record import Profile
 from trainer.profiling.timeline import Span, Timeline, own_time
 from trainer.runs.components import TrainingComponents
@@ -79,7 +80,7 @@ def profile(
             with torch.profiler.profile(with_stack=False) as profiler:
                 bench.repeat(batches, timeline)
             trace(profiler)
-        with FlopCounterMode(display=False) as counter:
+        with FlopsByType() as counter:
             bench.repeat(batches, timeline)
         parts.loader.close()
     say("measuring a checkpoint and the speed of the device")
@@ -90,7 +91,8 @@ def profile(
             "loader": loader,
             "transfer": bench.transfer(batches),
             "checkpoint": bench.checkpoint(),
-            "flops": float(counter.get_total_flops()),
+            "flops": float(counter.total),
+            "peak": bench.peak_of_types(counter.flops, found.pop("peak")),
             "peak_bf16": bench.peak(torch.bfloat16),
             "jitter": bench.jitter(silent),
             "memory": bench.memory(),
@@ -99,6 +101,7 @@ def profile(
     shares = {name: found.pop(f"part {name}", 0.0) for name in PARTS}
     shares[LOADER] = max(0.0, found["step"] - found["without_data"] - shares[WAIT])
     fixed = found.pop("fixed")
+    sheet = find_card(bench.device_name())
     return Profile(
         world_size=process.world_size,
         global_batch=config.train.global_batch,
@@ -107,6 +110,9 @@ def profile(
         parts=shares,
         messages=all_gather_object(sent)[0],
         checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch),
+        data_sheet=sheet.name if sheet else "",
+        data_sheet_peak=combined_peak(counter.flops, partial(card_speed, sheet)) if sheet else 0.0,
+        types={name: flops / counter.total for name, flops in counter.flops.items()},
         overhead=max(0.0, fixed - sum(shares[name] for name in UPDATE)),
         spread=spread,
         threads=torch.get_num_threads(),

@@ -36,7 +36,7 @@ class Profile:
     flops: float
     """Floating-point operations of a step on one rank."""
     peak: float
-    """Floating-point operations per second of a matrix product in this precision, per rank, with all ranks at once."""
+    """Floating-point operations per second of matrix products in `types`, per rank, with all ranks at once."""
     peak_bf16: float
     """The same in bf16."""
     messages: list[dict[str, Any]]
@@ -57,6 +57,13 @@ class Profile:
     """Fraction of the time in which the training thread waited for a core while the loader rested. Other programs
     had it."""
 
+    types: dict[str, float] = field(default_factory=dict)
+    """Fraction of the operations by the type in which they are multiplied: `bf16`, `fp16`, `tf32`, `fp32`, `fp64`."""
+    data_sheet: str = ""
+    """Name of the GPU, if its data sheet is known."""
+    data_sheet_peak: float = 0.0
+    """Operations per second of these types by the data sheet. 0: it is not known."""
+
     @property
     def on_gpu(self) -> bool:
         """Whether the ranks have GPUs."""
@@ -74,10 +81,20 @@ class Profile:
 
     @property
     def mfu(self) -> float:
-        """Fraction of the peak that the model's operations reach."""
-        return self.flops / self.step / self.peak
+        """Fraction of the peak that the model's operations reach: that of the data sheet, or the measured one if the
+        data sheet is not known."""
+        return self.flops / self.step / (self.data_sheet_peak or self.peak)
+
+    @property
+    def peak_words(self) -> str:
+        """The peak of `mfu` and where it comes from, for people."""
+        types = ", ".join(f"{100 * part:.0f} % {name}" for name, part in self.types.items() if part >= 0.005)
+        source = (
+            f"the data sheet of {self.data_sheet}" if self.data_sheet else "a matrix product on this device"
+        )
+        return f"{(self.data_sheet_peak or self.peak) / 1e12:.2f} TFLOP/s of {source} ({types or self.precision})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the profile as plain values."""
-        derived = ("images_per_second", "mfu", "message_bytes")
+        derived = ("images_per_second", "mfu", "message_bytes", "peak_words")
         return asdict(self) | {name: getattr(self, name) for name in derived}

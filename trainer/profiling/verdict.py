@@ -118,7 +118,7 @@ def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> s
         )
     return (
         f"Bound by compute: {share} of a step is computation of the networks, at {100 * profile.mfu:.0f} % of the "
-        f"{profile.peak / 1e12:.2f} TFLOP/s of a matrix product on this device."
+        f"{profile.peak_words}."
     )
 
 
