@@ -38,7 +38,8 @@ class Check:
 CHECKS = (
     Check("packages", "launch.doctor.packages:packages"),
     Check("devices", "launch.doctor.packages:devices", 30),
-    Check("gloo", "launch.doctor.packages:gloo", 30),
+    Check("gloo", "launch.doctor.all_reduce:gloo", 75),
+    Check("all-reduce", "launch.doctor.all_reduce:nccl", 75),
     Check("DeepSpeed", "launch.doctor.packages:deepspeed", 30),
     Check("DALI", "launch.doctor.packages:dali", 30),
     Check("JPEGs", "launch.doctor.packages:jpegs"),

@@ -3,8 +3,6 @@
 import io
 import os
 import re
-import socket
-import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
@@ -115,46 +113,6 @@ def _nccl() -> list[Finding]:
     fabric = ", ".join(sorted(p.name for p in Path("/sys/class/infiniband").glob("*"))) or "none"
     said = ".".join(map(str, torch.cuda.nccl.version()))
     return ok("NCCL", f"{said}; interfaces {', '.join(interfaces) or 'none'}; InfiniBand {fabric}")
-
-
-def gloo(_: Path) -> list[Finding]:
-    """Run an all-reduce between two processes, as the ranks of a job do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", ADD],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | common | {"RANK": str(rank), "ALL4ONE_PARENT": str(os.getpid())},
-        )
-        for rank in range(2)
-    ]
-    errors = [rank.communicate()[1] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        said = "".join(errors).strip().splitlines()[-1:]
-        return problem(
-            "gloo",
-            f"an all-reduce between two processes on this machine failed: {''.join(said)}",
-            "check the firewall and GLOO_SOCKET_IFNAME: processes must reach each other by TCP",
-        )
-    return ok("gloo", "an all-reduce between two processes on this machine works")
-
-
-ADD = """
-from launch.local.worker import end_with_parent
-end_with_parent()
-import torch, torch.distributed as dist
-dist.init_process_group("gloo")
-number = torch.tensor([dist.get_rank() + 1.0])
-dist.all_reduce(number)
-assert number.item() == 3.0, number
-dist.destroy_process_group()
-"""
 
 
 def deepspeed(_: Path) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Checks of `all4one doctor`, each against a machine that is as it should be and one that is not."""
 
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.doctor import machine, packages, slurm_checks
+from launch.doctor import all_reduce, machine, packages, slurm_checks
 from launch.doctor.examination import CHECKS, Check, examine, result
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding, ok
 
@@ -65,7 +66,7 @@ def chatters(_: Path) -> list[Finding]:
 def test_a_check_that_fails_in_any_way_is_a_line_of_the_page(
     function: str, seconds: float, level: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     (finding,) = result(Check("trial", f"test_examination:{function}", seconds), tmp_path)
     assert finding.level == level
     assert said in finding.what
@@ -74,7 +75,7 @@ def test_a_check_that_fails_in_any_way_is_a_line_of_the_page(
 def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     good, bad = (Check(name, f"test_examination:{name}") for name in ("chatters", "raises"))
     assert examine(tmp_path, as_json=False, checks=[good]) == 0
     assert "1 ok" in capsys.readouterr().out
@@ -86,7 +87,7 @@ def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
 
 
 def test_every_check_is_there() -> None:
-    modules = {module.__name__: module for module in (machine, packages, slurm_checks)}
+    modules = {module.__name__: module for module in (all_reduce, machine, packages, slurm_checks)}
     for check in CHECKS:
         module, _, function = check.function.partition(":")
         assert callable(getattr(modules[module], function))
