@@ -14,6 +14,7 @@ from launch.local.runs import check
 from launch.profile.plot import plot
 from trainer.config.recipes import find_recipe
 from trainer.config.schema import Config, load_config, override
+from trainer.profiling.gpu_readings import readings_in_words
 from trainer.runs.run_folder import RunFolder
 
 
@@ -113,6 +114,8 @@ def show(found: dict[str, Any]) -> None:
         "communication": f"{found['message_bytes'] / 1e6:.2f} MB per step from each process",
         "memory": f"{found['memory'] / 1e9:.2f} GB in each process ({found['device']})",
     }
+    if gpu := readings_in_words(found.get("gpu", {})):
+        rows["GPU (NVML)"] = gpu
     for name, value in rows.items():
         facts.add_row(name, value)
     console.print(facts)

@@ -14,6 +14,7 @@ from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoints.host_copies import clone_to_host
 from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
+from trainer.profiling.gpu_readings import GpuReadings
 from trainer.profiling.instruments import WAIT
 from trainer.profiling.peak import combined_peak, products_in
 from trainer.profiling.timeline import Timeline
@@ -35,6 +36,7 @@ class Bench:
 
     def __init__(self, config: Config, process: Process, parts: TrainingComponents) -> None:
         self._config, self._device, self._parts = config, process.device, parts
+        self.gpu = GpuReadings(process.device)
         self.ahead = config.data.prefetch + 1
         """Steps whose batches the loader makes in advance."""
         self._rows = parts.engine.micro_batch

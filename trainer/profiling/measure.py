@@ -18,6 +18,7 @@ from trainer.config.schema import Config
 from trainer.distributed.objects import all_gather_object
 from trainer.distributed.process_group import Process
 from trainer.profiling.bench import STEP, Bench
+from trainer.profiling.gpu_readings import mean_of_gpus
 from trainer.profiling.instruments import (
     EMA,
     LOADER,
@@ -110,6 +111,7 @@ def profile(
         parts=shares,
         messages=all_gather_object(sent)[0],
         checkpoint_every=config.checkpoint.interval(parts.loader.steps_per_epoch),
+        gpu=mean_of_gpus(all_gather_object(bench.gpu.summary())),
         data_sheet=sheet.name if sheet else "",
         data_sheet_peak=combined_peak(counter.flops, partial(card_speed, sheet)) if sheet else 0.0,
         types={name: flops / counter.total for name, flops in counter.flops.items()},
@@ -165,7 +167,7 @@ class _Rounds:
         for _ in range(self._bench.ahead):
             self._train()
         dist.barrier()
-        with self._timeline.recording():
+        with self._bench.gpu.taking(), self._timeline.recording():
             step = self._bench.timed(self._train, self._steps)
         self.spans = self._timeline.take()
         return {"step": step, f"part {WAIT}": _divided(self.spans)[WAIT]}

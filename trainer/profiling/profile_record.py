@@ -64,6 +64,9 @@ class Profile:
     data_sheet_peak: float = 0.0
     """Operations per second of these types by the data sheet. 0: it is not known."""
 
+    gpu: dict[str, float] = field(default_factory=dict)
+    """What NVML says of the GPUs during training steps, as `GpuReadings.summary` names it. Empty: nothing."""
+
     @property
     def on_gpu(self) -> bool:
         """Whether the ranks have GPUs."""
