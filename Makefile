@@ -93,8 +93,9 @@ bench: setup test-packages  ## the figures of the README
 	test -d runs/digits_demo || $(MAKE) demo
 	$(BIN)/python benchmarks/report.py runs/digits_demo
 
-gpu-check: setup  ## tests that need a CUDA device
+gpu-check: setup  ## tests that need a CUDA device, and a table of what one GPU does in ten minutes
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:  ## remove the environment and caches; data and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,6 +1,6 @@
 """Run one All4One step on golden files and print its error against them.
 
-    python benchmarks/golden.py tests/golden/all4one_a.npz tests/golden/all4one_b.npz [--nproc 2]
+    python benchmarks/golden.py tests/golden/all4one_a.npz tests/golden/all4one_b.npz [--nproc 2 | --device cuda]
 
 A golden file holds one step of the published implementation in float64: weights, queue, two views' features,
 losses, gradients and the queue afterwards; a JSON file of the same name holds sizes and losses. With `--nproc N`
@@ -89,8 +89,10 @@ def run_step(method: All4One, golden: dict[str, np.ndarray]) -> dict[str, Tensor
     rows = slice(
         rank() * len(golden["input/y"]) // world_size(), (rank() + 1) * len(golden["input/y"]) // world_size()
     )
-    labels = torch.from_numpy(golden["input/y"])[rows]
-    views = [torch.from_numpy(golden[f"input/{x}"])[rows].requires_grad_() for x in ("x1", "x2")]
+    assert method.queue is not None
+    device = method.queue.rows.device
+    labels = torch.from_numpy(golden["input/y"])[rows].to(device)
+    views = [torch.from_numpy(golden[f"input/{x}"])[rows].to(device).requires_grad_() for x in ("x1", "x2")]
     out: Output = method(views, labels, labels)
     out.loss.backward()
     method.after_backward()
@@ -111,20 +113,19 @@ def run_step(method: All4One, golden: dict[str, np.ndarray]) -> dict[str, Tensor
             assert gradient is not None, name
             results[name] = mean(gradient)
     results |= {name: mean(out.parts[ours].double()) for name, ours in PUBLISHED_LOSSES.items()}
-    assert method.queue is not None
     results |= {
         "after/queue": method.queue.rows,
         "after/queue_y": method.queue.labels,
         "after/queue_ptr": method.queue.head[None],
     }
-    return results
+    return {name: value.cpu() for name, value in results.items()}
 
 
-def check(path: Path) -> list[tuple[str, float]]:
+def check(path: Path, device: torch.device) -> list[tuple[str, float]]:
     """Maximum absolute error of every quantity of one file."""
     golden = dict(np.load(path))
     sizes = json.loads(path.with_suffix(".json").read_text())
-    method = synchronize_batch_norm(build(golden, sizes), torch.device("cpu"))
+    method = synchronize_batch_norm(build(golden, sizes), torch.device("cpu")).to(device)
     assert isinstance(method, All4One)
     results = run_step(method, golden)
     expected = {k: torch.from_numpy(golden[k]) for k in results if k in golden}
@@ -134,11 +135,11 @@ def check(path: Path) -> list[tuple[str, float]]:
     return [(name, float((results[name] - expected[name]).abs().max())) for name in expected]
 
 
-def _worker(index: int, nproc: int, store: Path, paths: list[Path], out: Path) -> None:
+def _worker(index: int, nproc: int, device: str, store: Path, paths: list[Path], out: Path) -> None:
     torch.set_num_threads(1)
     if nproc > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=nproc)
-    errors = {str(path): check(path) for path in paths}
+    errors = {str(path): check(path, torch.device(device)) for path in paths}
     if index == 0:
         out.write_text(json.dumps(errors))
     if nproc > 1:
@@ -152,7 +153,10 @@ def main() -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--nproc", type=int, default=1, help="processes that share the batch")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of one process")
     args = parser.parse_args()
+    if args.device == "cuda" and args.nproc > 1:
+        parser.error("--device cuda computes in one process: leave out --nproc")
     for path in args.files:
         if not path.is_file() or not path.with_suffix(".json").is_file():
             parser.error(f"{path}: needs the file and its .json beside it")
@@ -161,12 +165,12 @@ def main() -> int:
         # A fork need not import torch again. So far, this process has started none of torch's threads.
         start = "fork" if sys.platform == "linux" else "spawn"
         mp.start_processes(
-            _worker, (args.nproc, store, args.files, out), nprocs=args.nproc, start_method=start
+            _worker, (args.nproc, args.device, store, args.files, out), nprocs=args.nproc, start_method=start
         )
         errors = json.loads(out.read_text())
     worst = 0.0
     for path, rows in errors.items():
-        print(f"\n{path} on {args.nproc} process(es): maximum absolute error")
+        print(f"\n{path} on {args.nproc} process(es), {args.device}: maximum absolute error")
         for name, error in rows:
             print(f"  {name:<62} {error:.2e}{'' if error <= TOLERANCE else '  <-- above tolerance'}")
         worst = max(worst, *(error for _, error in rows))
