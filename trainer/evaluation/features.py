@@ -15,7 +15,8 @@ from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
 from trainer.evaluation.checks import is_finite
 
-_BATCH = 256  # batch size of a rank
+BATCH = 128
+"""Images of a rank in one forward pass. Twice as many would need more memory than a rank's share of the features."""
 
 
 class EvaluationInterrupted(Exception):
@@ -117,7 +118,7 @@ def features_of_set(
 ) -> Features:
     """Run `extract` in full precision on this rank's part of a dataset. `task` is the name shown to the user."""
     device = next(next(iter(backbones.values())).parameters()).device
-    loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=_BATCH, device=device)
+    loader = EvalLoader(shards, settings, rank=rank(), world_size=world_size(), batch=BATCH, device=device)
     with loader:
         with progress.task(task, len(loader)) as advance:
             features = extract(backbones, loader, advance=lambda: advance(""))

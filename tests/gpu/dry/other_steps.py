@@ -12,7 +12,7 @@ from dry_cases import CLASSES, WORLD_SIZE, config_of
 
 from data_pipelines.loading.loaders import EvalBatch, EvalLoader
 from trainer.checkpoints.host_copies import clone_to_host
-from trainer.evaluation.features import extract
+from trainer.evaluation.features import BATCH, extract
 from trainer.profiling.dry_run.fake_device import fake_device
 from trainer.profiling.dry_run.observer import Observer
 from trainer.profiling.dry_run.record import StepRecord
@@ -20,7 +20,7 @@ from trainer.profiling.dry_run.step import STEPS_PER_EPOCH
 from trainer.runs.components import build_engine, build_method
 
 CASE = "ResNet-50"
-ROWS, SIZE = 256, 224
+SIZE = 224
 
 
 def evaluation() -> StepRecord:
@@ -33,8 +33,8 @@ def evaluation() -> StepRecord:
                 return 1
 
             def __iter__(self) -> Iterator[EvalBatch]:
-                pixels = torch.empty(ROWS, SIZE, SIZE, 3, device=device).permute(0, 3, 1, 2)
-                numbers = torch.empty(ROWS, dtype=torch.int64, device=device)
+                pixels = torch.empty(BATCH, SIZE, SIZE, 3, device=device).permute(0, 3, 1, 2)
+                numbers = torch.empty(BATCH, dtype=torch.int64, device=device)
                 yield EvalBatch(pixels, numbers, numbers.clone())
 
         gc.collect()

@@ -36,6 +36,7 @@ def test_no_wait_is_unexpected_and_no_devices_mix(found: dict[str, Any], name: s
 def test_extracting_features_copies_nothing_to_the_host(found: dict[str, Any]) -> None:
     record = StepRecord.from_json(found["evaluation"])
     assert list(record.copies) == []
+    assert record.peak_bytes - record.state_bytes < 1.95e9  # as docs/how-to/evaluate.md says
     assert list(record.waits) == []
 
 
