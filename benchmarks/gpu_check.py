@@ -131,7 +131,8 @@ class Check:
             *(*ALL4ONE, "profile", *self._large, *overrides, executor, "optim.warmup_epochs=0"),
             *("--nproc", "1", "--steps", "2" if self._quick else str(STEPS), "--out", str(out)),
         ]
-        return Row(name, command, self._limit(180), lambda said: self._measured(out / "profile.json"))
+        seconds = self._limit(300 if overrides else 120)  # a network is compiled for two batch sizes
+        return Row(name, command, seconds, lambda said: self._measured(out / "profile.json"))
 
     def _resume(self) -> Row:
         steps = ("train.max_steps=40", "checkpoint.every_steps=5", "train.deterministic=true")
