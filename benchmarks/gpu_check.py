@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from datetime import date
@@ -213,6 +214,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="ROW", help="rows to run; those of the data always run")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep data, runs and logs there")
     args = parser.parse_args()
+    # A row in progress has a session of its own, which only an orderly end of this process kills.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     cpu = args.device == "cpu"
     if not cpu and not count_gpus():
         print("gpu_check: no GPU here. `--device cpu --quick` shows that the check works", file=sys.stderr)
