@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engine.padded_rows import PaddedRows
 from trainer.engine.partition import Partition
 from trainer.engine.sgd import MomentumRule, momentum_update
 
@@ -41,6 +42,7 @@ class LARS(MomentumRule):
             {**defaults, "trust_coefficient": trust_coefficient, "clip_lr": clip_lr, "exclude": exclude},
         )
         self.partitions: dict[Tensor, Partition] = {}
+        self._rows: dict[tuple[int, ...], PaddedRows] = {}
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
         updates = gradients if group["exclude"] else self._updates(group, weights, gradients)
@@ -48,33 +50,48 @@ class LARS(MomentumRule):
 
     def _updates(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         if self.partitions:
-            shares = zip(weights, gradients, strict=True)
-            return [_update_of_share(group, self.partitions[weight], weight, g) for weight, g in shares]
-        norms = torch.stack([torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients)])
-        return _scaled_gradients(group, weights, gradients, norms)
+            shards = zip(weights, gradients, strict=True)
+            return [self._update_of_shard(group, self.partitions[weight], weight, g) for weight, g in shards]
+        norms = torch.stack(torch._foreach_norm([*weights, *gradients])).view(2, -1)
+        return self._scaled_gradients(group, weights, gradients, norms)
+
+    def _update_of_shard(
+        self, group: dict[str, Any], partition: Partition, weight: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Return the result of `_scaled_gradients` for one rank's shard [P] of the group's weights."""
+        norms = partition.norms(weight, gradient)  # every rank calls, also one without a piece
+        own = [piece.member for piece in partition.layout]
+        if not own:
+            return torch.zeros_like(weight)
+        weights, gradients = partition.pieces(weight), partition.pieces(gradient)
+        norms = norms[:, own[0] : own[-1] + 1]
+        return partition.join(self._scaled_gradients(group, weights, gradients, norms), like=weight)
+
+    def _scaled_gradients(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], norms: Tensor
+    ) -> list[Tensor]:
+        """Return `r (g + wd w)` for each of T tensors. If w or g is all zeros, r is 1 and wd is 0.
+
+        Args:
+            group: the settings of the group.
+            weights: w, full tensors or pieces.
+            gradients: g, full tensors or pieces.
+            norms: norms of the full tensors w and g, [2, T].
+        """
+        sizes = tuple(weight.numel() for weight in weights)
+        rows = self._rows.get(sizes)
+        if rows is None:
+            rows = self._rows[sizes] = PaddedRows(sizes, norms.device)
+        buffer, updates = rows.copy(weights)
+        decays, ratios = rows.by_row(_decays_and_ratios(group, norms))  # [R, 1] each
+        buffer.mul_(decays)
+        torch._foreach_add_(updates, gradients)
+        buffer.mul_(ratios)
+        return updates
 
 
-def _update_of_share(group: dict[str, Any], partition: Partition, weight: Tensor, gradient: Tensor) -> Tensor:
-    """Return the result of `_scaled_gradients` for one rank's shard [P] of the group's weights."""
-    norms = partition.norms(weight, gradient)  # every rank calls, also one without a piece
-    own = [piece.member for piece in partition.layout]
-    if not own:
-        return torch.zeros_like(weight)
-    weights, gradients = partition.pieces(weight), partition.pieces(gradient)
-    return partition.join(_scaled_gradients(group, weights, gradients, norms[:, own]), like=weight)
-
-
-def _scaled_gradients(
-    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], norms: Tensor
-) -> list[Tensor]:
-    """Return `r (g + wd w)` for each of T tensors. If w or g is all zeros, r is 1 and wd is 0.
-
-    Args:
-        group: the settings of the group.
-        weights: w, full tensors or pieces.
-        gradients: g, full tensors or pieces.
-        norms: norms of the full tensors w and g, [2, T].
-    """
+def _decays_and_ratios(group: dict[str, Any], norms: Tensor) -> Tensor:
+    """Return wd and r of each tensor, [2, T], from the norms of w and g, [2, T]."""
     weight_norms, gradient_norms = norms
     decay = group["weight_decay"]
     ratios = group["trust_coefficient"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
@@ -82,8 +99,4 @@ def _scaled_gradients(
         ratios = (ratios / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratios)
     usual = (weight_norms > 0) & (gradient_norms > 0)
     decays = usual.to(ratios.dtype) * decay
-    ratios = torch.where(usual, ratios, 1.0)
-    updates = list(torch._foreach_mul(weights, list(decays.unbind())))
-    torch._foreach_add_(updates, gradients)
-    torch._foreach_mul_(updates, list(ratios.unbind()))
-    return updates
+    return torch.stack([decays, torch.where(usual, ratios, 1.0)])

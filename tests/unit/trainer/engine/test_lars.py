@@ -138,3 +138,49 @@ def test_shares_are_updated_by_the_norms_of_the_whole_weights(run_ranks, ranks: 
         optimizer.step()
     for found, parameter in zip(run_ranks(update_shares, ranks, weights, gradients)[0], whole, strict=True):
         torch.testing.assert_close(found, parameter.data, rtol=1e-5, atol=1e-6)
+
+
+def one_tensor_after_the_other(
+    weights: list[Tensor], gradients: list[Tensor], group: dict[str, float]
+) -> list[Tensor]:
+    """The same operations in the same order as in `LARS`, without a buffer of all tensors."""
+    found = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        w_norm, g_norm = torch._foreach_norm([weight, gradient])
+        ratio = group["trust_coefficient"] * w_norm / (g_norm + group["weight_decay"] * w_norm + 1e-8)
+        ratio = (ratio / group["lr"]).clamp(max=1)
+        usual = (w_norm > 0) & (g_norm > 0)
+        decay = usual.to(ratio.dtype) * group["weight_decay"]
+        found.append((weight * decay + gradient) * torch.where(usual, ratio, 1.0))
+    return found
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(64, 32, 3, 3), (1,), (7, 147)], [(2048, 3), (1024,), (1025,), (4, 3, 2, 2)]]
+)
+def test_a_buffer_of_all_tensors_changes_no_bit(shapes: list[tuple[int, ...]]) -> None:
+    weights = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) * 10.0**-place for place, shape in enumerate(shapes)]
+    gradients[-1].zero_()
+    weights += [torch.zeros(3, 5), torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)]
+    gradients += [torch.ones(3, 5), torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)]
+    parameters = [nn.Parameter(weight.clone()) for weight in weights]
+    optimizer = LARS(parameters, lr=0.3, momentum=0.0, weight_decay=1e-3)
+    expected = one_tensor_after_the_other(weights, gradients, optimizer.param_groups[0])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    torch._fused_sgd_(
+        weights,
+        expected,
+        [],
+        weight_decay=0.0,
+        momentum=0.0,
+        lr=0.3,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+    for parameter, weight in zip(parameters, weights, strict=True):
+        assert torch.equal(parameter.detach(), weight)
