@@ -67,10 +67,7 @@ class _Bucket:
         self.parameters = parameters
         self.missing = len(parameters)
         self._flat = torch.empty(sum(p.numel() for p in parameters), dtype=dtype, device=parameters[0].device)
-        parts = self._flat.split([p.numel() for p in parameters])
-        self._views = [
-            part.as_strided(p.shape, p.stride()) for part, p in zip(parts, parameters, strict=True)
-        ]
+        self._views = self._split(self._flat)
         self._in_place = dtype == parameters[0].dtype
         self._work: dist.Work | None = None
 
@@ -90,10 +87,17 @@ class _Bucket:
         assert self._work is not None
         self._work.wait()
         self._work, self.missing = None, len(self.parameters)
+        total = self._flat
         if not self._in_place:
-            for parameter, view in zip(self.parameters, self._views, strict=True):
-                parameter.grad = view.to(parameter.dtype)
-        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], world_size())
+            total = total.to(self.parameters[0].dtype)
+            for parameter, view in zip(self.parameters, self._split(total), strict=True):
+                parameter.grad = view
+        total.div_(world_size())
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Return the part of each parameter in a flat tensor, in the parameter's shape and memory format."""
+        parts = flat.split([p.numel() for p in self.parameters])
+        return [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, self.parameters, strict=True)]
 
 
 def _grouped(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

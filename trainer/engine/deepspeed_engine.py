@@ -225,6 +225,8 @@ def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[s
 
 def _mean(name: str, values: list[Tensor]) -> Tensor:
     """Return the mean of a value over micro-batches. NaN is ignored only for `LABEL_METRICS`: a NaN loss stays NaN."""
+    if len(values) == 1:
+        return values[0]  # a mean of each value would cost two to six kernels
     return (torch.nanmean if name in LABEL_METRICS else torch.mean)(torch.stack(values))
 
 

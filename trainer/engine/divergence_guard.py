@@ -124,15 +124,19 @@ class BatchStatistics:
             if m._buffers.get(name) is not None
         ]
         statistics = [m.get_buffer(name) for m, name in places]
-        self._all = torch.cat([t.flatten() for t in statistics]) if statistics else torch.empty(0)
+        self._all = torch.cat([t.flatten() for t in statistics]) if statistics else None
+        if self._all is None:
+            return
         self._before = self._all.clone()
         for (norm, name), part in zip(places, self._all.split([t.numel() for t in statistics]), strict=True):
             norm.register_buffer(name, part)
 
     def keep(self) -> None:
         """Save the statistics."""
-        self._before.copy_(self._all)
+        if self._all is not None:
+            self._before.copy_(self._all)
 
     def restore(self, when: Tensor) -> None:
         """Restore the statistics that `keep` saved if `when` ([]) is not 0."""
-        torch.where(when.to(self._all.device) > 0, self._before, self._all, out=self._all)
+        if self._all is not None:
+            torch.where(when > 0, self._before, self._all, out=self._all)

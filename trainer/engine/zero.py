@@ -82,7 +82,7 @@ class ReplicatedState:
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Return the norm, without a message."""
-        return nn.utils.get_total_norm(gradients)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's own tensors."""

@@ -39,6 +39,11 @@ def test_no_operation_mixes_devices(record: StepRecord) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_no_kernel_is_launched_for_each_tensor_of_a_list(record: StepRecord) -> None:
+    assert list(record.slow_lists) == []
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_convolutions_are_channels_last_in_the_type_of_the_recipe(record: StepRecord, case: str) -> None:
     dtype = "float32" if case == "fp32" else "bfloat16"
     # The flat shards of ZeRO hold weights in their logical order.
