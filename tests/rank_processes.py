@@ -45,3 +45,12 @@ def _rank(
     torch.save(function(*args), folder / f"out.{index}")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def interpret_triton() -> None:
+    """Make this process of a rank run Triton's kernels on CPU tensors. Triton decides it when it is imported."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    for name in list(sys.modules):
+        # compiled code loads once
+        if name.partition(".")[0] == "triton" and not name.startswith("triton._C"):
+            del sys.modules[name]

@@ -24,7 +24,7 @@ def normalize_across_ranks(
     The running statistics follow one view after the other. Returns the same shape and type.
     """
     means, variances, count = _global_statistics(x.detach(), views, running_mean, group)
-    unbiased = variances * (count / max(count - 1, 1))
+    unbiased = variances * (count / (count - 1).clamp(min=1))
     with torch.no_grad():
         for mean, variance in zip(means, unbiased, strict=True):
             running_mean.lerp_(mean, momentum)
@@ -36,9 +36,9 @@ def normalize_across_ranks(
 @torch.no_grad()
 def _global_statistics(
     x: Tensor, views: int, like: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, float]:
-    """Return means [V, C], biased variances [V, C] and rows per view, over all ranks of the group."""
-    local = torch.stack([torch.stack(_mean_and_variance(view, like)) for view in x.chunk(views)])  # [V, 2, C]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return means [V, C], biased variances [V, C] and rows per view [] in float64, over all ranks of the group."""
+    local = _means_and_variances(x, like, views)  # [V, 2, C]
     count = local.new_full((1,), x.numel() / x.shape[1] / views)
     own = torch.cat([local.flatten(), count])[None]  # [1, 2VC + 1]
     found = own.new_empty(dist.get_world_size(group), own.shape[1])  # [ranks, 2VC + 1]
@@ -50,7 +50,7 @@ def _global_statistics(
     # Chan et al. 1979: combining centered sums avoids the cancellation of a difference of sums.
     mean = (weights * means).sum(0)
     var = (weights * (variances + (means - mean).square())).sum(0)
-    return mean, var, float(total)
+    return mean, var, total.double()  # a number of Python would end the graph of torch.compile here
 
 
 class _Normalization(torch.autograd.Function):
@@ -67,11 +67,11 @@ class _Normalization(torch.autograd.Function):
         means: Tensor,
         variances: Tensor,
         eps: float,
-        count: float,
+        count: Tensor,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, means, variances)  # statistics: [V, C]
-        ctx.eps, ctx.count, ctx.group = eps, count, group
+        ctx.save_for_backward(x, weight, means, variances, count)  # statistics: [V, C]
+        ctx.eps, ctx.group = eps, group
         out = torch.empty_like(x)
         unused = means.new_empty(0)
         views = zip(x.chunk(len(means)), means, variances, out.chunk(len(means)), strict=True)
@@ -93,7 +93,7 @@ class _Normalization(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, means, variances = ctx.saved_tensors
+        x, weight, means, variances, count = ctx.saved_tensors
         views = list(
             zip(
                 grad.contiguous(memory_format=_format(x)).chunk(len(means)),
@@ -120,8 +120,8 @@ class _Normalization(torch.autograd.Function):
         places = out.chunk(len(means))
         for (_, rows, mean, var), (dx, _, _), total, place in zip(views, local, sums, places, strict=True):
             invstd = (var + ctx.eps).rsqrt()
-            slope = -weight * invstd.square() * total[1] / ctx.count  # [C]
-            offset = -weight * invstd * total[0] / ctx.count - slope * mean  # [C]
+            slope = -weight * invstd.square() * total[1] / count  # [C]
+            offset = -weight * invstd * total[0] / count - slope * mean  # [C]
             torch.addcmul(offset.view(shape).to(x.dtype), rows, slope.view(shape).to(x.dtype), out=place)
             place.add_(dx)
         return out, own[1], own[0], None, None, None, None, None
@@ -132,12 +132,24 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _mean_and_variance(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each channel of [B, C, …] in the precision of `like`.
+@torch.library.custom_op("all4one::means_and_variances", mutates_args=())
+def _means_and_variances(x: Tensor, like: Tensor, views: int) -> Tensor:
+    """Return mean and biased variance of each channel of V views of x [V * B, C, …] in the type of `like`: [V, 2, C].
 
-    Torch's kernel for running statistics is twelve times as fast here as `var_mean`. With a momentum of 1 its result is
-    the statistics of the batch, in the precision of the running statistics even if x has a lower one.
+    It is an operation of its own because torch.compile cannot trace torch's kernel for running statistics. That is
+    twelve times as fast here as `var_mean`. With a momentum of 1 its result is the statistics of the batch, in the
+    precision of the running statistics even if x has a lower one.
     """
+    return torch.stack([torch.stack(_mean_and_variance(view, like)) for view in x.chunk(views)])
+
+
+@_means_and_variances.register_fake
+def _(x: Tensor, like: Tensor, views: int) -> Tensor:
+    return like.new_empty(views, 2, x.shape[1])
+
+
+def _mean_and_variance(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel of one view [B, C, …] in the type of `like`."""
     rows = x.numel() // x.shape[1]
     if rows == 1:
         return x.to(like.dtype).reshape(-1), torch.zeros_like(like)

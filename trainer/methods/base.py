@@ -123,14 +123,18 @@ class Method(nn.Module):
             return []
         return [(copy, self.get_submodule(name)) for name, copy in self.momentum.items()]
 
-    def compile_networks(self) -> None:
-        """Compile each network in place at its first call. The names in `state_dict` stay the same."""
+    def compile_networks(self, backend: str = "inductor") -> None:
+        """Compile each network in place at its first call. The names in `state_dict` stay the same.
+
+        Args:
+            backend: what torch.compile makes of the traced graphs. `eager` runs them as they are.
+        """
         # gradient fractions of the losses need a second backward through the same graph, which compiling forbids
         torch._functorch.config.donated_buffer = False
         for child in self.children():
             for network in child.values() if isinstance(child, nn.ModuleDict) else [child]:
                 if network is not self.queue and network is not self.classifier:
-                    network.compile()
+                    network.compile(backend=backend)
 
     def features(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Compute the backbone features of each view, [B, F]. With `recompute`, few activations are kept for

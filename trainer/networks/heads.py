@@ -139,7 +139,18 @@ def _dropout(x: Tensor, settings: nn.Dropout) -> Tensor:
     if not settings.training or settings.p == 0 or x.device.type != "cpu":
         out: Tensor = settings(x)
         return out
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    words = _random_words(-(-x.numel() // 4))
     drawn = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform over [-2^15, 2^15)
     keep = drawn >= round(settings.p * 2**16) - 2**15
     return x * keep.to(x.dtype).mul_(1 / (1 - settings.p))
+
+
+@torch.library.custom_op("all4one::random_words", mutates_args=(), tags=torch.Tag.nondeterministic_seeded)
+def _random_words(count: int) -> Tensor:
+    """Return integers of 64 random bits, [count]. torch.compile cannot trace the method of torch that draws them."""
+    return torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
+
+
+@_random_words.register_fake
+def _(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64)

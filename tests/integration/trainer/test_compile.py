@@ -2,11 +2,17 @@
 
 from typing import cast
 
+import pytest
 import torch
-from torch import nn
+from rank_processes import interpret_triton
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from trainer.contrast.embedding_health import gradient_shares
 from trainer.contrast.losses import barlow_twins
+from trainer.distributed import batch_norm
+from trainer.distributed.batch_norm import synchronize_batch_norm
+from trainer.distributed.collectives import rank
 from trainer.methods import Method
 from trainer.methods.barlow_twins import BarlowTwinsSettings
 from trainer.networks.backbones import Backbone
@@ -51,3 +57,42 @@ def test_a_compiled_method_has_the_same_loss_gradients_and_running_moments() -> 
     loss = barlow_twins(*(chosen.get_submodule("projector")(h) for h in features), redundancy=0.1)
     assert gradient_shares({"loss": loss}, features)["loss"] == 1
     loss.backward()
+
+
+def trained(on_gpu: bool, backend: str | None) -> tuple[dict[str, Tensor], int]:
+    """State after two steps of this rank, with batch norm over both ranks, and the number of graph breaks."""
+    method = synchronize_batch_norm(tiny(), torch.device("cpu"))
+    assert isinstance(method, Method)
+    generator = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(method.parameters(), 0.1)
+    counters.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        if on_gpu:
+            interpret_triton()
+            patch.setattr(batch_norm, "_on_cuda", lambda x: True)
+        if backend is not None:
+            method.compile_networks(backend)
+        for _ in range(2):
+            views = [torch.randn(8, 3, 8, 8, dtype=torch.float64, generator=generator) for _ in range(2)]
+            own = [view.chunk(2)[rank()] for view in views]
+            optimizer.zero_grad()
+            method(own, torch.arange(4) % 3, torch.arange(4)).loss.backward()
+            for parameter in method.parameters():
+                torch.distributed.all_reduce(parameter.grad)
+            optimizer.step()
+    return {name: tensor.detach() for name, tensor in method.state_dict().items()}, sum(
+        counters["graph_break"].values()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("on_gpu", "backend"), [(False, "inductor"), (True, "aot_eager")])
+def test_batch_norm_across_ranks_compiles_into_whole_graphs(run_ranks, on_gpu: bool, backend: str) -> None:
+    """The batch norm of CUDA devices runs in Triton's interpreter, so only its graph can be compiled."""
+    plain = run_ranks(trained, 2, on_gpu, None)
+    compiled = run_ranks(trained, 2, on_gpu, backend)
+    for (expected, _), (found, breaks) in zip(plain, compiled, strict=True):
+        assert breaks == 0
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, **CLOSE, msg=name)
+    assert not torch.equal(plain[0][0]["backbone.1.running_mean"], torch.zeros(8, dtype=torch.float64))

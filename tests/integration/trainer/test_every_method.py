@@ -1,6 +1,5 @@
 """Every method as runs have it: in two DeepSpeed processes at each ZeRO stage, saved and taken over, and compiled."""
 
-from functools import partialmethod
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -110,16 +109,12 @@ def tiny(name: str) -> Method:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_compiled_method_traces_to_the_same_loss_and_gradients(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_method_traces_to_the_same_loss_and_gradients(name: str) -> None:
     torch._dynamo.reset()  # which gives up compiling where too many have been
     views = [torch.randn(6, 3, 4, 4, dtype=torch.float64) for _ in range(2)]
     plain, compiled = tiny(name), tiny(name)
-    with monkeypatch.context() as patch:
-        # what torch makes of the networks, without the minutes that it takes to make machine code of that
-        patch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
-        compiled.compile_networks()
+    # what torch makes of the networks, without the minutes that it takes to make machine code of that
+    compiled.compile_networks(backend="aot_eager")
     found = [method(views, torch.arange(6) % 3, torch.arange(6)) for method in (plain, compiled)]
     for out in found:
         out.loss.backward()

@@ -4,13 +4,12 @@ The kernels, the messages between two real processes and the gradients are those
 """
 
 import copy
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from rank_processes import interpret_triton
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -18,15 +17,6 @@ from trainer.distributed import batch_norm
 from trainer.distributed.batch_norm import forward_per_view, synchronize_batch_norm
 from trainer.distributed.collectives import all_reduce_sum, rank
 from trainer.distributed.fused_blocks import FusedBasicBlock, FusedBottleneck, fuse_activations
-
-
-def interpret_triton() -> None:
-    """Make this process of a rank run Triton's kernels on CPU tensors. Triton decides it when it is imported."""
-    os.environ["TRITON_INTERPRET"] = "1"
-    for name in list(sys.modules):
-        # compiled code loads once
-        if name.partition(".")[0] == "triton" and not name.startswith("triton._C"):
-            del sys.modules[name]
 
 
 def passed(
