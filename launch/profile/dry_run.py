@@ -143,21 +143,30 @@ def _facts(record: StepRecord, expected: Estimate, card: Card) -> Table:
         "data (estimate)": f"{expected.images_per_second:.0f} images/s for each GPU: {expected.cores:.1f} cores of the "
         "opencv executor, or data.executor=dali",
     }
+    if record.graphs is not None:
+        rows["torch.compile (dry run)"] = (
+            f"{record.graphs.number} graphs with {record.graphs.breaks.total()} breaks; all other lines describe the "
+            "step without it"
+        )
     for name, value in rows.items():
         table.add_row(name, value)
     return table
 
 
 def _places(record: StepRecord) -> str:
-    """Return the places at which the host waits or devices are mixed, one in a line."""
+    """Return where the host waits, where devices are mixed, and why graphs end, one in a line."""
     waits = record.host_waits.most_common(5)
     lines = [f"  {times} x {w.kind} ({w.operation}) at {w.where}" for w, times in waits]
     lines += [
         f"  {times} x mixed devices ({m.operation}) at {m.where}" for m, times in record.mixes.most_common(5)
     ]
-    return (
+    found = (
         "\n".join(["host waits and mixed devices:", *lines]) if lines else "no host waits, no mixed devices"
     )
+    if record.graphs is None or not record.graphs.breaks:
+        return found
+    breaks = record.graphs.breaks.most_common(5)
+    return "\n".join([found, "breaks of graphs:", *(f"  {times} x {reason}" for reason, times in breaks)])
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -11,18 +11,31 @@ DIGITS = ("profile", "digits_demo", "--dry-run")
 
 def test_a_recipe_without_data_or_gpu_is_described(tmp_path: Path) -> None:
     stage = "parallel.zero_stage=1"
-    done = run(*DIGITS, stage, "--world", 2, "--device", "a100", "--out", tmp_path / "dry", cwd=tmp_path)
+    done = run(
+        *DIGITS,
+        stage,
+        "parallel.compile=true",
+        "--world",
+        2,
+        "--device",
+        "a100",
+        "--out",
+        tmp_path / "dry",
+        cwd=tmp_path,
+    )
     assert done.code == 0, done.out
     for said in (
         "one of 2 ranks; nothing is computed",
         "fits into the 80 GB of the card A100 80GB SXM",
         "0 per step, and 0 operations on mixed devices",
         "no host waits, no mixed devices",
+        "graphs with 0 breaks; all other lines describe the step without it",
         "Expected to be bound by",
     ):
         assert said in done.words
     record = json.loads((tmp_path / "dry" / "dry_run.json").read_text())
     assert record["peak_bytes"] > record["state_bytes"] > 0
+    assert record["graphs"]["breaks"] == {}
 
 
 @pytest.mark.parametrize(

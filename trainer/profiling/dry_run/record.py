@@ -68,6 +68,16 @@ class SentMessage(NamedTuple):
 
 
 @dataclass
+class CompiledGraphs:
+    """What torch.compile makes of the networks."""
+
+    number: int
+    """Graphs. Each network has one for each way in which the step calls it."""
+    breaks: Counter[str]
+    """Reasons for which a graph ends within a network, each with the number of places."""
+
+
+@dataclass
 class StepRecord:
     """What one step does, each with how often it does it."""
 
@@ -80,6 +90,8 @@ class StepRecord:
     """Launches of operations on lists of tensors that handle one tensor after the other, by operation and place."""
     layouts: Counter[str] = field(default_factory=Counter)
     """Convolutions by type and memory format of their inputs."""
+    graphs: CompiledGraphs | None = None
+    """With `parallel.compile`. All else describes the step without it."""
     state_bytes: int = 0
     """Device memory before the step: weights, optimizer state, queue."""
     peak_bytes: int = 0
@@ -129,6 +141,8 @@ class StepRecord:
         found: dict[str, Any] = {"state_bytes": self.state_bytes, "peak_bytes": self.peak_bytes}
         for name in _COUNTERS:
             found[name] = [[key, times] for key, times in getattr(self, name).items()]
+        if self.graphs is not None:
+            found["graphs"] = {"number": self.graphs.number, "breaks": dict(self.graphs.breaks)}
         return found
 
     @classmethod
@@ -138,7 +152,13 @@ class StepRecord:
             name: Counter({(kind(*key) if isinstance(key, list) else key): n for key, n in values[name]})
             for name, kind in _COUNTERS.items()
         }
-        return cls(**counters, state_bytes=values["state_bytes"], peak_bytes=values["peak_bytes"])
+        graphs = values.get("graphs")
+        return cls(
+            **counters,
+            graphs=graphs and CompiledGraphs(graphs["number"], Counter(graphs["breaks"])),
+            state_bytes=values["state_bytes"],
+            peak_bytes=values["peak_bytes"],
+        )
 
 
 _COUNTERS: dict[str, Any] = {

@@ -7,8 +7,9 @@ import torch
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.config.schema import Config
 from trainer.profiling.dry_run.fake_device import fake_device
+from trainer.profiling.dry_run.graph_breaks import compiled_graphs
 from trainer.profiling.dry_run.observer import Observer
-from trainer.profiling.dry_run.record import StepRecord
+from trainer.profiling.dry_run.record import CompiledGraphs, StepRecord
 from trainer.profiling.instruments import instrument
 from trainer.runs.components import build_engine, build_method, image_dtype
 
@@ -21,6 +22,8 @@ WARM_UP = 1
 def dry_run(config: Config, world_size: int, num_classes: int) -> StepRecord:
     """Return what a training step of this recipe does on rank 0 of `world_size`.
 
+    The step runs without `parallel.compile`. If that is set, the record also has the graphs of the compiled networks.
+
     Args:
         config: settings of the run. Its data are not opened.
         world_size: number of ranks, each with a GPU. It times `train.grad_accum_steps` divides `train.global_batch`.
@@ -29,7 +32,25 @@ def dry_run(config: Config, world_size: int, num_classes: int) -> StepRecord:
     The process must have been started in the environment of `stub_environment`.
     """
     rows = config.train.global_batch // (config.train.grad_accum_steps * world_size)
-    with fake_device(world_size) as device, Observer() as observer:
+    plain = config.model_copy(update={"parallel": config.parallel.model_copy(update={"compile": False})})
+    with fake_device(world_size) as device:
+        record = _record(plain, world_size, num_classes, rows, device)
+    if config.parallel.compile:
+        record.graphs = trace(plain, world_size, num_classes)
+    return record
+
+
+def trace(config: Config, world_size: int, num_classes: int) -> CompiledGraphs:
+    """Return the graphs that torch.compile makes of a recipe's networks. The arguments are those of `dry_run`."""
+    rows = config.train.global_batch // (config.train.grad_accum_steps * world_size)
+    with fake_device(world_size) as device:
+        with Observer():  # which gives the values that are read while a network is made
+            method = build_method(config, num_classes, device)
+        return compiled_graphs(method, _batch(config, rows, device))
+
+
+def _record(config: Config, world_size: int, num_classes: int, rows: int, device: torch.device) -> StepRecord:
+    with Observer() as observer:
         method = build_method(config, num_classes, device)
         engine = build_engine(config, method, STEPS_PER_EPOCH, world_size)
         instrument(engine, observer)
