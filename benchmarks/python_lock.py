@@ -3,9 +3,10 @@
     python benchmarks/python_lock.py [--launches 1884] [--images 256] [--step-ms 107.1] [--rounds 5] [--json FILE]
 
 A GPU's step is a Python thread that launches kernels. Here a thread on the CPU stands for it, which makes tiny calls of
-torch without a pause. It runs beside a program that keeps a core busy without this lock, and beside the loader, which
-makes two views of 224 px with one thread as fast as it can. What the second takes longer for as many calls, divided by
-the images made meanwhile, is the time for which an image holds the lock. Turns alternate, and figures are medians.
+torch without a pause. It runs beside the loader, which makes two views of 224 px with one thread as fast as it can:
+once in another process, which takes the same cores, and once in this one, which also shares the lock. What the second
+takes longer for as many calls, divided by the images made meanwhile, is the time for which an image holds the lock.
+Turns alternate, and figures are medians.
 
 The defaults are the step of `all4one profile imagenet_resnet50 --dry-run`. The host keeps up with the GPU if the
 launches of a step (6 us each) and the lock of its images take less time than the step. Exits with 1 if they do not.
@@ -35,7 +36,6 @@ from launch.local.rank_processes import module_command
 BATCH, IMAGES = 32, 64
 LAUNCH_S = 6e-6
 CALLS = 1_000_000
-BUSY = "while True: pass"
 
 
 def main() -> int:
@@ -45,13 +45,17 @@ def main() -> int:
     parser.add_argument("--step-ms", type=float, default=107.1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.load:
+        with busy_loader(ShardSet.open(args.load)):
+            time.sleep(600)
     torch.set_num_threads(1)
     slower, holds = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as name:
         shards = data_set(Path(name))
         for _ in range(args.rounds):
-            with busy_program():
+            with loader_elsewhere(shards):
                 plain = call()
             with busy_loader(shards) as made:
                 before = made()
@@ -83,10 +87,10 @@ def call() -> float:
 
 
 @contextmanager
-def busy_program() -> Iterator[None]:
-    """Keep a core busy in another process."""
-    program = subprocess.Popen([sys.executable, "-c", BUSY])
-    time.sleep(0.5)
+def loader_elsewhere(shards: ShardSet) -> Iterator[None]:
+    """Load in another process."""
+    program = subprocess.Popen([sys.executable, __file__, "--load", str(shards.folder)])
+    time.sleep(8)  # it imports torch first
     try:
         yield
     finally:
