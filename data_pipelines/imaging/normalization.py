@@ -29,9 +29,10 @@ class Normalization:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        numbers = torch.from_numpy(affine_map(mean, std)).to(device)  # [3, 4]
-        self._scale = numbers[:, :3].diagonal().clone().view(3, 1, 1)
-        self._offset = numbers[:, 3].clone().view(3, 1, 1)
+        # Both are made on the CPU: a kernel that made them on a GPU would belong to another stream than their users.
+        numbers = torch.from_numpy(affine_map(mean, std))  # [3, 4]
+        self._scale = numbers[:, :3].diagonal().clone().view(3, 1, 1).to(device)
+        self._offset = numbers[:, 3].clone().view(3, 1, 1).to(device)
 
     def __call__(self, pixels: Tensor, out: Tensor) -> Tensor:
         """Write normalized pixels `[B, 3, S, S]` uint8 to `out` of the same shape. They are computed in float32 and

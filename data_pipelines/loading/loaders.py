@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, numbers_of_views
 from data_pipelines.loading.batch_reader import ReadBatch, Reader
-from data_pipelines.loading.micro_batches import MicroBatchLoader, device_batches
+from data_pipelines.loading.micro_batches import MicroBatchLoader, bring_to
 from data_pipelines.loading.prefetching_batches import (
     Batch,
     BatchPartition,
@@ -94,9 +94,7 @@ class TrainLoader(MicroBatchLoader):
             end_reads=self._shards.files.stop,
             give_up=give_up,
         )
-        super().__init__(
-            batches, self._order.steps_per_epoch, device_batches(self._reader.device, dtype, settings)
-        )
+        super().__init__(batches, self._order.steps_per_epoch, bring_to(self._reader.device, dtype, settings))
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """See `MicroBatchLoader`."""
@@ -164,7 +162,7 @@ class EvalLoader:
             size=self._size, color_jitter_prob=0, grayscale_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0
         )
         self._reader = Reader(self._shards, settings, [plain], batch=batch, device=device, dtype=dtype)
-        self._device_batches = device_batches(self._reader.device, dtype, settings, keep=True)
+        self._bring = bring_to(self._reader.device, dtype, settings, keep=True)
         self.bad: dict[str, str] = {}
         """Reason for each sample skipped so far, by `SHARD.tar/KEY`."""
 
@@ -177,10 +175,7 @@ class EvalLoader:
         return -(-len(self._samples) // self._batch)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        batches = self._read()
-        if self._device_batches is not None:
-            batches = self._device_batches.bring(batches)
-        for batch in batches:
+        for batch in self._bring(self._read()):
             yield EvalBatch(batch.views[0], batch.labels, batch.ids)
 
     def _read(self) -> Iterator[Batch]:

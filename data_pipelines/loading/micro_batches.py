@@ -1,6 +1,6 @@
 """The output of every training loader: endless micro-batches of one rank."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import torch
@@ -9,11 +9,14 @@ from data_pipelines.loading.device_batches import DeviceBatches
 from data_pipelines.loading.prefetching_batches import Batch, PrefetchingBatches
 from data_pipelines.settings import DataSettings
 
+Bring = Callable[[Iterable[Batch]], Iterator[Batch]]
+"""Yields a loader's batches normalized on their device."""
 
-def device_batches(
+
+def bring_to(
     device: torch.device, dtype: torch.dtype, settings: DataSettings, *, keep: bool = False
-) -> DeviceBatches | None:
-    """Return what brings batches to a device. None: it is a CPU, where batches are complete.
+) -> Bring:
+    """Return what brings batches to a device. On a CPU they are complete and stay as they are.
 
     Args:
         device: device of the batches.
@@ -22,8 +25,8 @@ def device_batches(
         keep: see `DeviceBatches`.
     """
     if device.type != "cuda":
-        return None
-    return DeviceBatches(device, dtype, mean=settings.mean, std=settings.std, keep=keep)
+        return iter
+    return DeviceBatches(device, dtype, mean=settings.mean, std=settings.std, keep=keep).bring
 
 
 class MicroBatchLoader:
@@ -32,14 +35,11 @@ class MicroBatchLoader:
     Args:
         batches: the batches from any step on.
         steps_per_epoch: number of global steps in an epoch.
-        device_batches: brings the batches to their GPU. None: they are for a CPU.
+        bring: brings the batches to their device.
     """
 
-    def __init__(
-        self, batches: PrefetchingBatches, steps_per_epoch: int, device_batches: DeviceBatches | None
-    ) -> None:
-        self._batches, self.steps_per_epoch = batches, steps_per_epoch
-        self._device_batches = device_batches
+    def __init__(self, batches: PrefetchingBatches, steps_per_epoch: int, bring: Bring) -> None:
+        self._batches, self.steps_per_epoch, self._bring = batches, steps_per_epoch, bring
 
     @property
     def wait_seconds(self) -> float:
@@ -65,7 +65,7 @@ class MicroBatchLoader:
     def on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches of this loader normalized on its device. On a GPU, a batch is valid until the next one is
         taken."""
-        return iter(batches) if self._device_batches is None else self._device_batches.bring(batches)
+        return self._bring(batches)
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""

@@ -19,7 +19,7 @@ from data_pipelines.formatting import readable
 from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.loading.batch_decoder import BatchDecoder
-from data_pipelines.loading.micro_batches import MicroBatchLoader, device_batches
+from data_pipelines.loading.micro_batches import MicroBatchLoader, bring_to
 from data_pipelines.loading.prefetching_batches import (
     Batch,
     BatchPartition,
@@ -136,7 +136,7 @@ class StreamLoader(MicroBatchLoader):
             self._make, settings.prefetch, Quarantine(settings.max_bad_fraction, quarantine), give_up=give_up
         )
         super().__init__(
-            batches, len(stream) // global_batch, device_batches(self._decoder.device, dtype, settings)
+            batches, len(stream) // global_batch, bring_to(self._decoder.device, dtype, settings)
         )
 
     def close(self) -> None:

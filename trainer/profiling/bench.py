@@ -18,7 +18,7 @@ from trainer.profiling.gpu_readings import GpuReadings
 from trainer.profiling.instruments import WAIT
 from trainer.profiling.peak import combined_peak, products_in
 from trainer.profiling.timeline import Timeline
-from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
+from trainer.runs.components import TrainingComponents, product_dtype
 
 STEP = "step"
 SHORT_PARTS = 500
@@ -124,8 +124,7 @@ class Bench:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the networks' matrix products."""
-        precision = self._config.train.precision
-        return AUTOCAST[precision] or IMAGES[precision]
+        return product_dtype(self._config.train.precision)
 
     def peak(self, dtype: torch.dtype) -> float:
         """Return the operations per second of the fastest of several matrix products, with all ranks at once."""

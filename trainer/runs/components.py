@@ -59,11 +59,15 @@ class TrainingComponents:
     """Report on the weights read from `backbone.init`. None if none were read."""
 
 
+def product_dtype(precision: str) -> torch.dtype:
+    """Return the dtype of the networks' matrix products."""
+    return AUTOCAST[precision] or IMAGES[precision]
+
+
 def image_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the views that train. On a GPU it is that of the networks' products, so that no kernel
     casts."""
-    cast = AUTOCAST[precision] if device.type == "cuda" else None
-    return cast or IMAGES[precision]
+    return product_dtype(precision) if device.type == "cuda" else IMAGES[precision]
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:

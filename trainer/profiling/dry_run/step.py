@@ -31,10 +31,9 @@ def dry_run(config: Config, world_size: int, num_classes: int) -> StepRecord:
 
     The process must have been started in the environment of `stub_environment`.
     """
-    rows = config.train.global_batch // (config.train.grad_accum_steps * world_size)
     plain = config.model_copy(update={"parallel": config.parallel.model_copy(update={"compile": False})})
     with fake_device(world_size) as device:
-        record = _record(plain, world_size, num_classes, rows, device)
+        record = _record(plain, world_size, num_classes, device)
     if config.parallel.compile:
         record.graphs = trace(plain, world_size, num_classes)
     return record
@@ -42,20 +41,19 @@ def dry_run(config: Config, world_size: int, num_classes: int) -> StepRecord:
 
 def trace(config: Config, world_size: int, num_classes: int) -> CompiledGraphs:
     """Return the graphs that torch.compile makes of a recipe's networks. The arguments are those of `dry_run`."""
-    rows = config.train.global_batch // (config.train.grad_accum_steps * world_size)
     with fake_device(world_size) as device:
         with Observer():  # which gives the values that are read while a network is made
             method = build_method(config, num_classes, device)
-        return compiled_graphs(method, _batch(config, rows, device))
+        return compiled_graphs(method, _batch(config, world_size, device))
 
 
-def _record(config: Config, world_size: int, num_classes: int, rows: int, device: torch.device) -> StepRecord:
+def _record(config: Config, world_size: int, num_classes: int, device: torch.device) -> StepRecord:
     with Observer() as observer:
         method = build_method(config, num_classes, device)
         engine = build_engine(config, method, STEPS_PER_EPOCH, world_size)
         instrument(engine, observer)
         for step in range(WARM_UP + 1):
-            batches = [_batch(config, rows, device) for _ in range(config.train.grad_accum_steps)]
+            batches = [_batch(config, world_size, device) for _ in range(config.train.grad_accum_steps)]
             gc.collect()
             if step == WARM_UP:
                 observer.begin()
@@ -64,8 +62,9 @@ def _record(config: Config, world_size: int, num_classes: int, rows: int, device
         return observer.record
 
 
-def _batch(config: Config, rows: int, device: torch.device) -> Batch:
-    """Return a micro-batch as the loaders deliver it."""
+def _batch(config: Config, world_size: int, device: torch.device) -> Batch:
+    """Return a micro-batch of a rank as the loaders deliver it."""
+    rows = config.train.global_batch // (config.train.grad_accum_steps * world_size)
     dtype = image_dtype(config.train.precision, device)
     views = [
         torch.empty(rows, view.size, view.size, 3, dtype=dtype, device=device).permute(0, 3, 1, 2)
