@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+LAST_MOMENTS = 30.0
+"""Seconds in which a killed process should be gone. One that stands in the kernel, as on a hung disk, is not."""
+
 LONGEST = 300
 """Characters of an error that a row shows."""
 
@@ -76,10 +81,25 @@ def run_row(row: Row, folder: Path, environment: Mapping[str, str]) -> Outcome:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a command and its children."""
+    """Kill what is left of a command and its children, and wait until they are gone.
+
+    The kernel ends a killed process a moment later, and takes its GPU memory back only then. The next row may need it.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + LAST_MOMENTS
+    while _group_runs(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _group_runs(group: int) -> bool:
+    """Return whether a process of a group runs. A zombie that nobody has waited for holds nothing any more."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _last_words(said: str) -> str:
