@@ -14,7 +14,7 @@ from data_pipelines.cores import usable_cores
 CORES = usable_cores()
 CASES = {
     "data": (1, ("data.decode_threads=1", "train.global_batch=8")),  # on large images
-    "compute": (1, ("backbone.width=32", "train.global_batch=64")),
+    "compute": (1, ("backbone.width=32", "train.global_batch=32")),
     # both use all cores, and threads of one operation wait for the one that has no core
     "loader's cores": (
         1,
@@ -45,7 +45,7 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(12):
         path = folder / "images" / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise.integers(0, 256, (2400, 2400, 3), np.uint8)).save(path, quality=90)
+        Image.fromarray(noise.integers(0, 256, (1700, 1700, 3), np.uint8)).save(path, quality=90)
     assert run("data", "build", folder / "images", folder / "set").code == 0
     return folder / "set"
 
