@@ -27,7 +27,8 @@ from scipy.ndimage import correlate1d
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
 from data_pipelines.imaging.backend import AugmentationBackend
-from data_pipelines.imaging.dali import DaliBackend, ViewGraph
+from data_pipelines.imaging.dali import DaliBackend
+from data_pipelines.imaging.dali_graph import ViewGraph
 from data_pipelines.imaging.images import decode_rgb, read_header
 from data_pipelines.imaging.opencv import OpenCVBackend
 from data_pipelines.settings import ViewSettings
@@ -95,7 +96,7 @@ def run(
     executor: AugmentationBackend, images: Sequence[bytes], numbers: AugmentationParams
 ) -> NDArray[np.float64]:
     """Levels `[B, S, S, 3]`."""
-    (view,) = executor.run(images, [numbers])
+    (view,) = executor.begin(images, [numbers])()
     return view.permute(0, 2, 3, 1).double().numpy() * 255
 
 

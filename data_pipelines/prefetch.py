@@ -1,6 +1,7 @@
 """Prefetching of items in one background thread."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -20,6 +21,28 @@ def never() -> bool:
 
 def nothing() -> None:
     """Do nothing. Used for makers whose reads end on their own."""
+
+
+def finished(begun: Iterator[Callable[[], Item]], ahead: int) -> Iterator[Item]:
+    """Finish pieces of work in their order, each once the next ones have begun.
+
+    If a piece cannot begin, the pieces before it are finished before its error is raised.
+
+    Args:
+        begun: begins a piece of work when it is asked for the next item, which is a function that finishes the piece.
+        ahead: number of pieces that have begun beside the one that is finished.
+    """
+    waiting: deque[Callable[[], Item]] = deque()
+    error: BaseException | None = None
+    while error is None:
+        try:
+            waiting.append(next(begun))
+        except BaseException as found:
+            error = found
+        while waiting and (error is not None or len(waiting) > ahead):
+            yield waiting.popleft()()
+    if not isinstance(error, StopIteration):
+        raise error
 
 
 class _End:

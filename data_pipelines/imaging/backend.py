@@ -1,6 +1,6 @@
 """The interface of augmentation backends: encoded images and view parameters in, tensors out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -23,10 +23,19 @@ class DecodeError(Exception):
 class AugmentationBackend(Protocol):
     """Decodes each image once and makes all of its views. It has no randomness and no position."""
 
-    def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
-        """Return one tensor per view, each `[B, 3, S, S]` in channels-last memory, normalized or as pixels (uint8).
+    ahead: int
+    """Number of batches that it can have begun beside the one that is finished next. More would not be faster."""
+
+    def begin(
+        self, images: Sequence[bytes], views: Sequence[AugmentationParams]
+    ) -> Callable[[], list[torch.Tensor]]:
+        """Begin a batch. Batches are finished in the order in which they were begun.
+
+        Returns a function that finishes the batch. It returns one tensor per view, each `[B, 3, S, S]` in channels-last
+        memory, normalized or as pixels (uint8).
 
         Raises:
-            DecodeError: names the rows that cannot be decoded. The backend stays usable.
+            DecodeError: the function raises it. It names the rows that cannot be decoded. The backend stays usable, and
+                so do batches that were begun after this one.
         """
         ...

@@ -1,34 +1,38 @@
 """The augmentation backend for GPUs: a DALI graph without random operators. It also runs on CPUs.
 
-Every batch is one `feed` and one `run`. The graph has no position, so batches can come in any order. Images that are
-not plain JPEGs are decoded by `images.decode_rgb` and fed as PPM files. Both backends therefore see the same pixels of
-a CMYK JPEG or a 16-bit PNG.
+The graph has no position, so batches can come in any order. While Python takes one batch, DALI works on the next one.
+Images that are not plain JPEGs are decoded by `images.decode_rgb` and fed as PPM files. Both backends therefore see the
+same pixels of a CMYK JPEG or a 16-bit PNG.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali import pipeline_def, types
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.imaging.augment import AugmentationParams
 from data_pipelines.imaging.backend import DecodeError
-from data_pipelines.imaging.buffers import Buffers
+from data_pipelines.imaging.dali_graph import ViewGraph, views_of_images
 from data_pipelines.imaging.images import UnusableImage, check, decode_rgb
 from data_pipelines.settings import GpuDecoderSettings
 
 
-class ViewGraph(NamedTuple):
-    """The operators that the graph needs for one view. Operators that no image needs are left out."""
+@dataclass(eq=False)
+class _Batch:
+    """A batch that was begun."""
 
-    size: int
-    color: bool
-    blur: bool
-    solarize: bool
+    images: Sequence[bytes]
+    numbers: dict[str, NDArray[Any]]
+    views: list[torch.Tensor] | None = None
+    """V x [B, 3, S, S]. None: it is not finished."""
 
 
 class DaliBackend:
@@ -46,6 +50,8 @@ class DaliBackend:
         decoder: settings of the GPU decoder. None: the defaults.
     """
 
+    ahead = 1
+
     def __init__(
         self,
         views: Sequence[ViewGraph],
@@ -61,7 +67,7 @@ class DaliBackend:
     ) -> None:
         self._views, self._pool, self._device, self._dtype = views, pool, device, dtype
         gpu = device.type == "cuda"
-        build: Callable[..., Any] = pipeline_def(enable_conditionals=True)(_graph)
+        build: Callable[..., Any] = pipeline_def(enable_conditionals=True)(views_of_images)
         self._build = lambda: build(
             views,
             gpu,
@@ -72,24 +78,48 @@ class DaliBackend:
             batch_size=batch,
             num_threads=threads,
             device_id=device.index,
-            prefetch_queue_depth=1,
+            prefetch_queue_depth=1,  # batches that the first call begins; later ones need not wait for it
             seed=0,
         )
         self._stream = torch.cuda.Stream(device) if gpu else None
-        self._buffers = Buffers()
         self._refused_before: set[bytes] = set()
+        self._fed: deque[_Batch] = deque()
         self._pipeline = self._start()
 
-    def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
-        """See `AugmentationBackend.run`."""
-        numbers = self._numbers(views)
+    def begin(
+        self, images: Sequence[bytes], views: Sequence[AugmentationParams]
+    ) -> Callable[[], list[torch.Tensor]]:
+        """See `AugmentationBackend`."""
+        batch = _Batch(images, self._numbers(views))
         try:
-            return self._run(self._prepare(images), numbers)
+            self._feed(batch)
+        except DecodeError as error:
+            return partial(_raise, error)
+        return partial(self._finish, batch)
+
+    def _finish(self, batch: _Batch) -> list[torch.Tensor]:
+        try:
+            return self._views_of(batch)
         except RuntimeError:
-            self._find_refused(images)
-        return self._run(self._prepare(images), numbers)
+            self._find_refused(batch.images)
+        return self._views_of(batch)
+
+    def _feed(self, batch: _Batch) -> None:
+        self._schedule(self._prepare(batch.images), batch.numbers)
+        self._fed.append(batch)
+
+    def _views_of(self, batch: _Batch) -> list[torch.Tensor]:
+        """Return the views of a batch, after DALI has finished those that it was fed before, even if nobody waits for
+        them any more."""
+        if batch.views is None and batch not in self._fed:
+            self._feed(batch)  # its pipeline was given up
+        while batch.views is None:
+            self._fed.popleft().views = self._take()
+        return batch.views
 
     def _start(self) -> Any:
+        """Return a new pipeline. What the last one was fed is given up."""
+        self._fed.clear()
         pipeline = self._build()
         try:
             pipeline.build()
@@ -138,7 +168,8 @@ class DaliBackend:
         self._pipeline = self._start()
         for row, image in enumerate(images):
             try:
-                self._run([prepared[row]], self._numbers(same))
+                self._schedule([prepared[row]], self._numbers(same))
+                self._take()
             except RuntimeError:
                 self._pipeline = (
                     self._start()
@@ -174,76 +205,31 @@ class DaliBackend:
                 arrays[f"solarize{i}"] = view.solarize
         return arrays
 
-    def _run(self, images: list[NDArray[np.uint8]], numbers: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
-        self._pipeline.feed_input("images", images)
+    def _schedule(self, prepared: list[NDArray[np.uint8]], numbers: dict[str, NDArray[Any]]) -> None:
+        """Let DALI begin a batch."""
+        self._pipeline.feed_input("images", prepared)
         for name, array in numbers.items():
             self._pipeline.feed_input(name, np.ascontiguousarray(array))
-        outputs = self._pipeline.run()
-        # The copies are needed because DALI reuses the memory for the next batch. They have their own stream, because
-        # waiting for them on the default stream would wait for the training step.
-        with torch.cuda.stream(self._stream):
-            copies = [self._copy(torch.from_dlpack(out.as_tensor())) for out in outputs]
-        if self._stream is not None:
+        self._pipeline.schedule_run()
+
+    def _take(self) -> list[torch.Tensor]:
+        """Wait for the batch that DALI began first. Return V x [B, 3, S, S]."""
+        # DALI lends the memory until the last tensor that shares it is gone.
+        outputs = [torch.from_dlpack(out.as_tensor()) for out in self._pipeline.outputs()]
+        if self._stream is None:
+            tensors = [out.to(self._dtype) for out in outputs]
+        else:
+            # DALI takes the memory back when the tensor is gone, even if a kernel of another stream will still read it.
+            # The copies have a stream of their own, because waiting for the default stream would wait for the training
+            # step.
+            with torch.cuda.stream(self._stream):
+                tensors = [out.to(self._dtype, copy=True) for out in outputs]
             self._stream.synchronize()
-        return [copy.permute(0, 3, 1, 2) for copy in copies]  # V x [B, 3, S, S]
-
-    def _copy(self, view: torch.Tensor) -> torch.Tensor:
-        if view.device.type == "cpu" and self._dtype == torch.float32:
-            return self._buffers.take(*view.shape).copy_(view)
-        return view.to(self._dtype, copy=True)
+        return [tensor.permute(0, 3, 1, 2) for tensor in tensors]
 
 
-def _graph(
-    views: Sequence[ViewGraph],
-    gpu: bool,
-    mean: list[float],
-    std: list[float],
-    dtype: Any,
-    decoder: GpuDecoderSettings,
-) -> tuple[Any, ...]:
-    """Decode each image once, then make all of its views: V x `[S, S, 3]`."""
-    encoded = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
-    image = fn.decoders.image(
-        encoded,
-        device="mixed" if gpu else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-        hw_decoder_load=decoder.hardware_load,
-        hybrid_huffman_threshold=decoder.hybrid_huffman_threshold,
-        preallocate_width_hint=decoder.width_hint,
-        preallocate_height_hint=decoder.height_hint,
-    )
-    return tuple(_view_graph(image, i, view, mean, std, dtype) for i, view in enumerate(views))
-
-
-def _view_graph(image: Any, i: int, view: ViewGraph, mean: list[float], std: list[float], dtype: Any) -> Any:
-    def number(name: str, kind: Any = types.FLOAT, ndim: int = 0) -> Any:
-        return fn.external_source(name=f"{name}{i}", dtype=kind, ndim=ndim)
-
-    out = fn.resize(
-        image,
-        size=(view.size, view.size),
-        roi_start=number("start", ndim=1),
-        roi_end=number("end", ndim=1),
-        interp_type=types.INTERP_CUBIC,
-    )
-    if view.color and number("colored", types.BOOL):
-        out = fn.color_twist(
-            out,
-            brightness=number("brightness"),
-            contrast=number("contrast"),
-            saturation=number("saturation"),
-            hue=number("hue"),
-        )
-    if view.blur:
-        sigma = number("sigma")
-        if number("blurred", types.BOOL):
-            out = fn.gaussian_blur(out, sigma=sigma)
-    if view.solarize and number("solarize", types.BOOL):
-        out = math.min(out, types.Constant(255, dtype=types.UINT8) - out)
-    flip = number("flip", types.INT32)
-    return fn.crop_mirror_normalize(out, mirror=flip, mean=mean, std=std, dtype=dtype, output_layout="HWC")
+def _raise(error: DecodeError) -> list[torch.Tensor]:
+    raise error
 
 
 def _whole() -> tuple[NDArray[Any], ...]:

@@ -1,6 +1,6 @@
 """The augmentation backend for CPUs: libjpeg-turbo and OpenCV on a thread pool."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 from functools import partial
 from math import ceil
@@ -29,6 +29,8 @@ _CUBIC_UP_TO, _LINEAR_UP_TO = 1.6, 3.0
 class OpenCVBackend:
     """Makes the views of a batch on the CPU.
 
+    A single batch keeps all threads busy, so it is made when it is finished.
+
     Args:
         pool: threads that process images in parallel.
         threads: number of those threads.
@@ -37,6 +39,8 @@ class OpenCVBackend:
         device: device that the views are for. A GPU gets them in pinned memory.
         dtype: dtype of the views. uint8: they are not normalized.
     """
+
+    ahead = 0
 
     def __init__(
         self,
@@ -52,8 +56,13 @@ class OpenCVBackend:
         self._normal = None if dtype == torch.uint8 else affine_map(mean, std)
         self._memory = Buffers().take if self._normal is not None else partial(_pixels, device.type == "cuda")
 
-    def run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
-        """See `AugmentationBackend.run`."""
+    def begin(
+        self, images: Sequence[bytes], views: Sequence[AugmentationParams]
+    ) -> Callable[[], list[torch.Tensor]]:
+        """See `AugmentationBackend`."""
+        return partial(self._run, images, views)
+
+    def _run(self, images: Sequence[bytes], views: Sequence[AugmentationParams]) -> list[torch.Tensor]:
         batch = [self._memory(len(images), view.size, view.size, 3) for view in views]  # V x [B, S, S, 3]
         out = [tensor.numpy() for tensor in batch]
         colors = [_colors(view) for view in views]

@@ -106,7 +106,7 @@ def _make(images: list[bytes], numbers: list[AugmentationParams]) -> list[NDArra
         executor = OpenCVBackend(
             pool, threads=1, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"), dtype=torch.float32
         )
-        return [view.permute(0, 2, 3, 1).numpy() for view in executor.run(images, numbers)]
+        return [view.permute(0, 2, 3, 1).numpy() for view in executor.begin(images, numbers)()]
 
 
 def _picture(

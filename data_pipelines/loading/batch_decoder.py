@@ -73,13 +73,18 @@ class BatchDecoder:
         tensor = torch.from_numpy(values)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def decode(
+    @property
+    def ahead(self) -> int:
+        """Number of batches to begin before the one that is finished next."""
+        return self._backend.ahead
+
+    def begin(
         self,
         choose: Callable[[Mapping[int, str]], list[int]],
         image: Callable[[int], bytes],
         params: Callable[[list[int]], Sequence[AugmentationParams]],
-    ) -> tuple[DecodedBatch, dict[int, str]]:
-        """Decode a batch. If the backend refuses images, repeat without them until it accepts the whole batch.
+    ) -> Callable[[], tuple[DecodedBatch, dict[int, str]]]:
+        """Begin to decode a batch. If the backend refuses images, repeat without them until it accepts the whole batch.
 
         Args:
             choose: returns the images of the batch, in order, without those refused so far. An empty list: there are
@@ -87,17 +92,36 @@ class BatchDecoder:
             image: returns the bytes of an image.
             params: returns the parameters of every view of the given images.
 
-        Returns the batch, and the reason for each refused image.
+        Returns a function that finishes the batch. It returns the batch, and the reason for each refused image.
         """
-        refused: dict[int, str] = {}
-        while rows := choose(refused):
-            try:
-                return DecodedBatch(
-                    self._backend.run([image(row) for row in rows], params(rows)), rows
-                ), refused
-            except DecodeError as error:
-                refused |= {rows[position]: reason for position, reason in error.rows.items()}
-        return DecodedBatch([], []), refused
+
+        def start(rows: list[int]) -> Callable[[], list[Tensor]]:
+            return self._backend.begin([image(row) for row in rows], params(rows))
+
+        def finish() -> tuple[DecodedBatch, dict[int, str]]:
+            refused: dict[int, str] = {}
+            rows, views = first, begun
+            while rows:
+                try:
+                    return DecodedBatch(views(), rows), refused
+                except DecodeError as error:
+                    refused |= {rows[position]: reason for position, reason in error.rows.items()}
+                rows = choose(refused)
+                views = start(rows) if rows else views
+            return DecodedBatch([], []), refused
+
+        first = choose({})
+        begun: Callable[[], list[Tensor]] = start(first) if first else list
+        return finish
+
+    def decode(
+        self,
+        choose: Callable[[Mapping[int, str]], list[int]],
+        image: Callable[[int], bytes],
+        params: Callable[[list[int]], Sequence[AugmentationParams]],
+    ) -> tuple[DecodedBatch, dict[int, str]]:
+        """Begin a batch and finish it. See `begin`."""
+        return self.begin(choose, image, params)()
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""
@@ -145,7 +169,8 @@ def _make_backend(
             pool, threads=threads, mean=settings.mean, std=settings.std, device=device, dtype=dtype
         )
     try:
-        from data_pipelines.imaging.dali import DaliBackend, ViewGraph
+        from data_pipelines.imaging.dali import DaliBackend
+        from data_pipelines.imaging.dali_graph import ViewGraph
     except ImportError as error:
         raise UserError(
             f"DALI cannot be imported: {error}",

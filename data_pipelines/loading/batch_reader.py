@@ -62,8 +62,10 @@ class Reader:
         """The device that the batches are for. A GPU has its index."""
         return self._decoder.device
 
-    def read(self, samples: NDArray[np.int64], numbers: Numbers, *, replace: bool) -> ReadBatch:
-        """Read the batch of samples `[b]`.
+    def begin(
+        self, samples: NDArray[np.int64], numbers: Numbers, *, replace: bool
+    ) -> Callable[[], ReadBatch]:
+        """Read the batch of samples `[b]` and begin to decode it.
 
         Args:
             samples: sample ids.
@@ -71,8 +73,10 @@ class Reader:
             replace: whether to replace each bad sample by the next good one of the batch, counted cyclically.
                 Otherwise bad samples are left out, and the batch is shorter or even empty.
 
+        Returns a function that finishes the batch.
+
         Raises:
-            UserError: bad samples must be replaced, and the batch has no good one.
+            UserError: the function raises it if bad samples must be replaced, and the batch has no good one.
         """
         self._decoder.use_device()
         contents = list(self._decoder.pool.map(self._content, samples.tolist()))
@@ -91,18 +95,28 @@ class Reader:
             assert isinstance(content, bytes)
             return content
 
-        decoded, refused = self._decoder.decode(choose, image, lambda rows: numbers(samples[rows]))
-        bad = unread | refused
-        if replace and not decoded.rows:
-            raise self._all_bad(samples, bad)
-        ids = samples[decoded.rows]
-        labels = self._shards.index["label"][ids].astype(np.int64)
-        return ReadBatch(
-            decoded.views,
-            self._decoder.numbers(labels),
-            self._decoder.numbers(ids),
-            {self._shards.key(int(samples[row])): reason for row, reason in bad.items()},
-        )
+        decode = self._decoder.begin(choose, image, lambda rows: numbers(samples[rows]))
+
+        def finish() -> ReadBatch:
+            decoded, refused = decode()
+            bad = unread | refused
+            if replace and not decoded.rows:
+                raise self._all_bad(samples, bad)
+            ids = samples[decoded.rows]
+            labels = self._shards.index["label"][ids].astype(np.int64)
+            return ReadBatch(
+                decoded.views,
+                self._decoder.numbers(labels),
+                self._decoder.numbers(ids),
+                {self._shards.key(int(samples[row])): reason for row, reason in bad.items()},
+            )
+
+        return finish
+
+    @property
+    def ahead(self) -> int:
+        """Number of batches to begin before the one that is finished next."""
+        return self._decoder.ahead
 
     def close(self) -> None:
         """Stop the threads. Idempotent."""

@@ -27,7 +27,7 @@ from data_pipelines.loading.prefetching_batches import (
 )
 from data_pipelines.loading.quarantine import Quarantine
 from data_pipelines.loading.sample_order import SampleOrder
-from data_pipelines.prefetch import Prefetch, never
+from data_pipelines.prefetch import Prefetch, finished, never
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.cache import ReadCancelled
 from data_pipelines.shards.shard_set import ShardSet
@@ -109,19 +109,28 @@ class TrainLoader(MicroBatchLoader):
 
     def _make(self, step: int) -> Iterator[LoadedBatch]:
         with suppress(ReadCancelled):
-            while True:
-                epoch, inside = divmod(step, self.steps_per_epoch)
-                for offset in self._partition.starts:
-                    start = inside * self._partition.global_batch + offset
-                    self._shards.files.expect(self._order.upcoming(epoch, start))
-                    samples = self._order.samples(epoch, start, start + self._partition.batch)
-                    read = self._reader.read(samples, partial(self._numbers, epoch), replace=True)
-                    yield LoadedBatch(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
-                step += 1
+            yield from finished(self._begin(step), self._reader.ahead)
+
+    def _begin(self, step: int) -> Iterator[Callable[[], LoadedBatch]]:
+        """Yield functions that finish the batches from a global step on."""
+        while True:
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            for offset in self._partition.starts:
+                start = inside * self._partition.global_batch + offset
+                self._shards.files.expect(self._order.upcoming(epoch, start))
+                samples = self._order.samples(epoch, start, start + self._partition.batch)
+                read = self._reader.begin(samples, partial(self._numbers, epoch), replace=True)
+                yield partial(_loaded, read, epoch, step)
+            step += 1
 
     def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[AugmentationParams]:
         sizes = self._shards.sizes(samples)
         return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=epoch, samples=samples)
+
+
+def _loaded(finish: Callable[[], ReadBatch], epoch: int, step: int) -> LoadedBatch:
+    read = finish()
+    return LoadedBatch(Batch(read.views, read.labels, read.ids), read.bad, epoch, step)
 
 
 class EvalLoader:
@@ -204,11 +213,15 @@ class EvalLoader:
 
     def _make(self) -> Iterator[ReadBatch]:
         with suppress(ReadCancelled):
-            for start in range(0, len(self._samples), self._batch):
-                samples = self._samples[start : start + self._batch]
-                shard = int(self._shards.index["shard"][samples[0]])
-                self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
-                yield self._reader.read(samples, self._numbers, replace=False)
+            yield from finished(self._begin(), self._reader.ahead)
+
+    def _begin(self) -> Iterator[Callable[[], ReadBatch]]:
+        """Yield functions that finish the batches."""
+        for start in range(0, len(self._samples), self._batch):
+            samples = self._samples[start : start + self._batch]
+            shard = int(self._shards.index["shard"][samples[0]])
+            self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
+            yield self._reader.begin(samples, self._numbers, replace=False)
 
     def _numbers(self, samples: NDArray[np.int64]) -> list[AugmentationParams]:
         return [

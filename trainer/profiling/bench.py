@@ -37,8 +37,9 @@ class Bench:
     def __init__(self, config: Config, process: Process, parts: TrainingComponents) -> None:
         self._config, self._device, self._parts = config, process.device, parts
         self.gpu = GpuReadings(process.device)
-        self.ahead = config.data.prefetch + 1
-        """Steps whose batches the loader makes in advance."""
+        self.ahead = config.data.prefetch + 2
+        """Steps whose batches the loader makes in advance at most: those that wait, one that finds no place among them,
+        and one that DALI has begun."""
         self._rows = parts.engine.micro_batch
         self._fewer = half if (half := self._rows // 2) >= SMALLEST_HALF else self._rows
 

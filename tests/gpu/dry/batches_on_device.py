@@ -49,8 +49,8 @@ def main() -> int:
             for number in range(BATCHES):
                 ids = np.arange(number * ROWS, (number + 1) * ROWS)
                 views = numbers_of_views(VIEWS, np.array([[40, 50]] * ROWS), seed=0, epoch=0, samples=ids)
-                expected.extend(on_cpu.run(images, views))
-                made, labels = on_gpu.run(images, views), torch.from_numpy(ids)
+                expected.extend(on_cpu.begin(images, views)())
+                made, labels = on_gpu.begin(images, views)(), torch.from_numpy(ids)
                 log.append("copy")
                 yield Batch(made, labels.pin_memory(), labels.pin_memory())
 

@@ -1,10 +1,14 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from itertools import count, islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from data_pipelines.prefetch import Prefetch
+from data_pipelines.prefetch import Prefetch, finished
 
 
 def test_items_come_in_order_and_end() -> None:
@@ -103,3 +107,21 @@ def test_reads_are_ended_before_their_thread_is_waited_for() -> None:
     prefetch = Prefetch(make, 1, end_reads=release.set)
     prefetch.close()
     assert release.is_set()
+
+
+@given(pieces=st.integers(0, 6), ahead=st.integers(0, 3), fails=st.booleans())
+def test_work_is_finished_in_order_once_the_next_has_begun(pieces: int, ahead: int, fails: bool) -> None:
+    begun: list[int] = []
+
+    def begin() -> Iterator[Callable[[], tuple[int, int]]]:
+        for number in range(pieces):
+            begun.append(number)
+            yield partial(lambda number: (number, len(begun)), number)
+        if fails:
+            raise OSError("no more")
+
+    found = []
+    with pytest.raises(OSError, match="no more") if fails else nullcontext():
+        for item in finished(begin(), ahead):
+            found.append(item)
+    assert found == [(number, min(number + ahead + 1, pieces)) for number in range(pieces)]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, view_numbers
 from data_pipelines.imaging.backend import AugmentationBackend, DecodeError
-from data_pipelines.imaging.dali import DaliBackend, ViewGraph
+from data_pipelines.imaging.dali import DaliBackend
+from data_pipelines.imaging.dali_graph import ViewGraph
 from data_pipelines.imaging.images import decode_rgb, read_header
 from data_pipelines.imaging.normalization import Normalization
 from data_pipelines.imaging.opencv import OpenCVBackend
@@ -82,7 +83,7 @@ def difference(
     executors: dict[str, AugmentationBackend], images: list[bytes], numbers: list[AugmentationParams]
 ) -> torch.Tensor:
     """Mean absolute difference of each image's first view, in levels."""
-    one, other = (levels(executor.run(images, numbers)[0]) for executor in executors.values())
+    one, other = (levels(executor.begin(images, numbers)()[0]) for executor in executors.values())
     return (one - other).abs().mean(dim=(1, 2, 3))
 
 
@@ -132,7 +133,7 @@ def test_odd_images_have_the_same_pixels(
 ) -> None:
     images = list(odd_images.values())
     for name, executor in executors.items():
-        views = levels(executor.run(images, unit(images))[0])
+        views = levels(executor.begin(images, unit(images))()[0])
         for kind, data, view in zip(odd_images, images, views, strict=True):
             expected = decode_rgb(data)[:SIZE, :SIZE].transpose(2, 0, 1)
             np.testing.assert_allclose(view.numpy(), expected, atol=1e-3, err_msg=f"{name} {kind}")
@@ -143,10 +144,10 @@ def test_an_image_looks_the_same_in_any_batch(
     executors: dict[str, AugmentationBackend], jpegs: list[bytes], name: str
 ) -> None:
     numbers = chain(jpegs)
-    together = executors[name].run(jpegs, numbers)
+    together = executors[name].begin(jpegs, numbers)()
     for rows in ([3], [5, 3], [7, 0, 3, 1, 2]):
         some = [n._replace(**{k: v[rows] for k, v in n._asdict().items() if k != "size"}) for n in numbers]
-        for view, part in zip(together, executors[name].run([jpegs[r] for r in rows], some), strict=True):
+        for view, part in zip(together, executors[name].begin([jpegs[r] for r in rows], some)(), strict=True):
             assert torch.equal(view[rows], part)
 
 
@@ -162,7 +163,9 @@ def test_threads_do_not_matter(
             "dali": DaliBackend([full, full], pool, batch=8, **options() | {"threads": threads}),
         }
         for name, other in others.items():
-            for one, two in zip(executors[name].run(jpegs, numbers), other.run(jpegs, numbers), strict=True):
+            for one, two in zip(
+                executors[name].begin(jpegs, numbers)(), other.begin(jpegs, numbers)(), strict=True
+            ):
                 assert torch.equal(one, two), name
 
 
@@ -171,7 +174,7 @@ def test_a_graph_without_color_is_the_full_graph_with_neutral_numbers(
 ) -> None:
     bare = DaliBackend([ViewGraph(SIZE, color=False, blur=False, solarize=False)], pool, batch=8, **options())
     numbers = unit(jpegs)
-    assert torch.equal(bare.run(jpegs, numbers[:1])[0], executors["dali"].run(jpegs, numbers)[0])
+    assert torch.equal(bare.begin(jpegs, numbers[:1])()[0], executors["dali"].begin(jpegs, numbers)()[0])
 
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
@@ -185,7 +188,7 @@ def test_layout_and_dtype(
         if name == "opencv"
         else DaliBackend([full, full], pool, batch=8, **options(dtype))
     )
-    for view in executor.run(jpegs, chain(jpegs)):
+    for view in executor.begin(jpegs, chain(jpegs))():
         assert view.shape == (8, 3, SIZE, SIZE)
         assert view.dtype == dtype
         assert view.is_contiguous(memory_format=torch.channels_last)
@@ -200,9 +203,9 @@ def test_pixels_that_are_normalized_later_give_the_same_views(
         OpenCVBackend(pool, **options(torch.uint8))
         if name == "opencv"
         else DaliBackend([full, full], pool, batch=8, **options(torch.uint8))
-    ).run(jpegs, numbers)
+    ).begin(jpegs, numbers)()
     normalize = Normalization(MEAN, STD, torch.device("cpu"))
-    for raw, view in zip(pixels, executors[name].run(jpegs, numbers), strict=True):
+    for raw, view in zip(pixels, executors[name].begin(jpegs, numbers)(), strict=True):
         assert raw.dtype == torch.uint8
         torch.testing.assert_close(normalize(raw, torch.empty_like(view)), view, rtol=0, atol=2e-6)
 
@@ -215,9 +218,9 @@ def test_refused_rows_are_named_and_the_executor_goes_on(
     hurt[len(hurt) // 2 : len(hurt) // 2 + 50] = bytes(50)
     images = [jpegs[0], b"no image", jpegs[1], bytes(hurt)]
     with pytest.raises(DecodeError) as refused:
-        executors[name].run(images, unit(images[:1] * 4))
+        executors[name].begin(images, unit(images[:1] * 4))()
     assert set(refused.value.rows) == {1, 3}
-    assert executors[name].run(jpegs, chain(jpegs))[0].isfinite().all()
+    assert executors[name].begin(jpegs, chain(jpegs))()[0].isfinite().all()
 
 
 def with_stray_bytes(jpeg: bytes, number: int = 3) -> bytes:
@@ -234,9 +237,9 @@ def test_an_image_that_dali_refuses_costs_one_pipeline_and_only_once(
     started, start = [], dali._start
     monkeypatch.setattr(dali, "_start", lambda: started.append(1) or start())
     images = [*jpegs[:3], with_stray_bytes(jpegs[3], 5), *jpegs[4:]]
-    first = dali.run(images, unit(jpegs))[0]
+    first = dali.begin(images, unit(jpegs))()[0]
     assert len(started) == 2  # after the batch that failed, and after the image that did
-    assert torch.equal(dali.run(images, unit(jpegs))[0], first)
+    assert torch.equal(dali.begin(images, unit(jpegs))()[0], first)
     assert len(started) == 2
 
 
@@ -245,7 +248,7 @@ def test_what_only_dali_refuses_is_fed_decoded(
 ) -> None:
     stray = with_stray_bytes(jpegs[2])
     for _ in range(2):
-        views = levels(executors["dali"].run([jpegs[0], stray, jpegs[1]], unit(jpegs[:3]))[0])
+        views = levels(executors["dali"].begin([jpegs[0], stray, jpegs[1]], unit(jpegs[:3]))()[0])
         for view, data in zip(views, [jpegs[0], stray, jpegs[1]], strict=True):
             expected = decode_rgb(data)[:SIZE, :SIZE].transpose(2, 0, 1)
             np.testing.assert_allclose(view.numpy(), expected, atol=1e-3)
@@ -269,7 +272,7 @@ def test_a_gpu_agrees_with_the_cpu(
     numbers = chain(images)
     for name, executor in on_gpu.items():
         for one, other in zip(
-            executors[name].run(images, numbers), executor.run(images, numbers), strict=True
+            executors[name].begin(images, numbers)(), executor.begin(images, numbers)(), strict=True
         ):
             assert other.is_cuda
             assert other.is_contiguous(memory_format=torch.channels_last)
@@ -282,7 +285,7 @@ def test_unusual_but_good_files_have_the_pixels_of_pillow_in_both(
     behind = [jpegs[3] + b"\0\0\0\x18ftypmp42\xff\xda\0" + bytes(500), jpegs[3] + b"\xff\xda\xff\xd9\xff\xda"]
     images = [path.read_bytes() for path in CASES] + behind + [odd_images["png"][:-12]]
     for executor in executors.values():
-        view = levels(executor.run(images, unit(images))[0])
+        view = levels(executor.begin(images, unit(images))()[0])
         for number, data in enumerate(images):
             pillow = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[:SIZE, :SIZE]
             np.testing.assert_allclose(view[number].permute(1, 2, 0).numpy(), pillow, atol=0.01)

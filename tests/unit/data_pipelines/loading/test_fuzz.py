@@ -82,7 +82,7 @@ def test_a_batch_with_mutated_images_names_them_and_no_others(images: list[bytes
             batch = [mutated(data, draw) if draw.random() < 0.5 else data for data in images]
             numbers = center_crop_params(np.full((len(batch), 2), 40), resize=32, crop=32)
             try:
-                (view,) = executor.run(batch, [numbers])
+                (view,) = executor.begin(batch, [numbers])()
                 finite &= bool(view.isfinite().all())
             except DecodeError as refused:
                 wrongly += [row for row in refused.rows if batch[row] == images[row]]
