@@ -51,6 +51,11 @@ def counted(counts: Mapping[str, int], *, limit: int = 8) -> str:
     return ", ".join([*shown, f"{len(ordered) - limit} others"] if len(ordered) > limit else shown)
 
 
+def amount(number: int, one: str, more: str) -> str:
+    """Format a number with the words that follow it: `amount(1, "file is", "files are")` gives `1 file is`."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
 def quoted(path: Path | str) -> str:
     """Return a path or a URL as a shell takes it in a command."""
     return shlex.quote(str(path))

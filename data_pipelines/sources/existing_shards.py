@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import counted, quoted, readable
+from data_pipelines.formatting import amount, counted, quoted, readable
 from data_pipelines.imaging.depth import dim_warning, highest, is_deep
 from data_pipelines.imaging.images import UnusableImage, check
 from data_pipelines.shards.index import (
@@ -37,6 +37,7 @@ from data_pipelines.sources.shard_samples import (
     Sample,
     choose_ending,
     choose_image,
+    hidden_were_skipped,
     read_samples,
     shard_paths,
 )
@@ -247,12 +248,13 @@ def _warn_of_left_out(folder: Path, scans: Sequence[_Scan], warn: Warn) -> None:
     for doubt in (doubt for scan in scans for doubt in scan.doubts):
         warn(doubt)
     if hidden := sum(scan.hidden for scan in scans):
-        warn(f"{hidden:,} hidden members, such as the ._NAME of macOS, were skipped")
+        warn(hidden_were_skipped(hidden))
     if left_out := _dotted(sum((scan.left_out for scan in scans), Counter())):
         samples = sum(entry["reason"].startswith("no image") for scan in scans for entry in scan.quarantined)
+        none = f"no image that training reads ({', '.join(IMAGES)})"
         warn(
-            f"{samples:,} samples have no image that training reads ({', '.join(IMAGES)}) and were left out. Their "
-            f"members: {counted(left_out)}. `all4one data build {quoted(folder)} OUT` also reads other formats"
+            f"{amount(samples, f'sample has {none} and was', f'samples have {none} and were')} left out. "
+            f"Their members: {counted(left_out)}. `all4one data build {quoted(folder)} OUT` also reads other formats"
         )
     if (warning := dim_warning(*_sum_deep(scans))) is not None:
         warn(warning)

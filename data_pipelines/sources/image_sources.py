@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import readable
+from data_pipelines.formatting import amount, readable
 from data_pipelines.sources.classes import ordered_classes, read_classes
 from data_pipelines.sources.image_listing import ListedImage, Listing, list_folder, list_tar
 from data_pipelines.sources.items import Content, Item, Place, Source, make_keys
@@ -141,7 +141,8 @@ def require_known(found: Sequence[str], path: Path) -> list[str]:
     names = read_classes(path)
     if unknown := [name for name in found if readable(name) not in set(names)]:
         raise UserError(
-            f"{len(unknown)} classes of the source are not in the file, such as {readable(unknown[0])!r}",
+            f"{amount(len(unknown), 'class of the source is', 'classes of the source are')} not in the file, such as "
+            f"{readable(unknown[0])!r}",
             where=path,
             fix="add them, one per line",
         )

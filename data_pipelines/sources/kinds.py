@@ -11,7 +11,7 @@ from data_pipelines.shards.tars import members
 from data_pipelines.sources.image_sources import LabelOptions, digits, open_source
 from data_pipelines.sources.items import Source
 from data_pipelines.sources.parquet import open_parquet
-from data_pipelines.sources.shard_samples import is_compressed_tar
+from data_pipelines.sources.shard_samples import is_compressed_tar, refuse_compressed
 from data_pipelines.sources.splits import group_by_split, tar_split
 from data_pipelines.sources.tar_sources import has_labels, open_shard, open_tars
 from data_pipelines.walk import files_below, is_hidden, is_hidden_member
@@ -141,10 +141,5 @@ def _tars_below(folder: Path) -> list[Path]:
             tars.append(path)
         elif is_compressed_tar(path):
             packed.append(path)
-    if packed:
-        raise UserError(
-            f"{len(packed)} tars are compressed, such as {readable(packed[0].name)!r}, and would be left out",
-            where=readable(folder),
-            fix="decompress them (gunzip *.tar.gz), because images are read by their position, or move them elsewhere",
-        )
+    refuse_compressed(packed, folder)
     return sorted(tars)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import readable
+from data_pipelines.formatting import amount, readable
 
 _LABEL_COLUMNS = (
     "label",
@@ -149,7 +149,7 @@ def match_rows(path: Path, rows: Sequence[Row], files: Sequence[str]) -> tuple[d
     if missing:
         again = names[PurePosixPath(missing[0]).name] > 1
         raise UserError(
-            f"{len(missing)} images have no label, such as {readable(missing[0])!r}",
+            f"{amount(len(missing), 'image has', 'images have')} no label, such as {readable(missing[0])!r}",
             where=path,
             fix="write the paths of the images, because several have the same name"
             if again

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import readable
+from data_pipelines.formatting import amount, readable
 from data_pipelines.shards.tars import Member, Warn, members
 from data_pipelines.walk import is_hidden_member
 
@@ -55,13 +55,7 @@ def shard_paths(folder: Path) -> list[Path]:
         )
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     paths = [path for path in found if path.suffix == ".tar"]
-    packed = [path for path in found if is_compressed_tar(path)]
-    if packed:
-        raise UserError(
-            f"{len(packed)} shards are compressed, such as {readable(packed[0].name)!r}, and would be left out",
-            where=readable(folder),
-            fix="decompress them (gunzip *.tar.gz), because images are read by their position, or move them elsewhere",
-        )
+    refuse_compressed([path for path in found if is_compressed_tar(path)], folder)
     if not paths:
         below = next((path.parent for path in sorted(folder.glob("*/*.tar")) if path.name[0] != "."), None)
         raise UserError(
@@ -78,6 +72,24 @@ def is_compressed_tar(path: Path) -> bool:
     """Return whether a name is that of a compressed tar."""
     name = path.name.lower()
     return name.endswith((".tgz", ".tbz2", ".txz")) or (".tar." in name and name.endswith(_COMPRESSED))
+
+
+def hidden_were_skipped(number: int) -> str:
+    """Return a note on hidden members."""
+    return (
+        f"{amount(number, 'hidden member was', 'hidden members were')} skipped, such as the ._NAME of macOS"
+    )
+
+
+def refuse_compressed(packed: Sequence[Path], folder: Path) -> None:
+    """Raise a UserError if compressed tars of a folder would be left out."""
+    if packed:
+        raise UserError(
+            f"{amount(len(packed), 'tar is', 'tars are')} compressed, such as {readable(packed[0].name)!r}, and would "
+            "be left out",
+            where=readable(folder),
+            fix="decompress them (gunzip *.tar.gz), because images are read by their position, or move them elsewhere",
+        )
 
 
 def split_name(name: str) -> tuple[str, str]:

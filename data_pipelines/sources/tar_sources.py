@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import counted, readable
+from data_pipelines.formatting import amount, counted, readable
 from data_pipelines.imaging.foreign import IMAGE_SUFFIXES, KNOWN_SUFFIXES
 from data_pipelines.shards.index import CLASSES
 from data_pipelines.shards.tars import Member, members
@@ -28,6 +28,7 @@ from data_pipelines.sources.shard_samples import (
     choose_ending,
     choose_image,
     group_samples,
+    hidden_were_skipped,
     split_name,
 )
 from data_pipelines.walk import is_hidden_member
@@ -163,10 +164,11 @@ def _shards(root: Path, splits: Mapping[str, Sequence[_Tar]], options: LabelOpti
     found = set_labels(scans, known, warn=notes.append)
     if left_out:
         notes.append(
-            f"{len(left_out):,} samples have no image and were left out. Their members: {_members(left_out)}"
+            f"{amount(len(left_out), 'sample has no image and was', 'samples have no image and were')} left out. "
+            f"Their members: {_members(left_out)}"
         )
     if hidden := sum(tar.hidden for tars in splits.values() for tar in tars):
-        notes.append(f"{hidden:,} hidden members, such as the ._NAME of macOS, were skipped")
+        notes.append(hidden_were_skipped(hidden))
     found = _in_numeric_order(found, options, known is not None, notes)
     return dict(_cut(keys, places, found, notes))
 

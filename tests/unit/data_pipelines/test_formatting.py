@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.formatting import duration, nearest_multiples, percent, quoted
+from data_pipelines.formatting import amount, duration, nearest_multiples, percent, quoted
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,8 @@ def test_a_quoted_path_is_one_word_of_a_shell(path: str) -> None:
         "--nproc",
         "2",
     ]
+
+
+def test_words_agree_with_their_number() -> None:
+    assert amount(1, "tar is", "tars are") == "1 tar is"
+    assert [amount(number, "tar is", "tars are") for number in (0, 2000)] == ["0 tars are", "2,000 tars are"]

@@ -95,7 +95,7 @@ def test_shards_of_several_splits_share_their_classes(tmp_path: Path) -> None:
 def test_samples_without_an_image_are_counted(tmp_path: Path) -> None:
     pack(tmp_path / "a.tar", {"0.jpg": b"0", "0.cls": b"0", "1.mp4": b"", "1.cls": b"0"})
     assert opened(tmp_path).notes == (
-        "1 samples have no image and were left out. Their members: .cls 1, .mp4 1",
+        "1 sample has no image and was left out. Their members: .cls 1, .mp4 1",
     )
     pack(tmp_path / "a.tar", {f"n1.{n}.{suffix}": b"0" for n in range(3) for suffix in ("jpg", "cls")})
     with pytest.raises(
@@ -137,7 +137,7 @@ def test_tars_that_could_be_shards_or_classes_are_refused(tmp_path: Path) -> Non
 def test_compressed_tars_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "a.tar", {"1": 1})
     (tmp_path / "b.tar.gz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 tars are compressed, such as 'b\.tar\.gz'"):
+    with pytest.raises(UserError, match=r"1 tar is compressed, such as 'b\.tar\.gz'"):
         opened(tmp_path)
     with pytest.raises(UserError, match=r"the tar is compressed\n.*gunzip"):
         opened(tmp_path / "b.tar.gz")
@@ -260,7 +260,7 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     assert source.classes == ("owl", "bee", "ant")
     assert labels(source) == {"owl/1.jpg": "owl", "ant/1.jpg": "ant"}
     names.write_text("owl\n")
-    with pytest.raises(UserError, match="1 classes of the source are not in the file, such as 'ant'"):
+    with pytest.raises(UserError, match="1 class of the source is not in the file, such as 'ant'"):
         opened(tmp_path / "set", classes=names)
     for content, message in (("", "contains no class names"), ("a\na\n", "'a' is named twice")):
         names.write_text(content)

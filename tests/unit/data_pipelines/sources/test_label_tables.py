@@ -85,7 +85,7 @@ def test_lines_without_an_image_are_counted(tmp_path: Path) -> None:
         ),
         ("l.csv", "a 0.jpg,owl\n1.jpg,\n2.png,owl", r"l\.csv:2: not a file and a class: '1\.jpg,'"),
         ("l.csv", "x.jpg,owl\ny.jpg,owl", r"no line names an image of the source, such as 'y\.jpg'"),
-        ("l.csv", "a 0.jpg,owl\n1.jpg,ant", r"1 images have no label, such as 'sub/deep/2\.png'"),
+        ("l.csv", "a 0.jpg,owl\n1.jpg,ant", r"1 image has no label, such as 'sub/deep/2\.png'"),
     ],
 )
 def test_what_has_no_meaning_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -36,7 +36,7 @@ def test_lines_of_files_and_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("1.JPEG bee", "1 images have no label, such as '2.JPEG'"),
+        ("1.JPEG bee", "1 image has no label, such as '2.JPEG'"),
         ("1.JPEG a b", "labels.txt:1: not a file and a class"),
         ("\n\n", "2 images have no label"),
         ("1\n2", r"meta\.mat with their names cannot be read beside it[\s\S]*tar\.gz"),

@@ -67,7 +67,7 @@ def test_files_of_macos_are_skipped_and_counted(tmp_path: Path, images: list[byt
     (tmp_path / "._a.tar").write_bytes(b"\0\5\x16\7")
     labels, warnings = indexed(tmp_path)
     assert {key.replace("/./", "/"): label for key, label in labels.items()} == EXPECTED
-    assert warnings == ["9 hidden members, such as the ._NAME of macOS, were skipped"]
+    assert warnings == ["9 hidden members were skipped, such as the ._NAME of macOS"]
 
 
 def test_members_that_lie_apart_are_joined(tmp_path: Path, images: list[bytes]) -> None:
@@ -99,7 +99,7 @@ def test_members_that_cannot_be_told_apart_are_refused(
 def test_compressed_shards_are_not_left_out(tmp_path: Path, images: list[bytes], name: str) -> None:
     pack(tmp_path / "a.tar", pairs(images))
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError, match=rf"1 shards are compressed, such as '{name}'.*\n  fix: decompress"):
+    with pytest.raises(UserError, match=rf"1 tar is compressed, such as '{name}'.*\n  fix: decompress"):
         index_folder(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_images_with_longer_extensions_are_found_if_there_are_no_others(
     (tmp_path / "classes.txt").unlink()
     labels, warnings = indexed(tmp_path)
     assert labels == {"a.tar/0": -1}, "a mask beside images is no image"
-    assert "1 samples have no image" in warnings[0]
+    assert "1 sample has no image" in warnings[0]
     assert "Their members: .jpg 1" in warnings[0]
 
 
