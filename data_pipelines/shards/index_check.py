@@ -18,7 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
 from data_pipelines.shards.index import INDEX, DatasetRecord, fingerprint, index_fix
 
-_LARGE = 64 << 20
+_LARGE = 16 << 20
 """Bytes of an index from which on the result is kept on the disk."""
 _SETTLED_NS = 2_000_000_000
 """Age of a file from which on a further change has another time."""
