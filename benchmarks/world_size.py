@@ -127,7 +127,7 @@ def main() -> int:
             "method.feature_scope=global",
             "method.transformer_dropout=0",
             f"checkpoint.every_steps={args.steps}",
-            "checkpoint.keep_last=1000",
+            f"checkpoint.keep_last={last // args.steps + 1}",
             "metrics.tensorboard=false",
             *narrow,
             *args.overrides,

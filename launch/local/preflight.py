@@ -1,5 +1,6 @@
 """Checks before a run starts. They report everything that would stop it at once, each problem with its fix."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from trainer.distributed.batch_norm import require_group
 from trainer.engine.lr_schedule import Schedule
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
-from trainer.runs.components import TrainSet, open_train_set
+from trainer.runs.components import TrainSet, open_train_set, total_steps
 
 Found = TypeVar("Found")
 
@@ -48,7 +49,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
         tried(_check_samples, config, ranks, len(train_set), config.data.train)
         tried(_check_schedule, config, len(train_set))
         if new_runs:
-            tried(_check_room, config, train_set.num_classes, new_runs)
+            tried(_check_room, config, train_set, new_runs)
     if config.data.validation is not None:
         validation_set = tried(ShardSet.open, config.data.validation, config.data)
         if validation_set is not None:
@@ -125,13 +126,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _check_room(config: Config, classes: int, runs: int) -> None:
+def _check_room(config: Config, train_set: TrainSet, runs: int) -> None:
     folder = config.run.folder.absolute()
     while not folder.exists():
         folder = folder.parent
     try:
-        # the checkpoints that are kept, and one more: a new one is written before the oldest is deleted
-        wanted = runs * (config.checkpoint.keep_last + 1) * _checkpoint_bytes(config, classes)
+        most = _most_checkpoints(config, len(train_set))
+        wanted = runs * most * _checkpoint_bytes(config, train_set.num_classes)
     except UserError:  # `_check_backbone` reports it
         return
     free = shutil.disk_usage(folder).free
@@ -141,6 +142,19 @@ def _check_room(config: Config, classes: int, runs: int) -> None:
             where=folder,
             fix="free some space, lower checkpoint.keep_last, or set run.folder to a folder on another disk",
         )
+
+
+def _most_checkpoints(config: Config, samples: int) -> int:
+    """Return how many checkpoints a run has at a time at most."""
+    settings = config.checkpoint
+    steps_per_epoch = max(1, samples // config.train.global_batch)
+    steps, interval = total_steps(config, steps_per_epoch), settings.interval(steps_per_epoch)
+    written, permanent = 1, 0  # one at the end
+    if interval:
+        written += steps // interval
+        permanent = steps // math.lcm(interval, settings.keep_every) if settings.keep_every else 0
+    # A new one is written before the oldest is deleted.
+    return min(settings.keep_last + 1 + permanent, written)
 
 
 def _checkpoint_bytes(config: Config, classes: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from launch.local.preflight import _checkpoint_bytes, problems, refuse
+from launch.local.preflight import _checkpoint_bytes, _most_checkpoints, problems, refuse
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config, load_config
@@ -52,6 +52,23 @@ def test_a_disk_without_room_for_the_checkpoints_of_new_runs_is_refused(
     assert problems(elsewhere, 1, new_runs=1) == []
     many = shutil.disk_usage(tmp_path).free // _checkpoint_bytes(elsewhere, 10)
     assert len(problems(elsewhere, 1, new_runs=many)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "most"),
+    [
+        ((), 4),  # 3 are kept while a new one is written
+        (("checkpoint.keep_last=1000",), 11),  # of a run that writes one at each of 10 epochs and at the end
+        (("checkpoint.keep_last=1000", "train.max_steps=25"), 3),
+        (("checkpoint.keep_every=20",), 9),  # and each second one is kept for good
+        (("checkpoint.keep_every=15",), 7),  # each third one
+        (("checkpoint.every_epochs=0",), 1),
+        (("checkpoint.every_steps=1000",), 1),
+    ],
+)
+def test_no_more_checkpoints_are_counted_than_a_run_keeps(overrides: tuple[str, ...], most: int) -> None:
+    run = ("train.epochs=10", "train.global_batch=64", "checkpoint.every_epochs=1")
+    assert _most_checkpoints(config_of(*run, *overrides), 640) == most
 
 
 @pytest.fixture(scope="module")
