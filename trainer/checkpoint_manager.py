@@ -47,6 +47,7 @@ class CheckpointManager:
     def __init__(self, attempt: AttemptContext, parts: TrainingComponents) -> None:
         self._attempt, self._parts = attempt, parts
         self._last_saved, self._messages = -1, list[str]()
+        self._saved_at = time.monotonic()
         self.rollback = RollbackState()
         """The current position in the order of batches."""
         self._told_slow = False
@@ -170,7 +171,18 @@ class CheckpointManager:
         """Whether a checkpoint of this step is due. Broken steps are not saved, because they would push out good
         checkpoints."""
         interval = self._interval
-        return interval > 0 and step % interval == 0 and not self._parts.engine.guard.state_dict()["in_a_row"]
+        return interval > 0 and step % interval == 0 and self.may_save
+
+    @property
+    def overdue(self) -> bool:
+        """Whether `checkpoint.every_minutes` have passed since the last save. Only the first rank's clock counts."""
+        minutes = self._attempt.config.checkpoint.every_minutes
+        return 0 < 60 * minutes <= time.monotonic() - self._saved_at and self._attempt.process.is_first
+
+    @property
+    def may_save(self) -> bool:
+        """Whether the last step was not broken. The same on every rank."""
+        return not self._parts.engine.guard.state_dict()["in_a_row"]
 
     @property
     def _interval(self) -> int:
@@ -184,6 +196,7 @@ class CheckpointManager:
 
     def save(self, step: int) -> None:
         """Copy the state to host memory. A background thread writes it to disk."""
+        self._saved_at = time.monotonic()
         if step == self._last_saved:
             return
         self._last_saved = step

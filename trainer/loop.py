@@ -20,7 +20,7 @@ from trainer.monitoring.recorder import Recorder
 from trainer.runs.components import AttemptContext
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
-from trainer.runs.stop_signals import DATA_FAILED, StopRequest
+from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
 from trainer.setup import build
 
 
@@ -87,7 +87,10 @@ class Trainer:
             self.watch.doing("agreeing with the other ranks to continue")
             code = prefetched.agreement.result()
             self.watch.met()
-            if code:
+            if code == SAVE_DUE:
+                if self.checkpoints.may_save:
+                    self._save()
+            elif code:
                 self._save()
                 if code == DATA_FAILED:
                     raise UserError(self._first_failure(prefetched.failure))
@@ -127,7 +130,8 @@ class Trainer:
             batches, failure = list(islice(iterator, self.config.train.grad_accum_steps)), None
         except UserError as error:
             batches, failure = [], error
-        return _PrefetchedStep(batches, failure, self.stop.agreement(DATA_FAILED if failure else 0))
+        wish = DATA_FAILED if failure else SAVE_DUE if self.checkpoints.overdue else 0
+        return _PrefetchedStep(batches, failure, self.stop.agreement(wish))
 
     def _first_failure(self, own: UserError | None) -> str:
         """Return the data error of the lowest rank that has one. The result is the same on every rank."""
@@ -197,4 +201,4 @@ class _PrefetchedStep(NamedTuple):
     failure: UserError | None
     """The error that stopped this rank's data, if any."""
     agreement: AsyncFlagReduce
-    """The code with which all ranks stop before that step. 0: they run it."""
+    """The code with which all ranks stop before that step. `SAVE_DUE`: they save and run it. 0: they run it."""

@@ -154,7 +154,8 @@ def _most_checkpoints(config: Config, samples: int) -> int:
         written += steps // interval
         permanent = steps // math.lcm(interval, settings.keep_every) if settings.keep_every else 0
     # A new one is written before the oldest is deleted.
-    return min(settings.keep_last + 1 + permanent, written)
+    most = settings.keep_last + 1 + permanent
+    return most if settings.every_minutes else min(most, written)
 
 
 def _checkpoint_bytes(config: Config, classes: int) -> int:

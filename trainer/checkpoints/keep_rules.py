@@ -20,6 +20,8 @@ class CheckpointSettings(Settings):
     """Steps between checkpoints. 0: `every_epochs` decides."""
     every_epochs: float = Field(1.0, ge=0)
     """Epochs between checkpoints if `every_steps` is 0. 0: only when the run ends or is interrupted."""
+    every_minutes: float = Field(0, ge=0)
+    """Most minutes between checkpoints, beside the two above. It bounds what a kill costs. 0: no bound."""
     keep_last: int = Field(3, ge=1)
     """Number of newest checkpoints to keep."""
     keep_every: int = Field(0, ge=0)

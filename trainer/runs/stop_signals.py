@@ -14,6 +14,8 @@ _EXIT_CODES: dict[int, int] = {
     signal.SIGUSR2: ExitCode.TIME_IS_UP,
     signal.SIGTERM: ExitCode.TERMINATED,
 }
+SAVE_DUE = 1
+"""Code that the ranks agree on if none wants to stop and the first wants to save."""
 DATA_FAILED = 1000
 """Code that the ranks agree on if the data of a rank failed."""
 
@@ -52,18 +54,19 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, _EXIT_CODES[number])
 
-    def agreement(self, failure: int = 0) -> "AsyncFlagReduce":
-        """Begin to agree on the code with which all ranks stop, or on 0 to continue. Every rank calls this at the same
-        point.
+    def agreement(self, wish: int = 0) -> "AsyncFlagReduce":
+        """Begin to agree on the code with which all ranks stop, on `SAVE_DUE`, or on 0 to continue. Every rank calls
+        this at the same point.
 
         Args:
-            failure: code of a failure on this rank for which all ranks stop. It takes precedence over any signal.
+            wish: `DATA_FAILED` or `SAVE_DUE` on this rank. The one takes precedence over any signal, the other over
+                none.
         """
         from trainer.distributed.process_group import (
             AsyncFlagReduce,  # imported here: signals are caught before torch is loaded
         )
 
-        return AsyncFlagReduce(max(failure, self._received))
+        return AsyncFlagReduce(max(wish, self._received))
 
     def agreed(self) -> int:
         """Return the code with which all ranks stop, or 0 to continue. Every rank calls this at the same point."""

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -114,6 +116,22 @@ def test_killed_at_random_moments_a_run_ends_bitwise_the_same(
         "run `killed`: step 14/14",
     ):
         assert said in result.words
+
+
+def test_a_checkpoint_by_the_clock_saves_the_work_of_a_killed_run(runs, straight) -> None:
+    clock = ("checkpoint.every_steps=0", "checkpoint.every_epochs=0", "checkpoint.every_minutes=0.003")
+    process = runs.start(*runs.arguments("by_the_clock", *clock), "--nproc", 2)
+    deadline = time.monotonic() + 120
+    while not (runs.path("by_the_clock").checkpoints / "latest").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    result = runs.resume("by_the_clock")
+    assert result.code == 0, result.out
+    assert "resuming from step_" in result.words
+    runs.assert_same("by_the_clock", straight)
 
 
 def test_the_output_of_a_finished_run_is_kept(runs, command, straight) -> None:

@@ -64,6 +64,7 @@ def test_a_disk_without_room_for_the_checkpoints_of_new_runs_is_refused(
         (("checkpoint.keep_every=15",), 7),  # each third one
         (("checkpoint.every_epochs=0",), 1),
         (("checkpoint.every_steps=1000",), 1),
+        (("checkpoint.every_steps=1000", "checkpoint.every_minutes=5"), 4),
     ],
 )
 def test_no_more_checkpoints_are_counted_than_a_run_keeps(overrides: tuple[str, ...], most: int) -> None:
