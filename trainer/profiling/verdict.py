@@ -17,15 +17,35 @@ CROWDED = 0.1
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommended change of settings and its possible gain."""
+    """A recommended change and its possible gain."""
 
-    setting: str
-    gain: float | None
-    """Maximum speedup in images/s. None: unknown, it must be tried."""
+    change: str
+    """A setting with its value, or what to do in words."""
+    why: str
+    """How it helps, or how it is done. Empty: that is clear."""
+    saved: float | None
+    """Fraction of a step that it saves at most. None: unknown, it must be tried."""
+
+    @property
+    def subject(self) -> str:
+        """What is changed. Two values of one setting have the same subject."""
+        return self.change.partition("=")[0]
+
+    def joined(self, other: "Advice") -> "Advice":
+        """Return this advice with what the same change gains elsewhere in a step."""
+        if other.change != self.change:
+            return self
+        known = [one.saved for one in (self, other) if one.saved is not None]
+        why = " and ".join(dict.fromkeys(filter(None, (self.why, other.why))))
+        return Advice(self.change, why, sum(known) if known else None)
 
     def __str__(self) -> str:
-        worth = "try it" if self.gain is None else f"up to {self.gain:.2f} times the images/s"
-        return f"{self.setting}: {worth}"
+        gain = (
+            "try it"
+            if self.saved is None
+            else f"up to {1 / max(0.01, 1 - self.saved):.2f} times the images/s"
+        )
+        return f"{self.change}{f' ({self.why})' if self.why else ''}: {gain}"
 
 
 @dataclass(frozen=True)
@@ -48,13 +68,12 @@ def find_verdict(profile: Profile, config: Config, cores: int) -> Verdict:
             f"This machine is too busy to tell: {why}. End other programs, and measure again. As measured:",
             *said,
         ]
-    advised = dict.fromkeys(
-        str(advice)
-        for kind in sorted(shares, key=lambda name: -shares[name])
-        if shares[kind] >= WORTH_SAYING
-        for advice in _advice(kind, profile, config, shares, cores)
-    )
-    return Verdict(bound, shares, "\n".join(said + [f"  - {line}" for line in advised]))
+    advised: dict[str, Advice] = {}
+    for kind in sorted(shares, key=lambda name: -shares[name]):
+        for advice in _advice(kind, profile, config, shares, cores) if shares[kind] >= WORTH_SAYING else ():
+            first = advised.get(advice.subject)
+            advised[advice.subject] = advice if first is None else first.joined(advice)
+    return Verdict(bound, shares, "\n".join(said + [f"  - {advice}" for advice in advised.values()]))
 
 
 def _shares(profile: Profile) -> dict[str, float]:
@@ -125,65 +144,45 @@ def _bound_in_words(bound: str, profile: Profile, shares: dict[str, float]) -> s
 def _advice(
     kind: str, profile: Profile, config: Config, shares: dict[str, float], cores: int
 ) -> list[Advice]:
-    own = cores // profile.world_size
-    if kind == DATA:
-        more = (
-            f"data.decode_threads={own} (more cores for decoding)"
-            if config.data.decode_threads and config.data.decode_threads < own
-            else "more cores for each process, or images resized once (`all4one data build --resize-shorter 256`)"
-        )
-        return [Advice(more, 1 / (1 - shares[DATA]))]
-    if kind == LOADER:
-        gain = 1 / (1 - shares[LOADER])
+    own, share = cores // profile.world_size, shares[kind]
+    larger_batch = f"train.global_batch={2 * profile.global_batch}"
+    if kind == DATA and config.data.decode_threads and config.data.decode_threads < own:
+        return [Advice(f"data.decode_threads={own}", "more cores for decoding", share)]
+    if kind in (DATA, LOADER):
         found = [
-            Advice("more cores for each process", gain),
-            Advice("images resized once (`all4one data build --resize-shorter 256`)", gain),
+            Advice("more cores for each process", "", share),
+            Advice("images resized once", "`all4one data build --resize-shorter 256`", share),
         ]
-        if not profile.on_gpu and profile.threads > 1:
-            fewer = f"parallel.torch_threads={profile.threads - 1} (leaves a core to the loader)"
-            found.append(Advice(fewer, None))
+        if kind == LOADER and not profile.on_gpu and profile.threads > 1:
+            fewer = f"parallel.torch_threads={profile.threads - 1}"
+            found.append(Advice(fewer, "leaves a core to the loader", None))
         return found
     if kind == OVERHEAD:
-        found = [
-            Advice(
-                f"train.global_batch={2 * profile.global_batch} (the same overhead for twice the images)",
-                1 / (1 - shares[OVERHEAD] / 2),
-            )
-        ]
+        found = [Advice(larger_batch, "the same overhead for twice the images", share / 2)]
         if profile.on_gpu and not config.parallel.compile:
-            found.append(Advice("parallel.compile=true (fewer kernels)", 1 / (1 - shares[OVERHEAD])))
+            found.append(Advice("parallel.compile=true", "fewer kernels", share))
         if not profile.on_gpu and profile.threads > 1:
-            found.append(Advice("parallel.torch_threads=1 (no start of threads)", None))
+            found.append(Advice("parallel.torch_threads=1", "no start of threads", None))
         return found
     if kind == MESSAGES:
         step = sum(profile.parts.values())
         reduction, gathers = profile.parts[REDUCTION] / step, profile.parts[GATHERS] / step
-        found = [
-            Advice(
-                f"train.global_batch={2 * profile.global_batch} (twice the images for the same gradient communication)",
-                1 / (1 - shares[MESSAGES] / 2),
-            )
-        ]
+        found = [Advice(larger_batch, "twice the images for the same gradient communication", share / 2)]
         if config.parallel.gradient_dtype == "fp32" and reduction >= WORTH_SAYING:
-            found.append(Advice("parallel.gradient_dtype=bf16 (half the bytes)", 1 / (1 - reduction / 2)))
+            found.append(Advice("parallel.gradient_dtype=bf16", "half the bytes", reduction / 2))
         if config.parallel.batch_norm == "global" and gathers >= WORTH_SAYING:
-            own_statistics = (
-                "parallel.batch_norm=rank (batch statistics per process, which changes what is learned)"
-            )
-            found.append(Advice(own_statistics, 1 / (1 - min(gathers, shares[MESSAGES]))))
+            why = "batch statistics per process, which changes what is learned"
+            found.append(Advice("parallel.batch_norm=rank", why, min(gathers, share)))
         return found
     if kind == UPDATE:
-        twice = f"train.global_batch={2 * profile.global_batch} (half as many updates for the same images)"
-        found = [Advice(twice, 1 / (1 - shares[UPDATE] / 2))]
+        found = [Advice(larger_batch, "half as many updates for the same images", share / 2)]
         if profile.world_size > 1 and config.parallel.zero_stage == 0:
-            left = shares[UPDATE] / profile.world_size
-            found.append(
-                Advice("parallel.zero_stage=1 (each rank updates its shard)", 1 / (1 - shares[UPDATE] + left))
-            )
+            saved = share - share / profile.world_size
+            found.append(Advice("parallel.zero_stage=1", "each rank updates its shard", saved))
         return found
     faster = profile.peak_bf16 / profile.peak
     if config.train.precision == "fp32" and faster > 1 + WORTH_SAYING:
-        return [Advice("train.precision=bf16", 1 / (1 - shares[COMPUTE] * (1 - 1 / faster)))]
+        return [Advice("train.precision=bf16", "", share * (1 - 1 / faster))]
     if profile.on_gpu and not config.parallel.compile:
-        return [Advice("parallel.compile=true", None)]
-    return [Advice("more processes, each on its own device (--nproc, --nodes)", None)]
+        return [Advice("parallel.compile=true", "fewer kernels", None)]
+    return [Advice("more processes", "each on its own device: --nproc, --nodes", None)]

@@ -137,3 +137,21 @@ def test_a_busy_machine_is_too_busy_to_tell(measured: dict[str, Any], why: str) 
     assert found.words.startswith(f"This machine is too busy to tell: {why}")
     assert "Bound by compute" in found.words
     assert "busy" not in verdict({"backward": 1.0}, crowded=0.02, spread={"peak": 0.02}).words
+
+
+def test_one_change_that_helps_twice_is_advised_once_with_both_gains() -> None:
+    found = verdict({"backward": 0.6, "gathers": 0.22, "optimizer": 0.18}, overhead=0.4, threads=2)
+    larger = [line for line in found.words.splitlines() if "train.global_batch" in line]
+    assert larger == [
+        "  - train.global_batch=512 (the same overhead for twice the images and twice the images for the same gradient "
+        "communication and half as many updates for the same images): up to 1.67 times the images/s"
+    ]
+    late = verdict({"data wait": 0.3, "loader's cores": 0.5, "backward": 0.2})
+    assert late.words.count("more cores for each process: up to 5.00 times") == 1
+    assert late.words.count("--resize-shorter") == 1
+
+
+def test_of_two_values_of_a_setting_the_one_for_the_larger_cost_is_advised() -> None:
+    found = verdict({"loader's cores": 0.6, "backward": 0.4}, overhead=0.3, threads=4)
+    assert "parallel.torch_threads=3" in found.words
+    assert "parallel.torch_threads=1" not in found.words
