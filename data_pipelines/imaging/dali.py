@@ -165,21 +165,21 @@ class DaliBackend:
         refused: dict[int, str] = {}
         same = [AugmentationParams(v.size, *_whole()) for v in self._views]
         prepared = self._prepare(images)
-        self._pipeline = self._start()
+        self._pipeline, is_new = self._start(), True
         for row, image in enumerate(images):
             try:
                 self._schedule([prepared[row]], self._numbers(same))
                 self._take()
+                is_new = False
             except RuntimeError:
-                self._pipeline = (
-                    self._start()
-                )  # a failed pipeline is unusable, and a new one takes seconds to build
+                # A failed pipeline is unusable, and a new one takes seconds to build.
+                self._pipeline, is_new = self._start(), True
                 self._refused_before.add(image)
                 try:
                     decode_rgb(image)
                 except UnusableImage as error:
                     refused[row] = str(error)
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and not is_new:
             # The first batch of a pipeline fixes how many images its hardware decoder takes at once.
             self._pipeline = self._start()
         if refused:
