@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.config import Nproc, Recipe, list_recipes
+from launch.commands.arguments import From, Nproc, Overrides, Recipe
 from launch.commands.config import app as config_app
+from launch.commands.config import list_recipes
 from launch.commands.data import app as data_app
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
@@ -22,7 +23,6 @@ from launch.commands.report import report
 from launch.commands.slurm import (
     DryRun,
     Follow,
-    Overrides,
     Preflight,
     Run,
     Wait,
@@ -70,17 +70,20 @@ def all4one(
 
 
 @app.command()
-def train(recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1) -> None:
-    """Train a new run. Without CONFIG, list the shipped recipes.
+def train(
+    recipe: Recipe = None, overrides: Overrides = None, nproc: Nproc = 1, taken_from: From = None
+) -> None:
+    """Train a new run. Without CONFIG and --from, list the shipped recipes.
 
     Example: all4one train cifar10 optim.lr=0.5 --nproc 2
     """
-    if recipe is None:
+    if recipe is None and taken_from is None:
         list_recipes()
         raise typer.Exit(2)
     from launch.local.runs import start_run
+    from launch.local.taken_state import new_run_settings
 
-    raise typer.Exit(start_run(recipe, overrides or [], nproc))
+    raise typer.Exit(start_run(*new_run_settings(recipe, overrides, taken_from), nproc=nproc))
 
 
 @app.command()

@@ -5,20 +5,13 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
+from launch.commands.arguments import Overrides, Recipe
 from launch.commands.output_format import Json, OutputFormat
 from launch.commands.renamed_options import earlier_name, value_of
-from launch.commands.slurm import Overrides
 
 app = typer.Typer(
     help="Show recipes and explain settings.\n\nExample: all4one config show cifar10", no_args_is_help=True
 )
-
-Recipe = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
-]
-Nproc = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
-]
 
 
 @app.command(name="show")

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.config import Nproc, Recipe, list_recipes
-from launch.commands.slurm import Overrides
+from launch.commands.arguments import Nproc, Overrides, Recipe
+from launch.commands.config import list_recipes
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 _DEVICE, _WORLD, _STEPS = "h100", 8, 10

@@ -5,16 +5,12 @@ from typing import Annotated
 
 import typer
 
+from launch.commands.arguments import From, Overrides, Recipe
+from launch.commands.config import list_recipes
 from launch.commands.output_format import Json
 from launch.commands.renamed_options import earlier_name, value_of
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
-Recipe = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
-]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 RunOrFolder = Annotated[
     Path, typer.Argument(metavar="RUN|FOLDER", help="Folder of a run, or of a sweep or other runs.")
@@ -32,7 +28,7 @@ Preflight = Annotated[
 
 @with_slurm_options()
 def submit(
-    recipe: Recipe,
+    recipe: Recipe = None,
     overrides: Overrides = None,
     slurm_options: SlurmOptions = NONE,
     sweep: Annotated[
@@ -42,6 +38,7 @@ def submit(
     array_parallelism: Annotated[
         int, typer.Option(min=1, help="Maximum number of sweep runs at the same time.")
     ] = 256,
+    taken_from: From = None,
     dry_run: DryRun = False,
     follow: Follow = False,
     wait: Wait = False,
@@ -56,24 +53,32 @@ def submit(
     Example: all4one submit imagenet_resnet50 --nodes 4 --gpus-per-node 8 --time 12h
     """
     from data_pipelines.errors import UserError
+    from launch.local.taken_state import new_run_settings
     from launch.slurm.submit import submit as queue
     from launch.slurm.submit import submit_sweep
 
     follow = value_of(follow, wait, was="--wait", now="--follow")
-    given = [*(overrides or []), *slurm_options.overrides]
+    if recipe is None and taken_from is None:
+        list_recipes()
+        raise typer.Exit(2)
+    if sweep and taken_from is not None:
+        raise UserError("the runs of a sweep begin at step 0, so --from and --sweep do not go together")
+    named, given, taken = new_run_settings(recipe, [*(overrides or []), *slurm_options.overrides], taken_from)
     if slurm_options.exclude_suspects:
         from launch.status.suspect_nodes import excluded_from_new
 
-        given += excluded_from_new(recipe, given)
+        given += excluded_from_new(str(named), given)
     if sweep:
         if follow:
             raise UserError(
                 "--follow prints the output of one run, not of a sweep",
                 fix="watch a sweep with `all4one status FOLDER --watch`",
             )
-        submit_sweep(recipe, given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run)
+        submit_sweep(
+            str(named), given, sweep, parallel=array_parallelism, preflight=preflight, dry_run=dry_run
+        )
         return
-    run = queue(recipe, given, preflight=preflight, dry_run=dry_run)
+    run = queue(named, given, preflight=preflight, dry_run=dry_run, taken=taken)
     if run is not None and follow:
         from launch.slurm.logs import follow as print_output
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.slurm import Overrides
+from launch.commands.arguments import Overrides
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 

@@ -1,6 +1,7 @@
 """Starts and resumes runs on this machine."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse, require_devices
 from launch.local.processes import launch
+from launch.local.taken_state import TakenState
 from launch.messages import print_error
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.recipes import find_recipe
@@ -26,21 +28,40 @@ from trainer.runs.saved_progress import FROM_SCRATCH, refuse_lost_checkpoints
 ON_STOP = "stopping after this step or the next. The third signal ends the run at once, without a checkpoint"
 
 
-def start_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> int:
+def start_run(
+    recipe: str | Path, overrides: Sequence[str], taken: TakenState | None = None, *, nproc: int
+) -> int:
     """Create a run's folder and train the run with N processes. Returns the exit code."""
-    return train_run(new_run(recipe, overrides, nproc), nproc)
+    return train_run(new_run(recipe, overrides, nproc, taken), nproc)
 
 
-def new_run(recipe: str | Path, overrides: Sequence[str], nproc: int) -> RunFolder:
+def new_run(
+    recipe: str | Path, overrides: Sequence[str], nproc: int, taken: TakenState | None = None
+) -> RunFolder:
     """Create the folder of a run that N processes will train.
 
+    Args:
+        recipe: name of a shipped recipe, or path of a YAML file.
+        overrides: `key=value` settings.
+        nproc: number of processes.
+        taken: state of another run that the run begins with. None: it begins at step 0.
+
     Raises:
-        UserError: the configuration is not valid, something would stop the run, or the folder is not empty.
+        UserError: the configuration is not valid, something would stop the run, the run cannot begin with the state,
+            or the folder is not empty.
     """
     config = load_config(recipe, overrides)
     check(config, nproc, new_runs=1)
+    if taken is not None:
+        taken.refuse_unfit(config)
     run = create_run(config, find_recipe(recipe).stem)
     print(f"run folder: {run.path}", flush=True)
+    if taken is not None:
+        try:
+            taken.put_into(run, config)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)  # so that the same command can be given again
+            raise
     return run
 
 

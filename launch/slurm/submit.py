@@ -20,6 +20,7 @@ from launch.local.runs import (
     settings_on_resume,
     warn_of_other_world_size,
 )
+from launch.local.taken_state import TakenState
 from launch.slurm import slurm_commands
 from launch.slurm.queueing import JobsLeftQueued
 from launch.slurm.submission import SlurmSubmission
@@ -34,14 +35,30 @@ from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import RunFolder, create_run, open_run, run_of
 
 
-def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: bool) -> RunFolder | None:
+def submit(
+    recipe: str | Path,
+    overrides: Sequence[str],
+    *,
+    preflight: bool,
+    dry_run: bool,
+    taken: TakenState | None = None,
+) -> RunFolder | None:
     """Queue a new run. Returns its folder, or None after a dry run, which queues nothing.
+
+    Args:
+        recipe: name of a shipped recipe, or path of a YAML file.
+        overrides: `key=value` settings.
+        preflight: whether to check for problems that would stop the run.
+        dry_run: print the script and the settings, and queue nothing.
+        taken: state of another run that the run begins with. None: it begins at step 0.
 
     Raises:
         UserError: something would stop the run. The message lists all problems, each with its fix.
     """
     config, name = load_config(recipe, overrides, slurm_defaults()), find_recipe(recipe).stem
     run = run_of(config, name)
+    if taken is not None:
+        taken.refuse_unfit(config)
     if preflight:
         _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=1)
     if dry_run:
@@ -51,6 +68,8 @@ def submit(recipe: str, overrides: Sequence[str], *, preflight: bool, dry_run: b
         return None
     create_run(config, name)
     with _removed_on_failure(run.path):
+        if taken is not None:
+            taken.put_into(run, config)
         queued = SlurmSubmission.of(run, config.slurm).queue()
     _print_queued(run, config.slurm, queued)
     return run

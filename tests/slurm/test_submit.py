@@ -28,6 +28,15 @@ def test_a_run_on_two_machines_trains_and_is_followed_to_its_end(jobs) -> None:
     assert "step 14" in jobs.all4one("logs", jobs.runs.path("plain").path).words
     again = jobs.all4one("resume", jobs.runs.path("plain").path)
     assert "is finished" in again.words
+    longer = jobs.all4one(
+        "submit", "--from", jobs.runs.path("plain").path, "train.max_steps=16", "--nodes", 1, "--follow"
+    )
+    assert longer.code == 0, longer.out + jobs.output("plain_from_14")
+    assert "goes on from step 14" in longer.words
+    (ready,) = jobs.ledger("plain_from_14", "ready")
+    assert (ready["step"], ready["total_steps"]) == (14, 16)
+    (run,) = jobs.status(jobs.runs.path("plain_from_14").path)
+    assert (run["state"], run["step"]) == ("finished", 16)
 
 
 def test_while_the_controller_hangs_the_folders_say_what_they_know(jobs) -> None:

@@ -9,6 +9,8 @@ from trainer.runs.run_folder import RunFolder
 
 SAVED = "saved"
 """Ledger event: an attempt has written its first checkpoint."""
+TAKEN = "taken"
+"""Ledger event: the run began with a checkpoint of another run."""
 FROM_SCRATCH = "from_scratch"
 """Ledger event: the user asked to train again from step 0 after the checkpoints were lost."""
 
@@ -45,6 +47,12 @@ def refuse_lost_checkpoints(run: RunFolder, *, checkpoint_every: int) -> None:
 
 def _saved_step(record: dict[str, Any]) -> int:
     """Return the step up to which a record of the ledger shows that a checkpoint existed. 0: it shows none."""
-    keys = {SAVED: ("step",), "ready": ("step",), "end": ("step", "saved"), "rollback": ("to_step",)}
+    keys = {
+        SAVED: ("step",),
+        TAKEN: ("step",),
+        "ready": ("step",),
+        "end": ("step", "saved"),
+        "rollback": ("to_step",),
+    }
     values = (record.get(key) for key in keys.get(str(record.get("event")), ()))
     return max((value for value in values if isinstance(value, int)), default=0)

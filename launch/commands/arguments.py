@@ -1,0 +1,24 @@
+"""Arguments and options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN[@STEP]",
+        help="Begin with the whole state of another run, at its newest checkpoint or at STEP. Schedule and length may "
+        "change. Without CONFIG, its settings are used.",
+    ),
+]
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine. The global batch size does not change.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
+]

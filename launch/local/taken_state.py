@@ -1,0 +1,124 @@
+"""New runs that take the whole state of another run and go on with another schedule or length."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
+from trainer.checkpoints.store import CheckpointStore
+from trainer.config.resume_compat import fingerprint, training_config
+from trainer.config.schema import Config
+from trainer.runs.components import open_train_set, refuse_other_set, total_steps
+from trainer.runs.run_folder import RunFolder, open_run
+from trainer.runs.saved_progress import TAKEN
+
+SCHEDULE = ("optim", "train.epochs", "train.max_steps")
+"""Settings that a run may change when it goes on from another one."""
+FIXED = ("optim.name",)
+"""Settings among them that must stay, because the optimizer's state depends on them."""
+
+
+@dataclass(frozen=True)
+class TakenState:
+    """A checkpoint of a run, which another run begins with."""
+
+    source: RunFolder
+    checkpoint: Path
+    step: int
+
+    @classmethod
+    def of(cls, words: str) -> "TakenState":
+        """Return the state that `RUN` or `RUN@STEP` names: its newest checkpoint, or that of a step.
+
+        Raises:
+            UserError: there is no such run or no such checkpoint.
+        """
+        folder, _, step = words.rpartition("@")
+        if not folder or not step.isdecimal() or Path(words).is_dir():
+            folder, step = words, ""
+        source = open_run(Path(folder))
+        store = CheckpointStore(source.checkpoints)
+        newest_first = [(state["step"], path) for path, state in store.states()]
+        if not newest_first:
+            store.require_readable()
+            raise UserError("this run has no checkpoint", where=source.checkpoints)
+        found = dict(reversed(newest_first))  # of two of one step the newer one
+        wanted = int(step or newest_first[0][0])
+        if wanted not in found:
+            steps = ", ".join(map(str, sorted(found)))
+            raise UserError(
+                f"there is no checkpoint of step {wanted}",
+                where=source.checkpoints,
+                fix=f"choose one of: {steps}",
+            )
+        return cls(source, found[wanted], wanted)
+
+    def refuse_unfit(self, config: Config) -> None:
+        """Raise a UserError if a run with these settings cannot go on from this state."""
+        before = training_config(self.source.read_config().with_absolute_paths())
+        after = training_config(config.with_absolute_paths())
+        changed = [
+            f"  {key}: {before.get(key)} -> {after.get(key)}"
+            for key in sorted({*before, *after})
+            if before.get(key) != after.get(key) and not _belongs_to_schedule(key)
+        ]
+        if changed:
+            raise UserError(
+                "a run that goes on from another one may change its schedule and length, and not these settings:\n"
+                + "\n".join(changed),
+                where=self.source.config,
+                fix="leave them as they are, or take only the weights: export the backbone, and set backbone.init",
+            )
+        train_set = open_train_set(config.data)
+        state = next(s for p, s in CheckpointStore(self.source.checkpoints).states() if p == self.checkpoint)
+        refuse_other_set(state, train_set)
+        end = total_steps(config, len(train_set) // config.train.global_batch)
+        if end <= self.step:
+            raise UserError(
+                f"the new run would end at step {end}, and the state that it takes is that of step {self.step}",
+                where=self.checkpoint,
+                fix="set a larger train.epochs or train.max_steps, or take an earlier checkpoint with RUN@STEP",
+            )
+
+    def put_into(self, run: RunFolder, config: Config) -> None:
+        """Write the state into the folder of a new run, as its first checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged, or the folder cannot be written.
+        """
+        snapshot = CheckpointStore(self.source.checkpoints).load(self.checkpoint)
+        # Noted first: if this process is killed now, the run must not begin at step 0 without a word.
+        run.note(TAKEN, run=str(self.source.path.absolute()), step=self.step)
+        state = snapshot.state | {"config": fingerprint(config.with_absolute_paths())}
+        CheckpointStore(run.checkpoints, attempt=0).write(replace(snapshot, state=state))
+        print(f"goes on from step {self.step} of {quoted(self.source.path)}", flush=True)
+
+
+def new_run_settings(
+    recipe: str | None, overrides: Sequence[str] | None, taken_from: str | None
+) -> tuple[str | Path, list[str], TakenState | None]:
+    """Return recipe, overrides and first state of a new run from the arguments of a command.
+
+    Args:
+        recipe: the first argument. With `taken_from` it may be missing, or an override.
+        overrides: the other arguments.
+        taken_from: `RUN` or `RUN@STEP`. None: the run begins at step 0, and there is a recipe.
+
+    Raises:
+        UserError: there is no such run or no such checkpoint.
+    """
+    given = list(overrides or ())
+    if taken_from is None:
+        assert recipe is not None
+        return recipe, given, None
+    taken = TakenState.of(taken_from)
+    if recipe is not None and ("=" not in recipe or Path(recipe).exists()):
+        return recipe, given, taken
+    name = json.dumps(f"{taken.source.path.resolve().name}_from_{taken.step}")
+    return taken.source.config, [f"run.name={name}", *([] if recipe is None else [recipe]), *given], taken
+
+
+def _belongs_to_schedule(key: str) -> bool:
+    return key not in FIXED and f"{key}.".startswith(tuple(f"{name}." for name in SCHEDULE))
