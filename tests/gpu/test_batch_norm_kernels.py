@@ -31,14 +31,15 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, relu
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "side"), [(64, 56), (300, 7), (2048, 1), (3, 112)])
-@pytest.mark.parametrize("follows", ["nothing", "relu", "residual"])
+@pytest.mark.parametrize("follows", ["nothing", "relu", "residual", "residual, two gradients"])
 def test_the_kernels_equal_torchs_batch_norm(
     dtype: torch.dtype, channels: int, side: int, follows: str
 ) -> None:
     torch.manual_seed(0)
     operations, relu = torch.ops.all4one, follows != "nothing"
     x, dy = batch(channels, side, dtype), batch(channels, side, dtype)
-    residual = batch(channels, side, dtype) if follows == "residual" else None
+    residual = batch(channels, side, dtype) if follows.startswith("residual") else None
+    dy2 = batch(channels, side, dtype) if follows.endswith("two gradients") else None
     weight = torch.rand(channels, device=DEVICE) + 0.5
     bias = torch.randn(channels, device=DEVICE)
     running_mean, running_var = torch.zeros(channels, device=DEVICE), torch.ones(channels, device=DEVICE)
@@ -51,13 +52,14 @@ def test_the_kernels_equal_torchs_batch_norm(
         sums = operations.gradient_sums(dy, x, weight, bias, statistics, relu)
         dx = operations.input_gradient(dy, x, weight, bias, statistics, sums, rows, relu)
     else:
-        of_residual, sums = operations.residual_gradient_sums(dy, x, y, statistics)
+        of_residual, sums = operations.residual_gradient_sums(dy, dy2, x, y, statistics)
         dx = operations.input_gradient(of_residual, x, weight, bias, statistics, sums, rows, False)
 
     exact = [t.double().requires_grad_() for t in (x, weight, bias)]
     added = None if residual is None else residual.double().requires_grad_()
     out = plain(exact[0], exact[1], exact[2], added, relu)
     # The activation of the kernels decides which gradients pass, since rounding may change a sign next to 0.
+    dy = dy if dy2 is None else dy + dy2
     passed = dy.double() if not relu else torch.where(y > 0, dy, 0.0).double()
     before = plain(exact[0], exact[1], exact[2], added, relu=False)
     expected = torch.autograd.grad(before, [*exact, *([] if added is None else [added])], passed)

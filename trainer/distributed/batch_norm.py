@@ -40,49 +40,61 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         if input.dim() not in (2, 4):
             raise ValueError(f"expected [B, C] or [B, C, H, W], got {tuple(input.shape)}")
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Normalize [B, C, …]. Returns the same shape.
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize [B, C, …]. Returns the same shape."""
+        if self._across_ranks() and _on_cuda(input):
+            return batch_norm_cuda.normalize_across_ranks(
+                input, *self._state(input), relu=self.activated, **self._options()
+            )
+        out = self._normalized(input)
+        return out.relu() if self.activated else out
 
-        Args:
-            input: the batch.
-            residual: added to the result before ReLU, in the shape of `input`.
+    def normalized_sum(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ReLU of the normalized input plus a residual, both [B, C, …], once for each of two layers.
+
+        If every layer takes one of the two results, the kernels of CUDA devices add the gradients of both.
         """
+        if self._across_ranks() and _on_cuda(input):
+            return batch_norm_cuda.normalized_sum_across_ranks(
+                input, *self._state(input), residual=residual, **self._options()
+            )
+        out = (self._normalized(input) + residual).relu()
+        return out, out
+
+    def _across_ranks(self) -> bool:
+        return self.training and world_size() > 1
+
+    def _normalized(self, input: Tensor) -> Tensor:
+        """Return the normalized input, without the kernels of CUDA devices."""
+        if not self._across_ranks():
+            return super().forward(input)
+        return batch_norm_cpu.normalize_across_ranks(input, *self._state(input), **self._options())
+
+    def _state(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return weight, bias and running statistics, [C] each, and count the batch that passes the layer."""
         self._check_input_dim(input)
-        relu = self.activated or residual is not None
-        if not self.training or world_size() == 1:
-            return _followed(super().forward(input), residual, relu)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         if self.passed is None:
             self.num_batches_tracked.add_(self.views)
         else:
             self.passed.append(self)
-        state = (self.weight, self.bias, self.running_mean, self.running_var)
-        options: Any = {
+        return self.weight, self.bias, self.running_mean, self.running_var
+
+    def _options(self) -> dict[str, Any]:
+        assert self.momentum is not None
+        return {
             "momentum": self.momentum,
             "eps": self.eps,
             "views": self.views,
             "group": self.process_group,
         }
-        if _on_cuda(input):
-            return batch_norm_cuda.normalize_across_ranks(
-                input, *state, residual=residual, relu=relu, **options
-            )
-        return _followed(batch_norm_cpu.normalize_across_ranks(input, *state, **options), residual, relu)
 
 
 def _on_cuda(x: Tensor) -> bool:
     """Return whether the kernels of CUDA devices take a tensor."""
     return x.is_cuda
-
-
-def _followed(normalized: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    """Add the residual and apply ReLU as layers of their own."""
-    if residual is not None:
-        normalized = normalized + residual
-    return normalized.relu() if relu else normalized
 
 
 def forward_per_view(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
@@ -123,9 +135,9 @@ class CrossRankBatchNormAct(CrossRankBatchNorm):
     drop: nn.Module
     act: nn.Module
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Normalize and activate [B, C, H, W]. Returns the same shape."""
-        out: Tensor = self.act(self.drop(super().forward(input, residual)))
+        out: Tensor = self.act(self.drop(super().forward(input)))
         return out
 
 

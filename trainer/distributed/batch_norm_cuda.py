@@ -12,7 +12,8 @@ _OPERATIONS = {
     "int rows) -> Tensor",
     "normalize": "(Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor? residual, bool relu) -> Tensor",
     "gradient_sums": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, bool relu) -> Tensor",
-    "residual_gradient_sums": "(Tensor dy, Tensor x, Tensor y, Tensor statistics) -> (Tensor, Tensor)",
+    "residual_gradient_sums": "(Tensor dy, Tensor? dy2, Tensor x, Tensor y, Tensor statistics) -> "
+    "(Tensor, Tensor)",
     "input_gradient": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor sums, int count, "
     "bool relu) -> Tensor",
 }
@@ -41,7 +42,7 @@ _SHAPES: dict[str, Any] = {
     "combine_statistics": lambda found, *_: torch.empty_like(found[0]),
     "normalize": lambda x, *_: torch.empty_like(x),
     "gradient_sums": lambda dy, x, weight, bias, statistics, relu: torch.empty_like(statistics),
-    "residual_gradient_sums": lambda dy, x, y, statistics: (
+    "residual_gradient_sums": lambda dy, dy2, x, y, statistics: (
         torch.empty_like(x),
         torch.empty_like(statistics),
     ),
@@ -66,7 +67,6 @@ def normalize_across_ranks(
     eps: float,
     views: int,
     group: dist.ProcessGroup | None,
-    residual: Tensor | None,
     relu: bool,
 ) -> Tensor:
     """Normalize V stacked views [V * B, C, …], each by its batch statistics over the ranks of a group.
@@ -84,13 +84,50 @@ def normalize_across_ranks(
         eps: added to variances.
         views: number of views, V.
         group: ranks that share the statistics. None: all.
-        residual: added to the result, in the shape and type of x. `relu` must be true.
         relu: whether negative results become 0.
 
     Returns the same shape and type.
     """
     out: Tensor = _Normalization.apply(
-        x, weight, bias, running_mean, running_var, residual, momentum, eps, views, group, relu
+        x, weight, bias, running_mean, running_var, momentum, eps, views, group, relu
+    )
+    return out
+
+
+def normalized_sum_across_ranks(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    residual: Tensor,
+    momentum: float,
+    eps: float,
+    views: int,
+    group: dist.ProcessGroup | None,
+) -> tuple[Tensor, Tensor]:
+    """Add a residual to normalized views, and replace negative results by 0.
+
+    A result that goes to two layers has two gradients. If each layer takes a result of its own, the kernel of the
+    backward pass adds the gradients. Otherwise autograd adds them, and reads and writes whole activations for it.
+
+    Args:
+        x: the input.
+        weight: of each channel, [C].
+        bias: of each channel, [C].
+        running_mean: changed in place, [C].
+        running_var: changed in place, [C].
+        residual: added to the normalized x, in its shape.
+        momentum: weight of a view in the running statistics.
+        eps: added to variances.
+        views: number of views, V.
+        group: ranks that share the statistics. None: all.
+
+    Returns the result twice, in the shape and type of x and the same memory.
+    """
+    out: tuple[Tensor, Tensor] = _NormalizedSum.apply(
+        x, weight, bias, running_mean, running_var, residual, momentum, eps, views, group
     )
     return out
 
@@ -104,43 +141,101 @@ class _Normalization(torch.autograd.Function):
         bias: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
-        residual: Tensor | None,
         momentum: float,
         eps: float,
         views: int,
         group: dist.ProcessGroup | None,
         relu: bool,
     ) -> Tensor:
-        operations = torch.ops.all4one
         x = x.contiguous(memory_format=_format(x))
-        rows = x.numel() // x.shape[1] // views
-        own = operations.view_statistics(x, views)  # [V, 2, C]
-        found = own.new_empty((dist.get_world_size(group), *own.shape))  # [W, V, 2, C]
-        dist.all_gather_single(found, own[None], group=group)
-        statistics = operations.combine_statistics(found, running_mean, running_var, momentum, eps, rows)
-        if residual is not None:
-            residual = residual.to(x.dtype).contiguous(memory_format=_format(x))
-        out: Tensor = operations.normalize(x, weight, bias, statistics, residual, relu)
-        # The next layer keeps its input too, so `out` takes no more memory.
-        ctx.save_for_backward(x, weight, bias, statistics, None if residual is None else out)
-        ctx.group, ctx.count, ctx.relu = group, rows * len(found), relu
+        statistics, count = _global_statistics(x, running_mean, running_var, momentum, eps, views, group)
+        out: Tensor = torch.ops.all4one.normalize(x, weight, bias, statistics, None, relu)
+        ctx.save_for_backward(x, weight, bias, statistics)
+        ctx.group, ctx.count, ctx.relu = group, count, relu
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        operations = torch.ops.all4one
+        x, weight, bias, statistics = ctx.saved_tensors
+        dy = grad.contiguous(memory_format=_format(x))
+        sums = torch.ops.all4one.gradient_sums(dy, x, weight, bias, statistics, ctx.relu)  # [V, 2, C]
+        found = _gradients(dy, x, weight, bias, statistics, sums, ctx.count, ctx.group, ctx.relu)
+        return *found, None, None, None, None, None, None, None
+
+
+class _NormalizedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        residual: Tensor,
+        momentum: float,
+        eps: float,
+        views: int,
+        group: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor]:
+        x = x.contiguous(memory_format=_format(x))
+        residual = residual.to(x.dtype).contiguous(memory_format=_format(x))
+        statistics, count = _global_statistics(x, running_mean, running_var, momentum, eps, views, group)
+        out = torch.ops.all4one.normalize(x, weight, bias, statistics, residual, True)
+        # The next layer keeps its input too, so `out` takes no more memory.
+        ctx.save_for_backward(x, weight, bias, statistics, out)
+        ctx.group, ctx.count = group, count
+        # A result that no layer uses has no gradient. It should not become a tensor of zeros. torch.compile knows
+        # this attribute, but not the method `set_materialize_grads`.
+        ctx.materialize_grads = False
+        return out, out.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics, y = ctx.saved_tensors
-        dy, relu = grad.contiguous(memory_format=_format(x)), ctx.relu
-        of_residual = None
-        if y is None:
-            sums = operations.gradient_sums(dy, x, weight, bias, statistics, relu)  # [V, 2, C]
-        else:
-            dy, sums = operations.residual_gradient_sums(dy, x, y, statistics)
-            of_residual, relu = dy, False
-        own_bias, own_weight = sums.sum(0).to(weight.dtype)
-        dist.all_reduce(sums, group=ctx.group)
-        out = operations.input_gradient(dy, x, weight, bias, statistics, sums, ctx.count, relu)
-        return out, own_weight, own_bias, None, None, of_residual, None, None, None, None, None
+        given = [grad.contiguous(memory_format=_format(x)) for grad in grads if grad is not None]
+        if not given:
+            return (None,) * 10
+        dy, dy2 = given if len(given) == 2 else (given[0], None)
+        masked, sums = torch.ops.all4one.residual_gradient_sums(dy, dy2, x, y, statistics)
+        found = _gradients(masked, x, weight, bias, statistics, sums, ctx.count, ctx.group, False)
+        return *found, None, None, masked, None, None, None, None
+
+
+def _global_statistics(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+    views: int,
+    group: dist.ProcessGroup | None,
+) -> tuple[Tensor, int]:
+    """Return what `combine_statistics` returns, [V, 2, C], and the rows of a view on all ranks."""
+    rows = x.numel() // x.shape[1] // views
+    own = torch.ops.all4one.view_statistics(x, views)  # [V, 2, C]
+    found = own.new_empty((dist.get_world_size(group), *own.shape))  # [W, V, 2, C]
+    dist.all_gather_single(found, own[None], group=group)
+    statistics = torch.ops.all4one.combine_statistics(found, running_mean, running_var, momentum, eps, rows)
+    return statistics, rows * len(found)
+
+
+def _gradients(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Tensor,
+    sums: Tensor,
+    count: int,
+    group: dist.ProcessGroup | None,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias from this rank's sums [V, 2, C], which are changed in place."""
+    own_bias, own_weight = sums.sum(0).to(weight.dtype)
+    dist.all_reduce(sums, group=group)
+    dx = torch.ops.all4one.input_gradient(dy, x, weight, bias, statistics, sums, count, relu)
+    return dx, own_weight, own_bias
 
 
 def _format(x: Tensor) -> torch.memory_format:

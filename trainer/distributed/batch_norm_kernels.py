@@ -126,6 +126,7 @@ def normalize(
 @triton.jit
 def gradient_sums_of_chunks(
     dy,
+    dy2,
     x,
     y,
     weight,
@@ -138,6 +139,7 @@ def gradient_sums_of_chunks(
     columns,
     RELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    FORKED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SUM: tl.constexpr,
@@ -146,7 +148,7 @@ def gradient_sums_of_chunks(
 
     RELU: dy is that of the activation. Where the activation is 0, it does not count. The sign before the activation is
     computed again, which reads nothing more. RESIDUAL: the sign is that of the activation y instead, and `masked`
-    receives the gradient of the residual.
+    receives the gradient of the residual. FORKED: the gradient of the activation is dy + dy2.
     """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     part, view = tl.program_id(1), tl.program_id(2)
@@ -165,6 +167,10 @@ def gradient_sums_of_chunks(
         used = (row < end)[:, None] & inside[None, :]
         place = (view.to(tl.int64) * rows + row)[:, None] * columns + column[None, :]
         gradient = tl.load(dy + place, mask=used, other=0.0)
+        if FORKED:
+            both = gradient.to(SUM) + tl.load(dy2 + place, mask=used, other=0.0).to(SUM)
+            # `input_gradient` reads the rounded sum, so the sums over rows are those of the rounded sum too.
+            gradient = both.to(masked.dtype.element_ty)
         normal = (tl.load(x + place, mask=used, other=0.0).to(SUM) - mean[None, :]) * invstd[None, :]
         if RELU:
             gradient = tl.where(normal * scale[None, :] + offset[None, :] > 0, gradient, 0.0)

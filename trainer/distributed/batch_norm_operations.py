@@ -87,20 +87,26 @@ def gradient_sums(
 
     The arguments are those of `normalize`, without a residual, and the gradient dy of its result.
     """
-    return _start_gradient_sums(dy, x, None, weight, bias, statistics, None, relu)
+    return _start_gradient_sums(dy, None, x, None, weight, bias, statistics, None, relu)
 
 
-def residual_gradient_sums(dy: Tensor, x: Tensor, y: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+def residual_gradient_sums(
+    dy: Tensor, dy2: Tensor | None, x: Tensor, y: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of the residual, in the shape of x, and the sums of `gradient_sums` for this gradient.
 
+    A sum of two gradients is computed in the type of the sums and rounded once to the type of x, as autograd would
+    round it. The results then have the same bits.
+
     Args:
-        dy: gradient of y.
+        dy: gradient of y, or the first part of it.
+        dy2: the second part, which is added.
         x: input of `normalize`.
         y: its result with a residual and ReLU.
         statistics: what `combine_statistics` returned, [V, 2, C].
     """
     masked, unused = torch.empty_like(x), statistics
-    return masked, _start_gradient_sums(dy, x, y, unused, unused, statistics, masked, False)
+    return masked, _start_gradient_sums(dy, dy2, x, y, unused, unused, statistics, masked, False)
 
 
 def input_gradient(
@@ -182,6 +188,7 @@ def _chunks(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], 
 
 def _start_gradient_sums(
     dy: Tensor,
+    dy2: Tensor | None,
     x: Tensor,
     y: Tensor | None,
     weight: Tensor,
@@ -195,6 +202,7 @@ def _start_gradient_sums(
     parts = statistics.new_empty((grid[1], *statistics.shape))
     kernels.gradient_sums_of_chunks[grid](
         dy,
+        dy if dy2 is None else dy2,
         x,
         x if y is None else y,
         weight,
@@ -207,6 +215,7 @@ def _start_gradient_sums(
         columns,
         relu,
         masked is not None,
+        dy2 is not None,
         *tile,
         SUM=_triton_type(statistics),
     )

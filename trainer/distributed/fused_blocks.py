@@ -1,37 +1,65 @@
-"""torchvision's ResNets with ReLU and the sums of their blocks inside of the kernels of batch norm."""
+"""torchvision's ResNets with ReLU and the sums of their blocks inside of the kernels of batch norm.
+
+The result of a block goes to two layers: the first convolution of the next block and its shortcut. Blocks therefore
+pass on a pair of the same result, one for each. Autograd then brings both gradients to the last batch norm, which adds
+them.
+"""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+Pair = tuple[Tensor, Tensor]
+"""One result [B, C, H, W] twice: for the convolution and for the shortcut of the next block."""
 
 
 class FusedBasicBlock(BasicBlock):
     """torchvision's block, whose batch norms apply ReLU and add the shortcut."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See torchvision's block."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        inner = self.bn1(self.conv1(x))
-        out: Tensor = self.bn2(self.conv2(inner), shortcut)
-        return out
+    def forward(self, x: Tensor | Pair) -> Tensor | Pair:
+        """See torchvision's block. For a pair it returns a pair."""
+        main, shortcut = x if isinstance(x, tuple) else (x, x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        inner = self.bn1(self.conv1(main))
+        out: Pair = self.bn2.normalized_sum(self.conv2(inner), shortcut)
+        return out if isinstance(x, tuple) else out[0]
 
 
 class FusedBottleneck(Bottleneck):
     """torchvision's block, whose batch norms apply ReLU and add the shortcut."""
 
+    def forward(self, x: Tensor | Pair) -> Tensor | Pair:
+        """See torchvision's block. For a pair it returns a pair."""
+        main, shortcut = x if isinstance(x, tuple) else (x, x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        inner = self.bn2(self.conv2(self.bn1(self.conv1(main))))
+        out: Pair = self.bn3.normalized_sum(self.conv3(inner), shortcut)
+        return out if isinstance(x, tuple) else out[0]
+
+
+class FusedResNet(ResNet):
+    """torchvision's network, which passes pairs through its stages. Hooks of stages and blocks see pairs.
+
+    Other code may call a stage or a block with a tensor, and gets a tensor.
+    """
+
     def forward(self, x: Tensor) -> Tensor:
-        """See torchvision's block."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        inner = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        out: Tensor = self.bn3(self.conv3(inner), shortcut)
+        """See torchvision's network."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x, _ = self.layer4(self.layer3(self.layer2(self.layer1((x, x)))))
+        out: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return out
 
 
 def fuse_activations(network: nn.Module) -> None:
     """Let the batch norms of torchvision's ResNets apply the ReLU and the sum that follow them.
 
-    Each of these operations alone reads and writes the whole activation. Names in `state_dict` stay the same.
+    Each of these operations alone reads and writes the whole activation. The same holds for the sum of the gradients of
+    a block's result, which the batch norm adds too. Names in `state_dict` stay the same.
 
     Args:
         network: changed in place. Its batch norms are of the type `CrossRankBatchNorm`.
@@ -46,3 +74,4 @@ def fuse_activations(network: nn.Module) -> None:
             module.__class__ = FusedBottleneck
         elif type(module) is ResNet:
             module.bn1.activated, module.relu = True, nn.Identity()
+            module.__class__ = FusedResNet

@@ -15,10 +15,10 @@ KERNELS: dict[str, dict[str, int | float | bool]] = {
     "statistics_of_chunks": TILE,
     "combine": {"MOMENTUM": 0.1, "EPS": 1e-5, "FINAL": True, "PARTS": 64, "COLUMNS": 64},
     "normalize": {"RELU": True, "RESIDUAL": True, **TILE},
-    "gradient_sums_of_chunks": {"RELU": True, "RESIDUAL": True, **TILE},
+    "gradient_sums_of_chunks": {"RELU": True, "RESIDUAL": True, "FORKED": True, **TILE},
     "input_gradient": {"RELU": True, **TILE},
 }
-INPUTS = ("x", "y", "dy", "out", "residual", "masked")
+INPUTS = ("x", "y", "dy", "dy2", "out", "residual", "masked")
 NUMBERS = ("rows", "chunk", "columns", "number", "views", "count")
 
 

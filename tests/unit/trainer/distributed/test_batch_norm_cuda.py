@@ -4,75 +4,14 @@ The kernels, the messages between two real processes and the gradients are those
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from norm_passes import check, passed, whole
 from rank_processes import interpret_triton
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from trainer.distributed import batch_norm
-from trainer.distributed.batch_norm import forward_per_view, synchronize_batch_norm
-from trainer.distributed.collectives import all_reduce_sum, rank
-from trainer.distributed.fused_blocks import FusedBasicBlock, FusedBottleneck, fuse_activations
-
-
-def passed(
-    network: nn.Module, views: list[Tensor], on_gpu: bool, group_size: int = 0, ranks: int = 2
-) -> dict[str, Any]:
-    """Outputs, gradients, buffers and number of messages of a training pass over this rank's rows of each view."""
-    sent: list[str] = []
-
-    def counted(name: str) -> Callable[..., Any]:
-        plain = getattr(torch.distributed, name)
-
-        def send(*args: Any, **kwargs: Any) -> Any:
-            sent.append(name)
-            return plain(*args, **kwargs)
-
-        return send
-
-    network = synchronize_batch_norm(copy.deepcopy(network), torch.device("cpu"), group_size)
-    if on_gpu:
-        fuse_activations(network)
-    own = [view.chunk(ranks)[rank()].clone().requires_grad_() for view in views]
-    with pytest.MonkeyPatch.context() as patch:
-        if on_gpu:
-            interpret_triton()
-            patch.setattr(batch_norm, "_on_cuda", lambda x: True)
-        for name in ("all_gather_single", "all_reduce"):
-            patch.setattr(torch.distributed, name, counted(name))
-        out = forward_per_view(network, own)
-        loss = torch.stack([((n + 1) * (o.double() ** 3)).sum() for n, o in enumerate(out)]).sum()
-        loss.backward()
-    found: dict[str, Any] = {f"out {n}": o.detach() for n, o in enumerate(out)}
-    found |= {f"input {n}": x.grad for n, x in enumerate(own)}
-    found |= {name: all_reduce_sum(p.grad) for name, p in network.named_parameters() if p.grad is not None}
-    return found | dict(network.named_buffers()) | {"messages": sent}
-
-
-def whole(network: nn.Module, views: list[Tensor]) -> dict[str, Tensor]:
-    """The same without ranks, by torch's batch norm."""
-    network = copy.deepcopy(network)
-    inputs = [view.clone().requires_grad_() for view in views]
-    out = [network(x) for x in inputs]
-    torch.stack([((n + 1) * (o.double() ** 3)).sum() for n, o in enumerate(out)]).sum().backward()
-    found = {f"out {n}": o.detach() for n, o in enumerate(out)}
-    found |= {f"input {n}": x.grad for n, x in enumerate(inputs) if x.grad is not None}
-    found |= {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    return found | dict(network.named_buffers())
-
-
-def check(results: list[dict[str, Any]], expected: dict[str, Tensor], tolerance: float) -> None:
-    close = {"rtol": tolerance, "atol": tolerance}
-    for name, value in expected.items():
-        if name.startswith(("out ", "input ")):
-            torch.testing.assert_close(torch.cat([r[name] for r in results]), value, **close)
-        else:
-            for result in results:
-                torch.testing.assert_close(result[name], value, **close)
+from trainer.distributed import batch_norm_cuda  # noqa: F401 (defines the operations)
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -134,32 +73,6 @@ def test_groups_have_statistics_of_their_own(run_ranks) -> None:
         torch.testing.assert_close(members[0]["running_var"], expected["running_var"])
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-@pytest.mark.slow
-def test_blocks_with_fused_activations_equal_those_of_torchvision(
-    run_ranks, block: type[BasicBlock | Bottleneck]
-) -> None:
-    torch.manual_seed(0)
-    network = ResNet(block, [2, 1, 1, 1], num_classes=3).double()
-    batches = [torch.randn(4, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
-    results = run_ranks(passed, 2, network, batches, True)
-    check(results, whole(network, batches), 1e-7)
-
-
-def test_fused_blocks_keep_their_names_and_equal_the_plain_ones_in_evaluation() -> None:
-    plain = ResNet(Bottleneck, [1, 1, 1, 1]).eval()
-    x = torch.randn(2, 3, 32, 32)
-    fused = batch_norm._convert(copy.deepcopy(plain), None)
-    fuse_activations(fused)
-    assert isinstance(fused.layer1[0], FusedBottleneck)
-    assert list(fused.state_dict()) == list(plain.state_dict())
-    torch.testing.assert_close(fused(x), plain(x))
-    torch.testing.assert_close(copy.deepcopy(fused)(x), plain(x))
-    other = batch_norm._convert(ResNet(BasicBlock, [1, 1, 1, 1]), None)
-    fuse_activations(other)
-    assert isinstance(other.layer1[0], FusedBasicBlock)
-
-
 @pytest.mark.slow
 def test_equal_inputs_give_equal_bits(run_ranks) -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
@@ -168,6 +81,27 @@ def test_equal_inputs_give_equal_bits(run_ranks) -> None:
     for name, value in first.items():
         if isinstance(value, Tensor):
             assert torch.equal(value, again[name]), name
+
+
+def added_gradients(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """What the backward kernel makes of two gradients, and of the sum that torch makes of them."""
+    interpret_triton()
+    dy, dy2, x, y = (
+        torch.randn(4, 5, 8, 8).to(dtype).contiguous(memory_format=torch.channels_last) for _ in range(4)
+    )
+    statistics = torch.stack([torch.randn(2, 5), torch.rand(2, 5) + 0.5], 1)  # [V, 2, C]
+    statistics = statistics.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    sums = torch.ops.all4one.residual_gradient_sums
+    return list(zip(sums(dy, dy2, x, y, statistics), sums(dy + dy2, None, x, y, statistics), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_two_gradients_give_the_same_bits_as_their_sum(run_ranks, dtype: torch.dtype) -> None:
+    [(masked, of_sum), (sums, sums_of_sum)] = run_ranks(added_gradients, 1, dtype)[0]
+    assert masked.dtype == dtype
+    assert torch.equal(masked, of_sum)
+    assert torch.equal(sums, sums_of_sum)
+    assert masked.abs().sum() > 0
 
 
 def test_operations_have_shapes_for_fake_tensors() -> None:
@@ -184,7 +118,7 @@ def test_operations_have_shapes_for_fake_tensors() -> None:
         assert statistics.shape == own.shape
         out = operations.normalize(x, weight, bias, statistics, x, True)
         assert (out.shape, out.dtype, out.stride()) == (x.shape, x.dtype, x.stride())
-        masked, sums = operations.residual_gradient_sums(out, x, out, statistics)
+        masked, sums = operations.residual_gradient_sums(out, out, x, out, statistics)
         assert (masked.shape, masked.dtype, masked.stride()) == (x.shape, x.dtype, x.stride())
         assert sums.shape == own.shape
         sums = operations.gradient_sums(out, x, weight, bias, statistics, True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainer.distributed import batch_norm_cuda  # noqa: F401 (defines our operations)
 from trainer.profiling.dry_run import kernels
 
 aten = torch.ops.aten
@@ -58,6 +59,17 @@ def test_an_operation_in_place_reads_and_writes_what_it_changes() -> None:
     a = on_device(100)
     assert kernels.moved_bytes(aten.mul_.Tensor, (a, 2.0), {}, a) == 2 * 100 * 4
     assert kernels.moved_bytes(aten.zero_.default, (a,), {}, a) == 100 * 4
+
+
+def test_batch_norm_reads_both_gradients_of_a_residual_block() -> None:
+    dy, dy2, x, y = (on_device(2, 4, 3, 3, dtype=torch.bfloat16) for _ in range(4))
+    statistics, activation = on_device(1, 2, 4), 2 * 4 * 3 * 3 * 2
+    sums = torch.ops.all4one.residual_gradient_sums
+    for given, activations in (((dy, None, x, y), 4), ((dy, dy2, x, y), 5)):
+        out = sums(*given, statistics)
+        moved = kernels.moved_bytes(sums.default, (*given, statistics), {}, out)
+        assert moved == activations * activation + 2 * 8 * 4  # statistics and sums
+    assert kernels.launches(sums.default, (dy, dy2, x, y, statistics)) == (2, False)
 
 
 def test_a_matrix_product() -> None:
