@@ -70,3 +70,53 @@ def test_the_kernels_equal_torchs_batch_norm(
     for found, reference in pairs:
         apart = (found.double() - reference.detach()).abs().max()
         assert float(apart / reference.detach().abs().max().clamp_min(1e-12)) < exactness
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_gradients_give_the_same_bits_as_their_sum(dtype: torch.dtype) -> None:
+    dy, dy2, x, y = (batch(64, 14, dtype) for _ in range(4))
+    statistics = torch.rand(VIEWS, 2, 64, device=DEVICE) + 0.5
+    sums = torch.ops.all4one.residual_gradient_sums
+    of_both, of_sum = sums(dy, dy2, x, y, statistics), sums(dy + dy2, None, x, y, statistics)
+    for found, expected in zip(of_both, of_sum, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "side"), [(64, 56), (300, 7), (2048, 1)])
+@pytest.mark.parametrize("gradients", [1, 2])
+def test_the_sum_of_two_normalized_batches_equals_torchs(
+    dtype: torch.dtype, channels: int, side: int, gradients: int
+) -> None:
+    torch.manual_seed(0)
+    operations = torch.ops.all4one
+    x, x2, dy, added = (batch(channels, side, dtype) for _ in range(4))
+    dy2 = added if gradients == 2 else None
+    weight, weight2 = (torch.rand(channels, device=DEVICE) + 0.5 for _ in range(2))
+    bias, bias2 = (torch.randn(channels, device=DEVICE) for _ in range(2))
+    running = torch.zeros(4, channels, device=DEVICE)
+    rows = x.numel() // channels // VIEWS
+
+    found = torch.stack([operations.view_statistics(part, VIEWS) for part in (x, x2)])[
+        None
+    ]  # [1, 2, V, 2, C]
+    statistics, statistics2 = (
+        operations.combine_statistics(part, running[2 * n], running[2 * n + 1], MOMENTUM, EPS, rows)
+        for n, part in enumerate(found.unbind(1))
+    )
+    y = operations.normalize_two(x, weight, bias, statistics, x2, weight2, bias2, statistics2)
+    masked, sums = operations.gradient_sums_of_two(dy, dy2, x, x2, y, statistics, statistics2)
+    dx, dx2 = operations.input_gradients_of_two(
+        masked, x, weight, statistics, x2, weight2, statistics2, sums, rows
+    )
+
+    exact = [t.double().requires_grad_() for t in (x, weight, bias, x2, weight2, bias2)]
+    before = plain(*exact[:3], None, False) + plain(*exact[3:], None, False)
+    dy = dy if dy2 is None else dy + dy2
+    expected = torch.autograd.grad(before, exact, torch.where(y > 0, dy, 0.0).double())
+    own = sums.sum(1)
+    results = [y, dx, own[0, 1], own[0, 0], dx2, own[1, 1], own[1, 0]]
+    exactness = 2e-4 if dtype == torch.float32 else 2e-2
+    for result, reference in zip(results, [before.relu(), *expected], strict=True):
+        apart = (result.double() - reference.detach()).abs().max()
+        assert float(apart / reference.detach().abs().max().clamp_min(1e-12)) < exactness

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
-from trainer.distributed import batch_norm_cpu, batch_norm_cuda
+from trainer.distributed import batch_norm_cpu, batch_norm_cuda, two_norms_cuda
 from trainer.distributed.collectives import world_size
 from trainer.distributed.fused_blocks import fuse_activations
 
@@ -42,24 +42,49 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize [B, C, …]. Returns the same shape."""
-        if self._across_ranks() and _on_cuda(input):
+        if self.has_kernels(input):
             return batch_norm_cuda.normalize_across_ranks(
                 input, *self._state(input), relu=self.activated, **self._options()
             )
         out = self._normalized(input)
         return out.relu() if self.activated else out
 
-    def normalized_sum(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def normalized_sum(
+        self, input: Tensor, residual: Tensor, norm: "CrossRankBatchNorm | None" = None
+    ) -> tuple[Tensor, Tensor]:
         """Return ReLU of the normalized input plus a residual, both [B, C, …], once for each of two layers.
 
         If every layer takes one of the two results, the kernels of CUDA devices add the gradients of both.
+
+        Args:
+            input: the batch.
+            residual: what is added, in the shape of `input`.
+            norm: the batch norm of the residual. None: the residual is added as it is.
         """
-        if self._across_ranks() and _on_cuda(input):
+        on_cuda = self.has_kernels(input)
+        if norm is not None:
+            if on_cuda and norm.has_kernels(residual):
+                second = norm._options()
+                return two_norms_cuda.normalized_sum_of_two_across_ranks(
+                    input,
+                    *self._state(input),
+                    residual,
+                    *norm._state(residual),
+                    momentum2=second["momentum"],
+                    eps2=second["eps"],
+                    **self._options(),
+                )
+            residual = norm(residual)
+        if on_cuda:
             return batch_norm_cuda.normalized_sum_across_ranks(
                 input, *self._state(input), residual=residual, **self._options()
             )
         out = (self._normalized(input) + residual).relu()
         return out, out
+
+    def has_kernels(self, input: Tensor) -> bool:
+        """Return whether the kernels of CUDA devices normalize a batch."""
+        return self._across_ranks() and _on_cuda(input)
 
     def _across_ranks(self) -> bool:
         return self.training and world_size() > 1

@@ -6,54 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_OPERATIONS = {
-    "view_statistics": "(Tensor x, int views) -> Tensor",
-    "combine_statistics": "(Tensor found, Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, float eps, "
-    "int rows) -> Tensor",
-    "normalize": "(Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor? residual, bool relu) -> Tensor",
-    "gradient_sums": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, bool relu) -> Tensor",
-    "residual_gradient_sums": "(Tensor dy, Tensor? dy2, Tensor x, Tensor y, Tensor statistics) -> "
-    "(Tensor, Tensor)",
-    "input_gradient": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor sums, int count, "
-    "bool relu) -> Tensor",
-}
-"""The kernels as operations of torch, by name. `trainer.distributed.batch_norm_operations` has their documentation."""
-
-_library = torch.library.Library("all4one", "DEF")
-
-
-def _started(name: str) -> Any:
-    def start(*args: Any) -> Any:
-        # Triton is not loaded on machines without a GPU.
-        from trainer.distributed import batch_norm_operations
-
-        return getattr(batch_norm_operations, name)(*args)
-
-    return start
-
-
-def _sums(x: Tensor, views: int) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty((views, 2, x.shape[1]), dtype=dtype)
-
-
-_SHAPES: dict[str, Any] = {
-    "view_statistics": _sums,
-    "combine_statistics": lambda found, *_: torch.empty_like(found[0]),
-    "normalize": lambda x, *_: torch.empty_like(x),
-    "gradient_sums": lambda dy, x, weight, bias, statistics, relu: torch.empty_like(statistics),
-    "residual_gradient_sums": lambda dy, dy2, x, y, statistics: (
-        torch.empty_like(x),
-        torch.empty_like(statistics),
-    ),
-    "input_gradient": lambda dy, x, *_: torch.empty_like(x),
-}
-"""Results without values, for FakeTensors."""
-
-for _name, _signature in _OPERATIONS.items():
-    _library.define(f"{_name}{_signature}")
-    _library.impl(_name, _started(_name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"all4one::{_name}", _SHAPES[_name], lib=_library)
+from trainer.distributed.batch_norm_library import operations
 
 
 def normalize_across_ranks(
@@ -147,9 +100,9 @@ class _Normalization(torch.autograd.Function):
         group: dist.ProcessGroup | None,
         relu: bool,
     ) -> Tensor:
-        x = x.contiguous(memory_format=_format(x))
+        x = x.contiguous(memory_format=memory_format(x))
         statistics, count = _global_statistics(x, running_mean, running_var, momentum, eps, views, group)
-        out: Tensor = torch.ops.all4one.normalize(x, weight, bias, statistics, None, relu)
+        out: Tensor = operations.normalize(x, weight, bias, statistics, None, relu)
         ctx.save_for_backward(x, weight, bias, statistics)
         ctx.group, ctx.count, ctx.relu = group, count, relu
         return out
@@ -157,8 +110,8 @@ class _Normalization(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
-        dy = grad.contiguous(memory_format=_format(x))
-        sums = torch.ops.all4one.gradient_sums(dy, x, weight, bias, statistics, ctx.relu)  # [V, 2, C]
+        dy = grad.contiguous(memory_format=memory_format(x))
+        sums = operations.gradient_sums(dy, x, weight, bias, statistics, ctx.relu)  # [V, 2, C]
         found = _gradients(dy, x, weight, bias, statistics, sums, ctx.count, ctx.group, ctx.relu)
         return *found, None, None, None, None, None, None, None
 
@@ -178,10 +131,10 @@ class _NormalizedSum(torch.autograd.Function):
         views: int,
         group: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
-        x = x.contiguous(memory_format=_format(x))
-        residual = residual.to(x.dtype).contiguous(memory_format=_format(x))
+        x = x.contiguous(memory_format=memory_format(x))
+        residual = residual.to(x.dtype).contiguous(memory_format=memory_format(x))
         statistics, count = _global_statistics(x, running_mean, running_var, momentum, eps, views, group)
-        out = torch.ops.all4one.normalize(x, weight, bias, statistics, residual, True)
+        out = operations.normalize(x, weight, bias, statistics, residual, True)
         # The next layer keeps its input too, so `out` takes no more memory.
         ctx.save_for_backward(x, weight, bias, statistics, out)
         ctx.group, ctx.count = group, count
@@ -193,11 +146,11 @@ class _NormalizedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics, y = ctx.saved_tensors
-        given = [grad.contiguous(memory_format=_format(x)) for grad in grads if grad is not None]
+        given = [grad.contiguous(memory_format=memory_format(x)) for grad in grads if grad is not None]
         if not given:
             return (None,) * 10
         dy, dy2 = given if len(given) == 2 else (given[0], None)
-        masked, sums = torch.ops.all4one.residual_gradient_sums(dy, dy2, x, y, statistics)
+        masked, sums = operations.residual_gradient_sums(dy, dy2, x, y, statistics)
         found = _gradients(masked, x, weight, bias, statistics, sums, ctx.count, ctx.group, False)
         return *found, None, None, masked, None, None, None, None
 
@@ -213,10 +166,10 @@ def _global_statistics(
 ) -> tuple[Tensor, int]:
     """Return what `combine_statistics` returns, [V, 2, C], and the rows of a view on all ranks."""
     rows = x.numel() // x.shape[1] // views
-    own = torch.ops.all4one.view_statistics(x, views)  # [V, 2, C]
+    own = operations.view_statistics(x, views)  # [V, 2, C]
     found = own.new_empty((dist.get_world_size(group), *own.shape))  # [W, V, 2, C]
     dist.all_gather_single(found, own[None], group=group)
-    statistics = torch.ops.all4one.combine_statistics(found, running_mean, running_var, momentum, eps, rows)
+    statistics = operations.combine_statistics(found, running_mean, running_var, momentum, eps, rows)
     return statistics, rows * len(found)
 
 
@@ -234,9 +187,10 @@ def _gradients(
     """Return the gradients of x, weight and bias from this rank's sums [V, 2, C], which are changed in place."""
     own_bias, own_weight = sums.sum(0).to(weight.dtype)
     dist.all_reduce(sums, group=group)
-    dx = torch.ops.all4one.input_gradient(dy, x, weight, bias, statistics, sums, count, relu)
+    dx = operations.input_gradient(dy, x, weight, bias, statistics, sums, count, relu)
     return dx, own_weight, own_bias
 
 
-def _format(x: Tensor) -> torch.memory_format:
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return the memory format in which the kernels take a batch."""
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format

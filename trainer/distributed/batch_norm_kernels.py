@@ -48,6 +48,7 @@ def combine(
     number,
     views,
     columns,
+    stride,
     chunk,
     rows,
     MOMENTUM: tl.constexpr,
@@ -68,7 +69,7 @@ def combine(
     count = tl.sum(counts, 0)
     weight = (counts / count)[:, None]
     for view in range(0, views):
-        place = parts + (part * views + view)[:, None] * 2 * columns + column[None, :]
+        place = parts + (part * stride + view * 2 * columns)[:, None] + column[None, :]
         means = tl.load(place, mask=used, other=0.0).to(SUM)
         variances = tl.load(place + columns, mask=used, other=0.0).to(SUM)
         mean = tl.sum(weight * means, 0)

@@ -16,10 +16,10 @@ _MOST_COLUMNS = 128
 
 def view_statistics(x: Tensor, views: int) -> Tensor:
     """Return mean and biased variance of each channel of each view of x [V * B, C, …]: [V, 2, C]."""
-    rows, columns = _matrix(x, views)
-    grid, chunk, tile = _chunks(rows, columns, views)
+    rows, columns = as_matrix(x, views)
+    grid, chunk, tile = chunks(rows, columns, views)
     parts = x.new_empty((grid[1], views, 2, columns), dtype=sum_type(x))
-    kernels.statistics_of_chunks[grid](x, parts, rows, chunk, columns, *tile, SUM=_triton_type(parts))
+    kernels.statistics_of_chunks[grid](x, parts, rows, chunk, columns, *tile, SUM=triton_type(parts))
     if grid[1] == 1:
         return parts[0]
     out = torch.empty_like(parts[0])
@@ -35,7 +35,8 @@ def combine_statistics(
     The running statistics [C] follow one view after the other.
 
     Args:
-        found: what `view_statistics` returned on each of W ranks, [W, V, 2, C].
+        found: what `view_statistics` returned on each of W ranks, [W, V, 2, C]. Only the last three dimensions need to
+            be contiguous.
         running_mean: changed in place.
         running_var: changed in place, by unbiased variances.
         momentum: weight of a view.
@@ -61,8 +62,8 @@ def normalize(
         relu: whether negative results become 0.
     """
     out = torch.empty_like(x)
-    rows, columns = _matrix(x, len(statistics))
-    grid, tile = _tiles(rows, columns, len(statistics))
+    rows, columns = as_matrix(x, len(statistics))
+    grid, tile = tiles(rows, columns, len(statistics))
     kernels.normalize[grid](
         x,
         weight,
@@ -75,7 +76,7 @@ def normalize(
         relu,
         residual is not None,
         *tile,
-        SUM=_triton_type(statistics),
+        SUM=triton_type(statistics),
     )
     return out
 
@@ -132,8 +133,8 @@ def input_gradient(
         relu: whether `normalize` had ReLU and no residual.
     """
     out = torch.empty_like(x)
-    rows, columns = _matrix(x, len(statistics))
-    grid, tile = _tiles(rows, columns, len(statistics))
+    rows, columns = as_matrix(x, len(statistics))
+    grid, tile = tiles(rows, columns, len(statistics))
     kernels.input_gradient[grid](
         dy,
         x,
@@ -147,7 +148,7 @@ def input_gradient(
         count,
         relu,
         *tile,
-        SUM=_triton_type(statistics),
+        SUM=triton_type(statistics),
     )
     return out
 
@@ -157,11 +158,12 @@ def sum_type(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _triton_type(sums: Tensor) -> tl.dtype:
+def triton_type(sums: Tensor) -> tl.dtype:
+    """Return Triton's name for the type of sums."""
     return tl.float64 if sums.dtype == torch.float64 else tl.float32
 
 
-def _matrix(x: Tensor, views: int) -> tuple[int, int]:
+def as_matrix(x: Tensor, views: int) -> tuple[int, int]:
     """Return the rows of a view and the columns of x as a matrix."""
     return x.numel() // x.shape[1] // views, x.shape[1]
 
@@ -171,13 +173,13 @@ def _tile(rows: int, columns: int) -> tuple[int, int]:
     return min(_TILE // wide, triton.next_power_of_2(rows)), wide
 
 
-def _tiles(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+def tiles(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
     """Return the grid and the tile of an elementwise kernel."""
     tall, wide = _tile(rows, columns)
     return (triton.cdiv(rows, tall), triton.cdiv(columns, wide), views), (tall, wide)
 
 
-def _chunks(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], int, tuple[int, int]]:
+def chunks(rows: int, columns: int, views: int) -> tuple[tuple[int, int, int], int, tuple[int, int]]:
     """Return the grid, the rows of a chunk and the tile of a kernel that sums over rows."""
     tall, wide = _tile(rows, columns)
     across = triton.cdiv(columns, wide)
@@ -197,8 +199,8 @@ def _start_gradient_sums(
     masked: Tensor | None,
     relu: bool,
 ) -> Tensor:
-    rows, columns = _matrix(x, len(statistics))
-    grid, chunk, tile = _chunks(rows, columns, len(statistics))
+    rows, columns = as_matrix(x, len(statistics))
+    grid, chunk, tile = chunks(rows, columns, len(statistics))
     parts = statistics.new_empty((grid[1], *statistics.shape))
     kernels.gradient_sums_of_chunks[grid](
         dy,
@@ -217,7 +219,7 @@ def _start_gradient_sums(
         masked is not None,
         dy2 is not None,
         *tile,
-        SUM=_triton_type(statistics),
+        SUM=triton_type(statistics),
     )
     return parts.sum(0)
 
@@ -243,6 +245,7 @@ def _start_combine(
         number,
         views,
         columns,
+        parts.stride(0),
         chunk,
         rows,
         MOMENTUM=momentum,  # a constant, because numbers in arguments are rounded to float32
@@ -250,5 +253,5 @@ def _start_combine(
         FINAL=running_mean is not None,
         PARTS=together,
         COLUMNS=wide,
-        SUM=_triton_type(parts),
+        SUM=triton_type(parts),
     )

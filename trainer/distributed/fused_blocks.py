@@ -16,28 +16,26 @@ Pair = tuple[Tensor, Tensor]
 
 
 class FusedBasicBlock(BasicBlock):
-    """torchvision's block, whose batch norms apply ReLU and add the shortcut."""
+    """torchvision's block, whose batch norms apply ReLU and add the shortcut. The last one also normalizes it."""
 
     def forward(self, x: Tensor | Pair) -> Tensor | Pair:
         """See torchvision's block. For a pair it returns a pair."""
         main, shortcut = x if isinstance(x, tuple) else (x, x)
-        if self.downsample is not None:
-            shortcut = self.downsample(shortcut)
+        residual, norm = _residual(self, shortcut)
         inner = self.bn1(self.conv1(main))
-        out: Pair = self.bn2.normalized_sum(self.conv2(inner), shortcut)
+        out: Pair = self.bn2.normalized_sum(self.conv2(inner), residual, norm)
         return out if isinstance(x, tuple) else out[0]
 
 
 class FusedBottleneck(Bottleneck):
-    """torchvision's block, whose batch norms apply ReLU and add the shortcut."""
+    """torchvision's block, whose batch norms apply ReLU and add the shortcut. The last one also normalizes it."""
 
     def forward(self, x: Tensor | Pair) -> Tensor | Pair:
         """See torchvision's block. For a pair it returns a pair."""
         main, shortcut = x if isinstance(x, tuple) else (x, x)
-        if self.downsample is not None:
-            shortcut = self.downsample(shortcut)
+        residual, norm = _residual(self, shortcut)
         inner = self.bn2(self.conv2(self.bn1(self.conv1(main))))
-        out: Pair = self.bn3.normalized_sum(self.conv3(inner), shortcut)
+        out: Pair = self.bn3.normalized_sum(self.conv3(inner), residual, norm)
         return out if isinstance(x, tuple) else out[0]
 
 
@@ -50,9 +48,29 @@ class FusedResNet(ResNet):
     def forward(self, x: Tensor) -> Tensor:
         """See torchvision's network."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x, _ = self.layer4(self.layer3(self.layer2(self.layer1((x, x)))))
-        out: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        pair = (x, x)
+        del x  # without gradients, each activation is freed after its last use
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            pair = stage(pair)
+        out: Tensor = self.fc(torch.flatten(self.avgpool(pair[0]), 1))
         return out
+
+
+def _residual(block: BasicBlock | Bottleneck, shortcut: Tensor) -> tuple[Tensor, Any]:
+    """Return what the last batch norm of a block adds, and the batch norm that it applies to that, or None."""
+    layers = block.downsample
+    if layers is None:
+        return shortcut, None
+    # Another network with blocks of torchvision may have other shortcuts than torchvision's own.
+    if not isinstance(layers, nn.Sequential) or type(layers[-1]) is not type(block.bn1):
+        return layers(shortcut), None
+    norm: Any
+    *front, norm = layers
+    if not norm.has_kernels(shortcut):
+        return layers(shortcut), None  # which frees what it normalizes
+    for layer in front:
+        shortcut = layer(shortcut)
+    return shortcut, norm
 
 
 def fuse_activations(network: nn.Module) -> None:

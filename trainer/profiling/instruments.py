@@ -57,6 +57,7 @@ _SENDERS = {
     "trainer.distributed.gradient_buckets": GRADIENTS,
     "trainer.distributed.batch_norm_cpu": BATCH_STATISTICS,
     "trainer.distributed.batch_norm_cuda": BATCH_STATISTICS,
+    "trainer.distributed.two_norms_cuda": BATCH_STATISTICS,
     "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
     "trainer.distributed.collectives:start_gather": KEYS,
     "trainer.distributed.collectives:_Gather": PREDICTIONS,

@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from trainer.distributed import batch_norm_kernels as kernels
+from trainer.distributed import batch_norm_kernels, two_norms_kernels
 
 TILE = {"ROWS": 64, "COLUMNS": 64}
 KERNELS: dict[str, dict[str, int | float | bool]] = {
@@ -17,16 +17,20 @@ KERNELS: dict[str, dict[str, int | float | bool]] = {
     "normalize": {"RELU": True, "RESIDUAL": True, **TILE},
     "gradient_sums_of_chunks": {"RELU": True, "RESIDUAL": True, "FORKED": True, **TILE},
     "input_gradient": {"RELU": True, **TILE},
+    "normalize_two": TILE,
+    "gradient_sums_of_two_of_chunks": {"FORKED": True, **TILE},
+    "input_gradients_of_two": TILE,
 }
-INPUTS = ("x", "y", "dy", "dy2", "out", "residual", "masked")
-NUMBERS = ("rows", "chunk", "columns", "number", "views", "count")
+INPUTS = ("x", "y", "x2", "dy", "dy2", "out", "out2", "residual", "masked")
+NUMBERS = ("rows", "chunk", "columns", "number", "views", "count", "stride")
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_compiles(name: str, dtype: str, capability: int) -> None:
-    kernel = getattr(kernels, name)
+    module = batch_norm_kernels if hasattr(batch_norm_kernels, name) else two_norms_kernels
+    kernel = getattr(module, name)
     constants: dict[str, Any] = {**KERNELS[name], "SUM": tl.float32}
     types = dict.fromkeys(kernel.arg_names, "*fp32")
     types |= {argument: f"*{dtype}" for argument in kernel.arg_names if argument in INPUTS}

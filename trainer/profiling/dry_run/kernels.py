@@ -27,7 +27,12 @@ _ALLOCATIONS = {
     aten.resize_.default,
     aten.set_.source_Storage_storage_offset,
 }
-_SEVERAL = {"all4one::view_statistics": 2, "all4one::gradient_sums": 2, "all4one::residual_gradient_sums": 2}
+_SEVERAL = {
+    "all4one::view_statistics": 2,
+    "all4one::gradient_sums": 2,
+    "all4one::residual_gradient_sums": 2,
+    "all4one::gradient_sums_of_two": 2,
+}
 """Our own operations of more than one kernel: the second one combines what chunks of rows gave."""
 _ONLY_WRITES = ("copy_", "fill_", "zero_")
 _ASKS_FIRST_FOR_ITS_TYPE = {aten.batch_norm_gather_stats_with_counts.default}

@@ -95,8 +95,9 @@ def added_gradients(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     return list(zip(sums(dy, dy2, x, y, statistics), sums(dy + dy2, None, x, y, statistics), strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_two_gradients_give_the_same_bits_as_their_sum(run_ranks, dtype: torch.dtype) -> None:
+    """`tests/gpu/test_batch_norm_kernels.py` has bf16, which Triton's interpreter does not round to nearest."""
     [(masked, of_sum), (sums, sums_of_sum)] = run_ranks(added_gradients, 1, dtype)[0]
     assert masked.dtype == dtype
     assert torch.equal(masked, of_sum)
@@ -123,5 +124,14 @@ def test_operations_have_shapes_for_fake_tensors() -> None:
         assert sums.shape == own.shape
         sums = operations.gradient_sums(out, x, weight, bias, statistics, True)
         assert sums.shape == own.shape
+        made = operations.normalize_two(x, weight, bias, statistics, x, weight, bias, statistics)
+        assert (made.shape, made.dtype, made.stride()) == (x.shape, x.dtype, x.stride())
+        masked, both = operations.gradient_sums_of_two(out, None, x, x, out, statistics, statistics)
+        assert (masked.shape, masked.dtype, masked.stride()) == (x.shape, x.dtype, x.stride())
+        assert both.shape == (2, *own.shape)
+        for made in operations.input_gradients_of_two(
+            out, x, weight, statistics, x, weight, statistics, both, 96
+        ):
+            assert (made.shape, made.dtype, made.stride()) == (x.shape, x.dtype, x.stride())
         made = operations.input_gradient(out, x, weight, bias, statistics, sums, 96, True)
         assert (made.shape, made.dtype, made.stride()) == (x.shape, x.dtype, x.stride())

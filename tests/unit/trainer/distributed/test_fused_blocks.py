@@ -47,6 +47,13 @@ def test_fused_blocks_keep_their_names_and_equal_the_plain_ones_in_evaluation() 
     assert isinstance(other.layer1[0], FusedBasicBlock)
 
 
+def test_a_block_may_have_a_shortcut_that_does_not_end_in_a_batch_norm(run_ranks) -> None:
+    shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.Identity())
+    network = nn.Sequential(BasicBlock(4, 6, downsample=shortcut)).double()
+    batches = [torch.randn(4, 4, 5, 5, dtype=torch.float64)]
+    check(run_ranks(passed, 2, network, batches, True), whole(network, batches), 1e-9)
+
+
 class Additions(TorchDispatchMode):
     """Collects the shapes of sums of two activations."""
 

@@ -72,6 +72,25 @@ def test_batch_norm_reads_both_gradients_of_a_residual_block() -> None:
     assert kernels.launches(sums.default, (dy, dy2, x, y, statistics)) == (2, False)
 
 
+def test_the_sum_of_two_normalized_batches_reads_neither_of_them_normalized() -> None:
+    x, x2, y, dy, dy2 = (on_device(2, 4, 3, 3, dtype=torch.bfloat16) for _ in range(5))
+    weight, bias, statistics = on_device(4), on_device(4), on_device(1, 2, 4)
+    weight2, bias2, statistics2 = on_device(4), on_device(4), on_device(1, 2, 4)
+    operations, activation = torch.ops.all4one, 2 * 4 * 3 * 3 * 2
+    given = (x, weight, bias, statistics, x2, weight2, bias2, statistics2)
+    moved = kernels.moved_bytes(operations.normalize_two.default, given, {}, operations.normalize_two(*given))
+    assert moved == 3 * activation + 2 * (4 + 4 + 8) * 4
+    given = (dy, dy2, x, x2, y, statistics, statistics2)
+    out = operations.gradient_sums_of_two(*given)
+    moved = kernels.moved_bytes(operations.gradient_sums_of_two.default, given, {}, out)
+    assert moved == 6 * activation + (2 * 8 + 16) * 4
+    assert kernels.launches(operations.gradient_sums_of_two.default, given) == (2, False)
+    given = (out[0], x, weight, statistics, x2, weight2, statistics2, out[1], 18)
+    out = operations.input_gradients_of_two(*given)
+    moved = kernels.moved_bytes(operations.input_gradients_of_two.default, given, {}, out)
+    assert moved == 5 * activation + (2 * (4 + 8) + 16) * 4
+
+
 def test_a_matrix_product() -> None:
     a, b = on_device(4, 5, dtype=torch.bfloat16), on_device(5, 6, dtype=torch.bfloat16)
     assert kernels.flops(aten.mm.default, (a, b), {}, a @ b) == 2 * 4 * 5 * 6

@@ -1,0 +1,78 @@
+"""The kernels of batch norm as operations of torch, which torch.compile and FakeTensors know."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_OPERATIONS = {
+    "view_statistics": "(Tensor x, int views) -> Tensor",
+    "combine_statistics": "(Tensor found, Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, float eps, "
+    "int rows) -> Tensor",
+    "normalize": "(Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor? residual, bool relu) -> Tensor",
+    "gradient_sums": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, bool relu) -> Tensor",
+    "residual_gradient_sums": "(Tensor dy, Tensor? dy2, Tensor x, Tensor y, Tensor statistics) -> "
+    "(Tensor, Tensor)",
+    "input_gradient": "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor sums, int count, "
+    "bool relu) -> Tensor",
+}
+"""The operations of `trainer.distributed.batch_norm_operations`, by name."""
+
+_OF_TWO = {
+    "normalize_two": "(Tensor x, Tensor weight, Tensor bias, Tensor statistics, Tensor x2, Tensor weight2, "
+    "Tensor bias2, Tensor statistics2) -> Tensor",
+    "gradient_sums_of_two": "(Tensor dy, Tensor? dy2, Tensor x, Tensor x2, Tensor y, Tensor statistics, "
+    "Tensor statistics2) -> (Tensor, Tensor)",
+    "input_gradients_of_two": "(Tensor dy, Tensor x, Tensor weight, Tensor statistics, Tensor x2, Tensor weight2, "
+    "Tensor statistics2, Tensor sums, int count) -> (Tensor, Tensor)",
+}
+"""The operations of `trainer.distributed.two_norms_operations`, by name."""
+
+_library = torch.library.Library("all4one", "DEF")
+
+
+def _started(name: str) -> Any:
+    def start(*args: Any) -> Any:
+        # Triton is not loaded on machines without a GPU.
+        from trainer.distributed import batch_norm_operations, two_norms_operations
+
+        module = two_norms_operations if name in _OF_TWO else batch_norm_operations
+        return getattr(module, name)(*args)
+
+    return start
+
+
+def _sums(x: Tensor, views: int) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty((views, 2, x.shape[1]), dtype=dtype)
+
+
+_SHAPES: dict[str, Any] = {
+    "view_statistics": _sums,
+    "combine_statistics": lambda found, *_: torch.empty_like(found[0]),
+    "normalize": lambda x, *_: torch.empty_like(x),
+    "gradient_sums": lambda dy, x, weight, bias, statistics, relu: torch.empty_like(statistics),
+    "residual_gradient_sums": lambda dy, dy2, x, y, statistics: (
+        torch.empty_like(x),
+        torch.empty_like(statistics),
+    ),
+    "input_gradient": lambda dy, x, *_: torch.empty_like(x),
+    "normalize_two": lambda x, *_: torch.empty_like(x),
+    "gradient_sums_of_two": lambda dy, dy2, x, x2, y, statistics, statistics2: (
+        torch.empty_like(x),
+        statistics.new_empty((2, *statistics.shape)),
+    ),
+    "input_gradients_of_two": lambda dy, x, weight, statistics, x2, *_: (
+        torch.empty_like(x),
+        torch.empty_like(x2),
+    ),
+}
+"""Results without values, for FakeTensors."""
+
+for _name, _signature in {**_OPERATIONS, **_OF_TWO}.items():
+    _library.define(f"{_name}{_signature}")
+    _library.impl(_name, _started(_name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"all4one::{_name}", _SHAPES[_name], lib=_library)
+
+operations = torch.ops.all4one
+"""All operations, by name."""
