@@ -1,8 +1,5 @@
 """Batch norm whose batch statistics span the batches of several ranks."""
 
-import importlib.util
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,6 +14,7 @@ from data_pipelines.log import LOGGER
 from trainer.distributed import batch_norm_cpu, batch_norm_cuda, two_norms_cuda
 from trainer.distributed.collectives import world_size
 from trainer.distributed.fused_blocks import fuse_activations
+from trainer.distributed.triton_kernels import can_compile
 
 
 class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -205,7 +203,7 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device, group_size: 
         group, _ = dist.new_subgroups(size)
     elif device.type == "cuda":
         group = dist.new_group()
-    if device.type == "cuda" and not _can_compile():
+    if device.type == "cuda" and not can_compile():
         from timm.layers import convert_sync_batchnorm
 
         LOGGER.warning(
@@ -216,12 +214,6 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device, group_size: 
     if device.type == "cuda":
         fuse_activations(module)
     return module
-
-
-def _can_compile() -> bool:
-    """Return whether Triton is there with the compiler that it needs."""
-    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def _convert(module: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:

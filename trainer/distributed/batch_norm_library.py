@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.distributed.triton_kernels import define_operations
+
 _OPERATIONS = {
     "view_statistics": "(Tensor x, int views) -> Tensor",
     "combine_statistics": "(Tensor found, Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, float eps, "
@@ -27,20 +29,6 @@ _OF_TWO = {
     "Tensor statistics2, Tensor sums, int count) -> (Tensor, Tensor)",
 }
 """The operations of `trainer.distributed.two_norms_operations`, by name."""
-
-_library = torch.library.Library("all4one", "DEF")
-
-
-def _started(name: str) -> Any:
-    def start(*args: Any) -> Any:
-        # Triton is not loaded on machines without a GPU.
-        from trainer.distributed import batch_norm_operations, two_norms_operations
-
-        module = two_norms_operations if name in _OF_TWO else batch_norm_operations
-        return getattr(module, name)(*args)
-
-    return start
-
 
 def _sums(x: Tensor, views: int) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -69,10 +57,8 @@ _SHAPES: dict[str, Any] = {
 }
 """Results without values, for FakeTensors."""
 
-for _name, _signature in {**_OPERATIONS, **_OF_TWO}.items():
-    _library.define(f"{_name}{_signature}")
-    _library.impl(_name, _started(_name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"all4one::{_name}", _SHAPES[_name], lib=_library)
+define_operations(_OPERATIONS, _SHAPES, "trainer.distributed.batch_norm_operations")
+define_operations(_OF_TWO, _SHAPES, "trainer.distributed.two_norms_operations")
 
 operations = torch.ops.all4one
 """All operations, by name."""
