@@ -23,6 +23,7 @@ from trainer.engine.lr_schedule import Schedule
 from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.methods import Method
 from trainer.networks.backbones import build_backbone
+from trainer.networks.layer_norms import keep_autocast_dtype
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
@@ -117,6 +118,8 @@ def build_method(
         )
     if config.parallel.batch_norm == "global":
         synchronize_batch_norm(method, device, config.parallel.batch_norm_group)
+    if device.type == "cuda" and method.autocast_dtype is not None:
+        keep_autocast_dtype(method)
     if config.parallel.compile:
         if config.backbone.activation_checkpointing:
             raise UserError(

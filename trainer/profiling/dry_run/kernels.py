@@ -32,8 +32,11 @@ _SEVERAL = {
     "all4one::gradient_sums": 2,
     "all4one::residual_gradient_sums": 2,
     "all4one::gradient_sums_of_two": 2,
+    "all4one::layer_norm_gradients": 2,
+    "aten::native_layer_norm_backward": 2,
 }
-"""Our own operations of more than one kernel: the second one combines what chunks of rows gave."""
+"""Operations of more than one kernel. In our own the second one combines what chunks of rows gave. In torch's it
+computes the gradients of weight and bias."""
 _ONLY_WRITES = ("copy_", "fill_", "zero_")
 _ASKS_FIRST_FOR_ITS_TYPE = {aten.batch_norm_gather_stats_with_counts.default}
 
@@ -64,6 +67,8 @@ def kind(operation: Any, flops: int) -> str:
     name = operation._schema.name
     if "convolution" in name:
         return "convolution"
+    if "layer_norm" in name:
+        return "layer norm"
     if "batch_norm" in name or name.startswith("all4one::"):
         return "batch norm"
     return "matrix product" if flops else "other"
@@ -99,7 +104,7 @@ def moved_bytes(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
         size += sum(map(_size, device_tensors(_written(operation, args))))
     if name == "native_batch_norm" and args[5]:
         size += _size(args[0])  # one pass computes the statistics, another one normalizes
-    if name == "native_batch_norm_backward":
+    if name in ("native_batch_norm_backward", "native_layer_norm_backward"):
         size += _size(args[0]) + _size(args[1])  # one pass computes the sums, another one the gradient
     return size
 

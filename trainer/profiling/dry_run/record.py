@@ -19,7 +19,7 @@ class Kernel(NamedTuple):
     part: str
     """Part of the step (`trainer.profiling.instruments.PARTS`)."""
     kind: str
-    """`convolution`, `batch norm`, `matrix product` or `other`."""
+    """`convolution`, `batch norm`, `layer norm`, `matrix product` or `other`."""
     precision: str
     """Type in which it multiplies: `bf16`, `tf32`, `fp32` or `fp64`."""
     flops: int

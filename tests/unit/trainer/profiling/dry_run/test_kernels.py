@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.distributed import batch_norm_cuda  # noqa: F401 (defines our operations)
+from trainer.networks import layer_norms  # noqa: F401 (defines our operations)
 from trainer.profiling.dry_run import kernels
 
 aten = torch.ops.aten
@@ -96,6 +97,33 @@ def test_a_matrix_product() -> None:
     assert kernels.flops(aten.mm.default, (a, b), {}, a @ b) == 2 * 4 * 5 * 6
     assert kernels.precision(aten.mm.default, (a, b)) == "bf16"
     assert kernels.kind(aten.mm.default, 240) == "matrix product"
+
+
+def test_layer_norm_reads_and_writes_each_activation_once_and_torchs_gradient_reads_twice() -> None:
+    columns, rows, eps = 8, 6, 1e-5
+    x, dy = (on_device(rows, columns, dtype=torch.bfloat16) for _ in range(2))
+    weight, bias = on_device(columns), on_device(columns)
+    activation, statistics, parameters = rows * columns * 2, 2 * rows * 4, 2 * columns * 4
+    forward, gradients = torch.ops.all4one.layer_norm, torch.ops.all4one.layer_norm_gradients
+
+    out = forward(x, weight, bias, eps, torch.bfloat16)
+    moved = kernels.moved_bytes(forward.default, (x, weight, bias, eps, torch.bfloat16), {}, out)
+    assert moved == 2 * activation + statistics + parameters
+    given = (dy, x, weight, out[1])
+    moved = kernels.moved_bytes(gradients.default, given, {}, gradients(*given))
+    assert moved == 3 * activation + statistics + columns * 4 + parameters
+    assert kernels.launches(gradients.default, given) == (2, False)
+    assert (
+        kernels.kind(gradients.default, 0) == kernels.kind(aten.native_layer_norm.default, 0) == "layer norm"
+    )
+
+    whole = on_device(rows, columns)
+    mean, invstd = on_device(rows, 1), on_device(rows, 1)
+    theirs = (whole, whole.clone(), [columns], mean, invstd, weight, bias, [True, True, True])
+    operation = aten.native_layer_norm_backward.default
+    moved = kernels.moved_bytes(operation, theirs, {}, operation(*theirs))
+    assert moved == 5 * rows * columns * 4 + statistics + 2 * parameters
+    assert kernels.launches(operation, theirs) == (2, False)
 
 
 def test_float32_convolutions_use_tf32_and_products_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
