@@ -30,6 +30,7 @@ _OF_TWO = {
 }
 """The operations of `trainer.distributed.two_norms_operations`, by name."""
 
+
 def _sums(x: Tensor, views: int) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return x.new_empty((views, 2, x.shape[1]), dtype=dtype)
