@@ -31,9 +31,13 @@ _OF_TWO = {
 """The operations of `trainer.distributed.two_norms_operations`, by name."""
 
 
+def sum_type(x: Tensor) -> torch.dtype:
+    """Return the type of sums over x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _sums(x: Tensor, views: int) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty((views, 2, x.shape[1]), dtype=dtype)
+    return x.new_empty((views, 2, x.shape[1]), dtype=sum_type(x))
 
 
 _SHAPES: dict[str, Any] = {

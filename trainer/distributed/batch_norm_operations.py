@@ -6,6 +6,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from trainer.distributed import batch_norm_kernels as kernels
+from trainer.distributed.batch_norm_library import sum_type
 
 _PROGRAMS = 512
 """Number of programs that share the rows of a batch: a few for each processor of a large GPU."""
@@ -151,11 +152,6 @@ def input_gradient(
         SUM=triton_type(statistics),
     )
     return out
-
-
-def sum_type(x: Tensor) -> torch.dtype:
-    """Return the type of sums over x."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def triton_type(sums: Tensor) -> tl.dtype:
