@@ -29,7 +29,8 @@ class AugmentationBackend(Protocol):
     def begin(
         self, images: Sequence[bytes], views: Sequence[AugmentationParams]
     ) -> Callable[[], list[torch.Tensor]]:
-        """Begin a batch. Batches are finished in the order in which they were begun.
+        """Begin a batch. A batch that is begun again, because some of its images were refused, may be finished before
+        one that was begun earlier.
 
         Returns a function that finishes the batch. It returns one tensor per view, each `[B, 3, S, S]` in channels-last
         memory, normalized or as pixels (uint8).

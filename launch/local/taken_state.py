@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
@@ -26,7 +27,13 @@ class TakenState:
 
     source: RunFolder
     checkpoint: Path
-    step: int
+    state: dict[str, Any]
+    """The JSON part of the checkpoint."""
+
+    @property
+    def step(self) -> int:
+        """Number of steps that are done."""
+        return int(self.state["step"])
 
     @classmethod
     def of(cls, words: str) -> "TakenState":
@@ -40,7 +47,7 @@ class TakenState:
             folder, step = words, ""
         source = open_run(Path(folder))
         store = CheckpointStore(source.checkpoints)
-        newest_first = [(state["step"], path) for path, state in store.states()]
+        newest_first = [(state["step"], (path, state)) for path, state in store.states()]
         if not newest_first:
             store.require_readable()
             raise UserError("this run has no checkpoint", where=source.checkpoints)
@@ -53,7 +60,7 @@ class TakenState:
                 where=source.checkpoints,
                 fix=f"choose one of: {steps}",
             )
-        return cls(source, found[wanted], wanted)
+        return cls(source, *found[wanted])
 
     def refuse_unfit(self, config: Config) -> None:
         """Raise a UserError if a run with these settings cannot go on from this state."""
@@ -72,8 +79,7 @@ class TakenState:
                 fix="leave them as they are, or take only the weights: export the backbone, and set backbone.init",
             )
         train_set = open_train_set(config.data)
-        state = next(s for p, s in CheckpointStore(self.source.checkpoints).states() if p == self.checkpoint)
-        refuse_other_set(state, train_set)
+        refuse_other_set(self.state, train_set)
         end = total_steps(config, len(train_set) // config.train.global_batch)
         if end <= self.step:
             raise UserError(
