@@ -50,6 +50,8 @@ class CheckpointManager:
         self._saved_at = time.monotonic()
         self.rollback = RollbackState()
         """The current position in the order of batches."""
+        self.record: dict[str, Any] | None = None
+        """The training record that the loaded checkpoint brings, which may be missing in the metrics."""
         self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
@@ -165,6 +167,7 @@ class CheckpointManager:
         self._parts.engine.guard.load_state_dict(snapshot.state["guard"])
         self.rollback = _rollback_of(snapshot.state)
         self._last_saved = snapshot.step
+        self.record = snapshot.state.get("record")
         return snapshot.step
 
     def due(self, step: int) -> bool:
@@ -204,18 +207,15 @@ class CheckpointManager:
         if self._writer is None:
             return
         self.require_lock()
-        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self._state(step)))
+        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self.state(step)))
 
     def require_lock(self) -> None:
         """Raise a UserError if another process has taken over the run. This process must then write nothing more."""
-        if self._attempt.lock is not None and self._attempt.lock.lost:
-            raise UserError(
-                "another process has taken over this run, because this process gave no sign of life for too long",
-                where=self._attempt.run.path,
-                fix="no action is needed. The other process resumes from the last checkpoint",
-            )
+        if self._attempt.lock is not None:
+            self._attempt.lock.require()
 
-    def _state(self, step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the JSON part of a checkpoint after `step` steps."""
         epoch, batch = divmod(step + self.rollback.skipped_batches, self._parts.loader.steps_per_epoch)
         return {
             "step": step,
@@ -271,6 +271,11 @@ class CheckpointManager:
                 f"Resume with slurm.signal_lead_seconds={4 * slowest:.0f}"
             )
         return messages + [f"warning: {warning}" for warning in warnings]
+
+    def wait(self) -> None:
+        """Wait for a running write."""
+        if self._writer is not None:
+            self._writer.wait()
 
     def close(self) -> None:
         """Wait for a running write and stop the writer."""

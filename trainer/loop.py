@@ -11,10 +11,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoint_manager import CheckpointManager
+from trainer.distributed.lost_peer import is_lost_peer
 from trainer.distributed.objects import all_gather_object, broadcast_object
 from trainer.distributed.process_group import AsyncFlagReduce
+from trainer.engine.value_means import mean_over_ranks
 from trainer.evaluation.features import EvaluationInterrupted
-from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks, open_metrics
+from trainer.monitoring.metrics import MetricsWriter, open_metrics
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.monitoring.recorder import Recorder
 from trainer.runs.components import AttemptContext
@@ -22,6 +24,7 @@ from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
 from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
 from trainer.setup import build
+from trainer.survivors import save_as_survivor
 
 
 class Trainer:
@@ -33,7 +36,7 @@ class Trainer:
 
     def __init__(self, attempt: AttemptContext, stop: StopRequest, watch: HangWatch) -> None:
         config, run, process = attempt.config, attempt.run, attempt.process
-        self.config, self.stop, self.watch = config, stop, watch
+        self.attempt, self.config, self.stop, self.watch = attempt, config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
         self._cleanup.enter_context(self.parts.loader)
@@ -46,6 +49,7 @@ class Trainer:
         self.metrics: MetricsWriter | None = None
         if process.is_first:
             self.metrics = open_metrics(run, config, self.step)
+            self.metrics.add_missing(self.checkpoints.record)
             self._cleanup.callback(self._say_messages)  # runs after close, which may warn
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress.bars, stop, watch)
@@ -74,6 +78,17 @@ class Trainer:
                     saved = f". The checkpoint of step {self.step} is saved" if self.step else ""
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
+            except Exception as error:
+                if is_lost_peer(error):
+                    save_as_survivor(
+                        self.attempt,
+                        self.parts,
+                        self.checkpoints,
+                        self.watch,
+                        step=self.step,
+                        record=self.recorder.last,
+                    )
+                raise
             finally:
                 self.checkpoints.close()
                 self._say_messages()
@@ -100,7 +115,11 @@ class Trainer:
                 # One step ahead: the ranks agree on the stop code while they compute, so no rank waits for another.
                 prefetched = self._fetch(iterator)
             self.watch.doing("forward, backward and update")
-            self._losses = self.parts.engine.step(self.step, self.parts.loader.on_device(batches))
+            self._losses = self.parts.engine.step(
+                self.step,
+                self.parts.loader.on_device(batches),
+                over_ranks=self.recorder.due(self.step + 1),
+            )
             self.step += 1
             self.watch.step = self.step
             if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:

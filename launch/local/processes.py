@@ -6,24 +6,53 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from data_pipelines.errors import UserError
 from launch.local.rank_processes import RankProcess, prepare, start_rank
+from launch.local.roll_call import RollCall
 from launch.local.standard_files import open_standard_files
+from launch.local.supervision import Outcome, Supervision
 from trainer.distributed.rendezvous import STORE_SOCKET
-from trainer.runs.end_reasons import STOPPED, ExitCode
 
-GRACE_SECONDS = 5.0  # time in which the others may end by themselves after one failed
+_POLL_SECONDS = 0.02
 TAIL_LINES = 25
 HANDED_ON = {  # a closed terminal stops a run like SIGTERM
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
 }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How the ranks of one start failed."""
+
+    code: int
+    """Exit code of the rank that failed by itself, in the shell's convention: 128 + number if a signal ended it."""
+    rank: int
+    """That rank, or one that lost a peer if no rank failed by itself."""
+    message: str
+    """What is known of the failure, for the user."""
+
+
+class Recovery(Protocol):
+    """Decides whether ranks that failed start again."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables of the ranks."""
+
+    def forking(self) -> AbstractContextManager[None]:
+        """Return a context in which this process has no thread, so that it can fork."""
+
+    def restarts(self, failure: Failure) -> bool:
+        """Return whether the ranks start again, and tell the user."""
 
 
 def launch(
@@ -33,6 +62,7 @@ def launch(
     nproc: int,
     logs: Path,
     on_stop: str = "stopping. The third signal ends the processes at once",
+    recovery: Recovery | None = None,
 ) -> int:
     """Run `main()` of a module as `nproc` ranks of one process group, until all have ended.
 
@@ -47,6 +77,8 @@ def launch(
         nproc: number of ranks.
         logs: folder of the other ranks' output.
         on_stop: message printed when the first signal asks to stop.
+        recovery: decides whether failed ranks start again. Before, one of those that are left may save. None: they
+            never start again.
 
     Returns the exit code: 0, or that of the first rank that failed. The caller must report where stalled ranks hung.
     """
@@ -64,29 +96,68 @@ def launch(
         # If a parent process has set it to be ignored, the kernel forgets how the ranks ended.
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        prepare(module)
-        if forwarder.first is not None:
-            return 128 + HANDED_ON[signal.Signals(forwarder.first)]
-        for rank in _start(module, arguments, nproc, logs):
-            ranks.append(rank)
-        code, failed = _supervise(ranks)
+        while True:
+            end = _run(module, arguments, nproc, logs, ranks, forwarder, recovery)
+            if isinstance(end, int):
+                return end
+            if recovery is None or not recovery.restarts(end):
+                print(end.message, file=sys.stderr)
+                return end.code
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run(
+    module: str,
+    arguments: list[str],
+    nproc: int,
+    logs: Path,
+    ranks: list[RankProcess],
+    forwarder: "SignalForwarder",
+    recovery: Recovery | None,
+) -> int | Failure:
+    """Start the ranks once, and wait for all. Returns the exit code, or the failure of a rank."""
+    ranks.clear()
+    roll = None if recovery is None else RollCall()
+    try:
+        with nullcontext() if recovery is None else recovery.forking():
+            prepare(module)
+            if forwarder.first is not None:
+                return 128 + HANDED_ON[signal.Signals(forwarder.first)]
+            environment = {} if recovery is None else dict(recovery.environment)
+            for rank in _start(module, arguments, nproc, logs, environment, roll):
+                ranks.append(rank)
+        outcome = _supervise(ranks, roll)
     finally:
         for process in ranks:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if roll is not None:
+            roll.close()
     if forwarder.has_killed:
         print("ended at once, without a checkpoint", file=sys.stderr)
-    elif failed is not None:
-        print(_explain(ranks[failed], failed, logs / f"rank_{failed}.log"), file=sys.stderr)
-    return code
+        return outcome.code
+    if outcome.failed is None:
+        return outcome.code
+    message = _explain(ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log")
+    if forwarder.first is not None:  # the user has asked to stop
+        print(message, file=sys.stderr)
+        return outcome.code
+    return Failure(outcome.code, outcome.failed, message)
 
 
-def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterator[RankProcess]:
+def _start(
+    module: str,
+    arguments: list[str],
+    nproc: int,
+    logs: Path,
+    environment: dict[str, str],
+    roll: RollCall | None,
+) -> Iterator[RankProcess]:
     """Start the ranks one after the other."""
-    group = {
+    group = environment | {
         "WORLD_SIZE": str(nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
         "MASTER_ADDR": "127.0.0.1",
@@ -96,11 +167,28 @@ def _start(module: str, arguments: list[str], nproc: int, logs: Path) -> Iterato
         group["GLOO_SOCKET_IFNAME"] = "lo"
     with socket.create_server(("127.0.0.1", 0), backlog=nproc) as listener:
         group |= {"MASTER_PORT": str(listener.getsockname()[1]), STORE_SOCKET: str(listener.fileno())}
-        yield start_rank(module, arguments, group | {"RANK": "0", "LOCAL_RANK": "0"}, listener=listener)
+        yield _start_one(module, arguments, group, 0, roll, None, [listener])
     # The listener is closed here by now. Otherwise, forks would hold it open after the death of rank 0.
     for rank in range(1, nproc):
-        place = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        yield start_rank(module, arguments, place, log=logs / f"rank_{rank}.log")
+        yield _start_one(module, arguments, group, rank, roll, logs / f"rank_{rank}.log", [])
+
+
+def _start_one(
+    module: str,
+    arguments: list[str],
+    group: dict[str, str],
+    rank: int,
+    roll: RollCall | None,
+    log: Path | None,
+    sockets: list[socket.socket],
+) -> RankProcess:
+    """Start one rank, with a connection to the roll call."""
+    place = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    if roll is None:
+        return start_rank(module, arguments, place, sockets=sockets, log=log)
+    theirs, named = roll.connect(rank)
+    with theirs:
+        return start_rank(module, arguments, place | named, sockets=[*sockets, theirs], log=log)
 
 
 class SignalForwarder:
@@ -129,39 +217,35 @@ class SignalForwarder:
             os.write(2, f"\n{self._on_stop}\n".encode())
 
 
-def _supervise(ranks: list[RankProcess]) -> tuple[int, int | None]:
-    """Wait for all ranks. Returns the exit code, and the rank that failed by itself, if there is one."""
-    deadline, failed = float("inf"), list[int]()
-    while any(process.poll() is None for process in ranks):
-        time.sleep(0.05)
-        failed += [
-            r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed
-        ]
-        if failed:
-            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-        if time.monotonic() > deadline:
-            break  # the others wait in a collective for the failed rank
-    failed += [r for r, process in enumerate(ranks) if process.poll() not in (None, 0) and r not in failed]
-    if not failed:
-        return 0, None
-    culprit = next((r for r in failed if ranks[r].poll() != ExitCode.LOST_PEER), failed[0])
-    code = _exit_code(ranks[culprit])
-    return code, None if code in (*STOPPED, ExitCode.STALLED) else culprit
-
-
-def _exit_code(process: RankProcess) -> int:
-    """Return the exit code in the shell's convention: 128 + number if a signal ended the process."""
-    code = process.poll() or 0
-    return 128 - code if code < 0 else code
+def _supervise(ranks: list[RankProcess], roll: RollCall | None) -> Outcome:
+    """Wait for all ranks, and return how they ended."""
+    seen = Supervision(len(ranks), saves=roll is not None)
+    while True:
+        for rank, process in enumerate(ranks):
+            if rank not in seen.codes and (code := process.poll()) is not None:
+                seen.ended(rank, code, time.monotonic())
+        if seen.over:
+            return seen.outcome()
+        if roll is not None:
+            seen.reports.update(roll.read())
+            if (answer := seen.answer(time.monotonic())) is not None:
+                roll.answer(answer)
+        if seen.must_end(time.monotonic()):
+            for rank, process in enumerate(ranks):
+                if rank not in seen.codes:
+                    os.kill(process.pid, signal.SIGKILL)
+                    process.wait()
+            return seen.outcome()
+        time.sleep(_POLL_SECONDS)
 
 
 def _explain(process: RankProcess, rank: int, log: Path) -> str:
     """Return the message on a rank's failure. Rank 0 has already printed its own error on this terminal."""
     lines = []
-    if (process.poll() or 0) < 0:
-        name = signal.Signals(-(process.poll() or 0)).name
+    name = signal.Signals(-code).name if (code := process.poll() or 0) < 0 else ""
+    if name:
         lines.append(f"rank {rank} was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
-    if rank:
+    if rank and name != "SIGKILL":  # which leaves no last words
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
         lines += [f"rank {rank} failed. The last lines of {log}:", *(f"  {line}" for line in tail)]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from launch.local.imports import collector_paused
 from launch.local.standard_files import open_log, read_nothing, write_output_to
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that ask a process to stop."""
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
@@ -38,7 +38,7 @@ class _Forking:
     """What this process knows of forks."""
 
     allowed: bool = False
-    """Whether the process is the `all4one` command's, which owns its interpreter."""
+    """Whether the process owns its interpreter, as that of the `all4one` command does."""
     begun: bool = False
     """Whether the process has forked, or is a fork."""
 
@@ -70,9 +70,9 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def allow_forks() -> None:
-    """Let the ranks be forks of this process. The `all4one` command calls it.
+    """Let the ranks be forks of this process. The `all4one` command and the agents of SLURM jobs call it.
 
-    Only the command owns its interpreter. A fork of a user's program would inherit what that has set in torch, such as
+    Only they own their interpreter. A fork of a user's program would inherit what that has set in torch, such as
     the default dtype, and its open files and output.
     """
     _forking.allowed = True
@@ -102,7 +102,7 @@ def start_rank(
     arguments: list[str],
     environment: dict[str, str],
     *,
-    listener: socket.socket | None = None,
+    sockets: Sequence[socket.socket] = (),
     log: Path | None = None,
 ) -> RankProcess:
     """Start a rank that calls `main()` of a module, and ends with the code that it returns.
@@ -111,7 +111,7 @@ def start_rank(
         module: module with two functions: `import_all()`, and `main() -> int`, which calls `heed_signals`.
         arguments: arguments of the rank, which it finds in `sys.argv[1:]`.
         environment: variables that the rank has in addition to those of this process.
-        listener: socket that the rank inherits under the same number.
+        sockets: sockets that the rank inherits under the same numbers.
         log: file to which the rank's output is appended. None: it writes to the output of this process.
     """
     if can_fork():
@@ -125,7 +125,7 @@ def start_rank(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=[] if listener is None else [listener.fileno()],
+            pass_fds=[one.fileno() for one in sockets],
         )
     finally:
         if output is not None:
@@ -135,7 +135,7 @@ def start_rank(
 def can_fork() -> bool:
     """Return whether a fork of this process would work as a new process does.
 
-    It would not if the process is not the `all4one` command's, if another thread may hold a lock, if OpenMP has started
+    It would not if the process does not own its interpreter, if another thread may hold a lock, if OpenMP has started
     its threads (a fork waits for them forever), or if the CUDA driver is initialized (a fork cannot use it).
     """
     return _forking.allowed and sys.platform == "linux" and not _has_threads() and not _has_cuda()

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse, require_devices
 from launch.local.processes import launch
+from launch.local.recovery import RunRecovery
 from launch.local.taken_state import TakenState
 from launch.messages import print_error
 from trainer.checkpoints.store import CheckpointStore
@@ -196,8 +198,16 @@ def train_run(run: RunFolder, nproc: int) -> int:
     """Train a run from its current state with N processes. Returns the exit code. If it is not 0, a message has been
     printed."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    attempt, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
-    code = launch("launch.local.worker", [str(run.path), str(logs)], nproc=nproc, logs=logs, on_stop=ON_STOP)
+    first, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
+    with RunLock(run.path, attempt=first) as lock:
+        code = launch(
+            "launch.local.worker",
+            [str(run.path), str(logs)],
+            nproc=nproc,
+            logs=logs,
+            on_stop=ON_STOP,
+            recovery=RunRecovery(run, lock),
+        )
     if code in STOPPED:
         print(f"resume it with: all4one resume {quoted(run.path)}")
     elif code == 0 and not run.is_finished():
@@ -211,15 +221,32 @@ def train_run(run: RunFolder, nproc: int) -> int:
         return 1
     elif code == 0:
         print(next_command(run))
-    elif hung := stall_of(run, attempt, nproc, logs):
+    elif hung := _stall(run, first, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
         # Hung ranks cannot record their end.
-        run.note("end", attempt=attempt, reason=EndReason.STALLED, message=hung, saved=saved)
+        run.note("end", attempt=hung.attempt, reason=EndReason.STALLED, message=hung.where, saved=saved)
         print_error(
             UserError(
-                f"the run stalled: {hung}",
+                f"the run stalled: {hung.where}",
                 where=run.logs,
                 fix=f"read the ranks' stacks there, then run: all4one resume {quoted(run.path)}",
             )
         )
     return code
+
+
+class _Stall(NamedTuple):
+    """A stall of the ranks."""
+
+    attempt: int
+    where: str
+
+
+def _stall(run: RunFolder, first: int, nproc: int, logs: Path) -> _Stall | None:
+    """Return the stall of the newest attempt since attempt `first`. None: it did not stall."""
+    newest = run.attempts()
+    # Processes that hung before they had met belong to an attempt that has no record.
+    for attempt in (newest + 1, newest):
+        if attempt >= first and (where := stall_of(run, attempt, nproc, logs)):
+            return _Stall(attempt, where)
+    return None

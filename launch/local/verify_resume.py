@@ -80,7 +80,7 @@ def verify(recipe: str, overrides: Sequence[str], *, kills: int, nproc: int, see
             f"killed {done} of {kills} times"
             + ("" if done == kills else ": the run ended before the last kill")
         )
-        return _compare(straight.run, killed.run, console)
+        return compare(straight.run, killed.run, console)
 
 
 @dataclass
@@ -174,7 +174,8 @@ class _Job:
             )
 
 
-def _compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
+def compare(straight: RunFolder, killed: RunFolder, console: Console) -> int:
+    """Compare the newest checkpoints and all metrics of two runs, and print a table. Returns 0 if all are equal."""
     before, after = _newest(straight), _newest(killed)
     table = Table("what", "tensors or records", "different")
     differences = 0

@@ -16,15 +16,16 @@ from launch.local.imports import collector_paused
 from launch.local.kept_output import keep_output
 from launch.local.rank_processes import heed_signals
 from launch.messages import disk_error_message, print_error
+from trainer.distributed.lost_peer import is_lost_peer
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
+from trainer.runs.passed_lock import passed_lock
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder, open_run
 from trainer.runs.run_lock import RunLock
 from trainer.runs.stop_signals import StopRequest
 
 PR_SET_PDEATHSIG = 1
-PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 Result = TypeVar("Result")
 
 
@@ -80,8 +81,13 @@ def train_run(
     with HangWatch(run, begun + 1, int(os.environ["RANK"]), config.guard.stall_seconds) as watch:
         watch.doing("joining the other ranks")
         process = initialize()
-        lock = RunLock(run.path, attempt=begun + 1, wait_s=lock_wait_s) if process.is_first else None
-        with lock or nullcontext():
+        passed = passed_lock(run.path) if process.is_first else None
+        own = (
+            RunLock(run.path, attempt=begun + 1, wait_s=lock_wait_s)
+            if process.is_first and not passed
+            else None
+        )
+        with own or nullcontext():
             number = watch.attempt = broadcast_object(run.attempts() + 1 if process.is_first else None)
             watch.met()
             note = run.note if process.is_first else _nothing
@@ -93,7 +99,7 @@ def train_run(
                     return end
                 logged = _last_step(run)
                 watch.doing("opening data, model and checkpoint")
-                trainer = Trainer(AttemptContext(run, config, process, number, lock), stop, watch)
+                trainer = Trainer(AttemptContext(run, config, process, number, passed or own), stop, watch)
                 note(
                     "ready",
                     attempt=number,
@@ -106,7 +112,7 @@ def train_run(
                 code = trainer.train()
             except Exception as error:
                 watch.wait_if_stalled()
-                why = EndReason.LOST_RANK if _peer_is_gone(error) else EndReason.ERROR
+                why = EndReason.LOST_RANK if is_lost_peer(error) else EndReason.ERROR
                 note("end", attempt=number, reason=why, message=first_line(error))
                 raise
             watch.doing("ending")
@@ -125,10 +131,6 @@ def _nothing(event: str, **facts: Any) -> None:
     pass
 
 
-def _peer_is_gone(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_IS_GONE)
-
-
 def run_with_error_report(work: Callable[[], Result]) -> Result:
     """Return the result of a rank's work. Errors that the user can fix print one message and end the process with
     code 2. A lost peer ends it with code 3."""
@@ -141,7 +143,7 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
             raise
         print_error(message)
     except RuntimeError as error:
-        if not _peer_is_gone(error):
+        if not is_lost_peer(error):
             raise
         LOGGER.error("another rank has ended")
         os._exit(ExitCode.LOST_PEER)

@@ -34,6 +34,17 @@ class Neighbors(NamedTuple):
     indices: Tensor  # [B, k] int64, their positions in the queue
 
 
+class _Overwritten(NamedTuple):
+    """What a push has overwritten."""
+
+    place: Tensor  # [rows] int64
+    rows: Tensor  # [rows, D]
+    labels: Tensor  # [rows]
+    ids: Tensor  # [rows]
+    keys: int
+    """Number of keys of the push. It exceeds that of the rows if a batch is larger than the ring."""
+
+
 class NeighborQueue(nn.Module):
     """A ring buffer of N normalized keys with labels and sample ids, identical on every rank.
 
@@ -55,6 +66,7 @@ class NeighborQueue(nn.Module):
         self._rounded = Bf16Index()
         self._pending: PendingGather | None = None
         self._views = 1  # of the pending push
+        self._overwritten: list[_Overwritten] = []
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbors]:
@@ -111,11 +123,26 @@ class NeighborQueue(nn.Module):
             torch.arange(surplus, len(keys), device=keys.device).add_(self.head).remainder_(len(self.rows))
         )
         usable = keys[surplus:].isfinite().all(1)  # [rows]
-        self.rows[place] = torch.where(usable[:, None], keys[surplus:], self.rows[place])
+        old = _Overwritten(place, self.rows[place], self.labels[place], self.ids[place], len(keys))
+        self._overwritten.append(old)
+        self.rows[place] = torch.where(usable[:, None], keys[surplus:], old.rows)
         self._rounded.follow(self.rows, place)
-        self.labels[place] = torch.where(usable, labels[surplus:], self.labels[place])
-        self.ids[place] = torch.where(usable, ids[surplus:], self.ids[place])
+        self.labels[place] = torch.where(usable, labels[surplus:], old.labels)
+        self.ids[place] = torch.where(usable, ids[surplus:], old.ids)
         self.head.add_(len(keys)).remainder_(len(self.rows))
+
+    def forget_overwritten(self) -> None:
+        """Release what `undo` needs, because the pushes so far will stay."""
+        self._overwritten.clear()
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Take back the pushes since `forget_overwritten`, and drop a pending one."""
+        self._pending = None
+        while self._overwritten:
+            old = self._overwritten.pop()
+            self.rows[old.place], self.labels[old.place], self.ids[old.place] = old.rows, old.labels, old.ids
+            self.head.sub_(old.keys).remainder_(len(self.rows))
 
     @torch.no_grad()
     def is_synchronized(self) -> bool:

@@ -21,6 +21,8 @@ from trainer.distributed.deepspeed_internals import allow_float64, leave_gradien
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
 from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
+from trainer.engine.step_undo import StepUndo
+from trainer.engine.value_means import PendingMeans
 from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedState
 from trainer.methods import Method
 from trainer.methods.base import LABEL_METRICS
@@ -103,6 +105,8 @@ class Engine:
             self._layout = ReplicatedState(optimizer, parameters, self._buckets(parameters, gradient_dtype))
         self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
         self._statistics = BatchStatistics(method)
+        self._undo = StepUndo(method, self._statistics)
+        self._in_update = False
 
     def _buckets(self, parameters: Mapping[str, nn.Parameter], gradient_dtype: str) -> GradientBuckets | None:
         """Return the buckets that average gradients at stage 0, or None for one process. They replace DeepSpeed, which
@@ -114,13 +118,20 @@ class Engine:
         dtype = torch.bfloat16 if gradient_dtype == "bf16" else own[0].dtype
         return GradientBuckets(own, dtype, due=self._deepspeed.is_gradient_accumulation_boundary)
 
-    def step(self, step: int, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def step(self, step: int, batches: Iterable[Batch], *, over_ranks: bool = False) -> dict[str, Tensor]:
         """Run optimizer step number `step` (from 0) on `accumulation` micro-batches.
 
         If the guard finds the gradient broken, weights, optimizer and running batch statistics do not change.
+        At ZeRO stage 0 the update begins after the last message of the step. A rank that loses another one has
+        therefore either finished the step, or can undo it with `undo_step`.
 
-        Returns this rank's losses and health values as scalars on the device, averaged over the micro-batches. They
-        include `gradient_norm` before clipping and `skipped_steps` so far.
+        Args:
+            step: number of the step.
+            batches: micro-batches of this rank.
+            over_ranks: whether the values are averaged over the ranks, with one message.
+
+        Returns losses and health values as scalars on the device, averaged over the micro-batches. They include
+        `gradient_norm` before clipping and `skipped_steps` so far.
         """
         self._prepare(step)
         outputs: list[Mapping[str, Tensor]] = []
@@ -133,8 +144,12 @@ class Engine:
             self.method.after_backward()
             outputs.append(out.parts)
             if index == self.accumulation - 1:
+                values = {name: _mean(name, [p[name].float() for p in outputs]) for name in outputs[0]}
+                means = PendingMeans(values) if over_ranks else None
                 # The gradient is complete: clip it, and let the guard check it on the device.
                 norm = self._clip()
+                values = means.result() if means is not None else values
+                self._in_update = True
                 broken = self.guard.check(norm)
                 self.optimizer.found_inf = broken  # type: ignore[attr-defined]
             # Update at the last micro-batch, unless the gradient is broken.
@@ -142,14 +157,24 @@ class Engine:
         self._statistics.restore(broken)
         # EMA: the momentum encoder follows the weights.
         self.method.after_step(step + 1, self.total_steps)
-        parts = {name: _mean(name, [p[name].float() for p in outputs]) for name in outputs[0]}
-        return {**parts, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
+        self._undo.finish()
+        self._in_update = False
+        return {**values, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
+
+    def undo_step(self) -> bool:
+        """Return to the state after the last finished step, if an exception has ended a step before its update.
+
+        Returns whether this rank has that state: not if its update was interrupted, or if other ranks hold parts of the
+        optimizer's state.
+        """
+        self._undo.undo()
+        return not self._in_update and isinstance(self._layout, ReplicatedState)
 
     def _prepare(self, step: int) -> None:
         """Set the learning rates of the step, and keep the batch statistics in case its gradient is broken."""
         self.method.train()
         self.schedule.apply(self.optimizer, step)
-        self._statistics.keep()
+        self._undo.begin()
         self.method.log_diagnostics = self.health_every > 0 and (step + 1) % self.health_every == 0
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ The check runs on the device and never waits for it. The host reads each result 
 every rank. If too many steps in a row are skipped, the run rolls back to an earlier checkpoint (see trainer/loop.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -111,32 +111,49 @@ class _Reading:
 class BatchStatistics:
     """The running statistics of all batch norms in a module. They are restored after a skipped step.
 
-    All statistics are moved into one tensor, and each batch norm keeps a view of its part. One operation then restores
-    all of them.
+    All statistics are moved into one tensor, all counts of batches into another, and each batch norm keeps views of its
+    parts. One operation then copies all of them.
     """
 
     def __init__(self, module: nn.Module) -> None:
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        places = [
-            (m, name)
-            for m in norms
-            for name in ("running_mean", "running_var")
-            if m._buffers.get(name) is not None
-        ]
-        statistics = [m.get_buffer(name) for m, name in places]
-        self._all = torch.cat([t.flatten() for t in statistics]) if statistics else None
-        if self._all is None:
-            return
-        self._before = self._all.clone()
-        for (norm, name), part in zip(places, self._all.split([t.numel() for t in statistics]), strict=True):
-            norm.register_buffer(name, part)
+        self._statistics = _joined(norms, "running_mean", "running_var")
+        self._counts = _joined(norms, "num_batches_tracked")
+        self._kept = [None if t is None else t.clone() for t in (self._statistics, self._counts)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    def buffers(self) -> Sequence[Tensor]:
+        """Return all buffers of the batch norms."""
+        return self._buffers
 
     def keep(self) -> None:
-        """Save the statistics."""
-        if self._all is not None:
-            self._before.copy_(self._all)
+        """Save the statistics and the counts."""
+        for kept, current in zip(self._kept, (self._statistics, self._counts), strict=True):
+            if kept is not None and current is not None:
+                kept.copy_(current)
 
     def restore(self, when: Tensor) -> None:
-        """Restore the statistics that `keep` saved if `when` ([]) is not 0."""
-        if self._all is not None:
-            torch.where(when > 0, self._before, self._all, out=self._all)
+        """Restore the statistics that `keep` saved if `when` ([]) is not 0. The batches of a skipped step count."""
+        if self._statistics is not None:
+            assert self._kept[0] is not None
+            torch.where(when > 0, self._kept[0], self._statistics, out=self._statistics)
+
+    def put_back(self) -> None:
+        """Restore the statistics and the counts that `keep` saved."""
+        for kept, current in zip(self._kept, (self._statistics, self._counts), strict=True):
+            if kept is not None and current is not None:
+                current.copy_(kept)
+
+
+def _joined(modules: Sequence[nn.Module], *names: str) -> Tensor | None:
+    """Move buffers of these names into one tensor, of which each module keeps a view. None: there are no such
+    buffers."""
+    places = [(m, name) for m in modules for name in names if m._buffers.get(name) is not None]
+    buffers = [m.get_buffer(name) for m, name in places]
+    if not buffers:
+        return None
+    joined = torch.cat([t.flatten() for t in buffers])
+    parts = joined.split([t.numel() for t in buffers])
+    for (module, name), buffer, part in zip(places, buffers, parts, strict=True):
+        module.register_buffer(name, part.view(buffer.shape))
+    return joined

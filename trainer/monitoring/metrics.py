@@ -12,36 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
 from data_pipelines.files import write_whole
 from data_pipelines.masking import masked_values
 from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
-from trainer.distributed.collectives import world_size
-from trainer.methods.base import LABEL_METRICS
 from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.tensorboard import TensorBoard
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
-
-
-def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, float]:
-    """Return the mean of each scalar over all ranks, with one message. Every rank calls with the same names.
-
-    The mean of a value in `LABEL_METRICS` is taken over the ranks that have the value.
-    """
-    packed = torch.stack([v.detach().double() for v in values.values()])  # [values]
-    optional = torch.tensor([name in LABEL_METRICS for name in values], device=packed.device)
-    counted = ~(packed.isnan() & optional)
-    sums = torch.stack([packed.where(counted, 0), counted.double()])  # [2, values]
-    if world_size() > 1:
-        dist.all_reduce(sums)
-    return dict(zip(values, (sums[0] / sums[1]).tolist(), strict=True))
 
 
 def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
@@ -64,6 +44,15 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
         )
         writers.append(Background("Weights & Biases", site))
     return MetricsWriter(run.metrics, resume_step, writers)
+
+
+def make_record(
+    kind: str, step: int, values: dict[str, float], time: dict[str, float] | None = None, **facts: Any
+) -> dict[str, Any]:
+    """Return the record of named values of a step. `kind` is `train` or `eval`. Values that are not finite are left
+    out."""
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    return {"kind": kind, "step": step, **facts, **finite, **({"time": time} if time else {})}
 
 
 class MetricsWriter:
@@ -97,6 +86,14 @@ class MetricsWriter:
         """Whether there is a record of the evaluation at a step."""
         return any(r.get("kind") == "eval" and r["step"] == step for r in self.records)
 
+    def add_missing(self, record: dict[str, Any] | None) -> None:
+        """Write a training record that a checkpoint brings, if there is none of its step. Rank 0 was lost before it
+        wrote the record."""
+        if record is not None and not any(
+            r.get("kind") == record["kind"] and r["step"] == record["step"] for r in self.records
+        ):
+            self.add(record)
+
     def write(
         self,
         kind: str,
@@ -105,9 +102,11 @@ class MetricsWriter:
         time: dict[str, float] | None = None,
         **facts: Any,
     ) -> None:
-        """Record named values of a step. `kind` is `train` or `eval`. Values that are not finite are left out."""
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
-        record = {"kind": kind, "step": step, **facts, **values, **({"time": time} if time else {})}
+        """Write the record that `make_record` makes of these arguments."""
+        self.add(make_record(kind, step, values, time, **facts))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a record."""
         self.records.append(record)
         self._append(json.dumps(record) + "\n")
         for writer in self._writers:

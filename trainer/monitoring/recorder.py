@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.config.schema import Config
 from trainer.contrast.embedding_health import collapse_signs
-from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
+from trainer.monitoring.metrics import MetricsWriter, make_record
 from trainer.monitoring.starvation import Starvation
 from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
@@ -39,6 +41,8 @@ class Recorder:
         self._metrics, self._require_lock = metrics, require_lock
         self._health, self._signs = "", set[str]()
         self._starvation = Starvation()
+        self.last: dict[str, Any] | None = None
+        """The last record. It is the same on every rank, except for its times."""
         self.go_on_from(step)
 
     def go_on_from(self, step: int) -> None:
@@ -54,25 +58,38 @@ class Recorder:
         """Return the number of passes over the training set after `step` steps."""
         return step / self._parts.loader.steps_per_epoch
 
+    def due(self, step: int) -> bool:
+        """Whether the values of a step are recorded."""
+        return step % self._config.metrics.log_every == 0 or self._examined(step)
+
+    def _examined(self, step: int) -> bool:
+        every = self._config.metrics.health_every
+        return every > 0 and step % every == 0
+
     def record(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Write and show the values of a step if they are due. Every rank calls."""
-        every = self._config.metrics
-        examined = every.health_every > 0 and step % every.health_every == 0
-        if step % every.log_every and not examined:
+        """Write and show the values of a step if they are due. Every rank calls, and none waits for another.
+
+        Args:
+            step: number of the step, from 1.
+            losses: scalars [] that are the same on every rank if the step is due.
+        """
+        if not self.due(step):
             self._progress.update(step, self.epoch(step))
             return
         self._require_lock()
-        values = mean_over_ranks(losses)
+        on_host = torch.stack([value.double() for value in losses.values()]).tolist()
+        values: dict[str, float] = dict(zip(losses, on_host, strict=True))
         values["lr"] = self._parts.engine.optimizer.param_groups[0]["lr"]
         images_per_second, waiting = self._lap(step)
+        time_values = {
+            "images_per_second": images_per_second,
+            "data_wait": waiting,
+            "bad_samples": self._parts.loader.bad_samples,
+        }
+        self.last = make_record("train", step, values, time_values, epoch=self.epoch(step))
         if self._metrics is not None:
-            time_values = {
-                "images_per_second": images_per_second,
-                "data_wait": waiting,
-                "bad_samples": self._parts.loader.bad_samples,
-            }
-            self._metrics.write("train", step, values, time_values, epoch=self.epoch(step))
-        if examined:
+            self._metrics.add(self.last)
+        if self._examined(step):
             self._check_health(step, values)
         self._progress.update(
             step, self.epoch(step), values["loss"], images_per_second, waiting, self._health

@@ -24,6 +24,7 @@ from trainer.engine.optimizers import build_optimizer, parameter_groups
 from trainer.methods import Method
 from trainer.networks.backbones import build_backbone
 from trainer.networks.layer_norms import keep_autocast_dtype
+from trainer.runs.passed_lock import PassedLock
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
@@ -43,8 +44,8 @@ class AttemptContext:
     process: Process
     number: int
     """Number of the attempt at the run, counted from 1."""
-    lock: RunLock | None
-    """Rank 0's lock on the run. None on the other ranks."""
+    lock: RunLock | PassedLock | None
+    """Rank 0's lock on the run, or its supervisor's. None on the other ranks."""
 
 
 @dataclass

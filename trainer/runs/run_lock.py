@@ -8,80 +8,21 @@ so no clock of another node is trusted.
 
 import json
 import os
-import socket
 import tempfile
 import threading
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from trainer.runs.lock_holder import Holder, lock_file, lock_numbers, this_machine
 
 STALE_AFTER_S = 60.0
 """Age of the last sign of life after which a holder on another node counts as dead, seconds."""
 _POLL_S = 0.2
 """Time between attempts to take a lock while waiting for it, seconds."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The holder of a lock, as recorded in its file."""
-
-    host: str
-    machine: str
-    """Identifies the boot and the container. It differs between two hosts with one name."""
-    pid: int
-    process_start: str
-    attempt: int
-    job_id: str | None
-    restart: int = 0
-    """How often SLURM had restarted the job."""
-    released: bool = False
-    interactive: bool = False
-    """Whether a user started the process inside of the job, such as in a shell of salloc or `srun --pty`. The end
-    of the job would end more than the process."""
-
-    @classmethod
-    def this_process(cls, attempt: int) -> "Holder":
-        """Return this process as a holder. Job and restart come from SLURM, if it runs under SLURM."""
-        pid = os.getpid()
-        start = _process_start(pid) or ""
-        job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        interactive = job is not None and "SUBMITIT_EXECUTOR" not in os.environ
-        return cls(
-            socket.gethostname(), _machine(), pid, start, attempt, job, restart, interactive=interactive
-        )
-
-    @classmethod
-    def read(cls, content: bytes) -> "Holder | None":
-        """Return the holder in the content of a lock's file. None: it is empty or damaged."""
-        try:
-            found = cls(**json.loads(content))
-        except (ValueError, TypeError, RecursionError):
-            return None
-        numbers, texts = (
-            (found.pid, found.attempt, found.restart),
-            (found.host, found.machine, found.process_start),
-        )
-        sound = all(type(number) is int for number in numbers) and all(
-            isinstance(text, str) for text in texts
-        )
-        flags = isinstance(found.released, bool) and isinstance(found.interactive, bool)
-        return found if sound and flags else None
-
-    def is_dead(self) -> bool:
-        """Whether the process is known to have ended. This can be known only if it ran on this node."""
-        return self.machine == _machine() and _process_start(self.pid) != self.process_start
-
-    def has_successor(self, other: "Holder") -> bool:
-        """Whether the other holder belongs to a later start of the same job. SLURM restarts a job once it has given up
-        the first start, even if a node that is cut off still runs it."""
-        return self.job_id is not None and self.job_id == other.job_id and self.restart < other.restart
-
-    def __str__(self) -> str:
-        job = f" of job {self.job_id}" if self.job_id else ""
-        return f"process {self.pid} on {self.host}{job} (attempt {self.attempt})"
 
 
 class RunLock:
@@ -116,8 +57,8 @@ class RunLock:
         self._attempt, self._stale_after_s, self._heartbeat_s = attempt, stale_after_s, heartbeat_s
         self._wait_s = wait_s
         self._own: Path | None = None
-        self._lost, self._released = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat_until_released, name="run lock", daemon=True)
+        self._lost, self._silent = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "RunLock":
         deadline = time.monotonic() + self._wait_s
@@ -133,12 +74,11 @@ class RunLock:
                 where=self._folder,
                 fix="make the run folder writable, or choose another folder with run.folder=FOLDER",
             ) from error
-        self._thread.start()
+        self._begin_to_beat()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._released.set()
-        self._thread.join(timeout=self._heartbeat_s)  # it may hang with the file system
+        self._end_beating()
         # The file stays and is marked as released, because a number must never be used twice.
         if self._own is not None and not self.lost:
             with suppress(OSError):
@@ -148,12 +88,42 @@ class RunLock:
                 temporary.replace(self._own)
 
     @property
+    def number(self) -> int:
+        """Number of the held lock."""
+        assert self._own is not None
+        return int(self._own.stem)
+
+    @contextmanager
+    def without_thread(self) -> Iterator[None]:
+        """Give no signs of life in this context, and have no thread, so that the process can fork."""
+        self._end_beating()
+        try:
+            yield
+        finally:
+            self._begin_to_beat()
+
+    def _begin_to_beat(self) -> None:
+        self._silent.clear()
+        self._thread = threading.Thread(target=self._beat_until_silent, name="run lock", daemon=True)
+        self._thread.start()
+
+    def _end_beating(self) -> None:
+        self._silent.set()
+        if self._thread is not None:
+            self._thread.join(timeout=self._heartbeat_s)  # it may hang with the file system
+
+    @property
     def lost(self) -> bool:
         """Whether another process has taken over the run. This process must then write nothing more into it."""
         # Check now: a process that was cut off or suspended may be asked before its next heartbeat.
         if not self._lost.is_set():
             self._beat()
         return self._lost.is_set()
+
+    def require(self) -> None:
+        """Raise a UserError if the lock is lost."""
+        if self.lost:
+            raise taken_over(self._run)
 
     def _try_to_take(self) -> UserError | None:
         """Create the next number if the highest one may be taken over. Otherwise return an error that names the
@@ -194,7 +164,7 @@ class RunLock:
         ):
             return None
         age = max(0.0, self._file_system_now() - beat)
-        here = holder is not None and holder.machine == _machine()
+        here = holder is not None and holder.machine == this_machine()
         if not here and age > self._stale_after_s:
             return None
         end = (
@@ -214,15 +184,15 @@ class RunLock:
             fix=f"wait until it has ended, or {end} and start again{later}",
         )
 
-    def _beat_until_released(self) -> None:
-        while not self._released.wait(self._heartbeat_s) and not self._lost.is_set():
+    def _beat_until_silent(self) -> None:
+        while not self._silent.wait(self._heartbeat_s) and not self._lost.is_set():
             self._beat()
 
     def _beat(self) -> None:
         assert self._own is not None
         try:
             os.utime(self._own)
-            if max(self._numbers(), default=0) > int(self._own.stem):
+            if max(self._numbers(), default=0) > self.number:
                 self._lost.set()
         except FileNotFoundError:
             self._lost.set()
@@ -230,30 +200,23 @@ class RunLock:
             pass  # the file system is not available: a takeover shows when it is back
 
     def _numbers(self) -> list[int]:
-        return [int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal()]
+        return lock_numbers(self._run)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.json"
+        return lock_file(self._run, number)
 
     def _file_system_now(self) -> float:
         with tempfile.TemporaryFile(dir=self._folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
 
 
-def _process_start(pid: int) -> str | None:
-    """Return the start time of a process in clock ticks since boot. None if it does not exist or is a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else fields[18]
-
-
-def _machine() -> str:
-    """Return the scope in which a process id is unique: one boot of one kernel and one namespace of process ids."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+def taken_over(run: Path) -> UserError:
+    """Return the error of a process whose run another one has taken over."""
+    return UserError(
+        "another process has taken over this run, because this process gave no sign of life for too long",
+        where=run,
+        fix="no action is needed. The other process resumes from the last checkpoint",
+    )
 
 
 def is_held(folder: Path) -> bool:

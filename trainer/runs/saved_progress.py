@@ -9,6 +9,8 @@ from trainer.runs.run_folder import RunFolder
 
 SAVED = "saved"
 """Ledger event: an attempt has written its first checkpoint."""
+SURVIVED = "survived"
+"""Ledger event: a rank has saved the last finished step after the loss of another one."""
 TAKEN = "taken"
 """Ledger event: the run began with a checkpoint of another run."""
 FROM_SCRATCH = "from_scratch"
@@ -49,6 +51,7 @@ def _saved_step(record: dict[str, Any]) -> int:
     """Return the step up to which a record of the ledger shows that a checkpoint existed. 0: it shows none."""
     keys = {
         SAVED: ("step",),
+        SURVIVED: ("step",),
         TAKEN: ("step",),
         "ready": ("step",),
         "end": ("step", "saved"),

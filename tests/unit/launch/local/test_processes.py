@@ -77,7 +77,7 @@ def test_a_thread_launches_ranks_too_and_leaves_signals_alone(job: Path) -> None
 def test_a_failed_rank_ends_the_others_and_its_log_is_shown(
     job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.local.processes.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("launch.local.supervision.GRACE_SECONDS", 0.2)
     start = time.monotonic()
     assert launch("the_job", [str(job), "fail"], nproc=2, logs=job / "logs") == 7
     assert time.monotonic() - start < 30

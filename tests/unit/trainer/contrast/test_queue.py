@@ -121,3 +121,36 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     assert queue.labels[:3].tolist() == [7, -1, 9]
     assert queue.ids[:3].tolist() == [1, -1, 3]
     assert int(queue.head) == 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    length=st.integers(1, 40),
+    kept=st.lists(st.integers(1, 70), max_size=4),
+    undone=st.lists(st.integers(1, 70), max_size=4),
+    broken=st.booleans(),
+)
+def test_undone_pushes_leave_no_trace(length: int, kept: list[int], undone: list[int], broken: bool) -> None:
+    queue = make(length)
+
+    def push(size: int, *, wait: bool = True) -> None:
+        keys = torch.randn(size, 4)
+        if broken:
+            keys[0] = torch.nan
+        queue.enqueue_async([keys, keys], torch.arange(size), torch.arange(size))
+        if wait:
+            queue.wait()
+
+    for size in kept:
+        push(size)
+    queue.forget_overwritten()
+    before = {name: buffer.clone() for name, buffer in queue.named_buffers()}
+    for size in undone:
+        push(size)
+    push(3, wait=False)
+    queue.undo()
+    assert queue.num_pending == 0
+    assert all(torch.equal(buffer, before[name]) for name, buffer in queue.named_buffers())
+    keys = F.normalize(torch.randn(2, 4), dim=1)
+    (found,) = queue.nearest([keys], 1)
+    assert torch.equal((keys * found.rows[:, 0]).sum(1), (keys[:, None] * queue.rows).sum(2).amax(1))

@@ -10,7 +10,8 @@ import torch
 from data_pipelines.errors import UserError
 from trainer.config.schema import load_config
 from trainer.distributed.collectives import rank
-from trainer.monitoring.metrics import MetricsWriter, mean_over_ranks
+from trainer.engine.value_means import mean_over_ranks
+from trainer.monitoring.metrics import MetricsWriter
 from trainer.runs.records import append_record, read_records
 from trainer.runs.run_folder import RunFolder, create_run, open_run
 

@@ -7,7 +7,7 @@ import pytest
 from rank_processes import forks
 
 from data_pipelines.errors import UserError
-from trainer.runs import run_lock
+from trainer.runs import lock_holder, run_lock
 from trainer.runs.run_lock import RunLock, is_held
 
 QUICK = {"stale_after_s": 0.5, "heartbeat_s": 0.05}
@@ -41,7 +41,7 @@ def leave_a_lock(run, *, age_s, **fields):
 
 def hold(run, entered, leave, machine=None, answer=None, options=None):
     if machine:
-        run_lock._machine = lambda: machine
+        run_lock.this_machine = lock_holder.this_machine = lambda: machine
     with RunLock(run, attempt=4, **(options or {})) as lock:
         entered.set()
         leave.wait(60)
@@ -110,7 +110,7 @@ def test_a_killed_holder_on_this_machine_is_replaced_at_once(tmp_path, reaped):
     if reaped:
         process.join()
     else:
-        until(lambda: run_lock._process_start(process.pid) is None)
+        until(lambda: lock_holder.process_start(process.pid) is None)
     with RunLock(tmp_path) as lock:
         assert not lock.lost
     process.join()

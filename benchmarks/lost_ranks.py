@@ -1,0 +1,163 @@
+"""Does a run that loses ranks redo steps, and is it bitwise that of an undisturbed one? How long does a restart take?
+
+    python benchmarks/lost_ranks.py [--kills 100] [--nproc 2] [--seed S] [--json FILE]
+
+Trains the digits recipe twice on N processes. In the second run, ranks are killed by SIGKILL at points that are spread
+over all phases of a step: the wait for data, each kind of message, the passes, the update, the EMA, the record, the
+evaluation and the write of a checkpoint. A redone step is one that a rank that was not killed had finished. Exits with
+1 if the runs differ, if a step was redone, or if the median from a kill to the next step is longer than 3 s.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from killed_rank import FOLDER
+from rich.console import Console
+
+from launch.local.processes import launch
+from launch.local.rank_processes import allow_forks, module_command
+from launch.local.recovery import RunRecovery
+from launch.local.runs import new_run
+from launch.local.verify_resume import compare
+from trainer.runs.records import read_ledger
+from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_lock import RunLock
+
+MOST_SECONDS = 3.0
+SMALL = (
+    "backbone.stem=half",
+    "backbone.width=8",
+    "method.projector_hidden=32",
+    "method.predictor_hidden=32",
+    "method.embedding_dim=16",
+    "method.queue.size=200",
+    "method.queue.check_every=5",
+    "method.feature_scope=global",
+    "method.transformer_dropout=0.1",
+    "train.global_batch=48",
+    "checkpoint.every_steps=10",
+    "eval.every_epochs=1",
+    "metrics.log_every=1",
+    "metrics.health_every=7",
+    "parallel.torch_threads=1",
+)
+"""Settings with which a step takes a fraction of a second on one core."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--nproc", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=100, help="of each run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills (default: %(default)s)")
+    parser.add_argument("--settings", nargs="*", default=[], help="further settings of both runs")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    args = parser.parse_args()
+    allow_forks()
+    with tempfile.TemporaryDirectory() as folder:
+        result = kill_ranks(
+            Path(folder), args.kills, args.nproc, args.seed, [f"train.max_steps={args.steps}", *args.settings]
+        )
+    print(json.dumps(result, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    good = result["bitwise"] and not result["steps_redone"] and result["kills"]
+    return int(not good or result["seconds_to_next_step"]["median"] > MOST_SECONDS)
+
+
+def kill_ranks(folder: Path, kills: int, nproc: int, seed: int, settings: list[str]) -> dict[str, Any]:
+    """Train a run without kills and one with kills, and compare them."""
+    data = folder / "digits"
+    command = module_command("launch.cli", "data", "build", "digits", str(data))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    common = [
+        f"data.train={data}/train",
+        f"data.validation={data}/validation",
+        f"run.folder={folder}",
+        *SMALL,
+        *settings,
+    ]
+    undisturbed = train(folder, "undisturbed", common, nproc, [])
+    plan = plan_kills(folder / "undisturbed_points", kills, nproc, random.Random(seed))
+    killed = train(folder, "killed", common, nproc, plan)
+    return {
+        "seed": seed,
+        "nproc": nproc,
+        "bitwise": compare(undisturbed, killed, Console(stderr=True)) == 0,
+        **account(killed, folder / "killed_points", plan),
+    }
+
+
+def train(folder: Path, name: str, settings: list[str], nproc: int, plan: list[dict[str, Any]]) -> RunFolder:
+    """Train a run in which ranks are killed as planned, and return its folder."""
+    points = folder / f"{name}_points"
+    points.mkdir()
+    (points / "plan.json").write_text(json.dumps(plan))
+    os.environ[FOLDER] = str(points)
+    run = new_run("digits_demo", [*settings, f"run.name={name}"], nproc)
+    arguments = [str(run.path), str(run.logs)]
+    with RunLock(run.path, attempt=1) as lock:
+        recovery = RunRecovery(run, lock)
+        code = launch("killed_rank", arguments, nproc=nproc, logs=run.logs, recovery=recovery)
+    if code:
+        raise SystemExit(f"run {name} ended with code {code}")
+    return run
+
+
+def plan_kills(points: Path, kills: int, nproc: int, numbers: random.Random) -> list[dict[str, Any]]:
+    """Return kills at random points of an undisturbed run, as many of each kind of point as of the others."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for rank in range(nproc):
+        for line in (points / f"points_{rank}.jsonl").read_text().splitlines():
+            point = json.loads(line) | {"rank": rank}
+            if point["step"] > 0:  # before the first step there is nothing to redo
+                kinds.setdefault(point["point"], []).append(point)
+    names = numbers.sample(sorted(kinds), len(kinds))
+    plan = [numbers.choice(kinds[names[i % len(names)]]) for i in range(kills)]
+    return sorted(plan, key=lambda kill: kill["step"])
+
+
+def account(run: RunFolder, points: Path, plan: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the kills have cost."""
+    done = {i: path for i in range(len(plan)) if (path := points / f"killed_{i}.json").exists()}
+    died = sorted((json.loads(path.read_text())["time"], plan[i]["rank"]) for i, path in done.items())
+    finished = sorted(
+        (record["time"], record["step"], int(path.stem.split("_")[1]))
+        for path in points.glob("finished_*.jsonl")
+        for record in map(json.loads, path.read_text().splitlines())
+    )
+    ready = [r for r in read_ledger(run.ledger) if r["event"] == "ready"]
+    redone, seconds = Counter[int](), []
+    for time, rank in died:
+        again = next(r for r in ready if r["time"] > time)
+        held = max((step for at, step, by in finished if at < again["time"] and by != rank), default=0)
+        redone[max(0, held - again["step"])] += 1
+        seconds += [at - time for at, _, _ in finished if at > again["time"]][:1]  # none after the last step
+    return {
+        "kills": len(died),
+        "kills_not_reached": len(plan) - len(died),
+        "attempts": run.attempts(),
+        "kinds": dict(sorted(Counter(plan[i]["point"] for i in done).items())),
+        "steps_redone": sum(steps * times for steps, times in redone.items()),
+        "seconds_to_next_step": {
+            "median": round(statistics.median(seconds), 2),
+            "most": round(max(seconds), 2),
+        }
+        if seconds
+        else {},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Restarts the ranks of a run after the loss of one, from the step that another one has saved."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from launch.local.processes import Failure
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.end_reasons import EndReason, ExitCode
+from trainer.runs.passed_lock import pass_on
+from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_lock import RunLock
+
+MOST_RESTARTS = 3
+"""Number of restarts without a new step on the disk after which ranks do not start again."""
+KILLS = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+"""Signals that end a rank without its will. Others ask it to stop."""
+_EXCEPTION = 1
+"""Exit code of Python after an exception that nobody caught."""
+
+
+class RunRecovery:
+    """Restarts the ranks of a run, unless the failure would come again.
+
+    Ranks of which a signal has killed one start again until `MOST_RESTARTS` restarts in a row have saved no new step.
+    After an exception they start again only if the attempt has saved a new step, because an exception usually comes
+    again in the same place.
+
+    Args:
+        run: the run that is trained.
+        lock: its lock, which this process holds.
+    """
+
+    def __init__(self, run: RunFolder, lock: RunLock) -> None:
+        self._run, self._lock = run, lock
+        self._saved, self._attempts, self._in_vain = self._newest_step(), run.attempts(), 0
+        self.environment: Mapping[str, str] = pass_on(lock)
+
+    def forking(self) -> AbstractContextManager[None]:
+        """Return a context in which the lock has no thread."""
+        return self._lock.without_thread()
+
+    def restarts(self, failure: Failure) -> bool:
+        """Record a failure, and return whether the ranks start again."""
+        reason = _reason(failure.code)
+        if reason is None:
+            return False
+        saved, attempts = self._newest_step(), self._run.attempts()
+        has_new_step = saved > self._saved
+        self._in_vain = 0 if has_new_step else self._in_vain
+        if attempts > self._attempts:
+            self._run.note(
+                "end", attempt=attempts, reason=reason, message=_first_line(failure.message), saved=saved
+            )
+        self._saved, self._attempts = saved, attempts
+        if reason == EndReason.ERROR and not has_new_step:
+            return False
+        if self._in_vain >= MOST_RESTARTS:
+            print(f"the ranks have started again {self._in_vain} times without a new step", file=sys.stderr)
+            return False
+        self._in_vain += 1
+        print(f"{failure.message}\nthe ranks start again from step {saved}", file=sys.stderr, flush=True)
+        return True
+
+    def _newest_step(self) -> int:
+        return CheckpointStore(self._run.checkpoints).newest_step()
+
+
+def _reason(code: int) -> EndReason | None:
+    """Return the reason in the ledger for the exit code of a failed rank. None: no restart helps."""
+    if code > 128 and code - 128 in KILLS:
+        return EndReason.KILLED
+    return {_EXCEPTION: EndReason.ERROR, ExitCode.LOST_PEER: EndReason.LOST_RANK}.get(code)
+
+
+def _first_line(message: str) -> str:
+    return message.splitlines()[0] if message else ""

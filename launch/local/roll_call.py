@@ -1,0 +1,49 @@
+"""Connections to the ranks of this node: each tells which finished step it holds, and hears whether it saves."""
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+from trainer.runs.supervisor import SOCKET, send
+
+
+class RollCall:
+    """The supervisor's ends of the connections to the ranks of one start."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, socket.socket] = {}
+        self._received: dict[int, bytes] = {}
+        self._heard = set[int]()
+
+    def connect(self, rank: int) -> tuple[socket.socket, dict[str, str]]:
+        """Return the end of a new rank, which the supervisor closes once the rank has it, and the variable that names
+        it."""
+        own, theirs = socket.socketpair()
+        own.setblocking(False)
+        self._connections[rank], self._received[rank] = own, b""
+        return theirs, {SOCKET: str(theirs.fileno())}
+
+    def read(self) -> dict[int, int | None]:
+        """Return the finished step of each rank that has reported since the last call. None: it holds none that may be
+        saved."""
+        reports: dict[int, int | None] = {}
+        for rank, connection in self._connections.items():
+            with suppress(BlockingIOError, ConnectionResetError):
+                self._received[rank] += connection.recv(2**16)
+            if rank not in self._heard and b"\n" in self._received[rank]:
+                self._heard.add(rank)
+                reports[rank] = json.loads(self._received[rank].split(b"\n")[0])["step"]
+        return reports
+
+    def answer(self, saves: Mapping[int, bool]) -> None:
+        """Tell ranks that have reported whether they save."""
+        for rank, one_saves in saves.items():
+            if rank in self._connections:
+                with suppress(OSError):  # it has ended meanwhile
+                    send(self._connections[rank], {"save": one_saves})
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections.values():
+            connection.close()

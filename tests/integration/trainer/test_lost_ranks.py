@@ -1,0 +1,83 @@
+"""Real runs that lose ranks and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_runs import Runs
+
+ROOT = Path(__file__).resolve().parents[3]
+POISON = """
+import os, signal, sys
+from launch.cli import main
+from trainer.engine.deepspeed_engine import Engine
+
+real = Engine.step
+def step(self, number, *args, **options):
+    if os.environ["RANK"] == "1" and number >= 5:
+        {fault}
+    return real(self, number, *args, **options)
+Engine.step = step
+sys.argv[0] = "all4one"
+main()
+"""
+
+
+def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    command = [sys.executable, "benchmarks/lost_ranks.py", "--kills", "12", "--steps", "30"]
+    run = subprocess.run(
+        [*command, "--nproc", "3", "--json", str(results)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert results.exists(), run.stderr[-3000:]
+    result = json.loads(results.read_text())
+    assert result["bitwise"], run.stderr[-3000:]
+    assert result["kills"] >= 9
+    assert 8 <= result["attempts"] <= result["kills"] + 1  # two ranks may die at once
+    assert result["steps_redone"] == 0
+
+
+def poisoned(runs: Runs, folder: Path, name: str, fault: str) -> tuple[int, str]:
+    """Train a tiny run as the command does. Its rank 1 has a fault in each step from step 5 on."""
+    program = folder / "poisoned.py"
+    program.write_text(POISON.format(fault=fault))
+    run = subprocess.run(
+        [sys.executable, str(program), *runs.arguments(name), "--nproc", "2"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:
+    code, out = poisoned(runs, tmp_path, "again", "os.kill(os.getpid(), signal.SIGKILL)")
+    assert code == 128 + signal.SIGKILL, out
+    assert "rank 1 was ended by SIGKILL (out of memory?)" in out
+    assert "the ranks have started again 3 times without a new step" in out
+    ends = [r for r in runs.ledger("again") if r["event"] == "end" and r["reason"] == "killed"]
+    assert [(r["attempt"], r["saved"]) for r in ends] == [(n, 5) for n in range(1, 5)]
+
+
+def test_an_exception_is_tried_once_more_and_then_ends_the_run(
+    runs: Runs, straight: str, tmp_path: Path
+) -> None:
+    code, out = poisoned(runs, tmp_path, "wrong", "raise ZeroDivisionError('a fault of this test')")
+    assert code == 1, out
+    assert "a fault of this test" in out
+    assert runs.path("wrong").attempts() == 2
+    assert max((runs.path("wrong").checkpoints).glob("step_*")).name == "step_00000005"
+    result = runs.resume("wrong")
+    assert result.code == 0, result.out
+    runs.assert_same("wrong", straight)

@@ -1,0 +1,74 @@
+import signal
+from pathlib import Path
+
+import pytest
+from checkpoints import snapshot
+
+from launch.local.processes import Failure
+from launch.local.recovery import MOST_RESTARTS, RunRecovery
+from trainer.checkpoints.store import CheckpointStore
+from trainer.runs.end_reasons import ExitCode
+from trainer.runs.records import read_ledger
+from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_lock import RunLock
+
+KILLED = Failure(128 + signal.SIGKILL, 1, "rank 1 was ended by SIGKILL (out of memory?)")
+EXCEPTION = Failure(1, 0, "rank 0 failed")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def begin(run: RunFolder) -> None:
+    run.note("start", attempt=run.attempts() + 1, world_size=2)
+
+
+def save(run: RunFolder, step: int) -> None:
+    CheckpointStore(run.checkpoints, attempt=run.attempts()).write(snapshot(step))
+
+
+def test_a_killed_rank_starts_again_until_three_restarts_saved_nothing(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        assert recovery.restarts(KILLED)
+        assert "start again from step 5" in capsys.readouterr().err
+        for _ in range(MOST_RESTARTS - 1):
+            begin(run)
+            assert recovery.restarts(KILLED)
+        begin(run)
+        assert not recovery.restarts(KILLED)
+    ends = [r for r in read_ledger(run.ledger) if r["event"] == "end"]
+    assert [(r["attempt"], r["reason"], r["saved"]) for r in ends] == [(n, "killed", 5) for n in range(1, 5)]
+    assert ends[0]["message"] == KILLED.message
+
+
+def test_an_exception_starts_again_only_after_a_new_step(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        assert recovery.restarts(EXCEPTION)
+        begin(run)
+        assert not recovery.restarts(EXCEPTION)
+
+
+@pytest.mark.parametrize("code", [ExitCode.USER_ERROR, ExitCode.STALLED, ExitCode.TERMINATED, 7])
+def test_other_ends_are_final(run: RunFolder, code: int) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        assert not recovery.restarts(Failure(code, 0, ""))
+    assert [r["event"] for r in read_ledger(run.ledger)] == ["start"]
+
+
+def test_ranks_that_never_met_leave_no_end_of_an_attempt(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        assert RunRecovery(run, lock).restarts(KILLED)
+    assert not run.ledger.exists()

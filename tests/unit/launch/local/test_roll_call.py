@@ -1,0 +1,19 @@
+import json
+
+from launch.local.roll_call import RollCall
+
+
+def test_ranks_are_heard_as_they_report_and_only_one_is_told_to_save() -> None:
+    roll = RollCall()
+    ends = {rank: roll.connect(rank)[0] for rank in range(3)}
+    assert roll.read() == {}
+    ends[0].sendall(b'{"lost_peer": true, "step": ')  # half of a line
+    ends[2].sendall(b'{"lost_peer": true, "step": 7}\n')
+    assert roll.read() == {2: 7}
+    ends[0].sendall(b"null}\n")
+    assert roll.read() == {0: None}
+    ends[1].close()  # the rank that is lost
+    roll.answer({0: False, 1: False, 2: True})
+    assert [json.loads(ends[rank].recv(100)) for rank in (0, 2)] == [{"save": False}, {"save": True}]
+    roll.close()
+    assert ends[0].recv(100) == b""

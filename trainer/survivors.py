@@ -1,0 +1,83 @@
+"""What a rank does if another one is lost: one of those that are left saves the last finished step.
+
+At ZeRO stage 0 every rank has the whole state, so the loss of a rank then costs no step. On CUDA devices, kernels of
+the interrupted step may already have changed the state, so nothing is saved there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.log import LOGGER
+from trainer.checkpoint_manager import CheckpointManager
+from trainer.checkpoints.format import Snapshot
+from trainer.checkpoints.host_copies import clone_to_host
+from trainer.checkpoints.store import CheckpointStore
+from trainer.distributed.lost_peer import leave_group
+from trainer.runs.components import AttemptContext, TrainingComponents
+from trainer.runs.hang_watch import HangWatch
+from trainer.runs.passed_lock import passed_lock
+from trainer.runs.saved_progress import SURVIVED
+from trainer.runs.supervisor import Supervisor
+
+
+def save_as_survivor(
+    attempt: AttemptContext,
+    parts: TrainingComponents,
+    checkpoints: CheckpointManager,
+    watch: HangWatch,
+    *,
+    step: int,
+    record: dict[str, Any] | None,
+) -> None:
+    """Save the last finished step if the supervisor of the ranks names this one for it. Without a supervisor, do
+    nothing.
+
+    Args:
+        attempt: the attempt of this rank.
+        parts: components of the run.
+        checkpoints: checkpoints of the run.
+        watch: watches this rank.
+        step: number of steps that are done.
+        record: the training record of the last step that has one. Rank 0 may have been lost before it wrote it.
+
+    Raises:
+        UserError: the checkpoint could not be written.
+    """
+    supervisor = Supervisor.of_this_process()
+    if supervisor is None:
+        return
+    watch.doing("hearing which rank saves")
+    on_host = attempt.process.device.type == "cpu"
+    can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and step > 0
+    leave_group()
+    if supervisor.must_save(step if can_save else None):
+        watch.doing("saving after the loss of a rank")
+        path = _saved(attempt, parts, checkpoints, step, record)
+        attempt.run.note(SURVIVED, attempt=attempt.number, step=step, rank=attempt.process.rank)
+        LOGGER.warning("rank %d has saved %s, because another rank is lost", attempt.process.rank, path.name)
+
+
+def _saved(
+    attempt: AttemptContext,
+    parts: TrainingComponents,
+    checkpoints: CheckpointManager,
+    step: int,
+    record: dict[str, Any] | None,
+) -> Path:
+    """Return the checkpoint of a step, which is written if rank 0 has not written it before."""
+    checkpoints.wait()
+    lock, rules = passed_lock(attempt.run.path), attempt.config.checkpoint
+    assert lock is not None
+    store = CheckpointStore(
+        attempt.run.checkpoints,
+        attempt=attempt.number,
+        keep_last=rules.keep_last,
+        keep_every=rules.keep_every,
+        require_lock=lock.require,
+    )
+    for path, state in store.states():
+        if (state["step"], state["attempt"]) == (step, attempt.number):
+            return path
+    model, optimizer = parts.engine.state()
+    state = checkpoints.state(step) | {"record": record}
+    return store.write(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), state))
