@@ -4,7 +4,7 @@ from pathlib import Path
 
 from launch.local.worker import run_with_error_report
 from launch.profile.worker import measure
-from launch.slurm.job import begin_task
+from launch.slurm.rank_of_job import begin_task
 from trainer.runs.run_folder import RunFolder
 
 

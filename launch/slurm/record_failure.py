@@ -15,7 +15,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.slurm import slurm_commands
-from launch.slurm.job import Start, start_line
+from launch.slurm.job_start import Start, start_line
 from launch.slurm.requeue import requeue_from_script
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.end_reasons import EndReason, ExitCode

@@ -64,7 +64,12 @@ class SlurmSubmission:
         for run in self.runs:
             run.logs.mkdir(parents=True, exist_ok=True)
         work = [
-            TrainJob(run.path.absolute(), self.settings.requeues, chained=self.settings.chain > 1)
+            TrainJob(
+                run.path.absolute(),
+                self.settings.requeues,
+                chained=self.settings.chain > 1,
+                tasks=self.settings.tasks if self._has_agents else 0,
+            )
             for run in self.runs
         ]
         with submission_environment(self.script()), JobsQueuedTogether() as queued:
@@ -107,7 +112,13 @@ class SlurmSubmission:
             after=after,
             parallel=self.parallel,
             teardown=self._teardown(),
+            agents=self._has_agents,
         )
+
+    @property
+    def _has_agents(self) -> bool:
+        """Whether an agent on each node starts its ranks."""
+        return self.settings.recovery == "in_place"
 
     def _teardown(self) -> list[str]:
         """Return the shell lines that run after the processes. Each element of an array handles its own run."""

@@ -10,7 +10,7 @@ from typing import Any
 import submitit
 
 from data_pipelines.errors import UserError
-from launch.slurm.job import start_line
+from launch.slurm.job_start import start_line
 from trainer.config.slurm_settings import SlurmSettings
 
 NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
@@ -27,6 +27,7 @@ def executor(
     after: str | None = None,
     parallel: int = 1,
     teardown: Sequence[str] = (),
+    agents: bool = False,
 ) -> submitit.SlurmExecutor:
     """Return the executor that submits jobs.
 
@@ -39,6 +40,7 @@ def executor(
         after: number of a job that must end before.
         parallel: maximum number of array elements that run at a time.
         teardown: shell lines that run after the processes.
+        agents: whether each node has one task, which starts the processes of the node.
 
     Raises:
         UserError: there is no SLURM on this machine.
@@ -54,6 +56,10 @@ def executor(
         ) from None
     extra = dict(settings.extra)
     own = extra.pop("dependency", None)  # the user's dependency, for the first job of a chain
+    # An agent gets the cores of all its processes, one for each if their number is left to the cluster.
+    tasks, cores_of_task = settings.tasks, settings.cpus_per_task
+    if agents:
+        tasks, cores_of_task = 1, (cores_of_task or 1) * tasks
     named: dict[str, Any] = {
         "partition": settings.partition,
         "account": settings.account,
@@ -62,17 +68,17 @@ def executor(
         "exclude": settings.exclude,
         "mem": settings.mem,
         "gpus_per_node": settings.gpus_per_node,
-        "cpus_per_task": settings.cpus_per_task,
+        "cpus_per_task": cores_of_task,
         "dependency": f"afterany:{after}" if after else own,
     }
     # Newer versions of srun do not inherit this from the job.
-    cores = [f"--cpus-per-task={settings.cpus_per_task}"] if settings.cpus_per_task else []
+    cores = [f"--cpus-per-task={cores_of_task}"] if cores_of_task else []
     found.update_parameters(
         **{name: value for name, value in named.items() if value},
         job_name=folder.parent.name,
         time=settings.minutes,
         nodes=settings.nodes,
-        ntasks_per_node=settings.tasks,
+        ntasks_per_node=tasks,
         array_parallelism=parallel,
         signal_delay_s=settings.signal_lead_seconds,
         stderr_to_stdout=True,

@@ -89,6 +89,11 @@ class Jobs:
         """Send a signal to the process of a rank alone."""
         self.cluster.run("kill", f"-{number}", self.process_of(job, rank))
 
+    def rank_of_agent(self, job: str, node: int, local: int) -> str:
+        """Number of the process of a rank that the agent of a node has started, as the head machine sees it."""
+        ranks = self.cluster.run("pgrep", "--parent", self.process_of(job, node)).split()
+        return sorted(ranks, key=int)[local]
+
     def process_of(self, job: str, rank: int) -> str:
         """Number of a rank's process, as the head machine sees it."""
         for line in self.cluster.run("pgrep", "--full", "submitit.core._submit").split():

@@ -1,7 +1,7 @@
 """Settings of SLURM jobs: the `slurm:` section of a recipe."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -68,6 +68,10 @@ class SlurmSettings(Settings):
     """Seconds before the time limit at which the run saves a checkpoint and requests its own requeue."""
     max_requeues: int = Field(100, ge=0)
     """Maximum number of restarts of one job, for any reason. After that it requests no requeue."""
+    recovery: Literal["in_place", "requeue"] = "requeue"
+    """What happens if a rank is lost. `requeue`: the job ends and requests its restart, which redoes the steps since
+    the last checkpoint. `in_place`: an agent on each node starts the ranks again within seconds, from a step that
+    another rank has saved. If the agent or the node is lost too, the job requests its restart."""
     chain: int = Field(1, ge=1, le=1000)
     """Number of jobs to queue one after the other. Each job resumes the run. Use it on clusters that forbid requeues.
     Above 1, no job requests a requeue."""

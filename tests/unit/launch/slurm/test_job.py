@@ -11,8 +11,9 @@ import pytest
 
 from data_pipelines.errors import UserError
 from launch.local.worker import End
-from launch.slurm import job, slurm_commands
-from launch.slurm.job import Start, TrainJob
+from launch.slurm import job, rank_of_job, slurm_commands
+from launch.slurm.job import TrainJob
+from launch.slurm.job_start import Start
 from launch.slurm.submitted_jobs import Submissions
 from trainer.runs.end_reasons import EndReason, ExitCode
 from trainer.runs.run_folder import RunFolder
@@ -51,7 +52,7 @@ def end_with(code: int, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> str:
         reasons.append(reason(code))
         return End(code, reasons[0])
 
-    monkeypatch.setattr(job, "train_run", trained)
+    monkeypatch.setattr(rank_of_job, "train_run", trained)
     with suppress(SystemExit):
         TrainJob(run.path, 100)()
     return reasons[0]

@@ -4,7 +4,7 @@ import pytest
 
 from data_pipelines.log import LOGGER
 from launch.slurm import record_failure
-from launch.slurm.job import Start, start_line
+from launch.slurm.job_start import Start, start_line
 from trainer.config.schema import load_config
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder

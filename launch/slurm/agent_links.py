@@ -1,0 +1,194 @@
+"""Connections between the agents of a job's nodes: each sends lines of JSON to the first one, which sends them to all.
+
+The connections need no thread, so that an agent can fork its ranks.
+"""
+
+import json
+import os
+import platform
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from data_pipelines.errors import UserError
+from trainer.distributed.cluster_store import ports
+from trainer.runs.supervisor import send
+
+Message = dict[str, Any]
+JOIN_S = 900.0
+"""How long the agents wait for each other, seconds. Nodes may power on first."""
+_ANSWER_S = 3.0
+
+
+class AgentLost(Exception):
+    """The agent of another node has ended, or its node is not reachable."""
+
+
+class _Line:
+    """One connection, which is read without waiting."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        connection.setblocking(False)
+        self.connection, self._received = connection, b""
+
+    def read(self) -> list[Message]:
+        """Return the messages that have arrived.
+
+        Raises:
+            AgentLost: the other end is closed.
+        """
+        try:
+            data = self.connection.recv(2**16)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise AgentLost(str(error)) from None
+        if not data:
+            raise AgentLost("the connection was closed")
+        *whole, self._received = (self._received + data).split(b"\n")
+        return [json.loads(line) for line in whole]
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            AgentLost: the other end is closed.
+        """
+        try:
+            send(self.connection, message)
+        except OSError as error:
+            raise AgentLost(str(error)) from None
+
+
+class FirstAgent:
+    """The first node's ends of the connections to all other agents.
+
+    Args:
+        meeting: name that only the agents of this start of the job share.
+        nodes: number of nodes.
+    """
+
+    def __init__(self, meeting: str, nodes: int) -> None:
+        self._lines: dict[int, _Line] = {}
+        self._names: dict[int, str] = {}
+        if nodes == 1:
+            return
+        with _listen(meeting) as listener:
+            deadline = time.monotonic() + JOIN_S
+            while len(self._lines) < nodes - 1:
+                listener.settimeout(max(0.0, deadline - time.monotonic()))
+                try:
+                    connection, _ = listener.accept()
+                    self._welcome(connection, meeting)
+                except TimeoutError:
+                    missing = sorted(set(range(1, nodes)) - self._lines.keys())
+                    raise UserError(
+                        f"the agents of nodes {missing} of the job did not come within {JOIN_S:g} s",
+                        where=platform.node(),
+                        fix="read their logs. A firewall may separate them from this node",
+                    ) from None
+
+    def _welcome(self, connection: socket.socket, meeting: str) -> None:
+        """Take in an agent that names the meeting, and hang up on anything else."""
+        connection.settimeout(_ANSWER_S)
+        try:
+            hello = json.loads(_first_line(connection))
+            if hello["meeting"] != meeting:
+                raise ValueError
+            send(connection, {"meeting": meeting})
+        except (OSError, ValueError, KeyError, TypeError):
+            connection.close()
+            return
+        self._lines[hello["node"]], self._names[hello["node"]] = _Line(connection), hello["name"]
+
+    def read(self) -> list[Message]:
+        """Return the messages of all other agents that have arrived. Raises `AgentLost` if one is lost."""
+        found = []
+        for node, line in self._lines.items():
+            try:
+                found += line.read()
+            except AgentLost as error:
+                raise AgentLost(f"the agent of node {self._names[node]} is lost: {error}") from None
+        return found
+
+    def send_all(self, message: Message) -> None:
+        """Send a message to all other agents. Raises `AgentLost` if one is lost."""
+        for line in self._lines.values():
+            line.send(message)
+
+
+class LaterAgent:
+    """Another node's connection to the first agent.
+
+    Args:
+        meeting: name that only the agents of this start of the job share.
+        first: name or address of the first node.
+        node: number of this node in the job.
+    """
+
+    def __init__(self, meeting: str, first: str, node: int) -> None:
+        deadline = time.monotonic() + JOIN_S
+        while time.monotonic() < deadline:
+            for port in ports(meeting):
+                if (connection := _join(meeting, first, port, node)) is not None:
+                    self._line = _Line(connection)
+                    return
+            time.sleep(0.1)
+        raise UserError(
+            f"the agent of the first node did not answer within {JOIN_S:g} s",
+            where=first,
+            fix=f"read its log. A firewall may separate it from {platform.node()}",
+        )
+
+    def read(self) -> list[Message]:
+        """Return the messages of the first agent that have arrived. Raises `AgentLost` if it is lost."""
+        return self._line.read()
+
+    def send(self, message: Message) -> None:
+        """Send a message to the first agent. Raises `AgentLost` if it is lost."""
+        self._line.send(message)
+
+
+def _listen(meeting: str) -> socket.socket:
+    """Listen on the first free port of a meeting, for IPv4 and IPv6."""
+    for port in ports(meeting):
+        with suppress(OSError):
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(
+                    ("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+                )
+            return socket.create_server(("", port), backlog=1024)
+    tried = ports(meeting)
+    raise UserError(
+        f"none of the ports that this job may use ({tried[0]} to {tried[-1]}) is free",
+        where=platform.node(),
+        fix="end the programs that listen there (`ss -ltnp` lists them), or submit the job again: it then uses others",
+    )
+
+
+def _join(meeting: str, first: str, port: int, node: int) -> socket.socket | None:
+    """Return a connection to the first agent. None: nobody, or a foreign server, listens at the port."""
+    try:
+        connection = socket.create_connection((first, port), timeout=_ANSWER_S)
+    except OSError:
+        return None
+    try:
+        send(connection, {"meeting": meeting, "node": node, "name": os.uname().nodename})
+        if json.loads(_first_line(connection)) == {"meeting": meeting}:
+            return connection
+    except (OSError, ValueError):
+        pass
+    connection.close()
+    return None
+
+
+def _first_line(connection: socket.socket) -> bytes:
+    """Read one line, and nothing of what follows it."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < 1000 and (byte := connection.recv(1)):
+        line += byte
+    return line

@@ -1,0 +1,83 @@
+"""What SLURM runs on each node of a job that recovers in place: an agent, whose ranks are forks of it.
+
+The module is also that of the ranks: `import_all` and `main`.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import submitit
+
+from data_pipelines.log import LOGGER
+from launch.local import worker
+from launch.local.rank_processes import allow_forks, heed_signals, prepare
+from launch.local.recovery import RunRecovery
+from launch.local.standard_files import open_log, write_output_to
+from launch.local.worker import End, end_with_parent, run_with_error_report
+from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
+from launch.slurm.forwarded_signals import SignalForwarding
+from launch.slurm.job_start import Start
+from launch.slurm.node_agent import NodeAgent, Place, follow, lead
+from launch.slurm.rank_of_job import train_as_rank
+from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
+from trainer.runs.records import read_ledger
+from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_lock import STALE_AFTER_S, RunLock
+from trainer.runs.stop_signals import StopRequest
+
+import_all = worker.import_all
+
+
+def main() -> int:
+    """Train the run in the folder `sys.argv[1]` as one rank. Returns the exit code."""
+    end_with_parent()
+    with StopRequest() as stop:
+        heed_signals()
+        return run_with_error_report(lambda: train_as_rank(Path(sys.argv[1]), stop)).code
+
+
+def run_node(run: Path, tasks: int, forwarding: SignalForwarding) -> tuple[End, bool]:
+    """Run the agent of this node until the ranks of the job have ended.
+
+    Args:
+        run: the run's folder.
+        tasks: number of ranks on each node.
+        forwarding: forwards signals to the ranks.
+
+    Returns how the ranks ended, and whether this is the first node.
+    """
+    task, start = submitit.JobEnvironment(), Start.this()
+    task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
+    logs, node = start.logs(run), int(task.global_rank)
+    log = logs / f"node_{node}.log"
+    LOGGER.info("output goes to %s", log)
+    write_output_to(open_log(log))  # SLURM would append all starts of a job to one file
+    meeting = f"{start.job}.{start.restart}"
+    place = Place(node, int(task.num_tasks), tasks, task.hostnames[0], meeting)
+    allow_forks()
+    prepare(__name__)
+    agent = NodeAgent(place, __name__, [str(run)], logs, forwarding)
+    return run_with_error_report(partial(_run, RunFolder(run), agent)), node == 0
+
+
+def _run(run: RunFolder, agent: NodeAgent) -> End:
+    place = agent.place
+    try:
+        if place.node:
+            return follow(agent, LaterAgent(place.meeting, place.first, place.node))
+        others = FirstAgent(place.meeting, place.nodes)
+        with RunLock(run.path, attempt=run.attempts() + 1, wait_s=STALE_AFTER_S + 15) as lock:
+            return lead(agent, others, RunRecovery(run, lock), partial(_reason, run))
+    except AgentLost as error:
+        LOGGER.error("%s. SLURM has to start the job again", error)
+        os._exit(ExitCode.LOST_PEER)  # the ranks end with this process
+
+
+def _reason(run: RunFolder, code: int) -> str:
+    """Return the reason that rank 0 has recorded for the end of the newest attempt."""
+    last = read_ledger(run.ledger)[-1:]
+    if last and last[0]["event"] == "end":
+        return str(last[0]["reason"])
+    return REASONS.get(code, EndReason.ERROR)

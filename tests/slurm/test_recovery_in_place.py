@@ -1,0 +1,56 @@
+"""Jobs whose agents start ranks again inside of the job."""
+
+import signal
+import time
+
+from submitted_runs import SHORT
+
+from trainer.runs.end_reasons import EndReason
+
+IN_PLACE = ("slurm.recovery=in_place", "--nodes", 2, "--tasks-per-node", 2)
+
+
+def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(jobs, straight) -> None:
+    straight_of_four = "straight_of_four"
+    result = jobs.runs.train(straight_of_four, *SHORT, nproc=4)
+    assert result.code == 0, result.out
+    job = jobs.submit("in_place", *IN_PLACE)
+    for attempt, (step, node, local) in enumerate([(12, 1, 0), (18, 0, 0), (25, 0, 1)], start=1):
+        jobs.wait_for_attempt("in_place", attempt)
+        jobs.wait_for_step("in_place", job, step)
+        killed = time.time()
+        jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.rank_of_agent(job, node, local))
+        ready = jobs.wait_for_attempt("in_place", attempt + 1)
+        print(f"ready {ready['time'] - killed:.2f} s after the kill")
+        assert ready["replayed"] == 0
+        end = next(r for r in jobs.ledger("in_place", "end") if r["reason"] == EndReason.KILLED)
+        assert "was ended by SIGKILL" in end["message"]
+    jobs.finish("in_place", job)
+    assert {r["restart"] for r in jobs.ledger("in_place", "start")} == {0}
+    assert len(jobs.ledger("in_place", "survived")) == 3
+    jobs.runs.assert_same("in_place", straight_of_four)
+
+
+def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs) -> None:
+    job = jobs.submit("agents", *IN_PLACE)
+    jobs.wait_for_step("agents", job, 12)
+    jobs.cluster.run("scancel", "--signal=USR2", job)  # as before the time limit
+    jobs.wait_for_attempt("agents", 2)
+    assert jobs.ledger("agents", "end")[0]["reason"] == EndReason.TIME_IS_UP
+    jobs.wait_for_step("agents", job, 22)
+    jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.process_of(job, 1))
+    jobs.wait_for_attempt("agents", 3)
+    jobs.finish("agents", job)
+    assert [r["restart"] for r in jobs.ledger("agents", "start")] == [0, 1, 2]
+    jobs.runs.assert_same("agents", "straight_of_four")
+
+
+def test_a_canceled_job_saves_and_its_run_resumes(jobs) -> None:
+    job = jobs.submit("stopped", *IN_PLACE)
+    jobs.wait_for_step("stopped", job, 12)
+    assert jobs.all4one("cancel", jobs.runs.path("stopped").path).code == 0
+    jobs.cluster.wait_for_state(job, "CANCELLED", timeout=60)
+    (end,) = jobs.ledger("stopped", "end")
+    assert end["reason"] == EndReason.CANCELLED
+    jobs.finish("stopped", jobs.resume("stopped"))
+    jobs.runs.assert_same("stopped", "straight_of_four")

@@ -1,0 +1,90 @@
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.errors import UserError
+from launch.slurm import agent_links
+from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
+from trainer.distributed.cluster_store import ports
+
+
+def heard(end: Any, count: int) -> list[Any]:
+    """The next messages that arrive at one end."""
+    found: list[Any] = []
+    deadline = time.monotonic() + 30
+    while len(found) < count:
+        found += end.read()
+        assert time.monotonic() < deadline
+    return found
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+def test_agents_meet_whichever_comes_first_and_hear_each_other(meeting: str) -> None:
+    with ThreadPoolExecutor() as threads:
+        later = [threads.submit(LaterAgent, meeting, "127.0.0.1", node) for node in (2, 1)]
+        first = FirstAgent(meeting, 3)
+        two, one = (future.result(timeout=30) for future in later)
+    first.send_all({"do": "start"})
+    first.send_all({"do": "answer"})
+    assert heard(one, 2) == heard(two, 2) == [{"do": "start"}, {"do": "answer"}]
+    one.send({"rank": 1, "code": -9})
+    two.send({"rank": 2, "holds": None})
+    assert sorted(heard(first, 2), key=lambda m: m["rank"]) == [
+        {"rank": 1, "code": -9},
+        {"rank": 2, "holds": None},
+    ]
+
+
+def test_a_lost_agent_is_noticed_at_both_ends(meeting: str) -> None:
+    with ThreadPoolExecutor() as threads:
+        later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
+        first = FirstAgent(meeting, 2)
+        one = later.result(timeout=30)
+    one._line.connection.close()
+    with pytest.raises(AgentLost, match=socket.gethostname()):
+        heard(first, 1)
+    with ThreadPoolExecutor() as threads:
+        later = threads.submit(LaterAgent, f"{meeting}2", "127.0.0.1", 1)
+        first = FirstAgent(f"{meeting}2", 2)
+        one = later.result(timeout=30)
+    first._lines[1].connection.close()
+    with pytest.raises(AgentLost):
+        heard(one, 1)
+
+
+def test_strangers_at_the_port_are_hung_up_on_and_foreign_servers_are_passed_by(meeting: str) -> None:
+    with socket.create_server(("127.0.0.1", ports(meeting)[0])) as foreign, ThreadPoolExecutor() as threads:
+        foreign.settimeout(30)
+        later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
+        connection, _ = foreign.accept()
+        connection.sendall(b"HTTP/1.0 400 Bad Request\r\n")
+        connection.close()
+        first = threads.submit(FirstAgent, meeting, 2)
+        for text in (b"GET / HTTP/1.0\r\n", json.dumps({"meeting": "another", "node": 1}).encode() + b"\n"):
+            for _ in range(300):
+                try:
+                    with socket.create_connection(("127.0.0.1", ports(meeting)[1]), timeout=30) as stranger:
+                        stranger.sendall(text)
+                        assert stranger.recv(10) == b""
+                    break
+                except ConnectionError:  # the first agent is not there yet, or no longer
+                    time.sleep(0.01)
+        first.result(timeout=30).send_all({"do": "end"})
+        assert heard(later.result(timeout=30), 1) == [{"do": "end"}]
+
+
+def test_an_agent_that_does_not_come_is_named(meeting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_links, "JOIN_S", 0.2)
+    with pytest.raises(UserError, match=r"nodes \[1, 2\]"):
+        FirstAgent(meeting, 3)
+    with pytest.raises(UserError, match="did not answer"):
+        LaterAgent(meeting, "127.0.0.1", 1)
