@@ -11,7 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoint_manager import CheckpointManager
-from trainer.distributed.lost_peer import is_lost_peer
+from trainer.distributed.lost_peer import Connections, is_lost_peer
 from trainer.distributed.objects import all_gather_object, broadcast_object
 from trainer.distributed.process_group import AsyncFlagReduce
 from trainer.engine.value_means import mean_over_ranks
@@ -39,6 +39,7 @@ class Trainer:
         self.attempt, self.config, self.stop, self.watch = attempt, config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
+        self._peers = Connections.of_this_process()
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.step = watch.step = self.checkpoints.resume()
@@ -85,6 +86,7 @@ class Trainer:
                         self.parts,
                         self.checkpoints,
                         self.watch,
+                        self._peers,
                         step=self.step,
                         record=self.recorder.last,
                     )

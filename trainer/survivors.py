@@ -12,7 +12,7 @@ from trainer.checkpoint_manager import CheckpointManager
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.store import CheckpointStore
-from trainer.distributed.lost_peer import leave_group
+from trainer.distributed.lost_peer import Connections
 from trainer.runs.components import AttemptContext, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.passed_lock import passed_lock
@@ -25,6 +25,7 @@ def save_as_survivor(
     parts: TrainingComponents,
     checkpoints: CheckpointManager,
     watch: HangWatch,
+    peers: Connections,
     *,
     step: int,
     record: dict[str, Any] | None,
@@ -37,6 +38,7 @@ def save_as_survivor(
         parts: components of the run.
         checkpoints: checkpoints of the run.
         watch: watches this rank.
+        peers: connections to the other ranks.
         step: number of steps that are done.
         record: the training record of the last step that has one. Rank 0 may have been lost before it wrote it.
 
@@ -49,7 +51,7 @@ def save_as_survivor(
     watch.doing("hearing which rank saves")
     on_host = attempt.process.device.type == "cpu"
     can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and step > 0
-    leave_group()
+    peers.shut_down()
     if supervisor.must_save(step if can_save else None):
         watch.doing("saving after the loss of a rank")
         path = _saved(attempt, parts, checkpoints, step, record)

@@ -7,15 +7,15 @@ from submitted_runs import SHORT
 
 from trainer.runs.end_reasons import EndReason
 
-IN_PLACE = ("slurm.recovery=in_place", "--nodes", 2, "--tasks-per-node", 2)
+IN_PLACE = ("slurm.recovery=in_place", "--nodes", 2)
 
 
-def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(jobs, straight) -> None:
+def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(jobs) -> None:
     straight_of_four = "straight_of_four"
     result = jobs.runs.train(straight_of_four, *SHORT, nproc=4)
     assert result.code == 0, result.out
-    job = jobs.submit("in_place", *IN_PLACE)
-    for attempt, (step, node, local) in enumerate([(12, 1, 0), (18, 0, 0), (25, 0, 1)], start=1):
+    job = jobs.submit("in_place", *IN_PLACE, "--tasks-per-node", 2)
+    for attempt, (step, node, local) in enumerate([(12, 1, 0), (22, 0, 0)], start=1):
         jobs.wait_for_attempt("in_place", attempt)
         jobs.wait_for_step("in_place", job, step)
         killed = time.time()
@@ -27,11 +27,11 @@ def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(
         assert "was ended by SIGKILL" in end["message"]
     jobs.finish("in_place", job)
     assert {r["restart"] for r in jobs.ledger("in_place", "start")} == {0}
-    assert len(jobs.ledger("in_place", "survived")) == 3
+    assert len(jobs.ledger("in_place", "survived")) == 2
     jobs.runs.assert_same("in_place", straight_of_four)
 
 
-def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs) -> None:
+def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs, straight) -> None:
     job = jobs.submit("agents", *IN_PLACE)
     jobs.wait_for_step("agents", job, 12)
     jobs.cluster.run("scancel", "--signal=USR2", job)  # as before the time limit
@@ -42,10 +42,10 @@ def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs) ->
     jobs.wait_for_attempt("agents", 3)
     jobs.finish("agents", job)
     assert [r["restart"] for r in jobs.ledger("agents", "start")] == [0, 1, 2]
-    jobs.runs.assert_same("agents", "straight_of_four")
+    jobs.runs.assert_same("agents", straight)
 
 
-def test_a_canceled_job_saves_and_its_run_resumes(jobs) -> None:
+def test_a_canceled_job_saves_and_its_run_resumes(jobs, straight) -> None:
     job = jobs.submit("stopped", *IN_PLACE)
     jobs.wait_for_step("stopped", job, 12)
     assert jobs.all4one("cancel", jobs.runs.path("stopped").path).code == 0
@@ -53,4 +53,4 @@ def test_a_canceled_job_saves_and_its_run_resumes(jobs) -> None:
     (end,) = jobs.ledger("stopped", "end")
     assert end["reason"] == EndReason.CANCELLED
     jobs.finish("stopped", jobs.resume("stopped"))
-    jobs.runs.assert_same("stopped", "straight_of_four")
+    jobs.runs.assert_same("stopped", straight)

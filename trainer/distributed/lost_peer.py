@@ -1,9 +1,14 @@
 """The loss of another rank, as this rank sees it. Loads no torch."""
 
-import gc
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What gloo's messages say if the process at the other end of a connection has ended."""
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -11,13 +16,41 @@ def is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
-def leave_group() -> None:
-    """Close this rank's connections to all others, so that no other rank keeps waiting for it.
+@dataclass(frozen=True)
+class Connections:
+    """The TCP connections that this process had at one time.
 
-    The group cannot be used afterward. A rank that waits for a message from this one gets the error of a lost peer.
+    `destroy_process_group` waits for pending collectives, which may never end, and `abort` does not close gloo's
+    connections (torch 2.14). A rank that is left closes them itself. Otherwise a rank that waits for a message from it
+    would not learn that another one is lost.
     """
-    import torch.distributed as dist
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    gc.collect()  # a connection closes when the last reference to its group is gone
+    inodes: dict[int, str]
+    """What identifies each connection, by file descriptor."""
+
+    @classmethod
+    def of_this_process(cls) -> "Connections":
+        """Return all TCP connections of this process."""
+        numbers = [int(path.name) for path in _DESCRIPTORS.iterdir()] if _DESCRIPTORS.is_dir() else []
+        return cls({number: inode for number in numbers if (inode := _connection(number))})
+
+    def shut_down(self) -> None:
+        """Shut down those that are still there. Their other ends learn it at once."""
+        for number, inode in self.inodes.items():
+            if _connection(number) == inode:
+                with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _connection(number: int) -> str:
+    """Return what identifies a TCP connection by its file descriptor. Empty: it is none."""
+    try:
+        inode = str((_DESCRIPTORS / str(number)).readlink())
+        if not inode.startswith("socket:"):
+            return ""
+        with socket.socket(fileno=os.dup(number)) as found:
+            is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+            listens = is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return inode if is_tcp and not listens else ""
+    except OSError:  # closed meanwhile
+        return ""
