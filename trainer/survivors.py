@@ -4,6 +4,7 @@ At ZeRO stage 0 every rank has the whole state, so the loss of a rank then costs
 the interrupted step may already have changed the state, so nothing is saved there.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,12 @@ def _saved(
 ) -> Path:
     """Return the checkpoint of a step, which is written if rank 0 has not written it before."""
     checkpoints.wait()
-    lock, rules = passed_lock(attempt.run.path), attempt.config.checkpoint
+    lock = passed_lock(attempt.run.path)
     assert lock is not None
     store = CheckpointStore(
         attempt.run.checkpoints,
         attempt=attempt.number,
-        keep_last=rules.keep_last,
-        keep_every=rules.keep_every,
+        keep_last=sys.maxsize,  # the next attempt removes what its rules do not keep
         require_lock=lock.require,
     )
     for path, state in store.states():
