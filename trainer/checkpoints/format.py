@@ -4,6 +4,7 @@ checkpoints/latest                   the name of the folder that was written las
 checkpoints/step_00001200/           model.safetensors, optimizer.safetensors, state.json, manifest.json
 checkpoints/step_00001200.1/         the same step written again: a folder cannot be replaced atomically,
                                      so a rewrite gets the next revision and the old one goes once it is named
+checkpoints/suspect-ATTEMPT-NAME/    set aside by an attempt, as it may be corrupt; nothing loads or removes it
 checkpoints/.tmp-ATTEMPT-PID-NAME/   being written or being removed; left over if the process was killed
 """
 
@@ -182,6 +183,12 @@ def follows_broken_steps(state: Mapping[str, Any]) -> bool:
     The run may roll back from such a checkpoint to an earlier one.
     """
     return bool(state.get("guard", {}).get("in_a_row"))
+
+
+def is_good(folder: Path) -> bool:
+    """Whether a run may roll back to a checkpoint."""
+    state = read_state(folder)
+    return state is not None and not follows_broken_steps(state)
 
 
 def _current_name(tensor: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import sync
+from data_pipelines.files import remove_if_possible, sync
 from data_pipelines.prefetch import nothing
 from trainer.checkpoints.format import (
     CheckpointNewer,
     CheckpointUnreadable,
     Snapshot,
     follows_broken_steps,
+    is_good,
     read_files,
     read_state,
     why_unreadable,
@@ -79,7 +79,7 @@ class CheckpointStore:
             for path in folder.iterdir():
                 left = _TEMPORARY.fullmatch(path.name)
                 if left and int(left[1]) < attempt:
-                    _remove(path)
+                    remove_if_possible(path)
         except OSError as error:
             raise _failed("the checkpoint folder cannot be opened", folder, error) from error
 
@@ -102,7 +102,7 @@ class CheckpointStore:
             before = list_checkpoints(self.folder)
             earlier = self._by_age()
             sequence = self._next_sequence(earlier)
-            _remove(temporary)
+            remove_if_possible(temporary)
             temporary.mkdir()
             write_files(snapshot, temporary, sequence)
             self._require_lock()
@@ -115,13 +115,13 @@ class CheckpointStore:
                 f"the checkpoint of step {snapshot.step} could not be written", path, error
             ) from error
         finally:
-            _remove(temporary)
+            remove_if_possible(temporary)
         keep = kept(
             path,
             [older for _, older in earlier],
             keep_last=self.keep_last,
             keep_every=self.keep_every,
-            is_good=_is_good if follows_broken_steps(snapshot.state) else None,
+            is_good=is_good if follows_broken_steps(snapshot.state) else None,
         )
         self._prune([older for older in before if older not in keep])
         return path
@@ -195,6 +195,26 @@ class CheckpointStore:
                     with suppress(OSError):
                         self._bury(path)
 
+    def set_aside(self, step: int) -> list[Path]:
+        """Rename the checkpoints of later steps, so that nothing loads them. The newest other one becomes the latest.
+
+        Returns the new paths. Checkpoints that cannot be renamed stay.
+        """
+        later = sorted(p for p in list_checkpoints(self.folder) if step_and_revision(p)[0] > step)
+        left = next((path for path, _ in self.states() if path not in later), None)
+        with suppress(OSError):
+            self._require_lock()
+            if left is None:
+                (self.folder / LATEST).unlink()
+            else:
+                self._name_latest(left)
+        moved = []
+        for path in later:
+            self._require_lock()
+            with suppress(OSError):
+                moved.append(path.rename(self.folder / f"suspect-{self.attempt}-{path.name}"))
+        return moved
+
     def _by_age(self) -> list[tuple[int, Path]]:
         """Return (sequence, path) of every checkpoint that is not known to be broken, oldest first."""
         return by_age(self.folder, broken=self._broken)
@@ -263,21 +283,7 @@ class CheckpointStore:
             with suppress(OSError):  # the process that has taken over found it without a name and removed it
                 grave.rename(path)
             raise
-        _remove(grave)
-
-
-def _is_good(path: Path) -> bool:
-    state = read_state(path)
-    return state is not None and not follows_broken_steps(state)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder if possible. What remains has a temporary name and is removed by the next attempt."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+        remove_if_possible(grave)
 
 
 def _failed(what: str, path: Path, error: Exception) -> UserError:

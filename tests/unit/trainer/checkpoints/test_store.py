@@ -54,6 +54,32 @@ def test_layout_on_disk(tmp_path):
     assert json.loads((tmp_path / "step_00001200" / STATE).read_text())["step"] == 1200
 
 
+def test_checkpoints_that_are_set_aside_are_kept_and_no_longer_loaded(tmp_path):
+    store = store_at(tmp_path, attempt=2)
+    for step in (10, 20, 30, 20):
+        store.write(snapshot(step))
+    assert [path.name for path in store.set_aside(10)] == [
+        "suspect-2-step_00000020.1",
+        "suspect-2-step_00000030",
+    ]
+    assert names(tmp_path) == [
+        "latest",
+        "step_00000010",
+        "suspect-2-step_00000020.1",
+        "suspect-2-step_00000030",
+    ]
+    assert (tmp_path / "latest").read_text() == "step_00000010\n"
+    assert store.load_newest().snapshot.step == 10
+    assert store.set_aside(10) == []
+
+    later = store_at(tmp_path, attempt=3, keep_last=1)
+    later.write(snapshot(20))
+    assert [path.name for path in later.set_aside(5)] == ["suspect-3-step_00000020"]
+    assert later.load_newest() is None
+    assert len(names(tmp_path)) == 3, "no checkpoint and no name of the latest one"
+    is_whole(later.load(tmp_path / "suspect-2-step_00000030"))
+
+
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
