@@ -3,6 +3,7 @@
 POISON_BATCHES=6-12   batches of these positions in the order are NaN
 POISON_GRADIENT=9     this step's gradient of one parameter is infinite
 POISON_KILL=11        the process is killed before this step
+POISON_FLIP=WEIGHTS:9 before this step, one bit of this kind of state is flipped
 """
 
 import math
@@ -10,13 +11,17 @@ import os
 import signal
 from collections.abc import Iterator
 
+import torch
+
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.prefetching_batches import Batch
 from launch.local import worker
 from trainer.engine.deepspeed_engine import Engine
+from trainer.engine.replicas import StateKind, replicas_of
 
 FIRST, LAST = map(int, os.environ.get("POISON_BATCHES", "1-0").split("-"))
 GRADIENT, KILL = (int(os.environ.get(f"POISON_{name}", -1)) for name in ("GRADIENT", "KILL"))
+FLIPPED, FLIPPED_AT = os.environ.get("POISON_FLIP", ":-1").split(":")
 batches, step = TrainLoader.batches, Engine.step
 
 
@@ -27,9 +32,20 @@ def poisoned_batches(self: TrainLoader, start_step: int) -> Iterator[Batch]:
         yield batch
 
 
+def flip_a_bit(engine: Engine) -> None:
+    """Flip a high bit of the mantissa of one value. In the queue it is a value of the newest key."""
+    state = replicas_of(engine.method, engine._layout.replicated_state())[StateKind[FLIPPED]]
+    tensor = next(t.detach() for t in state.values() if t.dtype is torch.float32)
+    queue = engine.method.queue
+    first = int(queue.head) - 1 if FLIPPED == "QUEUE" and queue is not None else 0
+    tensor[(first, *[0] * (tensor.ndim - 1))].view(torch.int32).bitwise_xor_(1 << 20)
+
+
 def poisoned_step(self: Engine, number: int, given: list[Batch]) -> object:
     if number == KILL:
         os.kill(os.getpid(), signal.SIGKILL)
+    if number == int(FLIPPED_AT):
+        flip_a_bit(self)
     parameter = next(p for p in self.method.parameters() if p.requires_grad)
     hook = parameter.register_hook(lambda g: g * (math.inf if number == GRADIENT else 1))
     try:

@@ -138,6 +138,16 @@ class CheckpointManager:
             )
         return reached
 
+    def set_aside(self, step: int) -> tuple[list[str], int]:
+        """Wait for the last write, and set aside the checkpoints of steps after `step`. Only rank 0 calls.
+
+        Returns their new names, and the step from which the next attempt resumes.
+        """
+        assert self._writer is not None
+        self._writer.wait()
+        moved = self._store.set_aside(step)
+        return [path.name for path in moved], self._store.newest_step()
+
     def _good_checkpoint(self) -> tuple[Path, Snapshot] | tuple[None, None]:
         """Return the newest complete checkpoint that does not follow a broken step. If the last rollback already loaded
         that one, return the good checkpoint before it, if there is one."""

@@ -22,6 +22,7 @@ from trainer.monitoring.recorder import Recorder
 from trainer.runs.components import AttemptContext
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
+from trainer.runs.replica_checks import ReplicaChecks
 from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
 from trainer.setup import build
 from trainer.survivors import save_as_survivor
@@ -43,6 +44,9 @@ class Trainer:
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.step = watch.step = self.checkpoints.resume()
+        self.replicas = ReplicaChecks(
+            attempt, self.parts.engine, self.parts.total_steps, self.checkpoints.set_aside
+        )
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
         )
@@ -96,6 +100,8 @@ class Trainer:
                 self._say_messages()
 
     def _loop(self) -> int:
+        self.watch.doing("comparing the state of the ranks")
+        self.replicas.begin_at(self.step)
         iterator = self._batches()
         if code := self._evaluate_if_due():
             return code
@@ -131,7 +137,7 @@ class Trainer:
                 continue
             self.watch.doing("recording the step")
             self.recorder.record(self.step, self._losses)
-            self._check_queue()
+            self.replicas.after_step(self.step)
             # Save before the evaluation: an evaluation that is cut short runs again on resume.
             if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:
                 self._save()
@@ -160,6 +166,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.watch.doing("saving")
+        self.replicas.finish()
         self.checkpoints.save(self.step)
         self._say_messages()
 
@@ -167,25 +174,18 @@ class Trainer:
         """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
         self.watch.doing("rolling back to a good checkpoint")
         assert self._losses is not None
+        self.replicas.finish()
         values = mean_over_ranks(self._losses)
         why = (
             f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
             f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
         self.step = self.watch.step = self.checkpoints.roll_back(self.step, why)
+        self.replicas.begin_at(self.step)
         if self.metrics is not None:
             self.metrics.go_back(self.step)
         self.recorder.go_on_from(self.step)
         self._say_messages()
-
-    def _check_queue(self) -> None:
-        queue = self.parts.engine.method.queue
-        every = queue.settings.check_every if queue is not None else 0
-        if queue is not None and every and self.step % every == 0 and not queue.is_synchronized():
-            raise UserError(
-                f"the neighbor queues of the ranks differ at step {self.step}",
-                fix="a device or a network link has corrupted data. Resume from the newest checkpoint on other nodes",
-            )
 
     def _evaluate_if_due(self) -> int:
         """Evaluate the backbones if this step is due. Returns the exit code if a signal arrived meanwhile, otherwise

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
 from trainer.contrast.neighbor_search import Bf16Index, topk_indices
-from trainer.distributed.collectives import PendingGather, pack, start_gather, unpack, world_size
+from trainer.distributed.collectives import PendingGather, pack, start_gather, unpack
 
 
 class QueueSettings(Settings):
@@ -24,7 +23,8 @@ class QueueSettings(Settings):
     score_bytes: int = Field(256 * 2**20, ge=2**10)
     """Maximum memory for similarity scores, in bytes. Larger products are computed in chunks of rows."""
     check_every: int = Field(500, ge=0)
-    """Steps between comparisons of the queue across ranks. 0: never."""
+    """Steps between comparisons of the queue alone across ranks. `guard.check_replicas_every` compares all state, the
+    queue included. 0: never."""
 
 
 class Neighbors(NamedTuple):
@@ -143,18 +143,3 @@ class NeighborQueue(nn.Module):
             old = self._overwritten.pop()
             self.rows[old.place], self.labels[old.place], self.ids[old.place] = old.rows, old.labels, old.ids
             self.head.sub_(old.keys).remainder_(len(self.rows))
-
-    @torch.no_grad()
-    def is_synchronized(self) -> bool:
-        """Return whether all ranks hold the same queue bit for bit, by comparing an integer checksum."""
-        if world_size() == 1:
-            return True
-        words = self.rows.view(torch.int32).to(torch.int64)
-        weight = torch.arange(1, words.shape[0] + 1, device=words.device)[:, None]
-        digest = torch.stack(
-            [(words * weight).sum(), (self.labels * weight[:, 0]).sum(), self.ids.sum(), self.head]
-        )
-        low, high = digest.clone(), digest.clone()
-        dist.all_reduce(low, op=dist.ReduceOp.MIN)
-        dist.all_reduce(high, op=dist.ReduceOp.MAX)
-        return bool((low == high).all())

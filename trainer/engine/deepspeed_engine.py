@@ -6,7 +6,7 @@ Defaults of DeepSpeed are replaced by explicit settings here, each for a measure
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from trainer.distributed.deepspeed_internals import allow_float64, leave_gradien
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
 from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
+from trainer.engine.replicas import Comparison, StateKind, replicas_of
 from trainer.engine.step_undo import StepUndo
 from trainer.engine.value_means import PendingMeans
 from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedState
@@ -192,6 +193,11 @@ class Engine:
         Every rank calls. Only rank 0 is sure to get the optimizer's tensors.
         """
         return dict(self.method.state_dict()), self._layout.state()
+
+    def compare_replicas(self, kinds: Collection[StateKind] = tuple(StateKind)) -> Comparison:
+        """Begin to compare the state that all ranks hold alike. Every rank calls."""
+        replicas = replicas_of(self.method, self._layout.replicated_state())
+        return Comparison(replicas, kinds, next(self.method.parameters()).device)
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Load what `state` returned, from a run with any number of processes, ZeRO stage and accumulation.

@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
+from trainer.distributed.host_reading import HostReading
 
 SETTLED = 100
 """Number of good steps over which the usual norm is averaged. Before that many, no norm counts as too large."""
 
 
 class GuardSettings(Settings):
-    """Protection against broken gradients and hangs."""
+    """Protection against broken gradients, silent corruption and hangs."""
 
     stall_seconds: int = Field(900, ge=0, lt=1800)
     """Seconds without a training step or evaluation batch after which the run counts as stalled. Every rank then writes
@@ -31,6 +32,10 @@ class GuardSettings(Settings):
     checkpoint and continues with the batches that follow."""
     max_rollbacks: int = Field(3, ge=0)
     """Maximum number of rollbacks. After that the run stops with a report."""
+    check_replicas_every: int = Field(200, ge=0)
+    """Steps between comparisons of the state that all ranks hold alike: weights, momentum (EMA) encoder, buffers and
+    queue, and at ZeRO stage 0 the optimizer's state. If a rank differs, a device has corrupted data silently. The run
+    then stops and names the rank. The state is also compared when an attempt begins and at the last step. 0: never."""
 
 
 class Guard:
@@ -47,7 +52,7 @@ class Guard:
     def __init__(self, settings: GuardSettings, device: torch.device) -> None:
         self._settings = settings
         self._state = torch.zeros(4, dtype=torch.float64, device=device)  # in the order of `state_dict`
-        self._read: _Reading | None = None
+        self._read: HostReading | None = None
         self.in_a_row = 0
         """Number of consecutive skipped steps, up to the step before the last checked one."""
 
@@ -69,7 +74,7 @@ class Guard:
         )
         if self._read is not None:
             self.in_a_row = int(self._read.values()[3])
-        self._read = _Reading(self._state)
+        self._read = HostReading(self._state)
         return broken.float()
 
     @property
@@ -85,27 +90,8 @@ class Guard:
         """Restore the state from `state_dict`."""
         values = [state[name] for name in self.state_dict()]
         self._state = torch.tensor(values, dtype=torch.float64, device=self._state.device)
-        self._read = _Reading(self._state)
+        self._read = HostReading(self._state)
         self.in_a_row = 0
-
-
-class _Reading:
-    """An asynchronous copy of device values to the host."""
-
-    def __init__(self, values: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if values.device.type == "cuda":
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._host = values
-
-    def values(self) -> list[float]:
-        if self._event is not None:
-            self._event.synchronize()
-        return list(self._host.tolist())
 
 
 class BatchStatistics:

@@ -49,6 +49,9 @@ class OptimizerStateLayout(Protocol):
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state as in `optimizer_tensors`. At stages 1 and 2 only rank 0 gets it."""
 
+    def replicated_state(self) -> dict[str, Tensor]:
+        """Return the part of the optimizer's state that every rank holds, without a message."""
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Use the weights that were loaded into the model, and load the optimizer's state, which any stage may have
         saved."""
@@ -87,6 +90,10 @@ class ReplicatedState:
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's own tensors."""
         return optimizer_tensors(self._optimizer, self._parameters.items())
+
+    def replicated_state(self) -> dict[str, Tensor]:
+        """Return all of the state."""
+        return self.state()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit."""
@@ -148,6 +155,10 @@ class ShardedState:
                     whole = [tensor.cpu() for tensor in partition.gather(value)]
                 tensors |= {f"{kind}/{name}": t.detach() for name, t in zip(names, whole, strict=False)}
         return tensors if rank() == 0 else {}
+
+    def replicated_state(self) -> dict[str, Tensor]:
+        """Return nothing, because each shard is on one rank."""
+        return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit, and then changes nothing."""

@@ -155,11 +155,16 @@ def _are_times(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
 _NEEDED = {
     "start": ("time", "attempt", "world_size"),
     "ready": ("time", "attempt", "step", "total_steps"),
     "saved": ("attempt", "step"),
     "rollback": ("attempt", "to_step"),
+    "replicas_differ": ("attempt", "step", "ranks", "nodes", "to_step"),
     "end": ("time", "attempt", "reason"),
 }
 """What the readers of the ledger rely on, by event."""
@@ -173,6 +178,8 @@ _LEDGER: dict[str, Check] = {
     "to_step": _is_count,
     "saved": _is_count,
     "replayed": _is_count,
+    "ranks": _are_counts,
+    "last_equal": _is_count,
     "reason": _is_text,
     "message": _is_text,
     "job": _is_optional_text,

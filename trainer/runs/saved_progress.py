@@ -16,18 +16,22 @@ TAKEN = "taken"
 FROM_SCRATCH = "from_scratch"
 """Ledger event: the user asked to train again from step 0 after the checkpoints were lost."""
 
+REPLICAS_DIFFER = "replicas_differ"
+"""Ledger event: ranks held different state, and the checkpoints after the last equal comparison were set aside."""
+
 
 def refuse_lost_checkpoints(run: RunFolder, *, checkpoint_every: int) -> None:
     """Raise a UserError if the records show progress that checkpoints must hold, and the run has no checkpoint.
 
-    A run that was killed before its first checkpoint passes: it starts again at step 0, as it must.
+    A run that was killed before its first checkpoint passes: it starts again at step 0, as it must. So does a run
+    whose checkpoints were all set aside.
 
     Args:
         run: a run without checkpoints.
         checkpoint_every: steps between checkpoints. 0: none are due during the run.
     """
     ledger = read_records(run.ledger)
-    begun = max((i for i, record in enumerate(ledger) if record.get("event") == FROM_SCRATCH), default=-1) + 1
+    begun = max((i for i, record in enumerate(ledger) if _starts_over(record)), default=-1) + 1
     if step := max(map(_saved_step, ledger[begun:]), default=0):
         evidence = f"{run.ledger.name} says that a checkpoint of step {step} was saved"
     elif begun:
@@ -47,6 +51,12 @@ def refuse_lost_checkpoints(run: RunFolder, *, checkpoint_every: int) -> None:
     )
 
 
+def _starts_over(record: dict[str, Any]) -> bool:
+    """Whether the run begins at step 0 after a record of the ledger."""
+    event = record.get("event")
+    return event == FROM_SCRATCH or (event == REPLICAS_DIFFER and record.get("to_step") == 0)
+
+
 def _saved_step(record: dict[str, Any]) -> int:
     """Return the step up to which a record of the ledger shows that a checkpoint existed. 0: it shows none."""
     keys = {
@@ -56,6 +66,7 @@ def _saved_step(record: dict[str, Any]) -> int:
         "ready": ("step",),
         "end": ("step", "saved"),
         "rollback": ("to_step",),
+        REPLICAS_DIFFER: ("to_step",),
     }
     values = (record.get(key) for key in keys.get(str(record.get("event")), ()))
     return max((value for value in values if isinstance(value, int)), default=0)

@@ -1,4 +1,5 @@
-"""Extracts features and copies a checkpoint on a GPU that does not exist, and prints the records, as JSON."""
+"""Extracts features, copies a checkpoint and compares the ranks on a GPU that does not exist; prints the records as
+JSON."""
 
 import gc
 import json
@@ -58,9 +59,30 @@ def checkpoint() -> tuple[StepRecord, int]:
         return observer.record, sum(t.numel() * t.element_size() for t in state)
 
 
+def comparison() -> StepRecord:
+    """The second comparison of the ranks' state, and its result."""
+    config = config_of(CASE)
+    with fake_device(WORLD_SIZE) as device, Observer() as observer:
+        engine = build_engine(config, build_method(config, CLASSES, device), STEPS_PER_EPOCH, WORLD_SIZE)
+        for parameter in engine.method.parameters():
+            if parameter.requires_grad:  # what the first update makes
+                engine.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        engine.compare_replicas()
+        gc.collect()
+        observer.begin()
+        engine.compare_replicas().difference()
+        observer.on = False
+        return observer.record
+
+
 def main() -> int:
     record, size = checkpoint()
-    found = SimpleNamespace(evaluation=evaluation().as_json(), checkpoint=record.as_json(), state_bytes=size)
+    found = SimpleNamespace(
+        evaluation=evaluation().as_json(),
+        checkpoint=record.as_json(),
+        comparison=comparison().as_json(),
+        state_bytes=size,
+    )
     print(json.dumps(cast(dict[str, Any], vars(found))))
     return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import Result, run
+from poisoned_runs import Poisoned
 from tiny_runs import Runs
 
 
@@ -33,3 +34,8 @@ def straight(runs: Runs) -> str:
     result = runs.train("straight")
     assert result.code == 0, result.out
     return "straight"
+
+
+@pytest.fixture
+def poisoned(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Poisoned:
+    return Poisoned(runs, monkeypatch)

@@ -1,44 +1,12 @@
 """Real runs of two processes of which one gets broken numbers."""
 
 import math
-from pathlib import Path
 
 import pytest
+from poisoned_runs import Poisoned
 from tiny_runs import STEPS, Runs
 
-from launch.local.processes import launch
 from trainer.checkpoints.store import CheckpointStore
-from trainer.config.schema import load_config
-from trainer.runs.run_folder import RunFolder, create_run
-
-TESTS = Path(__file__).resolve().parents[2]
-
-
-class Poisoned:
-    """Trains tiny runs whose rank 1 has a fault."""
-
-    def __init__(self, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.runs, self.monkeypatch = runs, monkeypatch
-        monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
-
-    def train(self, name: str, *overrides: str, **fault: object) -> tuple[int, RunFolder]:
-        config = load_config(
-            self.runs.common[0],
-            [*self.runs.common[1:], f"run.name={name}", "eval.every_epochs=0", *overrides],
-        )
-        run = create_run(config, name)
-        return self.go_on(run, **fault), run
-
-    def go_on(self, run: RunFolder, **fault: object) -> int:
-        with self.monkeypatch.context() as environment:
-            for kind, value in fault.items():
-                environment.setenv(f"POISON_{kind.upper()}", str(value))
-            return launch("poisoned_worker", [str(run.path), str(run.logs)], nproc=2, logs=run.logs)
-
-
-@pytest.fixture
-def poisoned(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Poisoned:
-    return Poisoned(runs, monkeypatch)
 
 
 @pytest.mark.parametrize(("fault", "zero"), [({"batches": "6-6"}, 0), ({"gradient": 6}, 1)])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 EXPECTED_WAITS = {
-    "trainer.engine.divergence_guard:_Reading.values": "It reads a value of the step before, which the device has "
+    "trainer.distributed.host_reading:HostReading.values": "It reads a value of the step before, which the device has "
     "finished when the host begins the next one.",
     "trainer.checkpoints.host_copies:_Half.empty": "A checkpoint copies through a small buffer. Training changes the "
     "tensors only after they have arrived.",

@@ -89,25 +89,20 @@ def test_a_push_without_start_changes_nothing() -> None:
     assert torch.equal(queue.rows, before)
 
 
-def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
+def push_from_ranks(keys: Tensor) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     queue = make(10)
     ids = torch.arange(3) + 3 * rank()
     queue.enqueue_async([keys[ids]], ids + 100, ids)
     queue.wait()
-    same = queue.is_synchronized()
-    if rank() == 1:
-        queue.rows[4, 0] += 1e-7
-    return queue.rows, queue.labels, same, queue.is_synchronized()
+    return queue.rows, queue.labels
 
 
-def test_keys_of_all_ranks_enter_in_rank_order_and_a_differing_bit_is_found(run_ranks) -> None:
+def test_keys_of_all_ranks_enter_in_rank_order(run_ranks) -> None:
     keys = torch.randn(6, 4)
-    for rows, labels, same, same_after_change in run_ranks(push_from_ranks, 2, keys):
+    for rows, labels in run_ranks(push_from_ranks, 2, keys):
         assert torch.equal(rows[:4], keys[:4])
         assert labels.tolist() == [100, 101, 102, 103, 104, 105, -1, -1, -1, -1]
-        assert same
-        assert not same_after_change
 
 
 def test_keys_that_are_not_finite_enter_nothing() -> None:

@@ -5,7 +5,7 @@ import pytest
 from data_pipelines.errors import UserError
 from trainer.runs.records import append_record
 from trainer.runs.run_folder import RunFolder
-from trainer.runs.saved_progress import FROM_SCRATCH, SAVED, refuse_lost_checkpoints
+from trainer.runs.saved_progress import FROM_SCRATCH, REPLICAS_DIFFER, SAVED, refuse_lost_checkpoints
 
 
 def steps(run: RunFolder, last: int) -> None:
@@ -21,6 +21,7 @@ def steps(run: RunFolder, last: int) -> None:
         ("end", {"reason": "interrupted", "step": 5}, 5),
         ("end", {"reason": "stalled", "saved": 12}, 12),
         ("rollback", {"to_step": 3}, 3),
+        (REPLICAS_DIFFER, {"to_step": 3}, 3),
     ],
 )
 def test_a_checkpoint_on_record_that_is_gone_is_refused(
@@ -58,3 +59,16 @@ def test_metrics_alone_show_that_there_was_a_checkpoint(tmp_path: Path) -> None:
     run.note("start", attempt=1, world_size=1)
     with pytest.raises(UserError, match=r"metrics\.jsonl has steps up to 8"):
         refuse_lost_checkpoints(run, checkpoint_every=4)  # of version 0.1, which notes no saves
+
+
+def test_a_run_whose_checkpoints_were_all_set_aside_starts_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.note("start", attempt=1, world_size=2)
+    run.note(SAVED, attempt=1, step=4)
+    run.note(REPLICAS_DIFFER, attempt=1, step=6, ranks=[0, 1], nodes="a,b", to_step=0)
+    run.note("end", attempt=1, reason="error")
+    steps(run, 6)
+    refuse_lost_checkpoints(run, checkpoint_every=4)
+    run.note(SAVED, attempt=2, step=4)
+    with pytest.raises(UserError):
+        refuse_lost_checkpoints(run, checkpoint_every=4)
