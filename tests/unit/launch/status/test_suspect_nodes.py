@@ -14,7 +14,9 @@ from launch.status.suspect_nodes import (
     suspect_nodes,
 )
 from trainer.config.schema import load_config
+from trainer.engine.replicas import Difference, StateKind
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.replica_checks import description
 from trainer.runs.run_folder import RunFolder
 
 
@@ -26,6 +28,11 @@ def killed(nodes: str, node: str) -> AttemptSummary:
     return attempt(nodes, "killed", f"{node}, task 1: Killed")
 
 
+def differed(nodes: str, node: str) -> AttemptSummary:
+    difference = Difference([3], True, {StateKind.WEIGHTS: ["a", "b"]})
+    return attempt(nodes, "error", f"runs/a: {description(difference, [node])} after step 4")
+
+
 def well(nodes: str, reason: str = "time is up") -> AttemptSummary:
     return attempt(nodes, reason)
 
@@ -35,6 +42,7 @@ def well(nodes: str, reason: str = "time is up") -> AttemptSummary:
     [
         ([killed("node[1-2]", "node2"), killed("node[2-3]", "node2")], ["node2"]),
         ([killed("node[1-2]", "node2"), killed("node[1-2]", "node1")], []),
+        ([killed("node[1-2]", "node2"), differed("node[1-2]", "node2")], ["node2"]),
         ([killed("node[1-2]", "node2"), attempt("node[1-2]")], []),
         ([attempt("node[1-2]"), attempt("node[2-3]")], ["node2"]),
         ([attempt("node[1-2]"), attempt("node[1-2]")], []),  # nothing tells the two apart
