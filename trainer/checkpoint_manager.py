@@ -138,6 +138,10 @@ class CheckpointManager:
             )
         return reached
 
+    def trust(self, step: int) -> None:
+        """Keep the newest checkpoint up to a step from now on, whatever the keep rules say."""
+        self._store.trusted = step
+
     def set_aside(self, step: int) -> tuple[list[str], int]:
         """Wait for the last write, and set aside the checkpoints of steps after `step`. Only rank 0 calls.
 

@@ -44,9 +44,7 @@ class Trainer:
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.step = watch.step = self.checkpoints.resume()
-        self.replicas = ReplicaChecks(
-            attempt, self.parts.engine, self.parts.total_steps, self.checkpoints.set_aside
-        )
+        self.replicas = ReplicaChecks(attempt, self.parts.engine, self.parts.total_steps, self.checkpoints)
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
         )
@@ -137,6 +135,7 @@ class Trainer:
                 continue
             self.watch.doing("recording the step")
             self.recorder.record(self.step, self._losses)
+            self.watch.doing("comparing the state of the ranks")
             self.replicas.after_step(self.step)
             # Save before the evaluation: an evaluation that is cut short runs again on resume.
             if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:

@@ -70,6 +70,8 @@ class CheckpointStore:
         """
         self.folder, self.attempt = folder, attempt
         self.keep_last, self.keep_every = keep_last, keep_every
+        self.trusted = 0
+        """Step of the last comparison that found all ranks equal. The newest checkpoint up to it is kept."""
         self._require_lock = require_lock
         self._broken: set[Path] = set()
         if attempt is None:
@@ -122,6 +124,7 @@ class CheckpointStore:
             keep_last=self.keep_last,
             keep_every=self.keep_every,
             is_good=is_good if follows_broken_steps(snapshot.state) else None,
+            trusted=self.trusted,
         )
         self._prune([older for older in before if older not in keep])
         return path

@@ -4,8 +4,10 @@ The state is compared every `guard.check_replicas_every` steps and at the last s
 so that the host does not wait for the device. If a checkpoint is due before that, the result is read first. The queue
 alone is also compared every `method.queue.check_every` steps.
 
-Checkpoints up to the last equal comparison can be trusted. Rank 0 writes them, and its state was that of all ranks.
-Checkpoints after it are suspect. They are set aside, and the next attempt resumes from the newest one that is left.
+Checkpoints up to the last equal comparison can be trusted. Rank 0 writes them, and its state was that of all ranks. The
+newest of them is kept until a comparison trusts a newer one. Checkpoints after the last equal comparison are suspect.
+If a rank differs, they are set aside, and the next attempt resumes from the newest one that is left. A comparison of
+the queue alone makes no checkpoint trusted, unless nothing else is compared.
 
 The state is also compared when an attempt begins and after a rollback, right after a checkpoint was loaded. This costs
 one comparison. It finds what goes wrong while a checkpoint is read and copied to a device. It also gives every attempt
@@ -14,7 +16,7 @@ ranks now hold what the file holds, and no comparison can tell whether rank 0 wa
 """
 
 import os
-from collections.abc import Callable
+from typing import Protocol
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
@@ -24,6 +26,19 @@ from trainer.engine.replicas import Comparison, Difference, StateKind
 from trainer.runs.components import AttemptContext
 from trainer.runs.saved_progress import REPLICAS_DIFFER
 
+_MOST_NAMES = 20  # of tensors of a kind in a record
+
+
+class Checkpoints(Protocol):
+    """What the comparisons need of the checkpoints."""
+
+    def trust(self, step: int) -> None:
+        """Keep the newest checkpoint up to a step from now on."""
+
+    def set_aside(self, step: int) -> tuple[list[str], int]:
+        """Set aside the checkpoints after a step. Returns their new names, and the step from which the next attempt
+        resumes. Only rank 0 calls."""
+
 
 class ReplicaChecks:
     """Compares the state of the ranks while a run trains. Every rank calls each method at the same time.
@@ -32,31 +47,32 @@ class ReplicaChecks:
         attempt: the attempt.
         engine: holds the state.
         total_steps: number of steps of the run.
-        set_aside: sets aside the checkpoints after a step. Returns their new names, and the step from which the next
-            attempt resumes. Rank 0 calls.
+        checkpoints: the run's checkpoints.
     """
 
     def __init__(
-        self,
-        attempt: AttemptContext,
-        engine: Engine,
-        total_steps: int,
-        set_aside: Callable[[int], tuple[list[str], int]],
+        self, attempt: AttemptContext, engine: Engine, total_steps: int, checkpoints: Checkpoints
     ) -> None:
         self._attempt, self._engine = attempt, engine
-        self._total_steps, self._set_aside = total_steps, set_aside
-        self._every = attempt.config.guard.check_replicas_every
-        queue = engine.method.queue
-        self._queue_every = 0 if queue is None else queue.settings.check_every
+        self._total_steps, self._checkpoints = total_steps, checkpoints
+        queue, alone = engine.method.queue, attempt.process.world_size == 1
+        self._every = 0 if alone else attempt.config.guard.check_replicas_every
+        self._queue_every = 0 if alone or queue is None else queue.settings.check_every
         self._pending: tuple[int, Comparison] | None = None
         self._last_equal = 0
 
     def begin_at(self, step: int) -> None:
-        """Compare the state with which training begins or goes on, and wait for the result."""
+        """Compare the state with which training begins or goes on, and wait for the result.
+
+        Raises:
+            UserError: as for `finish`.
+        """
         self._last_equal = step
-        if self._every and self._attempt.process.world_size > 1:
+        if self._every:
             self._pending = step, self._engine.compare_replicas()
             self.finish()
+        elif self._queue_every:
+            self._checkpoints.trust(step)
 
     def after_step(self, step: int) -> None:
         """Read the result of the comparison before, and begin one after `step` steps if it is due.
@@ -79,13 +95,12 @@ class ReplicaChecks:
         (step, comparison), self._pending = self._pending, None
         if (difference := comparison.difference()) is not None:
             self._stop(step, difference)
-        if comparison.is_complete:
+        if comparison.is_complete or not self._every:
             self._last_equal = step
+            self._checkpoints.trust(step)
 
     def _due(self, step: int) -> tuple[StateKind, ...]:
         """Return the kinds of state to compare after `step` steps."""
-        if self._attempt.process.world_size == 1:
-            return ()
         if self._every and (step % self._every == 0 or step == self._total_steps):
             return tuple(StateKind)
         return (StateKind.QUEUE,) if self._queue_every and step % self._queue_every == 0 else ()
@@ -97,7 +112,7 @@ class ReplicaChecks:
         own = [nodes[rank] for rank in difference.ranks]
         done: tuple[list[str], int] = ([], 0)
         if self._attempt.process.is_first:
-            done = self._set_aside(self._last_equal)
+            done = self._checkpoints.set_aside(self._last_equal)
             self._attempt.run.note(
                 REPLICAS_DIFFER,
                 attempt=self._attempt.number,
@@ -105,15 +120,18 @@ class ReplicaChecks:
                 ranks=difference.ranks,
                 nodes=",".join(own),
                 has_majority=difference.has_majority,
-                tensors=difference.tensors,
+                tensors={kind: names[:_MOST_NAMES] for kind, names in difference.tensors.items()},
+                num_tensors={kind: len(names) for kind, names in difference.tensors.items()},
                 last_equal=self._last_equal,
                 set_aside=done[0],
                 to_step=done[1],
             )
         moved, resumes_from = broadcast_object(done)
+        since = f"The last equal comparison was at step {self._last_equal}"
+        if step == self._last_equal:
+            since = "Training began with this state"
         raise UserError(
-            f"{description(difference, own)} after step {step}. The last equal comparison was at step "
-            f"{self._last_equal}",
+            f"{description(difference, own)} after step {step}. {since}",
             where=self._attempt.run.path,
             fix=self._fix(difference, own, moved, resumes_from),
         )

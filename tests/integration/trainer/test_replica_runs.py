@@ -8,7 +8,12 @@ from tiny_runs import Runs
 
 from trainer.runs.run_folder import RunFolder
 
-SETTINGS = ("guard.check_replicas_every=3", "checkpoint.every_steps=4", "train.global_batch=48")
+SETTINGS = (
+    "guard.check_replicas_every=3",
+    "checkpoint.every_steps=4",
+    "checkpoint.keep_last=1",
+    "train.global_batch=48",
+)
 NODE = os.uname().nodename
 
 

@@ -29,6 +29,19 @@ def test_after_broken_steps_the_checkpoint_before_them_stays(tmp_path):
     assert names(tmp_path) == ["latest", "step_00000003"]
 
 
+def test_the_newest_trusted_checkpoint_stays_until_a_newer_one_is_trusted(tmp_path):
+    store = store_at(tmp_path, keep_last=2)
+    store.trusted = 20
+    for step in (10, 20, 30, 40, 50):
+        store.write(snapshot(step))
+    assert names(tmp_path) == ["latest", "step_00000020", "step_00000040", "step_00000050"]
+    store.trusted = 55
+    store.write(snapshot(60))
+    assert names(tmp_path) == ["latest", "step_00000050", "step_00000060"]
+    store.set_aside(55)
+    assert store.load_newest().snapshot.step == 50
+
+
 @pytest.mark.parametrize("keep_last", [1, 2])
 def test_a_run_that_is_interrupted_in_broken_steps_again_and_again_keeps_its_newest_good_checkpoint(
     tmp_path, keep_last
