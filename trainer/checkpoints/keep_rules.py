@@ -41,7 +41,7 @@ def kept(
     keep_last: int,
     keep_every: int,
     is_good: Callable[[Path], bool] | None = None,
-    trusted: int = 0,
+    trusted: int = -1,
 ) -> set[Path]:
     """Return the checkpoints to keep.
 
@@ -53,7 +53,7 @@ def kept(
         is_good: whether a run may roll back to a checkpoint. It is given if the newest one follows broken steps. Then
             one more checkpoint is kept, and in any case the newest good one. Without this, a run that is interrupted
             again and again during broken steps would lose its last good checkpoint.
-        trusted: the newest checkpoint up to this step is kept too. Later ones may have to be set aside.
+        trusted: the newest checkpoint up to this step is kept too, because later ones may have to be set aside.
     """
     keep_last += is_good is not None
     older = [path for path in earlier if step_and_revision(path)[0] != step_and_revision(newest)[0]]
@@ -62,7 +62,8 @@ def kept(
         chosen |= {path for path in older if step_and_revision(path)[0] % keep_every == 0}
     if is_good is not None:
         chosen |= set(islice(filter(is_good, reversed(older)), 1))
-    return chosen | set([path for path in older if step_and_revision(path)[0] <= trusted][-1:])
+    up_to_trusted = [path for path in (*older, newest) if step_and_revision(path)[0] <= trusted]
+    return chosen | set(up_to_trusted[-1:])
 
 
 def step_and_revision(path: Path) -> tuple[int, int]:

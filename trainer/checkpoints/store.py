@@ -70,8 +70,8 @@ class CheckpointStore:
         """
         self.folder, self.attempt = folder, attempt
         self.keep_last, self.keep_every = keep_last, keep_every
-        self.trusted = 0
-        """Step of the last comparison that found all ranks equal. The newest checkpoint up to it is kept."""
+        self.trusted = -1
+        """Last step at which all ranks were equal. The newest checkpoint up to it is kept. -1: none."""
         self._require_lock = require_lock
         self._broken: set[Path] = set()
         if attempt is None:

@@ -24,11 +24,11 @@ def checkpoints(run: RunFolder) -> list[str]:
 def test_a_flipped_bit_stops_the_run_which_resumes_from_before_it_and_ends_as_an_undisturbed_one(
     runs: Runs, poisoned: Poisoned, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, _ = poisoned.train("undisturbed", *SETTINGS, nproc=3)
+    code, _ = poisoned.train("no_bit_flipped", *SETTINGS, nproc=3)
     assert code == 0
 
     # Equal after 6 steps, saved after 8, different after 9.
-    code, run = poisoned.train("flipped", *SETTINGS, nproc=3, flip="WEIGHTS:7")
+    code, run = poisoned.train("bit_flipped", *SETTINGS, nproc=3, flip="WEIGHTS:7")
     assert code == 2
     said = " ".join(capfd.readouterr().err.split())
     assert f"the state of rank 1 on {NODE} differs from that of most ranks: weights (backbone." in said
@@ -45,7 +45,7 @@ def test_a_flipped_bit_stops_the_run_which_resumes_from_before_it_and_ends_as_an
     assert poisoned.go_on(run, nproc=3, flip="QUEUE:11") == 2
     assert checkpoints(run) == ["step_00000004", "step_00000008", "suspect-1-step_00000008"]
 
-    found = [record for record in runs.ledger("flipped") if record["event"] == "replicas_differ"]
+    found = [record for record in runs.ledger("bit_flipped") if record["event"] == "replicas_differ"]
     assert [(r["attempt"], r["step"], r["last_equal"], r["to_step"]) for r in found] == [
         (1, 9, 6, 4),
         (2, 6, 4, 4),
@@ -56,31 +56,34 @@ def test_a_flipped_bit_stops_the_run_which_resumes_from_before_it_and_ends_as_an
     assert "backbone.conv1.weight" in found[0]["tensors"]["weights"]
     assert "exp_avg/backbone.conv1.weight" in found[1]["tensors"]["optimizer state"]
     assert found[2]["tensors"] == {"neighbor queue": ["queue.rows"]}
-    ends = [record for record in runs.ledger("flipped") if record["event"] == "end"]
+    ends = [record for record in runs.ledger("bit_flipped") if record["event"] == "end"]
     assert [(r["attempt"], r["reason"]) for r in ends] == [(1, "error"), (2, "error"), (3, "error")]
 
-    result = runs.resume("flipped", nproc=3)
+    result = runs.resume("bit_flipped", nproc=3)
     assert result.code == 0, result.out
-    runs.assert_same("undisturbed", "flipped")
+    runs.assert_same("no_bit_flipped", "bit_flipped")
 
 
 def test_two_ranks_that_differ_before_the_first_equal_comparison_are_both_named_and_begin_again(
     runs: Runs, poisoned: Poisoned, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = (*SETTINGS, "guard.check_replicas_every=6", "parallel.zero_stage=1")
-    code, run = poisoned.train("two_differ", *settings, flip="EMA:2")
+    code, run = poisoned.train("bit_flipped_of_two", *settings, flip="EMA:2")
     assert code == 2
     said = " ".join(capfd.readouterr().err.split())
     assert f"the state of ranks 0 on {NODE} and 1 on {NODE} differs, and no majority tells" in said
     assert "after step 6. The last equal comparison was at step 0" in said
     assert "momentum (EMA) encoder (momentum.backbone" in said
-    record = next(r for r in runs.ledger("two_differ") if r["event"] == "replicas_differ")
+    record = next(r for r in runs.ledger("bit_flipped_of_two") if r["event"] == "replicas_differ")
     assert (record["ranks"], record["has_majority"], record["to_step"]) == ([0, 1], False, 0)
     assert checkpoints(run) == ["suspect-1-step_00000004"]
 
-    result = runs.resume("two_differ")
+    result = runs.resume("bit_flipped_of_two")
     assert result.code == 0, result.out
     assert "step_00000014" in checkpoints(run)
     assert (
-        next(r for r in runs.ledger("two_differ") if r["event"] == "ready" and r["attempt"] == 2)["step"] == 0
+        next(r for r in runs.ledger("bit_flipped_of_two") if r["event"] == "ready" and r["attempt"] == 2)[
+            "step"
+        ]
+        == 0
     )

@@ -38,8 +38,11 @@ def test_the_newest_trusted_checkpoint_stays_until_a_newer_one_is_trusted(tmp_pa
     store.trusted = 55
     store.write(snapshot(60))
     assert names(tmp_path) == ["latest", "step_00000050", "step_00000060"]
-    store.set_aside(55)
-    assert store.load_newest().snapshot.step == 50
+    store.trusted = 65
+    store.write(snapshot(65))
+    assert names(tmp_path) == ["latest", "step_00000060", "step_00000065"]
+    store.set_aside(62)
+    assert store.load_newest().snapshot.step == 60
 
 
 @pytest.mark.parametrize("keep_last", [1, 2])

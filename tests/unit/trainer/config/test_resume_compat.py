@@ -15,6 +15,7 @@ def test_meaning_is_what_resume_may_not_change() -> None:
             "eval.every_epochs=1",
             "run.name=other",
             "guard.stall_seconds=0",
+            "guard.check_replicas_every=7",
             "parallel.zero_stage=2",
         ],
     )
