@@ -34,29 +34,45 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> "Config":
     return schema.load_config(recipe, _checked(overrides))
 
 
-def train(recipe: str | Path, overrides: Sequence[str] = (), *, nproc: int = 1) -> Path:
+def train(
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    from_run: str | Path | None = None,
+    nproc: int = 1,
+) -> Path:
     """Train a new run on this machine and wait until it ends.
 
     The run trains in processes of its own, as with `all4one train`. Rank 0 prints to this process's output. Ctrl-C
     saves a checkpoint and raises `RunInterrupted`.
 
     Args:
-        recipe: the name of a shipped recipe, or the path of a YAML file.
+        recipe: the name of a shipped recipe, or the path of a YAML file. None: the settings of `from_run`.
         overrides: settings as `"key=value"`. `run.folder` and `run.name` choose the run's folder.
+        from_run: a run whose whole state the new run begins with. `RUN` is its newest checkpoint, `RUN@STEP` that of
+            a step, and `RUN@best` the best one. Schedule and length may change. None: the run begins at step 0.
         nproc: number of processes. The global batch is divided among them.
 
     Returns:
-        The run's folder, `runs/RECIPE` unless the overrides choose another.
+        The run's folder, `runs/RECIPE` unless the overrides choose another. Without a recipe it is `RUN_from_STEP`
+            beside the other run.
 
     Raises:
-        UserError: a setting is not valid, something would stop the run, or the folder is not empty.
+        UserError: a setting is not valid, something would stop the run, the folder is not empty, there is no such
+            checkpoint, or the new run cannot begin with it.
         RunInterrupted: a signal stopped the run.
         RunFailed: a process of the run failed.
     """
     from launch.local.runs import new_run, train_run
+    from launch.local.taken_state import new_run_settings
 
     _require_processes(nproc)
-    run = new_run(recipe, _checked(overrides), nproc)
+    given = _checked(overrides)
+    if recipe is None and from_run is None:
+        raise UserError("there is no recipe", where="train", fix="give a recipe, or a run with from_run")
+    source = None if from_run is None else str(from_run)
+    named, given, taken = new_run_settings(None if recipe is None else str(recipe), given, source)
+    run = new_run(named, given, nproc, taken)
     _require_success(run, train_run(run, nproc), noted_before=0)
     return run.path
 
@@ -111,7 +127,8 @@ def evaluate(
     The results are also written to `eval.json`. `all4one eval` has more evaluators and options.
 
     Args:
-        run: a run's folder, a checkpoint's folder, or a file that `all4one export` wrote as safetensors.
+        run: a run's folder, a checkpoint's folder, or a file that `all4one export` wrote as safetensors. `RUN@STEP` and
+            `RUN@best` name a checkpoint of a run.
         knn: weighted vote of 20 nearest neighbors.
         retrieval: mAP and recall of validation images among each other.
         linear_fast: logistic regression on features that are computed once.

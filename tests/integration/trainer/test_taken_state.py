@@ -1,5 +1,8 @@
 """Runs that begin with the state of another run."""
 
+import subprocess
+import sys
+
 import pytest
 from tiny_runs import STEPS
 
@@ -41,6 +44,17 @@ def test_with_the_same_schedule_it_ends_bitwise_as_the_first(runs, straight, com
     assert not [name for name in a if not a[name].equal(b[name])]
     of_both = [load_config(runs.path(name).config) for name in ("again", straight)]
     assert of_both[0].method == of_both[1].method
+
+
+def test_the_python_interface_goes_on_from_a_run_as_the_command_does(runs, straight) -> None:
+    given = (f"train.max_steps={STEPS + 1}", "run.name=from_python")
+    lines = f"import all4one\nprint(all4one.train(overrides={list(given)}, from_run={str(runs.path(straight).path)!r}))"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = runs.path("from_python")
+    assert done.stdout.splitlines()[-1] == str(run.path)
+    assert [r["step"] for r in runs.metrics(run.path.name) if r["kind"] == "train"] == [STEPS + 1]
+    assert run.is_finished()
 
 
 @pytest.mark.parametrize(
