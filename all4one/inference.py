@@ -37,7 +37,7 @@ def load_backbone(source: str | Path, backbone: str | None = None) -> "Pretraine
 
     Args:
         source: a run's folder (its newest checkpoint that passes verification), a checkpoint's folder, or a file that
-            `all4one export` wrote as safetensors.
+            `all4one export` wrote as safetensors. `RUN@STEP` and `RUN@best` name a checkpoint of a run.
         backbone: `online` is the trained network, `momentum` its EMA. None: the trained network.
 
     Returns:

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from trainer.checkpoints.background_writer import BackgroundWriter
+from trainer.checkpoints.folder_names import list_checkpoints, step_and_revision
 from trainer.checkpoints.format import Snapshot, follows_broken_steps
 from trainer.checkpoints.host_copies import clone_to_host
+from trainer.checkpoints.keep_rules import best_step
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
 from trainer.distributed.objects import broadcast_object
@@ -52,6 +55,8 @@ class CheckpointManager:
         """The current position in the order of batches."""
         self.record: dict[str, Any] | None = None
         """The training record that the loaded checkpoint brings, which may be missing in the metrics."""
+        self.values: Callable[[], Mapping[int, float]] = dict
+        """Returns the values of `checkpoint.keep_best` by evaluated step. Rank 0 needs them."""
         self._told_slow = False
         is_first, rules = attempt.process.is_first, attempt.config.checkpoint
         self._store = CheckpointStore(
@@ -59,6 +64,7 @@ class CheckpointManager:
             attempt=attempt.number if is_first else None,  # the others only read
             keep_last=rules.keep_last,
             keep_every=rules.keep_every,
+            values=lambda: self.values(),
             require_lock=self.require_lock,
         )
         self._writer = BackgroundWriter(self._store, self._note_first_save) if is_first else None
@@ -200,6 +206,14 @@ class CheckpointManager:
     def may_save(self) -> bool:
         """Whether the last step was not broken. The same on every rank."""
         return not self._parts.engine.guard.state_dict()["in_a_row"]
+
+    def is_best(self, step: int) -> bool:
+        """Whether the checkpoint of this step, which was just evaluated, is the best one. Every rank calls."""
+        if not self._attempt.config.checkpoint.keep_best or not self.may_save:
+            return False
+        others = [step_and_revision(path)[0] for path in list_checkpoints(self._store.folder)]
+        # The last one may still be written.
+        return bool(broadcast_object(best_step(self.values(), [*others, self._last_saved, step]) == step))
 
     @property
     def _interval(self) -> int:

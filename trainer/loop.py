@@ -53,6 +53,7 @@ class Trainer:
         if process.is_first:
             self.metrics = open_metrics(run, config, self.step)
             self.metrics.add_missing(self.checkpoints.record)
+            self.checkpoints.values = self.metrics.kept_values
             self._cleanup.callback(self._say_messages)  # runs after close, which may warn
             self._cleanup.callback(self.metrics.close)
         self.evaluation = OnlineEvaluation(config, process, self.parts, self.progress.bars, stop, watch)
@@ -203,6 +204,8 @@ class Trainer:
             self.metrics.write("eval", self.step, values, epoch=epoch)
         shown = " · ".join(f"{name} {percent(value)}" for name, value in values.items())
         self.progress.say(f"step {self.step}, epoch {epoch:.2f}: {shown}")
+        if self.checkpoints.is_best(self.step):
+            self._save()
         self.recorder.start_clock(self.step)
         return 0
 

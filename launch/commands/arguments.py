@@ -11,9 +11,9 @@ From = Annotated[
     str | None,
     typer.Option(
         "--from",
-        metavar="RUN[@STEP]",
-        help="Begin with the whole state of another run, at its newest checkpoint or at STEP. Schedule and length may "
-        "change. Without CONFIG, its settings are used.",
+        metavar="RUN[@STEP|@best]",
+        help="Begin with the whole state of another run, at its newest checkpoint, at STEP, or at its best one. "
+        "Schedule and length may change. Without CONFIG, its settings are used.",
     ),
 ]
 Nproc = Annotated[

@@ -13,7 +13,7 @@ Source = Annotated[
     typer.Argument(
         metavar="RUN",
         show_default=False,
-        help="Folder of a run or of one checkpoint, or a safetensors file from `all4one export`.",
+        help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, or RUN@STEP or RUN@best.",
     ),
 ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import field_validator
 
 from data_pipelines.cores import cores_per_process
 from data_pipelines.errors import UserError
@@ -27,13 +28,14 @@ from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
+from trainer.runs.named_checkpoint import checkpoint_path
 
 
 class EvalJob(Settings):
     """The arguments of `all4one eval`."""
 
     source: Path
-    """Folder of a run or of a checkpoint, or an exported file."""
+    """Folder of a run or of a checkpoint, or an exported file. `RUN@STEP` and `RUN@best` name a checkpoint of a run."""
     evaluators: Evaluators
     """The evaluators to run."""
     backbone: str | None = None
@@ -44,6 +46,11 @@ class EvalJob(Settings):
     """Labeled shards to evaluate on. None: the validation set of the backbone's recipe."""
     out: Path | None = None
     """File for the results. None: `eval.json` in a run's folder, or `NAME.eval.json` beside a file or checkpoint."""
+
+    @field_validator("source")
+    @classmethod
+    def _named(cls, source: Path) -> Path:
+        return checkpoint_path(source)
 
     @property
     def place(self) -> Path:

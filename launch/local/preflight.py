@@ -17,6 +17,8 @@ from data_pipelines.urls import Url
 from trainer.config.schema import Config
 from trainer.distributed.batch_norm import require_group
 from trainer.engine.lr_schedule import Schedule
+from trainer.methods import Method
+from trainer.monitoring.online_evaluation import require_metric
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
 from trainer.runs.components import TrainSet, open_train_set, total_steps
@@ -30,6 +32,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     - a set that is missing, stale, too small or has other classes
     - a batch size or a number of ranks that does not divide
     - a backbone, initial weights or a schedule that cannot be built
+    - a metric for the best checkpoint that the run does not have
     - a disk without room for the checkpoints of `new_runs` new runs
     """
     found: list[UserError] = []
@@ -48,6 +51,8 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     if train_set is not None:
         tried(_check_samples, config, ranks, len(train_set), config.data.train)
         tried(_check_schedule, config, len(train_set))
+        if config.checkpoint.keep_best:
+            tried(_check_keep_best, config, train_set.num_classes)
         if new_runs:
             tried(_check_room, config, train_set, new_runs)
     if config.data.validation is not None:
@@ -153,18 +158,32 @@ def _most_checkpoints(config: Config, samples: int) -> int:
     if interval:
         written += steps // interval
         permanent = steps // math.lcm(interval, settings.keep_every) if settings.keep_every else 0
+    if settings.keep_best:
+        written += steps // (config.eval.every_epochs * steps_per_epoch)
     # A new one is written before the oldest is deleted.
-    most = settings.keep_last + 1 + permanent
+    most = settings.keep_last + 1 + permanent + bool(settings.keep_best)
     return most if settings.every_minutes else min(most, written)
 
 
 def _checkpoint_bytes(config: Config, classes: int) -> int:
     """Return the bytes of weights, buffers and optimizer state, without allocating them."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        method = config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
+    method = _method_without_weights(config, classes)
     weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)
     states_per_weight = 2 if config.optim.name == "adamw" else 1
     return states_per_weight * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
+
+
+def _method_without_weights(config: Config, classes: int) -> Method:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return config.method.build(build_backbone(config.backbone, config.data.views[0].size), classes)
+
+
+def _check_keep_best(config: Config, classes: int) -> None:
+    try:
+        method = _method_without_weights(config, classes)
+    except UserError:  # `_check_backbone` reports it
+        return
+    require_metric(config, method, classes)
 
 
 def _check_validation(train_set: TrainSet | None, validation_set: ShardSet, ranks: int) -> None:

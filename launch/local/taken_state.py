@@ -12,7 +12,8 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint, training_config
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set, refuse_other_set, total_steps
-from trainer.runs.run_folder import RunFolder, open_run
+from trainer.runs.named_checkpoint import named_checkpoint
+from trainer.runs.run_folder import RunFolder
 from trainer.runs.saved_progress import TAKEN
 
 SCHEDULE = ("optim", "train.epochs", "train.max_steps")
@@ -37,30 +38,12 @@ class TakenState:
 
     @classmethod
     def of(cls, words: str) -> "TakenState":
-        """Return the state that `RUN` or `RUN@STEP` names: its newest checkpoint, or that of a step.
+        """Return the state that `RUN`, `RUN@STEP` or `RUN@best` names.
 
         Raises:
             UserError: there is no such run or no such checkpoint.
         """
-        folder, _, step = words.rpartition("@")
-        if not folder or not step.isdecimal() or Path(words).is_dir():
-            folder, step = words, ""
-        source = open_run(Path(folder))
-        store = CheckpointStore(source.checkpoints)
-        newest_first = [(state["step"], (path, state)) for path, state in store.states()]
-        if not newest_first:
-            store.require_readable()
-            raise UserError("this run has no checkpoint", where=source.checkpoints)
-        found = dict(reversed(newest_first))  # of two of one step the newer one
-        wanted = int(step or newest_first[0][0])
-        if wanted not in found:
-            steps = ", ".join(map(str, sorted(found)))
-            raise UserError(
-                f"there is no checkpoint of step {wanted}",
-                where=source.checkpoints,
-                fix=f"choose one of: {steps}",
-            )
-        return cls(source, *found[wanted])
+        return cls(*named_checkpoint(words))
 
     def refuse_unfit(self, config: Config) -> None:
         """Raise a UserError if a run with these settings cannot go on from this state."""
@@ -110,7 +93,7 @@ def new_run_settings(
     Args:
         recipe: the first argument. With `taken_from` it may be missing, or an override.
         overrides: the other arguments.
-        taken_from: `RUN` or `RUN@STEP`. None: the run begins at step 0, and there is a recipe.
+        taken_from: `RUN`, `RUN@STEP` or `RUN@best`. None: the run begins at step 0, and there is a recipe.
 
     Raises:
         UserError: there is no such run or no such checkpoint.

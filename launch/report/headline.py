@@ -6,7 +6,7 @@ from typing import NamedTuple
 from data_pipelines.formatting import percent
 from launch.report.facts import RunFacts
 from launch.report.metrics import describe
-from trainer.checkpoints.keep_rules import FOLDER
+from trainer.checkpoints.folder_names import FOLDER
 
 _KNN_MEANING = "Accuracy of a vote of the nearest training images. Higher is better."
 _SEPARATELY = "evaluated separately"  # by `all4one eval` or by a study
@@ -38,6 +38,7 @@ def key_figures(facts: RunFacts) -> list[KeyFigure]:
         KeyFigure("steps", f"{status.step:,}{total}", meaning="Updates of the weights."),
         KeyFigure("epochs", f"{epoch:.4g}{whole}", meaning="Passes over the training set."),
         *_accuracies(facts),
+        *_best(facts),
     ]
     if status.images_per_second:
         speed = f"{status.images_per_second:,.0f}"
@@ -84,6 +85,14 @@ def _knn(facts: RunFacts, backbone: str) -> KeyFigure | None:
     if record["step"] == 0:
         when = _before_training(facts)
     return KeyFigure(label, percent(record[name]), when, _KNN_MEANING)
+
+
+def _best(facts: RunFacts) -> list[KeyFigure]:
+    best = facts.status.best
+    if best is None:
+        return []
+    name = f"best checkpoint, {describe(best.metric).label}"
+    return [KeyFigure(name, percent(best.value), f"step {best.step:,}", "Kept by checkpoint.keep_best.")]
 
 
 def _before_training(facts: RunFacts) -> str:

@@ -13,6 +13,7 @@ from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
+from trainer.runs.best_checkpoint import BestCheckpoint, best_checkpoint
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import (
     Speed,
@@ -45,6 +46,8 @@ class Status:
     checkpoint_step: int | None
     checkpoint_seconds: float | None
     """Age of the newest checkpoint."""
+    best: BestCheckpoint | None
+    """The best checkpoint. None: `checkpoint.keep_best` is empty, or no checkpoint was evaluated yet."""
     attempts: int
     why: str | None
     """What the job waits for, or what ended the last attempt."""
@@ -152,6 +155,7 @@ def status(
         seconds_left=_seconds_left(run, total_steps, step, speed) if state == "running" else None,
         checkpoint_step=checkpoint.get("step"),
         checkpoint_seconds=time.time() - checkpoint["saved"] if checkpoint else None,
+        best=best_checkpoint(run),
         attempts=len(history),
         why=why,
         lost_steps=sum(one.lost for one in history),

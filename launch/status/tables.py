@@ -12,7 +12,7 @@ from rich.text import Text
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import duration, quoted
+from data_pipelines.formatting import duration, percent, quoted
 from launch.status.ledger import AttemptSummary, total
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
@@ -80,14 +80,15 @@ def _tables(found: Overview, console: Console) -> list[tuple[Table, str]]:
 
 
 def _lines(found: Overview) -> list[Text]:
-    """Return the lines below the tables: reasons, costs, suspect nodes and skipped folders."""
+    """Return the lines below the tables: reasons, best checkpoints, costs, suspect nodes and skipped folders."""
     why = [f"{_name(one, found)}: {one.why}" for one in found.runs if one.why]
     skipped = [f"skipped: {problem}" for problem in found.left_out]
     skipped += [
         f"skipped: {count} damaged line{'s' * (count > 1)} of {path}" for path, count in found.damaged.items()
     ]
+    best = [_of_best(one, found) for one in found.runs]
     suspects = [_of_suspects(one, found) for one in found.runs]
-    lines = [Text(line) for line in (*why, _costs(found.runs), *suspects, *skipped) if line]
+    lines = [Text(line) for line in (*why, *best, _costs(found.runs), *suspects, *skipped) if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 
@@ -142,6 +143,12 @@ def _costs(runs: list[Status]) -> str:
     lost = f" ({steps} steps)" if steps else ""
     useful, wasted, starting = map(_number, (hours.useful, hours.lost, hours.starting))
     return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
+
+
+def _of_best(one: Status, found: Overview) -> str:
+    if one.best is None:
+        return ""
+    return f"{_name(one, found)}: best checkpoint at step {one.best.step}, {one.best.metric} {percent(one.best.value)}"
 
 
 def _of_suspects(one: Status, found: Overview) -> str:

@@ -1,16 +1,17 @@
 """When a run writes checkpoints, and which of them it keeps."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import Field
 
 from data_pipelines.settings import Settings
+from trainer.checkpoints.folder_names import step_and_revision
 
-FOLDER = re.compile(r"step_(\d{8,})(?:\.(\d+))?")
-"""The name of a checkpoint's folder: its step, and a revision if the step was written again."""
+NO_VALUES: Mapping[int, float] = MappingProxyType({})
+"""The evaluated values of a run that has none."""
 
 
 class CheckpointSettings(Settings):
@@ -26,6 +27,9 @@ class CheckpointSettings(Settings):
     """Number of newest checkpoints to keep."""
     keep_every: int = Field(0, ge=0)
     """Checkpoints at multiples of this many steps are kept permanently. 0: none."""
+    keep_best: str = ""
+    """The checkpoint with the highest value of this metric is kept too: `knn_online` or `knn_momentum`, the accuracies
+    of the evaluation during training. An evaluation with a new highest value saves a checkpoint. Empty: none."""
 
     def interval(self, steps_per_epoch: int) -> int:
         """Steps between checkpoints; 0: none during the run."""
@@ -40,6 +44,7 @@ def kept(
     *,
     keep_last: int,
     keep_every: int,
+    values: Mapping[int, float] = NO_VALUES,
     is_good: Callable[[Path], bool] | None = None,
     trusted: int = -1,
 ) -> set[Path]:
@@ -50,6 +55,7 @@ def kept(
         earlier: the valid checkpoints from before, oldest first.
         keep_last: number of newest checkpoints to keep, at least 1.
         keep_every: checkpoints at multiples of this many steps are kept too. 0: none.
+        values: evaluated values by step. The checkpoint with the best one is kept too.
         is_good: whether a run may roll back to a checkpoint. It is given if the newest one follows broken steps. Then
             one more checkpoint is kept, and in any case the newest good one. Without this, a run that is interrupted
             again and again during broken steps would lose its last good checkpoint.
@@ -60,14 +66,19 @@ def kept(
     chosen = {newest, *older[len(older) - min(len(older), keep_last - 1) :]}
     if keep_every:
         chosen |= {path for path in older if step_and_revision(path)[0] % keep_every == 0}
+    best = best_step(values, (step_and_revision(path)[0] for path in (newest, *older)))
+    chosen |= {path for path in older if step_and_revision(path)[0] == best}
     if is_good is not None:
         chosen |= set(islice(filter(is_good, reversed(older)), 1))
     up_to_trusted = [path for path in (*older, newest) if step_and_revision(path)[0] <= trusted]
     return chosen | set(up_to_trusted[-1:])
 
 
-def step_and_revision(path: Path) -> tuple[int, int]:
-    """Return (step, revision) from the name of a checkpoint's folder."""
-    match = FOLDER.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 0)
+def best_step(values: Mapping[int, float], steps: Iterable[int]) -> int | None:
+    """Return the step with the highest value, or None if no step has a value. Of equal values the earliest step wins.
+
+    Args:
+        values: evaluated values by step.
+        steps: the steps to choose from.
+    """
+    return max(sorted(set(steps) & values.keys()), key=values.__getitem__, default=None)

@@ -1,26 +1,12 @@
-"""The checkpoints in a folder, and their order."""
+"""The order of the checkpoints in a folder."""
 
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from trainer.checkpoints.folder_names import list_checkpoints, step_and_revision
 from trainer.checkpoints.format import read_manifest
-from trainer.checkpoints.keep_rules import FOLDER, step_and_revision
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder in no order, whatever their state."""
-    paths = folder.iterdir() if folder.is_dir() else []
-    return [path for path in paths if FOLDER.fullmatch(path.name) and path.is_dir()]
-
-
-def free_name(folder: Path, step: int) -> str:
-    """Return a name for a checkpoint of a step that no checkpoint in the folder has."""
-    revisions = [
-        step_and_revision(path)[1] for path in list_checkpoints(folder) if step_and_revision(path)[0] == step
-    ]
-    return f"step_{step:08d}" + (f".{max(revisions) + 1}" if revisions else "")
 
 
 def by_age(folder: Path, *, broken: Collection[Path]) -> list[tuple[int, Path]]:

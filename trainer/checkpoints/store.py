@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from data_pipelines.errors import UserError
 from data_pipelines.files import remove_if_possible, sync
 from data_pipelines.prefetch import nothing
+from trainer.checkpoints.folder_names import free_name, list_checkpoints, step_and_revision
 from trainer.checkpoints.format import (
     CheckpointNewer,
     CheckpointUnreadable,
@@ -24,8 +25,8 @@ from trainer.checkpoints.format import (
     why_unreadable,
     write_files,
 )
-from trainer.checkpoints.keep_rules import kept, step_and_revision
-from trainer.checkpoints.listing import by_age, free_name, list_checkpoints, newest_first
+from trainer.checkpoints.keep_rules import kept
+from trainer.checkpoints.listing import by_age, newest_first
 
 LATEST = "latest"
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-(\d+)-.+")
@@ -53,6 +54,7 @@ class CheckpointStore:
         attempt: int | None = None,
         keep_last: int = 3,
         keep_every: int = 0,
+        values: Callable[[], Mapping[int, float]] = dict,
         require_lock: Callable[[], None] = nothing,
     ) -> None:
         """Open the folder. For writing, create it and remove the leftovers of killed attempts.
@@ -62,6 +64,7 @@ class CheckpointStore:
             attempt: number of this attempt at the run, which increases with each attempt. None: read only.
             keep_last: number of newest checkpoints to keep, at least 1.
             keep_every: checkpoints at multiples of this many steps are kept too. 0: none.
+            values: returns the evaluated values by step. The checkpoint with the best one is kept too.
             require_lock: raises a UserError if another process has taken over the run. It is called before every change
                 that others can see, because a process may be stopped for hours between two instructions.
 
@@ -72,7 +75,7 @@ class CheckpointStore:
         self.keep_last, self.keep_every = keep_last, keep_every
         self.trusted = -1
         """Last step at which all ranks were equal. The newest checkpoint up to it is kept. -1: none."""
-        self._require_lock = require_lock
+        self._values, self._require_lock = values, require_lock
         self._broken: set[Path] = set()
         if attempt is None:
             return
@@ -125,6 +128,7 @@ class CheckpointStore:
             keep_every=self.keep_every,
             is_good=is_good if follows_broken_steps(snapshot.state) else None,
             trusted=self.trusted,
+            values=self._values(),
         )
         self._prune([older for older in before if older not in keep])
         return path

@@ -21,6 +21,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.keep_rules import CheckpointSettings
+from trainer.config.monitoring_settings import EvalSettings, MetricsSettings
 from trainer.config.overrides import Override, apply, parse_override, reset_settings
 from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import current_key, explain, old_names
@@ -86,37 +87,6 @@ class TrainSettings(Settings):
         return value
 
 
-class EvalSettings(Settings):
-    """Evaluation during training."""
-
-    every_epochs: int = Field(10, ge=0)
-    """Epochs between kNN evaluations. 0: none. The untrained and the final backbone are always evaluated."""
-    knn_k: int = Field(20, ge=1)
-    """Number of neighbors that vote in kNN."""
-    knn_temperature: float = Field(0.07, gt=0)
-    """Temperature of the kNN votes."""
-    batch: int = Field(256, ge=1)
-    """Batch size of feature extraction, per process."""
-
-
-class MetricsSettings(Settings):
-    """Which metrics are written, and how often."""
-
-    log_every: int = Field(10, ge=1)
-    """Steps between records in metrics.jsonl and the other metric files."""
-    health_every: int = Field(100, ge=0)
-    """Steps between records with all diagnostics: effective rank, neighbors, gradient fractions of the losses. 0:
-    none."""
-    tensorboard: bool = True
-    """Whether to write TensorBoard files."""
-    csv: bool = False
-    """Whether to write metrics.csv, a table for spreadsheets."""
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Whether to log to Weights & Biases: live (`online`), or to files for a later `wandb sync` (`offline`)."""
-    wandb_project: str = Field("all4one", min_length=1)
-    """Weights & Biases project of the run."""
-
-
 class Config(Settings):
     """All settings of a run."""
 
@@ -174,6 +144,26 @@ class Config(Settings):
                     "train.precision=fp64 is for comparisons without rounding: it does not support "
                     "parallel.gradient_dtype=bf16"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_evaluated(self) -> "Config":
+        best = self.checkpoint.keep_best
+        if best and not best.startswith("knn_"):
+            raise ValueError(
+                "checkpoint.keep_best must be a metric of the evaluation during training: knn_online, or knn_momentum "
+                f"for a method with a momentum (EMA) encoder, not {best!r}"
+            )
+        if best and not self.eval.every_epochs:
+            raise ValueError(
+                f"checkpoint.keep_best={best} needs evaluations during training: set eval.every_epochs above 0, or "
+                "checkpoint.keep_best to nothing"
+            )
+        if best and self.data.validation is None:
+            raise ValueError(
+                f"checkpoint.keep_best={best} needs evaluations during training: set data.validation to a labeled "
+                "dataset, or checkpoint.keep_best to nothing"
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.objects import broadcast_object
 from trainer.engine.deepspeed_engine import load_model
 from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.runs.named_checkpoint import checkpoint_path
 from trainer.runs.run_folder import open_run
 
 ONLINE, MOMENTUM = "backbone.", "momentum.backbone."
@@ -79,9 +80,12 @@ class LoadedBackbones:
 def load_backbones(source: Path) -> LoadedBackbones:
     """Load the backbones of a run's newest valid checkpoint, of one checkpoint's folder, or of an exported file.
 
+    `RUN@STEP` and `RUN@best` name a checkpoint of a run.
+
     Raises:
         UserError: there is no such run, no checkpoint, or `all4one export` did not write the file.
     """
+    source = checkpoint_path(source)
     if source.is_file():
         tensors, recipe = _read_exported(source)
         return LoadedBackbones({"exported": _build(recipe, tensors)}, recipe)

@@ -20,6 +20,7 @@ from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.tensorboard import TensorBoard
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
+from trainer.runs.best_checkpoint import values_by_step
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
 
@@ -43,7 +44,7 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
             config=values,
         )
         writers.append(Background("Weights & Biases", site))
-    return MetricsWriter(run.metrics, resume_step, writers)
+    return MetricsWriter(run.metrics, resume_step, writers, keep_best=config.checkpoint.keep_best)
 
 
 def make_record(
@@ -62,8 +63,10 @@ class MetricsWriter:
     with the next record.
     """
 
-    def __init__(self, path: Path, resume_step: int, writers: Sequence[Background] = ()) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, resume_step: int, writers: Sequence[Background] = (), *, keep_best: str = ""
+    ) -> None:
+        self.path, self._keep_best = path, keep_best
         self._writers = writers
         self._warnings: list[str] = []
         self._unwritten = ""
@@ -93,6 +96,10 @@ class MetricsWriter:
             r.get("kind") == record["kind"] and r["step"] == record["step"] for r in self.records
         ):
             self.add(record)
+
+    def kept_values(self) -> dict[int, float]:
+        """Return the values of `checkpoint.keep_best` by evaluated step. Any thread may call."""
+        return values_by_step(self.records, self._keep_best) if self._keep_best else {}
 
     def write(
         self,

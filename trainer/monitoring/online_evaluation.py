@@ -8,16 +8,41 @@ from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
 from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
+from trainer.methods import Method
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.stop_signals import StopRequest
+
+
+def metric_of(backbone: str) -> str:
+    """Return the name of the metric that evaluates a backbone."""
+    return f"knn_{backbone}"
+
+
+def require_metric(config: Config, method: Method, num_classes: int) -> None:
+    """Raise a UserError if the evaluations of a run never give the metric that `checkpoint.keep_best` names."""
+    wanted, metrics = config.checkpoint.keep_best, [metric_of(name) for name in method.evaluation_backbones()]
+    if not wanted:
+        return
+    if not num_classes:
+        raise UserError(
+            f"checkpoint.keep_best={wanted} needs evaluations during training, and the training set has no labels",
+            where=config.data.train,
+            fix="set checkpoint.keep_best to nothing, or train on a labeled dataset",
+        )
+    if wanted not in metrics:
+        raise UserError(
+            f"checkpoint.keep_best={wanted} is no metric of this run's evaluations",
+            fix=f"use {' or '.join(metrics)}",
+        )
 
 
 class OnlineEvaluation:
     """kNN evaluation of every backbone of the method, on all ranks together. The training set is the bank.
 
     Raises:
-        UserError: evaluations are enabled and the validation set has other classes than the training set.
+        UserError: evaluations are enabled and the validation set has other classes than the training set, or
+            `checkpoint.keep_best` names a metric that they do not give.
     """
 
     def __init__(
@@ -32,6 +57,7 @@ class OnlineEvaluation:
         self._config, self._process, self._parts = config, process, parts
         self._progress, self._stop, self._watch = progress, stop, watch
         train, validation = parts.train_set, parts.validation_set
+        require_metric(config, parts.engine.method, train.num_classes)
         if config.eval.every_epochs and validation is not None and not train.num_classes:
             progress.say(
                 "the training set has no labels, so there is no kNN evaluation during training. Evaluate checkpoints "
@@ -75,7 +101,7 @@ class OnlineEvaluation:
                 say_what_is_missing(loader, shards, self._progress.say)
         (bank, bank_labels, _), (queries, labels, _) = features
         top1 = {
-            f"knn_{name}": knn_accuracy(
+            metric_of(name): knn_accuracy(
                 bank[name],
                 bank_labels,
                 queries[name],

@@ -14,6 +14,8 @@ from trainer.runs.components import build_method
 
 OVERRIDES = ("backbone.width=8", "method.queue.size=64", "data.validation=null")
 
+BEST = ("checkpoint.keep_best=knn_online", "data.validation=set", "eval.every_epochs=1")
+
 
 def config_of(*overrides: str) -> Config:
     return load_config("digits_demo", [*OVERRIDES, *overrides])
@@ -65,6 +67,9 @@ def test_a_disk_without_room_for_the_checkpoints_of_new_runs_is_refused(
         (("checkpoint.every_epochs=0",), 1),
         (("checkpoint.every_steps=1000",), 1),
         (("checkpoint.every_steps=1000", "checkpoint.every_minutes=5"), 4),
+        ((*BEST,), 5),  # the best one beside the three newest
+        ((*BEST, "checkpoint.every_epochs=0"), 5),  # evaluations save too
+        ((*BEST, "checkpoint.every_epochs=0", "eval.every_epochs=5"), 3),
     ],
 )
 def test_no_more_checkpoints_are_counted_than_a_run_keeps(overrides: tuple[str, ...], most: int) -> None:
@@ -104,3 +109,23 @@ def test_what_several_runs_lack_is_said_once() -> None:
         refuse([UserError("no set"), UserError("no room"), UserError("no set")])
     assert "2 problems would stop this run" in str(raised.value)
     assert str(raised.value).count("no set") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("checkpoint.keep_best=knn_20",), "use knn_online or knn_momentum"),
+        (("checkpoint.keep_best=knn_momentum", "method=simclr"), "use knn_online"),
+        (("checkpoint.keep_best=knn_momentum",), ""),
+        (("checkpoint.keep_best=knn_online", "method=simclr"), ""),
+    ],
+)
+def test_a_metric_that_the_run_never_gives_is_refused_with_those_that_it_gives(
+    tmp_path: Path, digits_set: Path, overrides: tuple[str, ...], words: str
+) -> None:
+    named = [name for name in overrides if name.startswith("method=")]
+    given = [name for name in OVERRIDES if not (named and name.startswith("method."))]
+    sets = (f"data.train={digits_set}", f"data.validation={digits_set}", f"run.folder={tmp_path}")
+    config = load_config("digits_demo", [*named, *given, *sets, "train.global_batch=64", *overrides])
+    found = [str(problem) for problem in problems(config, 1, new_runs=1)]
+    assert [words in problem for problem in found] == ([True] if words else [])

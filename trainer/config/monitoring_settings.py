@@ -1,0 +1,38 @@
+"""Settings of evaluations during training, and of the metrics that a run writes."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from data_pipelines.settings import Settings
+
+
+class EvalSettings(Settings):
+    """Evaluation during training."""
+
+    every_epochs: int = Field(10, ge=0)
+    """Epochs between kNN evaluations. 0: none. The untrained and the final backbone are always evaluated."""
+    knn_k: int = Field(20, ge=1)
+    """Number of neighbors that vote in kNN."""
+    knn_temperature: float = Field(0.07, gt=0)
+    """Temperature of the kNN votes."""
+    batch: int = Field(256, ge=1)
+    """Batch size of feature extraction, per process."""
+
+
+class MetricsSettings(Settings):
+    """Which metrics are written, and how often."""
+
+    log_every: int = Field(10, ge=1)
+    """Steps between records in metrics.jsonl and the other metric files."""
+    health_every: int = Field(100, ge=0)
+    """Steps between records with all diagnostics: effective rank, neighbors, gradient fractions of the losses. 0:
+    none."""
+    tensorboard: bool = True
+    """Whether to write TensorBoard files."""
+    csv: bool = False
+    """Whether to write metrics.csv, a table for spreadsheets."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Whether to log to Weights & Biases: live (`online`), or to files for a later `wandb sync` (`offline`)."""
+    wandb_project: str = Field("all4one", min_length=1)
+    """Weights & Biases project of the run."""
