@@ -19,6 +19,7 @@ from trainer.evaluation.features import EvaluationInterrupted
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
 from trainer.monitoring.online_evaluation import OnlineEvaluation
 from trainer.monitoring.recorder import Recorder
+from trainer.runs.attempt_times import AttemptTimes
 from trainer.runs.components import AttemptContext
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
@@ -43,6 +44,7 @@ class Trainer:
         self._peers = Connections.of_this_process()
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
+        self.times = AttemptTimes(attempt)
         self.step = watch.step = self.checkpoints.resume()
         self.replicas = ReplicaChecks(attempt, self.parts.engine, self.parts.total_steps, self.checkpoints)
         self.progress = TrainingProgress(
@@ -77,7 +79,8 @@ class Trainer:
             try:
                 code = self._loop()
                 self.watch.doing("waiting for the last checkpoint to be written")
-                self.checkpoints.finish()
+                with self.times.save():
+                    self.checkpoints.finish()
                 if code:
                     saved = f". The checkpoint of step {self.step} is saved" if self.step else ""
                     self.progress.say(f"stopped by a signal{saved}")
@@ -129,6 +132,7 @@ class Trainer:
             )
             self.step += 1
             self.watch.step = self.step
+            self.times.stepped(self.step)
             if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:
                 self._roll_back()
                 iterator = self._batches()
@@ -167,7 +171,8 @@ class Trainer:
     def _save(self) -> None:
         self.watch.doing("saving")
         self.replicas.finish()
-        self.checkpoints.save(self.step)
+        with self.times.save():
+            self.checkpoints.save(self.step)
         self._say_messages()
 
     def _roll_back(self) -> None:
@@ -196,7 +201,8 @@ class Trainer:
             return 0
         self.watch.doing("evaluating")
         try:
-            values = self.evaluation.run()
+            with self.times.evaluation(self.step):
+                values = self.evaluation.run()
         except EvaluationInterrupted as stopped:
             return stopped.code
         epoch = self.recorder.epoch(self.step)

@@ -73,6 +73,7 @@ def train_run(
     from trainer.distributed.objects import broadcast_object
     from trainer.distributed.process_group import initialize
     from trainer.loop import Trainer
+    from trainer.runs.attempt_times import last_recorded
     from trainer.runs.components import AttemptContext
     from trainer.runs.determinism import resumes_bitwise
 
@@ -91,7 +92,14 @@ def train_run(
             number = watch.attempt = broadcast_object(run.attempts() + 1 if process.is_first else None)
             watch.met()
             note = run.note if process.is_first else _nothing
-            note("start", attempt=number, world_size=process.world_size, host=os.uname().nodename, **facts)
+            note(
+                "start",
+                attempt=number,
+                world_size=process.world_size,
+                host=os.uname().nodename,
+                last_recorded=last_recorded(run),
+                **facts,
+            )
             try:
                 if code := stop.agreed():
                     end = End(code, broadcast_object(reason(code) if process.is_first else None))
@@ -117,7 +125,8 @@ def train_run(
                 raise
             watch.doing("ending")
             end = End(code, broadcast_object(reason(code) if process.is_first else None))
-            note("end", attempt=number, reason=end.reason, step=trainer.step)
+            saving = round(trainer.times.saving, 3)
+            note("end", attempt=number, reason=end.reason, step=trainer.step, saving=saving)
             trainer.parts.engine.close()
     return end
 

@@ -43,10 +43,14 @@ def key_figures(facts: RunFacts) -> list[KeyFigure]:
     if status.images_per_second:
         speed = f"{status.images_per_second:,.0f}"
         figures.append(KeyFigure("images/s", speed, meaning="Training speed on all devices together."))
-    hours = status.hours.useful + status.hours.lost + status.hours.starting
+    hours = status.goodput.allocated_device_seconds / 3600
     shown = f"{hours:,.2f}" if hours >= 0.01 or not hours else "below 0.01"
+    fraction = status.goodput.fraction
+    goodput = "unknown" if fraction is None else f"{100 * fraction:.1f} %"
+    meaning = "Fraction of the allocated device-time in steps that count. Higher is better."
     return [
         *figures,
+        *([KeyFigure("goodput", goodput, meaning=meaning)] if hours else []),
         KeyFigure("device-hours", shown, meaning="Hours times devices over all attempts."),
         KeyFigure(
             "attempts", str(status.attempts), meaning="Starts of the run. 1 if nothing interrupted it."

@@ -66,6 +66,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
         *_table("Results", tables.results(facts), tables.evaluated_of(facts)),
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
+        *_table("Goodput", tables.goodput(facts), "Where the time of the run went."),
         *_table("Attempts", tables.attempts(facts)),
         *_table("Settings", tables.settings(facts), "Settings that differ from the base recipe."),
         *_table(

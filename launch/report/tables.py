@@ -8,8 +8,22 @@ from typing import Any, NamedTuple
 from data_pipelines.formatting import percent
 from launch.report.facts import RunFacts, differences_between, differences_from_base
 from launch.report.headline import KeyFigure, key_figures
+from launch.status.goodput import Cause
 from trainer.evaluation.linear_fast import wilson_interval
 from trainer.runs.end_reasons import EndReason
+
+CAUSES = {
+    Cause.USEFUL: "steps that count",
+    Cause.REDONE: "steps that were repeated, or that are in no checkpoint",
+    Cause.STARTING: "until the first finished step of an attempt",
+    Cause.EVALUATING: "evaluations during training",
+    Cause.SAVING: "steps waited for saves",
+    Cause.DEAD: "until a failure was noticed, or a job gave back its nodes",
+    Cause.QUEUED: "the job waited for nodes",
+    Cause.IDLE: "there was neither a process nor a job",
+    Cause.UNKNOWN: "the records do not tell",
+}
+"""What each cause means, in the order of the page."""
 
 
 class Table(NamedTuple):
@@ -71,6 +85,21 @@ def attempts(facts: RunFacts) -> Table:
         "how it ended",
     )
     return Table(header, rows)
+
+
+def goodput(facts: RunFacts) -> Table:
+    """Return where the time of the run went. A cause without time is left out."""
+    found = facts.status.goodput
+    allocated = found.allocated_device_seconds
+    rows = []
+    for cause, meaning in CAUSES.items():
+        seconds, devices = found.seconds[cause], found.device_seconds[cause]
+        if seconds is None or devices is None:
+            rows.append([cause, "unknown", "unknown", "", meaning])
+        elif seconds:
+            fraction = f"{100 * devices / allocated:.1f} %" if devices else ""
+            rows.append([cause, f"{seconds / 3600:.3g}", f"{devices / 3600:.3g}", fraction, meaning])
+    return Table(("cause", "hours", "device-hours", "of all device-hours", "meaning"), rows)
 
 
 def settings(facts: RunFacts) -> Table:

@@ -1,6 +1,7 @@
 """What a rank of a SLURM job does."""
 
 import os
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def train_as_rank(run: Path, stop: StopRequest) -> End:
         job=start.job,
         restart=start.restart,
         nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+        **(queue_times(start) if os.environ["RANK"] == "0" else {}),
     )
 
 
@@ -69,6 +71,24 @@ def _reason(start: Start, run: Path, code: int) -> str:
     if facts["JobState"] != "RUNNING":
         return EndReason.REQUEUED if int(facts["Restarts"]) > start.restart else EndReason.CANCELLED
     return REASONS[code] if facts.get("PreemptTime", "None") == "None" else EndReason.PREEMPTED
+
+
+def queue_times(start: Start) -> dict[str, float | None]:
+    """Return when this start of a job was queued and when it got its nodes, as `submitted` and `allocated`, in seconds
+    since 1970. None: SLURM does not answer, or in another format."""
+    try:
+        facts = slurm_commands.facts(start.job, seconds=ANSWER_SECONDS)
+    except UserError:
+        facts = {}
+    # A requeue sets the time of submission anew.
+    return {"submitted": _seconds(facts.get("SubmitTime")), "allocated": _seconds(facts.get("StartTime"))}
+
+
+def _seconds(clock: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(clock or "").timestamp()
+    except ValueError:
+        return None
 
 
 def is_cancelled(start: Start, run: Path) -> bool:

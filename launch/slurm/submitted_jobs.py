@@ -47,6 +47,15 @@ class Submissions:
         records = read_records(self._file)
         return [str(number) for number in records[-1]["chain"]] if records else []
 
+    def times(self) -> dict[str, float]:
+        """Return when each job was submitted, in seconds since 1970, by its number."""
+        return {
+            str(number): float(record["time"])
+            for record in read_records(self._file)
+            if isinstance(record.get("time"), int | float)
+            for number in record["chain"]
+        }
+
     def required(self) -> list[str]:
         """Return the same as `newest_chain`. Raises a UserError if the run was never submitted."""
         if not (chain := self.newest_chain()):

@@ -1,6 +1,7 @@
 """`all4one status`: the state of runs, from their folders and from SLURM if it answers. Loads no torch."""
 
 import json
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any
 from data_pipelines.errors import UserError
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
+from launch.status.attempt_facts import read_facts
+from launch.status.goodput import Goodput, goodput
 from launch.status.ledger import AttemptSummary, Hours, global_batch, read_attempts, total
 from launch.status.suspect_nodes import suspect_nodes
+from trainer.runs.attempt_times import last_recorded
 from trainer.runs.best_checkpoint import BestCheckpoint, best_checkpoint
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import (
@@ -55,6 +59,8 @@ class Status:
     """Number of steps that were repeated, or that are in no checkpoint."""
     hours: Hours
     """Device-hours of all attempts."""
+    goodput: Goodput
+    """Where the time went."""
     suspects: list[str]
     """Nodes that the failures of the run point at."""
     history: list[AttemptSummary]
@@ -160,8 +166,27 @@ def status(
         why=why,
         lost_steps=sum(one.lost for one in history),
         hours=total(history),
+        goodput=_goodput(run, records, history, speeds),
         suspects=suspect_nodes(history),
         history=history,
+    )
+
+
+def _goodput(
+    run: RunFolder,
+    records: Sequence[Mapping[str, Any]],
+    history: Sequence[AttemptSummary],
+    speeds: Sequence[Speed],
+) -> Goodput:
+    facts = read_facts(records, history)
+    is_running = bool(history) and history[-1].reason == EndReason.RUNNING
+    known = [speed for _, speed in speeds if speed]
+    needed = known and not all(one.tells_times for one in facts)
+    return goodput(
+        facts,
+        submissions=Submissions(run).times(),
+        ended=time.time() if is_running else last_recorded(run),
+        seconds_per_step=global_batch(run) / statistics.median(known) if needed else 0.0,
     )
 
 

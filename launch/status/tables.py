@@ -13,7 +13,8 @@ from rich.text import Text
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import duration, percent, quoted
-from launch.status.ledger import AttemptSummary, total
+from launch.status.goodput import NOT_ALLOCATED, Cause, Goodput, together
+from launch.status.ledger import AttemptSummary
 from launch.status.run_status import Overview, Status, overview
 from launch.status.suspect_nodes import times_in_failures
 from launch.table_columns import Columns
@@ -139,10 +140,35 @@ def _costs(runs: list[Status]) -> str:
     history = [attempt for one in runs for attempt in one.history]
     if not history:
         return ""
-    hours, steps = total(history), sum(one.lost_steps for one in runs)
-    lost = f" ({steps} steps)" if steps else ""
-    useful, wasted, starting = map(_number, (hours.useful, hours.lost, hours.starting))
-    return f"device-hours: {useful} useful, {wasted} lost{lost}, {starting} starting"
+    return goodput_line(together([one.goodput for one in runs]), sum(one.lost_steps for one in runs))
+
+
+def goodput_line(found: Goodput, lost_steps: int) -> str:
+    """Return in one line where the device-time went. Causes without time are left out."""
+    steps = f" ({lost_steps} steps)" if lost_steps else ""
+    named = {
+        Cause.REDONE: f"redone{steps}",
+        Cause.STARTING: "starting",
+        Cause.EVALUATING: "evaluating",
+        Cause.SAVING: "saving",
+        Cause.DEAD: "dead",
+        Cause.UNKNOWN: "unknown",
+    }
+    parts = [
+        f"{_number(seconds / 3600)} {name}"
+        for cause, name in named.items()
+        if (seconds := found.device_seconds[cause]) is not None
+        and (seconds >= 1 or (cause is Cause.REDONE and lost_steps))
+    ]
+    waits = [
+        f"{duration(seconds)} {cause}"
+        for cause in NOT_ALLOCATED
+        if (seconds := found.seconds[cause]) is not None and seconds >= 1
+    ]
+    allocated = _number(found.allocated_device_seconds / 3600)
+    useful = "unknown" if found.fraction is None else f"{100 * found.fraction:.1f} %"
+    without = f". Without devices: {', '.join(waits)}" if waits else ""
+    return f"goodput: {useful} of {allocated} device-hours" + "".join(f", {part}" for part in parts) + without
 
 
 def _of_best(one: Status, found: Overview) -> str:

@@ -1,8 +1,10 @@
 """Machines that die and ranks that fail: a run goes on where it can, and says why where it cannot."""
 
+import itertools
 import signal
 from pathlib import Path
 
+import pytest
 from submitted_runs import INTERVAL, SHORT
 
 GROWS = """
@@ -31,6 +33,18 @@ def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jo
         jobs.cluster.power_on(nodes[position])
     jobs.finish("power", job)
     jobs.runs.assert_same("power", straight)
+    (found,) = jobs.status(jobs.runs.path("power").path)
+    seconds = found["goodput"]["seconds"]
+    assert 0 < found["goodput"]["fraction"] < 1, seconds
+    assert sum(seconds.values()) == pytest.approx(found["goodput"]["elapsed_seconds"])
+    starts = jobs.ledger("power", "start")
+    for before, start in itertools.pairwise(starts):
+        assert (
+            before["time"] < start["last_recorded"] < start["submitted"] <= start["allocated"] < start["time"]
+        )
+    noticed = sum(start["submitted"] - start["last_recorded"] for start in starts[1:])
+    assert seconds["dead"] == pytest.approx(noticed, abs=3)
+    assert seconds["unknown"] == seconds["idle"] == 0
 
 
 def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, straight) -> None:
@@ -42,6 +56,11 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, st
     assert "task 1: Killed" in end["message"]
     jobs.finish("killed", job)
     jobs.runs.assert_same("killed", straight)
+    (found,) = jobs.status(jobs.runs.path("killed").path)
+    seconds = found["goodput"]["seconds"]
+    assert 0 < found["goodput"]["fraction"] < 1, seconds
+    assert min(seconds[cause] for cause in ("useful", "starting", "dead", "queued")) > 0, seconds
+    assert seconds["unknown"] == seconds["idle"] == 0
 
 
 def test_a_rank_whose_memory_runs_out_is_killed_and_the_job_starts_again(

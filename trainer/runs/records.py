@@ -157,6 +157,10 @@ def _is_optional_text(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _is_optional_number(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
 def _are_times(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
@@ -171,6 +175,8 @@ _NEEDED = {
     "saved": ("attempt", "step"),
     "rollback": ("attempt", "to_step"),
     "replicas_differ": ("attempt", "step", "ranks", "nodes", "to_step"),
+    "stepped": ("time", "attempt", "step"),
+    "evaluated": ("time", "attempt", "step", "seconds"),
     "end": ("time", "attempt", "reason"),
 }
 """What the readers of the ledger rely on, by event."""
@@ -181,15 +187,22 @@ _LEDGER: dict[str, Check] = {
     "world_size": _is_count,
     "step": _is_count,
     "total_steps": _is_count,
+    "from_step": _is_count,
     "to_step": _is_count,
     "saved": _is_count,
     "replayed": _is_count,
     "ranks": _are_counts,
     "last_equal": _is_count,
+    "restart": _is_count,
     "reason": _is_text,
     "message": _is_text,
     "job": _is_optional_text,
     "nodes": _is_optional_text,
+    "last_recorded": _is_optional_number,
+    "submitted": _is_optional_number,
+    "allocated": _is_optional_number,
+    "seconds": _is_number,
+    "saving": _is_number,
 }
 """What the values of the ledger must be where they are present."""
 

@@ -67,7 +67,7 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
             r'data_pipelines/shards/cached_files.py", line \d+ in read$', dumps[1][1], re.MULTILINE
         )
         *_, end = ledger = runs.ledger("hangs")
-        assert [record["event"] for record in ledger] == ["start", "ready", "end"]
+        assert [record["event"] for record in ledger] == ["start", "ready", "stepped", "end"]
         assert end["reason"] == "stalled"
         assert "waiting for data" in end["message"]
         assert "all_gather_single" in end["message"]

@@ -10,7 +10,7 @@ import time
 import pytest
 
 
-def test_a_run_learns_records_and_finishes(runs, straight) -> None:
+def test_a_run_learns_records_and_finishes(runs, straight, command) -> None:
     records = runs.metrics(straight)
     train = [r for r in records if r["kind"] == "train"]
     assert [r["step"] for r in train] == list(range(1, 15))
@@ -35,7 +35,21 @@ def test_a_run_learns_records_and_finishes(runs, straight) -> None:
     assert all(
         0.1 < r["knn_online"] <= 1 and 0.1 < r["knn_momentum"] <= 1 for r in records if r["kind"] == "eval"
     )
-    start, ready, saved, end = runs.ledger(straight)
+    ledger = runs.ledger(straight)
+    start, ready, before, stepped, saved, after, end = ledger
+    assert [(r["event"], r["step"]) for r in (before, stepped, after)] == [
+        ("evaluated", 0),
+        ("stepped", 1),
+        ("evaluated", 14),
+    ]
+    assert start["last_recorded"] is None
+    assert min(before["seconds"], after["seconds"], after["saving"]) > 0
+    assert end["saving"] >= after["saving"]
+    account = json.loads(command("status", runs.path(straight).path, "--json").out)["runs"][0]["goodput"]
+    assert account["elapsed_seconds"] == pytest.approx(end["time"] - start["time"], abs=0.01)
+    assert sum(account["seconds"].values()) == pytest.approx(account["elapsed_seconds"])
+    assert account["seconds"]["evaluating"] == pytest.approx(before["seconds"] + after["seconds"], abs=0.01)
+    assert 0 < account["fraction"] < 1
     assert (saved["event"], saved["step"]) == ("saved", 4)
     assert (start["event"], start["world_size"]) == ("start", 2)
     assert (ready["event"], ready["step"], ready["replayed"]) == ("ready", 0, 0)

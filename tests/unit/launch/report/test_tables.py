@@ -1,12 +1,16 @@
 """Results of a run in words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.report.facts import RunFacts, read_facts
-from launch.report.tables import evaluated_of, results, shown
+from launch.report.headline import key_figures
+from launch.report.tables import evaluated_of, goodput, results, shown
+from launch.status.run_status import status
 from trainer.config.schema import load_config
+from trainer.runs.records import append_record
 from trainer.runs.run_folder import create_run
 
 EVAL = {
@@ -47,6 +51,25 @@ def test_a_file_that_is_no_result_is_passed_over(tmp_path: Path) -> None:
     assert found.evaluated is None
     assert evaluated_of(found) == ""
     assert results(found).rows == []
+
+
+def test_the_time_of_a_run_is_shown_by_cause(tmp_path: Path) -> None:
+    found = facts(tmp_path)
+    assert goodput(found).rows == []
+    start, ready, end = ({"time": 3600.0 * hours, "attempt": 1} for hours in (0, 1, 4))
+    for record in (
+        {"event": "start", "world_size": 2, "last_recorded": None, **start},
+        {"event": "ready", "step": 0, "total_steps": 9, **ready},
+        {"event": "stepped", "step": 1, **ready},
+        {"event": "end", "reason": "finished", "step": 9, "saving": 0.0, **end},
+    ):
+        append_record(found.run.ledger, record)
+    found = replace(found, status=status(found.run, None, None))
+    assert [list(row[:4]) for row in goodput(found).rows] == [
+        ["useful", "3", "6", "75.0 %"],
+        ["starting", "1", "2", "25.0 %"],
+    ]
+    assert {figure.name: figure.value for figure in key_figures(found)}["goodput"] == "75.0 %"
 
 
 def test_settings_are_shown_in_a_line() -> None:

@@ -153,7 +153,7 @@ def test_what_attempts_did_and_cost_is_in_the_sums_and_of_a_single_run_in_a_tabl
     print_status(run.path, as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "│ node[1-2] │ 30 │ │ killed: node2, task 1:" in shown
-    assert "lost (10 steps)" in shown
+    assert "redone (10 steps)" in shown
 
 
 def test_a_machine_that_fails_again_and_again_is_named_with_the_command_that_leaves_it_out(
