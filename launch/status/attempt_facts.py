@@ -1,5 +1,6 @@
 """What the ledger tells about the time of each attempt. Loads no torch."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,13 +77,16 @@ def read_facts(records: Sequence[Record], history: Sequence[AttemptSummary]) -> 
 
     Args:
         records: records of the ledger.
-        history: the attempts as `read_attempts` returns them for these records.
+        history: the attempts as `read_attempts` returns them.
     """
     starts = [r for r in records if r["event"] == "start"]
-    return [
-        _facts(start, [r for r in records if r.get("attempt") == one.number], one)
-        for start, one in zip(starts, history, strict=True)
-    ]
+    by_attempt = defaultdict[int, list[Record]](list)
+    for record in records:
+        if "attempt" in record:
+            by_attempt[record["attempt"]].append(record)
+    # An attempt that began between the two readings of the ledger is not in the records yet.
+    pairs = zip(starts, history, strict=False)
+    return [_facts(start, by_attempt[one.number], one) for start, one in pairs]
 
 
 def _facts(start: Record, own: Sequence[Record], one: AttemptSummary) -> AttemptFacts:
