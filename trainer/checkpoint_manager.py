@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from trainer.checkpoints.folder_names import list_checkpoints, step_and_revision
 from trainer.checkpoints.format import Snapshot, follows_broken_steps
 from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.keep_rules import best_step
+from trainer.checkpoints.rollback_state import RollbackState
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint
 from trainer.distributed.objects import broadcast_object
@@ -30,18 +31,6 @@ PACKAGES = (
     "opencv-python-headless",
     "webdataset",
 )
-
-
-@dataclass(frozen=True)
-class RollbackState:
-    """How rollbacks have shifted the order of batches."""
-
-    skipped_batches: int = 0
-    """Number of batches that the current run skipped. Step s takes batch s + skipped_batches."""
-    rollbacks: int = 0
-    """Number of rollbacks."""
-    rolled_back_to: int = -1
-    """Step of the checkpoint that the last rollback loaded. -1: there was none."""
 
 
 class CheckpointManager:
@@ -185,7 +174,7 @@ class CheckpointManager:
         refuse_other_set(snapshot.state, self._parts.train_set)
         self._parts.engine.load_state(snapshot.model, snapshot.optimizer)
         self._parts.engine.guard.load_state_dict(snapshot.state["guard"])
-        self.rollback = _rollback_of(snapshot.state)
+        self.rollback = RollbackState.of(snapshot.state)
         self._last_saved = snapshot.step
         self.record = snapshot.state.get("record")
         return snapshot.step
@@ -309,11 +298,3 @@ class CheckpointManager:
         """Wait for a running write and stop the writer."""
         if self._writer is not None:
             self._writer.close()
-
-
-def _rollback_of(state: dict[str, Any]) -> RollbackState:
-    """Return the rollback state of a checkpoint. Version 0.1 wrote it under other names."""
-    if "rollback" in state:
-        return RollbackState(**state["rollback"])
-    before = dict(state["detour"])
-    return RollbackState(skipped_batches=before.pop("passed_over"), **before)

@@ -233,3 +233,14 @@ def _unreadable(file: Path, error: OSError) -> UserError:
         else "check the file system and try again; the checkpoint itself may be whole"
     )
     return CheckpointUnreadable(f"cannot be read ({error.strerror or error})", where=file, fix=fix)
+
+
+def write_failed(what: str, path: Path, error: Exception) -> UserError:
+    """Return the error of a write that failed."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(
+        f"{what}: {reason}",
+        where=path,
+        fix="free space or quota there, and make the folder writable. Earlier checkpoints are not affected, and the "
+        "next checkpoint is tried again",
+    )

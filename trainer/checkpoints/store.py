@@ -23,6 +23,7 @@ from trainer.checkpoints.format import (
     read_files,
     read_state,
     why_unreadable,
+    write_failed,
     write_files,
 )
 from trainer.checkpoints.keep_rules import kept
@@ -86,7 +87,7 @@ class CheckpointStore:
                 if left and int(left[1]) < attempt:
                     remove_if_possible(path)
         except OSError as error:
-            raise _failed("the checkpoint folder cannot be opened", folder, error) from error
+            raise write_failed("the checkpoint folder cannot be opened", folder, error) from error
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint, name it in `latest`, and remove the checkpoints that the keep rules no longer keep.
@@ -116,7 +117,7 @@ class CheckpointStore:
             self._name_latest(path)
         except (OSError, SafetensorError) as error:
             self._require_lock()  # the process that has taken over removes the unfinished files of this one
-            raise _failed(
+            raise write_failed(
                 f"the checkpoint of step {snapshot.step} could not be written", path, error
             ) from error
         finally:
@@ -273,7 +274,7 @@ class CheckpointStore:
                 self._require_lock()
             except OSError as error:
                 self._require_lock()
-                raise _failed("an old checkpoint could not be removed", path, error) from error
+                raise write_failed("an old checkpoint could not be removed", path, error) from error
 
     def _bury(self, path: Path) -> None:
         """Remove a checkpoint. It is renamed first, so that its remains are not mistaken for a checkpoint.
@@ -291,13 +292,3 @@ class CheckpointStore:
                 grave.rename(path)
             raise
         remove_if_possible(grave)
-
-
-def _failed(what: str, path: Path, error: Exception) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UserError(
-        f"{what}: {reason}",
-        where=path,
-        fix="free space or quota there, and make the folder writable. Earlier checkpoints are not affected, and the "
-        "next checkpoint is tried again",
-    )
