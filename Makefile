@@ -66,6 +66,8 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
 	$(BIN)/python benchmarks/resume.py
+	-$(BIN)/python benchmarks/lost_ranks.py
+	-$(BIN)/python benchmarks/lost_ranks.py --nproc 4
 	-$(BIN)/python benchmarks/world_size.py
 	$(BIN)/python benchmarks/world_size.py --precision fp64
 	$(BIN)/python benchmarks/executors.py

@@ -9,6 +9,7 @@ from launch.local.processes import Failure
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.end_reasons import EndReason, ExitCode
 from trainer.runs.passed_lock import pass_on
+from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
@@ -48,20 +49,26 @@ class RunRecovery:
             return False
         saved, attempts = self._newest_step(), self._run.attempts()
         has_new_step = saved > self._saved
-        self._in_vain = 0 if has_new_step else self._in_vain
-        if attempts > self._attempts:
-            self._run.note(
-                "end", attempt=attempts, reason=reason, message=_first_line(failure.message), saved=saved
-            )
-        self._saved, self._attempts = saved, attempts
         if reason == EndReason.ERROR and not has_new_step:
             return False
+        if attempts > self._attempts and not self._has_end(attempts):
+            message = failure.message.partition("\n")[0]
+            self._run.note("end", attempt=attempts, reason=reason, message=message, saved=saved)
+        self._in_vain = 0 if has_new_step else self._in_vain
+        self._saved, self._attempts = saved, attempts
         if self._in_vain >= MOST_RESTARTS:
             print(f"the ranks have started again {self._in_vain} times without a new step", file=sys.stderr)
             return False
         self._in_vain += 1
         print(f"{failure.message}\nthe ranks start again from step {saved}", file=sys.stderr, flush=True)
         return True
+
+    def _has_end(self, attempt: int) -> bool:
+        """Whether the ledger tells why an attempt ended."""
+        return any(
+            r["event"] == "end" and r["attempt"] == attempt and r["reason"] != EndReason.LOST_RANK
+            for r in read_ledger(self._run.ledger)
+        )
 
     def _newest_step(self) -> int:
         return CheckpointStore(self._run.checkpoints).newest_step()
@@ -72,7 +79,3 @@ def _reason(code: int) -> EndReason | None:
     if code > 128 and code - 128 in KILLS:
         return EndReason.KILLED
     return {_EXCEPTION: EndReason.ERROR, ExitCode.LOST_PEER: EndReason.LOST_RANK}.get(code)
-
-
-def _first_line(message: str) -> str:
-    return message.splitlines()[0] if message else ""

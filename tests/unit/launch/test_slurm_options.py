@@ -116,7 +116,11 @@ def test_every_command_that_submits_can_exclude_suspects(
 
 
 def test_every_resource_of_a_job_has_an_option() -> None:
-    assert set(_SETTINGS) == set(SlurmSettings.model_fields) - {"signal_lead_seconds", "max_requeues"}
+    assert set(_SETTINGS) == set(SlurmSettings.model_fields) - {
+        "signal_lead_seconds",
+        "max_requeues",
+        "recovery",
+    }
     assert set(_NAMES) <= set(_SETTINGS)
 
 

@@ -53,9 +53,12 @@ def test_an_exception_starts_again_only_after_a_new_step(run: RunFolder) -> None
         recovery = RunRecovery(run, lock)
         begin(run)
         save(run, 5)
+        run.note("end", attempt=1, reason="error", message="rank 0 knows why")
         assert recovery.restarts(EXCEPTION)
         begin(run)
         assert not recovery.restarts(EXCEPTION)
+    (end,) = (r for r in read_ledger(run.ledger) if r["event"] == "end")
+    assert end["message"] == "rank 0 knows why"
 
 
 @pytest.mark.parametrize("code", [ExitCode.USER_ERROR, ExitCode.STALLED, ExitCode.TERMINATED, 7])
