@@ -34,6 +34,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(slurm_commands, "facts", lambda *_, **__: {"JobState": "RUNNING", "Restarts": "0"})
     monkeypatch.setattr(slurm_commands, "cancel", lambda number: found.append(f"cancel {number}"))
     monkeypatch.setattr(job, "begin_task", lambda _: 0)

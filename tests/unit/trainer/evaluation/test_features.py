@@ -8,6 +8,7 @@ import pytest
 import torch
 from noise_sets import DATA, make_set
 from safetensors.torch import save_file
+from small_methods import SMALL
 from torch import nn
 
 from data_pipelines.errors import UserError
@@ -131,6 +132,9 @@ def online(train, validation, every_epochs):
         validation_set=ShardSet.open(validation),
         total_steps=10,
         loader=SimpleNamespace(steps_per_epoch=5),
+        engine=SimpleNamespace(
+            method=SMALL["simclr"].build(build_backbone(BackboneSettings(width=4), 16), 2)
+        ),
     )
     config = Config.model_validate({"eval": {"every_epochs": every_epochs}})
     return OnlineEvaluation(config, None, parts, None, None, None)
