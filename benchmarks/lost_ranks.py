@@ -59,7 +59,7 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=100, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills (default: %(default)s)")
     parser.add_argument("--settings", nargs="*", default=[], help="further settings of both runs")
     parser.add_argument("--json", type=Path, help="file for the results")
@@ -95,7 +95,7 @@ def kill_ranks(folder: Path, kills: int, nproc: int, seed: int, settings: list[s
         "seed": seed,
         "nproc": nproc,
         "bitwise": compare(undisturbed, killed, Console(stderr=True)) == 0,
-        **account(killed, folder / "killed_points", plan),
+        **account(killed, folder / "killed_points", nproc, plan),
     }
 
 
@@ -116,19 +116,29 @@ def train(folder: Path, name: str, settings: list[str], nproc: int, plan: list[d
 
 
 def plan_kills(points: Path, kills: int, nproc: int, numbers: random.Random) -> list[dict[str, Any]]:
-    """Return kills at random points of an undisturbed run, as many of each kind of point as of the others."""
+    """Return kills at random points of an undisturbed run, as many of each kind of point as of the others.
+
+    No two kills are in the same or in neighboring steps. If all ranks died at once, none would be left to save.
+    """
     kinds: dict[str, list[dict[str, Any]]] = {}
     for rank in range(nproc):
         for line in (points / f"points_{rank}.jsonl").read_text().splitlines():
             point = json.loads(line) | {"rank": rank}
             if point["step"] > 0:  # before the first step there is nothing to redo
                 kinds.setdefault(point["point"], []).append(point)
-    names = numbers.sample(sorted(kinds), len(kinds))
-    plan = [numbers.choice(kinds[names[i % len(names)]]) for i in range(kills)]
+    plan: list[dict[str, Any]] = []
+    while kinds and len(plan) < kills:
+        for name in numbers.sample(sorted(kinds), len(kinds)):
+            taken = {kill["step"] + near for kill in plan for near in (-1, 0, 1)}
+            free = [point for point in kinds[name] if point["step"] not in taken]
+            if not free:
+                del kinds[name]
+            elif len(plan) < kills:
+                plan.append(numbers.choice(free))
     return sorted(plan, key=lambda kill: kill["step"])
 
 
-def account(run: RunFolder, points: Path, plan: list[dict[str, Any]]) -> dict[str, Any]:
+def account(run: RunFolder, points: Path, ranks: int, plan: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the kills have cost."""
     done = {i: path for i in range(len(plan)) if (path := points / f"killed_{i}.json").exists()}
     died = sorted((json.loads(path.read_text())["time"], plan[i]["rank"]) for i, path in done.items())
@@ -138,18 +148,21 @@ def account(run: RunFolder, points: Path, plan: list[dict[str, Any]]) -> dict[st
         for record in map(json.loads, path.read_text().splitlines())
     )
     ready = [r for r in read_ledger(run.ledger) if r["event"] == "ready"]
-    redone, seconds = Counter[int](), []
-    for time, rank in died:
-        again = next(r for r in ready if r["time"] > time)
-        held = max((step for at, step, by in finished if at < again["time"] and by != rank), default=0)
-        redone[max(0, held - again["step"])] += 1
-        seconds += [at - time for at, _, _ in finished if at > again["time"]][:1]  # none after the last step
+    redone, seconds = 0, []
+    for again in ready[1:]:
+        before = max(r["time"] for r in ready if r["time"] < again["time"])
+        dead = [(time, rank) for time, rank in died if before < time < again["time"]]
+        left = set(range(ranks)) - {rank for _, rank in dead}
+        held = max((step for at, step, by in finished if at < again["time"] and by in left), default=0)
+        redone += max(0, held - again["step"]) if left else 0
+        # There is none after the last step.
+        seconds += [at - dead[0][0] for at, _, _ in finished if at > again["time"]][:1] if dead else []
     return {
         "kills": len(died),
         "kills_not_reached": len(plan) - len(died),
         "attempts": run.attempts(),
         "kinds": dict(sorted(Counter(plan[i]["point"] for i in done).items())),
-        "steps_redone": sum(steps * times for steps, times in redone.items()),
+        "steps_redone": redone,
         "seconds_to_next_step": {
             "median": round(statistics.median(seconds), 2),
             "most": round(max(seconds), 2),

@@ -33,6 +33,8 @@ class _Line:
         for option, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
         connection.setblocking(False)
+        # A rank must not hold the connection of its agent open, nor shut it down.
+        os.register_at_fork(after_in_child=connection.close)
         self.connection, self._received = connection, b""
 
     def read(self) -> list[Message]:

@@ -21,7 +21,12 @@ def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(
         killed = time.time()
         jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.rank_of_agent(job, node, local))
         ready = jobs.wait_for_attempt("in_place", attempt + 1)
-        print(f"ready {ready['time'] - killed:.2f} s after the kill")
+        stepped = jobs.cluster.until(
+            lambda n=attempt + 1: [r for r in jobs.ledger("in_place", "stepped") if r["attempt"] == n],
+            60,
+            "no step",
+        )
+        print(f"the next step is done {stepped[0]['time'] - killed:.2f} s after the kill")
         assert ready["replayed"] == 0
         end = next(r for r in jobs.ledger("in_place", "end") if r["reason"] == EndReason.KILLED)
         assert "was ended by SIGKILL" in end["message"]

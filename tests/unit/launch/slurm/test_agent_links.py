@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +61,22 @@ def test_a_lost_agent_is_noticed_at_both_ends(meeting: str) -> None:
     first._lines[1].connection.close()
     with pytest.raises(AgentLost):
         heard(one, 1)
+
+
+def test_a_fork_of_an_agent_does_not_hold_its_connection(meeting: str) -> None:
+    with ThreadPoolExecutor() as threads:
+        later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
+        first = FirstAgent(meeting, 2)
+        one = later.result(timeout=30)
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    one._line.connection.close()
+    with pytest.raises(AgentLost):
+        heard(first, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_strangers_at_the_port_are_hung_up_on_and_foreign_servers_are_passed_by(meeting: str) -> None:
