@@ -59,7 +59,7 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500, help="of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills (default: %(default)s)")
     parser.add_argument("--settings", nargs="*", default=[], help="further settings of both runs")
     parser.add_argument("--json", type=Path, help="file for the results")
