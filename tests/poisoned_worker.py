@@ -10,6 +10,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ def flip_a_bit(engine: Engine) -> None:
     tensor[(first, *[0] * (tensor.ndim - 1))].view(torch.int32).bitwise_xor_(1 << 20)
 
 
-def poisoned_step(self: Engine, number: int, given: list[Batch]) -> object:
+def poisoned_step(self: Engine, number: int, given: list[Batch], **options: Any) -> object:
     if number == KILL:
         os.kill(os.getpid(), signal.SIGKILL)
     if number == int(FLIPPED_AT):
@@ -49,7 +50,7 @@ def poisoned_step(self: Engine, number: int, given: list[Batch]) -> object:
     parameter = next(p for p in self.method.parameters() if p.requires_grad)
     hook = parameter.register_hook(lambda g: g * (math.inf if number == GRADIENT else 1))
     try:
-        return step(self, number, given)
+        return step(self, number, given, **options)
     finally:
         hook.remove()
 

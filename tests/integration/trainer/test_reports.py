@@ -141,6 +141,7 @@ def test_the_page_of_a_run_shows_all_that_is_on_record(
         "Map of features",
         "Neighbors",
         "Views",
+        "Goodput",
         "Attempts",
         "Settings",
         "Versions",
