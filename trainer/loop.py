@@ -45,7 +45,7 @@ class Trainer:
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.times = AttemptTimes(attempt)
-        self.step = watch.step = self.checkpoints.resume()
+        self.step = watch.step = self._loaded_step = self.checkpoints.resume()
         self.replicas = ReplicaChecks(attempt, self.parts.engine, self.parts.total_steps, self.checkpoints)
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
@@ -94,6 +94,7 @@ class Trainer:
                         self.watch,
                         self._peers,
                         step=self.step,
+                        is_new=self.step != self._loaded_step,
                         record=self.recorder.last,
                     )
                 raise
@@ -185,7 +186,7 @@ class Trainer:
             f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
             f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
-        self.step = self.watch.step = self.checkpoints.roll_back(self.step, why)
+        self.step = self.watch.step = self._loaded_step = self.checkpoints.roll_back(self.step, why)
         self.replicas.begin_at(self.step)
         if self.metrics is not None:
             self.metrics.go_back(self.step)

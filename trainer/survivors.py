@@ -29,6 +29,7 @@ def save_as_survivor(
     peers: Connections,
     *,
     step: int,
+    is_new: bool,
     record: dict[str, Any] | None,
 ) -> None:
     """Save the last finished step if the supervisor of the ranks names this one for it. Without a supervisor, do
@@ -41,6 +42,7 @@ def save_as_survivor(
         watch: watches this rank.
         peers: connections to the other ranks.
         step: number of steps that are done.
+        is_new: whether that is another step than the one whose checkpoint was loaded last.
         record: the training record of the last step that has one. Rank 0 may have been lost before it wrote it.
 
     Raises:
@@ -51,7 +53,7 @@ def save_as_survivor(
         return
     watch.doing("hearing which rank saves")
     on_host = attempt.process.device.type == "cpu"
-    can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and step > 0
+    can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and is_new
     peers.shut_down()
     if supervisor.must_save(step if can_save else None):
         watch.doing("saving after the loss of a rank")
