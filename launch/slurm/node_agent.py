@@ -85,6 +85,7 @@ class NodeAgent:
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Start the ranks of this node."""
+        self._ranks.roll.close()
         place, self._ranks = self.place, _Ranks()
         self._start += 1
         for local in range(place.tasks):

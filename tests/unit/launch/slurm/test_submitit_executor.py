@@ -26,3 +26,15 @@ def test_the_first_job_of_a_chain_waits_for_what_the_user_says_and_the_others_fo
     assert dependencies(tmp_path, {}, None) == []
     assert dependencies(tmp_path, {"dependency": "afterok:5"}, None) == ["#SBATCH --dependency=afterok:5"]
     assert dependencies(tmp_path, {"dependency": "afterok:5"}, "7") == ["#SBATCH --dependency=afterany:7"]
+
+
+@pytest.mark.parametrize(("cores_of_process", "cores_of_agent"), [(8, 32), (0, 4)])
+def test_an_agent_is_the_only_task_of_its_node_and_has_the_cores_of_its_processes(
+    tmp_path: Path, cores_of_process: int, cores_of_agent: int
+) -> None:
+    settings = SlurmSettings(nodes=2, gpus_per_node=4, cpus_per_task=cores_of_process)
+    submitter = executor(settings, tmp_path / "slurm", requeues=0, requeue=False, agents=True)
+    lines = script(submitter).splitlines()
+    for option in ("nodes=2", "ntasks-per-node=1", "gpus-per-node=4", f"cpus-per-task={cores_of_agent}"):
+        assert f"#SBATCH --{option}" in lines
+    assert any(line.startswith("srun") and f"--cpus-per-task={cores_of_agent}" in line for line in lines)
