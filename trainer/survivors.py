@@ -51,6 +51,7 @@ def save_as_survivor(
     supervisor = Supervisor.of_this_process()
     if supervisor is None:
         return
+    watch.wait_if_stalled()  # this process ends within seconds
     watch.doing("hearing which rank saves")
     on_host = attempt.process.device.type == "cpu"
     can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and is_new

@@ -62,22 +62,22 @@ def poisoned(runs: Runs, folder: Path, name: str, fault: str) -> tuple[int, str]
 
 
 def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:
-    code, out = poisoned(runs, tmp_path, "again", "os.kill(os.getpid(), signal.SIGKILL)")
+    code, out = poisoned(runs, tmp_path, "lost_again", "os.kill(os.getpid(), signal.SIGKILL)")
     assert code == 128 + signal.SIGKILL, out
     assert "rank 1 was ended by SIGKILL (out of memory?)" in out
     assert "the ranks have started again 3 times without a new step" in out
-    ends = [r for r in runs.ledger("again") if r["event"] == "end" and r["reason"] == "killed"]
+    ends = [r for r in runs.ledger("lost_again") if r["event"] == "end" and r["reason"] == "killed"]
     assert [(r["attempt"], r["saved"]) for r in ends] == [(n, 5) for n in range(1, 5)]
 
 
 def test_an_exception_is_tried_once_more_and_then_ends_the_run(
     runs: Runs, straight: str, tmp_path: Path
 ) -> None:
-    code, out = poisoned(runs, tmp_path, "wrong", "raise ZeroDivisionError('a fault of this test')")
+    code, out = poisoned(runs, tmp_path, "lost_wrong", "raise ZeroDivisionError('a fault of this test')")
     assert code == 1, out
     assert "a fault of this test" in out
-    assert runs.path("wrong").attempts() == 2
-    assert max((runs.path("wrong").checkpoints).glob("step_*")).name == "step_00000005"
-    result = runs.resume("wrong")
+    assert runs.path("lost_wrong").attempts() == 2
+    assert max((runs.path("lost_wrong").checkpoints).glob("step_*")).name == "step_00000005"
+    result = runs.resume("lost_wrong")
     assert result.code == 0, result.out
-    runs.assert_same("wrong", straight)
+    runs.assert_same("lost_wrong", straight)
