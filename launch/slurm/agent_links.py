@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from data_pipelines.errors import UserError
-from trainer.distributed.cluster_store import ports
+from trainer.distributed.cluster_store import listen, ports
 from trainer.runs.supervisor import send
 
 Message = dict[str, Any]
@@ -156,14 +156,10 @@ class LaterAgent:
 
 
 def _listen(meeting: str) -> socket.socket:
-    """Listen on the first free port of a meeting, for IPv4 and IPv6."""
+    """Listen on the first free port of a meeting."""
     for port in ports(meeting):
         with suppress(OSError):
-            if socket.has_dualstack_ipv6():
-                return socket.create_server(
-                    ("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
-                )
-            return socket.create_server(("", port), backlog=1024)
+            return listen(port)
     tried = ports(meeting)
     raise UserError(
         f"none of the ports that this job may use ({tried[0]} to {tried[-1]}) is free",

@@ -88,7 +88,7 @@ def _free(candidates: Sequence[int]) -> list[socket.socket]:
     found: list[socket.socket] = []
     for port in candidates:
         with suppress(OSError):
-            found.append(_listen(port))
+            found.append(listen(port))
         if len(found) == 2:
             return found
     for listener in found:
@@ -100,7 +100,7 @@ def _free(candidates: Sequence[int]) -> list[socket.socket]:
     )
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
     """Listen on all addresses. Other nodes may reach this one by another address than its name resolves to here.
 
     One socket takes connections by IPv6 and by IPv4, so both kinds of clusters can meet, and mixed ones too.
