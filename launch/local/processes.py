@@ -35,8 +35,6 @@ class Failure:
 
     code: int
     """Exit code of the rank that failed by itself, in the shell's convention: 128 + number if a signal ended it."""
-    rank: int
-    """That rank, or one that lost a peer if no rank failed by itself."""
     message: str
     """What is known of the failure, for the user."""
 
@@ -145,7 +143,7 @@ def _run(
     if forwarder.first is not None:  # the user has asked to stop
         print(message, file=sys.stderr)
         return outcome.code
-    return Failure(outcome.code, outcome.failed, message)
+    return Failure(outcome.code, message)
 
 
 def _start(

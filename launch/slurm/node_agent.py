@@ -185,11 +185,9 @@ def lead(
             if outcome.failed is None or agent.is_stopping:
                 end = End(outcome.code, reason(outcome.code))
                 break
-            failure = Failure(
-                outcome.code,
-                outcome.failed,
-                _explain(outcome.failed, seen.codes[outcome.failed], hosts.get(outcome.failed, "")),
-            )
+            failed = outcome.failed
+            message = _explain(failed, seen.codes[failed], hosts[failed])
+            failure = Failure(outcome.code, message)
             if not recovery.restarts(failure):
                 LOGGER.error("%s", failure.message)
                 end = End(outcome.code, reason(outcome.code))

@@ -12,8 +12,8 @@ from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
-KILLED = Failure(128 + signal.SIGKILL, 1, "rank 1 was ended by SIGKILL (out of memory?)")
-EXCEPTION = Failure(1, 0, "rank 0 failed")
+KILLED = Failure(128 + signal.SIGKILL, "rank 1 was ended by SIGKILL (out of memory?)")
+EXCEPTION = Failure(1, "rank 0 failed")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_other_ends_are_final(run: RunFolder, code: int) -> None:
         recovery = RunRecovery(run, lock)
         begin(run)
         save(run, 5)
-        assert not recovery.restarts(Failure(code, 0, ""))
+        assert not recovery.restarts(Failure(code, ""))
     assert [r["event"] for r in read_ledger(run.ledger)] == ["start"]
 
 
