@@ -218,7 +218,20 @@ def _median_over_rounds(rounds: Sequence[Mapping[str, float]]) -> tuple[dict[str
     """Return the median of each value over the rounds, and the spread of those that stand for the machine."""
     values = {name: [measured[name] for measured in rounds] for name in rounds[0]}
     medians = {name: statistics.median(seen) for name, seen in values.items()}
+    medians |= _parts_of_step(rounds, medians["without_data"])
     return medians, {name: _spread(values[name]) for name in ("step", "without_data", "peak")}
+
+
+def _parts_of_step(rounds: Sequence[Mapping[str, float]], step: float) -> dict[str, float]:
+    """Return the seconds of the parts of a step on a loaded batch, from medians of their shares in each round.
+
+    Medians of their seconds would not sum to the median step if different parts were disturbed in different rounds.
+    """
+    names = [name for name in rounds[0] if name.startswith("part ") and name != f"part {WAIT}"]
+    shares = {name: statistics.median(one[name] / one["without_data"] for one in rounds) for name in names}
+    covered = statistics.median(math.fsum(one[n] for n in names) / one["without_data"] for one in rounds)
+    scale = step * covered / (math.fsum(shares.values()) or 1.0)
+    return {name: share * scale for name, share in shares.items()}
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -29,3 +29,24 @@ def test_each_value_is_the_median_of_its_rounds(rounds) -> None:
     medians, spread = measure._median_over_rounds(rounds)
     assert medians == {n: statistics.median(r[n] for r in rounds) for n in rounds[0]}
     assert set(spread) == {"step", "without_data", "peak"}
+
+
+@given(st.data())
+def test_the_parts_of_a_step_sum_to_it_however_the_rounds_are_disturbed(data: st.DataObject) -> None:
+    names = [f"part {name}" for name in ("online forward", "update", "other")]
+    rounds = data.draw(
+        st.lists(st.fixed_dictionaries({n: st.floats(0.1, 10) for n in names}), min_size=2, max_size=7)
+    )
+    measured = [
+        one | {"step": 9.0, "peak": 1.0, "without_data": sum(one.values()), f"part {measure.WAIT}": 0.5}
+        for one in rounds
+    ]
+    medians, _ = measure._median_over_rounds(measured)
+    assert sum(medians[n] for n in names) == pytest.approx(medians["without_data"])
+    assert medians[f"part {measure.WAIT}"] == 0.5
+
+
+def test_equal_rounds_give_the_parts_that_they_measured() -> None:
+    one = {"step": 4.0, "peak": 1.0, "without_data": 2.0, "part update": 0.5, "part other": 1.25}
+    medians, _ = measure._median_over_rounds([one, one, one])
+    assert medians == pytest.approx(one)
