@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from launch.local.imports import collector_paused
+from launch.local.process_name import name_of_rank, name_process
 from launch.local.standard_files import open_log, read_nothing, write_output_to
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -234,6 +235,7 @@ def _forget_exit_handlers() -> None:
 
 def _main(module: str, arguments: list[str]) -> int:
     """Run this process as a rank to its end. Returns the exit code."""
+    name_process(name_of_rank(os.environ["RANK"]))
     os.environ.pop("SLURM_CPUS_PER_TASK", None)  # an interactive job's: all ranks share these cores
     sys.argv = [module, *arguments]
     return int(importlib.import_module(module).main())

@@ -12,6 +12,7 @@ import submitit
 
 from data_pipelines.log import LOGGER
 from launch.local import worker
+from launch.local.process_name import name_process
 from launch.local.rank_processes import allow_forks, heed_signals, prepare
 from launch.local.recovery import RunRecovery
 from launch.local.standard_files import open_log, write_output_to
@@ -51,6 +52,7 @@ def run_node(run: Path, tasks: int, forwarding: SignalForwarding) -> tuple[End, 
     task, start = submitit.JobEnvironment(), Start.this()
     task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     logs, node = start.logs(run), int(task.global_rank)
+    name_process(f"agent {node} all4one")
     log = logs / f"node_{node}.log"
     LOGGER.info("output goes to %s", log)
     write_output_to(open_log(log))  # SLURM would append all starts of a job to one file

@@ -10,6 +10,7 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
+from launch.local.process_name import name_of_rank, name_process
 from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import End, train_run
 from launch.slurm import slurm_commands
@@ -31,6 +32,7 @@ def begin_task(logs: Path) -> int:
     task = submitit.JobEnvironment()
     task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     rank: int = task.global_rank
+    name_process(name_of_rank(rank))
     log = logs / f"rank_{rank}.log"
     LOGGER.info("output goes to %s", log)
     write_output_to(open_log(log))  # SLURM would append all starts of a job to one file

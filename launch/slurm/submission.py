@@ -18,6 +18,9 @@ from launch.slurm.submitted_jobs import Submissions
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import RunFolder
 
+_BY_TASK = {"--gpus-per-task", "--tres-per-task", "--ntasks", "-n", "--ntasks-per-gpu", "--ntasks-per-socket"}
+"""Options of sbatch and srun that give resources to each task, or set the number of tasks."""
+
 
 @dataclass(frozen=True)
 class SlurmSubmission:
@@ -59,8 +62,9 @@ class SlurmSubmission:
             UserError: SLURM does not take the jobs. After this and any other exception, Ctrl-C included, nothing is
                 queued.
         """
-        if warning := cpu_warning(self.settings):
-            print(f"warning: {warning}", file=sys.stderr)
+        for warning in (cpu_warning(self.settings), agents_warning(self.settings)):
+            if warning:
+                print(f"warning: {warning}", file=sys.stderr)
         for run in self.runs:
             run.logs.mkdir(parents=True, exist_ok=True)
         work = [
@@ -118,7 +122,7 @@ class SlurmSubmission:
     @property
     def _has_agents(self) -> bool:
         """Whether an agent on each node starts its ranks."""
-        return self.settings.recovery == "in_place"
+        return self.settings.recovery == "in_place" and not _counted_by_task(self.settings)
 
     def _teardown(self) -> list[str]:
         """Return the shell lines that run after the processes. Each element of an array handles its own run."""
@@ -136,6 +140,25 @@ class SlurmSubmission:
         if self.settings.chain > 1:
             lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
         return [*lines, "exit $code"]
+
+
+def agents_warning(settings: SlurmSettings) -> str:
+    """Return a warning for a job that cannot have agents, though its settings ask for them. Empty if it can."""
+    named = _counted_by_task(settings)
+    if settings.recovery != "in_place" or not named:
+        return ""
+    return (
+        f"{', '.join(named)} gives resources to each task, and an agent is the only task of its node. Each rank is "
+        "therefore a task of its own, and the loss of a rank restarts the job. To recover in place, give the resources "
+        "by node: slurm.gpus_per_node, slurm.tasks_per_node, slurm.cpus_per_task"
+    )
+
+
+def _counted_by_task(settings: SlurmSettings) -> list[str]:
+    """Return the user's options that give resources to each task."""
+    given = [f"--{name.replace('_', '-')}" for name in settings.extra]
+    given += [argument.split("=")[0] for argument in settings.srun_args]
+    return sorted({option for option in given if option in _BY_TASK})
 
 
 def cpu_warning(settings: SlurmSettings) -> str:

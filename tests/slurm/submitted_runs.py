@@ -9,6 +9,7 @@ from commands import Result, run
 from slurm_cluster import Cluster
 from tiny_runs import Runs
 
+from launch.local.process_name import name_of_rank
 from trainer.runs.records import read_records
 
 STEPS, INTERVAL = 40, 10
@@ -89,19 +90,20 @@ class Jobs:
         """Send a signal to the process of a rank alone."""
         self.cluster.run("kill", f"-{number}", self.process_of(job, rank))
 
-    def rank_of_agent(self, job: str, node: int, local: int) -> str:
-        """Number of the process of a rank that the agent of a node has started, as the head machine sees it."""
-        ranks = self.cluster.run("pgrep", "--parent", self.process_of(job, node)).split()
-        return sorted(ranks, key=int)[local]
-
     def process_of(self, job: str, rank: int) -> str:
         """Number of a rank's process, as the head machine sees it."""
-        for line in self.cluster.run("pgrep", "--full", "submitit.core._submit").split():
-            environment = self.cluster.run("cat", f"/proc/{line}/environ", check=False).split("\0")
-            wanted = {f"SLURM_PROCID={rank}", f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"}
-            if wanted <= set(environment):
-                return line
-        raise AssertionError(f"there is no rank {rank} of job {job}")
+        return self._named(job, name_of_rank(rank))
+
+    def agent_of(self, job: str, node: int) -> str:
+        """Number of the process of a node's agent, as the head machine sees it."""
+        return self._named(job, f"agent {node} all4one")
+
+    def _named(self, job: str, name: str) -> str:
+        for number in self.cluster.run("pgrep", "--exact", name[:15], check=False).split():
+            environment = self.cluster.run("cat", f"/proc/{number}/environ", check=False).split("\0")
+            if {f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"} <= set(environment):
+                return number
+        raise AssertionError(f"job {job} has no process {name}")
 
     def finish(self, name: str, job: str, timeout: float = 120) -> None:
         """Return once the job has ended well."""

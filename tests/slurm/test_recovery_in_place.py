@@ -7,19 +7,17 @@ from submitted_runs import SHORT
 
 from trainer.runs.end_reasons import EndReason
 
-IN_PLACE = ("slurm.recovery=in_place", "--nodes", 2)
-
 
 def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(jobs) -> None:
     straight_of_four = "straight_of_four"
     result = jobs.runs.train(straight_of_four, *SHORT, nproc=4)
     assert result.code == 0, result.out
-    job = jobs.submit("in_place", *IN_PLACE, "--tasks-per-node", 2)
-    for attempt, (step, node, local) in enumerate([(12, 1, 0), (22, 0, 0)], start=1):
+    job = jobs.submit("in_place", "--nodes", 2, "--tasks-per-node", 2)
+    for attempt, (step, rank) in enumerate([(12, 2), (22, 0)], start=1):
         jobs.wait_for_attempt("in_place", attempt)
         jobs.wait_for_step("in_place", job, step)
         killed = time.time()
-        jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.rank_of_agent(job, node, local))
+        jobs.kill_rank(job, rank, signal.SIGKILL)
         ready = jobs.wait_for_attempt("in_place", attempt + 1)
         stepped = jobs.cluster.until(
             lambda n=attempt + 1: [r for r in jobs.ledger("in_place", "stepped") if r["attempt"] == n],
@@ -37,13 +35,13 @@ def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(
 
 
 def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs, straight) -> None:
-    job = jobs.submit("agents", *IN_PLACE)
+    job = jobs.submit("agents", "--nodes", 2)
     jobs.wait_for_step("agents", job, 12)
     jobs.cluster.run("scancel", "--signal=USR2", job)  # as before the time limit
     jobs.wait_for_attempt("agents", 2)
     assert jobs.ledger("agents", "end")[0]["reason"] == EndReason.TIME_IS_UP
     jobs.wait_for_step("agents", job, 22)
-    jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.process_of(job, 1))
+    jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.agent_of(job, 1))
     jobs.wait_for_attempt("agents", 3)
     jobs.finish("agents", job)
     assert [r["restart"] for r in jobs.ledger("agents", "start")] == [0, 1, 2]
@@ -51,7 +49,7 @@ def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs, st
 
 
 def test_a_canceled_job_saves_and_its_run_resumes(jobs, straight) -> None:
-    job = jobs.submit("stopped", *IN_PLACE)
+    job = jobs.submit("stopped", "--nodes", 2)
     jobs.wait_for_step("stopped", job, 12)
     assert jobs.all4one("cancel", jobs.runs.path("stopped").path).code == 0
     jobs.cluster.wait_for_state(job, "CANCELLED", timeout=60)

@@ -68,10 +68,10 @@ class SlurmSettings(Settings):
     """Seconds before the time limit at which the run saves a checkpoint and requests its own requeue."""
     max_requeues: int = Field(100, ge=0)
     """Maximum number of restarts of one job, for any reason. After that it requests no requeue."""
-    recovery: Literal["in_place", "requeue"] = "requeue"
-    """What happens if a rank is lost. `requeue`: the job ends and requests its restart, which redoes the steps since
-    the last checkpoint. `in_place`: an agent on each node starts the ranks again within seconds, from a step that
-    another rank has saved. If the agent or the node is lost too, the job requests its restart."""
+    recovery: Literal["in_place", "requeue"] = "in_place"
+    """What happens if a rank is lost. `in_place`: an agent on each node starts the ranks again within seconds, from a
+    step that another rank has saved. If the agent or the node is lost too, the job requests its restart. `requeue`:
+    the job ends and requests its restart, which redoes the steps since the last checkpoint."""
     chain: int = Field(1, ge=1, le=1000)
     """Number of jobs to queue one after the other. Each job resumes the run. Use it on clusters that forbid requeues.
     Above 1, no job requests a requeue."""
