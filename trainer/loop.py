@@ -25,6 +25,7 @@ from trainer.runs.hang_watch import HangWatch
 from trainer.runs.progress import TrainingProgress
 from trainer.runs.replica_checks import ReplicaChecks
 from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
+from trainer.runs.supervisor import Supervisor
 from trainer.setup import build
 from trainer.survivors import save_as_survivor
 
@@ -42,6 +43,7 @@ class Trainer:
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
         self._peers = Connections.of_this_process()
+        self._supervisor = Supervisor.of_this_process(self._peers.shut_down)
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.times = AttemptTimes(attempt)
@@ -86,12 +88,13 @@ class Trainer:
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
             except Exception as error:
-                if is_lost_peer(error):
+                if self._supervisor is not None and is_lost_peer(error):
                     save_as_survivor(
                         self.attempt,
                         self.parts,
                         self.checkpoints,
                         self.watch,
+                        self._supervisor,
                         self._peers,
                         step=self.step,
                         is_new=self.step != self._loaded_step,

@@ -26,20 +26,21 @@ def save_as_survivor(
     parts: TrainingComponents,
     checkpoints: CheckpointManager,
     watch: HangWatch,
+    supervisor: Supervisor,
     peers: Connections,
     *,
     step: int,
     is_new: bool,
     record: dict[str, Any] | None,
 ) -> None:
-    """Save the last finished step if the supervisor of the ranks names this one for it. Without a supervisor, do
-    nothing.
+    """Save the last finished step if the supervisor of the ranks names this one for it.
 
     Args:
         attempt: the attempt of this rank.
         parts: components of the run.
         checkpoints: checkpoints of the run.
         watch: watches this rank.
+        supervisor: the process that has started this rank.
         peers: connections to the other ranks.
         step: number of steps that are done.
         is_new: whether that is another step than the one whose checkpoint was loaded last.
@@ -48,9 +49,6 @@ def save_as_survivor(
     Raises:
         UserError: the checkpoint could not be written.
     """
-    supervisor = Supervisor.of_this_process()
-    if supervisor is None:
-        return
     watch.wait_if_stalled()  # this process ends within seconds
     watch.doing("hearing which rank saves")
     on_host = attempt.process.device.type == "cpu"

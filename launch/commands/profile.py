@@ -13,7 +13,7 @@ from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 _DEVICE, _WORLD, _STEPS = "h100", 8, 10
 
 
-@with_slurm_options(without=("nodes", "chain"))
+@with_slurm_options(without=("nodes", "chain", "spares"))
 def profile(
     recipe: Recipe = None,
     overrides: Overrides = None,

@@ -44,6 +44,10 @@ _SETTINGS: Mapping[str, Any] = {
             help="Additional sbatch option (--slurm mail-type=END). May be repeated.",
         ),
     ],
+    "spares": Annotated[
+        int | None,
+        typer.Option(min=0, help="Additional nodes that wait. One takes the place of a node that fails."),
+    ],
     "chain": Annotated[
         int | None,
         typer.Option(

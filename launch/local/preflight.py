@@ -82,10 +82,16 @@ def require_devices(nproc: int) -> None:
         )
 
 
+def divides(config: Config, ranks: int) -> bool:
+    """Return whether the global batch can be split evenly over a number of ranks."""
+    batch, unit = config.train.global_batch, ranks * config.train.grad_accum_steps
+    return batch % unit == 0 and batch // unit >= 2
+
+
 def _check_divides(config: Config, ranks: int) -> None:
     batch, parts = config.train.global_batch, config.train.grad_accum_steps
     unit = ranks * parts
-    if batch % unit or batch // unit < 2:
+    if not divides(config, ranks):
         near = " or ".join(map(str, nearest_multiples(batch, unit, least=2)))
         raise UserError(
             f"train.global_batch ({batch}) cannot be split evenly over {ranks} processes with {parts} micro-batches "

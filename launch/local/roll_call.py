@@ -36,6 +36,12 @@ class RollCall:
                 reports[rank] = json.loads(self._received[rank].split(b"\n")[0])["step"]
         return reports
 
+    def interrupt(self) -> None:
+        """Tell all ranks that a peer is lost. They may wait for a message of a machine that closed no connection."""
+        for connection in self._connections.values():
+            with suppress(OSError):
+                send(connection, {"lost_peer": True})
+
     def answer(self, saves: Mapping[int, bool]) -> None:
         """Tell ranks that have reported whether they save."""
         for rank, one_saves in saves.items():

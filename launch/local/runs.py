@@ -164,7 +164,7 @@ def last_world_size(run: RunFolder) -> int | None:
 
 def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None:
     """Warn if the number of processes has changed and the loss depends on it."""
-    last, by_rank = last_world_size(run), _taken_by_rank(config)
+    last, by_rank = last_world_size(run), depends_on_ranks(config)
     if last not in (None, ranks) and by_rank:
         print(
             f"warning: the run had {last} ranks and now gets {ranks}. "
@@ -173,7 +173,7 @@ def warn_of_other_world_size(run: RunFolder, config: Config, ranks: int) -> None
         )
 
 
-def _taken_by_rank(config: Config) -> list[str]:
+def depends_on_ranks(config: Config) -> list[str]:
     """Return, as `key=value`, the settings that make the loss depend on the number of processes."""
     method, parallel = config.method.model_dump(), config.parallel
     scope = method.get("feature_scope") if method.get("feature_weight", 1) else None

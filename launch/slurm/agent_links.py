@@ -18,7 +18,16 @@ from trainer.runs.supervisor import send
 Message = dict[str, Any]
 JOIN_S = 900.0
 """How long the agents wait for each other, seconds. Nodes may power on first."""
+BEAT_S = 1.0
+"""Time between two signs of life of an agent, seconds."""
+SILENT_S = 5.0
+"""Time without a sign of life after which an agent is lost, seconds."""
+_LONGEST_PAUSE_S = 0.5
+"""What a pause between two looks counts at most, seconds. If the first agent itself stood still, the others may have
+lived on."""
 _ANSWER_S = 3.0
+_UNANSWERED_MS = 20_000
+"""Time after which the kernel gives up a connection whose other end answers nothing, milliseconds."""
 
 
 class AgentLost(Exception):
@@ -32,6 +41,7 @@ class _Line:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
         connection.setblocking(False)
         # A rank must not hold the connection of its agent open, nor shut it down.
         os.register_at_fork(after_in_child=connection.close)
@@ -76,7 +86,12 @@ class FirstAgent:
 
     def __init__(self, meeting: str, nodes: int) -> None:
         self._lines: dict[int, _Line] = {}
-        self._names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
+        """Host name of each other agent, by the number of its node, also of those that are lost."""
+        self.lost: dict[int, str] = {}
+        """Why each lost agent is lost, by the number of its node."""
+        self._silent: dict[int, float] = {}
+        self._looked = time.monotonic()
         if nodes == 1:
             return
         with _listen(meeting) as listener:
@@ -105,22 +120,37 @@ class FirstAgent:
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()
             return
-        self._lines[hello["node"]], self._names[hello["node"]] = _Line(connection), hello["name"]
+        self._lines[hello["node"]], self.names[hello["node"]] = _Line(connection), hello["name"]
 
     def read(self) -> list[Message]:
-        """Return the messages of all other agents that have arrived. Raises `AgentLost` if one is lost."""
-        found = []
-        for node, line in self._lines.items():
+        """Return the messages of all other agents that have arrived. `{"lost": node}` says that an agent is lost."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LONGEST_PAUSE_S), now
+        found: list[Message] = []
+        for node, line in list(self._lines.items()):
             try:
-                found += line.read()
+                messages = line.read()
             except AgentLost as error:
-                raise AgentLost(f"the agent of node {self._names[node]} is lost: {error}") from None
+                self._lose(node, str(error))
+            else:
+                self._silent[node] = 0.0 if messages else self._silent.get(node, 0.0) + passed
+                found += [message for message in messages if "beat" not in message]
+                if self._silent[node] > SILENT_S:
+                    self._lose(node, f"it gave no sign of life for {SILENT_S:g} s")
+            if node in self.lost:
+                found.append({"lost": node})
         return found
 
     def send_all(self, message: Message) -> None:
-        """Send a message to all other agents. Raises `AgentLost` if one is lost."""
+        """Send a message to all other agents that are not lost. `read` tells of those that cannot be reached."""
         for line in self._lines.values():
-            line.send(message)
+            with suppress(AgentLost):
+                line.send(message)
+
+    def _lose(self, node: int, why: str) -> None:
+        """Hang up on an agent. If it lives, it ends its ranks and itself."""
+        self._lines.pop(node).connection.close()
+        self.lost[node] = why
 
 
 class LaterAgent:
@@ -137,7 +167,7 @@ class LaterAgent:
         while time.monotonic() < deadline:
             for port in ports(meeting):
                 if (connection := _join(meeting, first, port, node)) is not None:
-                    self._line = _Line(connection)
+                    self._line, self._beaten = _Line(connection), 0.0
                     return
             time.sleep(0.1)
         raise UserError(
@@ -147,7 +177,11 @@ class LaterAgent:
         )
 
     def read(self) -> list[Message]:
-        """Return the messages of the first agent that have arrived. Raises `AgentLost` if it is lost."""
+        """Give a sign of life, and return the messages of the first agent that have arrived. Raises `AgentLost` if it
+        is lost."""
+        if (now := time.monotonic()) - self._beaten >= BEAT_S:
+            self._beaten = now
+            self.send({"beat": True})
         return self._line.read()
 
     def send(self, message: Message) -> None:

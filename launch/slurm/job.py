@@ -42,12 +42,16 @@ class TrainJob:
         max_requeues: number of restarts after which the job requests no more.
         chained: whether another job may resume the run after this one.
         tasks: number of ranks that the agent of each node runs. 0: each task of the job is a rank.
+        nodes: number of nodes that have ranks, if there are agents. Further nodes are spares. 0: all nodes.
     """
 
-    tasks = 0  # of jobs that were queued by version 0.1
+    tasks = nodes = 0  # of jobs that were queued by version 0.1
 
-    def __init__(self, run: Path, max_requeues: int, *, chained: bool = False, tasks: int = 0) -> None:
-        self.run, self.max_requeues, self.chained, self.tasks = run, max_requeues, chained, tasks
+    def __init__(
+        self, run: Path, max_requeues: int, *, chained: bool = False, tasks: int = 0, nodes: int = 0
+    ) -> None:
+        self.run, self.max_requeues, self.chained = run, max_requeues, chained
+        self.tasks, self.nodes = tasks, nodes
 
     def __call__(self) -> None:
         """Train as the rank or the node that the environment names, and end in the way that SLURM needs."""
@@ -57,7 +61,7 @@ class TrainJob:
             from launch.slurm.node_job import run_node
 
             with forwarded_signals() as forwarder:
-                end, is_first = run_node(self.run, self.tasks, forwarder)
+                end, is_first = run_node(self.run, self.tasks, self.nodes, forwarder)
                 self._end(end, is_first, is_terminated=signal.SIGTERM in forwarder.received, requeue=requeue)
             return
         with StopRequest() as stop:

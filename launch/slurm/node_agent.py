@@ -1,7 +1,6 @@
 """The agent of a node of a SLURM job: starts the ranks of its node, forwards signals to them, and restarts them.
 
-SLURM runs one agent on each node. The first one decides for all: it hears how ranks end and which finished step each
-holds, names the rank that saves after a failure, and says when the ranks start again. An agent holds no state of the
+SLURM runs one agent on each node. The first one decides for all (`first_agent.py`). An agent holds no state of the
 training. It has imported all that ranks need, and its ranks are forks of it. It builds on sockets and not on
 `torch.distributed.elastic`, whose agent starts each rank as a new process, has no place for a save between the loss of
 a rank and the restart, and whose store has threads, with which a process cannot fork safely.
@@ -11,21 +10,18 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipelines.log import LOGGER
-from launch.local.processes import Failure, Recovery
 from launch.local.rank_processes import RankProcess, start_rank
 from launch.local.roll_call import RollCall
-from launch.local.supervision import Supervision
 from launch.local.worker import End
-from launch.slurm.agent_links import FirstAgent, LaterAgent, Message
+from launch.slurm.agent_links import LaterAgent, Message
 from launch.slurm.forwarded_signals import SignalForwarding
 from trainer.distributed.rendezvous import MEETING
 
-_POLL_SECONDS = 0.02
+POLL_SECONDS = 0.02
+"""Time between two looks at ranks and messages, seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class Place:
     node: int
     """Number of the node, from 0."""
     nodes: int
+    """Number of nodes of the job, spares included."""
     tasks: int
     """Number of ranks on each node."""
     first: str
@@ -76,30 +73,35 @@ class NodeAgent:
         self.place, self._module, self._arguments, self._logs = place, module, arguments, logs
         self._forwarding = forwarding
         self._ranks = _Ranks()
-        self._start = 0
 
     @property
     def is_stopping(self) -> bool:
         """Whether a signal has asked to stop."""
         return bool(self._forwarding.received)
 
-    def start(self, environment: Mapping[str, str]) -> None:
-        """Start the ranks of this node."""
+    def start(self, message: Message) -> None:
+        """Start the ranks of this node.
+
+        Args:
+            message: `number` of this start, `crew`: the nodes that have ranks, in the order of these, and additional
+                variables of the ranks as `environment`. A node outside of the crew is a spare.
+        """
         self._ranks.roll.close()
-        place, self._ranks = self.place, _Ranks()
-        self._start += 1
+        place, crew, self._ranks = self.place, message["crew"], _Ranks()
+        if place.node not in crew:
+            return
         for local in range(place.tasks):
-            rank = place.node * place.tasks + local
+            rank = crew.index(place.node) * place.tasks + local
             theirs, named = self._ranks.roll.connect(rank)
             variables = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(local),
-                "WORLD_SIZE": str(place.nodes * place.tasks),
+                "WORLD_SIZE": str(len(crew) * place.tasks),
                 "LOCAL_WORLD_SIZE": str(place.tasks),
                 "MASTER_ADDR": place.first,
                 "ALL4ONE_PARENT": str(os.getpid()),
-                MEETING: f"{place.meeting}.{self._start}",
-                **environment,
+                MEETING: f"{place.meeting}.{message['number']}",
+                **message["environment"],
                 **named,
             }
             with theirs:
@@ -123,7 +125,9 @@ class NodeAgent:
     def obey(self, message: Message) -> None:
         """Do what the first agent says."""
         if message["do"] == "start":
-            self.start(message["environment"])
+            self.start(message)
+        elif message["do"] == "interrupt":
+            self._ranks.roll.interrupt()
         elif message["do"] == "answer":
             self._ranks.roll.answer({int(rank): saves for rank, saves in message["saves"].items()})
         elif message["do"] == "kill":
@@ -149,85 +153,6 @@ def follow(agent: NodeAgent, first: LaterAgent) -> End:
                 if message["do"] == "end":
                     return End(message["code"], message["reason"])
                 agent.obey(message)
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
     finally:
         agent.close()
-
-
-def lead(
-    agent: NodeAgent,
-    others: FirstAgent,
-    recovery: Recovery,
-    reason: Callable[[int], str],
-) -> End:
-    """Run the ranks of the first node, decide for all nodes, and return how the ranks ended.
-
-    Args:
-        agent: the agent of this node.
-        others: the other agents.
-        recovery: decides whether the ranks start again after a failure.
-        reason: returns the reason in the ledger for an exit code.
-
-    Raises:
-        AgentLost: the agent of another node is lost.
-    """
-
-    def tell(message: Message) -> None:
-        others.send_all(message)
-        agent.obey(message)
-
-    try:
-        while True:
-            with recovery.forking():
-                tell({"do": "start", "environment": dict(recovery.environment)})
-            seen, hosts = _supervise(agent, others, tell)
-            outcome = seen.outcome()
-            if outcome.failed is None or agent.is_stopping:
-                end = End(outcome.code, reason(outcome.code))
-                break
-            failed = outcome.failed
-            message = _explain(failed, seen.codes[failed], hosts[failed])
-            failure = Failure(outcome.code, message)
-            if not recovery.restarts(failure):
-                LOGGER.error("%s", failure.message)
-                end = End(outcome.code, reason(outcome.code))
-                break
-        others.send_all({"do": "end", "code": end.code, "reason": end.reason})
-        return end
-    finally:
-        agent.close()
-
-
-def _supervise(
-    agent: NodeAgent, others: FirstAgent, tell: Callable[[Message], None]
-) -> tuple[Supervision, dict[int, str]]:
-    """Wait until all ranks of one start have ended. Returns what is known of them, and the nodes of those that
-    ended."""
-    seen = Supervision(agent.place.nodes * agent.place.tasks, saves=True)
-    hosts: dict[int, str] = {}
-    killed = False
-    while not seen.over:
-        now = time.monotonic()
-        for message in [*agent.news(), *others.read()]:
-            if "holds" in message:
-                seen.reports[message["rank"]] = message["holds"]
-            else:
-                seen.ended(message["rank"], message["code"], now)
-                hosts[message["rank"]] = message["node"]
-        if (saves := seen.answer(now)) is not None:
-            tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
-        if seen.must_end(now) and not killed:
-            killed = True
-            tell({"do": "kill"})
-        time.sleep(_POLL_SECONDS)
-    return seen, hosts
-
-
-def _explain(rank: int, code: int, host: str) -> str:
-    """Return the message on a rank's failure."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"rank {rank} on {host} was ended by {name}" + (
-            " (out of memory?)" if name == "SIGKILL" else ""
-        )
-    return f"rank {rank} on {host} ended with code {code}: see rank_{rank}.log"

@@ -12,16 +12,21 @@ import submitit
 
 from data_pipelines.log import LOGGER
 from launch.local import worker
+from launch.local.preflight import divides
 from launch.local.process_name import name_process
+from launch.local.processes import Failure
 from launch.local.rank_processes import allow_forks, heed_signals, prepare
 from launch.local.recovery import RunRecovery
+from launch.local.runs import depends_on_ranks
 from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import End, end_with_parent, run_with_error_report
 from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
+from launch.slurm.first_agent import Lead, Outlook
 from launch.slurm.forwarded_signals import SignalForwarding
 from launch.slurm.job_start import Start
-from launch.slurm.node_agent import NodeAgent, Place, follow, lead
+from launch.slurm.node_agent import NodeAgent, Place, follow
 from launch.slurm.rank_of_job import train_as_rank
+from launch.slurm.record_failure import record_failure
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
@@ -39,12 +44,13 @@ def main() -> int:
         return run_with_error_report(lambda: train_as_rank(Path(sys.argv[1]), stop)).code
 
 
-def run_node(run: Path, tasks: int, forwarding: SignalForwarding) -> tuple[End, bool]:
+def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) -> tuple[End, bool]:
     """Run the agent of this node until the ranks of the job have ended.
 
     Args:
         run: the run's folder.
         tasks: number of ranks on each node.
+        nodes: number of nodes that have ranks. Further nodes are spares. 0: all nodes of the job have ranks.
         forwarding: forwards signals to the ranks.
 
     Returns how the ranks ended, and whether this is the first node.
@@ -61,20 +67,34 @@ def run_node(run: Path, tasks: int, forwarding: SignalForwarding) -> tuple[End, 
     allow_forks()
     prepare(__name__)
     agent = NodeAgent(place, __name__, [str(run)], logs, forwarding)
-    return run_with_error_report(partial(_run, RunFolder(run), agent)), node == 0
+    return run_with_error_report(partial(_run, RunFolder(run), agent, nodes or place.nodes)), node == 0
 
 
-def _run(run: RunFolder, agent: NodeAgent) -> End:
+def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
     place = agent.place
     try:
         if place.node:
             return follow(agent, LaterAgent(place.meeting, place.first, place.node))
         others = FirstAgent(place.meeting, place.nodes)
         with RunLock(run.path, attempt=run.attempts() + 1, wait_s=STALE_AFTER_S + 15) as lock:
-            return lead(agent, others, RunRecovery(run, lock), partial(_reason, run))
+            outlook = Outlook(
+                RunRecovery(run, lock), partial(_may_have, run), partial(_reason, run), partial(_give_up, run)
+            )
+            return Lead(agent, others, nodes, outlook).run()
     except AgentLost as error:
-        LOGGER.error("%s. SLURM has to start the job again", error)
+        LOGGER.error("the first agent is lost: %s. SLURM has to start the job again", error)
         os._exit(ExitCode.LOST_PEER)  # the ranks end with this process
+
+
+def _may_have(run: RunFolder, ranks: int) -> bool:
+    """Return whether a run may go on with another number of ranks."""
+    config = run.read_config()
+    return divides(config, ranks) and (config.slurm.shrink or not depends_on_ranks(config))
+
+
+def _give_up(run: RunFolder, failure: Failure) -> str:
+    record_failure(run, failure.code, failure.message)
+    return EndReason.LOST_RANK
 
 
 def _reason(run: RunFolder, code: int) -> str:

@@ -22,6 +22,8 @@ from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import STALE_AFTER_S
 from trainer.runs.stop_signals import StopRequest
 
+NODES = "ALL4ONE_NODES"
+"""Environment variable with the host names of the nodes that have ranks, where there are agents."""
 ANSWER_SECONDS = 3.0
 """How long SLURM may take to give the reason of a signal, seconds. It kills the job's processes soon after."""
 
@@ -54,7 +56,7 @@ def train_as_rank(run: Path, stop: StopRequest) -> End:
         reason=partial(_reason, start, run),
         job=start.job,
         restart=start.restart,
-        nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+        nodes=os.environ.get(NODES) or os.environ.get("SLURM_JOB_NODELIST", ""),
         **(queue_times(start) if os.environ["RANK"] == "0" else {}),
     )
 

@@ -3,6 +3,9 @@
 A rank that was killed or hung cannot record its end. This program records why the processes ended. If the job stalled
 or was killed by a signal, such as SIGKILL when memory ran out, it requests a requeue. It requests none if the previous
 attempt was also killed or stalled at the same checkpoint.
+
+It ends with the exit code of the job. That of srun also tells of a node that was lost and replaced, although the run
+has finished.
 """
 
 import os
@@ -30,24 +33,34 @@ _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
 
 def main() -> None:
-    """Record the end of this start of the job, and request a requeue if needed."""
-    run, code, start = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), Start.this()
+    """Record the end of this start of the job, and request a requeue if needed. Ends with the code of the job."""
+    sys.exit(record_failure(RunFolder(Path(sys.argv[1])), int(sys.argv[2])))
+
+
+def record_failure(run: RunFolder, code: int, message: str = "") -> int:
+    """Record the end of this start of the job, and request a requeue if needed. Returns the exit code of the job.
+
+    Args:
+        run: the run.
+        code: exit code of the processes, 128 + N if signal N ended one.
+        message: why they failed. Empty: it is read from their output.
+    """
+    start = Start.this()
     if code == 0 or not _still_runs(start):
-        return
+        return code
     records = read_ledger(run.ledger)
     began = next((r for r in reversed(records) if r["event"] == "start" and _of(r, start)), None)
-    ended = next(
-        (r for r in records if began and r["event"] == "end" and r["attempt"] == began["attempt"]), None
-    )
-    if ended is not None and ended["reason"] != EndReason.LOST_RANK:
-        return
+    ends = [r for r in records if began and r["event"] == "end" and r["attempt"] == began["attempt"]]
+    reasons = {r["reason"] for r in ends} - {EndReason.LOST_RANK}
+    if reasons:
+        return ExitCode.FINISHED if EndReason.FINISHED in reasons else code
     if began is None and (holder := living_holder(run.path)) and holder.job_id != os.environ["SLURM_JOB_ID"]:
         LOGGER.warning(
             "this start of job %s recorded nothing in the ledger, because %s trains the run",
             start.job,
             holder,
         )
-        return
+        return code
     settings = run.read_config().slurm
     number = began["attempt"] if began else run.attempts()
     # Processes that hung before they had met belong to an attempt that has no record.
@@ -56,9 +69,11 @@ def main() -> None:
     killed = code > 128 and code - 128 in signal.valid_signals()
     reason = EndReason.STALLED if hung else EndReason.KILLED if killed else EndReason.ERROR
     saved = CheckpointStore(run.checkpoints).newest_step()
-    run.note("end", attempt=number, reason=reason, message=hung or _message(run, start), saved=saved)
+    said = hung or message or _message(run, start)
+    run.note("end", attempt=number, reason=reason, message=said, saved=saved)
     if reason in _TRIED_AGAIN and start.restart < settings.requeues and not is_crash_loop(run):
         requeue_from_script(start.job, run)
+    return code
 
 
 def _of(record: dict[str, Any], start: Start) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import submitit
 
+from data_pipelines.errors import UserError
 from launch.local.rank_processes import module_command
 from launch.slurm.job import TrainJob
 from launch.slurm.queueing import JobsQueuedTogether
@@ -50,7 +51,7 @@ class SlurmSubmission:
         """Return the sbatch script that submitit would write.
 
         Raises:
-            UserError: there is no SLURM on this machine.
+            UserError: there is no SLURM on this machine, or the job has spare nodes and no agents.
         """
         return script(self._executor(), len(self.runs))
 
@@ -73,6 +74,7 @@ class SlurmSubmission:
                 self.settings.requeues,
                 chained=self.settings.chain > 1,
                 tasks=self.settings.tasks if self._has_agents else 0,
+                nodes=self.settings.nodes,
             )
             for run in self.runs
         ]
@@ -108,6 +110,11 @@ class SlurmSubmission:
                 )
 
     def _executor(self, after: str | None = None) -> submitit.SlurmExecutor:
+        if self.settings.spares and not self._has_agents:
+            raise UserError(
+                f"slurm.spares={self.settings.spares} needs an agent on each node, and this job has none",
+                fix=agents_warning(self.settings) or "set slurm.recovery=in_place, or slurm.spares=0",
+            )
         return executor(
             self.settings,
             self.folder,
@@ -128,10 +135,11 @@ class SlurmSubmission:
         """Return the shell lines that run after the processes. Each element of an array handles its own run."""
         runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
         run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+        record = shlex.join(module_command("launch.slurm.record_failure"))
         lines = [
             "code=$?",
             f"runs=({runs})",
-            f"[ $code -eq 0 ] || {shlex.join(module_command('launch.slurm.record_failure'))} {run} $code",
+            f"[ $code -eq 0 ] || {{ {record} {run} $code; code=$?; }}",
         ]
         if self.then is not None:
             lines.append(

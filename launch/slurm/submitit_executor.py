@@ -15,6 +15,8 @@ from trainer.config.slurm_settings import SlurmSettings
 
 NOT_TAKEN = (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError)
 """Exceptions that submitit raises if SLURM does not take a job."""
+_OUTLIVE = ["--no-kill", "--kill-on-bad-exit=0", "--wait=0"]
+"""Options of srun with which the loss of a node or a task ends no other task."""
 _SAY_START = f'echo "{start_line("${SLURM_RESTART_COUNT:-0}")}"'
 
 
@@ -77,7 +79,7 @@ def executor(
         **{name: value for name, value in named.items() if value},
         job_name=folder.parent.name,
         time=settings.minutes,
-        nodes=settings.nodes,
+        nodes=settings.nodes + (settings.spares if agents else 0),
         ntasks_per_node=tasks,
         array_parallelism=parallel,
         signal_delay_s=settings.signal_lead_seconds,
@@ -85,12 +87,14 @@ def executor(
         additional_parameters={
             "requeue" if requeue else "no-requeue": True,
             "signal": f"USR2@{settings.signal_lead_seconds}",
+            **({"no-kill": True} if agents else {}),
             **extra,
         },
         # submitit reads its signal from this environment variable, and it must be the signal above
         # With --export=NONE, srun would start the processes without the environment that these lines make.
         setup=["unset SLURM_EXPORT_ENV", "export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
-        srun_args=["--kill-on-bad-exit=1", *cores, *settings.srun_args],
+        # Agents outlive the loss of one of them. Ranks wait for a lost one.
+        srun_args=[*(_OUTLIVE if agents else ["--kill-on-bad-exit=1"]), *cores, *settings.srun_args],
         teardown=list(teardown),
     )
     return found

@@ -72,6 +72,13 @@ class SlurmSettings(Settings):
     """What happens if a rank is lost. `in_place`: an agent on each node starts the ranks again within seconds, from a
     step that another rank has saved. If the agent or the node is lost too, the job requests its restart. `requeue`:
     the job ends and requests its restart, which redoes the steps since the last checkpoint."""
+    spares: int = Field(0, ge=0)
+    """Number of additional nodes that wait. With `recovery: in_place`, one of them takes the place of a node that
+    fails."""
+    shrink: bool = False
+    """Whether a run may lose nodes although its loss depends on the number of ranks. Without a spare, a run goes on
+    with the nodes that are left if `train.global_batch` can be split over their ranks. By default it does so only if
+    its loss does not depend on the number of ranks."""
     chain: int = Field(1, ge=1, le=1000)
     """Number of jobs to queue one after the other. Each job resumes the run. Use it on clusters that forbid requeues.
     Above 1, no job requests a requeue."""

@@ -1,12 +1,16 @@
 """A rank's connection to its supervisor, the process that has started it and restarts it.
 
 If a rank is lost, each other rank reports the last step whose state it holds. The supervisor then names one of them,
-which saves this state. Both sides send lines of JSON.
+which saves this state. It also tells ranks of a loss that they may not notice, so that they stop waiting for messages.
+Both sides send lines of JSON.
 """
 
 import json
 import os
+import queue
 import socket
+import threading
+from collections.abc import Callable
 from typing import Any
 
 SOCKET = "ALL4ONE_SUPERVISOR"
@@ -18,17 +22,19 @@ class Supervisor:
 
     Args:
         connection: socket whose other end the supervisor holds.
+        on_lost_peer: called in a thread when the supervisor says that a peer is lost. It must end the rank's waits.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._lines = connection.makefile("r")
+    def __init__(self, connection: socket.socket, on_lost_peer: Callable[[], None]) -> None:
+        self._connection, self._on_lost_peer = connection, on_lost_peer
+        self._answers = queue.SimpleQueue[bool]()
+        threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     @classmethod
-    def of_this_process(cls) -> "Supervisor | None":
-        """Return the supervisor that the environment names. None: there is none."""
+    def of_this_process(cls, on_lost_peer: Callable[[], None]) -> "Supervisor | None":
+        """Return the supervisor that the environment names. None: there is none. Call it once."""
         number = os.environ.get(SOCKET)
-        return None if number is None else cls(socket.socket(fileno=int(number)))
+        return None if number is None else cls(socket.socket(fileno=int(number)), on_lost_peer)
 
     def must_save(self, step: int | None) -> bool:
         """Report that a peer is lost, and wait until the supervisor has heard of all ranks.
@@ -39,8 +45,16 @@ class Supervisor:
         Returns whether this rank has to save the state.
         """
         send(self._connection, {"lost_peer": True, "step": step})
-        answer = self._lines.readline()  # empty if the supervisor has ended
-        return bool(answer) and bool(json.loads(answer)["save"])
+        return self._answers.get()
+
+    def _listen(self) -> None:
+        with self._connection.makefile("r") as lines:
+            for message in map(json.loads, lines):
+                if "save" in message:
+                    self._answers.put(bool(message["save"]))
+                else:
+                    self._on_lost_peer()
+        self._answers.put(False)  # the supervisor has ended
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:

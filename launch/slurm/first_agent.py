@@ -1,0 +1,181 @@
+"""What the first agent of a job decides for all: who saves after a failure, and which nodes the ranks start again on.
+
+It hears how ranks end and which finished step each holds. A spare node takes the place of one that is lost. Without a
+spare, the ranks start again on the nodes that are left, if the run allows it. Otherwise SLURM has to start the job
+again.
+"""
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from data_pipelines.log import LOGGER
+from launch.local.processes import Failure, Recovery
+from launch.local.supervision import Supervision
+from launch.local.worker import End
+from launch.slurm.agent_links import FirstAgent, Message
+from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
+from launch.slurm.rank_of_job import NODES
+from trainer.runs.end_reasons import ExitCode
+
+_LOST = -signal.SIGKILL
+"""Code of a rank whose node is lost. If it still runs, its agent will end it."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the first agent asks before the ranks start, and at their end.
+
+    Args:
+        recovery: decides whether the ranks start again after a failure.
+        may_have: returns whether the run may go on with another number of ranks.
+        reason: returns the reason in the ledger for an exit code.
+        give_up: records a failure after which only SLURM can help, and asks it to start the job again. Returns the
+            reason in the ledger.
+    """
+
+    recovery: Recovery
+    may_have: Callable[[int], bool]
+    reason: Callable[[int], str]
+    give_up: Callable[[Failure], str]
+
+
+@dataclass
+class _Seen:
+    """What is known of the ranks of one start."""
+
+    ranks: Supervision
+    hosts: dict[int, str] = field(default_factory=dict)
+    """Nodes of the ranks that have ended."""
+
+
+class Lead:
+    """The first agent's view of all nodes.
+
+    Args:
+        agent: the agent of the first node.
+        others: the other agents.
+        nodes: number of nodes that have ranks. The others are spares.
+        outlook: what the first agent asks.
+    """
+
+    def __init__(self, agent: NodeAgent, others: FirstAgent, nodes: int, outlook: Outlook) -> None:
+        self._agent, self._others, self._outlook = agent, others, outlook
+        self._crew = list(range(nodes))
+        self._spares = list(range(nodes, agent.place.nodes))
+        self._starts = 0
+
+    def run(self) -> End:
+        """Run the ranks until they have ended, and start them again where this helps. Returns how they ended."""
+        try:
+            while True:
+                with self._outlook.recovery.forking():
+                    self._start()
+                seen = self._supervise()
+                outcome = seen.ranks.outcome()
+                if outcome.failed is None or self._agent.is_stopping:
+                    end = End(outcome.code, self._outlook.reason(outcome.code))
+                    break
+                failure = Failure(outcome.code, self._explain(outcome.failed, seen))
+                if not self._man():
+                    LOGGER.error("%s. No spare node is left, and the run cannot shrink", failure.message)
+                    end = End(ExitCode.LOST_PEER, self._outlook.give_up(failure))
+                    break
+                if not self._outlook.recovery.restarts(failure):
+                    LOGGER.error("%s", failure.message)
+                    end = End(outcome.code, self._outlook.reason(outcome.code))
+                    break
+            self._others.send_all({"do": "end", "code": end.code, "reason": end.reason})
+            return end
+        finally:
+            self._agent.close()
+
+    def _start(self) -> None:
+        self._starts += 1
+        names = self._others.names | {0: socket.gethostname()}
+        environment = {NODES: ",".join(names[node] for node in self._crew)}
+        self._tell(
+            {
+                "do": "start",
+                "number": self._starts,
+                "crew": self._crew,
+                "environment": environment | dict(self._outlook.recovery.environment),
+            }
+        )
+
+    def _man(self) -> bool:
+        """Fill the places of lost nodes with spares, or leave them out. Returns whether the ranks can start again."""
+        lost = self._others.lost
+        self._spares = [node for node in self._spares if node not in lost]
+        for place, node in enumerate(self._crew):
+            if node in lost and self._spares:
+                self._crew[place] = self._spares.pop(0)
+                LOGGER.warning("node %s takes the place of %s", *self._names(self._crew[place], node))
+        left = [node for node in self._crew if node not in lost]
+        if len(left) < len(self._crew):
+            ranks = len(left) * self._agent.place.tasks
+            if not self._outlook.may_have(ranks):
+                return False
+            LOGGER.warning("no spare node is left: the run goes on with %d ranks", ranks)
+            self._crew = left
+        return True
+
+    def _names(self, *nodes: int) -> list[str]:
+        return [self._others.names.get(node) or socket.gethostname() for node in nodes]
+
+    def _tell(self, message: Message) -> None:
+        self._others.send_all(message)
+        self._agent.obey(message)
+
+    def _supervise(self) -> _Seen:
+        """Wait until all ranks of one start have ended."""
+        tasks = self._agent.place.tasks
+        seen = _Seen(Supervision(len(self._crew) * tasks, saves=True))
+        ranks, killed = seen.ranks, False
+        for node in self._others.lost:
+            self._note_lost(node, seen)
+        while not ranks.over:
+            now = time.monotonic()
+            for message in [*self._agent.news(), *self._others.read()]:
+                if "lost" in message:
+                    self._note_lost(message["lost"], seen)
+                elif "holds" in message:
+                    ranks.reports[message["rank"]] = message["holds"]
+                else:
+                    ranks.ended(message["rank"], message["code"], now)
+                    seen.hosts[message["rank"]] = message["node"]
+            if (saves := ranks.answer(now)) is not None:
+                self._tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
+            if ranks.must_end(now) and not killed:
+                killed = True
+                self._tell({"do": "kill"})
+            time.sleep(POLL_SECONDS)
+        return seen
+
+    def _note_lost(self, node: int, seen: _Seen) -> None:
+        """Note that the agent of a node is lost, and so are its ranks. The others may not notice that by themselves: a
+        machine without power closes no connection."""
+        (name,) = self._names(node)
+        if node not in self._crew:
+            LOGGER.warning("spare node %s is lost: %s", name, self._others.lost[node])
+            return
+        tasks = self._agent.place.tasks
+        for rank in range(self._crew.index(node) * tasks, (self._crew.index(node) + 1) * tasks):
+            seen.ranks.ended(rank, _LOST, time.monotonic())
+            seen.hosts.setdefault(rank, name)
+        self._tell({"do": "interrupt"})
+
+    def _explain(self, rank: int, seen: _Seen) -> str:
+        """Return the message on a rank's failure."""
+        host, code = seen.hosts[rank], seen.ranks.codes[rank]
+        node = self._crew[rank // self._agent.place.tasks]
+        if node in self._others.lost:
+            return f"rank {rank} on {host} was lost with its node: {self._others.lost[node]}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"rank {rank} on {host} was ended by {name}" + (
+                " (out of memory?)" if name == "SIGKILL" else ""
+            )
+        return f"rank {rank} on {host} ended with code {code}: see rank_{rank}.log"

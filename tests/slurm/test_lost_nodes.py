@@ -1,0 +1,62 @@
+"""Nodes that die in a job with spares, and in one that has none left."""
+
+import signal
+import time
+
+from submitted_runs import INTERVAL
+
+from trainer.runs.end_reasons import EndReason
+
+NO_LOSS_BY_RANK = ("method.transformer_dropout=0", "parallel.batch_norm=global")
+
+
+def test_a_spare_takes_the_place_of_a_node_without_power_and_the_job_does_not_start_again(
+    jobs, straight
+) -> None:
+    job = jobs.submit("spare", "--nodes", 2, "--spares", 1)
+    jobs.wait_for_step("spare", job, 12)
+    _, lost, spare = jobs.nodes_of(job)
+    cut = time.time()
+    jobs.cluster.cut_power(lost)
+    ready = jobs.wait_for_attempt("spare", 2)
+    stepped = jobs.cluster.until(
+        lambda: [r for r in jobs.ledger("spare", "stepped") if r["attempt"] == 2], 60, "no step"
+    )
+    print(f"the next step is done {stepped[0]['time'] - cut:.2f} s after the power cut")
+    assert ready["replayed"] == 0
+    end = next(r for r in jobs.ledger("spare", "end") if r["reason"] == EndReason.KILLED)
+    assert f"on {lost} was lost with its node" in end["message"]
+    jobs.finish("spare", job)
+    starts = jobs.ledger("spare", "start")
+    assert [spare in start["nodes"].split(",") for start in starts] == [False, True]
+    assert [lost in start["nodes"].split(",") for start in starts] == [True, False]
+    assert {start["restart"] for start in starts} == {0}
+    jobs.runs.assert_same("spare", straight)
+
+
+def test_a_run_without_a_spare_goes_on_with_the_nodes_that_are_left(jobs) -> None:
+    job = jobs.submit("shrinks", "--nodes", 2, *NO_LOSS_BY_RANK)
+    jobs.wait_for_step("shrinks", job, 12)
+    jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.agent_of(job, 1))
+    ready = jobs.wait_for_attempt("shrinks", 2)
+    assert ready["replayed"] == 0
+    jobs.finish("shrinks", job)
+    starts = jobs.ledger("shrinks", "start")
+    assert [(start["world_size"], start["restart"]) for start in starts] == [(2, 0), (1, 0)]
+    assert [r["step"] for r in jobs.runs.metrics("shrinks")] == list(range(1, 41))
+
+
+def test_a_node_that_is_cut_off_is_replaced_and_its_ranks_end(jobs, straight) -> None:
+    job = jobs.submit("cut_spare", "--nodes", 2, "--spares", 1)
+    jobs.wait_for_step("cut_spare", job, 12)
+    _, lost, _ = jobs.nodes_of(job)
+    rank, agent = jobs.process_of(job, 1), jobs.agent_of(job, 1)
+    jobs.cluster.pull_cable(lost)
+    ready = jobs.wait_for_attempt("cut_spare", 2)
+    assert 0 <= ready["replayed"] <= INTERVAL
+    for process in (rank, agent):
+        jobs.cluster.until(
+            lambda p=process: not jobs.cluster.run("ps", "--no-headers", p, check=False), 60, "it lives on"
+        )
+    jobs.finish("cut_spare", job)
+    jobs.runs.assert_same("cut_spare", straight)
