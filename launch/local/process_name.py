@@ -11,7 +11,8 @@ def name_process(name: str) -> None:
     A rank that is a fork has the command line of its launcher or agent, so only the name tells them apart.
 
     Args:
-        name: the name. Linux keeps its first 15 bytes.
+        name: the name, without spaces: SLURM's proctrack/linuxproc signals no process whose name has one. Linux keeps
+            its first 15 bytes.
     """
     if sys.platform == "linux":
         with suppress(OSError):
@@ -20,4 +21,4 @@ def name_process(name: str) -> None:
 
 def name_of_rank(rank: int | str) -> str:
     """Return the name of the process of a rank."""
-    return f"rank {rank} all4one"
+    return f"rank{rank}.all4one"

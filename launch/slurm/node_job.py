@@ -58,7 +58,7 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
     task, start = submitit.JobEnvironment(), Start.this()
     task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     logs, node = start.logs(run), int(task.global_rank)
-    name_process(f"agent {node} all4one")
+    name_process(f"agent{node}.all4one")
     log = logs / f"node_{node}.log"
     LOGGER.info("output goes to %s", log)
     write_output_to(open_log(log))  # SLURM would append all starts of a job to one file

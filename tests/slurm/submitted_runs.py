@@ -96,7 +96,7 @@ class Jobs:
 
     def agent_of(self, job: str, node: int) -> str:
         """Number of the process of a node's agent, as the head machine sees it."""
-        return self._named(job, f"agent {node} all4one")
+        return self._named(job, f"agent{node}.all4one")
 
     def _named(self, job: str, name: str) -> str:
         for number in self.cluster.run("pgrep", "--exact", name[:15], check=False).split():

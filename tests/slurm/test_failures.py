@@ -48,7 +48,7 @@ def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jo
 
 
 def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, straight) -> None:
-    job = jobs.submit("killed", "--nodes", 2)
+    job = jobs.submit("killed", "--nodes", 2, "slurm.recovery=requeue")
     jobs.wait_for_step("killed", job, 12)
     jobs.kill_rank(job, 1, signal.SIGKILL)
     jobs.wait_for_attempt("killed", 2)
