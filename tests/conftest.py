@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from rank_processes import run_as_ranks
 
 DATA = Path(
     os.environ.get("ALL4ONE_TEST_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data")
 )
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("all4one", parent=settings(), deadline=None)
+settings.load_profile("all4one")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a job in the background of a shell ignores it, and so would every process that a test sends it to

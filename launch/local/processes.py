@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Protocol
 
 from data_pipelines.errors import UserError
+from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
 from launch.local.roll_call import RollCall
 from launch.local.standard_files import open_standard_files
@@ -117,6 +118,7 @@ def _run(
 ) -> int | Failure:
     """Start the ranks once, and wait for all. Returns the exit code, or the failure of a rank."""
     ranks.clear()
+    kills = memory_kills()
     roll = None if recovery is None else RollCall()
     try:
         with nullcontext() if recovery is None else recovery.forking():
@@ -139,7 +141,7 @@ def _run(
         return outcome.code
     if outcome.failed is None:
         return outcome.code
-    message = _explain(ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log")
+    message = _explain(ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log", kills)
     if forwarder.first is not None:  # the user has asked to stop
         print(message, file=sys.stderr)
         return outcome.code
@@ -237,12 +239,19 @@ def _supervise(ranks: list[RankProcess], roll: RollCall | None) -> Outcome:
         time.sleep(_POLL_SECONDS)
 
 
-def _explain(process: RankProcess, rank: int, log: Path) -> str:
-    """Return the message on a rank's failure. Rank 0 has already printed its own error on this terminal."""
+def _explain(process: RankProcess, rank: int, log: Path, kills: int | None) -> str:
+    """Return the message on a rank's failure. Rank 0 has already printed its own error on this terminal.
+
+    Args:
+        process: the rank's process, which has ended.
+        rank: the rank.
+        log: the rank's output.
+        kills: what `memory_kills` returned before the start.
+    """
     lines = []
     name = signal.Signals(-code).name if (code := process.poll() or 0) < 0 else ""
     if name:
-        lines.append(f"rank {rank} was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
+        lines.append(f"rank {rank} was ended by {name}" + (why_killed(kills) if name == "SIGKILL" else ""))
     if rank and name != "SIGKILL":  # which leaves no last words
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
         lines += [f"rank {rank} failed. The last lines of {log}:", *(f"  {line}" for line in tail)]

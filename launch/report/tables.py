@@ -19,6 +19,7 @@ CAUSES = {
     Cause.EVALUATING: "evaluations during training",
     Cause.SAVING: "steps waited for saves",
     Cause.DEAD: "until a failure was noticed, or a job gave back its nodes",
+    Cause.SPARE: "nodes waited for use, or were lost",
     Cause.QUEUED: "the job waited for nodes",
     Cause.IDLE: "there was neither a process nor a job",
     Cause.UNKNOWN: "the records do not tell",

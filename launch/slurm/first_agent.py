@@ -17,7 +17,7 @@ from launch.local.supervision import Supervision
 from launch.local.worker import End
 from launch.slurm.agent_links import FirstAgent, Message
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
-from launch.slurm.rank_of_job import NODES
+from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
 from trainer.runs.end_reasons import ExitCode
 
 _LOST = -signal.SIGKILL
@@ -49,6 +49,8 @@ class _Seen:
     ranks: Supervision
     hosts: dict[int, str] = field(default_factory=dict)
     """Nodes of the ranks that have ended."""
+    whys: dict[int, str] = field(default_factory=dict)
+    """What is known besides the code of those that SIGKILL has ended."""
 
 
 class Lead:
@@ -94,8 +96,11 @@ class Lead:
 
     def _start(self) -> None:
         self._starts += 1
-        names = self._others.names | {0: socket.gethostname()}
-        environment = {NODES: ",".join(names[node] for node in self._crew)}
+        spares = self._agent.place.nodes - len(self._crew)
+        environment = {
+            NODES: ",".join(self._names(*self._crew)),
+            SPARE_DEVICES: str(spares * self._agent.place.tasks),
+        }
         self._tell(
             {
                 "do": "start",
@@ -134,7 +139,7 @@ class Lead:
         tasks = self._agent.place.tasks
         seen = _Seen(Supervision(len(self._crew) * tasks, saves=True))
         ranks, killed = seen.ranks, False
-        for node in self._others.lost:
+        for node in self._others.lost.keys() & self._crew:
             self._note_lost(node, seen)
         while not ranks.over:
             now = time.monotonic()
@@ -146,6 +151,7 @@ class Lead:
                 else:
                     ranks.ended(message["rank"], message["code"], now)
                     seen.hosts[message["rank"]] = message["node"]
+                    seen.whys[message["rank"]] = message["why"]
             if (saves := ranks.answer(now)) is not None:
                 self._tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
             if ranks.must_end(now) and not killed:
@@ -174,8 +180,5 @@ class Lead:
         if node in self._others.lost:
             return f"rank {rank} on {host} was lost with its node: {self._others.lost[node]}"
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"rank {rank} on {host} was ended by {name}" + (
-                " (out of memory?)" if name == "SIGKILL" else ""
-            )
+            return f"rank {rank} on {host} was ended by {signal.Signals(-code).name}{seen.whys[rank]}"
         return f"rank {rank} on {host} ended with code {code}: see rank_{rank}.log"

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, start_rank
 from launch.local.roll_call import RollCall
 from launch.local.worker import End
@@ -47,6 +48,8 @@ class _Ranks:
     roll: RollCall = field(default_factory=RollCall)
     processes: dict[int, RankProcess] = field(default_factory=dict)
     codes: dict[int, int] = field(default_factory=dict)
+    memory_kills: int | None = field(default_factory=memory_kills)
+    """Processes that had been killed for lack of memory before this start."""
 
     def kill(self) -> None:
         """End the ranks that still run."""
@@ -119,7 +122,8 @@ class NodeAgent:
             if rank not in self._ranks.codes and (code := process.poll()) is not None:
                 self._ranks.codes[rank] = code
                 self._forwarding.remove(process.pid)
-                found.append({"rank": rank, "code": code, "node": socket.gethostname()})
+                why = why_killed(self._ranks.memory_kills) if code == -signal.SIGKILL else ""
+                found.append({"rank": rank, "code": code, "node": socket.gethostname(), "why": why})
         return found
 
     def obey(self, message: Message) -> None:

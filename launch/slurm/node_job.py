@@ -59,7 +59,8 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
     task.paths.result_pickle.unlink(missing_ok=True)  # that of an earlier start would pass for this one's
     logs, node = start.logs(run), int(task.global_rank)
     name_process(f"agent{node}.all4one")
-    log = logs / f"node_{node}.log"
+    # What the first agent decides belongs to the output that `all4one logs` shows.
+    log = logs / (f"node_{node}.log" if node else "rank_0.log")
     LOGGER.info("output goes to %s", log)
     write_output_to(open_log(log))  # SLURM would append all starts of a job to one file
     meeting = f"{start.job}.{start.restart}"
@@ -89,7 +90,8 @@ def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
 def _may_have(run: RunFolder, ranks: int) -> bool:
     """Return whether a run may go on with another number of ranks."""
     config = run.read_config()
-    return divides(config, ranks) and (config.slurm.shrink or not depends_on_ranks(config))
+    wanted = config.slurm.shrink
+    return divides(config, ranks) and (not depends_on_ranks(config) if wanted is None else wanted)
 
 
 def _give_up(run: RunFolder, failure: Failure) -> str:

@@ -24,6 +24,8 @@ from trainer.runs.stop_signals import StopRequest
 
 NODES = "ALL4ONE_NODES"
 """Environment variable with the host names of the nodes that have ranks, where there are agents."""
+SPARE_DEVICES = "ALL4ONE_SPARE_DEVICES"
+"""Environment variable with the number of devices of nodes without ranks, where there are agents."""
 ANSWER_SECONDS = 3.0
 """How long SLURM may take to give the reason of a signal, seconds. It kills the job's processes soon after."""
 
@@ -57,6 +59,7 @@ def train_as_rank(run: Path, stop: StopRequest) -> End:
         job=start.job,
         restart=start.restart,
         nodes=os.environ.get(NODES) or os.environ.get("SLURM_JOB_NODELIST", ""),
+        spare_devices=int(os.environ.get(SPARE_DEVICES, "0")),
         **(queue_times(start) if os.environ["RANK"] == "0" else {}),
     )
 

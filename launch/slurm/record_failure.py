@@ -17,6 +17,7 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
+from launch.local.memory_kills import ADVICE
 from launch.slurm import slurm_commands
 from launch.slurm.job_start import Start, start_line
 from launch.slurm.requeue import requeue_from_script
@@ -101,9 +102,7 @@ def _message(run: RunFolder, start: Start) -> str:
     )  # tasks that only lost a peer come last
     said = [f"{found[0][1]}, {found[0][2]}"] if found else []
     if short := next(filter(None, map(_NO_MEMORY.search, lines)), None):
-        said.append(
-            f"memory ran out ({short[1]}): request more with --mem, or lower data.prefetch or data.decode_threads"
-        )
+        said.append(f"memory ran out ({short[1]}): {ADVICE}")
     for log in sorted(start.logs(run.path).glob("rank_*.log")):
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
         said += [f"{log.stem}: {line}" for line in errors[-1:]]

@@ -50,6 +50,8 @@ class AttemptFacts:
     """When earlier attempts wrote the newest record of the metrics, as found at the start of this one."""
     tells_times: bool
     """Whether a version recorded it that tells the first step, evaluations and saves."""
+    spares: int = 0
+    """Devices of the job that had no process."""
 
     def is_in_same_allocation(self, before: "AttemptFacts") -> bool:
         """Whether this attempt began in the job and start of another one, without a wait in the queue."""
@@ -115,4 +117,5 @@ def _facts(start: Record, own: Sequence[Record], one: AttemptSummary) -> Attempt
         signs=[start["time"], *(r["time"] for r in work)],
         last_recorded=start.get("last_recorded"),
         tells_times=tells_times,
+        spares=start.get("spare_devices") or 0,
     )

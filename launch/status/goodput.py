@@ -28,6 +28,9 @@ class Cause(StrEnum):
     DEAD = "dead"
     """From the last sign of a step until the failure was noticed, and from the end of the processes until their job
     gave back its nodes."""
+    SPARE = "spare"
+    """Nodes waited to take the place of another one, or were lost. This is device-time beside that of the other
+    causes: it adds nothing to the time of the run."""
     QUEUED = "queued"
     """The job waited for nodes."""
     IDLE = "idle"
@@ -114,6 +117,8 @@ class _Line:
     """None: nothing has happened."""
     spent: dict[Cause, int] = field(default_factory=lambda: dict.fromkeys(Cause, 0))
     devices: dict[Cause, int] = field(default_factory=lambda: dict.fromkeys(Cause, 0))
+    spares: int = 0
+    """Devices of the job that have no process."""
 
     def advance(self, to: float, cause: Cause, devices: int) -> None:
         """Go on to a moment, in seconds since 1970, if it is later."""
@@ -128,6 +133,7 @@ class _Line:
         self.now += duration
         self.spent[cause] += duration
         self.devices[cause] += duration * devices
+        self.devices[Cause.SPARE] += duration * self.spares * (devices > 0)
 
     def sum(self, unrecorded: set[Cause]) -> Goodput:
         """Return the sums. The time of unrecorded causes is not known."""
@@ -169,6 +175,7 @@ def _until_start(
         line.advance(min(submitted or one.start, one.start), Cause.IDLE if known else Cause.UNKNOWN, 0)
     if one.allocated is not None:
         line.advance(min(one.allocated, one.start), Cause.QUEUED, 0)
+        line.spares = one.spares
         line.advance(one.start, Cause.STARTING, one.devices)
     line.advance(one.start, Cause.QUEUED, 0)
 
@@ -181,6 +188,7 @@ def _attempt(
     seconds_per_step: float,
 ) -> None:
     """Go on from the start of an attempt to its end."""
+    line.spares = one.spares
     latest = successor.start if successor is not None else float("inf")
     tells_sign = one.last_sign(successor, ended)
     done = one.ready + one.made * seconds_per_step if one.ready is not None else one.start

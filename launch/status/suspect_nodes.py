@@ -20,9 +20,9 @@ _NODE_REASONS = {
     EndReason.NO_END,
     EndReason.CUT_OFF,
 }
-_NAMED = re.compile(r"(\S+), tasks? \S+: ")
+_NAMED = re.compile(r"(?:(\S+), tasks? \S+: |rank \d+ on (\S+) )")
 _DIFFERED = re.compile(r"the state of rank \d+ on (\S+) differs from that of most ranks")
-_NO_MEMORY = re.compile(r"memory ran out|out of memory", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"memory ran out|out of memory(?!\?)", re.IGNORECASE)
 _PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
 
 
@@ -30,8 +30,8 @@ def failures(attempts: Iterable[AttemptSummary]) -> list[AttemptSummary]:
     """Return the attempts whose end may be caused by a node.
 
     These are attempts that were killed, stalled or cut off, have no recorded end, failed with an error of a process
-    that srun names, or had a rank whose state differed from that of the others. Running out of memory is a fault of the
-    job, not of the node.
+    that srun or an agent names, or had a rank whose state differed from that of the others. Running out of memory is a
+    fault of the job, not of the node.
     """
     return [a for a in attempts if a.nodes and _may_be_caused_by_node(a)]
 
@@ -120,9 +120,9 @@ def _excluded(histories: Sequence[Sequence[AttemptSummary]], before: str) -> lis
 
 
 def _named(attempt: AttemptSummary) -> str | None:
-    """Return the node whose process ended first, according to srun, or whose state differed."""
+    """Return the node whose process ended first, according to srun or an agent, or whose state differed."""
     match = _NAMED.match(attempt.message) or _DIFFERED.search(attempt.message)
-    return match[1] if match else None
+    return next(filter(None, match.groups())) if match else None
 
 
 def expand_hostlist(short: str) -> list[str]:

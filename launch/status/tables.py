@@ -152,6 +152,7 @@ def goodput_line(found: Goodput, lost_steps: int) -> str:
         Cause.EVALUATING: "evaluating",
         Cause.SAVING: "saving",
         Cause.DEAD: "dead",
+        Cause.SPARE: "spare",
         Cause.UNKNOWN: "unknown",
     }
     parts = [

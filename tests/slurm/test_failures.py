@@ -22,7 +22,7 @@ if os.environ.get("SLURM_PROCID") == "1" and "SLURM_STEP_ID" in os.environ:
 
 
 def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jobs, straight) -> None:
-    job = jobs.submit("power", "--nodes", 2)
+    job = jobs.submit("power", "--nodes", 2, "slurm.shrink=false")
     for attempt, (step, position) in enumerate([(12, 1), (22, 0)], start=1):
         jobs.wait_for_attempt("power", attempt)
         jobs.wait_for_step("power", job, step)

@@ -35,7 +35,7 @@ def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(
 
 
 def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs, straight) -> None:
-    job = jobs.submit("agents", "--nodes", 2)
+    job = jobs.submit("agents", "--nodes", 2, "slurm.shrink=false")
     jobs.wait_for_step("agents", job, 12)
     jobs.cluster.run("scancel", "--signal=USR2", job)  # as before the time limit
     jobs.wait_for_attempt("agents", 2)

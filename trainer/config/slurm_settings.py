@@ -75,10 +75,10 @@ class SlurmSettings(Settings):
     spares: int = Field(0, ge=0)
     """Number of additional nodes that wait. With `recovery: in_place`, one of them takes the place of a node that
     fails."""
-    shrink: bool = False
-    """Whether a run may lose nodes although its loss depends on the number of ranks. Without a spare, a run goes on
-    with the nodes that are left if `train.global_batch` can be split over their ranks. By default it does so only if
-    its loss does not depend on the number of ranks."""
+    shrink: bool | None = None
+    """Whether a run without a spare goes on with the nodes that are left after the loss of one, if
+    `train.global_batch` can be split over their ranks. Empty: only if its loss does not depend on the number of ranks.
+    Sums of a smaller number of ranks differ in their last bits."""
     chain: int = Field(1, ge=1, le=1000)
     """Number of jobs to queue one after the other. Each job resumes the run. Use it on clusters that forbid requeues.
     Above 1, no job requests a requeue."""

@@ -64,7 +64,7 @@ def poisoned(runs: Runs, folder: Path, name: str, fault: str) -> tuple[int, str]
 def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:
     code, out = poisoned(runs, tmp_path, "lost_again", "os.kill(os.getpid(), signal.SIGKILL)")
     assert code == 128 + signal.SIGKILL, out
-    assert "rank 1 was ended by SIGKILL (out of memory?)" in out
+    assert "rank 1 was ended by SIGKILL" in out
     assert "the ranks have started again 3 times without a new step" in out
     ends = [r for r in runs.ledger("lost_again") if r["event"] == "end" and r["reason"] == "killed"]
     assert [(r["attempt"], r["saved"]) for r in ends] == [(n, 5) for n in range(1, 5)]

@@ -19,7 +19,7 @@ from launch.slurm.forwarded_signals import SignalForwarding
 from launch.slurm.node_agent import NodeAgent, Place, follow
 from trainer.runs.end_reasons import ExitCode
 
-RANK = '''
+RANK = """
 import os, pathlib, sys, time
 def import_all():
     pass
@@ -30,7 +30,7 @@ def main():
     while not (folder / "end").exists():
         time.sleep(0.01)
     return 0
-'''
+"""
 
 
 class Restarts:

@@ -29,7 +29,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 def end(run: RunFolder, code: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """End the job with a code. Returns whether it asked to be started again."""
     monkeypatch.setattr("sys.argv", ["record_failure", str(run.path), str(code)])
-    record_failure.main()
+    with pytest.raises(SystemExit) as ended:
+        record_failure.main()
+    assert ended.value.code == code
     asked = run.path.parent / "asked"
     return asked.exists() and "requeue 7" in asked.read_text()
 
@@ -190,3 +192,25 @@ def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: Run
     run.note("end", attempt=1, reason="stalled", message="")
     run.note("end", attempt=2, reason="killed", message="", saved=0)
     assert not record_failure.is_crash_loop(run)
+
+
+def test_a_run_that_has_finished_without_a_node_that_was_lost_is_a_success(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    run.note("end", attempt=2, reason="killed", message="rank 1 on node2 was lost with its node", saved=12)
+    run.note("start", attempt=3, world_size=2, job="7", restart=1)
+    run.note("end", attempt=3, reason="finished", step=40)
+    monkeypatch.setattr("sys.argv", ["record_failure", str(run.path), "137"])
+    with pytest.raises(SystemExit) as ended:
+        record_failure.main()
+    assert ended.value.code == 0
+    assert len(read_records(run.ledger)) == 4
+
+
+def test_the_message_of_an_agent_goes_before_what_srun_says(run: RunFolder) -> None:
+    run.note("start", attempt=2, world_size=2, job="7", restart=1)
+    run.note("end", attempt=2, reason="lost a rank", message="Connection closed by peer")
+    assert record_failure.record_failure(run, 137, "rank 1 on node2 was lost with its node") == 137
+    assert read_records(run.ledger)[-1]["message"] == "rank 1 on node2 was lost with its node"
+    assert "requeue 7" in (run.path.parent / "asked").read_text()

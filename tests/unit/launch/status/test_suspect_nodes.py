@@ -28,6 +28,10 @@ def killed(nodes: str, node: str) -> AttemptSummary:
     return attempt(nodes, "killed", f"{node}, task 1: Killed")
 
 
+def killed_in_place(nodes: str, node: str, why: str = "") -> AttemptSummary:
+    return attempt(nodes, "killed", f"rank 1 on {node} was ended by SIGKILL{why}")
+
+
 def differed(nodes: str, node: str) -> AttemptSummary:
     difference = Difference([3], True, {StateKind.WEIGHTS: ["a", "b"]})
     return attempt(nodes, "error", f"runs/a: {description(difference, [node])} after step 4")
@@ -42,6 +46,9 @@ def well(nodes: str, reason: str = "time is up") -> AttemptSummary:
     [
         ([killed("node[1-2]", "node2"), killed("node[2-3]", "node2")], ["node2"]),
         ([killed("node[1-2]", "node2"), killed("node[1-2]", "node1")], []),
+        ([killed("node[1-2]", "node2"), killed_in_place("node1,node2", "node2")], ["node2"]),
+        ([killed_in_place("node1,node2", "node2", " (out of memory?)")] * 2, ["node2"]),
+        ([killed_in_place("node1,node2", "node2", ", because memory ran out: give the run more")] * 2, []),
         ([killed("node[1-2]", "node2"), differed("node[1-2]", "node2")], ["node2"]),
         ([killed("node[1-2]", "node2"), attempt("node[1-2]")], []),
         ([attempt("node[1-2]"), attempt("node[2-3]")], ["node2"]),
