@@ -16,6 +16,7 @@ from launch.local.processes import Failure, Recovery
 from launch.local.supervision import Supervision
 from launch.local.worker import End
 from launch.slurm.agent_links import FirstAgent, Message
+from launch.slurm.hostlist import short_hostlist
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
 from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
 from trainer.runs.end_reasons import ExitCode
@@ -98,7 +99,7 @@ class Lead:
         self._starts += 1
         spares = self._agent.place.nodes - len(self._crew)
         environment = {
-            NODES: ",".join(self._names(*self._crew)),
+            NODES: short_hostlist(self._names(*self._crew)),
             SPARE_DEVICES: str(spares * self._agent.place.tasks),
         }
         self._tell(

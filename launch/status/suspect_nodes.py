@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from launch.slurm.hostlist import expand_hostlist
 from launch.status.ledger import AttemptSummary, read_attempts
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.run_folder import RunFolder, open_run, runs_below
@@ -23,7 +24,6 @@ _NODE_REASONS = {
 _NAMED = re.compile(r"(?:(\S+), tasks? \S+: |rank \d+ on (\S+) )")
 _DIFFERED = re.compile(r"the state of rank \d+ on (\S+) differs from that of most ranks")
 _NO_MEMORY = re.compile(r"memory ran out|out of memory(?!\?)", re.IGNORECASE)
-_PART = re.compile(r"\[([^\]]*)\]|([^\[\],]+)")
 
 
 def failures(attempts: Iterable[AttemptSummary]) -> list[AttemptSummary]:
@@ -123,24 +123,3 @@ def _named(attempt: AttemptSummary) -> str | None:
     """Return the node whose process ended first, according to srun or an agent, or whose state differed."""
     match = _NAMED.match(attempt.message) or _DIFFERED.search(attempt.message)
     return next(filter(None, match.groups())) if match else None
-
-
-def expand_hostlist(short: str) -> list[str]:
-    """Expand a SLURM hostlist: `node[1-2,07],gpu1` becomes node1, node2, node07 and gpu1.
-
-    Raises:
-        ValueError: a bracket contains something other than numbers and ranges.
-    """
-    names: list[str] = []
-    for word in re.findall(r"(?:\[[^\]]*\]|[^\[\],])+", short):
-        parts = [_numbers(match[1]) if match[1] is not None else [match[2]] for match in _PART.finditer(word)]
-        names += ["".join(choice) for choice in product(*parts)]
-    return names
-
-
-def _numbers(ranges: str) -> list[str]:
-    found = []
-    for one in ranges.split(","):
-        first, _, last = one.partition("-")
-        found += [f"{n:0{len(first)}d}" for n in range(int(first), int(last or first) + 1)]
-    return found

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from launch.status.suspect_nodes import expand_hostlist
+from launch.slurm.hostlist import expand_hostlist
 
 ASK = (
     "import sys; from launch.slurm.slurm_commands import jobs; "

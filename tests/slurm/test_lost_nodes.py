@@ -5,6 +5,7 @@ import time
 
 from submitted_runs import INTERVAL
 
+from launch.slurm.hostlist import expand_hostlist
 from trainer.runs.end_reasons import EndReason
 
 NO_LOSS_BY_RANK = ("method.transformer_dropout=0", "parallel.batch_norm=global")
@@ -28,8 +29,8 @@ def test_a_spare_takes_the_place_of_a_node_without_power_and_the_job_does_not_st
     assert f"on {lost} was lost with its node" in end["message"]
     jobs.finish("spare", job)
     starts = jobs.ledger("spare", "start")
-    assert [spare in start["nodes"].split(",") for start in starts] == [False, True]
-    assert [lost in start["nodes"].split(",") for start in starts] == [True, False]
+    assert [spare in expand_hostlist(start["nodes"]) for start in starts] == [False, True]
+    assert [lost in expand_hostlist(start["nodes"]) for start in starts] == [True, False]
     assert {start["restart"] for start in starts} == {0}
     jobs.runs.assert_same("spare", straight)
 

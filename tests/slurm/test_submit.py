@@ -115,7 +115,9 @@ def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
     for line in (
         "#SBATCH --nodes=2",
         "#SBATCH --gpus-per-node=2",
-        "#SBATCH --ntasks-per-node=2",
+        "#SBATCH --ntasks-per-node=1",  # the agent
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH --no-kill",
         "#SBATCH --time=120",
         "#SBATCH --requeue",
         "#SBATCH --signal=USR2@120",
@@ -130,5 +132,5 @@ def test_a_dry_run_prints_script_and_settings_and_queues_nothing(jobs) -> None:
         "signal_lead_seconds: 120",
     ):
         assert line in result.out, line
-    assert "--kill-on-bad-exit=1 --cpus-per-task=2 --cpu-bind=none" in result.out
+    assert "--no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=4 --cpu-bind=none" in result.out
     assert not jobs.runs.path("dry").path.exists()

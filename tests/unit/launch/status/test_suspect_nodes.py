@@ -1,15 +1,11 @@
-import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from launch.status.ledger import AttemptSummary, Hours
 from launch.status.suspect_nodes import (
     excluded_from_new,
     excluded_from_resumed,
-    expand_hostlist,
     failures,
     suspect_nodes,
 )
@@ -76,29 +72,6 @@ def test_ends_that_were_asked_for_are_no_failures() -> None:
         well("node1", reason) for reason in ("time is up", "preempted", "requeued", "cancelled", "finished")
     ]
     assert failures([*good, well("node1", "running")]) == []
-
-
-@pytest.mark.parametrize(
-    ("short", "names"),
-    [
-        ("", []),
-        ("login1", ["login1"]),
-        ("node[1-3,07],gpu1", ["node1", "node2", "node3", "node07", "gpu1"]),
-        ("n[098-101]-ib", ["n098-ib", "n099-ib", "n100-ib", "n101-ib"]),
-        ("r[1-2]n[3,5]", ["r1n3", "r1n5", "r2n3", "r2n5"]),
-    ],
-)
-def test_slurms_short_form_is_spelt_out(short: str, names: list[str]) -> None:
-    assert expand_hostlist(short) == names
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 60)), min_size=1, max_size=5), st.integers(0, 4))
-def test_ranges_of_any_width_are_all_there(ranges: list[tuple[int, int]], width: int) -> None:
-    short = ",".join(f"{first:0{width}d}-{first + more:0{width}d}" for first, more in ranges)
-    names = expand_hostlist(f"a,node[{short}]")
-    numbers = [n for first, more in ranges for n in range(first, first + more + 1)]
-    assert names == ["a", *(f"node{n:0{width}d}" for n in numbers)]
-    assert all(re.fullmatch(r"a|node\d+", name) for name in names)
 
 
 def failing_run(folder: Path, *killed_on: str) -> RunFolder:
