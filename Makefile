@@ -91,7 +91,7 @@ bench: setup test-packages  ## the figures of the README
 	-$(BIN)/python benchmarks/python_lock.py
 	-$(BIN)/python benchmarks/busy_cores.py
 	$(BIN)/python benchmarks/status.py
-	$(BIN)/python benchmarks/slurm_chaos.py
+	$(BIN)/python benchmarks/chaos.py --baseline
 	$(BIN)/python benchmarks/cifar10_short.py
 	test -d runs/digits_demo || $(MAKE) demo
 	$(BIN)/python benchmarks/report.py runs/digits_demo

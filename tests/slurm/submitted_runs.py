@@ -99,7 +99,9 @@ class Jobs:
         return self._named(job, f"agent{node}.all4one")
 
     def _named(self, job: str, name: str) -> str:
-        for number in self.cluster.run("pgrep", "--exact", name[:15], check=False).split():
+        """The newest process of this name. One of an earlier start may live on where a machine is cut off."""
+        numbers = self.cluster.run("pgrep", "--exact", name[:15], check=False).split()
+        for number in sorted(numbers, key=int, reverse=True):
             environment = self.cluster.run("cat", f"/proc/{number}/environ", check=False).split("\0")
             if {f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"} <= set(environment):
                 return number
