@@ -22,6 +22,8 @@ BEAT_S = 1.0
 """Time between two signs of life of an agent, seconds."""
 SILENT_S = 5.0
 """Time without a sign of life after which an agent is lost, seconds."""
+FIRST_SILENT_S = 15.0
+"""The same for the first agent, which also reads and writes the run's folder, seconds."""
 _LONGEST_PAUSE_S = 0.5
 """What a pause between two looks counts at most, seconds. If the first agent itself stood still, the others may have
 lived on."""
@@ -31,7 +33,16 @@ _UNANSWERED_MS = 20_000
 
 
 class AgentLost(Exception):
-    """The agent of another node has ended, or its node is not reachable."""
+    """The agent of another node has ended, or its node is not reachable.
+
+    Args:
+        why: what is known.
+        is_silent: whether nothing closed the connection, so that the other node may be lost, or this one cut off.
+    """
+
+    def __init__(self, why: str, *, is_silent: bool = False) -> None:
+        super().__init__(why)
+        self.is_silent = is_silent
 
 
 class _Line:
@@ -58,7 +69,7 @@ class _Line:
         except BlockingIOError:
             return []
         except OSError as error:
-            raise AgentLost(str(error)) from None
+            raise AgentLost(str(error), is_silent=not isinstance(error, ConnectionError)) from None
         if not data:
             raise AgentLost("the connection was closed")
         *whole, self._received = (self._received + data).split(b"\n")
@@ -73,7 +84,37 @@ class _Line:
         try:
             send(self.connection, message)
         except OSError as error:
-            raise AgentLost(str(error)) from None
+            raise AgentLost(str(error), is_silent=not isinstance(error, ConnectionError)) from None
+
+
+class _Pulse:
+    """Gives a sign of life at times, and measures the silence of another agent, once that has said something.
+
+    Args:
+        silent_s: silence after which the other agent is lost, seconds.
+    """
+
+    def __init__(self, silent_s: float) -> None:
+        self._silent_s, self._silence, self._has_spoken = silent_s, 0.0, False
+        self._looked, self._beaten = time.monotonic(), 0.0
+
+    def look(self, line: _Line) -> list[Message]:
+        """Give a sign of life if it is time for one. Return the messages that have arrived.
+
+        Raises:
+            AgentLost: the other agent has ended, or has been silent for too long.
+        """
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LONGEST_PAUSE_S), now
+        messages = line.read()
+        self._has_spoken |= bool(messages)
+        self._silence = 0.0 if messages else self._silence + passed
+        if self._has_spoken and self._silence > self._silent_s:
+            raise AgentLost(f"it gave no sign of life for {self._silent_s:g} s", is_silent=True)
+        if now - self._beaten >= BEAT_S:
+            self._beaten = now
+            line.send({"beat": True})
+        return [message for message in messages if "beat" not in message]
 
 
 class FirstAgent:
@@ -90,8 +131,7 @@ class FirstAgent:
         """Host name of each other agent, by the number of its node, also of those that are lost."""
         self.lost: dict[int, str] = {}
         """Why each lost agent is lost, by the number of its node."""
-        self._silent: dict[int, float] = {}
-        self._looked = time.monotonic()
+        self._pulses: dict[int, _Pulse] = {}
         if nodes == 1:
             return
         with _listen(meeting) as listener:
@@ -120,24 +160,22 @@ class FirstAgent:
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()
             return
-        self._lines[hello["node"]], self.names[hello["node"]] = _Line(connection), hello["name"]
+        node = hello["node"]
+        self._lines[node], self._pulses[node], self.names[node] = (
+            _Line(connection),
+            _Pulse(SILENT_S),
+            hello["name"],
+        )
 
     def read(self) -> list[Message]:
         """Return the messages of all other agents that have arrived. `{"lost": node}` says that an agent is lost."""
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, _LONGEST_PAUSE_S), now
         found: list[Message] = []
         for node, line in list(self._lines.items()):
             try:
-                messages = line.read()
+                found += self._pulses[node].look(line)
             except AgentLost as error:
-                self._lose(node, str(error))
-            else:
-                self._silent[node] = 0.0 if messages else self._silent.get(node, 0.0) + passed
-                found += [message for message in messages if "beat" not in message]
-                if self._silent[node] > SILENT_S:
-                    self._lose(node, f"it gave no sign of life for {SILENT_S:g} s")
-            if node in self.lost:
+                self._lines.pop(node).connection.close()  # if the agent lives, it ends its ranks and itself
+                self.lost[node] = str(error)
                 found.append({"lost": node})
         return found
 
@@ -146,11 +184,6 @@ class FirstAgent:
         for line in self._lines.values():
             with suppress(AgentLost):
                 line.send(message)
-
-    def _lose(self, node: int, why: str) -> None:
-        """Hang up on an agent. If it lives, it ends its ranks and itself."""
-        self._lines.pop(node).connection.close()
-        self.lost[node] = why
 
 
 class LaterAgent:
@@ -167,7 +200,7 @@ class LaterAgent:
         while time.monotonic() < deadline:
             for port in ports(meeting):
                 if (connection := _join(meeting, first, port, node)) is not None:
-                    self._line, self._beaten = _Line(connection), 0.0
+                    self._line, self._pulse = _Line(connection), _Pulse(FIRST_SILENT_S)
                     return
             time.sleep(0.1)
         raise UserError(
@@ -177,12 +210,8 @@ class LaterAgent:
         )
 
     def read(self) -> list[Message]:
-        """Give a sign of life, and return the messages of the first agent that have arrived. Raises `AgentLost` if it
-        is lost."""
-        if (now := time.monotonic()) - self._beaten >= BEAT_S:
-            self._beaten = now
-            self.send({"beat": True})
-        return self._line.read()
+        """Return the messages of the first agent that have arrived. Raises `AgentLost` if it is lost."""
+        return self._pulse.look(self._line)
 
     def send(self, message: Message) -> None:
         """Send a message to the first agent. Raises `AgentLost` if it is lost."""

@@ -24,6 +24,7 @@ from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
 from launch.slurm.first_agent import Lead, Outlook
 from launch.slurm.forwarded_signals import SignalForwarding
 from launch.slurm.job_start import Start
+from launch.slurm.lost_first_node import ask_for_restart
 from launch.slurm.node_agent import NodeAgent, Place, follow
 from launch.slurm.rank_of_job import train_as_rank
 from launch.slurm.record_failure import record_failure
@@ -84,6 +85,8 @@ def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
             return Lead(agent, others, nodes, outlook).run()
     except AgentLost as error:
         LOGGER.error("the first agent is lost: %s. SLURM has to start the job again", error)
+        if error.is_silent:
+            ask_for_restart(run, place)
         os._exit(ExitCode.LOST_PEER)  # the ranks end with this process
 
 

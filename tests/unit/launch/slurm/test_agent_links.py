@@ -75,6 +75,7 @@ def test_an_agent_that_gives_no_sign_of_life_is_lost_and_one_that_does_is_not(
         later = [threads.submit(LaterAgent, meeting, "127.0.0.1", node) for node in (1, 2)]
         first = FirstAgent(meeting, 3)
         one, two = (future.result(timeout=30) for future in later)
+    two.read()
     found: list[Any] = []
     deadline = time.monotonic() + 30
     while not found and time.monotonic() < deadline:
@@ -82,8 +83,27 @@ def test_an_agent_that_gives_no_sign_of_life_is_lost_and_one_that_does_is_not(
         found += first.read()
     assert found == [{"lost": 2}]
     assert "no sign of life" in first.lost[2]
-    with pytest.raises(AgentLost):
+    with pytest.raises(AgentLost) as lost:
         heard(two, 1)
+    assert not lost.value.is_silent  # the first agent has hung up
+
+
+def test_a_first_agent_is_silent_once_it_has_spoken_and_speaks_no_more(
+    meeting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_links, "FIRST_SILENT_S", 0.3)
+    with ThreadPoolExecutor() as threads:
+        later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
+        first = FirstAgent(meeting, 2)
+        one = later.result(timeout=30)
+    for _ in range(5):  # it may wait for the lock of the run
+        time.sleep(0.2)
+        assert one.read() == []
+    first.send_all({"do": "start"})
+    assert heard(one, 1) == [{"do": "start"}]
+    with pytest.raises(AgentLost) as lost:
+        heard(one, 1)
+    assert lost.value.is_silent
 
 
 def test_a_pause_of_the_first_agent_itself_is_not_the_silence_of_the_others(
@@ -94,7 +114,9 @@ def test_a_pause_of_the_first_agent_itself_is_not_the_silence_of_the_others(
         later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
         first = FirstAgent(meeting, 2)
         one = later.result(timeout=30)
-    first.read()
+    one.read()
+    time.sleep(0.1)
+    assert first.read() == []
     time.sleep(1.0)
     assert first.read() == []  # one pause counts half a second at most
     one.read()
