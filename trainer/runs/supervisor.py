@@ -11,6 +11,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 SOCKET = "ALL4ONE_SUPERVISOR"
@@ -48,7 +49,7 @@ class Supervisor:
         return self._answers.get()
 
     def _listen(self) -> None:
-        with self._connection.makefile("r") as lines:
+        with suppress(OSError), self._connection.makefile("r") as lines:
             for message in map(json.loads, lines):
                 if "save" in message:
                     self._answers.put(bool(message["save"]))

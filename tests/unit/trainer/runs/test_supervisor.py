@@ -1,0 +1,53 @@
+import json
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from trainer.runs.supervisor import SOCKET, Supervisor, send
+
+
+def pair() -> tuple[socket.socket, socket.socket, Supervisor, threading.Event]:
+    """The supervisor's end, the rank's end, the rank's view, and whether the rank has ended its waits."""
+    own, theirs = socket.socketpair()
+    interrupted = threading.Event()
+    return own, theirs, Supervisor(theirs, interrupted.set), interrupted
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_rank_reports_its_step_and_hears_whether_it_saves(saves: bool) -> None:
+    own, _, supervisor, interrupted = pair()
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(supervisor.must_save, 12)
+        assert json.loads(own.makefile("r").readline()) == {"lost_peer": True, "step": 12}
+        send(own, {"save": saves})
+        assert answer.result(timeout=30) is saves
+    assert not interrupted.is_set()
+
+
+def test_a_loss_that_the_rank_did_not_notice_ends_its_waits_before_it_reports() -> None:
+    own, _, supervisor, interrupted = pair()
+    send(own, {"lost_peer": True})
+    assert interrupted.wait(30)
+    send(own, {"save": True})
+    assert supervisor.must_save(None) is True
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_a_supervisor_any_more_nobody_saves() -> None:
+    own, _, supervisor, _ = pair()
+    own.shutdown(socket.SHUT_WR)
+    assert supervisor.must_save(3) is False
+
+
+def test_the_environment_names_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SOCKET, raising=False)
+    assert Supervisor.of_this_process(lambda: None) is None
+    own, theirs = socket.socketpair()
+    monkeypatch.setenv(SOCKET, str(os.dup(theirs.fileno())))
+    supervisor = Supervisor.of_this_process(lambda: None)
+    assert supervisor is not None
+    send(own, {"save": True})
+    assert supervisor.must_save(1) is True
