@@ -45,7 +45,8 @@ class Supervisor:
 
         Returns whether this rank has to save the state.
         """
-        send(self._connection, {"lost_peer": True, "step": step})
+        with suppress(OSError):  # the supervisor has ended
+            send(self._connection, {"lost_peer": True, "step": step})
         return self._answers.get()
 
     def _listen(self) -> None:
@@ -55,7 +56,7 @@ class Supervisor:
                     self._answers.put(bool(message["save"]))
                 else:
                     self._on_lost_peer()
-        self._answers.put(False)  # the supervisor has ended
+        self._answers.put(False)
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -35,10 +35,13 @@ def test_a_loss_that_the_rank_did_not_notice_ends_its_waits_before_it_reports() 
     assert supervisor.must_save(None) is True
 
 
-@pytest.mark.filterwarnings("error")
-def test_without_a_supervisor_any_more_nobody_saves() -> None:
-    own, _, supervisor, _ = pair()
-    own.shutdown(socket.SHUT_WR)
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_without_a_supervisor_any_more_nobody_saves(is_reset: bool) -> None:
+    own, theirs, supervisor, _ = pair()
+    if is_reset:
+        send(theirs, {"unread": True})
+    own.close()
     assert supervisor.must_save(3) is False
 
 
