@@ -234,8 +234,9 @@ def _refuse_live_job(run: RunFolder) -> None:
 
 
 def _print_queued(run: RunFolder, settings: SlurmSettings, queued: Sequence[str]) -> None:
+    spares = f", spares {settings.spares}" if settings.spares else ""
     print(
-        f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}\n"
+        f"job {', '.join(queued)}: processes {settings.ranks}, nodes {settings.nodes}{spares}\n"
         f"run folder: {run.path}\n"
         f"status:     all4one status {quoted(run.path)}\n"
         f"output:     all4one logs {quoted(run.path)} -f\n"
