@@ -52,6 +52,8 @@ from trainer.runs.records import read_records  # noqa: E402
 
 INTERVAL = 20
 """Steps between two checkpoints."""
+STEPS_OF_AN_EVENT = 12
+"""Steps that the run may make in addition to the planned ones for each event."""
 STALL_SECONDS = 20
 SOON, LATER = (1, 12), (INTERVAL + 3, INTERVAL + 12)
 """Steps after which an event comes. A job that is killed twice at one checkpoint is left to its user, so what ends a
@@ -243,7 +245,8 @@ def main() -> int:
     print(f"seed: {args.seed}", flush=True)
     planned = plan(args.events, random.Random(args.seed))
     later = [Planned(one.kind, max(one.steps, LATER[0]), one.rank) for one in planned]
-    steps = sum(one.steps + INTERVAL for one in later)
+    # While an event is noticed and answered, a run goes on for some steps.
+    steps = sum(one.steps + STEPS_OF_AN_EVENT for one in (later if args.baseline else planned))
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         built = run("data", "build", "digits", folder / "digits")
