@@ -5,6 +5,7 @@ metrics.jsonl    one record for each logged step and evaluation
 metrics.csv      the same as a table, if the settings ask for it
 ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that could not be read
+rank_times.json  how long each rank computes, see trainer/runs/rank_times.py
 checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
@@ -64,6 +65,11 @@ class RunFolder:
     def quarantine(self) -> Path:
         """Samples that could not be read."""
         return self.path / "quarantine.jsonl"
+
+    @property
+    def rank_times(self) -> Path:
+        """How long each rank computes by itself."""
+        return self.path / "rank_times.json"
 
     @property
     def checkpoints(self) -> Path:
