@@ -26,6 +26,8 @@ TIMES_USUAL = 10
 SETTLED_STEPS = 3
 """Steps of an attempt before the usual step is known. The first ones compile, and choose algorithms."""
 _REMEMBERED = 25  # durations of steps
+_LONGEST_PAUSE = 10.0
+"""Seconds between two looks from which on the program that looks was suspended, and the ranks probably too."""
 _LEAST_SILENCE = 2.5
 """Seconds for which a rank that runs may show no sign of it. It shows one each second, but may wait for a core."""
 
@@ -64,7 +66,7 @@ class HangDetection:
     def __init__(self, world_size: int, least_seconds: float) -> None:
         self._world_size, self._least_seconds = world_size, least_seconds
         self._first_step: int | None = None
-        self._step, self._since = -1, 0.0
+        self._step, self._since, self._looked = -1, 0.0, 0.0
         self._durations = deque[float](maxlen=_REMEMBERED)
         self._looks, self._waits = 0, Counter[int]()
 
@@ -75,18 +77,23 @@ class HangDetection:
             states: what each rank does. Ranks that have not begun are missing.
             now: time of a clock, seconds.
         """
+        paused, self._looked = now - self._looked > _LONGEST_PAUSE, now
         if len(states) < self._world_size:
             return None
         step = max(state.step for state in states.values())
         if step != self._step:
             self._note_step(step, now)
             return None
+        if paused:
+            self._restart_clock(now)
         self._looks += 1
         self._waits.update(rank for rank, state in states.items() if state.message.waits)
         waiting = {rank for rank, count in self._waits.items() if 2 * count > self._looks}
         stalled = now - self._since
-        ranks, reason = cause(states, waiting, max(_LEAST_SILENCE, stalled / 2))
-        if any(_may_last(states[rank]) for rank in ranks or states):
+        silence = max(_LEAST_SILENCE, stalled / 2)
+        ranks, reason = cause(states, waiting, silence)
+        suspended = len(states) > 1 and all(state.silent_seconds >= silence for state in states.values())
+        if suspended or any(_may_last(states[rank]) for rank in ranks or states):
             self._restart_clock(now)
             return None
         if len(self._durations) < SETTLED_STEPS or stalled < self._limit():
@@ -122,8 +129,6 @@ def cause(states: States, waiting: Collection[int], silence: float) -> tuple[tup
     silent = [rank for rank, state in sorted(states.items()) if state.silent_seconds >= silence]
     absent = [rank for rank in sorted(states) if rank not in waiting]
     if silent:
-        if len(silent) == len(states):
-            return (), "No process runs"
         return tuple(silent), "The process does not run: it is stopped, or a thread holds its interpreter"
     if absent:
         first = min(_place(states[rank]) for rank in absent)

@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from trainer.distributed.message_kinds import KINDS
 from trainer.distributed.record_layout import (
@@ -75,6 +76,16 @@ class RankState:
     """Time since a thread of the rank has last shown that the process runs."""
     retries: int
     """Number of reads from a remote store that have failed and are tried again."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "RankState":
+        """Return the state that `as_json` was called for."""
+        parts = {"phase": Phase(found["phase"]), "seconds": tuple(found["seconds"])}
+        return cls(**found | parts | {"message": Message(**found["message"])})
 
 
 class RecordMemory:

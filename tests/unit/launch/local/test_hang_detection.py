@@ -115,6 +115,25 @@ def test_a_stopped_rank_is_named_although_its_record_says_that_it_waits() -> Non
     assert "does not run" in found[0].reason
 
 
+def test_ranks_that_are_all_suspended_do_not_hang() -> None:
+    assert Ranks().until_hang(waits(silent_seconds=2.0), computes(silent_seconds=2.0), most=900) is None
+
+
+def test_a_single_rank_that_does_not_run_hangs() -> None:
+    found = Ranks(size=1).until_hang(computes(silent_seconds=2.0))
+    assert found is not None
+    assert found[0].ranks == (0,)
+
+
+def test_the_time_in_which_nobody_looked_does_not_count() -> None:
+    ranks = Ranks()
+    states = waits(step=ranks.last), computes(step=ranks.last)
+    assert ranks.look(*states) is None
+    ranks.now += 3600  # a job that SLURM has suspended
+    for _ in range(4 * 29):
+        assert ranks.look(*states) is None
+
+
 def test_a_rank_that_sometimes_waits_is_named_if_it_mostly_does_not() -> None:
     ranks = Ranks()
     found = None
@@ -145,7 +164,6 @@ def test_ranks_that_go_on_are_not_named() -> None:
         ([waits(57, SUMS), waits(57, OTHER_MESSAGES, departs=True)], (1,)),
         ([waits(57, SUMS, departs=True), waits(58, GRADIENTS, departs=True)], (0,)),
         ([waits(58), waits(57), waits(58)], (1,)),
-        ([waits(57, silent_seconds=20), waits(58, silent_seconds=20)], ()),
     ],
 )
 def test_the_cause(states: list[RankState], named: tuple[int, ...]) -> None:
