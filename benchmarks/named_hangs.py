@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
+KINDS = (STOPPED, STUCK_READ, MISMATCHED, THROTTLED)
 LEAST_NAMED = 0.95
 APART, STEP_SECONDS = 12, 0.2
 """Steps between two hangs, and about the time of one, over which the moment of a stop is spread."""
@@ -50,11 +51,13 @@ def main() -> int:
     parser.add_argument("--nproc", type=int, default=3)
     parser.add_argument("--least", type=int, default=30, help="guard.hang_seconds (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of ranks and times (default: %(default)s)")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="ways to hang")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     allow_forks()
     with tempfile.TemporaryDirectory() as folder, throttling_group(Path(folder)) as throttles:
-        result = hang_ranks(Path(folder), args.hangs, args.nproc, args.least, args.seed, throttles)
+        kinds = [kind for kind in args.kinds if throttles or kind != THROTTLED]
+        result = hang_ranks(Path(folder), args.hangs, args.nproc, args.least, args.seed, kinds)
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -82,13 +85,12 @@ def throttling_group(folder: Path) -> Iterator[bool]:
 
 
 def hang_ranks(
-    folder: Path, hangs: int, nproc: int, least: int, seed: int, throttles: bool
+    folder: Path, hangs: int, nproc: int, least: int, seed: int, kinds: Sequence[str]
 ) -> dict[str, Any]:
     """Train a run whose ranks hang, and return what its ledger tells of each hang."""
     data = folder / "digits"
     command = module_command("launch.cli", "data", "build", "digits", str(data))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    kinds = [STOPPED, STUCK_READ, MISMATCHED, *([THROTTLED] if throttles else [])]
     numbers = random.Random(seed)
     plan = [
         {

@@ -9,6 +9,7 @@ The cause is the first of these that there is:
 1. A rank whose process does not run. It is stopped or suspended, or a thread holds its interpreter.
 2. A rank that is in no message, while others wait in one. Of several, those that have begun the fewest messages.
 3. A rank in another message than most of the ranks, or than in the step before.
+4. A rank whose process hardly gets a core, although all ranks are in the same message.
 """
 
 import statistics
@@ -28,6 +29,9 @@ SETTLED_STEPS = 3
 _REMEMBERED = 25  # durations of steps
 _LONGEST_PAUSE = 10.0
 """Seconds between two looks from which on the program that looks was suspended, and the ranks probably too."""
+_LATE, _TIMES_LATER = 0.1, 5
+"""A process hardly gets a core if a thread of it, which sleeps otherwise, waits for one for this fraction of the time,
+and this many times as long as in any other process."""
 _LEAST_SILENCE = 2.5
 """Seconds for which a rank that runs may show no sign of it. It shows one each second, but may wait for a core."""
 
@@ -69,6 +73,7 @@ class HangDetection:
         self._step, self._since, self._looked = -1, 0.0, 0.0
         self._durations = deque[float](maxlen=_REMEMBERED)
         self._looks, self._waits = 0, Counter[int]()
+        self._late: dict[int, float] = {}
 
     def look(self, states: States, now: float) -> Hang | None:
         """Return the hang that the records show. None: there is none.
@@ -83,9 +88,11 @@ class HangDetection:
         step = max(state.step for state in states.values())
         if step != self._step:
             self._note_step(step, now)
-            return None
-        if paused:
+        elif paused:
             self._restart_clock(now)
+        if self._since == now:
+            self._late = {rank: state.late_seconds for rank, state in states.items()}
+            return None
         self._looks += 1
         self._waits.update(rank for rank, state in states.items() if state.message.waits)
         waiting = {rank for rank, count in self._waits.items() if 2 * count > self._looks}
@@ -95,9 +102,13 @@ class HangDetection:
         suspended = len(states) > 1 and all(state.silent_seconds >= silence for state in states.values())
         if suspended or any(_may_last(states[rank]) for rank in ranks or states):
             self._restart_clock(now)
+            self._late = {rank: state.late_seconds for rank, state in states.items()}
             return None
         if len(self._durations) < SETTLED_STEPS or stalled < self._limit():
             return None
+        if not ranks:
+            late = {rank: state.late_seconds - self._late[rank] for rank, state in states.items()}
+            ranks, reason = starved(late, stalled) or (ranks, reason)
         return Hang(ranks, step, stalled, reason)
 
     def _limit(self) -> float:
@@ -141,6 +152,20 @@ def cause(states: States, waiting: Collection[int], silence: float) -> tuple[tup
         return (), f"All ranks wait in {states[min(states)].message}"
     messages = "; ".join(f"rank {rank} waits in {states[rank].message}" for rank in sorted(states)[:4])
     return tuple(odd), f"The ranks are in different messages: {messages}"
+
+
+def starved(late: Mapping[int, float], seconds: float) -> tuple[tuple[int, ...], str] | None:
+    """Return the rank whose process hardly gets a core, and the reason. None: there is none.
+
+    Args:
+        late: how long a thread of each rank that sleeps otherwise has waited for a core, seconds.
+        seconds: time in which it has.
+    """
+    rank = max(late, key=lambda one: late[one])
+    others = max((own for one, own in late.items() if one != rank), default=0.0)
+    if late[rank] < max(_LATE * seconds, _TIMES_LATER * others):
+        return None
+    return (rank,), f"Its process hardly gets a core: a sleeping thread woke up {late[rank]:.0f} s too late"
 
 
 def _place(state: RankState) -> tuple[int, int, Phase]:

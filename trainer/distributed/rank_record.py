@@ -19,6 +19,7 @@ from trainer.distributed.record_layout import (
     DEPARTS_BIT,
     FIRST_COPY,
     KIND_SHIFT,
+    LATE_WORD,
     MESSAGE_WORD,
     NUMBER_SHIFT,
     OPERATION_SHIFT,
@@ -50,7 +51,7 @@ class RankRecord:
         self._number, self._word = 0, 0
         self._usual, self._sent = list[int](), list[int]()
         if self.is_read:
-            self.beat(0)
+            self.beat(0, 0.0)
             self._write()
 
     def enter(self, phase: Phase) -> None:
@@ -94,13 +95,15 @@ class RankRecord:
         self._of_phase += nanoseconds
         self._words[MESSAGE_WORD] = self._word
 
-    def beat(self, retries: int) -> None:
+    def beat(self, retries: int, late: float) -> None:
         """Show that this process runs.
 
         Args:
             retries: number of reads from a remote store that have failed and are tried again.
+            late: seconds by which this comes too late.
         """
         self._words[RETRIES_WORD] = retries
+        self._words[LATE_WORD] += int(1e9 * late)
         self._words[BEAT_WORD] = time.monotonic_ns()
 
     def takes_request(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from trainer.distributed.message_kinds import KINDS
 from trainer.distributed.record_layout import (
+    BEAT_WORD,
     BLOCK,
     CHECKSUM,
     COPY_BYTES,
@@ -24,12 +25,16 @@ from trainer.distributed.record_layout import (
     FIRST_COPY,
     KIND_BITS,
     KIND_SHIFT,
+    LATE_WORD,
+    MESSAGE_WORD,
+    NUM_WORDS,
     NUMBER_SHIFT,
     OPERATION_BITS,
     OPERATION_SHIFT,
     OPERATIONS,
     RECORD,
     REQUEST_WORD,
+    RETRIES_WORD,
     SIZE,
     WAITS_BIT,
     Phase,
@@ -74,6 +79,9 @@ class RankState:
     message: Message
     silent_seconds: float
     """Time since a thread of the rank has last shown that the process runs."""
+    late_seconds: float
+    """How much later than it wanted to that thread has woken up, over all times. It waits for a core only if the
+    process hardly gets one, or if another thread holds the interpreter."""
     retries: int
     """Number of reads from a remote store that have failed and are tried again."""
 
@@ -147,7 +155,7 @@ def read_state(memory: bytes, now: int) -> RankState | None:
     if not newest[0]:  # a block of zeros has the number 0
         return None
     _, step, phase, since, *spent, messages, computed = newest
-    word, beat, retries = struct.unpack_from("<3q", memory)
+    words = struct.unpack_from(f"<{NUM_WORDS}q", memory)
     return RankState(
         step=step,
         phase=Phase(phase),
@@ -155,9 +163,10 @@ def read_state(memory: bytes, now: int) -> RankState | None:
         seconds=tuple(one / 1e9 for one in spent),
         message_seconds=messages / 1e9,
         compute_seconds=computed / 1e9,
-        message=_message(word),
-        silent_seconds=(now - beat) / 1e9,
-        retries=retries,
+        message=_message(words[MESSAGE_WORD]),
+        silent_seconds=(now - words[BEAT_WORD]) / 1e9,
+        late_seconds=words[LATE_WORD] / 1e9,
+        retries=words[RETRIES_WORD],
     )
 
 

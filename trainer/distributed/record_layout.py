@@ -57,7 +57,7 @@ OPERATIONS = (
 )
 """Functions of `torch.distributed` that are recorded."""
 
-MESSAGE_WORD, BEAT_WORD, RETRIES_WORD, REQUEST_WORD = range(4)
+MESSAGE_WORD, BEAT_WORD, LATE_WORD, RETRIES_WORD, REQUEST_WORD = range(5)
 """Places of the single words."""
 NUM_WORDS = 8
 BLOCK = struct.Struct(f"<4q{len(Phase)}q2q")

@@ -103,9 +103,10 @@ class HangWatch:
         while True:
             faulthandler.dump_traceback_later(self._seconds, exit=True)
             looked = time.monotonic()
-            if self._released.wait(min(_LOOK_SECONDS, self._seconds / 10)):
+            pause = min(_LOOK_SECONDS, self._seconds / 10)
+            if self._released.wait(pause):
                 return
-            self._record.beat(num_retried_reads())
+            self._record.beat(num_retried_reads(), time.monotonic() - looked - pause)
             if self._record.takes_request():
                 threading.Thread(
                     target=self._dump, args=(self._facts(),), name="stall dump", daemon=True

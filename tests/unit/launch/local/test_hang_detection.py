@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from launch.local.hang_detection import SETTLED_STEPS, Hang, HangDetection, cause
+from launch.local.hang_detection import SETTLED_STEPS, Hang, HangDetection, cause, starved
 from trainer.distributed.message_kinds import BATCH_STATISTICS, GRADIENTS, OTHER_MESSAGES, SUMS
 from trainer.distributed.rank_state import Message, RankState
 from trainer.distributed.record_layout import Phase
@@ -19,6 +19,7 @@ RUNNING = RankState(
     compute_seconds=0.0,
     message=Message(57, BATCH_STATISTICS, "all_gather_single", waits=False, departs=False),
     silent_seconds=0.5,
+    late_seconds=0.0,
     retries=0,
 )
 
@@ -117,6 +118,31 @@ def test_a_stopped_rank_is_named_although_its_record_says_that_it_waits() -> Non
 
 def test_ranks_that_are_all_suspended_do_not_hang() -> None:
     assert Ranks().until_hang(waits(silent_seconds=2.0), computes(silent_seconds=2.0), most=900) is None
+
+
+def test_a_rank_that_hardly_gets_a_core_is_named_if_all_wait_in_the_same_message() -> None:
+    ranks = Ranks()
+    found = None
+    for look in range(400):
+        slow = waits(step=ranks.last, late_seconds=look / 20)
+        found = found or ranks.look(waits(step=ranks.last), slow)
+    assert found is not None
+    assert found.ranks == (1,)
+    assert "hardly gets a core" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("late", "named"),
+    [
+        ({0: 0.1, 1: 9.0}, (1,)),
+        ({0: 4.0, 1: 9.0}, None),  # the whole machine is busy
+        ({0: 0.0, 1: 0.5}, None),
+        ({0: 9.0}, (0,)),
+    ],
+)
+def test_starved_ranks(late: dict[int, float], named: tuple[int, ...] | None) -> None:
+    found = starved(late, 30.0)
+    assert (found and found[0]) == named
 
 
 def test_a_single_rank_that_does_not_run_hangs() -> None:
