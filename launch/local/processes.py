@@ -16,11 +16,12 @@ from typing import Protocol
 from data_pipelines.errors import UserError
 from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
-from launch.local.rank_records import RankRecords, send_signal
+from launch.local.rank_records import RankRecords
 from launch.local.roll_call import RollCall
-from launch.local.run_watch import Order, RunWatch
+from launch.local.run_watch import RunWatch
 from launch.local.standard_files import open_standard_files
 from launch.local.supervision import Outcome, Supervision
+from launch.local.watched_ranks import WatchedRanks, nodes_here
 from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import ExitCode
 
@@ -143,7 +144,7 @@ def _run(
             for rank in _start(module, arguments, nproc, logs, environment, roll, records):
                 ranks.append(rank)
         if recovery is not None and records is not None:
-            watched = _Watched(recovery.watch(dict.fromkeys(range(nproc), os.uname().nodename)), records)
+            watched = WatchedRanks(recovery.watch(nodes_here(nproc)), records)
         outcome = _supervise(ranks, roll, watched)
     finally:
         for process in ranks:
@@ -159,7 +160,7 @@ def _run(
         return outcome.code
     if outcome.failed is None:
         return outcome.code
-    hung = None if watched is None else watched.watch.message()
+    hung = None if watched is None else watched.message()
     message = hung or _explain(
         ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log", kills
     )
@@ -243,30 +244,7 @@ class SignalForwarder:
             os.write(2, f"\n{self._on_stop}\n".encode())
 
 
-class _Watched:
-    """The ranks of one start with the watch of their records."""
-
-    def __init__(self, watch: RunWatch, records: RankRecords) -> None:
-        self.watch, self._records = watch, records
-
-    def look(self, ranks: list[RankProcess]) -> None:
-        """Look at the records, and do what the watch orders."""
-        order = self.watch.look(self._records.read, time.monotonic())
-        if order is Order.WRITE_STACKS:
-            self._records.request_stacks()
-        elif order is Order.PRINT_STACKS:
-            self._records.print_stacks(self.watch.hung_ranks, dict(enumerate(ranks)))
-        elif order is Order.END:
-            for rank in self.watch.hung_ranks:
-                send_signal(ranks[rank], signal.SIGKILL)
-
-    def close(self) -> None:
-        """Write down what the records have told, and release their memory."""
-        self.watch.finish()
-        self._records.close()
-
-
-def _supervise(ranks: list[RankProcess], roll: RollCall | None, watched: _Watched | None) -> Outcome:
+def _supervise(ranks: list[RankProcess], roll: RollCall | None, watched: WatchedRanks | None) -> Outcome:
     """Wait for all ranks, and return how they ended."""
     seen = Supervision(len(ranks), saves=roll is not None)
     while True:

@@ -129,6 +129,7 @@ def _excluded(histories: Sequence[Sequence[AttemptSummary]], before: str) -> lis
 
 
 def _named(attempt: AttemptSummary) -> str | None:
-    """Return the node whose process ended first, according to srun or an agent, whose rank hung, or whose state differed."""
+    """Return the node whose process ended first, according to srun or an agent, whose rank hung, or whose state
+    differed."""
     match = _NAMED.match(attempt.message) or _DIFFERED.search(attempt.message)
     return next(filter(None, match.groups())) if match else None
