@@ -16,6 +16,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -24,9 +25,10 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import replacing, write_whole
 from data_pipelines.log import LOGGER
 from data_pipelines.shards.remote import num_retried_reads
+from trainer.distributed.collective_trace import collective_trace
 from trainer.distributed.rank_record import own_record
 from trainer.distributed.record_layout import Phase
 from trainer.runs.end_reasons import ExitCode
@@ -137,7 +139,8 @@ class HangWatch:
         print(f"error: {problem}", file=sys.stderr, flush=True)
 
     def _dump(self, facts: dict[str, Any]) -> None:
-        """Write facts and the stacks of all threads to the run's folder, or to standard error if that fails."""
+        """Write facts and the stacks of all threads to the run's folder, or to standard error if that fails. Torch's
+        trace of collectives comes last, because the library that hangs makes it."""
         dump = self._run.stall_dump(self.attempt, self._rank)
         try:
             with replacing(dump) as temporary, temporary.open("w") as file:
@@ -147,6 +150,9 @@ class HangWatch:
         except OSError as error:
             LOGGER.error("%s: %s", dump, error.strerror)
             faulthandler.dump_traceback(all_threads=True)
+        if (trace := collective_trace()) is not None:
+            with suppress(OSError):
+                write_whole(self._run.collective_trace(self.attempt, self._rank), trace)
 
     def _facts(self) -> dict[str, Any]:
         return {

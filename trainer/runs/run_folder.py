@@ -95,6 +95,10 @@ class RunFolder:
         """File with the stacks of a rank that stalled in an attempt."""
         return self.logs / f"stall_{attempt}_rank_{rank}.txt"
 
+    def collective_trace(self, attempt: int, rank: int) -> Path:
+        """File with torch's trace of the last collectives of a rank that stalled in an attempt."""
+        return self.logs / f"collectives_{attempt}_rank_{rank}.json"
+
     def read_config(self) -> "Config":
         """Read the configuration of the run.
 

@@ -83,6 +83,8 @@ def test_a_run_that_hung_once_is_the_same_as_one_that_did_not(
     stacks = runs.path("hung_once").stall_dump(1, 1).read_text()
     assert "in step" in stacks
     assert "poisoned.py" in stacks
+    trace = json.loads(runs.path("hung_once").collective_trace(1, 0).read_text())
+    assert trace["entries"][-1]["profiling_name"].startswith("gloo:")
     runs.assert_same("hung_once", straight)
 
 
