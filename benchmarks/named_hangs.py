@@ -103,6 +103,9 @@ def hang_ranks(
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
     os.environ[FOLDER] = str(folder)
+    # Ranks that cannot be forks look for `hung_rank` there.
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     settings = [
         *SMALL,
         f"data.train={data}/train",

@@ -30,8 +30,8 @@ _REMEMBERED = 25  # durations of steps
 _LONGEST_PAUSE = 10.0
 """Seconds between two looks from which on the program that looks was suspended, and the ranks probably too."""
 _LATE, _TIMES_LATER = 0.1, 5
-"""A process hardly gets a core if a thread of it, which sleeps otherwise, waits for one for this fraction of the time,
-and this many times as long as in any other process."""
+"""A process hardly gets a core if it is throttled, or a thread of it that sleeps otherwise waits for one, for this fraction
+of the time, and this many times as long as any other process."""
 _LEAST_SILENCE = 2.5
 """Seconds for which a rank that runs may show no sign of it. It shows one each second, but may wait for a core."""
 
@@ -158,14 +158,14 @@ def starved(late: Mapping[int, float], seconds: float) -> tuple[tuple[int, ...],
     """Return the rank whose process hardly gets a core, and the reason. None: there is none.
 
     Args:
-        late: how long a thread of each rank that sleeps otherwise has waited for a core, seconds.
+        late: how long each rank was throttled, or a thread of it that sleeps otherwise has waited for a core, seconds.
         seconds: time in which it has.
     """
     rank = max(late, key=lambda one: late[one])
     others = max((own for one, own in late.items() if one != rank), default=0.0)
     if late[rank] < max(_LATE * seconds, _TIMES_LATER * others):
         return None
-    return (rank,), f"Its process hardly gets a core: a sleeping thread woke up {late[rank]:.0f} s too late"
+    return (rank,), f"Its process hardly gets a core: it has waited for one for {late[rank]:.0f} s"
 
 
 def _place(state: RankState) -> tuple[int, int, Phase]:

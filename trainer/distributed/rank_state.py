@@ -80,8 +80,8 @@ class RankState:
     silent_seconds: float
     """Time since a thread of the rank has last shown that the process runs."""
     late_seconds: float
-    """How much later than it wanted to that thread has woken up, over all times. It waits for a core only if the
-    process hardly gets one, or if another thread holds the interpreter."""
+    """How long that thread, which sleeps otherwise, has waited for a core, or how long control groups have throttled the
+    process."""
     retries: int
     """Number of reads from a remote store that have failed and are tried again."""
 

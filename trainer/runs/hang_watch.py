@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from data_pipelines.cores import Throttling
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, write_whole
 from data_pipelines.log import LOGGER
@@ -102,13 +103,17 @@ class HangWatch:
             time.sleep(2 * SETTLE_SECONDS)
 
     def _watch(self) -> None:
+        throttling = Throttling()
         while True:
             faulthandler.dump_traceback_later(self._seconds, exit=True)
             looked = time.monotonic()
             pause = min(_LOOK_SECONDS, self._seconds / 10)
             if self._released.wait(pause):
                 return
-            self._record.beat(num_retried_reads(), time.monotonic() - looked - pause)
+            late = max(
+                time.monotonic() - looked - pause, throttling.seconds() if self._record.is_read else 0.0
+            )
+            self._record.beat(num_retried_reads(), late)
             if self._record.takes_request():
                 threading.Thread(
                     target=self._dump, args=(self._facts(),), name="stall dump", daemon=True
