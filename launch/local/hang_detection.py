@@ -30,8 +30,8 @@ _REMEMBERED = 25  # durations of steps
 _LONGEST_PAUSE = 10.0
 """Seconds between two looks from which on the program that looks was suspended, and the ranks probably too."""
 _LATE, _TIMES_LATER = 0.1, 5
-"""A process hardly gets a core if it is throttled, or a thread of it that sleeps otherwise waits for one, for this fraction
-of the time, and this many times as long as any other process."""
+"""A process hardly gets a core if it is throttled, or a thread of it that sleeps otherwise waits for one, for this
+fraction of the time, and this many times as long as any other process."""
 _LEAST_SILENCE = 2.5
 """Seconds for which a rank that runs may show no sign of it. It shows one each second, but may wait for a core."""
 

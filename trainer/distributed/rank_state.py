@@ -80,8 +80,8 @@ class RankState:
     silent_seconds: float
     """Time since a thread of the rank has last shown that the process runs."""
     late_seconds: float
-    """How long that thread, which sleeps otherwise, has waited for a core, or how long control groups have throttled the
-    process."""
+    """How long that thread, which sleeps otherwise, has waited for a core, or how long control groups have throttled
+    the process."""
     retries: int
     """Number of reads from a remote store that have failed and are tried again."""
 
