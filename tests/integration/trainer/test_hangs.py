@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs,
     ends = [r for r in runs.ledger("hung_again") if r["event"] == "end" and r["reason"] == "stalled"]
     assert [(r["attempt"], r["saved"]) for r in ends] == [(1, BEGIN), (2, BEGIN)]
     assert ends[0]["message"].startswith("rank 1 on ")
-    assert ends[1]["message"].startswith(f"no step for 20 s after step {BEGIN}: ")
+    assert re.match(rf"no step for \d+ s after step {BEGIN}: ", ends[1]["message"])
     assert "the run stalled" in out
 
 
