@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.profiling.instruments import BACKWARD, BATCH_STATISTICS, GRADIENTS, KEYS, PREDICTIONS
+from trainer.distributed.message_kinds import BATCH_STATISTICS, GRADIENTS, KEYS, PREDICTIONS
+from trainer.profiling.instruments import BACKWARD
 from trainer.profiling.network_model import Network
 
 CONTRASTS = 4

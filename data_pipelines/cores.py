@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 OWN_SHARE = 0.8
@@ -55,6 +56,42 @@ def waited_for_a_core() -> float | None:
         return None
 
 
+class Throttling:
+    """The time in which control groups have not let this process run, because their quota of CPU time was used up.
+
+    Args:
+        cgroup: the file that names the process's groups.
+        root: the folder where groups are mounted.
+    """
+
+    def __init__(self, cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> None:
+        self._cgroup, self._root = cgroup, root
+        self._before = self._read()
+
+    def seconds(self) -> float:
+        """Return the time since the last call, in seconds. Each throttled core counts. 0: the system does not tell."""
+        before, self._before = self._before, self._read()
+        # Only the same groups can be compared: the process may have been moved.
+        return max((now - before[name] for name, now in self._before.items() if name in before), default=0.0)
+
+    def _read(self) -> dict[Path, float]:
+        groups = _cpu_groups(self._cgroup, self._root)
+        return {folder: seconds for folder in groups if (seconds := _throttled(folder)) is not None}
+
+
+def _throttled(folder: Path) -> float | None:
+    """Return the throttled time of a group in seconds (`cpu.stat` of versions 1 and 2). None: it does not tell."""
+    try:
+        values = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        return (
+            int(values["throttled_time"]) / 1e9
+            if "throttled_time" in values
+            else int(values["throttled_usec"]) / 1e6
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _shares(threads: int) -> list[float]:
     """Return, for each of some threads that compute at once, CPU time as a share of the time that passed."""
     found, block, together = [0.0] * threads, bytes(1 << 20), threading.Barrier(threads)
@@ -81,11 +118,15 @@ def _quotas(cgroup: Path, root: Path) -> list[float]:
         cgroup: the file that names the process's cgroups (cgroups(7), versions 1 and 2).
         root: the folder where cgroups are mounted.
     """
+    return [quota for folder in _cpu_groups(cgroup, root) for quota in _quota(folder)]
+
+
+def _cpu_groups(cgroup: Path, root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's groups for CPU time, and of those above them. Arguments as for `_quotas`."""
     try:
         lines = cgroup.read_text().splitlines()
     except OSError:
-        return []
-    found: list[float] = []
+        return
     for line in lines:
         _, controllers, place = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -95,8 +136,7 @@ def _quotas(cgroup: Path, root: Path) -> list[float]:
         for folder in [*(top / place.lstrip("/") / "x").parents]:
             if folder == top.parent:
                 break
-            found += _quota(folder)
-    return found
+            yield folder
 
 
 def _quota(folder: Path) -> list[float]:

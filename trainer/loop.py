@@ -14,6 +14,7 @@ from trainer.checkpoint_manager import CheckpointManager
 from trainer.distributed.lost_peer import Connections, is_lost_peer
 from trainer.distributed.objects import all_gather_object, broadcast_object
 from trainer.distributed.process_group import AsyncFlagReduce
+from trainer.distributed.record_layout import Phase
 from trainer.engine.value_means import mean_over_ranks
 from trainer.evaluation.features import EvaluationInterrupted
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
@@ -47,7 +48,8 @@ class Trainer:
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.times = AttemptTimes(attempt)
-        self.step = watch.step = self._loaded_step = self.checkpoints.resume()
+        self.step = self._loaded_step = self.checkpoints.resume()
+        watch.stepped(self.step)
         self.replicas = ReplicaChecks(attempt, self.parts.engine, self.parts.total_steps, self.checkpoints)
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
@@ -80,7 +82,7 @@ class Trainer:
                 )
             try:
                 code = self._loop()
-                self.watch.doing("waiting for the last checkpoint to be written")
+                self.watch.doing("waiting for the last checkpoint to be written", Phase.SAVE)
                 with self.times.save():
                     self.checkpoints.finish()
                 if code:
@@ -106,14 +108,14 @@ class Trainer:
                 self._say_messages()
 
     def _loop(self) -> int:
-        self.watch.doing("comparing the state of the ranks")
+        self.watch.doing("comparing the state of the ranks", Phase.START)
         self.replicas.begin_at(self.step)
         iterator = self._batches()
         if code := self._evaluate_if_due():
             return code
         prefetched = self._fetch(iterator)
         while self.step < self.parts.total_steps:
-            self.watch.doing("agreeing with the other ranks to continue")
+            self.watch.doing("agreeing with the other ranks to continue", Phase.AGREEMENT)
             code = prefetched.agreement.result()
             self.watch.met()
             if code == SAVE_DUE:
@@ -128,23 +130,23 @@ class Trainer:
             if self.step + 1 < self.parts.total_steps:
                 # One step ahead: the ranks agree on the stop code while they compute, so no rank waits for another.
                 prefetched = self._fetch(iterator)
-            self.watch.doing("forward, backward and update")
+            self.watch.doing("forward, backward and update", Phase.FORWARD)
             self._losses = self.parts.engine.step(
                 self.step,
                 self.parts.loader.on_device(batches),
                 over_ranks=self.recorder.due(self.step + 1),
             )
             self.step += 1
-            self.watch.step = self.step
+            self.watch.stepped(self.step)
             self.times.stepped(self.step)
             if self.parts.engine.guard.in_a_row >= self.config.guard.max_skips:
                 self._roll_back()
                 iterator = self._batches()
                 prefetched = self._fetch(iterator)
                 continue
-            self.watch.doing("recording the step")
+            self.watch.doing("recording the step", Phase.LOG)
             self.recorder.record(self.step, self._losses)
-            self.watch.doing("comparing the state of the ranks")
+            self.watch.doing("comparing the state of the ranks", Phase.LOG)
             self.replicas.after_step(self.step)
             # Save before the evaluation: an evaluation that is cut short runs again on resume.
             if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:
@@ -160,7 +162,7 @@ class Trainer:
 
     def _fetch(self, iterator: Iterator[Batch]) -> "_PrefetchedStep":
         """Fetch all micro-batches of a step before it begins, because a step runs completely or not at all."""
-        self.watch.doing("waiting for data")
+        self.watch.doing("waiting for data", Phase.DATA_WAIT)
         try:
             batches, failure = list(islice(iterator, self.config.train.grad_accum_steps)), None
         except UserError as error:
@@ -173,7 +175,7 @@ class Trainer:
         return next(str(error) for error in all_gather_object(own) if error is not None)
 
     def _save(self) -> None:
-        self.watch.doing("saving")
+        self.watch.doing("saving", Phase.SAVE)
         self.replicas.finish()
         with self.times.save():
             self.checkpoints.save(self.step)
@@ -189,7 +191,8 @@ class Trainer:
             f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
             f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
-        self.step = self.watch.step = self._loaded_step = self.checkpoints.roll_back(self.step, why)
+        self.step = self._loaded_step = self.checkpoints.roll_back(self.step, why)
+        self.watch.stepped(self.step)
         self.replicas.begin_at(self.step)
         if self.metrics is not None:
             self.metrics.go_back(self.step)
@@ -203,7 +206,7 @@ class Trainer:
             return 0
         if broadcast_object(self.metrics is not None and self.metrics.evaluated(self.step)):
             return 0
-        self.watch.doing("evaluating")
+        self.watch.doing("evaluating", Phase.EVALUATION)
         try:
             with self.times.evaluation(self.step):
                 values = self.evaluation.run()

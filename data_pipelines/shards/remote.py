@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
-from threading import Event, Thread
+from contextlib import ExitStack, suppress
+from threading import Event, Lock, Thread
 from typing import Any
 
 from data_pipelines.errors import UserError
@@ -37,6 +37,26 @@ _FINAL = (
     ValueError,
 )
 _log = logging.getLogger(__name__)
+
+
+class _Failing:
+    """The number of reads that have failed and are tried again. Threads may count together."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = Lock()
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self.number += change
+
+
+_failing = _Failing()
+
+
+def num_retried_reads() -> int:
+    """Return how many reads of this process have failed and are tried again now."""
+    return _failing.number
 
 
 class RemoteError(OSError):
@@ -101,8 +121,12 @@ class Remote:
             RemoteError: it cannot be read.
             ReadCancelled: the reads were ended meanwhile.
         """
+        with ExitStack() as stack:
+            return self._read(name, start, stop, tries, time.monotonic() + seconds, stack)
+
+    def _read(self, name: str, start: int, stop: int, tries: int, ends: float, stack: ExitStack) -> bytes:
+        """Read as `read` says. Once an attempt has failed, this read counts as retried until the stack is closed."""
         url = self.url / name
-        ends = time.monotonic() + seconds
         for attempt in range(1, tries + 1):
             try:
                 data = self._request(url, start, stop)
@@ -115,6 +139,9 @@ class Remote:
                 reason = _reason(error)
                 if attempt == tries or not _may_pass(error) or time.monotonic() > ends:
                     raise RemoteError(_errno(error), reason, shown(url)) from error
+            if attempt == 1:
+                _failing.add(1)
+                stack.callback(_failing.add, -1)
             pause = min(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1), _LONGEST_WAIT_SECONDS)
             pause *= random.uniform(0.5, 1)
             _log.warning("%s: %s; trying again in %.1f s", shown(url), reason, pause)

@@ -16,10 +16,14 @@ from typing import Protocol
 from data_pipelines.errors import UserError
 from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
+from launch.local.rank_records import RankRecords
 from launch.local.roll_call import RollCall
+from launch.local.run_watch import RunWatch
 from launch.local.standard_files import open_standard_files
 from launch.local.supervision import Outcome, Supervision
+from launch.local.watched_ranks import WatchedRanks, nodes_here
 from trainer.distributed.rendezvous import STORE_SOCKET
+from trainer.runs.end_reasons import ExitCode
 
 _POLL_SECONDS = 0.02
 TAIL_LINES = 25
@@ -38,6 +42,8 @@ class Failure:
     """Exit code of the rank that failed by itself, in the shell's convention: 128 + number if a signal ended it."""
     message: str
     """What is known of the failure, for the user."""
+    hung: bool = False
+    """Whether the rank hung, and its supervisor has killed it."""
 
 
 class Recovery(Protocol):
@@ -49,6 +55,13 @@ class Recovery(Protocol):
 
     def forking(self) -> AbstractContextManager[None]:
         """Return a context in which this process has no thread, so that it can fork."""
+
+    def watch(self, nodes: Mapping[int, str]) -> RunWatch:
+        """Return the watch of the ranks of one start.
+
+        Args:
+            nodes: name of the node of each rank.
+        """
 
     def restarts(self, failure: Failure) -> bool:
         """Return whether the ranks start again, and tell the user."""
@@ -120,15 +133,19 @@ def _run(
     ranks.clear()
     kills = memory_kills()
     roll = None if recovery is None else RollCall()
+    watched = None
     try:
         with nullcontext() if recovery is None else recovery.forking():
             prepare(module)
             if forwarder.first is not None:
                 return 128 + HANDED_ON[signal.Signals(forwarder.first)]
             environment = {} if recovery is None else dict(recovery.environment)
-            for rank in _start(module, arguments, nproc, logs, environment, roll):
+            records = None if recovery is None else RankRecords()
+            for rank in _start(module, arguments, nproc, logs, environment, roll, records):
                 ranks.append(rank)
-        outcome = _supervise(ranks, roll)
+        if recovery is not None and records is not None:
+            watched = WatchedRanks(recovery.watch(nodes_here(nproc)), records)
+        outcome = _supervise(ranks, roll, watched)
     finally:
         for process in ranks:
             if process.poll() is None:
@@ -136,16 +153,21 @@ def _run(
                 process.wait()
         if roll is not None:
             roll.close()
+        if watched is not None:
+            watched.close()
     if forwarder.has_killed:
         print("ended at once, without a checkpoint", file=sys.stderr)
         return outcome.code
     if outcome.failed is None:
         return outcome.code
-    message = _explain(ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log", kills)
+    hung = None if watched is None else watched.message()
+    message = hung or _explain(
+        ranks[outcome.failed], outcome.failed, logs / f"rank_{outcome.failed}.log", kills
+    )
     if forwarder.first is not None:  # the user has asked to stop
         print(message, file=sys.stderr)
         return outcome.code
-    return Failure(outcome.code, message)
+    return Failure(ExitCode.STALLED if hung else outcome.code, message, hung=hung is not None)
 
 
 def _start(
@@ -155,6 +177,7 @@ def _start(
     logs: Path,
     environment: dict[str, str],
     roll: RollCall | None,
+    records: RankRecords | None,
 ) -> Iterator[RankProcess]:
     """Start the ranks one after the other."""
     group = environment | {
@@ -167,10 +190,10 @@ def _start(
         group["GLOO_SOCKET_IFNAME"] = "lo"
     with socket.create_server(("127.0.0.1", 0), backlog=nproc) as listener:
         group |= {"MASTER_PORT": str(listener.getsockname()[1]), STORE_SOCKET: str(listener.fileno())}
-        yield _start_one(module, arguments, group, 0, roll, None, [listener])
+        yield _start_one(module, arguments, group, 0, roll, records, None, [listener])
     # The listener is closed here by now. Otherwise, forks would hold it open after the death of rank 0.
     for rank in range(1, nproc):
-        yield _start_one(module, arguments, group, rank, roll, logs / f"rank_{rank}.log", [])
+        yield _start_one(module, arguments, group, rank, roll, records, logs / f"rank_{rank}.log", [])
 
 
 def _start_one(
@@ -179,16 +202,20 @@ def _start_one(
     group: dict[str, str],
     rank: int,
     roll: RollCall | None,
+    records: RankRecords | None,
     log: Path | None,
     sockets: list[socket.socket],
 ) -> RankProcess:
-    """Start one rank, with a connection to the roll call."""
+    """Start one rank, with a connection to the roll call, and a record."""
     place = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    if roll is None:
+    if roll is None or records is None:
         return start_rank(module, arguments, place, sockets=sockets, log=log)
     theirs, named = roll.connect(rank)
     with theirs:
-        return start_rank(module, arguments, place | named, sockets=[*sockets, theirs], log=log)
+        inherited = [*sockets, theirs]
+        return start_rank(
+            module, arguments, place | named, sockets=inherited, record=records.add(rank), log=log
+        )
 
 
 class SignalForwarder:
@@ -217,7 +244,7 @@ class SignalForwarder:
             os.write(2, f"\n{self._on_stop}\n".encode())
 
 
-def _supervise(ranks: list[RankProcess], roll: RollCall | None) -> Outcome:
+def _supervise(ranks: list[RankProcess], roll: RollCall | None, watched: WatchedRanks | None) -> Outcome:
     """Wait for all ranks, and return how they ended."""
     seen = Supervision(len(ranks), saves=roll is not None)
     while True:
@@ -226,6 +253,8 @@ def _supervise(ranks: list[RankProcess], roll: RollCall | None) -> Outcome:
                 seen.ended(rank, code, time.monotonic())
         if seen.over:
             return seen.outcome()
+        if watched is not None and not seen.codes:
+            watched.look(ranks)
         if roll is not None:
             seen.reports.update(roll.read())
             if (answer := seen.answer(time.monotonic())) is not None:

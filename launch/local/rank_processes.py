@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from launch.local.imports import collector_paused
 from launch.local.process_name import name_of_rank, name_process
 from launch.local.standard_files import open_log, read_nothing, write_output_to
+from trainer.distributed.rank_state import RecordMemory
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that ask a process to stop."""
@@ -104,6 +105,7 @@ def start_rank(
     environment: dict[str, str],
     *,
     sockets: Sequence[socket.socket] = (),
+    record: RecordMemory | None = None,
     log: Path | None = None,
 ) -> RankProcess:
     """Start a rank that calls `main()` of a module, and ends with the code that it returns.
@@ -113,8 +115,11 @@ def start_rank(
         arguments: arguments of the rank, which it finds in `sys.argv[1:]`.
         environment: variables that the rank has in addition to those of this process.
         sockets: sockets that the rank inherits under the same numbers.
+        record: memory of the rank's record, which it inherits too. None: nobody reads what the rank does.
         log: file to which the rank's output is appended. None: it writes to the output of this process.
     """
+    if record is not None:
+        environment = environment | record.environment
     if can_fork():
         return _Fork(module, arguments, environment, log)
     output = None if log is None else open_log(log)
@@ -126,7 +131,7 @@ def start_rank(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=[one.fileno() for one in sockets],
+            pass_fds=[*(one.fileno() for one in sockets), *([] if record is None else [record.fileno()])],
         )
     finally:
         if output is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from launch.local.processes import Failure
+from launch.local.run_watch import RunWatch
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.end_reasons import EndReason, ExitCode
 from trainer.runs.passed_lock import pass_on
@@ -42,9 +43,14 @@ class RunRecovery:
         """Return a context in which the lock has no thread."""
         return self._lock.without_thread()
 
+    def watch(self, nodes: Mapping[int, str]) -> RunWatch:
+        """Return the watch of the ranks of one start, on the nodes with these names."""
+        guard = self._run.read_config().guard
+        return RunWatch(self._run, nodes, guard.hang_seconds if guard.stall_seconds else 0)
+
     def restarts(self, failure: Failure) -> bool:
         """Record a failure, and return whether the ranks start again."""
-        reason = _reason(failure.code)
+        reason = EndReason.STALLED if failure.hung else _reason(failure.code)
         if reason is None:
             return False
         saved, attempts = self._newest_step(), self._run.attempts()

@@ -22,7 +22,7 @@ from trainer.config.schema import Config, load_config, override
 from trainer.runs.components import open_train_set, refuse_other_set
 from trainer.runs.end_reasons import STOPPED, EndReason
 from trainer.runs.hang_watch import stall_of
-from trainer.runs.records import read_records
+from trainer.runs.records import read_ledger, read_records
 from trainer.runs.run_folder import RunFolder, create_run, open_run
 from trainer.runs.run_lock import RunLock
 from trainer.runs.saved_progress import FROM_SCRATCH, refuse_lost_checkpoints
@@ -223,8 +223,9 @@ def train_run(run: RunFolder, nproc: int) -> int:
         print(next_command(run))
     elif hung := _stall(run, first, nproc, logs):
         saved = CheckpointStore(run.checkpoints).newest_step()
-        # Hung ranks cannot record their end.
-        run.note("end", attempt=hung.attempt, reason=EndReason.STALLED, message=hung.where, saved=saved)
+        if not _has_stalled(run, hung.attempt):
+            # Hung ranks cannot record their end.
+            run.note("end", attempt=hung.attempt, reason=EndReason.STALLED, message=hung.where, saved=saved)
         print_error(
             UserError(
                 f"the run stalled: {hung.where}",
@@ -233,6 +234,12 @@ def train_run(run: RunFolder, nproc: int) -> int:
             )
         )
     return code
+
+
+def _has_stalled(run: RunFolder, attempt: int) -> bool:
+    """Whether the ledger tells that an attempt stalled."""
+    ends = (r for r in read_ledger(run.ledger) if r["event"] == "end" and r["attempt"] == attempt)
+    return any(r["reason"] == EndReason.STALLED for r in ends)
 
 
 class _Stall(NamedTuple):

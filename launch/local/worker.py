@@ -17,6 +17,7 @@ from launch.local.kept_output import keep_output
 from launch.local.rank_processes import heed_signals
 from launch.messages import disk_error_message, print_error
 from trainer.distributed.lost_peer import is_lost_peer
+from trainer.distributed.record_layout import Phase
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.passed_lock import passed_lock
@@ -80,7 +81,7 @@ def train_run(
     run = open_run(folder)
     config, begun = run.read_config(), run.attempts()
     with HangWatch(run, begun + 1, int(os.environ["RANK"]), config.guard.stall_seconds) as watch:
-        watch.doing("joining the other ranks")
+        watch.doing("joining the other ranks", Phase.START)
         process = initialize()
         passed = passed_lock(run.path) if process.is_first else None
         own = (
@@ -106,7 +107,7 @@ def train_run(
                     note("end", attempt=number, reason=end.reason)
                     return end
                 logged = _last_step(run)
-                watch.doing("opening data, model and checkpoint")
+                watch.doing("opening data, model and checkpoint", Phase.START)
                 trainer = Trainer(AttemptContext(run, config, process, number, passed or own), stop, watch)
                 note(
                     "ready",

@@ -67,6 +67,7 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
         *_table("Goodput", tables.goodput(facts), "Where the time of the run went."),
+        *_table("Ranks", tables.ranks(facts), "Time in which each rank computes, without messages and data."),
         *_table("Attempts", tables.attempts(facts)),
         *_table("Settings", tables.settings(facts), "Settings that differ from the base recipe."),
         *_table(

@@ -103,6 +103,16 @@ def goodput(facts: RunFacts) -> Table:
     return Table(("cause", "hours", "device-hours", "of all device-hours", "meaning"), rows)
 
 
+def ranks(facts: RunFacts) -> Table:
+    """Return how long each rank computes by itself. Empty: there is one rank, or nothing has recorded it."""
+    found = facts.status.ranks
+    rows = [
+        [str(one.rank), one.node, f"{one.milliseconds:.1f}", f"{100 * one.slower:+.0f} %"]
+        for one in (found if len(found) > 1 else ())
+    ]
+    return Table(("rank", "node", "milliseconds of a step", "relative to the median"), rows)
+
+
 def settings(facts: RunFacts) -> Table:
     """Return the settings that differ from the base recipe."""
     rows = [[key, shown(before), shown(value)] for key, before, value in differences_from_base(facts.config)]

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 from data_pipelines.log import LOGGER
 from launch.local.processes import Failure, Recovery
+from launch.local.run_watch import RunWatch
 from launch.local.supervision import Supervision
 from launch.local.worker import End
 from launch.slurm.agent_links import FirstAgent, Message
 from launch.slurm.hostlist import short_hostlist
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
 from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
+from trainer.distributed.rank_state import RankState
 from trainer.runs.end_reasons import ExitCode
 
 _LOST = -signal.SIGKILL
@@ -48,10 +50,13 @@ class _Seen:
     """What is known of the ranks of one start."""
 
     ranks: Supervision
+    watch: RunWatch
     hosts: dict[int, str] = field(default_factory=dict)
     """Nodes of the ranks that have ended."""
     whys: dict[int, str] = field(default_factory=dict)
     """What is known besides the code of those that SIGKILL has ended."""
+    states: dict[int, RankState] = field(default_factory=dict)
+    """What each rank does."""
 
 
 class Lead:
@@ -81,14 +86,19 @@ class Lead:
                 if outcome.failed is None or self._agent.is_stopping:
                     end = End(outcome.code, self._outlook.reason(outcome.code))
                     break
-                failure = Failure(outcome.code, self._explain(outcome.failed, seen))
+                hung = seen.watch.message()
+                failure = Failure(
+                    ExitCode.STALLED if hung else outcome.code,
+                    hung or self._explain(outcome.failed, seen),
+                    hung=hung is not None,
+                )
                 if not self._man():
                     LOGGER.error("%s. No spare node is left, and the run cannot shrink", failure.message)
                     end = End(ExitCode.LOST_PEER, self._outlook.give_up(failure))
                     break
                 if not self._outlook.recovery.restarts(failure):
                     LOGGER.error("%s", failure.message)
-                    end = End(outcome.code, self._outlook.reason(outcome.code))
+                    end = End(failure.code, self._outlook.reason(failure.code))
                     break
             self._others.send_all({"do": "end", "code": end.code, "reason": end.reason})
             return end
@@ -138,7 +148,10 @@ class Lead:
     def _supervise(self) -> _Seen:
         """Wait until all ranks of one start have ended."""
         tasks = self._agent.place.tasks
-        seen = _Seen(Supervision(len(self._crew) * tasks, saves=True))
+        size = len(self._crew) * tasks
+        names = self._names(*self._crew)
+        watch = self._outlook.recovery.watch({rank: names[rank // tasks] for rank in range(size)})
+        seen = _Seen(Supervision(size, saves=True), watch)
         ranks, killed = seen.ranks, False
         for node in self._others.lost.keys() & self._crew:
             self._note_lost(node, seen)
@@ -147,6 +160,9 @@ class Lead:
             for message in [*self._agent.news(), *self._others.read()]:
                 if "lost" in message:
                     self._note_lost(message["lost"], seen)
+                elif "states" in message:
+                    found = {int(r): RankState.from_json(one) for r, one in message["states"].items()}
+                    seen.states.update(found)
                 elif "holds" in message:
                     ranks.reports[message["rank"]] = message["holds"]
                 else:
@@ -155,10 +171,13 @@ class Lead:
                     seen.whys[message["rank"]] = message["why"]
             if (saves := ranks.answer(now)) is not None:
                 self._tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
+            if not ranks.codes and (order := watch.look(lambda: seen.states, now)):
+                self._tell({"do": "hang", "order": order, "ranks": watch.hung_ranks})
             if ranks.must_end(now) and not killed:
                 killed = True
                 self._tell({"do": "kill"})
             time.sleep(POLL_SECONDS)
+        watch.finish()
         return seen
 
     def _note_lost(self, node: int, seen: _Seen) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, start_rank
+from launch.local.rank_records import RankRecords, send_signal
 from launch.local.roll_call import RollCall
+from launch.local.run_watch import Order
 from launch.local.worker import End
 from launch.slurm.agent_links import LaterAgent, Message
 from launch.slurm.forwarded_signals import SignalForwarding
@@ -23,6 +25,8 @@ from trainer.distributed.rendezvous import MEETING
 
 POLL_SECONDS = 0.02
 """Time between two looks at ranks and messages, seconds."""
+_RECORD_SECONDS = 1.0
+"""Time between two messages on what the ranks do."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class _Ranks:
     """The ranks of this node in one start."""
 
     roll: RollCall = field(default_factory=RollCall)
+    records: RankRecords = field(default_factory=RankRecords)
+    next_states: float = 0.0
     processes: dict[int, RankProcess] = field(default_factory=dict)
     codes: dict[int, int] = field(default_factory=dict)
     memory_kills: int | None = field(default_factory=memory_kills)
@@ -57,6 +63,29 @@ class _Ranks:
             if rank not in self.codes and process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def states(self) -> list[Message]:
+        """Return what the ranks do, once a second."""
+        now = time.monotonic()
+        if now < self.next_states or not (states := self.records.read()):
+            return []
+        self.next_states = now + _RECORD_SECONDS
+        return [{"states": {str(rank): state.as_json() for rank, state in states.items()}}]
+
+    def answer_hang(self, order: Order, hung: list[int]) -> None:
+        """Do what the first agent orders about ranks that hang."""
+        if order is Order.WRITE_STACKS:
+            self.records.request_stacks()
+        elif order is Order.PRINT_STACKS:
+            self.records.print_stacks(hung, self.processes)
+        else:
+            for rank in self.processes.keys() & set(hung):
+                send_signal(self.processes[rank], signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the connections to the ranks, and release their records."""
+        self.roll.close()
+        self.records.close()
 
 
 class NodeAgent:
@@ -89,7 +118,7 @@ class NodeAgent:
             message: `number` of this start, `crew`: the nodes that have ranks, in the order of these, and additional
                 variables of the ranks as `environment`. A node outside of the crew is a spare.
         """
-        self._ranks.roll.close()
+        self._ranks.close()
         place, crew, self._ranks = self.place, message["crew"], _Ranks()
         if place.node not in crew:
             return
@@ -109,13 +138,16 @@ class NodeAgent:
             }
             with theirs:
                 log = self._logs / f"rank_{rank}.log"
-                process = start_rank(self._module, self._arguments, variables, sockets=[theirs], log=log)
+                record = self._ranks.records.add(rank)
+                process = start_rank(
+                    self._module, self._arguments, variables, sockets=[theirs], record=record, log=log
+                )
             self._ranks.processes[rank] = process
             self._forwarding.add(process.pid)
 
     def news(self) -> list[Message]:
         """Return what has happened to the ranks of this node since the last call."""
-        found: list[Message] = []
+        found = self._ranks.states()
         for rank, step in self._ranks.roll.read().items():
             found.append({"rank": rank, "holds": step})
         for rank, process in self._ranks.processes.items():
@@ -136,11 +168,13 @@ class NodeAgent:
             self._ranks.roll.answer({int(rank): saves for rank, saves in message["saves"].items()})
         elif message["do"] == "kill":
             self._ranks.kill()
+        elif message["do"] == "hang":
+            self._ranks.answer_hang(Order(message["order"]), message["ranks"])
 
     def close(self) -> None:
         """End the ranks that still run, and close the connections to them."""
         self._ranks.kill()
-        self._ranks.roll.close()
+        self._ranks.close()
 
 
 def follow(agent: NodeAgent, first: LaterAgent) -> End:

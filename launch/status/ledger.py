@@ -11,6 +11,7 @@ import yaml
 
 from data_pipelines.errors import UserError
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.rank_times import STRAGGLER
 from trainer.runs.records import Speed, read_ledger, read_speeds
 from trainer.runs.run_folder import RunFolder
 
@@ -61,6 +62,8 @@ class AttemptSummary:
     replayed: int
     """Number of steps of earlier attempts that it repeated."""
     hours: Hours
+    slow_nodes: tuple[str, ...] = ()
+    """Nodes of ranks that have computed clearly longer than the others, sorted."""
 
 
 def read_attempts(
@@ -119,6 +122,7 @@ class _History:
     def __init__(self, records: Sequence[Record], trained: Sequence[Speed], saved: int, batch: int) -> None:
         self.starts = [r for r in records if r["event"] == "start"]
         self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
+        self._slow = [(r["attempt"], r["node"]) for r in records if r["event"] == STRAGGLER]
         self._ends: dict[int, Record] = {}
         for record in (r for r in records if r["event"] == "end"):
             known = self._ends.get(record["attempt"])
@@ -155,6 +159,7 @@ class _History:
             hours=Hours(
                 useful * per_second, (end - begun - useful) * per_second, (begun - start["time"]) * per_second
             ),
+            slow_nodes=tuple(sorted({node for attempt, node in self._slow if attempt == number})),
         )
 
     def _steps(

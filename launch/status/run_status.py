@@ -19,6 +19,7 @@ from launch.status.suspect_nodes import suspect_nodes
 from trainer.runs.attempt_times import last_recorded
 from trainer.runs.best_checkpoint import BestCheckpoint, best_checkpoint
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.rank_times import RANK_TIMES, STRAGGLER, RankTime, read_rank_times
 from trainer.runs.records import (
     Speed,
     count_damaged,
@@ -62,7 +63,9 @@ class Status:
     goodput: Goodput
     """Where the time went."""
     suspects: list[str]
-    """Nodes that the failures of the run point at."""
+    """Nodes that the failures of the run point at, or that were slow."""
+    ranks: list[RankTime]
+    """How long each rank computes by itself. Empty: it is not known yet."""
     history: list[AttemptSummary]
     """All attempts, oldest first."""
 
@@ -168,6 +171,7 @@ def status(
         hours=total(history),
         goodput=_goodput(run, records, history, speeds),
         suspects=suspect_nodes(history),
+        ranks=read_rank_times(run),
         history=history,
     )
 
@@ -199,6 +203,7 @@ def _state(
     if last is not None and last.reason == EndReason.RUNNING:
         return EndReason.RUNNING, None
     # the newest record counts: a later start whose processes never connected comes after the attempt's own
+    records = [r for r in records if r["event"] not in (RANK_TIMES, STRAGGLER)]  # these end nothing
     newest = records[-1] if records else None
     if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
         return newest["reason"], newest.get("message")

@@ -47,7 +47,8 @@ def _may_be_caused_by_node(attempt: AttemptSummary) -> bool:
 def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
     """Return the nodes that are probably broken, sorted.
 
-    A node is suspect if at least two failures name it. A node is also suspect if it took part in every one of at least
+    A node is suspect if at least two failures name it, or if one of its ranks has computed at least 15 % longer than
+    the median for 100 steps. A node is also suspect if it took part in every one of at least
     two failures that name no node. The second rule applies only if at most half of all nodes took part in every such
     failure. Otherwise the failures do not distinguish between the nodes.
     """
@@ -59,14 +60,22 @@ def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
         common = set.intersection(*unnamed)
         if 2 * len(common) <= len({name for a in attempts for name in expand_hostlist(a.nodes)}):
             found |= common
+    # A node outside of SLURM cannot be excluded.
+    found |= {name for a in attempts if a.nodes for name in a.slow_nodes}
     return sorted(found)
 
 
 def times_in_failures(name: str, attempts: Iterable[AttemptSummary]) -> str:
-    """Describe in how many failed attempts a node took part."""
+    """Describe in how many failed attempts a node took part, and in how many it was slow."""
+    attempts = list(attempts)
     failed = failures(attempts)
     count = sum(name in expand_hostlist(attempt.nodes) for attempt in failed)
-    return f"{name} was in {count} of {len(failed)} failed attempts"
+    slow = sum(name in attempt.slow_nodes for attempt in attempts)
+    said = f"{name} was in {count} of {len(failed)} failed attempts"
+    if not slow:
+        return said
+    was_slow = f"was slow in {slow} of {len(attempts)} attempts"
+    return f"{said} and {was_slow}" if count else f"{name} {was_slow}"
 
 
 def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:
@@ -120,6 +129,7 @@ def _excluded(histories: Sequence[Sequence[AttemptSummary]], before: str) -> lis
 
 
 def _named(attempt: AttemptSummary) -> str | None:
-    """Return the node whose process ended first, according to srun or an agent, or whose state differed."""
+    """Return the node whose process ended first, according to srun or an agent, whose rank hung, or whose state
+    differed."""
     match = _NAMED.match(attempt.message) or _DIFFERED.search(attempt.message)
     return next(filter(None, match.groups())) if match else None

@@ -1,6 +1,7 @@
 """The output of `all4one status` on a terminal."""
 
 import json
+import statistics
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -89,7 +90,8 @@ def _lines(found: Overview) -> list[Text]:
     ]
     best = [_of_best(one, found) for one in found.runs]
     suspects = [_of_suspects(one, found) for one in found.runs]
-    lines = [Text(line) for line in (*why, *best, _costs(found.runs), *suspects, *skipped) if line]
+    slow = [_of_ranks(one, found) for one in found.runs]
+    lines = [Text(line) for line in (*why, *best, _costs(found.runs), *slow, *suspects, *skipped) if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 
@@ -176,6 +178,18 @@ def _of_best(one: Status, found: Overview) -> str:
     if one.best is None:
         return ""
     return f"{_name(one, found)}: best checkpoint at step {one.best.step}, {one.best.metric} {percent(one.best.value)}"
+
+
+def _of_ranks(one: Status, found: Overview) -> str:
+    """Return how evenly the ranks compute, with the slowest one."""
+    if len(one.ranks) < 2:
+        return ""
+    median = statistics.median_low(rank.milliseconds for rank in one.ranks)
+    slowest = max(one.ranks, key=lambda rank: rank.slower)
+    return (
+        f"{_name(one, found)}: own compute time of a step is {median:.0f} ms at the median, and "
+        f"{100 * slowest.slower:.0f} % more on the slowest rank, {slowest.rank} on {slowest.node}"
+    )
 
 
 def _of_suspects(one: Status, found: Overview) -> str:

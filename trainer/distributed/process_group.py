@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from data_pipelines.devices import choose_device, count_gpus
 from trainer.distributed.deepspeed_internals import skip_shared_memory_collective
+from trainer.distributed.message_recording import record_messages
 from trainer.distributed.rendezvous import store_arguments
 
 
@@ -55,6 +56,7 @@ def initialize() -> Process:
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
     with store_arguments() as store:
         dist.init_process_group(backend, **store)
+    record_messages()  # DeepSpeed looks up some functions only once, in the next line
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),

@@ -19,6 +19,8 @@ from data_pipelines.loading.prefetching_batches import Batch
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import allow_float64, leave_gradients_alone
 from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
+from trainer.distributed.rank_record import own_record
+from trainer.distributed.record_layout import Phase
 from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
 from trainer.engine.replicas import Comparison, StateKind, replicas_of
@@ -108,6 +110,7 @@ class Engine:
         self._statistics = BatchStatistics(method)
         self._undo = StepUndo(method, self._statistics)
         self._in_update = False
+        self._record = own_record()
 
     def _buckets(self, parameters: Mapping[str, nn.Parameter], gradient_dtype: str) -> GradientBuckets | None:
         """Return the buckets that average gradients at stage 0, or None for one process. They replace DeepSpeed, which
@@ -138,11 +141,15 @@ class Engine:
         outputs: list[Mapping[str, Tensor]] = []
         for index, batch in enumerate(batches):
             # Forward: keys of the momentum encoder, neighbors, centroids, and the method's contrasts.
+            self._record.enter(Phase.FORWARD)
             torch.manual_seed(step_seed(self.seed, step, index, rank()))
             out = self._deepspeed(batch.views, batch.labels, batch.ids)
             # Backward: gradients are averaged over the ranks during it, and gathered keys enter the queue after it.
+            self._record.enter(Phase.BACKWARD)
             self._deepspeed.backward(out.loss)
+            self._record.enter(Phase.QUEUE)
             self.method.after_backward()
+            self._record.enter(Phase.UPDATE)
             outputs.append(out.parts)
             if index == self.accumulation - 1:
                 values = {name: _mean(name, [p[name].float() for p in outputs]) for name in outputs[0]}
@@ -157,6 +164,7 @@ class Engine:
             self._deepspeed.step()
         self._statistics.restore(broken)
         # EMA: the momentum encoder follows the weights.
+        self._record.enter(Phase.EMA)
         self.method.after_step(step + 1, self.total_steps)
         self._undo.finish()
         self._in_update = False

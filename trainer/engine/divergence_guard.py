@@ -24,6 +24,10 @@ class GuardSettings(Settings):
     """Seconds without a training step or evaluation batch after which the run counts as stalled. Every rank then writes
     its stacks to the run's folder and ends, and the job restarts. Set it above the slowest step, checkpoint write, and
     opening of data and model. Keep it below 1800 s, the time after which torch aborts a collective. 0: never."""
+    hang_seconds: int = Field(30, ge=0)
+    """Seconds without a training step, or ten times the usual step if that is longer, after which the program that has
+    started the ranks looks for the rank that hangs. It ends this rank, and the ranks start again in place. Evaluations,
+    checkpoints and the start may take up to `guard.stall_seconds`. 0: only `guard.stall_seconds` counts."""
     spike_factor: float = Field(100, ge=0)
     """A step is skipped if its gradient norm exceeds this multiple of the average over the last 100 good steps. 0: only
     if it is not finite."""

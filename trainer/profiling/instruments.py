@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from types import FrameType
 from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.distributed.collectives import world_size
+from trainer.distributed.message_kinds import OTHER_MESSAGES, message_kind
 from trainer.engine.deepspeed_engine import Engine
 from trainer.profiling.timeline import Timeline
 
@@ -42,28 +42,6 @@ _SENDS = (
     "reduce",
     "broadcast",
 )
-
-GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
-    "gradients",
-    "keys",
-    "predictions",
-    "batch norm",
-    "sums",
-    "other",
-)
-"""Content of messages: predictions of all ranks with their gradients, batch statistics, and sums of losses over the
-batch."""
-_SENDERS = {
-    "trainer.distributed.gradient_buckets": GRADIENTS,
-    "trainer.distributed.batch_norm_cpu": BATCH_STATISTICS,
-    "trainer.distributed.batch_norm_cuda": BATCH_STATISTICS,
-    "trainer.distributed.two_norms_cuda": BATCH_STATISTICS,
-    "torch.nn.modules._functions": BATCH_STATISTICS,  # SyncBatchNorm
-    "trainer.distributed.collectives:start_gather": KEYS,
-    "trainer.distributed.collectives:_Gather": PREDICTIONS,
-    "trainer.distributed.collectives:_own_part_of_sum": PREDICTIONS,
-    "trainer.distributed.collectives:_summed": SUMS,
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -187,12 +165,6 @@ class Messages:
             return work if work is None else _Waited(work, self._timeline)
 
         return send
-
-
-def message_kind(sender: FrameType) -> str | None:
-    """Return the content of the messages that a function sends. None: it is no known sender."""
-    module, owner = sender.f_globals["__name__"], sender.f_code.co_qualname.partition(".")[0]
-    return _SENDERS.get(module) or _SENDERS.get(f"{module}:{owner}")
 
 
 def _pretend(given: list[Tensor]) -> None:

@@ -2,16 +2,21 @@
 
 A Python thread writes the dump. It cannot run while the hanging thread holds the interpreter's lock. In that case a
 timer of `faulthandler`, which needs no lock, prints the stacks to standard error and ends the process with code 1.
+
+If a supervisor reads the rank's record, the thread also shows there that the process runs, and it writes the stacks
+when the supervisor asks for them. SIGUSR1 then prints the stacks to standard error, even if the interpreter is held.
 """
 
 import faulthandler
 import os
 import re
+import signal
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -19,9 +24,14 @@ from typing import Any
 
 import yaml
 
+from data_pipelines.cores import Throttling
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import replacing, write_whole
 from data_pipelines.log import LOGGER
+from data_pipelines.shards.remote import num_retried_reads
+from trainer.distributed.collective_trace import collective_trace
+from trainer.distributed.rank_record import own_record
+from trainer.distributed.record_layout import Phase
 from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
@@ -32,6 +42,8 @@ _LOOK_SECONDS = 1.0
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("trainer", "data_pipelines", "launch")
 _COLLECTIVES = str(Path("torch") / "distributed" / "distributed_c10d.py")
+_RECORDING = str(Path("trainer") / "distributed" / "message_recording.py")
+"""The file whose functions only pass messages on. A stack is told without them."""
 
 
 class HangWatch:
@@ -49,6 +61,7 @@ class HangWatch:
         """Number of this attempt."""
         self.step = 0
         """Number of steps that this rank has done."""
+        self._record = own_record()
         self._run, self._rank, self._seconds = run, rank, seconds
         self._doing, self._met = "starting", time.monotonic()
         self._released, self._found = threading.Event(), threading.Event()
@@ -59,6 +72,8 @@ class HangWatch:
             # left by a start that ended before it was counted as an attempt
             self._run.stall_dump(self.attempt, self._rank).unlink(missing_ok=True)
             self.met()
+            if self._record.is_read:
+                faulthandler.register(signal.SIGUSR1, all_threads=True)
             self._thread.start()
         return self
 
@@ -68,9 +83,15 @@ class HangWatch:
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
 
-    def doing(self, what: str) -> None:
-        """Set what this rank does from now on."""
+    def doing(self, what: str, phase: Phase = Phase.OTHER) -> None:
+        """Set what this rank does from now on, and the phase in its record."""
         self._doing = what
+        self._record.enter(phase)
+
+    def stepped(self, step: int) -> None:
+        """Set the number of steps that this rank has done."""
+        self.step = step
+        self._record.finish_step(step)
 
     def met(self) -> None:
         """Restart the clock, because the ranks have just met in a collective. The clocks of all ranks restart there."""
@@ -82,11 +103,21 @@ class HangWatch:
             time.sleep(2 * SETTLE_SECONDS)
 
     def _watch(self) -> None:
+        throttling = Throttling()
         while True:
             faulthandler.dump_traceback_later(self._seconds, exit=True)
             looked = time.monotonic()
-            if self._released.wait(min(_LOOK_SECONDS, self._seconds / 10)):
+            pause = min(_LOOK_SECONDS, self._seconds / 10)
+            if self._released.wait(pause):
                 return
+            late = max(
+                time.monotonic() - looked - pause, throttling.seconds() if self._record.is_read else 0.0
+            )
+            self._record.beat(num_retried_reads(), late)
+            if self._record.takes_request():
+                threading.Thread(
+                    target=self._dump, args=(self._facts(),), name="stall dump", daemon=True
+                ).start()
             now = time.monotonic()
             away = now - looked
             if away > self._seconds / 2:  # the process was suspended, it did not hang
@@ -103,12 +134,19 @@ class HangWatch:
         os._exit(ExitCode.STALLED)
 
     def _explain(self) -> None:
-        facts, dump = self._facts(), self._run.stall_dump(self.attempt, self._rank)
+        facts = self._facts()
+        self._dump(facts)
         problem = UserError(
             f"rank {self._rank} made no step for {self._seconds:g} s after step {facts['step']}: {_told(facts)}",
-            where=dump,
+            where=self._run.stall_dump(self.attempt, self._rank),
             fix="read the stacks there, then run `all4one resume` to continue from the newest checkpoint",
         )
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+
+    def _dump(self, facts: dict[str, Any]) -> None:
+        """Write facts and the stacks of all threads to the run's folder, or to standard error if that fails. Torch's
+        trace of collectives comes last, because the library that hangs makes it."""
+        dump = self._run.stall_dump(self.attempt, self._rank)
         try:
             with replacing(dump) as temporary, temporary.open("w") as file:
                 yaml.safe_dump(facts, file, sort_keys=False, allow_unicode=True, width=1000)
@@ -117,7 +155,9 @@ class HangWatch:
         except OSError as error:
             LOGGER.error("%s: %s", dump, error.strerror)
             faulthandler.dump_traceback(all_threads=True)
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        if (trace := collective_trace()) is not None:
+            with suppress(OSError):
+                write_whole(self._run.collective_trace(self.attempt, self._rank), trace)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -210,6 +250,8 @@ def _own_line(stack: Sequence[FrameType]) -> str:
     """Return function and line of the innermost frame of this project, or of the innermost frame if there is none."""
     for frame in stack:
         path = Path(frame.f_code.co_filename)
+        if frame.f_code.co_filename.endswith(_RECORDING):
+            continue
         if path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _PACKAGES:
             return f"{frame.f_code.co_qualname} ({path.relative_to(_ROOT)}:{frame.f_lineno})"
     return f"{stack[0].f_code.co_qualname} ({stack[0].f_code.co_filename}:{stack[0].f_lineno})"

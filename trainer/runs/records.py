@@ -177,6 +177,7 @@ _NEEDED = {
     "replicas_differ": ("attempt", "step", "ranks", "nodes", "to_step"),
     "stepped": ("time", "attempt", "step"),
     "evaluated": ("time", "attempt", "step", "seconds"),
+    "straggler": ("attempt", "step", "rank", "node", "slower"),
     "end": ("time", "attempt", "reason"),
 }
 """What the readers of the ledger rely on, by event."""
@@ -192,6 +193,9 @@ _LEDGER: dict[str, Check] = {
     "saved": _is_count,
     "replayed": _is_count,
     "ranks": _are_counts,
+    "rank": _is_count,
+    "node": _is_text,
+    "slower": _is_number,
     "last_equal": _is_count,
     "restart": _is_count,
     "reason": _is_text,

@@ -5,6 +5,7 @@ metrics.jsonl    one record for each logged step and evaluation
 metrics.csv      the same as a table, if the settings ask for it
 ledger.jsonl     one record for each attempt's start and end
 quarantine.jsonl samples that could not be read
+rank_times.json  how long each rank computes, see trainer/runs/rank_times.py
 checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
@@ -66,6 +67,11 @@ class RunFolder:
         return self.path / "quarantine.jsonl"
 
     @property
+    def rank_times(self) -> Path:
+        """How long each rank computes by itself."""
+        return self.path / "rank_times.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
@@ -88,6 +94,10 @@ class RunFolder:
     def stall_dump(self, attempt: int, rank: int) -> Path:
         """File with the stacks of a rank that stalled in an attempt."""
         return self.logs / f"stall_{attempt}_rank_{rank}.txt"
+
+    def collective_trace(self, attempt: int, rank: int) -> Path:
+        """File with torch's trace of the last collectives of a rank that stalled in an attempt."""
+        return self.logs / f"collectives_{attempt}_rank_{rank}.json"
 
     def read_config(self) -> "Config":
         """Read the configuration of the run.

@@ -84,3 +84,32 @@ def test_threads_on_one_core_see_that_they_share_it(monkeypatch: pytest.MonkeyPa
     assert sum(share >= cores.OWN_SHARE for share in seen[0]) <= 1
     assert sum(seen[0]) < 1.5
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("groups", "before", "after"),
+    [
+        ("0::/system.slice/job\n", "throttled_usec 500000", "throttled_usec 2000000"),
+        ("4:cpu,cpuacct:/docker\n", "throttled_time 500000000", "throttled_time 2000000000"),
+    ],
+)
+def test_throttled_time_is_that_since_the_last_call(
+    system: Path, groups: str, before: str, after: str
+) -> None:
+    (system / "cgroup").write_text(groups)
+    place = groups.strip().rpartition(":")[2].strip("/")
+    folder = next(f for f in (system / "sys" / place, system / "sys" / "cpu,cpuacct" / place) if f.is_dir())
+    (folder / "cpu.stat").write_text(f"nr_periods 7\n{before}\n")
+    throttling = cores.Throttling(system / "cgroup", system / "sys")
+    assert throttling.seconds() == 0
+    (folder / "cpu.stat").write_text(f"nr_periods 9\n{after}\n")
+    assert throttling.seconds() == 1.5
+    assert throttling.seconds() == 0
+
+
+def test_the_throttled_time_of_a_group_before_this_process_came_does_not_count(system: Path) -> None:
+    (system / "cgroup").write_text("0::/\n")
+    throttling = cores.Throttling(system / "cgroup", system / "sys")
+    (system / "sys" / "system.slice" / "job" / "cpu.stat").write_text("throttled_usec 9000000\n")
+    (system / "cgroup").write_text("0::/system.slice/job\n")
+    assert throttling.seconds() == 0

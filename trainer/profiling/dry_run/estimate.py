@@ -3,9 +3,10 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
+from trainer.distributed.message_kinds import BATCH_STATISTICS
 from trainer.profiling.dry_run.cards import Card
 from trainer.profiling.dry_run.record import Kernel, StepRecord
-from trainer.profiling.instruments import BACKWARD, BATCH_STATISTICS
+from trainer.profiling.instruments import BACKWARD
 from trainer.profiling.network_model import Network
 
 REACHED_FLOPS = 0.5

@@ -14,9 +14,10 @@ from torch.distributed._tools.fake_collectives import collective_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.distributed.message_kinds import GRADIENTS, OTHER_MESSAGES, message_kind
 from trainer.profiling.dry_run import kernels
 from trainer.profiling.dry_run.record import BusCopy, DeviceMix, HostWait, Kernel, SentMessage, StepRecord
-from trainer.profiling.instruments import GRADIENTS, OTHER, OTHER_MESSAGES, message_kind
+from trainer.profiling.instruments import OTHER
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from launch.report.facts import RunFacts, read_facts
 from launch.report.headline import key_figures
-from launch.report.tables import evaluated_of, goodput, results, shown
+from launch.report.tables import evaluated_of, goodput, ranks, results, shown
 from launch.status.run_status import status
 from trainer.config.schema import load_config
 from trainer.runs.records import append_record
@@ -75,3 +75,18 @@ def test_the_time_of_a_run_is_shown_by_cause(tmp_path: Path) -> None:
 def test_settings_are_shown_in_a_line() -> None:
     assert shown(None) == "–"
     assert shown([{"size": 32, "ratio": [0.75, 4 / 3]}]) == "[size: 32, ratio: [0.75, 1.33333]]"
+
+
+def test_ranks_are_compared_with_the_median(tmp_path: Path) -> None:
+    found = facts(tmp_path)
+    assert ranks(found).rows == []
+    times = [
+        {"rank": rank, "node": "node1", "milliseconds": 100 + 20.0 * rank, "slower": 0.2 * rank}
+        for rank in (0, 1)
+    ]
+    found.run.rank_times.write_text(json.dumps(times))
+    (found,) = read_facts([found.run])
+    assert [list(row) for row in ranks(found).rows] == [
+        ["0", "node1", "100.0", "+0 %"],
+        ["1", "node1", "120.0", "+20 %"],
+    ]

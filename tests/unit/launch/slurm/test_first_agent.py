@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.local.processes import Failure
+from launch.local.run_watch import RunWatch
 from launch.local.worker import End
 from launch.slurm import agent_links
 from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
@@ -18,6 +19,7 @@ from launch.slurm.first_agent import Lead, Outlook
 from launch.slurm.forwarded_signals import SignalForwarding
 from launch.slurm.node_agent import NodeAgent, Place, follow
 from trainer.runs.end_reasons import ExitCode
+from trainer.runs.run_folder import RunFolder
 
 RANK = """
 import os, pathlib, sys, time
@@ -38,11 +40,15 @@ class Restarts:
 
     environment = {"EXTRA": "1"}
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.failures: list[Failure] = []
 
     def forking(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def watch(self, nodes: Mapping[int, str]) -> RunWatch:
+        return RunWatch(RunFolder(self.folder), nodes, 0)
 
     def restarts(self, failure: Failure) -> bool:
         self.failures.append(failure)
@@ -53,7 +59,7 @@ class Job:
     """A job of several nodes on this machine. Its first agent runs in a thread, and the others are followed here."""
 
     def __init__(self, folder: Path, nodes: int, agents: int, *, shrinks: bool = False) -> None:
-        self.folder, self.recovery = folder, Restarts()
+        self.folder, self.recovery = folder, Restarts(folder)
         self.given_up: list[Failure] = []
         self.threads = ThreadPoolExecutor()
         meeting = str(folder)

@@ -9,6 +9,7 @@ from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.run_status import status
 from launch.status.tables import print_status
+from trainer.runs.rank_times import RANK_TIMES, STRAGGLER, RankTime
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 from trainer.runs.saved_progress import FROM_SCRATCH
@@ -193,3 +194,39 @@ def test_why_a_later_start_never_came_up_is_said_before_how_the_attempt_ended(ru
     found = status(run, slurm_commands.Job("7", "FAILED", "node1"), "7")
     assert (found.state, found.why) == ("stalled", "no step for 60 s")
     assert found.history[0].reason == "time is up"
+
+
+def test_a_slow_rank_is_told_with_its_node_which_becomes_suspect(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [
+        {"rank": rank, "node": f"node{rank + 1}", "milliseconds": 100 + 20.0 * rank, "slower": 0.2 * rank}
+        for rank in (0, 1)
+    ]
+    run.rank_times.write_text(json.dumps(times))
+    run.note(RANK_TIMES, attempt=1, step=101, times=times)
+    run.note(STRAGGLER, attempt=1, step=101, rank=1, node="node2", slower=0.2)
+    found = status(run, None, "7")
+    assert found.ranks == [RankTime(0, "node1", 100, 0), RankTime(1, "node2", 120, 0.2)]
+    assert found.suspects == ["node2"]
+    assert found.history[0].slow_nodes == ("node2",)
+    print_status(run.path, as_json=False)
+    out = capsys.readouterr().out
+    assert (
+        "one: own compute time of a step is 100 ms at the median, and 20 % more on the slowest rank, 1 on node2"
+        in out
+    )
+    assert "one: node2 was in 1 of 1 failed attempts and was slow in 1 of 1 attempts. To exclude it" in out
+    print_status(run.path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["runs"][0]["ranks"] == times
+
+
+def test_damaged_times_of_ranks_are_left_out(run: RunFolder) -> None:
+    run.rank_times.write_text('[{"rank": 0}]')
+    assert status(run, None, "7").ranks == []
+
+
+def test_times_of_ranks_after_the_end_hide_nothing(run: RunFolder) -> None:
+    run.note("end", attempt=1, reason="stalled", message="rank 1 on node2 hangs")
+    run.note(RANK_TIMES, attempt=1, step=101, times=[])
+    assert status(run, None, "7").why == "rank 1 on node2 hangs"

@@ -1,13 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from launch.local.hang_detection import Hang
 from launch.status.ledger import AttemptSummary, Hours
 from launch.status.suspect_nodes import (
     excluded_from_new,
     excluded_from_resumed,
     failures,
     suspect_nodes,
+    times_in_failures,
 )
 from trainer.config.schema import load_config
 from trainer.engine.replicas import Difference, StateKind
@@ -108,3 +111,21 @@ def test_a_new_run_leaves_out_what_is_suspect_by_the_runs_beside_it_together(
     assert excluded_from_new("digits_demo", [*settings, "slurm.exclude=node7"]) == [
         'slurm.exclude="node7,node2"'
     ]
+
+
+def hung(nodes: str, node: str) -> AttemptSummary:
+    return attempt(nodes, EndReason.STALLED, Hang((1,), 5, 30.0, "It is in backward").message({1: node}))
+
+
+def test_a_node_whose_ranks_hung_twice_is_suspect() -> None:
+    assert suspect_nodes([hung("node[1-2]", "node2"), hung("node[1-2]", "node1")]) == []
+    assert suspect_nodes([hung("node[1-2]", "node2"), killed("node[1-2]", "node2")]) == ["node2"]
+
+
+def test_a_node_that_was_slow_once_is_suspect() -> None:
+    slow = replace(well("node[1-2]"), slow_nodes=("node2",))
+    assert suspect_nodes([slow, well("node[1-2]")]) == ["node2"]
+    assert times_in_failures("node2", [slow, well("node[1-2]")]) == "node2 was slow in 1 of 2 attempts"
+    both = times_in_failures("node2", [slow, killed("node[1-2]", "node2")])
+    assert both == "node2 was in 1 of 1 failed attempts and was slow in 1 of 2 attempts"
+    assert suspect_nodes([replace(slow, nodes="")]) == []  # without SLURM there is nothing to exclude

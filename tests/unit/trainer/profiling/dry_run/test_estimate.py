@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from trainer.distributed.message_kinds import BATCH_STATISTICS, GRADIENTS
 from trainer.profiling.dry_run.cards import Card
 from trainer.profiling.dry_run.estimate import (
     KERNELS,
@@ -24,7 +25,7 @@ from trainer.profiling.dry_run.record import (
     SentMessage,
     StepRecord,
 )
-from trainer.profiling.instruments import BACKWARD, BATCH_STATISTICS, GRADIENTS, ONLINE
+from trainer.profiling.instruments import BACKWARD, ONLINE
 from trainer.profiling.network_model import Network
 
 CARD = Card("card", 1e9, 1e9 / REACHED_BANDWIDTH, {"bf16": 1e9 / REACHED_FLOPS, "fp32": 1e8 / REACHED_FLOPS})

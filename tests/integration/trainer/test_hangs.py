@@ -1,0 +1,131 @@
+"""Real runs with a rank that hangs: it is named and ended, and the run goes on or says why it does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import run
+from tiny_runs import Runs
+
+from launch.local.stragglers import SLOWER
+from trainer.runs.end_reasons import ExitCode
+from trainer.runs.rank_times import RANK_TIMES, STRAGGLER, read_rank_times
+
+ROOT = Path(__file__).resolve().parents[3]
+BEGIN = 8
+POISON = f"""
+import os, sys, time
+from pathlib import Path
+from launch.cli import main
+from trainer.engine.deepspeed_engine import Engine
+
+real = Engine.step
+def step(self, number, *args, **options):
+    if os.environ["RANK"] == "1" and number >= {BEGIN}:
+        {{fault}}
+    return real(self, number, *args, **options)
+Engine.step = step
+sys.argv[0] = "all4one"
+main()
+"""
+
+
+def poisoned(runs: Runs, folder: Path, name: str, fault: str, *overrides: str) -> tuple[int, str]:
+    """Train a tiny run as the command does. Its rank 1 has a fault in each step from step 8 on."""
+    program = folder / "poisoned.py"
+    program.write_text(POISON.format(fault=fault))
+    done = subprocess.run(
+        [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_ranks_that_hang_in_several_ways_are_named_and_the_run_reaches_its_end(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/named_hangs.py", "--hangs", "4", "--least", "5"),
+            *("--nproc", "2", "--json", str(results)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert results.exists(), done.stderr[-3000:]
+    result = json.loads(results.read_text())
+    assert result["named_wrongly"] == []
+    assert result["finished"]
+    assert result["attempts"] == 5
+
+
+def test_a_run_that_hung_once_is_the_same_as_one_that_did_not(
+    runs: Runs, straight: str, tmp_path: Path
+) -> None:
+    marker = tmp_path / "hung"
+    fault = f"if not os.path.exists({str(marker)!r}): Path({str(marker)!r}).touch(); time.sleep(1000)"
+    code, out = poisoned(runs, tmp_path, "hung_once", fault, "guard.hang_seconds=4")
+    assert code == 0, out
+    assert "the ranks start again from step 8" in out
+    (end,) = [r for r in runs.ledger("hung_once") if r["event"] == "end" and r["reason"] == "stalled"]
+    assert end["message"].startswith(f"rank 1 on {os.uname().nodename} hangs: no step for ")
+    assert "It is in forward, and rank 0 waits in message " in end["message"]
+    assert end["saved"] == BEGIN
+    stacks = runs.path("hung_once").stall_dump(1, 1).read_text()
+    assert "in step" in stacks
+    assert "poisoned.py" in stacks
+    trace = json.loads(runs.path("hung_once").collective_trace(1, 0).read_text())
+    assert trace["entries"][-1]["profiling_name"].startswith("gloo:")
+    runs.assert_same("hung_once", straight)
+
+
+def test_a_rank_that_hangs_with_the_interpreter_prints_its_stacks(runs: Runs, tmp_path: Path) -> None:
+    marker = tmp_path / "hung"
+    fault = (
+        f"if not os.path.exists({str(marker)!r}): Path({str(marker)!r}).touch(); "
+        "import ctypes; ctypes.PyDLL(None).sleep(1000)"  # unlike CDLL it keeps the lock
+    )
+    code, out = poisoned(runs, tmp_path, "hung_held", fault, "guard.hang_seconds=4")
+    assert code == 0, out
+    assert "rank 1 on" in out
+    assert "a thread holds its interpreter" in out
+    (log,) = runs.path("hung_held").logs.glob("*/rank_1.log")
+    assert "poisoned.py" in log.read_text()
+
+
+def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs, tmp_path: Path) -> None:
+    """In the first step of an attempt, the usual time of a step is not known, and `guard.stall_seconds` counts."""
+    settings = ("guard.hang_seconds=4", "guard.stall_seconds=20")
+    code, out = poisoned(runs, tmp_path, "hung_again", "time.sleep(1000)", *settings)
+    assert code == ExitCode.STALLED, out
+    ends = [r for r in runs.ledger("hung_again") if r["event"] == "end" and r["reason"] == "stalled"]
+    assert [(r["attempt"], r["saved"]) for r in ends] == [(1, BEGIN), (2, BEGIN)]
+    assert ends[0]["message"].startswith("rank 1 on ")
+    assert re.match(rf"no step for \d+ s after step {BEGIN}: ", ends[1]["message"])
+    assert "the run stalled" in out
+
+
+def test_a_rank_that_computes_slowly_is_named_and_status_shows_its_time(runs: Runs, tmp_path: Path) -> None:
+    settings = ("train.max_steps=125", "train.epochs=50", "eval.every_epochs=0", "checkpoint.every_steps=0")
+    code, out = poisoned(runs, tmp_path, "slow_rank", "time.sleep(0.1)", *settings)
+    assert code == 0, out
+    ledger = runs.ledger("slow_rank")
+    (found,) = [r for r in ledger if r["event"] == STRAGGLER]
+    assert (found["rank"], found["node"]) == (1, os.uname().nodename)
+    assert found["slower"] >= SLOWER
+    assert [r["times"][1]["slower"] >= SLOWER for r in ledger if r["event"] == RANK_TIMES] == [True]
+    fast, slow = read_rank_times(runs.path("slow_rank"))
+    assert slow.milliseconds >= (1 + SLOWER) * fast.milliseconds
+    assert "rank 1 on" in out
+    shown = run("status", runs.path("slow_rank").path).words
+    assert f"more on the slowest rank, 1 on {os.uname().nodename}" in shown
