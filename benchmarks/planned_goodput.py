@@ -1,6 +1,6 @@
 """Does `all4one plan` predict the goodput of a run whose ranks are killed at random times?
 
-    python benchmarks/planned_goodput.py [--mtbf 10] [--steps 1200] [--nproc 2] [--seed S] [--json FILE]
+    python benchmarks/planned_goodput.py [--mtbf 20] [--steps 1200] [--nproc 2] [--seed S] [--json FILE]
 
 For ZeRO stage 0, where a rank that is left saves, and stage 1, where the ranks go back to the last checkpoint:
 
@@ -45,7 +45,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--mtbf", type=float, default=10.0, help="seconds between kills (default: %(default)s)"
+        "--mtbf", type=float, default=20.0, help="seconds between kills (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=1200, help="of the planned run (default: %(default)s)")
     parser.add_argument("--calibration-steps", type=int, default=300, help="(default: %(default)s)")

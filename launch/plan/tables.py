@@ -96,11 +96,10 @@ def spares(plan: Plan) -> Table:
 def advice(plan: Plan) -> Iterator[str]:
     """Return what follows from a plan, one sentence a line."""
     a, expected, found = plan.assumptions, plan.expected, plan.interval
-    yield (
-        f"Expected goodput: {percent(expected.goodput)} ± {percent(expected.interval)}, with "
-        f"{expected.failures:.1f} failures and {expected.requeues:.1f} requeues. The run takes "
-        f"{_long(expected.elapsed_seconds)}."
-    )
+    if math.isinf(expected.elapsed_seconds):
+        yield "The run makes no progress: it fails before it reaches a checkpoint."
+    else:
+        yield _in_numbers(expected)
     gain = found.tried[found.best].goodput - expected.goodput
     if found.young is None:
         yield "No failure goes back to a checkpoint, so their interval hardly matters."
@@ -118,6 +117,14 @@ def advice(plan: Plan) -> Iterator[str]:
         yield f"Estimates, not measured here: {', '.join(estimated)}. Use --from-run or their options."
     if not a.survivors_save and a.recovers_in_place:
         yield "Ranks that are left save nothing on GPUs and at ZeRO stages 1 and 2. A restart redoes steps."
+
+
+def _in_numbers(expected: Outcome) -> str:
+    return (
+        f"Expected goodput: {percent(expected.goodput)} ± {percent(expected.interval)}, with "
+        f"{expected.failures:.1f} failures and {expected.requeues:.1f} requeues. The run takes "
+        f"{_long(expected.elapsed_seconds)}."
+    )
 
 
 def _of_spares(plan: Plan) -> str:
