@@ -134,7 +134,11 @@ def _of_spares(plan: Plan) -> str:
     if plan.spares_that_pay:
         nodes = amount(plan.spares_that_pay, "spare node pays", "spare nodes pay")
         return f"{nodes}: {_points(best.goodput - none.goodput)} more goodput than without."
-    return "No spare node pays in device-time: an idle node costs more than the requeues that it saves."
+    times = " and ".join(f"{_long(plan.spares[count].elapsed_seconds)} with {count}" for count in (0, 1))
+    return (
+        "No spare node pays in device-time: an idle node costs more than the requeues that it saves. The run takes "
+        f"{times}."
+    )
 
 
 def _points(difference: float) -> str:
@@ -155,6 +159,8 @@ def _long(seconds: float) -> str:
     """Return a time with enough digits: `0.068 s`, `25 s`, `500 h`. `status` rounds short times to seconds."""
     if math.isinf(seconds):
         return "no end"
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:.1f} d"
     return f"{seconds:.3g} s" if seconds < 120 else duration(seconds)
 
 
