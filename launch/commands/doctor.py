@@ -9,7 +9,7 @@ from launch.commands.output_format import Json
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 
 
-@with_slurm_options(without=("chain", "tasks_per_node"))
+@with_slurm_options(without=("chain", "tasks_per_node", "spares"))
 def doctor(
     runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder where runs are saved.")] = Path("runs"),
     data: Annotated[

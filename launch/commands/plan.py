@@ -19,7 +19,9 @@ def plan(
     mtbf: Annotated[
         str | None, typer.Option(metavar="500h", help="Mean time between the failures of one node.")
     ] = None,
-    spares: Annotated[int | None, typer.Option(help="Number of spare nodes of the job. Default: 0.")] = None,
+    spares: Annotated[
+        int | None, typer.Option(help="Number of spare nodes of the job. Default: slurm.spares.")
+    ] = None,
     from_run: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Folder of an earlier run. Its measured times replace estimates."),

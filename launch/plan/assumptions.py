@@ -83,7 +83,7 @@ class Assumptions:
 
     @property
     def node_survives(self) -> bool:
-        """The same after the failure of a node that a spare replaces."""
+        """The same after the failure of a node that is not the first one."""
         return self.recovers_in_place and self.survivors_save and self.nodes > 1
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from launch.slurm.agent_links import SILENT_S
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -29,5 +31,5 @@ ESTIMATES = {
     "release_seconds": Estimate(2.9, "a killed rank on two nodes (benchmarks/slurm_chaos.py)"),
 }
 """By the name of the field of `Assumptions`."""
-NODE_LOSS_IN_PLACE = Estimate(25.0, "TCP keepalive of the agents: 5 s, and 4 probes of 5 s")
+NODE_LOSS_IN_PLACE = Estimate(SILENT_S, "silence after which an agent is lost (launch/slurm/agent_links.py)")
 NODE_LOSS_REQUEUE = Estimate(300.0, "SLURM's default SlurmdTimeout")

@@ -31,11 +31,11 @@ class IntervalSearch:
 def young_interval(a: Assumptions) -> int | None:
     """Return Young's checkpoint interval in steps. None: no failure goes back to a checkpoint.
 
-    The MTBF is the mean time between the failures of all nodes that go back to a checkpoint. It leaves out failures of
-    nodes if the job holds spares that replace them without a lost step.
+    The MTBF is the mean time between those failures, of all nodes together.
     """
     of_ranks = 0.0 if a.rank_survives else a.rank_failures
-    of_nodes = 0.0 if a.node_survives and a.spares else 1 - a.rank_failures
+    # The job does not outlive its first node, so nobody saves for it.
+    of_nodes = (1 - a.rank_failures) / (a.nodes if a.node_survives else 1)
     if not of_ranks + of_nodes:
         return None
     mtbf = a.mtbf_seconds / a.nodes / (of_ranks + of_nodes)

@@ -1,11 +1,12 @@
 """A simulation of many runs at once, from failure to failure, under the rules by which runs restart.
 
-The rules are those of `launch/local/recovery.py`, `launch/slurm/node_job.py` and `launch/slurm/record_failure.py`:
+The rules are those of `launch/local/recovery.py`, `launch/slurm/first_agent.py` and `launch/slurm/record_failure.py`:
 
 - A rank is lost, and agents recover in place. A rank that is left saves the last finished step, or the ranks go back to
   the last checkpoint.
-- A node is lost, and the job holds a spare. The spare takes its place in the same way.
-- Otherwise the job is requeued and goes back to the last checkpoint.
+- A node is lost, and the job holds a spare. The spare takes its place in the same way. Without a spare, the job is
+  requeued after that save. The simulation does not shrink a run (`slurm.shrink`).
+- The first node is lost, or agents do not recover. The job is requeued and goes back to the last checkpoint.
 - At its time limit the job saves and is requeued.
 - A run stops for its user if it fails again and again at the same checkpoint.
 
@@ -97,7 +98,9 @@ class _Runs:
         self._phase = np.where(of_spare, now, self._phase)
         self._pending = np.where(of_spare, np.maximum(0.0, self._pending - passed), self._pending)
 
-        in_place, stays = self._recovered(of_rank, of_node, reached, on_disk)
+        # Each node has the same part of the values of `kinds` that mean the loss of a node.
+        of_first = of_node & (kinds * healthy < a.nodes * a.rank_failures + 1 - a.rank_failures)
+        in_place, stays = self._recovered(of_rank, of_node, of_first, reached, on_disk)
         resume = np.where(is_end | is_limit | stays, reached, on_disk)
         self._account(self.active & ~of_spare, has_step, now, reached, resume)
         requeued = is_limit | ((of_rank | of_node) & ~in_place)
@@ -112,8 +115,18 @@ class _Runs:
         self._begin_attempt(self.active & ~of_spare, resume)
         self.active &= ~is_end
 
-    def _recovered(self, of_rank: Mask, of_node: Mask, reached: Values, on_disk: Values) -> tuple[Mask, Mask]:
-        """Return which failures are recovered inside of the job, and in which of them no step is lost."""
+    def _recovered(
+        self, of_rank: Mask, of_node: Mask, of_first: Mask, reached: Values, on_disk: Values
+    ) -> tuple[Mask, Mask]:
+        """Return which failures are recovered inside of the job, and in which of them no step is lost.
+
+        Args:
+            of_rank: runs that lose a rank.
+            of_node: runs that lose a node.
+            of_first: those of them that lose the first node.
+            reached: the last finished step.
+            on_disk: the step of the newest checkpoint.
+        """
         a = self._a
         if not a.recovers_in_place:
             # As `is_crash_loop` finds: the last two losses of a rank had the same newest checkpoint.
@@ -121,14 +134,15 @@ class _Runs:
             self.counts["stops"] += again
             self._killed_at = np.where(again, -1.0, np.where(of_rank, on_disk, self._killed_at))
             return np.zeros_like(of_rank), np.zeros_like(of_rank)
-        replaced = of_node & (self._spares > 0)
-        stays = (of_rank & a.rank_survives) | (replaced & a.node_survives)
+        later = of_node & ~of_first
+        stays = (of_rank & a.rank_survives) | (later & a.node_survives)
+        tried = of_rank | (later & (self._spares > 0))
         is_new = np.where(stays, reached, on_disk) > self.done
         vain = np.where(is_new, 0.0, self._in_vain)
-        gives_up = of_rank & (vain >= MOST_RESTARTS)
+        gives_up = tried & (vain >= MOST_RESTARTS)
         self.counts["stops"] += gives_up
-        self._in_vain = np.where(gives_up | of_node, 0.0, np.where(of_rank, vain + 1, self._in_vain))
-        return (of_rank & ~gives_up) | replaced, stays & ~gives_up
+        self._in_vain = np.where(tried, vain + 1, self._in_vain)
+        return tried & ~gives_up, stays
 
     def _account(self, these: Mask, has_step: Mask, now: Values, reached: Values, resume: Values) -> None:
         """Add up the time of attempts that end. As in `launch/status/goodput.py`, the first step is a restart's."""
@@ -159,4 +173,5 @@ class _Runs:
         self.elapsed += np.where(these, self._a.queue_seconds, 0.0)
         self._age = np.where(these, 0.0, self._age)
         self._spares = np.where(these, float(self._a.spares), self._spares)
+        self._in_vain = np.where(these, 0.0, self._in_vain)
         self._pending = np.where(these, self._a.start_seconds, self._pending)

@@ -48,7 +48,7 @@ def collect(
     lost = NODE_LOSS_IN_PLACE if in_place else NODE_LOSS_REQUEUE
     defaults = {
         "nodes": Sourced(config.slurm.nodes, "slurm.nodes"),
-        "spares": Sourced(0, "no spare is asked for"),
+        "spares": Sourced(config.slurm.spares, "slurm.spares"),
         "detection_seconds": Sourced(lost.value, lost.source, is_estimate=True),
         "steps": Sourced(total_steps(config, per_epoch), _length(config, images), images.is_estimate),
         "every_steps": Sourced(

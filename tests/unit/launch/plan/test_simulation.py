@@ -90,6 +90,19 @@ def test_a_job_with_spares_is_requeued_once_all_of_them_are_used(spares: int) ->
     assert found.fractions[SPARE] == pytest.approx(spares / (1000 + spares))
 
 
+def test_the_loss_of_the_first_node_ends_the_job_and_nobody_saves() -> None:
+    run = replace(RUN, nodes=2, rank_failures=0.0, recovers_in_place=True, survivors_save=True, spares=1)
+    found = simulate(run, RANDOM)
+    # Three nodes are equally likely to fail first: the first one ends the job, the second one is replaced, and then or
+    # if the spare is lost, any failure ends it. That makes 1, 2 and 1 failures for a requeue.
+    assert found.requeues / found.failures == pytest.approx(3 / 4, rel=0.02)
+    assert found.fractions[REDONE] > 0
+    # Of a thousand nodes it is one of a thousand losses. The others are saved for, with and without a spare.
+    many = simulate(replace(run, nodes=1000, mtbf_seconds=1e7, spares=0), RANDOM)
+    assert many.requeues == pytest.approx(many.failures)
+    assert many.fractions[REDONE] < 1e-3
+
+
 def test_a_run_that_is_killed_again_and_again_at_one_checkpoint_stops_for_its_user() -> None:
     # One attempt in 400 reaches a checkpoint. Otherwise the second kill of a job finds that of the first one.
     run = replace(RUN, every_steps=60_000, rank_failures=1.0)
@@ -155,7 +168,8 @@ def test_nodes_that_fail_more_often_never_raise_the_goodput(run: Assumptions, ti
 @settings(max_examples=40, deadline=None)
 @given(RUNS)
 def test_one_more_spare_never_costs_the_training_nodes_time(run: Assumptions) -> None:
-    run = replace(run, time_limit_seconds=math.inf, recovers_in_place=True)
+    # Only of long runs does the interval tell the luck.
+    run = replace(run, steps=10**9, time_limit_seconds=math.inf, recovers_in_place=True)
     more = replace(run, spares=run.spares + 1)
 
     def lost(of: Assumptions) -> tuple[float, float]:
