@@ -67,7 +67,7 @@ def check_nodes(settings: SlurmSettings, runs: Path, data: Path | None, *, as_js
     """
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=runs.absolute(), prefix=".node_check-"))
-    settings = settings.model_copy(update={"tasks_per_node": 1})
+    settings = settings.model_copy(update={"spares": 0})
     nodes = _run(settings, folder, None if data is None else data.absolute(), settings.check_tolerance)
     found = evaluate(folder, nodes, settings.check_tolerance)
     if not found.measured:
@@ -106,7 +106,8 @@ def evaluate(folder: Path, nodes: Sequence[str], tolerance: float) -> NodesFound
 
 def _run(settings: SlurmSettings, folder: Path, data: Path | None, tolerance: float) -> list[str]:
     """Run the job to its end. Returns its nodes."""
-    submitter = executor(settings, folder / "slurm", requeues=0, requeue=False)
+    # As with agents, one process has all cores of its node, and the job outlives nodes that are lost.
+    submitter = executor(settings, folder / "slurm", requeues=0, requeue=False, agents=True)
     with JobsQueuedTogether() as queued, submission_environment(script(submitter)):
         try:
             job = submitter.submit(NodeCheckJob(folder, data, tolerance)).job_id

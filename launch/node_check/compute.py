@@ -18,21 +18,27 @@ _BYTES = {"cuda": 2**30, "cpu": 2**27}
 def matrix_rate(seconds: float) -> float:
     """Return the floating-point operations per second of the slowest device of this node.
 
+    The devices share the time of `seconds`.
+
     Raises:
         UserError: a device computes two different products of the same matrices.
         RuntimeError: a device cannot be used.
     """
-    return min(_matrix_rate(device, seconds) for device in _devices())
+    devices = _devices()
+    return min(_matrix_rate(device, seconds / len(devices)) for device in devices)
 
 
 def memory_rate(seconds: float) -> float:
     """Return the bytes per second that copies on the slowest device read and write.
 
+    The devices share the time of `seconds`.
+
     Raises:
         UserError: a copy differs from its source.
         RuntimeError: a device cannot be used.
     """
-    return min(_memory_rate(device, seconds) for device in _devices())
+    devices = _devices()
+    return min(_memory_rate(device, seconds / len(devices)) for device in devices)
 
 
 def _devices() -> list[torch.device]:

@@ -1,6 +1,7 @@
 """The rates of one node, each measured within seconds."""
 
 import platform
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -23,6 +24,8 @@ class Rate(StrEnum):
     """Bytes per second from the disk of the set."""
 
 
+PATIENCE_SECONDS = 10.0
+"""How long a measurement may take beyond its time, seconds. A disk that hangs would hold up the job."""
 UNITS = {
     Rate.MATRIX: (1e9, "GFLOP/s"),
     Rate.MEMORY: (1e9, "GB/s"),
@@ -73,10 +76,29 @@ def measure_node(data: Path | None, *, seconds: float = 2.0) -> NodeRates:
         measurements[Rate.READ] = lambda: read_rate(data, seconds)
     rates, failures = dict[str, float](), dict[str, str]()
     for rate, measure in measurements.items():
-        try:
-            rates[rate] = measure()
-        except UserError as error:
-            failures[rate] = error.what
-        except (RuntimeError, OSError, MemoryError) as error:
-            failures[rate] = first_line(error)
+        found = _within(measure, seconds + PATIENCE_SECONDS)
+        if isinstance(found, float):
+            rates[rate] = found
+        else:
+            failures[rate] = found
     return NodeRates(platform.node(), rates, failures)
+
+
+def _within(measure: Callable[[], float], seconds: float) -> float | str:
+    """Return what a measurement returns, or why it failed. One that hangs is left behind in its thread."""
+    answers: list[float | str] = []
+
+    def run() -> None:
+        try:
+            answers.append(measure())
+        except UserError as error:
+            answers.append(error.what)
+        except (RuntimeError, OSError, MemoryError) as error:
+            answers.append(first_line(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return f"no answer within {seconds:.0f} s"
+    return answers[0] if answers else "it failed without a message"

@@ -2,6 +2,8 @@
 
 import json
 
+from commands import Command
+
 from launch.node_check.rates import Rate
 
 
@@ -33,3 +35,17 @@ def test_a_set_that_no_node_can_read_is_named_for_each_of_them(jobs) -> None:
     assert result.code == 1
     assert "node1 is bad. read of the set: there is no shard here" in result.words
     assert "--exclude node1,node2" in result.words
+
+
+def test_a_node_that_loses_power_during_the_check_is_named(jobs) -> None:
+    check = Command(
+        "doctor", "--nodes", 3, "--cpus-per-task", 1, "--runs", jobs.runs.folder, "--tolerance", 0.99,
+        machine=jobs.cluster.head,
+    )  # fmt: skip
+    logs = jobs.runs.folder.glob
+    jobs.cluster.until(lambda: [*logs(".node_check-*/logs/rank_2.log")], 60, "the check does not start")
+    jobs.cluster.cut_power("node3")
+    out, _ = check.communicate(timeout=180)
+    assert check.returncode == 1, out
+    assert "node3 is bad. it has not answered" in out
+    assert "--exclude node3" in out

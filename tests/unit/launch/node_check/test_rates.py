@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from launch.node_check import compute
+from launch.node_check import compute, files, images, rates
 from launch.node_check.files import read_rate
 from launch.node_check.rates import Rate, measure_node, written
 
@@ -24,6 +24,17 @@ def test_a_measurement_that_fails_stops_no_other_one(tmp_path: Path) -> None:
     found = measure_node(tmp_path / "nowhere", seconds=0.05)
     assert set(found.failures) == {Rate.READ}
     assert set(found.rates) == set(Rate) - {Rate.READ}
+
+
+def test_a_disk_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "shard-000000.tar")  # opening it waits for a writer
+    monkeypatch.setattr(rates, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(compute, "matrix_rate", lambda _: 1.0)
+    monkeypatch.setattr(compute, "memory_rate", lambda _: 1.0)
+    monkeypatch.setattr(images, "decode_rate", lambda _: 1.0)
+    monkeypatch.setattr(files, "_size", lambda _: 1)
+    found = measure_node(tmp_path, seconds=0.05)
+    assert found.failures == {Rate.READ: "no answer within 1 s"}
 
 
 def test_a_set_without_shards_is_refused(tmp_path: Path) -> None:
