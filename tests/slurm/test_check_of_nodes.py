@@ -47,5 +47,6 @@ def test_a_node_that_loses_power_during_the_check_is_named(jobs) -> None:
     jobs.cluster.cut_power("node3")
     out, _ = check.communicate(timeout=180)
     assert check.returncode == 1, out
-    assert "node3 is bad. it has not answered" in out
+    # It depends on the moment whether it has told its rates.
+    assert "node3 is bad. " in out
     assert "--exclude node3" in out
