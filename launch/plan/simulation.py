@@ -154,7 +154,7 @@ class _Runs:
         stalls = np.where(has_step, clock.stalls(now) - clock.stalls(self._began), 0.0)
         begun = np.where(has_step, now - self._began - timed * a.pace - stalls, 0.0)
         self._spend(USEFUL, these, useful)
-        self._spend(REDONE, these, timed * a.step_seconds - useful)
+        self._spend(REDONE, these, np.maximum(0.0, timed * a.step_seconds - useful))
         self._spend(EVALUATING, these, timed * a.evaluation_seconds)
         self._spend(SAVING, these, stalls)
         self._spend(RESTARTING, these, np.maximum(0.0, begun))

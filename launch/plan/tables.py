@@ -29,6 +29,8 @@ _NAMES = {
     "every_steps": "steps between checkpoints",
     "time_limit_seconds": "time limit of the job",
 }
+_LEAST_SHOWN = 0.00005
+"""Fraction of the device-time that is written as 0.01 %. Smaller ones are left out."""
 _SHOWN, _APART = 8.0, 1.5
 """Intervals are shown up to this factor from the best one, and at least this factor from each other."""
 
@@ -60,7 +62,7 @@ def expectation(expected: Outcome) -> Table:
     table = _table("expected", "", "of the allocated device-time")
     table.add_row("goodput", f"{percent(expected.goodput)} ± {percent(expected.interval)}")
     for cause, fraction in expected.fractions.items():
-        if fraction and cause != "useful":
+        if fraction >= _LEAST_SHOWN and cause != "useful":
             table.add_row(cause, percent(fraction))
     return table
 
@@ -88,7 +90,8 @@ def spares(plan: Plan) -> Table:
     table = _table("spare nodes", "spares", "goodput", "requeues", "whole run takes", "")
     for count, one in plan.spares.items():
         marks = ["now"] * (count == plan.assumptions.spares) + ["best"] * (count == plan.spares_that_pay)
-        row = (str(count), percent(one.goodput), f"{one.requeues:.1f}", _long(one.elapsed_seconds))
+        requeues = f"{one.requeues:.1f}" if one.requeues < math.inf else "no end"
+        row = (str(count), percent(one.goodput), requeues, _long(one.elapsed_seconds))
         table.add_row(*row, ", ".join(marks))
     return table
 
@@ -108,7 +111,7 @@ def advice(plan: Plan) -> Iterator[str]:
     else:
         yield "The checkpoint interval of the recipe is good."
     yield _of_spares(plan)
-    if expected.stops >= 0.5:
+    if 0.5 <= expected.stops < math.inf:
         yield (
             f"About {amount(round(expected.stops), 'time', 'times')} the run stops because the same checkpoint fails "
             "repeatedly. It waits for `all4one resume` then, and this time is not counted."

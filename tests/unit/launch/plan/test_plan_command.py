@@ -32,6 +32,16 @@ def test_the_tables_name_every_estimate_and_json_has_the_same_numbers() -> None:
     assert f"checkpoint.every_steps={found['checkpoint_every_steps']['best']}" in shown.out
 
 
+def test_a_run_that_cannot_make_progress_is_told_so() -> None:
+    hopeless = (*COMMAND, "--nodes", 64, "--mtbf", "1min", "--start-time", "5min")
+    shown = run(*hopeless)
+    assert shown.code == 0, shown.out
+    assert "The run makes no progress" in shown.words
+    assert "inf" not in shown.words.replace("interval", "").split()
+    found = json.loads(run(*hopeless, "--json").out)
+    assert (found["goodput"], found["expected"]["elapsed_seconds"]) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
