@@ -40,6 +40,8 @@ class Assumptions:
     """Wait of a requeued job for its nodes. No device is allocated meanwhile."""
     detection_seconds: float
     """From the failure of a node until it is noticed."""
+    first_detection_seconds: float
+    """The same for the first node of the job, on which no agent is left that decides."""
     release_seconds: float
     """From the loss of a rank until the job has given back its nodes, if it is requeued."""
     steps: int

@@ -33,3 +33,4 @@ ESTIMATES = {
 """By the name of the field of `Assumptions`."""
 NODE_LOSS_IN_PLACE = Estimate(SILENT_S, "silence after which an agent is lost (launch/slurm/agent_links.py)")
 NODE_LOSS_REQUEUE = Estimate(300.0, "SLURM's default SlurmdTimeout")
+FIRST_NODE_LOSS_IN_PLACE = Estimate(60.0, "SLURM or the run's lock tells it within about a minute")

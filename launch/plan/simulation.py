@@ -106,7 +106,8 @@ class _Runs:
         requeued = is_limit | ((of_rank | of_node) & ~in_place)
         self._wait(SAVING, is_end | is_limit, a.save_seconds + a.write_seconds)
         self._wait(RESTARTING, of_rank & requeued, a.release_seconds)
-        self._wait(RESTARTING, of_node & requeued, a.detection_seconds)
+        self._wait(RESTARTING, of_node & ~of_first & requeued, a.detection_seconds)
+        self._wait(RESTARTING, of_first, a.first_detection_seconds)
         self._requeue(requeued)
         self._pending = np.where(
             in_place, a.in_place_seconds + np.where(of_node, a.detection_seconds, 0.0), self._pending

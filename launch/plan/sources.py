@@ -7,7 +7,13 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from launch.plan.assumptions import OPTIONS, Assumptions
-from launch.plan.estimates import ESTIMATES, IMAGES_PER_EPOCH, NODE_LOSS_IN_PLACE, NODE_LOSS_REQUEUE
+from launch.plan.estimates import (
+    ESTIMATES,
+    FIRST_NODE_LOSS_IN_PLACE,
+    IMAGES_PER_EPOCH,
+    NODE_LOSS_IN_PLACE,
+    NODE_LOSS_REQUEUE,
+)
 from launch.plan.measured_times import measured_times
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set, total_steps
@@ -46,10 +52,12 @@ def collect(
     per_epoch = max(1, int(images.value) // config.train.global_batch)
     in_place = config.slurm.recovery == "in_place"
     lost = NODE_LOSS_IN_PLACE if in_place else NODE_LOSS_REQUEUE
+    first_lost = FIRST_NODE_LOSS_IN_PLACE if in_place else NODE_LOSS_REQUEUE
     defaults = {
         "nodes": Sourced(config.slurm.nodes, "slurm.nodes"),
         "spares": Sourced(config.slurm.spares, "slurm.spares"),
         "detection_seconds": Sourced(lost.value, lost.source, is_estimate=True),
+        "first_detection_seconds": Sourced(first_lost.value, first_lost.source, is_estimate=True),
         "steps": Sourced(total_steps(config, per_epoch), _length(config, images), images.is_estimate),
         "every_steps": Sourced(
             config.checkpoint.interval(per_epoch),

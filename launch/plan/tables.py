@@ -24,6 +24,7 @@ _NAMES = {
     "start_seconds": "start of a job",
     "queue_seconds": "wait in the queue",
     "detection_seconds": "until a lost node is noticed",
+    "first_detection_seconds": "the same for the first node",
     "release_seconds": "from a lost rank to the requeue",
     "steps": "steps of the run",
     "every_steps": "steps between checkpoints",

@@ -23,6 +23,7 @@ RUN = Assumptions(
     start_seconds=60.0,
     queue_seconds=600.0,
     detection_seconds=25.0,
+    first_detection_seconds=25.0,
     release_seconds=3.0,
     steps=10**7,
     time_limit_seconds=math.inf,
