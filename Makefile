@@ -68,6 +68,7 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/resume.py
 	-$(BIN)/python benchmarks/lost_ranks.py
 	-$(BIN)/python benchmarks/lost_ranks.py --nproc 4
+	-$(BIN)/python benchmarks/planned_goodput.py
 	-$(BIN)/python benchmarks/world_size.py
 	$(BIN)/python benchmarks/world_size.py --precision fp64
 	$(BIN)/python benchmarks/executors.py

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,9 +13,10 @@ from launch.commands.arguments import From, Nproc, Overrides, Recipe
 from launch.commands.config import app as config_app
 from launch.commands.config import list_recipes
 from launch.commands.data import app as data_app
+from launch.commands.doctor import doctor
 from launch.commands.evaluate import evaluate
 from launch.commands.models import embed, export
-from launch.commands.output_format import Json
+from launch.commands.plan import plan
 from launch.commands.profile import profile
 from launch.commands.renamed_options import value_of
 from launch.commands.report import report
@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, profile, export, embed, study, report):
+for command in (submit, status, logs, cancel, doctor, plan, profile, export, embed, study, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
@@ -137,22 +137,6 @@ def resume(
         from launch.slurm.logs import follow as print_output
 
         raise typer.Exit(print_output(queued, 0))
-
-
-@app.command()
-def doctor(
-    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder where runs are saved.")] = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """Check this machine: packages, GPUs, communication between processes, SLURM, disks and limits.
-
-    The exit code is 1 if a problem would stop runs. To check a compute node, run `srun all4one doctor` in a job.
-
-    Example: all4one doctor --runs runs
-    """
-    from launch.doctor.examination import examine
-
-    raise typer.Exit(examine(runs, as_json=as_json))
 
 
 @app.command(name="verify-resume")

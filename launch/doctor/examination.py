@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 from data_pipelines.errors import UserError
@@ -33,6 +34,10 @@ class Check:
     """`module:function`."""
     seconds: float = 10.0
     """Time limit of the check."""
+    folder: Path | None = None
+    """The folder that the function gets. None: that of the runs."""
+    is_alone: bool = False
+    """Whether the check runs after the others, because they would slow it down."""
 
 
 CHECKS = (
@@ -50,7 +55,13 @@ CHECKS = (
     Check("limits", "launch.doctor.machine:limits"),
     Check("/dev/shm", "launch.doctor.machine:shared_memory"),
     Check("network", "launch.doctor.machine:network"),
+    Check("rates", "launch.doctor.node_rates:rates", 60, is_alone=True),
 )
+
+
+def check_of_set(data: Path) -> Check:
+    """Return the check of the disk of a set."""
+    return Check("read of the set", "launch.doctor.node_rates:read_of_set", 30, folder=data, is_alone=True)
 
 
 def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> int:
@@ -61,8 +72,10 @@ def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> i
         as_json: whether to print JSON.
         checks: the checks, in the order of the output.
     """
+    run = partial(result, runs=runs)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found: Iterator[list[Finding]] = pool.map(partial(result, runs=runs), checks)
+        together: Iterator[list[Finding]] = pool.map(run, [check for check in checks if not check.is_alone])
+        found = chain(together, map(run, [check for check in checks if check.is_alone]))
         findings = [finding for one in found for finding in one] if as_json else _print(found)
     counts = Counter(finding.level for finding in findings)
     if as_json:
@@ -76,7 +89,7 @@ def examine(runs: Path, *, as_json: bool, checks: Sequence[Check] = CHECKS) -> i
 
 def result(check: Check, runs: Path) -> list[Finding]:
     """Run a check within its time limit and return its findings."""
-    command = module_command("launch.doctor.examination", check.function, str(runs))
+    command = module_command("launch.doctor.examination", check.function, str(check.folder or runs))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -121,7 +134,7 @@ def _print(found: Iterator[list[Finding]]) -> list[Finding]:
     console, findings = plain_console(), list[Finding]()
     for one in found:
         table = Table.grid(padding=(0, 2, 0, 0))
-        for width in (7, 14):
+        for width in (7, 15):
             table.add_column(width=width)
         table.add_column(overflow="fold")
         for finding in one:

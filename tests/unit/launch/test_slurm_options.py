@@ -120,6 +120,8 @@ def test_every_resource_of_a_job_has_an_option() -> None:
         "signal_lead_seconds",
         "max_requeues",
         "recovery",
+        "shrink",
+        "check_tolerance",
     }
     assert set(_NAMES) <= set(_SETTINGS)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
-from launch.doctor import all_reduce, machine, packages, slurm_checks
+from launch.doctor import all_reduce, machine, node_rates, packages, slurm_checks
 from launch.doctor.examination import CHECKS, Check, examine, result
 from launch.doctor.findings import OK, PROBLEM, WARNING, Finding, ok
 
@@ -87,7 +87,9 @@ def test_a_problem_is_exit_code_1_and_stands_on_the_page_with_its_mend(
 
 
 def test_every_check_is_there() -> None:
-    modules = {module.__name__: module for module in (all_reduce, machine, packages, slurm_checks)}
+    modules = {
+        module.__name__: module for module in (all_reduce, machine, node_rates, packages, slurm_checks)
+    }
     for check in CHECKS:
         module, _, function = check.function.partition(":")
         assert callable(getattr(modules[module], function))
