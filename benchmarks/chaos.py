@@ -35,13 +35,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "slurm")]
 
+from chaos_plan import INTERVAL, LATER, Planned, plan  # noqa: E402
 from chaos_report import Event, report  # noqa: E402
 from slurm_cluster import Cluster, missing  # noqa: E402
 from submitted_runs import SHORT, Jobs  # noqa: E402
@@ -50,30 +51,10 @@ from tiny_runs import Runs, run  # noqa: E402
 from launch.slurm.hostlist import expand_hostlist  # noqa: E402
 from trainer.runs.records import read_records  # noqa: E402
 
-INTERVAL = 20
-"""Steps between two checkpoints."""
 STEPS_OF_AN_EVENT = 12
 """Steps that the run may make in addition to the planned ones for each event."""
-STALL_SECONDS = 20
-SOON, LATER = (1, 12), (INTERVAL + 3, INTERVAL + 12)
-"""Steps after which an event comes. A job that is killed twice at one checkpoint is left to its user, so what ends a
-whole job comes later."""
-OFTEN = {
-    "killed rank": 10,
-    "exception": 4,
-    "killed rank, SLURM away": 2,
-    "stopped rank": 2,
-    "out of memory": 2,
-    "killed agent": 3,
-    "node without power": 3,
-    "node cut off": 3,
-    "first node without power": 2,
-    "time limit": 3,
-    "preemption": 2,
-    "requeue": 2,
-    "cancel and resume": 2,
-}
-"""How many of 40 events are of each kind."""
+STALL_SECONDS = 60
+"""Time after which a hang ends the job where nothing looks for the rank that hangs, seconds."""
 IN_RANKS = """
 import ctypes, os, pathlib, threading, time
 def watch(folder=pathlib.Path("{folder}"), main=threading.main_thread().ident):
@@ -96,16 +77,6 @@ if "SLURM_STEP_ID" in os.environ:
         watch()
 """
 """What Python runs at its start in every process of a job: ranks raise or grow when a file says so."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An event that is to come."""
-
-    kind: str
-    steps: int
-    """Steps of the attempt before the event."""
-    rank: int
 
 
 class Chaos:
@@ -214,20 +185,6 @@ class Chaos:
         self.jobs.cluster.wait_for_state(self.number, "CANCELLED")
         self.repair()
         self.number = self.jobs.resume(self.name)
-
-
-def plan(count: int, numbers: random.Random) -> list[Planned]:
-    """Return events in random order, as often of each kind as `OFTEN` says."""
-    weighted = [(often * count / sum(OFTEN.values()), kind) for kind, often in OFTEN.items()]
-    kinds = [kind for often, kind in weighted for _ in range(int(often))]
-    rest = sorted(weighted, key=lambda one: int(one[0]) - one[0])
-    kinds += [kind for _, kind in rest[: count - len(kinds)]]
-    numbers.shuffle(kinds)
-    soon = ("killed rank", "exception", "killed rank, SLURM away", "time limit", "preemption", "requeue")
-    return [
-        Planned(kind, numbers.randrange(*(SOON if kind in soon else LATER)), numbers.randrange(2))
-        for kind in kinds
-    ]
 
 
 def main() -> int:
