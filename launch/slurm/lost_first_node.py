@@ -18,6 +18,7 @@ from launch.slurm import slurm_commands
 from launch.slurm.job_start import Start
 from launch.slurm.node_agent import Place
 from launch.slurm.record_failure import record_failure
+from trainer.runs.lock_holder import Holder
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import living_holder
 
@@ -40,8 +41,9 @@ def ask_for_restart(run: RunFolder, place: Place) -> None:
     ready = began + (place.node - 1) * STAGGER_S
     while (now := time.monotonic()) < began + PATIENCE_S:
         time.sleep(ASK_SECONDS)
-        if _newest_lock(run) != lock and living_holder(run.path) is not None:
-            return  # the first agent lives, and goes on without this node
+        seen = _newest_lock(run)
+        if seen is not None and (seen != lock or _is_released(seen[0])):
+            return  # the first agent lives, or has lived to the end of the run, and goes on without this node
         if now < ready:
             continue
         try:
@@ -63,6 +65,14 @@ def _newest_lock(run: RunFolder) -> tuple[Path, float] | None:
         return newest, newest.stat().st_mtime
     except (OSError, ValueError):
         return None
+
+
+def _is_released(lock: Path) -> bool:
+    try:
+        holder = Holder.read(lock.read_bytes())
+    except OSError:
+        return False
+    return holder is not None and holder.released
 
 
 def _is_this_start(start: Start) -> bool:

@@ -69,6 +69,14 @@ def test_a_lock_without_a_sign_of_life_restarts_the_job(run: RunFolder) -> None:
     assert has_requeued(run)
 
 
+def test_a_run_that_has_ended_without_this_node_is_left_alone(run: RunFolder) -> None:
+    controller(run, node="DOWN*")
+    with RunLock(run.path, heartbeat_s=1000, stale_after_s=3000):
+        pass
+    ask_for_restart(run, PLACE)
+    assert not has_requeued(run)
+
+
 def test_an_agent_that_was_cut_off_itself_asks_for_nothing(run: RunFolder) -> None:
     controller(run, node="DOWN*")
     with RunLock(run.path, heartbeat_s=1000, stale_after_s=3000):
