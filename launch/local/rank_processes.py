@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that ask a process to stop."""
 COUNTS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable with which torch asks NVML for devices, which leaves the CUDA driver uninitialized (docs of torch.cuda)."""
+_LEAVING_SECONDS = 0.1
+"""Time in which a thread that was joined leaves the system's list. On a busy machine it is there for a moment."""
 NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED (CUDA driver API): this process has not touched a device."""
 
@@ -153,7 +156,14 @@ def _has_threads() -> bool:
 
     pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
     expected = 1 if _forking.begun else 1 + sum(pool["num_threads"] - 1 for pool in pools)
-    return threading.active_count() > 1 or len(list(Path("/proc/self/task").iterdir())) > expected
+    if threading.active_count() > 1:
+        return True
+    deadline = time.monotonic() + _LEAVING_SECONDS
+    while len(list(Path("/proc/self/task").iterdir())) > expected:
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.002)
+    return False
 
 
 def _has_cuda() -> bool:

@@ -46,6 +46,7 @@ NOT_THE_COMMAND = "from launch.local import rank_processes; rank_processes._fork
 AFTER_A_FORK = "launch('the_job', [], nproc=1, logs=Path(sys.argv[1]))\n" + BUSY
 IGNORED = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
 UNFLUSHED = "import io; print('once', end=' '); sys.stdout = io.StringIO()"
+JOINED = "import threading; own = threading.Thread(target=int); own.start(); own.join()"
 THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
 
 
@@ -71,11 +72,20 @@ def launcher(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
         (TORCH, "forks"),
         (IGNORED, "forks"),
         (BUSY, "starts anew"),
+        (JOINED, "forks"),
         (THREAD, "starts anew"),
         (AFTER_A_FORK, "starts anew"),
         (NOT_THE_COMMAND, "starts anew"),
     ],
-    ids=["idle", "ends ignored", "openmp", "thread", "openmp after a fork", "not the command"],
+    ids=[
+        "idle",
+        "ends ignored",
+        "openmp",
+        "joined thread",
+        "thread",
+        "openmp after a fork",
+        "not the command",
+    ],
 )
 def test_ranks_run_alike_as_forks_and_as_new_processes(tmp_path: Path, before: str, way: str) -> None:
     exits = (
