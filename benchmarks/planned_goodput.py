@@ -37,6 +37,8 @@ from launch.status.run_status import status
 from trainer.runs.run_folder import RunFolder
 
 MOST_APART = 0.1
+STOPPED = "times without a new step"
+"""What the launcher prints if it starts the ranks no more."""
 CALIBRATION_KILLS, CALIBRATION_SECONDS = 5, 10.0
 """Kills of a calibration run, and the time between them."""
 STAGES = (0, 1)
@@ -125,26 +127,33 @@ def _train(
     folder: Path, name: str, settings: list[str], nproc: int, waits: list[float], numbers: random.Random
 ) -> tuple[Path, int]:
     """Train a run whose ranks are killed after waits, one at a time. Returns its folder and the number of kills."""
-    command = module_command(
-        "launch.cli", "train", "digits_demo", *settings, f"run.name={name}", "--nproc", str(nproc)
-    )
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    kills = 0
+    log = folder / f"{name}.log"
+    process = _start(log, "train", "digits_demo", *settings, f"run.name={name}", "--nproc", str(nproc))
     ledger = folder / name / "ledger.jsonl"
     while process.poll() is None and not ledger.exists():
         time.sleep(0.05)
-    due = time.monotonic()
-    for wait in waits:
-        # A failure that would come while there is no rank comes as soon as there is one.
-        due = max(due + wait, time.monotonic())
-        if not _wait_until(due, process):
-            break
-        kills += _kill_a_rank(process, nproc, numbers)
-    if process.wait():
-        print((folder / f"{name}.log").read_text()[-3000:], file=sys.stderr)
-        raise SystemExit(f"run {name} ended with code {process.returncode}")
-    return folder / name, kills
+    kills, due, left = 0, time.monotonic(), iter(waits)
+    while True:
+        for wait in left:
+            # A failure that would come while there is no rank comes as soon as there is one.
+            due = max(due + wait, time.monotonic())
+            if not _wait_until(due, process):
+                break
+            kills += _kill_a_rank(process, nproc, numbers)
+        if process.wait() == 0:
+            return folder / name, kills
+        if STOPPED not in log.read_text():
+            print(log.read_text()[-3000:], file=sys.stderr)
+            raise SystemExit(f"run {name} ended with code {process.returncode}")
+        log.unlink()
+        # The plan, too, lets the user resume a run that stops.
+        process = _start(log, "resume", str(folder / name))
+        due = time.monotonic()
+
+
+def _start(log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as output:
+        return subprocess.Popen(module_command("launch.cli", *arguments), stdout=output, stderr=output)
 
 
 def _wait_until(due: float, process: "subprocess.Popen[bytes]") -> bool:
