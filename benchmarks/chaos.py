@@ -53,6 +53,8 @@ from trainer.runs.records import read_records  # noqa: E402
 
 STEPS_OF_AN_EVENT = 12
 """Steps that the run may make in addition to the planned ones for each event."""
+PATIENCE_S = 400.0
+"""How long an event may take, seconds. SLURM may lose a job's script on a machine that comes back, and start it again."""
 STALL_SECONDS = 60
 """Time after which a hang ends the job where nothing looks for the rank that hangs, seconds."""
 IN_RANKS = """
@@ -113,8 +115,8 @@ class Chaos:
 
     def disturb(self, planned: Planned, attempt: int) -> Event:
         """Disturb an attempt some steps after its start, and wait for the first step of the next one."""
-        resumed = self.jobs.wait_for_attempt(self.name, attempt, timeout=180)["step"]
-        step = self.jobs.wait_for_step(self.name, self.number, resumed + planned.steps, timeout=180)
+        resumed = self.jobs.wait_for_attempt(self.name, attempt, timeout=PATIENCE_S)["step"]
+        step = self.jobs.wait_for_step(self.name, self.number, resumed + planned.steps, timeout=PATIENCE_S)
         with self._controller(planned.kind):
             began = time.time()
             self.kinds[planned.kind](planned.rank)
@@ -153,7 +155,9 @@ class Chaos:
             return next(found, None)
 
         found: dict[str, Any] = self.jobs.cluster.until(
-            recorded, 180, f"attempt {attempt + 1} is not {event}: {self.jobs.output(self.name)[-6000:]}"
+            recorded,
+            PATIENCE_S,
+            f"attempt {attempt + 1} is not {event}: {self.jobs.output(self.name)[-6000:]}",
         )
         return found
 
