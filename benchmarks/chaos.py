@@ -54,7 +54,7 @@ from trainer.runs.records import read_records  # noqa: E402
 STEPS_OF_AN_EVENT = 12
 """Steps that the run may make in addition to the planned ones for each event."""
 PATIENCE_S = 400.0
-"""How long an event may take, seconds. SLURM may lose the script of a job on a machine that comes back, and try again."""
+"""How long an event may take, seconds. SLURM may lose the script of a job on a machine that comes back."""
 STALL_SECONDS = 60
 """Time after which a hang ends the job where nothing looks for the rank that hangs, seconds."""
 IN_RANKS = """

@@ -61,7 +61,7 @@ class HangWatch:
         """Number of this attempt."""
         self.step = 0
         """Number of steps that this rank has done."""
-        self._record = own_record()
+        self._record, self._throttling = own_record(), Throttling()
         self._run, self._rank, self._seconds = run, rank, seconds
         self._doing, self._met = "starting", time.monotonic()
         self._released, self._found = threading.Event(), threading.Event()
@@ -103,7 +103,6 @@ class HangWatch:
             time.sleep(2 * SETTLE_SECONDS)
 
     def _watch(self) -> None:
-        throttling = Throttling()
         while True:
             faulthandler.dump_traceback_later(self._seconds, exit=True)
             looked = time.monotonic()
@@ -111,7 +110,7 @@ class HangWatch:
             if self._released.wait(pause):
                 return
             late = max(
-                time.monotonic() - looked - pause, throttling.seconds() if self._record.is_read else 0.0
+                time.monotonic() - looked - pause, self._throttling.seconds() if self._record.is_read else 0.0
             )
             self._record.beat(num_retried_reads(), late)
             if self._record.takes_request():
