@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from launch.slurm.agent_links import SILENT_S
+from launch.slurm.agent_links import LOST_AFTER_S
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ ESTIMATES = {
     "save_seconds": Estimate(0.060, "ResNet-50 on a CPU (benchmarks/checkpoint_stall.py)"),
     "write_seconds": Estimate(0.82, "ResNet-50 on a local disk (benchmarks/checkpoint_stall.py)"),
     "in_place_seconds": Estimate(3.4, "two nodes without GPUs (tests/slurm/test_recovery_in_place.py)"),
-    "start_seconds": Estimate(6.1, "two nodes without GPUs (benchmarks/slurm_chaos.py)"),
+    "start_seconds": Estimate(6.1, "two nodes without GPUs (benchmarks/chaos.py)"),
     "queue_seconds": Estimate(120.0, "SLURM's default wait before a requeued job starts (cred_expire)"),
-    "release_seconds": Estimate(2.9, "a killed rank on two nodes (benchmarks/slurm_chaos.py)"),
+    "release_seconds": Estimate(2.9, "a killed rank on two nodes (benchmarks/chaos.py)"),
 }
 """By the name of the field of `Assumptions`."""
-NODE_LOSS_IN_PLACE = Estimate(SILENT_S, "silence after which an agent is lost (launch/slurm/agent_links.py)")
+NODE_LOSS_IN_PLACE = Estimate(LOST_AFTER_S, "time after which a node is lost (launch/slurm/agent_links.py)")
 NODE_LOSS_REQUEUE = Estimate(300.0, "SLURM's default SlurmdTimeout")
 FIRST_NODE_LOSS_IN_PLACE = Estimate(60.0, "SLURM or the run's lock tells it within about a minute")

@@ -1,6 +1,8 @@
 """Connections between the agents of a job's nodes: each sends lines of JSON to the first one, which sends them to all.
 
-The connections need no thread, so that an agent can fork its ranks.
+Both ends give signs of life, and the kernel of the other node acknowledges them, even if the agent there waits for a
+file system. A node without power or network acknowledges nothing, and the connection ends with an error. The
+connections need no thread, so that an agent can fork its ranks.
 """
 
 import json
@@ -20,16 +22,9 @@ JOIN_S = 900.0
 """How long the agents wait for each other, seconds. Nodes may power on first."""
 BEAT_S = 1.0
 """Time between two signs of life of an agent, seconds."""
-SILENT_S = 5.0
-"""Time without a sign of life after which an agent is lost, seconds."""
-FIRST_SILENT_S = 15.0
-"""The same for the first agent, which also reads and writes the run's folder, seconds."""
-_LONGEST_PAUSE_S = 0.5
-"""What a pause between two looks counts at most, seconds. If the first agent itself stood still, the others may have
-lived on."""
+LOST_AFTER_S, FIRST_LOST_AFTER_S = 5.0, 20.0
+"""Time after which an agent is lost whose node acknowledges nothing, seconds: a later agent, and the first one."""
 _ANSWER_S = 3.0
-_UNANSWERED_MS = 20_000
-"""Time after which the kernel gives up a connection whose other end answers nothing, milliseconds."""
 
 
 class AgentLost(Exception):
@@ -46,75 +41,61 @@ class AgentLost(Exception):
 
 
 class _Line:
-    """One connection, which is read without waiting."""
+    """One connection, which is read without waiting.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        connection: the connected socket.
+        lost_after_s: time without an acknowledgment after which the other node is lost, seconds.
+    """
+
+    def __init__(self, connection: socket.socket, lost_after_s: float) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * lost_after_s))
         connection.setblocking(False)
         # A rank must not hold the connection of its agent open, nor shut it down.
         os.register_at_fork(after_in_child=connection.close)
-        self.connection, self._received = connection, b""
+        self.connection, self._lost_after_s = connection, lost_after_s
+        self._received, self._beaten = b"", 0.0
 
     def read(self) -> list[Message]:
-        """Return the messages that have arrived.
+        """Return the messages that have arrived, and give a sign of life if it is time for one.
 
         Raises:
-            AgentLost: the other end is closed.
+            AgentLost: the other end is closed, or its node is lost.
         """
+        if (now := time.monotonic()) - self._beaten >= BEAT_S:
+            self._beaten = now
+            self.send({"beat": True})
         try:
             data = self.connection.recv(2**16)
         except BlockingIOError:
             return []
         except OSError as error:
-            raise AgentLost(str(error), is_silent=not isinstance(error, ConnectionError)) from None
+            raise self._loss(error) from None
         if not data:
             raise AgentLost("the connection was closed")
         *whole, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in whole]
+        return [message for line in whole if "beat" not in (message := json.loads(line))]
 
     def send(self, message: Message) -> None:
         """Send a message.
 
         Raises:
-            AgentLost: the other end is closed.
+            AgentLost: the other end is closed, or its node is lost.
         """
         try:
             send(self.connection, message)
         except OSError as error:
-            raise AgentLost(str(error), is_silent=not isinstance(error, ConnectionError)) from None
+            raise self._loss(error) from None
 
-
-class _Pulse:
-    """Gives a sign of life at times, and measures the silence of another agent, once that has said something.
-
-    Args:
-        silent_s: silence after which the other agent is lost, seconds.
-    """
-
-    def __init__(self, silent_s: float) -> None:
-        self._silent_s, self._silence, self._has_spoken = silent_s, 0.0, False
-        self._looked, self._beaten = time.monotonic(), 0.0
-
-    def look(self, line: _Line) -> list[Message]:
-        """Give a sign of life if it is time for one. Return the messages that have arrived.
-
-        Raises:
-            AgentLost: the other agent has ended, or has been silent for too long.
-        """
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, _LONGEST_PAUSE_S), now
-        messages = line.read()
-        self._has_spoken |= bool(messages)
-        self._silence = 0.0 if messages else self._silence + passed
-        if self._has_spoken and self._silence > self._silent_s:
-            raise AgentLost(f"it gave no sign of life for {self._silent_s:g} s", is_silent=True)
-        if now - self._beaten >= BEAT_S:
-            self._beaten = now
-            line.send({"beat": True})
-        return [message for message in messages if "beat" not in message]
+    def _loss(self, error: OSError) -> AgentLost:
+        if isinstance(error, ConnectionError):
+            return AgentLost("the connection was closed")
+        if isinstance(error, TimeoutError):
+            return AgentLost(f"it acknowledged nothing for {self._lost_after_s:g} s", is_silent=True)
+        return AgentLost(error.strerror or str(error), is_silent=True)
 
 
 class FirstAgent:
@@ -131,7 +112,6 @@ class FirstAgent:
         """Host name of each other agent, by the number of its node, also of those that are lost."""
         self.lost: dict[int, str] = {}
         """Why each lost agent is lost, by the number of its node."""
-        self._pulses: dict[int, _Pulse] = {}
         if nodes == 1:
             return
         with _listen(meeting) as listener:
@@ -160,19 +140,15 @@ class FirstAgent:
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()
             return
-        node = hello["node"]
-        self._lines[node], self._pulses[node], self.names[node] = (
-            _Line(connection),
-            _Pulse(SILENT_S),
-            hello["name"],
-        )
+        self._lines[hello["node"]] = _Line(connection, LOST_AFTER_S)
+        self.names[hello["node"]] = hello["name"]
 
     def read(self) -> list[Message]:
         """Return the messages of all other agents that have arrived. `{"lost": node}` says that an agent is lost."""
         found: list[Message] = []
         for node, line in list(self._lines.items()):
             try:
-                found += self._pulses[node].look(line)
+                found += line.read()
             except AgentLost as error:
                 self._lines.pop(node).connection.close()  # if the agent lives, it ends its ranks and itself
                 self.lost[node] = str(error)
@@ -200,7 +176,7 @@ class LaterAgent:
         while time.monotonic() < deadline:
             for port in ports(meeting):
                 if (connection := _join(meeting, first, port, node)) is not None:
-                    self._line, self._pulse = _Line(connection), _Pulse(FIRST_SILENT_S)
+                    self._line = _Line(connection, FIRST_LOST_AFTER_S)
                     return
             time.sleep(0.1)
         raise UserError(
@@ -211,7 +187,7 @@ class LaterAgent:
 
     def read(self) -> list[Message]:
         """Return the messages of the first agent that have arrived. Raises `AgentLost` if it is lost."""
-        return self._pulse.look(self._line)
+        return self._line.read()
 
     def send(self, message: Message) -> None:
         """Send a message to the first agent. Raises `AgentLost` if it is lost."""

@@ -66,60 +66,45 @@ def test_a_lost_agent_is_noticed_at_both_ends(meeting: str) -> None:
         heard(one, 1)
 
 
-def test_an_agent_that_gives_no_sign_of_life_is_lost_and_one_that_does_is_not(
+def test_an_agent_that_reads_nothing_for_a_while_is_not_lost(
     meeting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its kernel acknowledges. The SLURM tests lose nodes that do not."""
     monkeypatch.setattr(agent_links, "BEAT_S", 0.05)
-    monkeypatch.setattr(agent_links, "SILENT_S", 1.0)
-    with ThreadPoolExecutor() as threads:
-        later = [threads.submit(LaterAgent, meeting, "127.0.0.1", node) for node in (1, 2)]
-        first = FirstAgent(meeting, 3)
-        one, two = (future.result(timeout=30) for future in later)
-    two.read()
-    found: list[Any] = []
-    deadline = time.monotonic() + 30
-    while not found and time.monotonic() < deadline:
-        one.read()
-        found += first.read()
-    assert found == [{"lost": 2}]
-    assert "no sign of life" in first.lost[2]
-    with pytest.raises(AgentLost) as lost:
-        heard(two, 1)
-    assert not lost.value.is_silent  # the first agent has hung up
-
-
-def test_a_first_agent_is_silent_once_it_has_spoken_and_speaks_no_more(
-    meeting: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agent_links, "FIRST_SILENT_S", 0.3)
+    monkeypatch.setattr(agent_links, "LOST_AFTER_S", 0.3)
+    monkeypatch.setattr(agent_links, "FIRST_LOST_AFTER_S", 0.3)
     with ThreadPoolExecutor() as threads:
         later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
         first = FirstAgent(meeting, 2)
         one = later.result(timeout=30)
-    for _ in range(5):  # it may wait for the lock of the run
-        time.sleep(0.2)
-        assert one.read() == []
+    for reader in (first, one):
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            assert reader.read() == []
+            time.sleep(0.01)
     first.send_all({"do": "start"})
+    one.send({"rank": 1})
     assert heard(one, 1) == [{"do": "start"}]
-    with pytest.raises(AgentLost) as lost:
-        heard(one, 1)
-    assert lost.value.is_silent
+    assert heard(first, 1) == [{"rank": 1}]
 
 
-def test_a_pause_of_the_first_agent_itself_is_not_the_silence_of_the_others(
-    meeting: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "why", "is_silent"),
+    [
+        (TimeoutError(110, "Connection timed out"), "it acknowledged nothing for 5 s", True),
+        (OSError(113, "No route to host"), "No route to host", True),
+        (ConnectionResetError(104, "Connection reset by peer"), "the connection was closed", False),
+    ],
+)
+def test_an_end_of_the_agent_is_told_from_the_loss_of_its_node(
+    error: OSError, why: str, is_silent: bool
 ) -> None:
-    monkeypatch.setattr(agent_links, "SILENT_S", 0.6)
-    with ThreadPoolExecutor() as threads:
-        later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
-        first = FirstAgent(meeting, 2)
-        one = later.result(timeout=30)
-    one.read()
-    time.sleep(0.1)
-    assert first.read() == []
-    time.sleep(1.0)
-    assert first.read() == []  # one pause counts half a second at most
-    one.read()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as own,
+        socket.create_connection(own.getsockname()) as connection,
+    ):
+        lost = agent_links._Line(connection, 5.0)._loss(error)
+    assert (str(lost), lost.is_silent) == (why, is_silent)
 
 
 def test_a_fork_of_an_agent_does_not_hold_its_connection(meeting: str) -> None:
