@@ -118,7 +118,9 @@ class HangDetection:
         begins = self._step < 0 or step < self._step  # a rollback begins again
         # A first step of the attempt is not a usual one.
         if not begins and self._first_step is not None and self._step > self._first_step:
-            self._durations.append((now - self._since) / (step - self._step))
+            # Of remote ranks only some steps are seen. The others have taken as long.
+            done = step - self._step
+            self._durations.extend([(now - self._since) / done] * min(done, _REMEMBERED))
         if begins:
             self._first_step = step
         self._step = step

@@ -104,6 +104,20 @@ def test_the_first_steps_are_no_hang() -> None:
         assert detection.look({0: waits(step=1), 1: computes(step=1)}, float(now)) is None
 
 
+def test_steps_that_are_seen_together_are_as_many() -> None:
+    detection, now = HangDetection(2, LEAST), 0.0
+    for step in (0, 5, 10):  # as an agent hears of ranks that make five steps a second
+        for _ in range(4):
+            assert detection.look(dict.fromkeys(range(2), computes(step=step)), now) is None
+            now += 0.25
+    found = None
+    while found is None and now < 10 + LEAST:
+        found = detection.look({0: waits(step=10), 1: computes(step=10)}, now)
+        now += 0.25
+    assert found is not None
+    assert found.ranks == (1,)
+
+
 def test_a_rank_that_has_not_begun_is_no_hang() -> None:
     detection = HangDetection(2, LEAST)
     assert all(detection.look({0: waits()}, float(now)) is None for now in range(900))
