@@ -142,6 +142,7 @@ def test_the_page_of_a_run_shows_all_that_is_on_record(
         "Neighbors",
         "Views",
         "Goodput",
+        "Ranks",
         "Attempts",
         "Settings",
         "Versions",
