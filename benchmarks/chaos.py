@@ -88,6 +88,8 @@ class Chaos:
         self.jobs, self.name, self._folder = jobs, name, folder
         self._lost: list[str] = []
         """Machines without power, or without a cable."""
+        self._answers = True
+        """Whether SLURM's controller answers."""
         (folder / "sitecustomize.py").write_text(IN_RANKS.format(folder=folder, forks=in_place))
         recovery = ("--spares", 1) if in_place else ("slurm.recovery=requeue",)
         self.number = jobs.submit(
@@ -149,7 +151,7 @@ class Chaos:
         """Return the record of an event of the next attempt. Repairs machines as soon as the job needs them."""
 
         def recorded() -> dict[str, Any] | None:
-            if self._lost and self.jobs.cluster.job(self.number).get("JobState") == "PENDING":
+            if self._lost and self._answers and self.jobs.cluster.job(self.number)["JobState"] == "PENDING":
                 self.repair()
             found = (r for r in self.jobs.ledger(self.name, event) if r["attempt"] == attempt + 1)
             return next(found, None)
@@ -166,8 +168,10 @@ class Chaos:
         if "SLURM away" not in kind:
             yield
             return
+        self._answers = False
         with self.jobs.cluster.controller_hangs():
             yield
+        self._answers = True
 
     def _kill(self, rank: int) -> None:
         self.jobs.kill_rank(self.number, rank, signal.SIGKILL)
