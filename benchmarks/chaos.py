@@ -44,7 +44,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "slurm")]
 
 from chaos_plan import INTERVAL, LATER, Planned, plan  # noqa: E402
 from chaos_report import Event, report  # noqa: E402
-from slurm_cluster import Cluster, missing  # noqa: E402
+from slurm_cluster import NODES, Cluster, missing  # noqa: E402
 from submitted_runs import SHORT, Jobs  # noqa: E402
 from tiny_runs import Runs, run  # noqa: E402
 
@@ -177,7 +177,8 @@ class Chaos:
         self.jobs.kill_rank(self.number, rank, signal.SIGKILL)
 
     def _kill_agent(self, rank: int) -> None:
-        node = self.jobs.nodes_of(self.number).index(self._crew()[1])
+        # The job has all machines. SLURM takes a lost one off its list, and the agents keep their numbers.
+        node = NODES.index(self._crew()[1])
         self.jobs.cluster.run("kill", f"-{signal.SIGKILL}", self.jobs.agent_of(self.number, node))
 
     def _lose(self, position: int, cut: Callable[[str], None]) -> None:
