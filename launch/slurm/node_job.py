@@ -104,7 +104,7 @@ def _give_up(run: RunFolder, failure: Failure) -> str:
 
 def _reason(run: RunFolder, code: int) -> str:
     """Return the reason that rank 0 has recorded for the end of the newest attempt."""
-    last = read_ledger(run.ledger)[-1:]
-    if last and last[0]["event"] == "end":
-        return str(last[0]["reason"])
+    last = next((r for r in reversed(read_ledger(run.ledger)) if r["event"] in ("start", "end")), None)
+    if last is not None and last["event"] == "end":
+        return str(last["reason"])
     return REASONS.get(code, EndReason.ERROR)

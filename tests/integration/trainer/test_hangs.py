@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from commands import run
+from poisoned_command import poisoned
 from tiny_runs import Runs
 
 from launch.local.stragglers import SLOWER
@@ -16,37 +17,6 @@ from trainer.runs.rank_times import RANK_TIMES, STRAGGLER, read_rank_times
 
 ROOT = Path(__file__).resolve().parents[3]
 BEGIN = 8
-POISON = f"""
-import os, sys, time
-from pathlib import Path
-from launch.cli import main
-from trainer.engine.deepspeed_engine import Engine
-
-real = Engine.step
-def step(self, number, *args, **options):
-    if os.environ["RANK"] == "1" and number >= {BEGIN}:
-        {{fault}}
-    return real(self, number, *args, **options)
-Engine.step = step
-sys.argv[0] = "all4one"
-main()
-"""
-
-
-def poisoned(runs: Runs, folder: Path, name: str, fault: str, *overrides: str) -> tuple[int, str]:
-    """Train a tiny run as the command does. Its rank 1 has a fault in each step from step 8 on."""
-    program = folder / "poisoned.py"
-    program.write_text(POISON.format(fault=fault))
-    done = subprocess.run(
-        [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_ranks_that_hang_in_several_ways_are_named_and_the_run_reaches_its_end(tmp_path: Path) -> None:
@@ -74,7 +44,7 @@ def test_a_run_that_hung_once_is_the_same_as_one_that_did_not(
 ) -> None:
     marker = tmp_path / "hung"
     fault = f"if not os.path.exists({str(marker)!r}): Path({str(marker)!r}).touch(); time.sleep(1000)"
-    code, out = poisoned(runs, tmp_path, "hung_once", fault, "guard.hang_seconds=4")
+    code, out = poisoned(runs, tmp_path, "hung_once", fault, "guard.hang_seconds=4", begin=BEGIN)
     assert code == 0, out
     assert "the ranks start again from step 8" in out
     (end,) = [r for r in runs.ledger("hung_once") if r["event"] == "end" and r["reason"] == "stalled"]
@@ -95,7 +65,7 @@ def test_a_rank_that_hangs_with_the_interpreter_prints_its_stacks(runs: Runs, tm
         f"if not os.path.exists({str(marker)!r}): Path({str(marker)!r}).touch(); "
         "import ctypes; ctypes.PyDLL(None).sleep(1000)"  # unlike CDLL it keeps the lock
     )
-    code, out = poisoned(runs, tmp_path, "hung_held", fault, "guard.hang_seconds=4")
+    code, out = poisoned(runs, tmp_path, "hung_held", fault, "guard.hang_seconds=4", begin=BEGIN)
     assert code == 0, out
     assert "rank 1 on" in out
     assert "a thread holds its interpreter" in out
@@ -106,7 +76,7 @@ def test_a_rank_that_hangs_with_the_interpreter_prints_its_stacks(runs: Runs, tm
 def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs, tmp_path: Path) -> None:
     """In the first step of an attempt, the usual time of a step is not known, and `guard.stall_seconds` counts."""
     settings = ("guard.hang_seconds=4", "guard.stall_seconds=20")
-    code, out = poisoned(runs, tmp_path, "hung_again", "time.sleep(1000)", *settings)
+    code, out = poisoned(runs, tmp_path, "hung_again", "time.sleep(1000)", *settings, begin=BEGIN)
     assert code == ExitCode.STALLED, out
     ends = [r for r in runs.ledger("hung_again") if r["event"] == "end" and r["reason"] == "stalled"]
     assert [(r["attempt"], r["saved"]) for r in ends] == [(1, BEGIN), (2, BEGIN)]
@@ -117,7 +87,7 @@ def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs,
 
 def test_a_rank_that_computes_slowly_is_named_and_status_shows_its_time(runs: Runs, tmp_path: Path) -> None:
     settings = ("train.max_steps=125", "train.epochs=50", "eval.every_epochs=0", "checkpoint.every_steps=0")
-    code, out = poisoned(runs, tmp_path, "slow_rank", "time.sleep(0.1)", *settings)
+    code, out = poisoned(runs, tmp_path, "slow_rank", "time.sleep(0.1)", *settings, begin=BEGIN)
     assert code == 0, out
     ledger = runs.ledger("slow_rank")
     (found,) = [r for r in ledger if r["event"] == STRAGGLER]

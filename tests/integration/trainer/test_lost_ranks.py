@@ -1,29 +1,15 @@
 """Real runs that lose ranks and go on."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from poisoned_command import poisoned
 from tiny_runs import Runs
 
 ROOT = Path(__file__).resolve().parents[3]
-POISON = """
-import os, signal, sys
-from launch.cli import main
-from trainer.engine.deepspeed_engine import Engine
-
-real = Engine.step
-def step(self, number, *args, **options):
-    if os.environ["RANK"] == "1" and number >= 5:
-        {fault}
-    return real(self, number, *args, **options)
-Engine.step = step
-sys.argv[0] = "all4one"
-main()
-"""
 
 
 def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(tmp_path: Path) -> None:
@@ -43,22 +29,6 @@ def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(tmp_path: P
     assert result["kills"] >= 9
     assert 8 <= result["attempts"] <= result["kills"] + 1  # two ranks may die at once
     assert result["steps_redone"] == 0
-
-
-def poisoned(runs: Runs, folder: Path, name: str, fault: str) -> tuple[int, str]:
-    """Train a tiny run as the command does. Its rank 1 has a fault in each step from step 5 on."""
-    program = folder / "poisoned.py"
-    program.write_text(POISON.format(fault=fault))
-    run = subprocess.run(
-        [sys.executable, str(program), *runs.arguments(name), "--nproc", "2"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return run.returncode, run.stdout + run.stderr
 
 
 def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:

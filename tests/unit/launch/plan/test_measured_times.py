@@ -83,17 +83,46 @@ def test_a_run_on_one_machine_tells_its_steps_saves_starts_and_restarts(run: Run
 def test_a_job_tells_its_wait_in_the_queue_and_the_time_between_attempts(run: RunFolder) -> None:
     job = {"job": "7", "nodes": "node[1-2]"}
     end = attempt(
-        run, 1, 0, 25, start=1000.0, starting=4.0, last_recorded=None, killed_after=0.8,
-        submitted=900.0, allocated=990.0, restart=0, **job,
-    )  # fmt: skip
+        run,
+        1,
+        0,
+        25,
+        start=1000.0,
+        starting=4.0,
+        last_recorded=None,
+        killed_after=0.8,
+        submitted=900.0,
+        allocated=990.0,
+        restart=0,
+        **job,
+    )
     again = attempt(
-        run, 2, 25, 40, start=end + 0.4, starting=1.5, last_recorded=end - 0.8, killed_after=2.0,
-        submitted=900.0, allocated=990.0, restart=0, **job,
-    )  # fmt: skip
+        run,
+        2,
+        25,
+        40,
+        start=end + 0.4,
+        starting=1.5,
+        last_recorded=end - 0.8,
+        killed_after=2.0,
+        submitted=900.0,
+        allocated=990.0,
+        restart=0,
+        **job,
+    )
     attempt(
-        run, 3, 40, 60, start=again + 140, starting=6.0, last_recorded=again - 2.0,
-        submitted=again + 5.0, allocated=again + 125.0, restart=1, **job,
-    )  # fmt: skip
+        run,
+        3,
+        40,
+        60,
+        start=again + 140,
+        starting=6.0,
+        last_recorded=again - 2.0,
+        submitted=again + 5.0,
+        allocated=again + 125.0,
+        restart=1,
+        **job,
+    )
     found = measured_times(run)
     assert found["in_place_seconds"].value == pytest.approx(0.8 + 0.4 + 1.5 - STEP / 2)
     assert found["start_seconds"].value == pytest.approx((10 + 4.0 + 15 + 6.0) / 2)

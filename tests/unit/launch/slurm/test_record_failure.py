@@ -194,17 +194,12 @@ def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: Run
     assert not record_failure.is_crash_loop(run)
 
 
-def test_a_run_that_has_finished_without_a_node_that_was_lost_is_a_success(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_has_finished_without_a_node_that_was_lost_is_a_success(run: RunFolder) -> None:
     run.note("start", attempt=2, world_size=2, job="7", restart=1)
     run.note("end", attempt=2, reason="killed", message="rank 1 on node2 was lost with its node", saved=12)
     run.note("start", attempt=3, world_size=2, job="7", restart=1)
     run.note("end", attempt=3, reason="finished", step=40)
-    monkeypatch.setattr("sys.argv", ["record_failure", str(run.path), "137"])
-    with pytest.raises(SystemExit) as ended:
-        record_failure.main()
-    assert ended.value.code == 0
+    assert record_failure.record_failure(run, 137) == 0
     assert len(read_records(run.ledger)) == 4
 
 

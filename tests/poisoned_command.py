@@ -1,0 +1,52 @@
+"""The command that trains a tiny run on two processes, of which rank 1 has a fault in each step from some step on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_runs import Runs
+
+ROOT = Path(__file__).resolve().parents[1]
+POISON = """
+import os, signal, sys, time
+from pathlib import Path
+from launch.cli import main
+from trainer.engine.deepspeed_engine import Engine
+
+real = Engine.step
+def step(self, number, *args, **options):
+    if os.environ["RANK"] == "1" and number >= {begin}:
+        {fault}
+    return real(self, number, *args, **options)
+Engine.step = step
+sys.argv[0] = "all4one"
+main()
+"""
+
+
+def poisoned(
+    runs: Runs, folder: Path, name: str, fault: str, *overrides: str, begin: int = 5
+) -> tuple[int, str]:
+    """Train a run as the command does. Returns its exit code and its output.
+
+    Args:
+        runs: folder and settings of the runs.
+        folder: folder of the program.
+        name: name of the run.
+        fault: a statement that rank 1 runs in each step from `begin` on.
+        overrides: further settings.
+        begin: number of the first step with the fault.
+    """
+    program = folder / "poisoned.py"
+    program.write_text(POISON.format(fault=fault, begin=begin))
+    done = subprocess.run(
+        [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
