@@ -55,6 +55,8 @@ STEPS_OF_AN_EVENT = 12
 """Steps that the run may make in addition to the planned ones for each event."""
 PATIENCE_S = 400.0
 """How long an event may take, seconds. SLURM may lose the script of a job on a machine that comes back."""
+AWAY_SECONDS = 10.0
+"""How long the controller answers nothing at most, seconds. It answers as soon as the run goes on."""
 STALL_SECONDS = 60
 """Time after which a hang ends the job where nothing looks for the rank that hangs, seconds."""
 IN_RANKS = """
@@ -122,8 +124,14 @@ class Chaos:
         with self._controller(planned.kind):
             began = time.time()
             self.kinds[planned.kind](planned.rank)
-            ready = self._next(attempt, "ready")
-            stepped = self._next(attempt, "stepped")
+            while (
+                not self._answers
+                and time.time() < began + AWAY_SECONDS
+                and not self._found(attempt, "stepped")
+            ):
+                time.sleep(0.1)
+        ready = self._next(attempt, "ready")
+        stepped = self._next(attempt, "stepped")
         starts = {r["attempt"]: r for r in self.jobs.ledger(self.name, "start")}
         before, after = starts[attempt], starts[attempt + 1]
         ends = [r["time"] for r in self.jobs.ledger(self.name, "end") if r["attempt"] == attempt]
@@ -151,10 +159,9 @@ class Chaos:
         """Return the record of an event of the next attempt. Repairs machines as soon as the job needs them."""
 
         def recorded() -> dict[str, Any] | None:
-            if self._lost and self._answers and self.jobs.cluster.job(self.number)["JobState"] == "PENDING":
+            if self._lost and self.jobs.cluster.job(self.number)["JobState"] == "PENDING":
                 self.repair()
-            found = (r for r in self.jobs.ledger(self.name, event) if r["attempt"] == attempt + 1)
-            return next(found, None)
+            return self._found(attempt, event)
 
         found: dict[str, Any] = self.jobs.cluster.until(
             recorded,
@@ -162,6 +169,10 @@ class Chaos:
             f"attempt {attempt + 1} is not {event}: {self.jobs.output(self.name)[-6000:]}",
         )
         return found
+
+    def _found(self, attempt: int, event: str) -> dict[str, Any] | None:
+        records = self.jobs.ledger(self.name, event)
+        return next((record for record in records if record["attempt"] == attempt + 1), None)
 
     @contextmanager
     def _controller(self, kind: str) -> Iterator[None]:

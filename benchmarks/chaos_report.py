@@ -76,10 +76,10 @@ def report(
     told = [one for one in in_place if one.kind in SIGNALS]
     checks["no step redone after a signal"] = not any(one.redone for one in told)
     if "requeue" in found:
-        lost = {name: sum(one.seconds for one in events) for name, events in found.items()}
+        lost = {name: of["elapsed_seconds"] - of["seconds"]["useful"] for name, of in goodput.items()}
         ratio = lost["requeue"] / lost["in_place"]
         checks[
-            f"seconds between event and next step: {lost['requeue']:.0f} by requeue, {lost['in_place']:.0f} in place, "
+            f"seconds without a new step: {lost['requeue']:.0f} by requeue, {lost['in_place']:.0f} in place, "
             f"{ratio:.2f} times fewer (>= {FEWER_LOST:g})"
         ] = ratio >= FEWER_LOST
     print()
