@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,10 @@ class Jobs:
         numbers = self.cluster.run("pgrep", "--exact", name[:15], check=False).split()
         for number in sorted(numbers, key=int, reverse=True):
             environment = self.cluster.run("cat", f"/proc/{number}/environ", check=False).split("\0")
-            if {f"SLURM_JOB_ID={job}", "SLURM_STEP_ID=0"} <= set(environment):
+            # The step of a job that was requeued has another number if SLURM had lost a node of the one before.
+            if f"SLURM_JOB_ID={job}" in environment and any(
+                re.match(r"SLURM_STEP_ID=\d", v) for v in environment
+            ):
                 return number
         raise AssertionError(f"job {job} has no process {name}")
 
