@@ -7,6 +7,7 @@ docs/benchmarks.md.
 Every row is a process of its own with a time limit. A row that fails is shown with its reason, the others still run,
 and the exit code is 1. `--quick` takes tiny networks and few steps: it shows that the check works, and measures
 nothing.
+The row of lost ranks needs two GPUs: NCCL refuses two ranks on one. The others use the first GPU only.
 Photographs are replaced by 2,048 JPEGs of the same size, which are noise of several scales.
 """
 
@@ -100,6 +101,7 @@ class Check:
             self._profile("dali"),
             self._profile("dali, compile", "parallel.compile=true"),
             self._resume(),
+            self._lost_ranks(),
         ]
         return rows
 
@@ -140,6 +142,16 @@ class Check:
         small = TINY if self._quick else ()
         command = [*ALL4ONE, "verify-resume", *self._common, *small, *steps, "--kills", "1", "--nproc", "1"]
         return Row("kill and resume", command, self._limit(180), _bitwise)
+
+    def _lost_ranks(self) -> Row:
+        name = "lost ranks"
+        if not self._cpu and torch.cuda.device_count() < 2:
+            command = [sys.executable, "-c", "print('not run: this machine has one GPU')"]
+            return Row(name, command, self._limit(10), _last_line)
+        kills, steps = ("4", "15") if self._quick else ("20", "100")
+        command = [sys.executable, str(ROOT / "benchmarks/lost_ranks.py"), "--kills", kills, "--steps", steps]
+        command += ["--settings", "train.deterministic=true"]
+        return Row(name, command, self._limit(300), _lost)
 
     def _limit(self, seconds: float) -> float:
         """Return the time limit of a row that takes at most about half of `seconds` on a GPU."""
@@ -204,6 +216,12 @@ def _bitwise(said: str) -> str:
     return "bitwise equal"
 
 
+def _lost(said: str) -> str:
+    found = json.loads(said[said.rindex('{\n  "seed"') :])
+    seconds = found["seconds_to_next_step"]["median"]
+    return f"{found['kills']} kills, bitwise equal, {found['steps_redone']} steps redone, next step after {seconds} s"
+
+
 def main() -> int:
     """Print the table. Return 1 if a row failed."""
     parser = argparse.ArgumentParser(
@@ -230,6 +248,7 @@ def main() -> int:
             parser.error(f"there is no row {', '.join(sorted(unknown))}; rows: {names}")
         rows = [*check.prepare(), *(row for row in rows if args.only is None or row.name in args.only)]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "" if cpu else "0"}
+        environment_of_two = os.environ | {"CUDA_VISIBLE_DEVICES": "" if cpu else "0,1"}
         failed = False
         print(f"## {check.device}, {date.today()}\n")
         print(
@@ -237,7 +256,7 @@ def main() -> int:
         )
         print("| what | result | time |\n| --- | --- | ---: |")
         for row in rows:
-            outcome = run_row(row, folder, environment)
+            outcome = run_row(row, folder, environment_of_two if row.name == "lost ranks" else environment)
             failed |= not outcome.passed
             print(outcome.as_markdown(), flush=True)
     return int(failed)

@@ -5,7 +5,8 @@
 Trains the digits recipe twice on N processes. In the second run, ranks are killed by SIGKILL at points that are spread
 over all phases of a step: the wait for data, each kind of message, the passes, the update, the EMA, the record, the
 evaluation and the write of a checkpoint. A redone step is one that a rank that was not killed had finished. Exits with
-1 if the runs differ, if a step was redone, or if the median from a kill to the next step is longer than 3 s.
+1 if the runs differ, if a step was redone, or if the median from a kill to the next step is longer than 3 s. On GPUs up
+to two steps of a kill may count as redone: those that the host had run and the device had not finished.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 from killed_rank import FOLDER
 from rich.console import Console
 
+from data_pipelines.devices import count_gpus
 from launch.local.processes import launch
 from launch.local.rank_processes import allow_forks, module_command
 from launch.local.recovery import RunRecovery
@@ -72,7 +74,8 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-    good = result["bitwise"] and not result["steps_redone"] and result["kills"]
+    most_redone = 2 * result["kills"] if count_gpus() else 0
+    good = result["bitwise"] and result["steps_redone"] <= most_redone and result["kills"]
     return int(not good or result["seconds_to_next_step"]["median"] > MOST_SECONDS)
 
 

@@ -18,7 +18,10 @@ real = Engine.step
 def step(self, number, *args, **options):
     if os.environ["RANK"] == "1" and number >= {begin}:
         {fault}
-    return real(self, number, *args, **options)
+    values = real(self, number, *args, **options)
+    if os.environ["RANK"] == "0":
+        {after}
+    return values
 Engine.step = step
 sys.argv[0] = "all4one"
 main()
@@ -26,7 +29,7 @@ main()
 
 
 def poisoned(
-    runs: Runs, folder: Path, name: str, fault: str, *overrides: str, begin: int = 5
+    runs: Runs, folder: Path, name: str, fault: str, *overrides: str, begin: int = 5, after: str = "pass"
 ) -> tuple[int, str]:
     """Train a run as the command does. Returns its exit code and its output.
 
@@ -37,9 +40,10 @@ def poisoned(
         fault: a statement that rank 1 runs in each step from `begin` on.
         overrides: further settings.
         begin: number of the first step with the fault.
+        after: a statement that rank 0 runs after each step.
     """
     program = folder / "poisoned.py"
-    program.write_text(POISON.format(fault=fault, begin=begin))
+    program.write_text(POISON.format(fault=fault, begin=begin, after=after))
     done = subprocess.run(
         [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
         cwd=ROOT,

@@ -24,12 +24,8 @@ from trainer.runs.components import AttemptContext, TrainingComponents, refuse_o
 from trainer.runs.saved_progress import SAVED, refuse_lost_checkpoints
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "deepspeed",
-    "nvidia-dali-cuda130",
-    "opencv-python-headless",
-    "webdataset",
+    *("torch", "torchvision", "deepspeed", "nvidia-dali-cuda130"),
+    *("opencv-python-headless", "webdataset"),
 )
 
 
@@ -224,7 +220,9 @@ class CheckpointManager:
         if self._writer is None:
             return
         self.require_lock()
-        self._writer.submit(Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self.state(step)))
+        snapshot = Snapshot(step, clone_to_host(model), clone_to_host(optimizer), self.state(step))
+        self._parts.engine.loss_flag.refuse()
+        self._writer.submit(snapshot)
 
     def require_lock(self) -> None:
         """Raise a UserError if another process has taken over the run. This process must then write nothing more."""

@@ -13,6 +13,7 @@ from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoint_manager import CheckpointManager
 from trainer.distributed.lost_peer import Connections, is_lost_peer
 from trainer.distributed.objects import all_gather_object, broadcast_object
+from trainer.distributed.peer_loss import PeerLoss
 from trainer.distributed.process_group import AsyncFlagReduce
 from trainer.distributed.record_layout import Phase
 from trainer.engine.value_means import mean_over_ranks
@@ -43,8 +44,9 @@ class Trainer:
         self.attempt, self.config, self.stop, self.watch = attempt, config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
-        self._peers = Connections.of_this_process()
-        self._supervisor = Supervisor.of_this_process(self._peers.shut_down)
+        self._loss_flag = self.parts.engine.loss_flag
+        self._peer_loss = PeerLoss(self._loss_flag, Connections.of_this_process())
+        self._supervisor = Supervisor.of_this_process(self._peer_loss.declare)
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.times = AttemptTimes(attempt)
@@ -90,17 +92,17 @@ class Trainer:
                     self.progress.say(f"stopped by a signal{saved}")
                 return code
             except Exception as error:
-                if self._supervisor is not None and is_lost_peer(error):
+                if self._supervisor is not None and (is_lost_peer(error) or self._loss_flag.is_set):
+                    self._peer_loss.declare()
                     save_as_survivor(
                         self.attempt,
                         self.parts,
                         self.checkpoints,
                         self.watch,
                         self._supervisor,
-                        self._peers,
                         step=self.step,
-                        is_new=self.step != self._loaded_step,
-                        record=self.recorder.last,
+                        loaded_step=self._loaded_step,
+                        record_at=self.recorder.last,
                     )
                 raise
             finally:
@@ -115,6 +117,7 @@ class Trainer:
             return code
         prefetched = self._fetch(iterator)
         while self.step < self.parts.total_steps:
+            self._loss_flag.refuse()
             self.watch.doing("agreeing with the other ranks to continue", Phase.AGREEMENT)
             code = prefetched.agreement.result()
             self.watch.met()
@@ -183,6 +186,7 @@ class Trainer:
 
     def _roll_back(self) -> None:
         """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
+        self._loss_flag.refuse()
         self.watch.doing("rolling back to a good checkpoint")
         assert self._losses is not None
         self.replicas.finish()
@@ -212,6 +216,7 @@ class Trainer:
                 values = self.evaluation.run()
         except EvaluationInterrupted as stopped:
             return stopped.code
+        self._loss_flag.refuse()
         epoch = self.recorder.epoch(self.step)
         if self.metrics is not None:
             self.metrics.write("eval", self.step, values, epoch=epoch)

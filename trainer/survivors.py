@@ -1,10 +1,10 @@
 """What a rank does if another one is lost: one of those that are left saves the last finished step.
 
-At ZeRO stage 0 every rank has the whole state, so the loss of a rank then costs no step. On CUDA devices, kernels of
-the interrupted step may already have changed the state, so nothing is saved there.
+At ZeRO stage 0 every rank has the whole state, so the loss of a rank then costs no step.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from trainer.checkpoint_manager import CheckpointManager
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.host_copies import clone_to_host
 from trainer.checkpoints.store import CheckpointStore
-from trainer.distributed.lost_peer import Connections
 from trainer.runs.components import AttemptContext, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.passed_lock import passed_lock
@@ -27,11 +26,10 @@ def save_as_survivor(
     checkpoints: CheckpointManager,
     watch: HangWatch,
     supervisor: Supervisor,
-    peers: Connections,
     *,
     step: int,
-    is_new: bool,
-    record: dict[str, Any] | None,
+    loaded_step: int,
+    record_at: Callable[[int], dict[str, Any] | None],
 ) -> None:
     """Save the last finished step if the supervisor of the ranks names this one for it.
 
@@ -41,22 +39,21 @@ def save_as_survivor(
         checkpoints: checkpoints of the run.
         watch: watches this rank.
         supervisor: the process that has started this rank.
-        peers: connections to the other ranks.
-        step: number of steps that are done.
-        is_new: whether that is another step than the one whose checkpoint was loaded last.
-        record: the training record of the last step that has one. Rank 0 may have been lost before it wrote it.
+        step: number of steps that the host has run. All waits for the other ranks have ended.
+        loaded_step: the step whose checkpoint was loaded last.
+        record_at: returns the last training record up to a step. Rank 0 may have been lost before it wrote it.
 
     Raises:
         UserError: the checkpoint could not be written.
     """
     watch.wait_if_stalled()  # this process ends within seconds
     watch.doing("hearing which rank saves")
-    on_host = attempt.process.device.type == "cpu"
-    can_save = parts.engine.undo_step() and on_host and checkpoints.may_save and is_new
-    peers.shut_down()
+    unfinished = parts.engine.undo_unfinished()
+    step -= unfinished or 0
+    can_save = unfinished is not None and checkpoints.may_save and step != loaded_step
     if supervisor.must_save(step if can_save else None):
         watch.doing("saving after the loss of a rank")
-        path = _saved(attempt, parts, checkpoints, step, record)
+        path = _saved(attempt, parts, checkpoints, step, record_at(step))
         attempt.run.note(SURVIVED, attempt=attempt.number, step=step, rank=attempt.process.rank)
         LOGGER.warning("rank %d has saved %s, because another rank is lost", attempt.process.rank, path.name)
 

@@ -14,7 +14,7 @@ The cause is the first of these that there is:
 
 import statistics
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.distributed.rank_state import RankState
@@ -25,7 +25,7 @@ States = Mapping[int, RankState]
 TIMES_USUAL = 10
 """How much longer than the usual step a step may take."""
 SETTLED_STEPS = 3
-"""Steps of an attempt before the usual step is known. The first ones compile, and choose algorithms."""
+"""Steps before the usual step is known. The first one compiles, and chooses algorithms, so it does not count."""
 _REMEMBERED = 25  # durations of steps
 _LONGEST_PAUSE = 10.0
 """Seconds between two looks from which on the program that looks was suspended, and the ranks probably too."""
@@ -65,13 +65,15 @@ class HangDetection:
     Args:
         world_size: number of ranks.
         least_seconds: time without a step that counts as a hang, if it is at least ten times the usual step.
+        usual: durations of steps of the start before, seconds, if these ranks have started again.
     """
 
-    def __init__(self, world_size: int, least_seconds: float) -> None:
+    def __init__(self, world_size: int, least_seconds: float, usual: Sequence[float] = ()) -> None:
         self._world_size, self._least_seconds = world_size, least_seconds
         self._first_step: int | None = None
         self._step, self._since, self._looked = -1, 0.0, 0.0
-        self._durations = deque[float](maxlen=_REMEMBERED)
+        self.durations = deque[float](usual, maxlen=_REMEMBERED)
+        """Durations of the last steps, seconds."""
         self._looks, self._waits = 0, Counter[int]()
         self._late: dict[int, float] = {}
 
@@ -104,7 +106,7 @@ class HangDetection:
             self._restart_clock(now)
             self._late = {rank: state.late_seconds for rank, state in states.items()}
             return None
-        if len(self._durations) < SETTLED_STEPS or stalled < self._limit():
+        if step == self._first_step or len(self.durations) < SETTLED_STEPS or stalled < self._limit():
             return None
         if not ranks:
             late = {rank: state.late_seconds - self._late[rank] for rank, state in states.items()}
@@ -112,7 +114,7 @@ class HangDetection:
         return Hang(ranks, step, stalled, reason)
 
     def _limit(self) -> float:
-        return max(self._least_seconds, TIMES_USUAL * statistics.median(self._durations))
+        return max(self._least_seconds, TIMES_USUAL * statistics.median(self.durations))
 
     def _note_step(self, step: int, now: float) -> None:
         begins = self._step < 0 or step < self._step  # a rollback begins again
@@ -120,7 +122,7 @@ class HangDetection:
         if not begins and self._first_step is not None and self._step > self._first_step:
             # Of remote ranks only some steps are seen. The others have taken as long.
             done = step - self._step
-            self._durations.extend([(now - self._since) / done] * min(done, _REMEMBERED))
+            self.durations.extend([(now - self._since) / done] * min(done, _REMEMBERED))
         if begins:
             self._first_step = step
         self._step = step

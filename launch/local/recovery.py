@@ -38,6 +38,7 @@ class RunRecovery:
         self._run, self._lock = run, lock
         self._saved, self._attempts, self._in_vain = self._newest_step(), run.attempts(), 0
         self.environment: Mapping[str, str] = pass_on(lock)
+        self._watch: RunWatch | None = None
 
     def forking(self) -> AbstractContextManager[None]:
         """Return a context in which the lock has no thread."""
@@ -46,7 +47,9 @@ class RunRecovery:
     def watch(self, nodes: Mapping[int, str]) -> RunWatch:
         """Return the watch of the ranks of one start, on the nodes with these names."""
         guard = self._run.read_config().guard
-        return RunWatch(self._run, nodes, guard.hang_seconds if guard.stall_seconds else 0)
+        least = guard.hang_seconds if guard.stall_seconds else 0
+        self._watch = RunWatch(self._run, nodes, least, before=self._watch)
+        return self._watch
 
     def restarts(self, failure: Failure) -> bool:
         """Record a failure, and return whether the ranks start again."""

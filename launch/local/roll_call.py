@@ -1,11 +1,14 @@
 """Connections to the ranks of this node: each tells which finished step it holds, and hears whether it saves."""
 
 import json
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
 from trainer.runs.supervisor import SOCKET, send
+
+_ERROR_HANDLING = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
 class RollCall:
@@ -17,12 +20,13 @@ class RollCall:
         self._heard = set[int]()
 
     def connect(self, rank: int) -> tuple[socket.socket, dict[str, str]]:
-        """Return the end of a new rank, which the supervisor closes once the rank has it, and the variable that names
-        it."""
+        """Return the end of a new rank, which the supervisor closes once the rank has it, and variables of the rank."""
         own, theirs = socket.socketpair()
         own.setblocking(False)
         self._connections[rank], self._received[rank] = own, b""
-        return theirs, {SOCKET: str(theirs.fileno())}
+        # By default torch kills a process on a GPU whose peer is lost. It must live, to save what the peer has lost.
+        handling = {_ERROR_HANDLING: os.environ.get(_ERROR_HANDLING, "0")}
+        return theirs, handling | {SOCKET: str(theirs.fileno())}
 
     def read(self) -> dict[int, int | None]:
         """Return the finished step of each rank that has reported since the last call. None: it holds none that may be

@@ -1,7 +1,7 @@
 """Watches all ranks of one start by their records: what to do about a hang, and what to write down of slow ranks."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
@@ -41,11 +41,21 @@ class RunWatch:
         run: the run. Its ledger tells of slow ranks.
         nodes: name of the node of each rank.
         least_hang_seconds: shortest hang, as for `HangDetection`. 0: hangs are not looked for.
+        before: the watch of the start before. It knows how long a step usually takes.
     """
 
-    def __init__(self, run: RunFolder, nodes: Mapping[int, str], least_hang_seconds: float) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        nodes: Mapping[int, str],
+        least_hang_seconds: float,
+        before: "RunWatch | None" = None,
+    ) -> None:
         self._run, self._nodes = run, nodes
-        self._detection = HangDetection(len(nodes), least_hang_seconds) if least_hang_seconds else None
+        self._detection: HangDetection | None = None
+        if least_hang_seconds:
+            usual = before.usual_durations if before is not None and len(before._nodes) == len(nodes) else ()
+            self._detection = HangDetection(len(nodes), least_hang_seconds, usual)
         self._stragglers = Stragglers(nodes)
         self._next_look = self._next_write = 0.0
         self._has_noted = False
@@ -53,6 +63,11 @@ class RunWatch:
         self._orders: list[tuple[float, Order]] = []
         self.ended: Hang | None = None
         """The hang whose ranks were ended."""
+
+    @property
+    def usual_durations(self) -> Sequence[float]:
+        """Durations of the last steps, seconds."""
+        return () if self._detection is None else self._detection.durations
 
     @property
     def hung_ranks(self) -> tuple[int, ...]:

@@ -7,6 +7,9 @@ from trainer.runs.end_reasons import STOPPED, ExitCode
 
 GRACE_SECONDS = 5.0
 """Time in which the others may report and end by themselves after one rank failed."""
+INTERRUPT_SECONDS = 0.5
+"""Time after which those that have not reported are told that a peer is lost. A rank that waits for a GPU cannot notice
+it."""
 
 
 def choose_saver(reports: Mapping[int, int | None]) -> int | None:
@@ -46,6 +49,7 @@ class Supervision:
         self._answered = not saves
         self._saver: int | None = None
         self._deadline = float("inf")
+        self._may_interrupt = saves
 
     def ended(self, rank: int, code: int, now: float) -> None:
         """Note the end of a rank."""
@@ -68,6 +72,14 @@ class Supervision:
         self._answered = True
         self._saver = choose_saver({r: step for r, step in self.reports.items() if r in living})
         return {rank: rank == self._saver for rank in self.reports}
+
+    def must_interrupt(self, now: float) -> bool:
+        """Whether it is time to tell the ranks that a peer is lost: once, if some of them have not reported."""
+        living = set(range(self._world_size)) - self.codes.keys()
+        if not self._may_interrupt or now < self._deadline - GRACE_SECONDS + INTERRUPT_SECONDS:
+            return False
+        self._may_interrupt = False
+        return not living <= self.reports.keys()
 
     def must_end(self, now: float) -> bool:
         """Whether the ranks that still run are killed: they wait for one that failed, and none of them saves."""

@@ -97,9 +97,9 @@ _COUNTS = ("nodes", "spares", "steps", "every_steps")
 def survivors_save(config: Config) -> bool:
     """Whether a rank that is left can save the last finished step, as `trainer/survivors.py` decides.
 
-    At ZeRO stage 0 it has the whole state. On GPUs, kernels of the interrupted step may have changed it.
+    At ZeRO stage 0 it has the whole state.
     """
-    return config.parallel.zero_stage == 0 and config.slurm.gpus_per_node == 0
+    return config.parallel.zero_stage == 0
 
 
 def _images(config: Config) -> Sourced:

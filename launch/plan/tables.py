@@ -120,7 +120,7 @@ def advice(plan: Plan) -> Iterator[str]:
     if estimated := [_NAMES[name] for name, one in plan.sources.items() if one.is_estimate]:
         yield f"Estimates, not measured here: {', '.join(estimated)}. Use --from-run or their options."
     if not a.survivors_save and a.recovers_in_place:
-        yield "Ranks that are left save nothing on GPUs and at ZeRO stages 1 and 2. A restart redoes steps."
+        yield "Ranks that are left save nothing at ZeRO stages 1 and 2. A restart redoes steps."
 
 
 def _in_numbers(expected: Outcome) -> str:

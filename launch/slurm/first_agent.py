@@ -169,6 +169,8 @@ class Lead:
                     ranks.ended(message["rank"], message["code"], now)
                     seen.hosts[message["rank"]] = message["node"]
                     seen.whys[message["rank"]] = message["why"]
+            if ranks.must_interrupt(now):
+                self._tell({"do": "interrupt"})
             if (saves := ranks.answer(now)) is not None:
                 self._tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
             if not ranks.codes and (order := watch.look(lambda: seen.states, now)):

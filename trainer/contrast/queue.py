@@ -1,5 +1,6 @@
 """The queue of past keys in which neighbors are searched."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ class NeighborQueue(nn.Module):
         self._rounded = Bf16Index()
         self._pending: PendingGather | None = None
         self._views = 1  # of the pending push
-        self._overwritten: list[_Overwritten] = []
+        self._overwritten = deque[list[_Overwritten]]([[]], maxlen=1)  # one list for each step
 
     @torch.no_grad()
     def nearest(self, keys: list[Tensor], k: int) -> list[Neighbors]:
@@ -124,22 +125,25 @@ class NeighborQueue(nn.Module):
         )
         usable = keys[surplus:].isfinite().all(1)  # [rows]
         old = _Overwritten(place, self.rows[place], self.labels[place], self.ids[place], len(keys))
-        self._overwritten.append(old)
+        self._overwritten[-1].append(old)
         self.rows[place] = torch.where(usable[:, None], keys[surplus:], old.rows)
         self._rounded.follow(self.rows, place)
         self.labels[place] = torch.where(usable, labels[surplus:], old.labels)
         self.ids[place] = torch.where(usable, ids[surplus:], old.ids)
         self.head.add_(len(keys)).remainder_(len(self.rows))
 
-    def forget_overwritten(self) -> None:
-        """Release what `undo` needs, because the pushes so far will stay."""
-        self._overwritten.clear()
+    def begin_step(self, undoable: int) -> None:
+        """Begin a step.
+
+        Args:
+            undoable: number of steps, this one included, that can be undone. The pushes of those before will stay.
+        """
+        self._overwritten = deque([*self._overwritten, []], maxlen=undoable)
 
     @torch.no_grad()
-    def undo(self) -> None:
-        """Take back the pushes since `forget_overwritten`, and drop a pending one."""
+    def undo_step(self) -> None:
+        """Take back the pushes of the last step that is not undone yet, and drop a pending one."""
         self._pending = None
-        while self._overwritten:
-            old = self._overwritten.pop()
+        for old in reversed(self._overwritten.pop()):
             self.rows[old.place], self.labels[old.place], self.ids[old.place] = old.rows, old.labels, old.ids
             self.head.sub_(old.keys).remainder_(len(self.rows))

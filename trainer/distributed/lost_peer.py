@@ -6,8 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What gloo's messages say if the process at the other end of a connection has ended."""
+SIGNS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exiting prematurely",
+)
+"""What messages of gloo, and the last one of NCCL, say if the process at the other end of a connection has ended."""
 _DESCRIPTORS = Path("/proc/self/fd")
 
 

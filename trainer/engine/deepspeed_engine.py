@@ -1,13 +1,6 @@
-"""DeepSpeed behind four methods: step, state, load_state, close.
+"""DeepSpeed behind few methods: step, state, load_state, close. See `deepspeed_setup.py` for its settings."""
 
-Defaults of DeepSpeed are replaced by explicit settings here, each for a measured reason.
-"""
-
-import logging
-import os
-import warnings
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +10,12 @@ from torch import Tensor, nn
 from data_pipelines.errors import UserError
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.distributed.collectives import rank, world_size
-from trainer.distributed.deepspeed_internals import allow_float64, leave_gradients_alone
-from trainer.distributed.gradient_buckets import BUCKET, GradientBuckets
+from trainer.distributed.deepspeed_internals import leave_gradients_alone
+from trainer.distributed.gradient_buckets import GradientBuckets
+from trainer.distributed.loss_flag import LossFlag
 from trainer.distributed.rank_record import own_record
 from trainer.distributed.record_layout import Phase
+from trainer.engine.deepspeed_setup import deepspeed_config, initialize_deepspeed
 from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
 from trainer.engine.replicas import Comparison, StateKind, replicas_of
@@ -30,31 +25,9 @@ from trainer.engine.zero import OptimizerStateLayout, ReplicatedState, ShardedSt
 from trainer.methods import Method
 from trainer.methods.base import LABEL_METRICS
 
-
-def deepspeed_config(micro_batch: int, accumulation: int, zero: int, gradient_dtype: str) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a ZeRO stage from 0 to 2 with our own optimizer."""
-    stage: dict[str, Any] = {"stage": zero}
-    if zero:
-        stage |= {
-            "overlap_comm": False,  # would wait for the device after every backward pass
-            "contiguous_gradients": True,
-            "reduce_bucket_size": BUCKET,  # the default makes two buffers of 2 GB each
-            "round_robin_gradients": False,  # would reorder the pieces of the concatenation
-            "compute_grad_norm": False,  # would wait for the device, and the engine computes the norm
-        }
-    return {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": 0.0,  # the default is 1.0, and the engine clips
-        "zero_optimization": stage,
-        "zero_allow_untested_optimizer": True,
-        "communication_data_type": gradient_dtype,
-        # DeepSpeed's autocast is a global of its module and outlives the engine. The method does the autocast instead.
-        "torch_autocast": {"enabled": False},
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-        "timers": {"throughput": {"enabled": False}},  # would wait for the device twice per micro-batch
-    }
+_STEPS_AHEAD = 2
+"""Steps that the host may have begun after the last one that is finished on the device. The guard reads the result of
+each step one step later, so the host is never further ahead."""
 
 
 class Engine:
@@ -96,7 +69,7 @@ class Engine:
         self.seed, self.total_steps, self.health_every = seed, total_steps, health_every
         parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
         config = deepspeed_config(micro_batch, accumulation, zero, gradient_dtype)
-        self._deepspeed = _initialize(method, optimizer, config)
+        self._deepspeed = initialize_deepspeed(method, optimizer, config)
         _broadcast_buffers(method)
         if zero:
             self._layout: OptimizerStateLayout = ShardedState(
@@ -106,9 +79,13 @@ class Engine:
             # Only now, because DeepSpeed cannot broadcast channels-last weights.
             method.to(memory_format=torch.channels_last)
             self._layout = ReplicatedState(optimizer, parameters, self._buckets(parameters, gradient_dtype))
-        self.guard = Guard(guard or GuardSettings(), next(method.parameters()).device)
-        self._statistics = BatchStatistics(method)
-        self._undo = StepUndo(method, self._statistics)
+        device = next(method.parameters()).device
+        self.guard = Guard(guard or GuardSettings(), device)
+        self.loss_flag = LossFlag(device)
+        """Set it as soon as another rank is lost."""
+        self._statistics = BatchStatistics(method, _STEPS_AHEAD)
+        self._undo = StepUndo(method, self._statistics, self.guard, _STEPS_AHEAD)
+        self._left_out = torch.zeros((), device=device)
         self._in_update = False
         self._record = own_record()
 
@@ -127,7 +104,8 @@ class Engine:
 
         If the guard finds the gradient broken, weights, optimizer and running batch statistics do not change.
         At ZeRO stage 0 the update begins after the last message of the step. A rank that loses another one has
-        therefore either finished the step, or can undo it with `undo_step`.
+        therefore either finished the step, or can undo it with `undo_unfinished`. A CUDA device leaves out the update
+        if `loss_flag` is set by then.
 
         Args:
             step: number of the step.
@@ -157,27 +135,38 @@ class Engine:
                 # The gradient is complete: clip it, and let the guard check it on the device.
                 norm = self._clip()
                 values = means.result() if means is not None else values
+                # That was the last message. If a peer is lost, what the messages brought may be wrong.
+                lost = self.loss_flag.read()
+                self._left_out += lost
                 self._in_update = True
                 broken = self.guard.check(norm)
-                self.optimizer.found_inf = broken  # type: ignore[attr-defined]
-            # Update at the last micro-batch, unless the gradient is broken.
+                self.optimizer.found_inf = torch.maximum(broken, lost)  # type: ignore[attr-defined]
+            # Update at the last micro-batch, unless the gradient is broken or a peer is lost.
             self._deepspeed.step()
         self._statistics.restore(broken)
         # EMA: the momentum encoder follows the weights.
         self._record.enter(Phase.EMA)
+        self.method.skip_update = lost
         self.method.after_step(step + 1, self.total_steps)
         self._undo.finish()
         self._in_update = False
         return {**values, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
 
-    def undo_step(self) -> bool:
-        """Return to the state after the last finished step, if an exception has ended a step before its update.
+    def undo_unfinished(self) -> int | None:
+        """Return to the state after the last finished step, once another rank is lost.
 
-        Returns whether this rank has that state: not if its update was interrupted, or if other ranks hold parts of the
-        optimizer's state.
+        Waits for the device, so no message may keep it waiting: set `loss_flag` and abort all messages before.
+
+        Returns the number of steps that `step` has run and the device has not finished, or None if this rank does not
+        have that state: its update was interrupted, or other ranks hold parts of the optimizer's state.
         """
-        self._undo.undo()
-        return not self._in_update and isinstance(self._layout, ReplicatedState)
+        if self._in_update or not isinstance(self._layout, ReplicatedState):
+            return None
+        left_out = int(self._left_out)
+        # An own rule for the EMA encoder may have moved it although the update was left out.
+        if left_out and type(self.method).after_step is not Method.after_step:
+            return None
+        return left_out if self._undo.undo(left_out) else None
 
     def _prepare(self, step: int) -> None:
         """Set the learning rates of the step, and keep the batch statistics in case its gradient is broken."""
@@ -215,6 +204,7 @@ class Engine:
         """
         load_model(self.method, model)
         self._layout.load_state(optimizer)
+        self._undo.forget()
 
     def close(self) -> None:
         """Wait for all ranks and end together. A rank that left early would abort the others' last collective."""
@@ -241,25 +231,6 @@ def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             fix="use the configuration that the checkpoint was made with",
         )
     module.load_state_dict(dict(tensors))
-
-
-def _initialize(method: Method, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    device = next(method.parameters()).device
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.ERROR)  # it warns of every optimizer except its own
-    warnings.filterwarnings(
-        "ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning
-    )  # DeepSpeed calls it
-    if next(method.parameters()).dtype == torch.float64:
-        allow_float64()
-    engine, *_ = deepspeed.initialize(
-        model=method, optimizer=optimizer, config=config, dist_init_required=False
-    )
-    return engine
 
 
 def _mean(name: str, values: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ The check runs on the device and never waits for it. The host reads each result 
 every rank. If too many steps in a row are skipped, the run rolls back to an earlier checkpoint (see trainer/loop.py).
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -55,7 +56,8 @@ class Guard:
 
     def __init__(self, settings: GuardSettings, device: torch.device) -> None:
         self._settings = settings
-        self._state = torch.zeros(4, dtype=torch.float64, device=device)  # in the order of `state_dict`
+        self.state = torch.zeros(4, dtype=torch.float64, device=device)
+        """[4], in the order of `state_dict`. Each check replaces it."""
         self._read: HostReading | None = None
         self.in_a_row = 0
         """Number of consecutive skipped steps, up to the step before the last checked one."""
@@ -63,12 +65,12 @@ class Guard:
     @torch.no_grad()
     def check(self, norm: Tensor) -> Tensor:
         """Return 1.0 if a step with this gradient norm ([]) must be skipped, otherwise 0.0, on the device."""
-        usual, good, skipped, in_a_row = self._state.unbind()
+        usual, good, skipped, in_a_row = self.state.unbind()
         broken = ~norm.isfinite()
         if self._settings.spike_factor:
             broken |= (good >= SETTLED) & (norm > self._settings.spike_factor * usual)
         share = 1 / (good + 1).clamp(max=SETTLED)
-        self._state = torch.stack(
+        self.state = torch.stack(
             [
                 torch.where(broken, usual, torch.lerp(usual, norm.double(), share)),
                 good + ~broken,
@@ -78,23 +80,23 @@ class Guard:
         )
         if self._read is not None:
             self.in_a_row = int(self._read.values()[3])
-        self._read = HostReading(self._state)
+        self._read = HostReading(self.state)
         return broken.float()
 
     @property
     def skipped(self) -> Tensor:
         """Total number of skipped steps, on the device: []."""
-        return self._state[2]
+        return self.state[2]
 
     def state_dict(self) -> dict[str, float]:
         """Return the state on which the next check depends. Waits for the device."""
-        return dict(zip(("usual_norm", "good", "skipped", "in_a_row"), self._state.tolist(), strict=True))
+        return dict(zip(("usual_norm", "good", "skipped", "in_a_row"), self.state.tolist(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Restore the state from `state_dict`."""
         values = [state[name] for name in self.state_dict()]
-        self._state = torch.tensor(values, dtype=torch.float64, device=self._state.device)
-        self._read = HostReading(self._state)
+        self.state = torch.tensor(values, dtype=torch.float64, device=self.state.device)
+        self._read = HostReading(self.state)
         self.in_a_row = 0
 
 
@@ -103,13 +105,18 @@ class BatchStatistics:
 
     All statistics are moved into one tensor, all counts of batches into another, and each batch norm keeps views of its
     parts. One operation then copies all of them.
+
+    Args:
+        module: contains the batch norms.
+        steps: number of steps that can be undone.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, steps: int = 1) -> None:
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._statistics = _joined(norms, "running_mean", "running_var")
         self._counts = _joined(norms, "num_batches_tracked")
-        self._kept = [None if t is None else t.clone() for t in (self._statistics, self._counts)]
+        self._moving = [t for t in (self._statistics, self._counts) if t is not None]
+        self._kept = deque([t.clone() for t in self._moving] for _ in range(steps))  # the last step first
         self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
     def buffers(self) -> Sequence[Tensor]:
@@ -117,22 +124,22 @@ class BatchStatistics:
         return self._buffers
 
     def keep(self) -> None:
-        """Save the statistics and the counts."""
-        for kept, current in zip(self._kept, (self._statistics, self._counts), strict=True):
-            if kept is not None and current is not None:
-                kept.copy_(current)
+        """Save the statistics and the counts before a step."""
+        self._kept.rotate(1)
+        for kept, current in zip(self._kept[0], self._moving, strict=True):
+            kept.copy_(current)
 
     def restore(self, when: Tensor) -> None:
         """Restore the statistics that `keep` saved if `when` ([]) is not 0. The batches of a skipped step count."""
         if self._statistics is not None:
-            assert self._kept[0] is not None
-            torch.where(when > 0, self._kept[0], self._statistics, out=self._statistics)
+            torch.where(when > 0, self._kept[0][0], self._statistics, out=self._statistics)
 
-    def put_back(self) -> None:
-        """Restore the statistics and the counts that `keep` saved."""
-        for kept, current in zip(self._kept, (self._statistics, self._counts), strict=True):
-            if kept is not None and current is not None:
+    def put_back(self, steps: int) -> None:
+        """Restore the statistics and the counts from before the last steps. Each of them has called `keep`."""
+        if steps:
+            for kept, current in zip(self._kept[steps - 1], self._moving, strict=True):
                 current.copy_(kept)
+            self._kept.rotate(-steps)
 
 
 def _joined(modules: Sequence[nn.Module], *names: str) -> Tensor | None:

@@ -1,33 +1,45 @@
-"""Puts back what the forward and backward passes of a step move before its update.
+"""Puts back what a step moves besides weights, optimizer and EMA encoders.
 
 A rank that loses another one in the middle of a step then holds the state after its last finished step again.
 """
 
+from collections import deque
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from trainer.engine.divergence_guard import BatchStatistics
+from trainer.engine.divergence_guard import BatchStatistics, Guard
 from trainer.methods import Method
 
 
+class _Kept(NamedTuple):
+    """What a step found."""
+
+    guard: Tensor
+    others: list[Tensor]
+
+
 class StepUndo:
-    """Keeps what a step moves before its update: batch statistics, queue and further buffers of a method.
+    """Keeps what the last steps move: batch statistics, queue, further buffers of a method, and the guard's state.
 
     Weights, optimizer and EMA encoders change only in the update, which begins after the last message of a step.
 
     Args:
         method: the method that trains.
-        statistics: the running statistics of its batch norms.
+        statistics: the running statistics of its batch norms. They keep as many steps.
+        guard: checks the gradient of each step.
+        steps: number of steps that can be undone.
     """
 
-    def __init__(self, method: Method, statistics: BatchStatistics) -> None:
-        self._queue, self._statistics = method.queue, statistics
+    def __init__(self, method: Method, statistics: BatchStatistics, guard: Guard, steps: int) -> None:
+        self._queue, self._statistics, self._guard = method.queue, statistics, guard
         kept = {id(buffer) for buffer in statistics.buffers()}
         if method.queue is not None:
             kept |= {id(buffer) for buffer in method.queue.buffers()}
-        self._method = method
+        self._method, self._steps = method, steps
         self._names = [name for name, buffer in method.named_buffers() if id(buffer) not in kept]
-        self._before = [buffer.clone() for buffer in self._others()]
+        self._kept = deque[_Kept](maxlen=steps)
         self._begun = False
 
     @torch.no_grad()
@@ -36,25 +48,40 @@ class StepUndo:
         self._begun = True
         self._statistics.keep()
         if self._queue is not None:
-            self._queue.forget_overwritten()
-        if self._names:
-            torch._foreach_copy_(self._before, self._others())
+            self._queue.begin_step(self._steps)
+        self._kept.append(_Kept(self._guard.state, [buffer.clone() for buffer in self._others()]))
 
     def finish(self) -> None:
-        """Forget what `begin` kept, because the step is finished."""
+        """Note that the step has ended."""
         self._begun = False
 
-    @torch.no_grad()
-    def undo(self) -> None:
-        """Put back what `begin` kept, if a step has begun and is not finished."""
-        if not self._begun:
-            return
+    def forget(self) -> None:
+        """Forget all steps, because another state was loaded."""
         self._begun = False
-        self._statistics.put_back()
-        if self._queue is not None:
-            self._queue.undo()
-        if self._names:
-            torch._foreach_copy_(self._others(), self._before)
+        self._kept.clear()
+
+    @torch.no_grad()
+    def undo(self, ended: int = 0) -> bool:
+        """Put back what a step has moved that has begun and has not ended, and what the steps before it have moved.
+
+        Args:
+            ended: number of steps before it that are undone too. The device has left out their updates.
+
+        Returns whether so many steps can be undone. If not, nothing is put back.
+        """
+        steps = ended + self._begun
+        if steps > len(self._kept):
+            return False
+        self._begun = False
+        for _ in range(steps):
+            kept = self._kept.pop()
+            self._guard.state = kept.guard
+            if self._queue is not None:
+                self._queue.undo_step()
+            if self._names:
+                torch._foreach_copy_(self._others(), kept.others)
+        self._statistics.put_back(steps)
+        return True
 
     def _others(self) -> list[Tensor]:
         """Return the buffers that are neither in a batch norm nor in the queue."""

@@ -74,6 +74,9 @@ class Method(nn.Module):
         self.log_diagnostics = False
         """Whether the next forward passes compute all diagnostics, not only those without extra cost."""
         self.recompute = False
+        self.skip_update: Tensor | None = None
+        """1.0 ([], on the device) if the last update of the weights was left out, because another rank is lost. The
+        momentum encoder then stays as it is too."""
 
     @abstractmethod
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
@@ -156,7 +159,7 @@ class Method(nn.Module):
     def after_step(self, step: int, total_steps: int) -> None:
         """Update the momentum (EMA) encoder. Called after optimizer step number `step`, which counts from 1."""
         if self.momentum is not None:
-            ema.update(self.ema_pairs(), step, total_steps, self.momentum.start)
+            ema.update(self.ema_pairs(), step, total_steps, self.momentum.start, self.skip_update)
 
 
 class ViewCount(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from trainer.monitoring.metrics import MetricsWriter, make_record
 from trainer.monitoring.starvation import Starvation
 from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
+
+_RECORDS = 3
+"""Number of records that are kept. The state that a rank saves may be two steps older than its last one."""
 
 
 class Recorder:
@@ -41,14 +45,18 @@ class Recorder:
         self._metrics, self._require_lock = metrics, require_lock
         self._health, self._signs = "", set[str]()
         self._starvation = Starvation()
-        self.last: dict[str, Any] | None = None
-        """The last record. It is the same on every rank, except for its times."""
+        self._last = deque[dict[str, Any]](maxlen=_RECORDS)
         self.go_on_from(step)
 
     def go_on_from(self, step: int) -> None:
         """Continue after this step."""
         self._skipped = float(self._parts.engine.guard.skipped)
         self.start_clock(step)
+
+    def last(self, step: int) -> dict[str, Any] | None:
+        """Return the last record up to a step, which may be two steps ago. It is the same on every rank, except for its
+        times. None: this attempt has none. Records after the step that is saved are removed when the run resumes."""
+        return next((record for record in reversed(self._last) if record["step"] <= step), None)
 
     def start_clock(self, step: int) -> None:
         """Start timing the steps after this one."""
@@ -86,9 +94,9 @@ class Recorder:
             "data_wait": waiting,
             "bad_samples": self._parts.loader.bad_samples,
         }
-        self.last = make_record("train", step, values, time_values, epoch=self.epoch(step))
+        self._last.append(make_record("train", step, values, time_values, epoch=self.epoch(step)))
         if self._metrics is not None:
-            self._metrics.add(self.last)
+            self._metrics.add(self._last[-1])
         if self._examined(step):
             self._check_health(step, values)
         self._progress.update(

@@ -65,16 +65,55 @@ def distance(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> Tensor:
 
 
 @torch.no_grad()
-def lerp(target: nn.Module, source: nn.Module, momentum: float) -> None:
-    """target <- momentum * target + (1 - momentum) * source, for parameters only. Batch norm keeps its own buffers."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - momentum)
+def lerp(target: nn.Module, source: nn.Module, momentum: float, skip: Tensor | None = None) -> None:
+    """target <- momentum * target + (1 - momentum) * source, for parameters only. Batch norm keeps its own buffers.
+
+    Args:
+        target: the module that follows.
+        source: the module that it follows.
+        momentum: from 0 to 1.
+        skip: nothing changes if this is 1.0 ([], float32, on the device of the parameters). None: it is 0.0.
+    """
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(source.parameters())
+    if targets and targets[0].is_cuda:
+        lerp_unless(targets, sources, momentum, skip)  # a device answers no question without a wait
+    elif skip is None or not skip:
+        torch._foreach_lerp_(targets, sources, 1 - momentum)
 
 
-def update(pairs: Sequence[tuple[nn.Module, nn.Module]], step: int, total_steps: int, start: float) -> None:
+def lerp_unless(targets: list[Tensor], sources: list[Tensor], momentum: float, skip: Tensor | None) -> None:
+    """Do what `lerp` does, without a look at `skip` on the host.
+
+    SGD with weight decay -1 and the rate -(1 - momentum) moves t by (1 - momentum) (s - t) if s is its gradient. The
+    kernel of SGD is the one that can be told on the device to change nothing.
+    """
+    torch._fused_sgd_(
+        targets,
+        sources,
+        [],
+        weight_decay=-1.0,
+        momentum=0.0,
+        lr=momentum - 1,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=skip,
+    )
+
+
+def update(
+    pairs: Sequence[tuple[nn.Module, nn.Module]],
+    step: int,
+    total_steps: int,
+    start: float,
+    skip: Tensor | None = None,
+) -> None:
     """Update the first module of each pair toward the second one, after optimizer step number `step` (from 1).
 
-    The momentum follows a cosine from `start`.
+    The momentum follows a cosine from `start`. Nothing changes if `skip` is 1.0, see `lerp`.
     """
     momentum = momentum_at(step - 1, total_steps, start)
     for target, source in pairs:
-        lerp(target, source, momentum)
+        lerp(target, source, momentum, skip)

@@ -93,7 +93,9 @@ class ReplicaChecks:
         if self._pending is None:
             return
         (step, comparison), self._pending = self._pending, None
-        if (difference := comparison.difference()) is not None:
+        difference = comparison.difference()
+        self._engine.loss_flag.refuse()
+        if difference is not None:
             self._stop(step, difference)
         if comparison.is_complete or not self._every:
             self._last_equal = step

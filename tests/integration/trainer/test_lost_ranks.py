@@ -54,3 +54,21 @@ def test_an_exception_is_tried_once_more_and_then_ends_the_run(
     result = runs.resume("lost_wrong")
     assert result.code == 0, result.out
     runs.assert_same("lost_wrong", straight)
+
+
+def test_a_rank_that_waits_for_its_device_hears_of_the_loss_and_saves(
+    runs: Runs, straight: str, tmp_path: Path
+) -> None:
+    """A CUDA device waits for messages of a lost rank, and the host for the device, until communicators are aborted."""
+    killed = tmp_path / "killed"
+    code, out = poisoned(
+        runs,
+        tmp_path,
+        "lost_on_device",
+        f"Path({str(killed)!r}).exists() or Path({str(killed)!r}).touch() or os.kill(os.getpid(), signal.SIGKILL)",
+        after="[time.sleep(0.01) for _ in iter(lambda: number == 4 and not self.loss_flag.is_set, False)]",
+    )
+    assert code == 0, out
+    survived = [r for r in runs.ledger("lost_on_device") if r["event"] == "survived"]
+    assert [(r["step"], r["rank"]) for r in survived] == [(5, 0)]
+    runs.assert_same("lost_on_device", straight)

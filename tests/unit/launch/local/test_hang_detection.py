@@ -209,3 +209,19 @@ def test_ranks_that_go_on_are_not_named() -> None:
 def test_the_cause(states: list[RankState], named: tuple[int, ...]) -> None:
     waiting = {rank for rank, state in enumerate(states) if state.message.waits}
     assert cause(dict(enumerate(states)), waiting, 15.0)[0] == named
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_ranks_that_started_again_know_the_usual_step_after_their_first_one(knows: bool) -> None:
+    ranks = Ranks()
+    ranks.detection = HangDetection(2, LEAST, ranks.detection.durations if knows else ())
+    ranks.last = 10
+    assert ranks.until_hang(waits(), computes(), most=900) is None  # the first step may compile again
+    ranks.last = 11
+    found = ranks.until_hang(waits(), computes(), most=900)
+    if not knows:
+        assert found is None
+        return
+    assert found is not None
+    assert found[0].ranks == (1,)
+    assert LEAST <= found[1] + 1 <= LEAST + 2

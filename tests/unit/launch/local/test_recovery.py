@@ -7,6 +7,7 @@ from checkpoints import snapshot
 from launch.local.processes import Failure
 from launch.local.recovery import MOST_RESTARTS, RunRecovery
 from trainer.checkpoints.store import CheckpointStore
+from trainer.config.schema import load_config
 from trainer.runs.end_reasons import ExitCode
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
@@ -75,3 +76,17 @@ def test_ranks_that_never_met_leave_no_end_of_an_attempt(run: RunFolder) -> None
     with RunLock(run.path) as lock:
         assert RunRecovery(run, lock).restarts(KILLED)
     assert not run.ledger.exists()
+
+
+def test_ranks_that_start_again_take_over_the_usual_step(run: RunFolder) -> None:
+    run.write_config(load_config("digits_demo", ["data.train=a", "data.validation=null"]))
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        first = recovery.watch({0: "node1", 1: "node2"})
+        assert not first.usual_durations
+        assert first._detection is not None
+        first._detection.durations.extend([0.5, 0.7, 0.6])
+        again = recovery.watch({0: "node1", 1: "node3"})
+        assert [*again.usual_durations] == [0.5, 0.7, 0.6]
+        fewer = recovery.watch({0: "node1"})  # its steps have another batch for each rank
+        assert not fewer.usual_durations

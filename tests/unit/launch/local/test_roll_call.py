@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from launch.local.roll_call import RollCall
 
 
@@ -17,3 +19,18 @@ def test_ranks_are_heard_as_they_report_and_only_one_is_told_to_save() -> None:
     assert [json.loads(ends[rank].recv(100)) for rank in (0, 2)] == [{"save": False}, {"save": True}]
     roll.close()
     assert ends[0].recv(100) == b""
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "0"), ("2", "2")])
+def test_a_rank_on_a_gpu_outlives_its_peers(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    roll = RollCall()
+    theirs, variables = roll.connect(0)
+    assert variables[name] == expected
+    theirs.close()
+    roll.close()

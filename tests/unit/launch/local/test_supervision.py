@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.local.supervision import GRACE_SECONDS, Outcome, Supervision, choose_saver
+from launch.local.supervision import GRACE_SECONDS, INTERRUPT_SECONDS, Outcome, Supervision, choose_saver
 from trainer.runs.end_reasons import ExitCode
 
 
@@ -68,3 +68,21 @@ def test_the_failure_is_that_of_a_rank_that_did_not_only_lose_a_peer() -> None:
     stopped = Supervision(1, saves=True)
     stopped.ended(0, ExitCode.TERMINATED, 1.0)
     assert stopped.outcome() == Outcome(ExitCode.TERMINATED, None)
+
+
+def test_ranks_that_do_not_report_are_told_once_that_a_peer_is_lost() -> None:
+    seen = Supervision(3, saves=True)
+    assert not seen.must_interrupt(1000.0)
+    seen.ended(2, -9, 10.0)
+    seen.reports[0] = 4
+    assert not seen.must_interrupt(10.0)
+    assert seen.must_interrupt(10.1 + INTERRUPT_SECONDS)
+    assert not seen.must_interrupt(10.2 + INTERRUPT_SECONDS)
+    assert seen.answer(10.2 + INTERRUPT_SECONDS) is None  # rank 1 still has time
+
+
+def test_ranks_that_have_reported_or_cannot_save_are_not_told() -> None:
+    for seen in (Supervision(2, saves=True), Supervision(2, saves=False)):
+        seen.ended(1, -9, 10.0)
+        seen.reports[0] = 4
+        assert not seen.must_interrupt(10.1 + INTERRUPT_SECONDS)

@@ -124,8 +124,11 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     kept=st.lists(st.integers(1, 70), max_size=4),
     undone=st.lists(st.integers(1, 70), max_size=4),
     broken=st.booleans(),
+    steps=st.integers(1, 3),
 )
-def test_undone_pushes_leave_no_trace(length: int, kept: list[int], undone: list[int], broken: bool) -> None:
+def test_undone_steps_leave_no_trace(
+    length: int, kept: list[int], undone: list[int], broken: bool, steps: int
+) -> None:
     queue = make(length)
 
     def push(size: int, *, wait: bool = True) -> None:
@@ -137,13 +140,16 @@ def test_undone_pushes_leave_no_trace(length: int, kept: list[int], undone: list
             queue.wait()
 
     for size in kept:
+        queue.begin_step(steps)
         push(size)
-    queue.forget_overwritten()
     before = {name: buffer.clone() for name, buffer in queue.named_buffers()}
-    for size in undone:
-        push(size)
+    for begun in range(steps):
+        queue.begin_step(steps)
+        for size in undone[begun::steps]:
+            push(size)
     push(3, wait=False)
-    queue.undo()
+    for _ in range(steps):
+        queue.undo_step()
     assert queue.num_pending == 0
     assert all(torch.equal(buffer, before[name]) for name, buffer in queue.named_buffers())
     keys = F.normalize(torch.randn(2, 4), dim=1)

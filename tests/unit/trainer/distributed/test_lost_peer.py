@@ -55,5 +55,6 @@ def test_only_connections_of_the_given_time_are_shut_down_and_no_listener() -> N
 
 def test_only_errors_of_connections_are_lost_peers() -> None:
     assert is_lost_peer(RuntimeError("[pair.cc:545] Read error: Connection reset by peer"))
+    assert is_lost_peer(dist.DistBackendError("a network error or a remote process exiting prematurely."))
     assert not is_lost_peer(RuntimeError("CUDA out of memory"))
     assert not is_lost_peer(ConnectionResetError("Connection reset by peer"))

@@ -64,3 +64,20 @@ def test_the_encoder_embeds_without_gradient_and_follows_on_the_cosine() -> None
     tau = 1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2  # that of the fourth of twelve steps
     torch.testing.assert_close(encoder["backbone"].weight, before + 1 - tau)
     assert torch.equal(encoder["projector"].weight, projector.weight)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.75, 0.996, 1.0])
+def test_a_skipped_update_changes_nothing_and_another_one_is_that_of_a_lerp(momentum: float) -> None:
+    source, target, by_lerp = nn.Linear(30, 40), nn.Linear(30, 40), nn.Linear(30, 40)
+    by_lerp.load_state_dict(target.state_dict())
+    before = [p.clone() for p in target.parameters()]
+    skip = torch.tensor(1.0)
+    own, theirs = list(target.parameters()), list(source.parameters())
+    with torch.no_grad():
+        ema.lerp_unless(own, theirs, momentum, skip)
+        ema.lerp(target, source, momentum, skip)
+        assert all(torch.equal(new, old) for new, old in zip(own, before, strict=True))
+        ema.lerp_unless(own, theirs, momentum, torch.tensor(0.0))
+        ema.lerp(by_lerp, source, momentum, torch.tensor(0.0))
+    for new, same in zip(own, by_lerp.parameters(), strict=True):
+        torch.testing.assert_close(new, same, rtol=0, atol=1e-7)
