@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ from trainer.evaluation.evaluators import Evaluators, evaluate_features, require
 from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
+from trainer.evaluation.online_classifier import online_accuracy
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
 from trainer.runs.named_checkpoint import checkpoint_path
+
+ONLINE_CLASSIFIER = "online_classifier"
+"""Name of the evaluator that applies the classifier that trained beside the backbone."""
 
 
 class EvalJob(Settings):
@@ -141,6 +146,11 @@ def evaluate_backbone(job: EvalJob) -> None:
         results.found["images"] = queries.count_labeled()
         for evaluated in evaluate_features(job.evaluators, bank, queries, train_labels, train_set.classes):
             note(*evaluated)
+        # A classifier knows only the classes of its own training set, in their order.
+        own, classifier = queries.by_backbone.get("online"), trained.classifier
+        if classifier is not None and own is not None and trained.trained_on == train_set.fingerprint:
+            note("online", ONLINE_CLASSIFIER, asdict(online_accuracy(classifier, own, queries.labels)))
+        del own
         del bank, queries
     if job.evaluators.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")

@@ -12,7 +12,9 @@ POINTS = 400
 """Maximum number of points of a drawn curve, more than a chart has pixels."""
 EVALUATION = "Evaluation during training"
 GROUPS: dict[str, tuple[str, ...]] = {
-    EVALUATION: ("knn_online", "knn_momentum", "online_top1", "online_loss"),
+    EVALUATION: (
+        *("knn_online", "knn_momentum", "online_val_top1", "online_val_top5", "online_top1", "online_loss"),
+    ),
     "Optimization": ("lr", TAU, "gradient_norm", "skipped_steps"),
     "Speed": ("images_per_second", "data_wait", "bad_samples"),
 }

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 TAU = "τ"
 """Name of the momentum of the EMA encoder, which is computed from its schedule."""
-_PERCENT = ("knn_online", "knn_momentum", "online_top1", "neighbor_agreement", "data_wait", "queue_filled")
+_PERCENT = (
+    *("knn_online", "knn_momentum", "online_top1", "online_val_top1", "online_val_top5"),
+    *("neighbor_agreement", "data_wait", "queue_filled"),
+)
 _COUNTS = ("skipped_steps", "bad_samples")
 _LEAST_SPAN = 1e-3  # of the τ axis; rounding would be visible in less
 _LEAST_LOSS_SPAN = 1e-2  # of the axis of a loss, relative to the loss
@@ -26,8 +29,16 @@ _METRICS = {
     "knn_online": Metric("kNN, online backbone", _KNN),
     "knn_momentum": Metric("kNN, momentum backbone", _KNN),
     "online_top1": Metric(
-        "Online classifier, accuracy",
+        "Online classifier, training accuracy",
         "Training images that a linear classifier gets right while it trains along. Higher is better.",
+    ),
+    "online_val_top1": Metric(
+        "Online classifier, validation accuracy",
+        "Validation images that this classifier gets right. Higher is better. Papers often publish this number.",
+    ),
+    "online_val_top5": Metric(
+        "Online classifier, validation top-5",
+        "Validation images whose class is among the five best of this classifier. Higher is better.",
     ),
     "online_loss": Metric(
         "Online classifier, loss",

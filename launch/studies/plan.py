@@ -60,8 +60,9 @@ class Study(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each combination. Runs with the same seed see the same images in the same order, and are compared in
     pairs."""
-    evaluator: Literal["knn", "linear_fast"] = "knn"
-    """Evaluator of finished runs: the kNN of training, or logistic regression on frozen features."""
+    evaluator: Literal["knn", "online_classifier", "linear_fast"] = "knn"
+    """Evaluator of finished runs: the kNN of the last evaluation during training, the validation accuracy of the online
+    classifier in it, or logistic regression on frozen features."""
     backbone: Literal["online", "momentum"] = "online"
     """The backbone to evaluate. The online backbone is used if there is no other."""
     claims: tuple[Claim, ...] = ()

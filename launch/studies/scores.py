@@ -1,4 +1,4 @@
-"""Scores of a study's runs: the kNN at the end of training, or logistic regression on frozen features."""
+"""Scores of a study's runs: those of the last evaluation during training, or logistic regression on frozen features."""
 
 import json
 import subprocess
@@ -15,6 +15,11 @@ from trainer.runs.run_folder import RunFolder
 
 EVALUATE_RUN = "launch.studies.evaluate_run"
 """The module that a job runs with a backbone and its run, after training."""
+OF_TRAINING = {
+    "knn": {"online": "knn_online", "momentum": "knn_momentum"},
+    "online_classifier": {"online": "online_val_top1"},
+}
+"""Evaluators that are part of the training, with the metric of each backbone."""
 
 
 def is_finished(run: RunFolder) -> bool:
@@ -26,9 +31,9 @@ def require_evaluator(asked: Study, config: Config) -> None:
     """Raise a UserError if a run with these settings could not be evaluated at its end."""
     if config.data.validation is None:
         raise UserError("runs of a study need labeled images for evaluation", fix="set data.validation")
-    if asked.evaluator == "knn" and config.eval.every_epochs == 0:
+    if asked.evaluator in OF_TRAINING and config.eval.every_epochs == 0:
         raise UserError(
-            "this study uses the kNN of training, which eval.every_epochs=0 disables",
+            "this study uses the evaluations during training, which eval.every_epochs=0 disables",
             fix="set eval.every_epochs above 0, or evaluator: linear_fast in the study",
         )
 
@@ -49,11 +54,11 @@ def score(asked: Study, run: RunFolder) -> float | None:
     """Return the accuracy of a run in percent, or None if it is not finished or not evaluated yet."""
     if not is_finished(run):
         return None
-    if asked.evaluator == "knn":
+    if asked.evaluator in OF_TRAINING:
         evaluated = [r for r in read_records(run.metrics) if r.get("kind") == "eval"]
-        found = (
-            {name: evaluated[-1].get(f"knn_{name}") for name in ("momentum", "online")} if evaluated else {}
-        )
+        newest = evaluated[-1] if evaluated else {}
+        names = OF_TRAINING[asked.evaluator]
+        found = {backbone: newest.get(name) for backbone, name in names.items()}
     elif _regression(run).exists():
         backbones = json.loads(_regression(run).read_text())["backbones"]
         found = {name: by["linear_fast"]["top1"] for name, by in backbones.items()}
@@ -73,8 +78,8 @@ def evaluate_finished(asked: Study, run: RunFolder) -> bool:
 
 
 def is_evaluated(asked: Study, run: RunFolder) -> bool:
-    """Return whether a finished run has been evaluated. The kNN is part of its training."""
-    return asked.evaluator == "knn" or _regression(run).exists()
+    """Return whether a finished run has been evaluated."""
+    return asked.evaluator in OF_TRAINING or _regression(run).exists()
 
 
 def fit_regression(run: RunFolder, backbone: str) -> bool:

@@ -149,10 +149,10 @@ class Config(Settings):
     @model_validator(mode="after")
     def _best_is_evaluated(self) -> "Config":
         best = self.checkpoint.keep_best
-        if best and not best.startswith("knn_"):
+        if best and not best.startswith(("knn_", "online_val_top")):
             raise ValueError(
-                "checkpoint.keep_best must be a metric of the evaluation during training: knn_online, or knn_momentum "
-                f"for a method with a momentum (EMA) encoder, not {best!r}"
+                "checkpoint.keep_best must be a metric of the evaluation during training: knn_online, knn_momentum "
+                f"for a method with a momentum (EMA) encoder, online_val_top1 or online_val_top5, not {best!r}"
             )
         if best and not self.eval.every_epochs:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
@@ -27,7 +27,7 @@ from trainer.networks.backbones import Backbone, BackboneSettings, build_backbon
 from trainer.runs.named_checkpoint import checkpoint_path
 from trainer.runs.run_folder import open_run
 
-ONLINE, MOMENTUM = "backbone.", "momentum.backbone."
+ONLINE, MOMENTUM, CLASSIFIER = "backbone.", "momentum.backbone.", "classifier."
 METADATA_KEY = "all4one"
 
 
@@ -59,6 +59,10 @@ class LoadedBackbones:
     """Folder of the run, if they come from one."""
     step: int | None = None
     """Step of the run's checkpoint."""
+    classifier: nn.Linear | None = None
+    """The classifier that trained beside the online backbone, if the training set has labels."""
+    trained_on: str | None = None
+    """Fingerprint of the run's training set, whose classes the classifier knows."""
 
     def choose(self, name: str | None) -> tuple[str, Backbone]:
         """Return one of the backbones with its name. None selects the trained network, or the only backbone.
@@ -93,7 +97,24 @@ def load_backbones(source: Path) -> LoadedBackbones:
     recipe = Recipe(backbone=config.backbone, data=_as_here(config.data), source=str(path))
     parts = {"online": _under(snapshot.model, ONLINE), "momentum": _under(snapshot.model, MOMENTUM)}
     backbones = {name: _build(recipe, tensors) for name, tensors in parts.items() if tensors}
-    return LoadedBackbones(backbones, recipe, path.parent.parent, snapshot.step)
+    return LoadedBackbones(
+        backbones,
+        recipe,
+        path.parent.parent,
+        snapshot.step,
+        _classifier(_under(snapshot.model, CLASSIFIER)),
+        snapshot.state.get("data"),
+    )
+
+
+def _classifier(tensors: Mapping[str, Tensor]) -> nn.Linear | None:
+    """Return the online classifier with these weights `[C, F]`. None: there are none."""
+    if not tensors:
+        return None
+    classes, width = tensors["weight"].shape
+    classifier = nn.Linear(width, classes)
+    load_model(classifier, tensors)
+    return classifier.to(choose_device()).eval()
 
 
 def _as_here(data: DataSettings) -> DataSettings:

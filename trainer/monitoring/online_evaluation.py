@@ -1,4 +1,4 @@
-"""kNN during training, which measures how well the frozen backbones separate the classes of the validation set."""
+"""Evaluation during training: kNN of the frozen backbones, and the accuracy of the online classifier."""
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.loaders import EvalLoader
@@ -8,10 +8,16 @@ from trainer.config.schema import Config
 from trainer.distributed.process_group import Process
 from trainer.evaluation.features import extract, say_what_is_missing
 from trainer.evaluation.knn import knn_accuracy
+from trainer.evaluation.online_classifier import online_accuracy
 from trainer.methods import Method
 from trainer.runs.components import AUTOCAST, IMAGES, TrainingComponents
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.stop_signals import StopRequest
+
+ONLINE = "online"
+"""Name of the backbone whose features the online classifier learns from."""
+ONLINE_METRICS = ("online_val_top1", "online_val_top5")
+"""Names of the online classifier's accuracies on the validation set."""
 
 
 def metric_of(backbone: str) -> str:
@@ -21,7 +27,8 @@ def metric_of(backbone: str) -> str:
 
 def require_metric(config: Config, method: Method, num_classes: int) -> None:
     """Raise a UserError if the evaluations of a run never give the metric that `checkpoint.keep_best` names."""
-    wanted, metrics = config.checkpoint.keep_best, [metric_of(name) for name in method.evaluation_backbones()]
+    wanted = config.checkpoint.keep_best
+    metrics = [*map(metric_of, method.evaluation_backbones()), *ONLINE_METRICS]
     if not wanted:
         return
     if not num_classes:
@@ -38,7 +45,9 @@ def require_metric(config: Config, method: Method, num_classes: int) -> None:
 
 
 class OnlineEvaluation:
-    """kNN evaluation of every backbone of the method, on all ranks together. The training set is the bank.
+    """kNN of every backbone of the method, with the training set as the bank, and the online classifier's accuracy.
+
+    All ranks evaluate together.
 
     Raises:
         UserError: evaluations are enabled and the validation set has other classes than the training set, or
@@ -79,8 +88,9 @@ class OnlineEvaluation:
         return step in (0, self._parts.total_steps) or step % (every * per_epoch) == 0
 
     def run(self) -> dict[str, float]:
-        """Return the top-1 accuracy of each backbone, as `knn_online` and `knn_momentum`. Every rank calls, and the
-        result is empty on ranks other than 0.
+        """Return the kNN's top-1 accuracy of each backbone, as `knn_online` and `knn_momentum`, and the accuracies of
+        the online classifier, `online_val_top1` and `online_val_top5`. All are those of the validation set. Every rank
+        calls, and the result is empty on ranks other than 0.
 
         Raises:
             EvaluationInterrupted: a signal asks to stop.
@@ -100,7 +110,7 @@ class OnlineEvaluation:
                     )
                 say_what_is_missing(loader, shards, self._progress.say)
         (bank, bank_labels, _), (queries, labels, _) = features
-        top1 = {
+        found = {
             metric_of(name): knn_accuracy(
                 bank[name],
                 bank_labels,
@@ -113,7 +123,10 @@ class OnlineEvaluation:
             ).top1
             for name in backbones
         }
-        return top1 if self._process.is_first else {}
+        if method.classifier is not None:
+            right = online_accuracy(method.classifier, queries[ONLINE], labels)
+            found |= dict(zip(ONLINE_METRICS, (right.top1, right.top5), strict=True))
+        return found if self._process.is_first else {}
 
     def _agreed(self) -> int:
         code = self._stop.agreed()

@@ -14,7 +14,7 @@ from trainer.checkpoints.keep_rules import best_step
 from trainer.runs.records import read_evaluations
 from trainer.runs.run_folder import RunFolder
 
-_KEEP_BEST = re.compile(r"^ +keep_best: *['\"]?(knn_\w+)", re.MULTILINE)
+_KEEP_BEST = re.compile(r"^ +keep_best: *['\"]?((?:knn|online_val)_\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ def test_export_and_eval_agree_on_a_backbone(runs, straight, command, tmp_path: 
     recorded = [r for r in runs.metrics(straight) if r["kind"] == "eval"][-1]
     assert results["online"]["knn_20"]["top1"] == pytest.approx(recorded["knn_online"], abs=1e-6)
     assert results["online"]["linear_fast"]["top1"] > 0.5
+    beside = results["online"]["online_classifier"]
+    assert beside["top1"] == pytest.approx(recorded["online_val_top1"], abs=1e-6)
+    assert beside["top5"] == pytest.approx(recorded["online_val_top5"], abs=1e-6)
+    assert "online_classifier" not in results["momentum"]
     options = ("--linear", "--epochs", 2, "--batch", 64, "--learning-rates", "1,10")
     tuned = ("--finetune", "10%", "--finetune-epochs", 4, "--finetune-rates", "0.2")
     trained = command("eval", folder, *options, *tuned, "--nproc", 2)

@@ -35,6 +35,7 @@ def test_a_run_learns_records_and_finishes(runs, straight, command) -> None:
     assert all(
         0.1 < r["knn_online"] <= 1 and 0.1 < r["knn_momentum"] <= 1 for r in records if r["kind"] == "eval"
     )
+    assert all(0 <= r["online_val_top1"] <= r["online_val_top5"] <= 1 for r in records if r["kind"] == "eval")
     ledger = runs.ledger(straight)
     start, ready, before, stepped, saved, after, end = ledger
     assert [(r["event"], r["step"]) for r in (before, stepped, after)] == [

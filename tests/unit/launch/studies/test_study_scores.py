@@ -38,6 +38,13 @@ def test_the_last_knn_counts_and_the_online_one_where_there_is_no_other(tmp_path
     assert score(study(backbone="momentum"), alone) == 50
 
 
+def test_the_online_classifier_counts_if_a_study_asks_for_it(tmp_path: Path) -> None:
+    run = finished(tmp_path, knn_online=0.5, online_val_top1=0.625)
+    assert score(study(evaluator="online_classifier"), run) == 62.5
+    assert score(study(evaluator="online_classifier", backbone="momentum"), run) == 62.5
+    assert score(study(evaluator="online_classifier"), finished(tmp_path / "old", knn_online=0.5)) is None
+
+
 def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
     run = finished(tmp_path, knn_online=0.5)
     of_another = {"backbones": {"online": {"linear_fast": {"top1": 0.2}}}}
@@ -52,6 +59,7 @@ def test_only_the_studys_own_regression_counts(tmp_path: Path) -> None:
     [
         ("knn", {"data": {"validation": None}}, "labeled images"),
         ("knn", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "disables"),
+        ("online_classifier", {"data": {"validation": "v"}, "eval": {"every_epochs": 0}}, "disables"),
     ],
 )
 def test_runs_that_nobody_could_evaluate_are_refused(

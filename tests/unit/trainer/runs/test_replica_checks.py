@@ -11,6 +11,7 @@ from deepspeed_ranks import tiny
 
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import rank, world_size
+from trainer.distributed.loss_flag import LossFlag
 from trainer.distributed.process_group import Process
 from trainer.engine.replicas import Comparison, StateKind, replicas_of
 from trainer.runs.components import AttemptContext, build_method
@@ -46,7 +47,7 @@ def checks_of(folder: Path, *overrides: str) -> tuple[ReplicaChecks, Checkpoints
     def compare(kinds: Sequence[StateKind] = tuple(StateKind)) -> Comparison:
         return Comparison(replicas_of(method, {}), kinds, CPU)
 
-    engine = cast(Any, SimpleNamespace(method=method, compare_replicas=compare))
+    engine = cast(Any, SimpleNamespace(method=method, compare_replicas=compare, loss_flag=LossFlag(CPU)))
     checkpoints = Checkpoints()
     assert method.queue is not None
     return ReplicaChecks(attempt, engine, 12, checkpoints), checkpoints, method.queue.rows
