@@ -112,8 +112,7 @@ class Lead:
 
     def _check(self, plan: CheckPlan) -> None:
         """Check all nodes, and give the places of bad ones to spares."""
-        names = self._names(*range(self._agent.place.nodes))
-        check = StartCheck(self._agent, self._others, names, plan)
+        check = StartCheck(self._agent, self._others, plan)
         with self._outlook.recovery.forking():
             check.begin()
         self._crew, self._spares = check.finish(self._crew, self._spares)

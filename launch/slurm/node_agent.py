@@ -188,8 +188,8 @@ class NodeAgent:
             self._ranks.answer_hang(Order(message["order"]), message["ranks"])
         elif message["do"] == "check":
             self._check = CheckProcess(self.place.node, message["measure"])
-        elif message["do"] == "check pairs" and self._check is not None:
-            self._check.ask(message["pairs"].get(str(self.place.node)))
+        elif message["do"] == "ask check" and self._check is not None:
+            self._check.ask(message["orders"].get(str(self.place.node)))
         elif message["do"] == "end check":
             self._end_check()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.log import LOGGER
-from launch.node_check.comparison import Pair, first_round, second_round
-from launch.node_check.rates import NodeRates
+from launch.node_check.comparison import Pair, first_round, second_round, slow_nodes
+from launch.node_check.rates import NodeRates, better_rates
 from launch.node_check.verdict import CHECK, Manning, Verdict, judge_nodes, man
 from launch.slurm.agent_links import FirstAgent, Message
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
@@ -44,12 +44,12 @@ class StartCheck:
     Args:
         agent: the agent of the first node.
         others: the other agents.
-        names: host names of all nodes of the job.
         plan: how the nodes are checked.
     """
 
-    def __init__(self, agent: NodeAgent, others: FirstAgent, names: Sequence[str], plan: CheckPlan) -> None:
-        self._agent, self._others, self._names, self._plan = agent, others, names, plan
+    def __init__(self, agent: NodeAgent, others: FirstAgent, plan: CheckPlan) -> None:
+        self._agent, self._others, self._plan = agent, others, plan
+        self._names = agent.place.hosts  # these are unique, and what `--exclude` takes
         self._began = time.monotonic()
         self._stopped = False
         self._failures: dict[str, str] = {}
@@ -57,8 +57,7 @@ class StartCheck:
 
     def begin(self) -> None:
         """Start the process of each node. The one of this node is a fork."""
-        data = None if self._plan.data is None else str(self._plan.data)
-        self._tell({"do": "check", "measure": {"data": data, "seconds": SECONDS}})
+        self._tell({"do": "check", "measure": self._measure()})
 
     def finish(self, crew: Sequence[int], spares: Sequence[int]) -> tuple[list[int], list[int]]:
         """Wait for the results, and return the nodes that get ranks, in the order of these, and the spares.
@@ -82,39 +81,57 @@ class StartCheck:
         self._print(verdict, manning, seconds)
         found = {"bad": verdict.bad, "links": verdict.links, "common": verdict.common}
         self._plan.note({**facts, **found, "swapped": manning.swapped})
-        numbers = {name: node for node, name in enumerate(self._names)}
-        return [numbers[name] for name in manning.crew], [numbers[name] for name in manning.spares]
+        return self._numbers(manning.crew), self._numbers(manning.spares)
 
     def _verdict(self) -> Verdict:
-        nodes = [node for number, node in enumerate(self._names) if number not in self._others.lost]
-        answers = self._wait(nodes, RATES_SECONDS, lambda answer: "rates" in answer)
+        measured = self._rates()
+        # A node that has not answered would only make its partner wait.
+        answered = [one.node for one in measured if CHECK not in one.failures]
+        tolerance = self._plan.tolerance
+        first = self._round(1, first_round(answered))
+        second = self._round(2, second_round(answered, first, tolerance))
+        return judge_nodes(measured, first, second, tolerance)
+
+    def _rates(self) -> list[NodeRates]:
+        """Return the rates of each node that is not lost.
+
+        A node that is slow measures once more, and its better rates count. Other jobs may have used the disk meanwhile.
+        """
+        deadline = time.monotonic() + RATES_SECONDS
+        answers = self._wait(self._names, deadline, lambda answer: "rates" in answer)
         silent = f"no answer within {RATES_SECONDS:.0f} s"
-        measured = [
-            NodeRates(node, answers[node]["rates"], answers[node]["failures"])
+        measured = {
+            node: NodeRates(node, answers[node]["rates"], answers[node]["failures"])
             if node in answers
             else NodeRates(node, {}, {CHECK: self._failures.get(node, silent)})
-            for node in nodes
+            for node in self._names
             if not self._is_lost(node)
-        ]
-        tolerance = self._plan.tolerance
-        first = self._round(1, first_round(list(answers)))
-        second = self._round(2, second_round(list(answers), first, tolerance))
-        return judge_nodes(measured, first, second, tolerance)
+        }
+        found = slow_nodes([*measured.values()], self._plan.tolerance)
+        slow = {one.node for one in found if not one.is_failure}
+        self._ask({node: {"measure": self._measure()} for node in slow})
+        again = self._wait(sorted(slow), deadline, lambda answer: "rates" in answer)
+        for node, answer in again.items():
+            measured[node] = better_rates(
+                measured[node], NodeRates(node, answer["rates"], answer["failures"])
+            )
+        return [*measured.values()]
+
+    def _measure(self) -> dict[str, Any]:
+        """Return the order to measure a node."""
+        return {"data": None if self._plan.data is None else str(self._plan.data), "seconds": SECONDS}
 
     def _round(self, number: int, pairs: Sequence[Pair]) -> dict[Pair, float | None]:
         """Let pairs of nodes measure their links, and return the rate of each pair. None: it failed."""
-        numbers = {name: node for node, name in enumerate(self._names)}
-        place, orders = self._agent.place, dict[str, Any]()
+        orders: dict[str, Message] = {}
         for pair in pairs:
-            first = place.hosts[numbers[pair[0]]]
-            meeting = f"{place.meeting}.check.{number}.{numbers[pair[0]]}"
+            meeting = f"{self._agent.place.meeting}.check.{number}.{pair[0]}"
             for rank, node in enumerate(pair):
-                order = {"round": number, "meeting": meeting, "first": first, "rank": rank}
-                orders[str(numbers[node])] = {"pair": order}
-        if orders and not self._stopped:
-            self._tell({"do": "check pairs", "pairs": orders})
-        asked = [node for pair in pairs for node in pair]
-        answers = self._wait(asked, ROUND_SECONDS, lambda answer: answer.get("round") == number)
+                order = {"round": number, "meeting": meeting, "first": pair[0], "rank": rank}
+                orders[node] = {"pair": order}
+        self._ask(orders)
+        deadline = time.monotonic() + ROUND_SECONDS
+        answers = self._wait([*orders], deadline, lambda answer: answer.get("round") == number)
         rates: dict[Pair, float | None] = {}
         for pair in pairs:
             of_pair = [answers.get(node, {}).get("rate") for node in pair]
@@ -124,12 +141,17 @@ class StartCheck:
                 rates[pair] = min(known) if len(known) == len(pair) else None
         return rates
 
+    def _ask(self, orders: Mapping[str, Message]) -> None:
+        """Give orders to the processes of nodes."""
+        if orders and not self._stopped:
+            by_number = {str(self._names.index(node)): order for node, order in orders.items()}
+            self._tell({"do": "ask check", "orders": by_number})
+
     def _wait(
-        self, nodes: Sequence[str], seconds: float, is_wanted: Callable[[Message], bool]
+        self, nodes: Sequence[str], deadline: float, is_wanted: Callable[[Message], bool]
     ) -> dict[str, Message]:
         """Return the wanted answer of each node. One that is late, has ended or is lost has none."""
         answers: dict[str, Message] = {}
-        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stopped:
             for message in [*self._agent.news(), *self._others.read()]:
                 if "checked" in message:
@@ -155,9 +177,9 @@ class StartCheck:
             self._failures[node] = answer["failure"]
 
     def _print(self, verdict: Verdict, manning: Manning, seconds: float) -> None:
-        tolerance = f"slurm.check_tolerance is {100 * self._plan.tolerance:g} %"
+        tolerance = f" (slurm.check_tolerance is {100 * self._plan.tolerance:g} %)"
         for node, why in verdict.bad.items():
-            said = f"node {node} is bad: {'; '.join(why)} ({tolerance})"
+            said = f"node {node} is bad: {'; '.join(why)}{'' if node in verdict.failed else tolerance}"
             if node in manning.swapped:
                 LOGGER.warning("%s. Node %s takes its place", said, manning.swapped[node])
             elif node in manning.crew:
@@ -180,6 +202,9 @@ class StartCheck:
 
     def _of(self, nodes: Sequence[int]) -> list[str]:
         return [self._names[node] for node in nodes]
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        return [self._names.index(name) for name in names]
 
     def _tell(self, message: Message) -> None:
         self._others.send_all(message)

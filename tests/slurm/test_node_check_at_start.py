@@ -15,20 +15,19 @@ from trainer.runs.end_reasons import EndReason
 
 CHECKED = "slurm.check_nodes=true"
 # The three nodes share the cores of this machine, so their rates differ at random.
-TOLERANT = "slurm.check_tolerance=0.75"
+TOLERANT = "slurm.check_tolerance=0.5"
 QUOTA = 0.06
-"""Fraction of a core that a slow node has."""
+"""Fraction of a core that the check of a slow node has."""
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
 @contextmanager
-def slow(jobs: Jobs, node: int, process: str) -> Iterator[None]:
-    """Let the processes of a node's agent hardly run. They are throttled by a control group.
+def slow(jobs: Jobs, process: str) -> Iterator[None]:
+    """Let a process hardly run, until it has ended. A control group throttles it.
 
     Args:
         jobs: the jobs of the cluster.
-        node: number of the node in its job.
-        process: number of the process that checks the node, as the head machine sees it.
+        process: number of the process, as the head machine sees it.
     """
     group = CPU_GROUPS / f"slow_node_{os.getpid()}"
     run = jobs.cluster.run
@@ -59,7 +58,7 @@ def test_good_nodes_are_checked_once_and_the_run_is_that_of_an_unchecked_one(job
 def test_a_spare_takes_the_place_of_a_slow_node(jobs, straight) -> None:
     job = jobs.submit("slow_node", "--nodes", 2, "--spares", 1, CHECKED, TOLERANT)
     process = jobs.check_of(job, 1)
-    with slow(jobs, 1, process):
+    with slow(jobs, process):
         jobs.wait_for_attempt("slow_node", 1)
     first, bad, spare = jobs.nodes_of(job)
     jobs.finish("slow_node", job)
@@ -78,7 +77,7 @@ def test_a_spare_takes_the_place_of_a_slow_node(jobs, straight) -> None:
 def test_a_slow_first_node_gives_its_rank_to_a_spare(jobs, straight) -> None:
     job = jobs.submit("slow_first", "--nodes", 2, "--spares", 1, CHECKED, TOLERANT)
     process = jobs.check_of(job, 0)
-    with slow(jobs, 0, process):
+    with slow(jobs, process):
         jobs.wait_for_attempt("slow_first", 1)
     bad, other, spare = jobs.nodes_of(job)
     jobs.finish("slow_first", job)
@@ -92,7 +91,7 @@ def test_a_slow_first_node_gives_its_rank_to_a_spare(jobs, straight) -> None:
 def test_without_a_spare_a_slow_node_is_named_and_the_run_starts_on_it(jobs) -> None:
     job = jobs.submit("slow_alone", "--nodes", 3, "train.global_batch=66", CHECKED, TOLERANT)
     process = jobs.check_of(job, 2)
-    with slow(jobs, 2, process):
+    with slow(jobs, process):
         jobs.wait_for_attempt("slow_alone", 1)
     bad = jobs.nodes_of(job)[2]
     jobs.finish("slow_alone", job)
@@ -169,3 +168,31 @@ def test_scancel_ends_a_check(jobs) -> None:
     assert check["stopped"]
     (end,) = jobs.ledger("canceled_early", "end")
     assert end["reason"] == EndReason.CANCELLED
+
+
+def test_without_a_spare_a_run_whose_node_cannot_read_the_set_tells_why_by_itself(jobs) -> None:
+    data = jobs.runs.digits / "train"
+    jobs.cluster.on("node2", "mount", "-t", "tmpfs", "tmpfs", data)
+    try:
+        job = jobs.submit("data_alone", "--nodes", 2, CHECKED, "slurm.check_tolerance=0.95")
+        jobs.cluster.wait_for_state(job, "FAILED", timeout=120)
+    finally:
+        jobs.cluster.on("node2", "umount", data)
+    (check,) = jobs.ledger("data_alone", "node_check")
+    assert (list(check["bad"]), check["swapped"]) == (["node2"], {})
+    assert str(data) in jobs.output("data_alone")
+    (status,) = jobs.status(jobs.runs.path("data_alone").path)
+    assert status["suspects"] == ["node2"]
+
+
+def test_a_node_that_loses_power_during_a_check_gives_its_place_to_a_spare(jobs, straight) -> None:
+    job = jobs.submit("dark", "--nodes", 2, "--spares", 1, CHECKED, "slurm.check_tolerance=0.95")
+    jobs.check_of(job, 1)
+    first, lost, spare = jobs.nodes_of(job)
+    jobs.cluster.cut_power(lost)
+    jobs.finish("dark", job)
+    (check,) = jobs.ledger("dark", "node_check")
+    assert (check["bad"], check["swapped"]) == ({}, {lost: spare})
+    (start,) = jobs.ledger("dark", "start")
+    assert expand_hostlist(start["nodes"]) == [first, spare]
+    jobs.runs.assert_same("dark", straight)
