@@ -22,3 +22,8 @@ def name_process(name: str) -> None:
 def name_of_rank(rank: int | str) -> str:
     """Return the name of the process of a rank."""
     return f"rank{rank}.all4one"
+
+
+def name_of_check(node: int) -> str:
+    """Return the name of the process that checks a node of a job."""
+    return f"check{node}.all4one"

@@ -19,6 +19,8 @@ class Suspicion:
     node: str
     what: str
     """What is wrong, without the name of the node."""
+    is_failure: bool = False
+    """Whether a measurement failed. Otherwise the node is slow."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ def slow_nodes(measured: Sequence[NodeRates], tolerance: float) -> list[Suspicio
         measured: the rates of each node.
         tolerance: fraction of the median by which a rate may be lower.
     """
-    found = [Suspicion(one.node, f"{rate}: {why}") for one in measured for rate, why in one.failures.items()]
+    found = [
+        Suspicion(one.node, f"{rate}: {why}", is_failure=True)
+        for one in measured
+        for rate, why in one.failures.items()
+    ]
     for rate in Rate:
         known = {one.node: one.rates[rate] for one in measured if rate in one.rates}
         if not known:

@@ -50,6 +50,15 @@ class NodeRates:
         return asdict(self)
 
 
+def better_rates(one: NodeRates, again: NodeRates) -> NodeRates:
+    """Return the better rates of two measurements of a node. What fails in one of them has failed."""
+    rates = {
+        rate: max(found.rates.get(rate, 0.0) for found in (one, again))
+        for rate in {**one.rates, **again.rates}
+    }
+    return NodeRates(one.node, rates, {**one.failures, **again.failures})
+
+
 def written(rate: str, value: float) -> str:
     """Return a rate with its unit."""
     divisor, unit = UNITS[Rate(rate)]

@@ -69,6 +69,9 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
         *_table("Goodput", tables.goodput(facts), "Where the time of the run went."),
         *_table("Ranks", tables.ranks(facts), "Time in which each rank computes, without messages and data."),
         *_table("Attempts", tables.attempts(facts)),
+        *_table(
+            "Node checks", tables.node_checks(facts), "Checks of the nodes of a job before its ranks started."
+        ),
         *_table("Settings", tables.settings(facts), "Settings that differ from the base recipe."),
         *_table(
             "Versions", tables.versions(facts), "Versions of the packages that wrote the newest checkpoint."

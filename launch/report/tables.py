@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.formatting import percent
+from launch.node_check.record import node_checks as read_node_checks
 from launch.report.facts import RunFacts, differences_between, differences_from_base
 from launch.report.headline import KeyFigure, key_figures
 from launch.status.goodput import Cause
 from trainer.evaluation.linear_fast import wilson_interval
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.records import read_ledger
 
 CAUSES = {
     Cause.USEFUL: "steps that count",
@@ -111,6 +113,13 @@ def ranks(facts: RunFacts) -> Table:
         for one in (found if len(found) > 1 else ())
     ]
     return Table(("rank", "node", "milliseconds of a step", "relative to the median"), rows)
+
+
+def node_checks(facts: RunFacts) -> Table:
+    """Return what each check of the nodes of a job has found. Empty: there was none."""
+    found = read_node_checks(read_ledger(facts.run.ledger))
+    rows = [[str(one.attempt), *one.lines()[:1], ". ".join(one.lines()[1:])] for one in found]
+    return Table(("before attempt", "check", "faults"), rows)
 
 
 def settings(facts: RunFacts) -> Table:

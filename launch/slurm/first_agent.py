@@ -20,6 +20,7 @@ from launch.slurm.agent_links import FirstAgent, Message
 from launch.slurm.hostlist import short_hostlist
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
 from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
+from launch.slurm.start_check import CheckPlan, StartCheck
 from trainer.distributed.rank_state import RankState
 from trainer.runs.end_reasons import ExitCode
 
@@ -37,12 +38,14 @@ class Outlook:
         reason: returns the reason in the ledger for an exit code.
         give_up: records a failure after which only SLURM can help, and asks it to start the job again. Returns the
             reason in the ledger.
+        check: how the nodes are checked before the ranks start. None: they are not.
     """
 
     recovery: Recovery
     may_have: Callable[[int], bool]
     reason: Callable[[int], str]
     give_up: Callable[[Failure], str]
+    check: CheckPlan | None = None
 
 
 @dataclass
@@ -78,6 +81,8 @@ class Lead:
     def run(self) -> End:
         """Run the ranks until they have ended, and start them again where this helps. Returns how they ended."""
         try:
+            if self._outlook.check is not None:
+                self._check(self._outlook.check)
             while True:
                 with self._outlook.recovery.forking():
                     self._start()
@@ -104,6 +109,13 @@ class Lead:
             return end
         finally:
             self._agent.close()
+
+    def _check(self, plan: CheckPlan) -> None:
+        """Check all nodes, and give the places of bad ones to spares."""
+        check = StartCheck(self._agent, self._others, plan)
+        with self._outlook.recovery.forking():
+            check.begin()
+        self._crew, self._spares = check.finish(self._crew, self._spares)
 
     def _start(self) -> None:
         self._starts += 1
@@ -158,6 +170,8 @@ class Lead:
         while not ranks.over:
             now = time.monotonic()
             for message in [*self._agent.news(), *self._others.read()]:
+                if "checked" in message:
+                    continue  # it came after the end of the check
                 if "lost" in message:
                     self._note_lost(message["lost"], seen)
                 elif "states" in message:

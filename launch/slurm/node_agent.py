@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from launch.local.rank_processes import RankProcess, start_rank
 from launch.local.rank_records import RankRecords, send_signal
 from launch.local.roll_call import RollCall
 from launch.local.run_watch import Order
+from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import End
 from launch.slurm.agent_links import LaterAgent, Message
+from launch.slurm.check_process import CheckProcess
 from launch.slurm.forwarded_signals import SignalForwarding
 from trainer.distributed.rendezvous import MEETING
 
@@ -35,14 +38,22 @@ class Place:
 
     node: int
     """Number of the node, from 0."""
-    nodes: int
-    """Number of nodes of the job, spares included."""
     tasks: int
     """Number of ranks on each node."""
-    first: str
-    """Name or address of the first node."""
+    hosts: Sequence[str]
+    """Names or addresses of all nodes of the job, spares included, by the number of the node."""
     meeting: str
     """Name that only this start of the job has."""
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes of the job, spares included."""
+        return len(self.hosts)
+
+    @property
+    def first(self) -> str:
+        """Name or address of the first node."""
+        return self.hosts[0]
 
 
 @dataclass
@@ -105,6 +116,7 @@ class NodeAgent:
         self.place, self._module, self._arguments, self._logs = place, module, arguments, logs
         self._forwarding = forwarding
         self._ranks = _Ranks()
+        self._check: CheckProcess | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -118,8 +130,12 @@ class NodeAgent:
             message: `number` of this start, `crew`: the nodes that have ranks, in the order of these, and additional
                 variables of the ranks as `environment`. A node outside of the crew is a spare.
         """
+        self._end_check()
         self._ranks.close()
         place, crew, self._ranks = self.place, message["crew"], _Ranks()
+        if place.node == 0 and crew[0] != 0:
+            # Rank 0 of another node now writes to the log of this agent, and two nodes must not append to one file.
+            write_output_to(open_log(self._logs / "node_0.log"))
         if place.node not in crew:
             return
         for local in range(place.tasks):
@@ -130,7 +146,7 @@ class NodeAgent:
                 "LOCAL_RANK": str(local),
                 "WORLD_SIZE": str(len(crew) * place.tasks),
                 "LOCAL_WORLD_SIZE": str(place.tasks),
-                "MASTER_ADDR": place.first,
+                "MASTER_ADDR": place.hosts[crew[0]],
                 "ALL4ONE_PARENT": str(os.getpid()),
                 MEETING: f"{place.meeting}.{message['number']}",
                 **message["environment"],
@@ -146,8 +162,8 @@ class NodeAgent:
             self._forwarding.add(process.pid)
 
     def news(self) -> list[Message]:
-        """Return what has happened to the ranks of this node since the last call."""
-        found = self._ranks.states()
+        """Return what has happened to the ranks of this node, and to its check, since the last call."""
+        found = [*self._news_of_check(), *self._ranks.states()]
         for rank, step in self._ranks.roll.read().items():
             found.append({"rank": rank, "holds": step})
         for rank, process in self._ranks.processes.items():
@@ -170,9 +186,31 @@ class NodeAgent:
             self._ranks.kill()
         elif message["do"] == "hang":
             self._ranks.answer_hang(Order(message["order"]), message["ranks"])
+        elif message["do"] == "check":
+            self._check = CheckProcess(self.place.node, message["measure"])
+        elif message["do"] == "ask check" and self._check is not None:
+            self._check.ask(message["orders"].get(str(self.place.node)))
+        elif message["do"] == "end check":
+            self._end_check()
+
+    def _news_of_check(self) -> list[Message]:
+        """Return what the check of this node has found. A signal that asks to stop ends it."""
+        if self._check is None:
+            return []
+        found = self._check.read()
+        if self.is_stopping:
+            self._end_check()
+            found.append({"stopped": True})
+        return [{"checked": one, "node": self.place.node} for one in found]
+
+    def _end_check(self) -> None:
+        if self._check is not None:
+            self._check.close()
+            self._check = None
 
     def close(self) -> None:
-        """End the ranks that still run, and close the connections to them."""
+        """End the ranks that still run and the check, and close the connections to them."""
+        self._end_check()
         self._ranks.kill()
         self._ranks.close()
 

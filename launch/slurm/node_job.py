@@ -5,8 +5,11 @@ The module is also that of the ranks: `import_all` and `main`.
 
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import submitit
 
@@ -20,6 +23,7 @@ from launch.local.recovery import RunRecovery
 from launch.local.runs import depends_on_ranks
 from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import End, end_with_parent, run_with_error_report
+from launch.node_check.record import NODE_CHECK
 from launch.slurm.agent_links import AgentLost, FirstAgent, LaterAgent
 from launch.slurm.first_agent import Lead, Outlook
 from launch.slurm.forwarded_signals import SignalForwarding
@@ -28,6 +32,7 @@ from launch.slurm.lost_first_node import ask_for_restart
 from launch.slurm.node_agent import NodeAgent, Place, follow
 from launch.slurm.rank_of_job import train_as_rank
 from launch.slurm.record_failure import record_failure
+from launch.slurm.start_check import CheckPlan
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
@@ -65,7 +70,7 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
     LOGGER.info("output goes to %s", log)
     write_output_to(open_log(log))  # SLURM would append all starts of a job to one file
     meeting = f"{start.job}.{start.restart}"
-    place = Place(node, int(task.num_tasks), tasks, task.hostnames[0], meeting)
+    place = Place(node, tasks, tuple(task.hostnames), meeting)
     allow_forks()
     prepare(__name__)
     agent = NodeAgent(place, __name__, [str(run)], logs, forwarding)
@@ -80,7 +85,11 @@ def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
         others = FirstAgent(place.meeting, place.nodes)
         with RunLock(run.path, attempt=run.attempts() + 1, wait_s=STALE_AFTER_S + 15) as lock:
             outlook = Outlook(
-                RunRecovery(run, lock), partial(_may_have, run), partial(_reason, run), partial(_give_up, run)
+                RunRecovery(run, lock),
+                partial(_may_have, run),
+                partial(_reason, run),
+                partial(_give_up, run),
+                _check_plan(run, place.nodes),
             )
             return Lead(agent, others, nodes, outlook).run()
     except AgentLost as error:
@@ -88,6 +97,23 @@ def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
         if error.is_silent:
             ask_for_restart(run, place)
         os._exit(ExitCode.LOST_PEER)  # the ranks end with this process
+
+
+def _check_plan(run: RunFolder, nodes: int) -> CheckPlan | None:
+    """Return how the nodes of a job are checked. None: they are not."""
+    config = run.read_config()
+    wanted = config.slurm.check_nodes
+    if not (nodes > 1 if wanted is None else wanted):
+        return None
+    # A stream names its shards by a pattern, and a remote set is on no disk of the cluster.
+    train, has_index = config.data.train, config.data.reader == "index"
+    data = train if has_index and isinstance(train, Path) else None
+    return CheckPlan(data, config.slurm.check_tolerance, partial(_note_check, run))
+
+
+def _note_check(run: RunFolder, facts: Mapping[str, Any]) -> None:
+    with suppress(OSError):  # training must go on
+        run.note(NODE_CHECK, attempt=run.attempts() + 1, **facts)
 
 
 def _may_have(run: RunFolder, ranks: int) -> bool:

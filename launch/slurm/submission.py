@@ -51,7 +51,7 @@ class SlurmSubmission:
         """Return the sbatch script that submitit would write.
 
         Raises:
-            UserError: there is no SLURM on this machine, or the job has spare nodes and no agents.
+            UserError: there is no SLURM on this machine, or the job has no agents, which its settings need.
         """
         return script(self._executor(), len(self.runs))
 
@@ -114,6 +114,12 @@ class SlurmSubmission:
             raise UserError(
                 f"slurm.spares={self.settings.spares} needs an agent on each node, and this job has none",
                 fix=agents_warning(self.settings) or "set slurm.recovery=in_place, or slurm.spares=0",
+            )
+        if self.settings.check_nodes and not self._has_agents:
+            raise UserError(
+                "slurm.check_nodes=true needs an agent on each node, and this job has none",
+                fix=agents_warning(self.settings)
+                or "set slurm.recovery=in_place, or leave slurm.check_nodes out",
             )
         return executor(
             self.settings,

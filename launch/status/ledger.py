@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from data_pipelines.errors import UserError
+from launch.node_check.record import node_checks
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.rank_times import STRAGGLER
 from trainer.runs.records import Speed, read_ledger, read_speeds
@@ -64,6 +65,8 @@ class AttemptSummary:
     hours: Hours
     slow_nodes: tuple[str, ...] = ()
     """Nodes of ranks that have computed clearly longer than the others, sorted."""
+    bad_nodes: tuple[str, ...] = ()
+    """Nodes that the check before it found bad, sorted, also those that a spare has replaced."""
 
 
 def read_attempts(
@@ -123,6 +126,7 @@ class _History:
         self.starts = [r for r in records if r["event"] == "start"]
         self._ready = {r["attempt"]: r for r in records if r["event"] == "ready"}
         self._slow = [(r["attempt"], r["node"]) for r in records if r["event"] == STRAGGLER]
+        self._checks = node_checks(records)
         self._ends: dict[int, Record] = {}
         for record in (r for r in records if r["event"] == "end"):
             known = self._ends.get(record["attempt"])
@@ -160,6 +164,9 @@ class _History:
                 useful * per_second, (end - begun - useful) * per_second, (begun - start["time"]) * per_second
             ),
             slow_nodes=tuple(sorted({node for attempt, node in self._slow if attempt == number})),
+            bad_nodes=tuple(
+                sorted({node for check in self._checks if check.attempt == number for node in check.bad})
+            ),
         )
 
     def _steps(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
+from launch.node_check.record import NODE_CHECK, NodeCheck, node_checks
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.attempt_facts import read_facts
@@ -63,9 +64,11 @@ class Status:
     goodput: Goodput
     """Where the time went."""
     suspects: list[str]
-    """Nodes that the failures of the run point at, or that were slow."""
+    """Nodes that the failures of the run point at, that were slow, or that a check found bad."""
     ranks: list[RankTime]
     """How long each rank computes by itself. Empty: it is not known yet."""
+    node_check: NodeCheck | None
+    """The newest check of the nodes of a job. None: there was none."""
     history: list[AttemptSummary]
     """All attempts, oldest first."""
 
@@ -172,6 +175,7 @@ def status(
         goodput=_goodput(run, records, history, speeds),
         suspects=suspect_nodes(history),
         ranks=read_rank_times(run),
+        node_check=next(reversed(node_checks(records)), None),
         history=history,
     )
 
@@ -203,7 +207,9 @@ def _state(
     if last is not None and last.reason == EndReason.RUNNING:
         return EndReason.RUNNING, None
     # the newest record counts: a later start whose processes never connected comes after the attempt's own
-    records = [r for r in records if r["event"] not in (RANK_TIMES, STRAGGLER)]  # these end nothing
+    records = [
+        r for r in records if r["event"] not in (RANK_TIMES, STRAGGLER, NODE_CHECK)
+    ]  # these end nothing
     newest = records[-1] if records else None
     if newest and newest["event"] == "end" and newest["attempt"] == (last.number if last else 0):
         return newest["reason"], newest.get("message")

@@ -47,10 +47,10 @@ def _may_be_caused_by_node(attempt: AttemptSummary) -> bool:
 def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
     """Return the nodes that are probably broken, sorted.
 
-    A node is suspect if at least two failures name it, or if one of its ranks has computed at least 15 % longer than
-    the median for 100 steps. A node is also suspect if it took part in every one of at least
-    two failures that name no node. The second rule applies only if at most half of all nodes took part in every such
-    failure. Otherwise the failures do not distinguish between the nodes.
+    A node is suspect if at least two failures name it, if one of its ranks has computed at least 15 % longer than the
+    median for 100 steps, or if a check before the start of a job found it bad. A node is also suspect if it took part
+    in every one of at least two failures that name no node. This last rule applies only if at most half of all nodes
+    took part in every such failure. Otherwise the failures do not distinguish between the nodes.
     """
     failed = failures(attempts)
     named = [name for a in failed if (name := _named(a)) is not None]
@@ -61,21 +61,24 @@ def suspect_nodes(attempts: Sequence[AttemptSummary]) -> list[str]:
         if 2 * len(common) <= len({name for a in attempts for name in expand_hostlist(a.nodes)}):
             found |= common
     # A node outside of SLURM cannot be excluded.
-    found |= {name for a in attempts if a.nodes for name in a.slow_nodes}
+    found |= {name for a in attempts if a.nodes for name in (*a.slow_nodes, *a.bad_nodes)}
     return sorted(found)
 
 
 def times_in_failures(name: str, attempts: Iterable[AttemptSummary]) -> str:
-    """Describe in how many failed attempts a node took part, and in how many it was slow."""
+    """Describe in how many failed attempts a node took part, in how many it was slow, and before how many a check found
+    it bad."""
     attempts = list(attempts)
     failed = failures(attempts)
     count = sum(name in expand_hostlist(attempt.nodes) for attempt in failed)
     slow = sum(name in attempt.slow_nodes for attempt in attempts)
-    said = f"{name} was in {count} of {len(failed)} failed attempts"
-    if not slow:
-        return said
-    was_slow = f"was slow in {slow} of {len(attempts)} attempts"
-    return f"{said} and {was_slow}" if count else f"{name} {was_slow}"
+    bad = sum(name in attempt.bad_nodes for attempt in attempts)
+    said = [f"was in {count} of {len(failed)} failed attempts"] if count or not (slow or bad) else []
+    if slow:
+        said.append(f"was slow in {slow} of {len(attempts)} attempts")
+    if bad:
+        said.append(f"was bad in the check before {bad} of {len(attempts)} attempts")
+    return f"{name} {' and '.join(said)}"
 
 
 def excluded_from_new(recipe: str, overrides: Sequence[str]) -> list[str]:

@@ -91,7 +91,9 @@ def _lines(found: Overview) -> list[Text]:
     best = [_of_best(one, found) for one in found.runs]
     suspects = [_of_suspects(one, found) for one in found.runs]
     slow = [_of_ranks(one, found) for one in found.runs]
-    lines = [Text(line) for line in (*why, *best, _costs(found.runs), *slow, *suspects, *skipped) if line]
+    checks = [line for one in found.runs for line in _of_check(one, found)]
+    shown = (*why, *best, _costs(found.runs), *checks, *slow, *suspects, *skipped)
+    lines = [Text(line) for line in shown if line]
     return [*lines, Text(found.problem, style="yellow")] if found.problem else lines
 
 
@@ -178,6 +180,15 @@ def _of_best(one: Status, found: Overview) -> str:
     if one.best is None:
         return ""
     return f"{_name(one, found)}: best checkpoint at step {one.best.step}, {one.best.metric} {percent(one.best.value)}"
+
+
+def _of_check(one: Status, found: Overview) -> list[str]:
+    """Return what the newest check of the nodes has found. Of several runs, only faults are shown."""
+    if one.node_check is None:
+        return []
+    first, *faults = one.node_check.lines()
+    lines = faults if len(found.runs) > 1 else [first, *faults]
+    return [f"{_name(one, found)}: {line}" for line in lines]
 
 
 def _of_ranks(one: Status, found: Overview) -> str:

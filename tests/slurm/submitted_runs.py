@@ -10,7 +10,7 @@ from commands import Result, run
 from slurm_cluster import Cluster
 from tiny_runs import Runs
 
-from launch.local.process_name import name_of_rank
+from launch.local.process_name import name_of_check, name_of_rank
 from trainer.runs.records import read_records
 
 STEPS, INTERVAL = 40, 10
@@ -23,6 +23,10 @@ SHORT = (
     "data.decode_threads=1",
     "data.executor=opencv",
 )
+
+
+# A check costs each job some seconds, and the nodes share the cores of this machine, so their rates differ at random.
+NO_CHECK = "slurm.check_nodes=false"
 
 
 class Jobs:
@@ -40,9 +44,8 @@ class Jobs:
 
     def submit(self, name: str, *arguments: object) -> str:
         """Queue a run. Returns the job's number."""
-        result = self.all4one(
-            "submit", *self.runs.common, *SHORT, f"run.name={name}", "--cpus-per-task", 1, *arguments
-        )
+        settings = (*self.runs.common, *SHORT, NO_CHECK, f"run.name={name}")
+        result = self.all4one("submit", *settings, "--cpus-per-task", 1, *arguments)
         assert result.code == 0, result.out
         return self.newest_job(name)
 
@@ -98,6 +101,17 @@ class Jobs:
     def agent_of(self, job: str, node: int) -> str:
         """Number of the process of a node's agent, as the head machine sees it."""
         return self._named(job, f"agent{node}.all4one")
+
+    def check_of(self, job: str, node: int) -> str:
+        """Number of the process that checks a node, as the head machine sees it, once it is there."""
+
+        def found() -> str:
+            try:
+                return self._named(job, name_of_check(node))
+            except AssertionError:
+                return ""
+
+        return self.cluster.until(found, 60, "the check does not start")
 
     def _named(self, job: str, name: str) -> str:
         """The newest process of this name. One of an earlier start may live on where a machine is cut off."""

@@ -79,9 +79,13 @@ class SlurmSettings(Settings):
     """Whether a run without a spare goes on with the nodes that are left after the loss of one, if
     `train.global_batch` can be split over their ranks. Empty: only if its loss does not depend on the number of ranks.
     Sums of a smaller number of ranks differ in their last bits."""
+    check_nodes: bool | None = None
+    """Whether a job checks its nodes before its processes start: devices, memory, JPEG decode, the disk of the set and
+    the links between nodes. A spare takes the place of a bad node. Empty: only if the job has two or more nodes, spares
+    included. With `recovery: requeue` there is no check."""
     check_tolerance: float = Field(0.2, gt=0, lt=1)
-    """Fraction of the median of all nodes by which a rate of a node may be lower in a check of nodes
-    (`all4one doctor --nodes`)."""
+    """Fraction of the median of all nodes by which a rate of a node may be lower in a check of nodes, at the start of a
+    job or by `all4one doctor --nodes`."""
     chain: int = Field(1, ge=1, le=1000)
     """Number of jobs to queue one after the other. Each job resumes the run. Use it on clusters that forbid requeues.
     Above 1, no job requests a requeue."""

@@ -136,6 +136,10 @@ def _json(line: bytes) -> Any:
 
 def _printable(value: Any) -> Any:
     """Return a value whose text holds no control characters, which could steer the terminal that shows it."""
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(one) for key, one in value.items()}
     if isinstance(value, str) and not value.isprintable():
         return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)
     return value
@@ -169,6 +173,26 @@ def _are_counts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_count, value))
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_lists_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_are_texts, value))
+
+
+def _are_texts_by_node(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_are_texts, value.values()))
+
+
+def _are_nodes_by_node(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
 _NEEDED = {
     "start": ("time", "attempt", "world_size"),
     "ready": ("time", "attempt", "step", "total_steps"),
@@ -178,6 +202,7 @@ _NEEDED = {
     "stepped": ("time", "attempt", "step"),
     "evaluated": ("time", "attempt", "step", "seconds"),
     "straggler": ("attempt", "step", "rank", "node", "slower"),
+    "node_check": ("attempt", "count", "seconds", "stopped", "bad", "swapped", "links", "common"),
     "end": ("time", "attempt", "reason"),
 }
 """What the readers of the ledger rely on, by event."""
@@ -207,6 +232,12 @@ _LEDGER: dict[str, Check] = {
     "allocated": _is_optional_number,
     "seconds": _is_number,
     "saving": _is_number,
+    "count": _is_count,
+    "stopped": _is_flag,
+    "bad": _are_texts_by_node,
+    "swapped": _are_nodes_by_node,
+    "links": _are_lists_of_texts,
+    "common": _are_texts,
 }
 """What the values of the ledger must be where they are present."""
 

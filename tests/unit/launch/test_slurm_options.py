@@ -121,6 +121,7 @@ def test_every_resource_of_a_job_has_an_option() -> None:
         "max_requeues",
         "recovery",
         "shrink",
+        "check_nodes",
         "check_tolerance",
     }
     assert set(_NAMES) <= set(_SETTINGS)

@@ -9,7 +9,7 @@ import torch
 from data_pipelines.errors import UserError
 from launch.node_check import compute, files, images, rates
 from launch.node_check.files import read_rate
-from launch.node_check.rates import Rate, measure_node, written
+from launch.node_check.rates import NodeRates, Rate, better_rates, measure_node, written
 
 
 def test_a_node_tells_all_its_rates(tmp_path: Path) -> None:
@@ -67,3 +67,11 @@ def test_a_device_that_multiplies_wrongly_is_refused(monkeypatch: pytest.MonkeyP
 )
 def test_rates_are_written_with_their_unit(rate: Rate, value: float, said: str) -> None:
     assert written(rate, value) == said
+
+
+def test_of_two_measurements_the_better_rates_count_and_each_failure_does() -> None:
+    one = NodeRates("a", {Rate.DECODE: 10.0, Rate.READ: 5.0, Rate.MEMORY: 1.0})
+    again = NodeRates("a", {Rate.DECODE: 8.0, Rate.READ: 9.0}, {Rate.MEMORY: "a copy differs"})
+    assert better_rates(one, again) == NodeRates(
+        "a", {Rate.DECODE: 10.0, Rate.READ: 9.0, Rate.MEMORY: 1.0}, {Rate.MEMORY: "a copy differs"}
+    )

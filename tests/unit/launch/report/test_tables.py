@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launch.node_check.record import NODE_CHECK
 from launch.report.facts import RunFacts, read_facts
 from launch.report.headline import key_figures
-from launch.report.tables import evaluated_of, goodput, ranks, results, shown
+from launch.report.tables import evaluated_of, goodput, node_checks, ranks, results, shown
 from launch.status.run_status import status
 from trainer.config.schema import load_config
 from trainer.runs.records import append_record
@@ -90,3 +91,12 @@ def test_ranks_are_compared_with_the_median(tmp_path: Path) -> None:
         ["0", "node1", "100.0", "+0 %"],
         ["1", "node1", "120.0", "+20 %"],
     ]
+
+
+def test_checks_of_nodes_are_shown_with_the_attempt_that_came_after_them(tmp_path: Path) -> None:
+    found = facts(tmp_path)
+    assert node_checks(found).rows == []
+    known = {"count": 2, "seconds": 5.0, "stopped": False, "swapped": {}, "links": [], "common": []}
+    found.run.note(NODE_CHECK, attempt=1, bad={"node2": ["memory: slow"]}, **known)
+    (row,) = node_checks(found).rows
+    assert list(row) == ["1", "the check of 2 nodes took 5.0 s", "node2 is bad: memory: slow"]

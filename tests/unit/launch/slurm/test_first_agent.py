@@ -77,7 +77,7 @@ class Job:
             self.ends[node] = self.threads.submit(follow, self._agent(node, agents), link)
 
     def _agent(self, node: int, agents: int) -> NodeAgent:
-        place = Place(node, agents, 1, "127.0.0.1", self.folder.name)
+        place = Place(node, 1, ("127.0.0.1",) * agents, self.folder.name)
         return NodeAgent(place, "one_rank", [str(self.folder)], self.folder / "logs", SignalForwarding())
 
     def _give_up(self, failure: Failure) -> str:

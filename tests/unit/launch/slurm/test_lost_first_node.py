@@ -20,7 +20,7 @@ case "$*" in
     *"show job"*) echo "JobId=7 JobState={job} Restarts={restarts}" ;;
 esac
 """
-PLACE = Place(1, 2, 1, "node1", "7.1")
+PLACE = Place(1, 1, ("node1", "node2"), "7.1")
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.slurm.submission import agents_warning, cpu_warning
+from data_pipelines.errors import UserError
+from launch.slurm.submission import SlurmSubmission, agents_warning, cpu_warning
 from trainer.config.slurm_settings import SlurmSettings
+from trainer.runs.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,12 @@ def test_jobs_of_gpus_should_say_how_many_cores_they_need(gpus: int, cores: int,
 def test_resources_of_each_task_leave_no_place_for_agents(settings: dict[str, Any], named: str) -> None:
     assert named in agents_warning(SlurmSettings(**settings))
     assert bool(agents_warning(SlurmSettings(**settings))) == bool(named)
+
+
+@pytest.mark.parametrize("setting", ["spares", "check_nodes"])
+def test_what_only_agents_can_do_is_refused_without_them(tmp_path: Path, setting: str) -> None:
+    settings = SlurmSettings(recovery="requeue", **{setting: 1})
+    submission = SlurmSubmission([RunFolder(tmp_path)], settings, tmp_path)
+    with pytest.raises(UserError, match=f"slurm.{setting}=.* needs an agent on each node") as refused:
+        submission.script()
+    assert "slurm.recovery=in_place" in str(refused.value.fix)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import UserError
+from launch.node_check.record import NODE_CHECK
 from launch.slurm import slurm_commands
 from launch.slurm.submitted_jobs import Submissions
 from launch.status.run_status import status
@@ -230,3 +231,23 @@ def test_times_of_ranks_after_the_end_hide_nothing(run: RunFolder) -> None:
     run.note("end", attempt=1, reason="stalled", message="rank 1 on node2 hangs")
     run.note(RANK_TIMES, attempt=1, step=101, times=[])
     assert status(run, None, "7").why == "rank 1 on node2 hangs"
+
+
+def test_a_check_of_nodes_is_told_and_ends_nothing(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = status(run, None, "7").state
+    found = {"count": 3, "seconds": 6.28, "stopped": False, "links": [], "common": []}
+    run.note(NODE_CHECK, attempt=1, bad={"node2": ["JPEG decode: slow"]}, swapped={"node2": "node3"}, **found)
+    assert status(run, None, "7").suspects == ["node2"]
+    run.note(NODE_CHECK, attempt=2, bad={}, swapped={}, **found)
+    newest = status(run, None, "7")
+    assert newest.state == ended
+    assert newest.node_check is not None
+    assert (newest.node_check.attempt, newest.node_check.bad) == (2, {})
+    print_status(run.path, as_json=False)
+    assert "one: the check of 3 nodes took 6.3 s and found no fault" in capsys.readouterr().out
+    print_status(run.path, as_json=True)
+    (told,) = json.loads(capsys.readouterr().out)["runs"]
+    assert told["node_check"]["seconds"] == 6.28
+    assert told["history"][0]["bad_nodes"] == ["node2"]

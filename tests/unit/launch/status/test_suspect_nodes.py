@@ -129,3 +129,15 @@ def test_a_node_that_was_slow_once_is_suspect() -> None:
     both = times_in_failures("node2", [slow, killed("node[1-2]", "node2")])
     assert both == "node2 was in 1 of 1 failed attempts and was slow in 1 of 2 attempts"
     assert suspect_nodes([replace(slow, nodes="")]) == []  # without SLURM there is nothing to exclude
+
+
+def test_a_node_that_a_check_found_bad_is_suspect_also_if_a_spare_has_replaced_it() -> None:
+    checked = replace(well("node[1-2]"), bad_nodes=("node3",))
+    assert suspect_nodes([checked, well("node[1-2]")]) == ["node3"]
+    said = times_in_failures("node3", [checked, well("node[1-2]")])
+    assert said == "node3 was bad in the check before 1 of 2 attempts"
+    slow = replace(checked, slow_nodes=("node3",))
+    assert times_in_failures("node3", [slow, killed("node[2-3]", "node2")]) == (
+        "node3 was in 1 of 1 failed attempts and was slow in 1 of 2 attempts and was bad in the check before 1 of 2 "
+        "attempts"
+    )
