@@ -18,13 +18,15 @@ from trainer.distributed.cluster_store import listen, ports
 from trainer.runs.supervisor import send
 
 Message = dict[str, Any]
+ARRIVE_S = 180.0
+"""How long the first agent waits for the others before it goes on without them, seconds."""
 JOIN_S = 900.0
-"""How long the agents wait for each other, seconds. Nodes may power on first."""
+"""How long the others try to reach the first agent, seconds. Its node may power on first."""
 BEAT_S = 1.0
 """Time between two signs of life of an agent, seconds."""
 LOST_AFTER_S, FIRST_LOST_AFTER_S = 5.0, 20.0
 """Time after which an agent is lost whose node acknowledges nothing, seconds: a later agent, and the first one."""
-_ANSWER_S = 3.0
+_ANSWER_S, _LATE_ANSWER_S = 3.0, 0.5
 
 
 class AgentLost(Exception):
@@ -103,7 +105,7 @@ class FirstAgent:
 
     Args:
         meeting: name that only the agents of this start of the job share.
-        nodes: number of nodes.
+        nodes: number of nodes. Those whose agents do not come in time are lost.
     """
 
     def __init__(self, meeting: str, nodes: int) -> None:
@@ -112,40 +114,45 @@ class FirstAgent:
         """Host name of each other agent, by the number of its node, also of those that are lost."""
         self.lost: dict[int, str] = {}
         """Why each lost agent is lost, by the number of its node."""
+        self._meeting, self._late = meeting, list[int]()
+        self._listener: socket.socket | None = None
         if nodes == 1:
             return
-        with _listen(meeting) as listener:
-            deadline = time.monotonic() + JOIN_S
-            while len(self._lines) < nodes - 1:
-                listener.settimeout(max(0.0, deadline - time.monotonic()))
-                try:
-                    connection, _ = listener.accept()
-                    self._welcome(connection, meeting)
-                except TimeoutError:
-                    missing = sorted(set(range(1, nodes)) - self._lines.keys())
-                    raise UserError(
-                        f"the agents of nodes {missing} of the job did not come within {JOIN_S:g} s",
-                        where=platform.node(),
-                        fix="read their logs. A firewall may separate them from this node",
-                    ) from None
+        self._listener = _listen(meeting)
+        os.register_at_fork(after_in_child=self._listener.close)  # a rank must not hold it open
+        deadline = time.monotonic() + ARRIVE_S
+        while len(self._lines) < nodes - 1 and (left := deadline - time.monotonic()) > 0:
+            self._take_in(left, _ANSWER_S)
+        for node in set(range(1, nodes)) - self._lines.keys():
+            self.lost[node] = f"its agent did not come within {ARRIVE_S:g} s"
 
-    def _welcome(self, connection: socket.socket, meeting: str) -> None:
-        """Take in an agent that names the meeting, and hang up on anything else."""
-        connection.settimeout(_ANSWER_S)
+    def _take_in(self, wait_s: float, answer_s: float) -> int | None:
+        """Wait for an agent that names the meeting, and hang up on anything else. Returns the number of its node."""
+        assert self._listener is not None
+        self._listener.settimeout(wait_s)
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, TimeoutError):
+            return None
+        connection.settimeout(answer_s)
         try:
             hello = json.loads(_first_line(connection))
-            if hello["meeting"] != meeting:
+            if hello["meeting"] != self._meeting:
                 raise ValueError
-            send(connection, {"meeting": meeting})
+            send(connection, {"meeting": self._meeting})
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()
-            return
-        self._lines[hello["node"]] = _Line(connection, LOST_AFTER_S)
-        self.names[hello["node"]] = hello["name"]
+            return None
+        node = int(hello["node"])
+        self._lines[node] = _Line(connection, LOST_AFTER_S)
+        self.names[node] = hello["name"]
+        return node
 
     def read(self) -> list[Message]:
         """Return the messages of all other agents that have arrived. `{"lost": node}` says that an agent is lost."""
         found: list[Message] = []
+        if self._listener is not None and (node := self._take_in(0.0, _LATE_ANSWER_S)) is not None:
+            self._late.append(node)
         for node, line in list(self._lines.items()):
             try:
                 found += line.read()
@@ -154,6 +161,13 @@ class FirstAgent:
                 self.lost[node] = str(error)
                 found.append({"lost": node})
         return found
+
+    def take_late(self) -> list[int]:
+        """Return the nodes whose agents have come late since the last call. They are lost no more."""
+        late, self._late = [node for node in self._late if node in self._lines], []
+        for node in late:
+            self.lost.pop(node, None)
+        return late
 
     def send_all(self, message: Message) -> None:
         """Send a message to all other agents that are not lost. `read` tells of those that cannot be reached."""

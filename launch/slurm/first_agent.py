@@ -81,6 +81,8 @@ class Lead:
     def run(self) -> End:
         """Run the ranks until they have ended, and start them again where this helps. Returns how they ended."""
         try:
+            if self._others.lost and not self._man():
+                return self._end(self._give_up(Failure(ExitCode.LOST_PEER, self._missing())))
             if self._outlook.check is not None:
                 self._check(self._outlook.check)
             while True:
@@ -98,17 +100,29 @@ class Lead:
                     hung=hung is not None,
                 )
                 if not self._man():
-                    LOGGER.error("%s. No spare node is left, and the run cannot shrink", failure.message)
-                    end = End(ExitCode.LOST_PEER, self._outlook.give_up(failure))
+                    end = self._give_up(failure)
                     break
                 if not self._outlook.recovery.restarts(failure):
                     LOGGER.error("%s", failure.message)
                     end = End(failure.code, self._outlook.reason(failure.code))
                     break
-            self._others.send_all({"do": "end", "code": end.code, "reason": end.reason})
-            return end
+            return self._end(end)
         finally:
             self._agent.close()
+
+    def _end(self, end: End) -> End:
+        """Tell all agents how the ranks ended."""
+        self._others.send_all({"do": "end", "code": end.code, "reason": end.reason})
+        return end
+
+    def _give_up(self, failure: Failure) -> End:
+        LOGGER.error("%s. No spare node is left, and the run cannot shrink", failure.message)
+        return End(ExitCode.LOST_PEER, self._outlook.give_up(failure))
+
+    def _missing(self) -> str:
+        """Return the message on nodes whose agents did not come."""
+        lost = [node for node in self._crew if node in self._others.lost]
+        return "; ".join(f"node {self._names(node)[0]} is lost: {self._others.lost[node]}" for node in lost)
 
     def _check(self, plan: CheckPlan) -> None:
         """Check all nodes, and give the places of bad ones to spares."""
@@ -135,6 +149,9 @@ class Lead:
 
     def _man(self) -> bool:
         """Fill the places of lost nodes with spares, or leave them out. Returns whether the ranks can start again."""
+        for node in self._others.take_late():
+            LOGGER.warning("node %s has come late, and is a spare now", *self._names(node))
+            self._spares.append(node)
         lost = self._others.lost
         self._spares = [node for node in self._spares if node not in lost]
         for place, node in enumerate(self._crew):
@@ -151,7 +168,8 @@ class Lead:
         return True
 
     def _names(self, *nodes: int) -> list[str]:
-        return [self._others.names.get(node) or socket.gethostname() for node in nodes]
+        own, hosts = socket.gethostname(), self._agent.place.hosts
+        return [self._others.names.get(node) or (hosts[node] if node else own) for node in nodes]
 
     def _tell(self, message: Message) -> None:
         self._others.send_all(message)

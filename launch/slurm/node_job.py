@@ -72,7 +72,6 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
     meeting = f"{start.job}.{start.restart}"
     place = Place(node, tasks, tuple(task.hostnames), meeting)
     allow_forks()
-    prepare(__name__)
     agent = NodeAgent(place, __name__, [str(run)], logs, forwarding)
     return run_with_error_report(partial(_run, RunFolder(run), agent, nodes or place.nodes)), node == 0
 
@@ -80,9 +79,13 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
 def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
     place = agent.place
     try:
+        # The agents meet before their imports, which take long, so that the loss of one of them is noticed.
         if place.node:
-            return follow(agent, LaterAgent(place.meeting, place.first, place.node))
+            first = LaterAgent(place.meeting, place.first, place.node)
+            prepare(__name__)
+            return follow(agent, first)
         others = FirstAgent(place.meeting, place.nodes)
+        prepare(__name__)
         with RunLock(run.path, attempt=run.attempts() + 1, wait_s=STALE_AFTER_S + 15) as lock:
             outlook = Outlook(
                 RunRecovery(run, lock),

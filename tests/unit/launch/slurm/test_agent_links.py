@@ -143,9 +143,27 @@ def test_strangers_at_the_port_are_hung_up_on_and_foreign_servers_are_passed_by(
         assert heard(later.result(timeout=30), 1) == [{"do": "end"}]
 
 
-def test_an_agent_that_does_not_come_is_named(meeting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_does_not_come_is_lost_until_it_comes_late(
+    meeting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_links, "ARRIVE_S", 0.5)
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
+        first = FirstAgent(meeting, 3)
+        one.result(timeout=30)
+        assert first.lost == {2: "its agent did not come within 0.5 s"}
+        assert first.take_late() == []
+        two = threads.submit(LaterAgent, meeting, "127.0.0.1", 2)
+        while not two.done():
+            assert first.read() == []
+    assert first.lost.keys() == {2}
+    assert first.take_late() == [2]
+    assert first.lost == {}
+    first.send_all({"do": "end"})
+    assert heard(two.result(), 1) == [{"do": "end"}]
+
+
+def test_a_first_agent_that_does_not_answer_is_named(meeting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_links, "JOIN_S", 0.2)
-    with pytest.raises(UserError, match=r"nodes \[1, 2\]"):
-        FirstAgent(meeting, 3)
     with pytest.raises(UserError, match="did not answer"):
         LaterAgent(meeting, "127.0.0.1", 1)

@@ -58,17 +58,21 @@ class Restarts:
 class Job:
     """A job of several nodes on this machine. Its first agent runs in a thread, and the others are followed here."""
 
-    def __init__(self, folder: Path, nodes: int, agents: int, *, shrinks: bool = False) -> None:
+    def __init__(
+        self, folder: Path, nodes: int, agents: int, *, shrinks: bool = False, absent: int | None = None
+    ) -> None:
         self.folder, self.recovery = folder, Restarts(folder)
         self.given_up: list[Failure] = []
         self.threads = ThreadPoolExecutor()
         meeting = str(folder)
         self.later: dict[int, LaterAgent] = {}
         joining = {
-            node: self.threads.submit(LaterAgent, meeting, "127.0.0.1", node) for node in range(1, agents)
+            node: self.threads.submit(LaterAgent, meeting, "127.0.0.1", node)
+            for node in range(1, agents)
+            if node != absent
         }
         others = FirstAgent(meeting, agents)
-        others.names.update({node: f"host{node}" for node in range(1, agents)})
+        others.names.update({node: f"host{node}" for node in joining})
         self.later = {node: future.result(timeout=30) for node, future in joining.items()}
         outlook = Outlook(self.recovery, lambda ranks: shrinks, lambda code: f"code {code}", self._give_up)
         lead = Lead(self._agent(0, agents), others, nodes, outlook)
@@ -77,7 +81,7 @@ class Job:
             self.ends[node] = self.threads.submit(follow, self._agent(node, agents), link)
 
     def _agent(self, node: int, agents: int) -> NodeAgent:
-        place = Place(node, 1, ("127.0.0.1",) * agents, self.folder.name)
+        place = Place(node, 1, ("127.0.0.1", *(f"name{n}" for n in range(1, agents))), self.folder.name)
         return NodeAgent(place, "one_rank", [str(self.folder)], self.folder / "logs", SignalForwarding())
 
     def _give_up(self, failure: Failure) -> str:
@@ -123,6 +127,43 @@ def test_a_spare_has_no_rank_until_it_takes_the_place_of_a_lost_node(folder: Pat
     assert job.ends[2].result(timeout=30) == End(0, "code 0")
     with pytest.raises(AgentLost):
         job.ends[1].result(timeout=30)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first agent does not wait long."""
+    monkeypatch.setattr(agent_links, "ARRIVE_S", 1.0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_spare_takes_the_place_of_a_node_whose_agent_never_comes(folder: Path) -> None:
+    here = os.uname().nodename
+    job = Job(folder, nodes=2, agents=3, absent=1)
+    assert job.ranks(1, 2) == [f"0 of 2 on {here},host2", f"1 of 2 on {here},host2"]
+    assert not job.recovery.failures
+    assert job.finish() == End(0, "code 0")
+
+
+@pytest.mark.usefixtures("soon")
+def test_without_a_spare_the_run_begins_with_fewer_nodes_or_is_given_up(folder: Path) -> None:
+    job = Job(folder, nodes=2, agents=2, absent=1)
+    assert job.ends[0].result(timeout=60) == End(ExitCode.LOST_PEER, "given up")
+    assert job.given_up[0].message == "node name1 is lost: its agent did not come within 1 s"
+    job = Job(folder, nodes=2, agents=2, absent=1, shrinks=True)
+    assert job.ranks(1, 1)[0].startswith("0 of 1 on ")
+    assert job.finish().code == 0
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_node_that_comes_late_is_a_spare(folder: Path) -> None:
+    job = Job(folder, nodes=2, agents=3, absent=2)
+    job.ranks(1, 2)
+    late = job.threads.submit(LaterAgent, str(folder), "127.0.0.1", 2).result(timeout=30)
+    job.ends[2] = job.threads.submit(follow, job._agent(2, 3), late)
+    job.lose(1)
+    assert len(job.ranks(2, 2)) == 2
+    assert job.finish().code == 0
+    assert job.ends[2].result(timeout=30).code == 0
 
 
 def test_a_lost_spare_disturbs_nothing_and_takes_no_place(folder: Path) -> None:
