@@ -11,6 +11,7 @@ from trainer.runs.end_reasons import ExitCode
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FELL_BACK, OF_COPIES, SURVIVED
 
 KILLED = Failure(128 + signal.SIGKILL, "rank 1 was ended by SIGKILL (out of memory?)")
 EXCEPTION = Failure(1, "rank 0 failed")
@@ -75,3 +76,19 @@ def test_ranks_that_never_met_leave_no_end_of_an_attempt(run: RunFolder) -> None
     with RunLock(run.path) as lock:
         assert RunRecovery(run, lock).restarts(KILLED)
     assert not run.ledger.exists()
+
+
+def test_the_ledger_tells_if_the_ranks_go_on_from_the_last_checkpoint(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        for source in (None, OF_COPIES):
+            begin(run)
+            run.note("ready", attempt=run.attempts(), step=0, total_steps=40)
+            save(run, 5 * run.attempts())
+            if source:
+                run.note(SURVIVED, attempt=run.attempts(), step=10, rank=0, source=source)
+            assert recovery.restarts(KILLED)
+        begin(run)  # it is lost before it has loaded anything
+        assert recovery.restarts(KILLED)
+    fell_back = [r for r in read_ledger(run.ledger) if r["event"] == FELL_BACK]
+    assert [(r["attempt"], r["step"]) for r in fell_back] == [(1, 5)]
