@@ -33,13 +33,12 @@ class Exchange:
     """An exchange that has begun.
 
     Args:
-        works: sends and receives this rank's part. Only the second one is waited for: the first one has ended once the
-            keeper has waited for its own.
+        work: receives the neighbor's memory.
         connections: those of the exchange.
     """
 
-    def __init__(self, works: tuple[dist.Work, dist.Work], connections: Connections) -> None:
-        self._works, self._connections = works, connections
+    def __init__(self, work: dist.Work, connections: Connections) -> None:
+        self._work, self._connections = work, connections
         self._over, self._error = threading.Event(), list[RuntimeError]()
         threading.Thread(target=self._receive, name="shard of a neighbor", daemon=True).start()
 
@@ -64,7 +63,7 @@ class Exchange:
 
     def _receive(self) -> None:
         try:
-            self._works[1].wait()
+            self._work.wait()
         except RuntimeError as error:
             self._error.append(error)
         self._over.set()
@@ -87,17 +86,21 @@ class NeighborExchange:
         self._keeper = (rank() + distance) % world_size()
         self.ward = (rank() - distance) % world_size()
         """The rank whose memory this rank receives."""
+        self._sent: dist.Work | None = None
+        """The newest sending. gloo gives it up if nothing holds it. Nothing waits for its end, because it has ended
+        once the keeper has waited for its own exchange."""
 
     def begin(self, own: Tensor, received: Tensor) -> Exchange:
         """Begin to send memory to the rank that keeps it, and to receive that of another rank.
+
+        All ranks have waited for the exchange before this one.
 
         Args:
             own: [bytes] uint8 in host memory, of the same size on every rank. It must not change until the keeper has
                 received it.
             received: the same, for the other rank's memory.
         """
-        sent = dist.isend(own, self._keeper, group=self._group)
+        self._sent = dist.isend(own, self._keeper, group=self._group)
         work = dist.irecv(received, self.ward, group=self._group)
-        assert sent is not None
         assert work is not None
-        return Exchange((sent, work), self._connections)
+        return Exchange(work, self._connections)

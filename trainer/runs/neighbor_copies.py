@@ -43,6 +43,8 @@ class Generation:
     own: PackedTensors = field(default_factory=lambda: PackedTensors({}))
     received: PackedTensors = field(default_factory=lambda: PackedTensors({}))
     """The shard of the neighbor."""
+    has_received: bool = False
+    """Whether that shard is here."""
     state: dict[str, Any] = field(default_factory=dict)
     """The JSON part of a checkpoint."""
 
@@ -92,7 +94,7 @@ class NeighborCopies:
         self.finish()
         self._older, self._newer = self._newer, self._older
         copies = self._newer
-        copies.step, copies.state, self._last = None, dict(state), step
+        copies.step, copies.has_received, copies.state, self._last = None, False, dict(state), step
         shard = self._engine.own_shard()
         if not copies.own.fits(shard):
             copies.own, copies.received = PackedTensors(shard), PackedTensors(shard)
@@ -114,13 +116,13 @@ class NeighborCopies:
         """
         if self._pending is not None:
             self._pending.wait()
-            self._pending = None
+            self._pending, self._newer.has_received = None, True
 
     def held(self) -> tuple[HeldCopy, ...]:
         """Return what this rank holds after the loss of another one, newest first. It may be called without the other
         ranks."""
         if self._pending is not None and self._pending.has_come(_LAST_WAIT_SECONDS):
-            self._pending = None
+            self._pending, self._newer.has_received = None, True
         return tuple(
             HeldCopy(copies.step, self._shards(copies), bool(copies.model))
             for copies in (self._newer, self._older)
@@ -142,6 +144,6 @@ class NeighborCopies:
 
     def _shards(self, copies: Generation) -> tuple[int, ...]:
         """Return the ranks whose shards the copies of a step have."""
-        if self._exchange is None or (copies is self._newer and self._pending is not None):
+        if self._exchange is None or not copies.has_received:
             return (self._rank,)
         return self._rank, self._exchange.ward

@@ -12,7 +12,7 @@ from trainer.runs.saved_progress import OF_COPIES
 
 ROOT = Path(__file__).resolve().parents[3]
 EVERY = 5
-EXCHANGE = 15  # a step after which shards are exchanged
+EXCHANGE = 20  # a step after which shards are exchanged
 CHECKPOINT = "checkpoint"
 
 
@@ -24,7 +24,7 @@ def kill(step: int, point: str, rank: int, number: int = 0) -> dict[str, Any]:
 def lost_ranks(folder: Path, nproc: int, plan: list[dict[str, Any]], *settings: str) -> dict[str, Any]:
     """Train a run of which ranks are killed as planned, and one without kills. Returns what the kills have cost."""
     results = folder / "results.json"
-    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", "29"]
+    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", "36"]
     run = subprocess.run(
         [
             *command,
@@ -52,8 +52,8 @@ def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
         kill(7, "before forward", rank=0),
         kill(12, "before all_gather_into_tensor", rank=1, number=3),  # in the update, which then is torn
         kill(EXCHANGE - 1, "after exchange", rank=nproc - 1),
-        kill(EXCHANGE + EVERY - 1, "before exchange", rank=0),
-        kill(25, "after wait for data", rank=1),
+        kill(EXCHANGE + 2 * EVERY - 1, "before exchange", rank=0),
+        kill(33, "after wait for data", rank=1),
     ]
     result = lost_ranks(
         tmp_path,

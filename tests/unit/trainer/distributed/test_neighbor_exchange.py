@@ -16,6 +16,16 @@ BYTES = 30_000_000
 RANKS = 3
 
 
+def at_different_speeds(_: int) -> bool:
+    exchange = NeighborExchange(1)
+    own, received = (torch.full((BYTES,), value, dtype=torch.uint8) for value in (7, 0))
+    if dist.get_rank() == 2:
+        time.sleep(1)
+    exchange.begin(own, received).wait()
+    dist.barrier()
+    return bool((received == 7).all())
+
+
 def exchanged(distance: int) -> list[tuple[int, list[int]]]:
     exchange = NeighborExchange(distance)
     found = []
@@ -35,6 +45,10 @@ def test_each_rank_receives_what_its_ward_has_sent(run_ranks: Any, distance: int
     for rank, found in enumerate(run_ranks(exchanged, RANKS, distance)):
         ward = (rank - distance) % RANKS
         assert found == [(ward, [ward]), (ward, [ward + 10])]
+
+
+def test_a_rank_that_has_received_its_part_goes_on_sending(run_ranks: Any) -> None:
+    assert run_ranks(at_different_speeds, RANKS, 0) == [True] * RANKS
 
 
 def lose_rank_1(rank: int, folder: Path, seconds: float) -> None:
