@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--recipe", default="imagenet_resnet50")
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--every", type=int, default=100, help="steps between copies (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=500, help="steps between copies (default: %(default)s)")
     parser.add_argument("--step", type=float, default=0.1, help="seconds of a step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="file for the results")

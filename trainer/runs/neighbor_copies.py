@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.checkpoints.host_copies import clone_to_host, copy_to_host
@@ -60,7 +61,7 @@ class NeighborCopies:
     """
 
     def __init__(self, config: Config, process: Process, engine: Engine) -> None:
-        self._engine, self._rank = engine, process.rank
+        self._engine, self._rank, self._device = engine, process.rank, process.device
         sharded = config.parallel.zero_stage > 0 and process.world_size > 1
         self._every = config.checkpoint.replicate_every if sharded and is_supervised() else 0
         self._keeps_model = process.local_rank < MODEL_HOLDERS
@@ -92,6 +93,10 @@ class NeighborCopies:
         """
         assert self._exchange is not None
         self.finish()
+        if self._device.type == "cuda":
+            # The host runs ahead. Only once the device has the weights of all ranks do they all hold the generation
+            # before, so that the older one may go.
+            torch.cuda.synchronize(self._device)
         self._older, self._newer = self._newer, self._older
         copies = self._newer
         copies.step, copies.has_received, copies.state, self._last = None, False, dict(state), step
