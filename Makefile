@@ -68,6 +68,8 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/resume.py
 	-$(BIN)/python benchmarks/lost_ranks.py
 	-$(BIN)/python benchmarks/lost_ranks.py --nproc 4
+	-$(BIN)/python benchmarks/lost_ranks.py --settings parallel.zero_stage=1 checkpoint.replicate_every=5
+	-$(BIN)/python benchmarks/neighbor_copies.py
 	-$(BIN)/python benchmarks/planned_goodput.py
 	-$(BIN)/python benchmarks/world_size.py
 	$(BIN)/python benchmarks/world_size.py --precision fp64

@@ -75,11 +75,14 @@ def _watch(points: Points) -> None:
 
     from trainer.checkpoint_manager import CheckpointManager
     from trainer.checkpoints import store
+    from trainer.distributed.neighbor_exchange import NeighborExchange
     from trainer.engine.deepspeed_engine import Engine
+    from trainer.engine.divergence_guard import Guard
     from trainer.loop import Trainer
     from trainer.methods import Method
     from trainer.monitoring.online_evaluation import OnlineEvaluation
     from trainer.monitoring.recorder import Recorder
+    from trainer.runs.neighbor_copies import NeighborCopies
 
     def around(owner: Any, attribute: str, name: str, step: Callable[..., int] | None = None) -> None:
         call = getattr(owner, attribute)
@@ -105,13 +108,16 @@ def _watch(points: Points) -> None:
         return values
 
     Engine.step = counted_step  # type: ignore[method-assign]
-    for message in ("all_reduce", "all_gather_single", "all_gather", "broadcast"):
+    for message in ("all_reduce", "all_gather_single", "all_gather_into_tensor", "all_gather", "broadcast"):
         around(dist, message, message)
     around(Trainer, "_fetch", "wait for data")
     around(Method, "forward", "forward")
     around(Method, "after_backward", "queue")
     around(Engine, "_clip", "clip")
+    around(Guard, "check", "guard")
     around(Method, "after_step", "EMA")
+    around(NeighborCopies, "begin", "copy")
+    around(NeighborExchange, "begin", "exchange")
     around(Recorder, "record", "record")
     around(OnlineEvaluation, "run", "evaluation")
     around(CheckpointManager, "save", "save")

@@ -42,8 +42,14 @@ STOPPED = "times without a new step"
 CALIBRATION_KILLS, CALIBRATION_SECONDS = 5, 10.0
 """Kills of a calibration run, and the time between them."""
 STAGES = (0, 1)
-SETTINGS = ("eval.every_epochs=0", "checkpoint.every_steps=10", "metrics.tensorboard=false")
-"""No evaluations, which are rare and long here. The interval costs a visible number of steps at ZeRO stage 1."""
+SETTINGS = (
+    "eval.every_epochs=0",
+    "checkpoint.every_steps=10",
+    "checkpoint.replicate_every=0",
+    "metrics.tensorboard=false",
+)
+"""No evaluations, which are rare and long here. The interval costs a visible number of steps at ZeRO stage 1, where
+neighbors keep no copies."""
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from trainer.monitoring.recorder import Recorder
 from trainer.runs.attempt_times import AttemptTimes
 from trainer.runs.components import AttemptContext
 from trainer.runs.hang_watch import HangWatch
+from trainer.runs.neighbor_copies import NeighborCopies
 from trainer.runs.progress import TrainingProgress
 from trainer.runs.replica_checks import ReplicaChecks
 from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
@@ -44,6 +45,7 @@ class Trainer:
         self.attempt, self.config, self.stop, self.watch = attempt, config, stop, watch
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
+        self.copies = NeighborCopies(config, process, self.parts.engine)
         self._loss_flag = self.parts.engine.loss_flag
         self._peer_loss = PeerLoss(self._loss_flag, Connections.of_this_process())
         self._supervisor = Supervisor.of_this_process(self._peer_loss.declare)
@@ -52,6 +54,7 @@ class Trainer:
         self.times = AttemptTimes(attempt)
         self.step = self._loaded_step = self.checkpoints.resume()
         watch.stepped(self.step)
+        self.copies.begin_at(self.step)
         self.replicas = ReplicaChecks(attempt, self.parts.engine, self.parts.total_steps, self.checkpoints)
         self.progress = TrainingProgress(
             self.parts.total_steps, self.step, config.train.global_batch, process.is_first
@@ -84,6 +87,7 @@ class Trainer:
                 )
             try:
                 code = self._loop()
+                self.copies.finish()
                 self.watch.doing("waiting for the last checkpoint to be written", Phase.SAVE)
                 with self.times.save():
                     self.checkpoints.finish()
@@ -98,6 +102,7 @@ class Trainer:
                         self.attempt,
                         self.parts,
                         self.checkpoints,
+                        self.copies,
                         self.watch,
                         self._supervisor,
                         step=self.step,
@@ -138,6 +143,7 @@ class Trainer:
                 self.step,
                 self.parts.loader.on_device(batches),
                 over_ranks=self.recorder.due(self.step + 1),
+                before_update=self.copies.finish,
             )
             self.step += 1
             self.watch.stepped(self.step)
@@ -151,6 +157,7 @@ class Trainer:
             self.recorder.record(self.step, self._losses)
             self.watch.doing("comparing the state of the ranks", Phase.LOG)
             self.replicas.after_step(self.step)
+            self._copy_if_due()
             # Save before the evaluation: an evaluation that is cut short runs again on resume.
             if self.checkpoints.due(self.step) or self.step == self.parts.total_steps:
                 self._save()
@@ -184,6 +191,15 @@ class Trainer:
             self.checkpoints.save(self.step)
         self._say_messages()
 
+    def _copy_if_due(self) -> None:
+        """Copy the state for a neighbor. The last step and broken ones are left out."""
+        if self.step < self.parts.total_steps and self.copies.due(self.step) and self.checkpoints.may_save:
+            self.watch.doing("copying the state for a neighbor", Phase.SAVE)
+            with self.times.save():
+                self.copies.begin(
+                    self.step, self.checkpoints.state(self.step) | {"record": self.recorder.last(self.step)}
+                )
+
     def _roll_back(self) -> None:
         """Roll back to a good checkpoint after too many consecutive steps with a broken gradient."""
         self._loss_flag.refuse()
@@ -195,7 +211,9 @@ class Trainer:
             f"{self.parts.engine.guard.in_a_row} consecutive steps before step {self.step} had a broken gradient. Step "
             f"{self.step} has loss {values['loss']:.4g} and gradient norm {values['gradient_norm']:.4g}"
         )
+        self.copies.begin_at(self.step)  # copies of steps that do not count any more must not come back
         self.step = self._loaded_step = self.checkpoints.roll_back(self.step, why)
+        self.copies.begin_at(self.step)
         self.watch.stepped(self.step)
         self.replicas.begin_at(self.step)
         if self.metrics is not None:

@@ -1,6 +1,7 @@
 """Checks before a run starts. They report everything that would stop it at once, each problem with its fix."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from trainer.monitoring.online_evaluation import require_metric
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
 from trainer.runs.components import TrainSet, open_train_set, total_steps
+from trainer.runs.neighbor_copies import MODEL_HOLDERS
 
 Found = TypeVar("Found")
 
@@ -80,6 +82,38 @@ def require_devices(nproc: int) -> None:
             f"--nproc {nproc} asks for more processes than this machine has GPUs ({devices})",
             fix=f"use --nproc {devices} or less",
         )
+
+
+def problems_of_memory(config: Config, nproc: int) -> list[UserError]:
+    """Return the problem that the copies which `nproc` ranks of this machine keep for each other do not fit into its
+    memory. Without such a problem the list is empty."""
+    try:
+        needed = copies_bytes(config, nproc)
+    except UserError:  # `problems` reports it
+        return []
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed <= memory:
+        return []
+    error = UserError(
+        f"the copies that ranks keep for each other need {needed / 1e9:.1f} GB of host memory, and this machine has "
+        f"{memory / 1e9:.1f} GB",
+        where="checkpoint.replicate_every",
+        fix="set checkpoint.replicate_every=0. The loss of a rank then costs the steps since the last checkpoint",
+    )
+    return [error]
+
+
+def copies_bytes(config: Config, ranks: int) -> int:
+    """Return the bytes of host memory for the copies of `checkpoint.replicate_every` on one node with all ranks.
+
+    There are two generations. In each, every rank keeps its own shard of the optimizer's state and that of a neighbor,
+    and `MODEL_HOLDERS` ranks keep the model. On more nodes, each has less of the shards.
+    """
+    if config.parallel.zero_stage == 0 or config.checkpoint.replicate_every == 0 or ranks == 1:
+        return 0
+    method = _method_without_weights(config, 0)
+    model = sum(tensor.nbytes for tensor in method.state_dict().values())
+    return 2 * (2 * _optimizer_bytes(config, method) + min(MODEL_HOLDERS, ranks) * model)
 
 
 def divides(config: Config, ranks: int) -> bool:
@@ -174,9 +208,12 @@ def _most_checkpoints(config: Config, samples: int) -> int:
 def _checkpoint_bytes(config: Config, classes: int) -> int:
     """Return the bytes of weights, buffers and optimizer state, without allocating them."""
     method = _method_without_weights(config, classes)
-    weights = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    return _optimizer_bytes(config, method) + sum(tensor.nbytes for tensor in method.state_dict().values())
+
+
+def _optimizer_bytes(config: Config, method: Method) -> int:
     states_per_weight = 2 if config.optim.name == "adamw" else 1
-    return states_per_weight * weights + sum(tensor.nbytes for tensor in method.state_dict().values())
+    return states_per_weight * sum(p.nbytes for p in method.parameters() if p.requires_grad)
 
 
 def _method_without_weights(config: Config, classes: int) -> Method:

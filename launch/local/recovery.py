@@ -13,6 +13,7 @@ from trainer.runs.passed_lock import pass_on
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FELL_BACK, SURVIVED
 
 MOST_RESTARTS = 3
 """Number of restarts without a new step on the disk after which ranks do not start again."""
@@ -69,8 +70,15 @@ class RunRecovery:
             print(f"the ranks have started again {self._in_vain} times without a new step", file=sys.stderr)
             return False
         self._in_vain += 1
+        self._note_fallback(attempts, saved)
         print(f"{failure.message}\nthe ranks start again from step {saved}", file=sys.stderr, flush=True)
         return True
+
+    def _note_fallback(self, attempt: int, saved: int) -> None:
+        """Record that no rank of an attempt has saved a step after the failure, so that the last checkpoint counts."""
+        own = [r["event"] for r in read_ledger(self._run.ledger) if r.get("attempt") == attempt]
+        if "ready" in own and SURVIVED not in own:
+            self._run.note(FELL_BACK, attempt=attempt, step=saved)
 
     def _has_end(self, attempt: int) -> bool:
         """Whether the ledger tells why an attempt ended."""

@@ -1,4 +1,4 @@
-"""Connections to the ranks of this node: each tells which finished step it holds, and hears whether it saves."""
+"""Connections to the ranks of this node: each tells what it holds of the last steps, and hears whether it saves."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
-from trainer.runs.supervisor import SOCKET, send
+from trainer.runs.supervisor import SOCKET, Holdings, Task, send
 
 _ERROR_HANDLING = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
@@ -28,16 +28,15 @@ class RollCall:
         handling = {_ERROR_HANDLING: os.environ.get(_ERROR_HANDLING, "0")}
         return theirs, handling | {SOCKET: str(theirs.fileno())}
 
-    def read(self) -> dict[int, int | None]:
-        """Return the finished step of each rank that has reported since the last call. None: it holds none that may be
-        saved."""
-        reports: dict[int, int | None] = {}
+    def read(self) -> dict[int, Holdings]:
+        """Return what each rank holds that has reported since the last call."""
+        reports: dict[int, Holdings] = {}
         for rank, connection in self._connections.items():
             with suppress(BlockingIOError, ConnectionResetError):
                 self._received[rank] += connection.recv(2**16)
             if rank not in self._heard and b"\n" in self._received[rank]:
                 self._heard.add(rank)
-                reports[rank] = json.loads(self._received[rank].split(b"\n")[0])["step"]
+                reports[rank] = Holdings.from_json(json.loads(self._received[rank].split(b"\n")[0]))
         return reports
 
     def interrupt(self) -> None:
@@ -46,12 +45,12 @@ class RollCall:
             with suppress(OSError):
                 send(connection, {"lost_peer": True})
 
-    def answer(self, saves: Mapping[int, bool]) -> None:
-        """Tell ranks that have reported whether they save."""
-        for rank, one_saves in saves.items():
+    def answer(self, tasks: Mapping[int, Task]) -> None:
+        """Tell ranks that have reported what they do."""
+        for rank, task in tasks.items():
             if rank in self._connections:
                 with suppress(OSError):  # it has ended meanwhile
-                    send(self._connections[rank], {"save": one_saves})
+                    send(self._connections[rank], task.as_json())
 
     def close(self) -> None:
         """Close all connections."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
-from launch.local.preflight import problems, refuse, require_devices
+from launch.local.preflight import problems, problems_of_memory, refuse, require_devices
 from launch.local.processes import launch
 from launch.local.recovery import RunRecovery
 from launch.local.taken_state import TakenState
@@ -94,10 +94,10 @@ def check(config: Config, nproc: int, *, new_runs: int) -> None:
     """Find problems that would stop the ranks of this machine, before they start and before a folder is created.
 
     Raises:
-        UserError: everything that `launch.local.preflight.problems` finds, or more processes than GPUs.
+        UserError: everything that `launch.local.preflight` finds, or more processes than GPUs.
     """
     require_devices(nproc)
-    refuse(problems(config, nproc, new_runs=new_runs))
+    refuse([*problems(config, nproc, new_runs=new_runs), *problems_of_memory(config, nproc)])
 
 
 def settings_on_resume(run: RunFolder, overrides: Sequence[str]) -> Config:

@@ -1,25 +1,16 @@
 """Decides what happens to the ranks of one start: which one saves after a failure, when the others end, and why."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from launch.local.saver_choice import choose_tasks
 from trainer.runs.end_reasons import STOPPED, ExitCode
+from trainer.runs.supervisor import Holdings, Task
 
 GRACE_SECONDS = 5.0
 """Time in which the others may report and end by themselves after one rank failed."""
 INTERRUPT_SECONDS = 0.5
 """Time after which those that have not reported are told that a peer is lost. A rank that waits for a GPU cannot notice
 it."""
-
-
-def choose_saver(reports: Mapping[int, int | None]) -> int | None:
-    """Return the rank that saves: the lowest one that holds the newest step. None: no rank holds a step.
-
-    Args:
-        reports: the step that each rank holds, or None.
-    """
-    held = {rank: step for rank, step in reports.items() if step is not None}
-    return min(held, key=lambda rank: (-held[rank], rank), default=None)
 
 
 @dataclass(frozen=True)
@@ -43,11 +34,14 @@ class Supervision:
     def __init__(self, world_size: int, *, saves: bool) -> None:
         self.codes: dict[int, int] = {}
         """Exit codes of the ranks that have ended, in the order of their ends. -N: signal N ended it."""
-        self.reports: dict[int, int | None] = {}
-        """The finished step that each rank holds that has lost a peer. None: it has none that may be saved."""
+        self.reports: dict[int, Holdings] = {}
+        """What each rank holds that has lost a peer."""
         self._world_size = world_size
         self._answered = not saves
         self._saver: int | None = None
+        self._awaited = set[int]()
+        """The ranks that hand something to the saver. It hears of its task once they have ended."""
+        self._task_of_saver: Task | None = None
         self._deadline = float("inf")
         self._may_interrupt = saves
 
@@ -62,16 +56,25 @@ class Supervision:
         """Whether all ranks have ended."""
         return len(self.codes) == self._world_size
 
-    def answer(self, now: float) -> dict[int, bool] | None:
-        """Return which of the ranks that have reported saves. Once all others have ended or are late, it is returned
-        once. None: not now."""
+    def answer(self, now: float) -> dict[int, Task] | None:
+        """Return the tasks of ranks that have reported. Each rank gets one, once all others have ended or are late. The
+        rank that saves gets it later if others hand their copies to it. None: not now."""
+        if self._task_of_saver is not None and self._awaited <= self.codes.keys():
+            task, self._task_of_saver = self._task_of_saver, None
+            assert self._saver is not None
+            return {self._saver: task}
         living = set(range(self._world_size)) - self.codes.keys()
         failed = any(self.codes.values())
         if self._answered or not failed or not (now > self._deadline or living <= self.reports.keys()):
             return None
         self._answered = True
-        self._saver = choose_saver({r: step for r, step in self.reports.items() if r in living})
-        return {rank: rank == self._saver for rank in self.reports}
+        tasks = choose_tasks({r: one for r, one in self.reports.items() if r in living}, self._world_size)
+        self._saver = next((rank for rank, task in tasks.items() if task.saves), None)
+        if self._saver is not None and len(tasks) > 1:
+            self._task_of_saver, self._awaited = tasks[self._saver], tasks.keys() - {self._saver}
+        return {
+            rank: tasks.get(rank, Task()) for rank in self.reports if rank != self._saver or not self._awaited
+        }
 
     def must_interrupt(self, now: float) -> bool:
         """Whether it is time to tell the ranks that a peer is lost: once, if some of them have not reported."""

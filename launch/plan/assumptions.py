@@ -51,12 +51,15 @@ class Assumptions:
     recovers_in_place: bool
     """Whether agents start the ranks again inside of the job, as `slurm.recovery: in_place` does."""
     survivors_save: bool
-    """Whether a rank that is left can save the last finished step."""
+    """Whether the ranks that are left can save a step: the last finished one, or that of `copies_every`."""
+    copies_every: int = 0
+    """Steps between copies that ranks keep for each other. The ranks that are left save the newest of these. 0: each
+    rank has the whole state."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "ranks_per_node", "steps"):
             self._require(name, "at least 1", getattr(self, name) >= 1)
-        for name in ("spares", "every_steps"):
+        for name in ("spares", "every_steps", "copies_every"):
             self._require(name, "0 or more", getattr(self, name) >= 0)
         for name in ("mtbf_seconds", "step_seconds"):
             self._require(name, "a positive time", 0 < getattr(self, name) < math.inf)
@@ -75,12 +78,18 @@ class Assumptions:
 
     @property
     def pace(self) -> float:
-        """Seconds of a step with its part of the evaluations."""
-        return self.step_seconds + self.evaluation_seconds
+        """Seconds of a step with its part of the evaluations and of the copies for neighbors."""
+        return self.step_seconds + self.evaluation_seconds + self.copy_seconds
+
+    @property
+    def copy_seconds(self) -> float:
+        """Seconds for which a step waits for copies for neighbors, spread over all steps. A copy takes about as long as
+        that of a checkpoint."""
+        return self.save_seconds / self.copies_every if self.survivors_save and self.copies_every else 0.0
 
     @property
     def rank_survives(self) -> bool:
-        """Whether a rank is left after the failure of a rank that can save the last finished step."""
+        """Whether ranks are left after the failure of a rank that can save a step."""
         return self.recovers_in_place and self.survivors_save and self.nodes * self.ranks_per_node > 1
 
     @property

@@ -2,8 +2,9 @@
 
 The rules are those of `launch/local/recovery.py`, `launch/slurm/first_agent.py` and `launch/slurm/record_failure.py`:
 
-- A rank is lost, and agents recover in place. A rank that is left saves the last finished step, or the ranks go back to
-  the last checkpoint.
+- A rank is lost, and agents recover in place. A rank that is left saves the last finished step or, if the optimizer's
+  state is sharded, the last one that ranks have copied for each other. Otherwise the ranks go back to the last
+  checkpoint.
 - A node is lost, and the job holds a spare. The spare takes its place in the same way. Without a spare, the job is
   requeued after that save. The simulation does not shrink a run (`slurm.shrink`).
 - The first node is lost, or agents do not recover. The job is requeued and goes back to the last checkpoint.
@@ -100,8 +101,11 @@ class _Runs:
 
         # Each node has the same part of the values of `kinds` that mean the loss of a node.
         of_first = of_node & (kinds * healthy < a.nodes * a.rank_failures + 1 - a.rank_failures)
-        in_place, stays = self._recovered(of_rank, of_node, of_first, reached, on_disk)
-        resume = np.where(is_end | is_limit | stays, reached, on_disk)
+        held = reached
+        if a.copies_every:
+            held = np.maximum(on_disk, reached - (reached - self.done) % a.copies_every)
+        in_place, stays = self._recovered(of_rank, of_node, of_first, held, on_disk)
+        resume = np.where(is_end | is_limit, reached, np.where(stays, held, on_disk))
         self._account(self.active & ~of_spare, has_step, now, reached, resume)
         requeued = is_limit | ((of_rank | of_node) & ~in_place)
         self._wait(SAVING, is_end | is_limit, a.save_seconds + a.write_seconds)
@@ -117,15 +121,15 @@ class _Runs:
         self.active &= ~is_end
 
     def _recovered(
-        self, of_rank: Mask, of_node: Mask, of_first: Mask, reached: Values, on_disk: Values
+        self, of_rank: Mask, of_node: Mask, of_first: Mask, held: Values, on_disk: Values
     ) -> tuple[Mask, Mask]:
-        """Return which failures are recovered inside of the job, and in which of them no step is lost.
+        """Return which failures are recovered inside of the job, and in which of them the ranks that are left save.
 
         Args:
             of_rank: runs that lose a rank.
             of_node: runs that lose a node.
             of_first: those of them that lose the first node.
-            reached: the last finished step.
+            held: the step that the ranks that are left can save.
             on_disk: the step of the newest checkpoint.
         """
         a = self._a
@@ -138,7 +142,7 @@ class _Runs:
         later = of_node & ~of_first
         stays = (of_rank & a.rank_survives) | (later & a.node_survives)
         tried = of_rank | (later & (self._spares > 0))
-        is_new = np.where(stays, reached, on_disk) > self.done
+        is_new = np.where(stays, held, on_disk) > self.done
         vain = np.where(is_new, 0.0, self._in_vain)
         gives_up = tried & (vain >= MOST_RESTARTS)
         self.counts["stops"] += gives_up
@@ -157,7 +161,7 @@ class _Runs:
         self._spend(USEFUL, these, useful)
         self._spend(REDONE, these, np.maximum(0.0, timed * a.step_seconds - useful))
         self._spend(EVALUATING, these, timed * a.evaluation_seconds)
-        self._spend(SAVING, these, stalls)
+        self._spend(SAVING, these, stalls + timed * a.copy_seconds)
         self._spend(RESTARTING, these, np.maximum(0.0, begun))
 
     def _spend(self, cause: str, these: Mask, seconds: Values | float) -> None:

@@ -72,6 +72,8 @@ def collect(
         ),
         **{name: Sourced(one.value, one.source, is_estimate=True) for name, one in ESTIMATES.items()},
     }
+    if config.parallel.zero_stage and config.checkpoint.replicate_every:
+        defaults["copies_every"] = Sourced(config.checkpoint.replicate_every, "checkpoint.replicate_every")
     options = {name: Sourced(value, OPTIONS[name]) for name, value in given.items()}
     chosen = defaults | found | options
     if minutes := config.checkpoint.every_minutes:
@@ -91,15 +93,15 @@ def collect(
     return assumptions, chosen
 
 
-_COUNTS = ("nodes", "spares", "steps", "every_steps")
+_COUNTS = ("nodes", "spares", "steps", "every_steps", "copies_every")
 
 
 def survivors_save(config: Config) -> bool:
-    """Whether a rank that is left can save the last finished step, as `trainer/survivors.py` decides.
+    """Whether the ranks that are left can save a step, as `trainer/survivors.py` decides.
 
-    At ZeRO stage 0 it has the whole state.
+    At ZeRO stage 0 each has the whole state. At stages 1 and 2 they join the copies that they keep for each other.
     """
-    return config.parallel.zero_stage == 0
+    return config.parallel.zero_stage == 0 or config.checkpoint.replicate_every > 0
 
 
 def _images(config: Config) -> Sourced:

@@ -28,6 +28,7 @@ _NAMES = {
     "release_seconds": "from a lost rank to the requeue",
     "steps": "steps of the run",
     "every_steps": "steps between checkpoints",
+    "copies_every": "steps between copies for neighbors",
     "time_limit_seconds": "time limit of the job",
 }
 _LEAST_SHOWN = 0.00005
@@ -52,7 +53,8 @@ def numbers(plan: Plan) -> Table:
     """Return the numbers of a plan with their sources."""
     table = _table("what is assumed", "", "value", "from")
     for name, shown in _NAMES.items():
-        one = plan.sources[name]
+        if (one := plan.sources.get(name)) is None:
+            continue
         source = f"estimate: {one.source}" if one.is_estimate else one.source
         table.add_row(shown, _value(name, one.value), source)
     return table
@@ -120,7 +122,10 @@ def advice(plan: Plan) -> Iterator[str]:
     if estimated := [_NAMES[name] for name, one in plan.sources.items() if one.is_estimate]:
         yield f"Estimates, not measured here: {', '.join(estimated)}. Use --from-run or their options."
     if not a.survivors_save and a.recovers_in_place:
-        yield "Ranks that are left save nothing at ZeRO stages 1 and 2. A restart redoes steps."
+        yield (
+            "Ranks that are left save nothing at ZeRO stages 1 and 2 with checkpoint.replicate_every=0. A restart "
+            "redoes steps."
+        )
 
 
 def _in_numbers(expected: Outcome) -> str:

@@ -71,7 +71,7 @@ def attempts(facts: RunFacts) -> Table:
             f"{one.lost:,}",
             f"{one.hours.useful:.3g}",
             f"{one.hours.lost + one.hours.starting:.3g}",
-            f"{one.reason}: {one.message}" if one.message else one.reason,
+            one.how_it_ended,
         ]
         for one in facts.status.history
     ]

@@ -1,7 +1,7 @@
 """What the first agent of a job decides for all: who saves after a failure, and which nodes the ranks start again on.
 
-It hears how ranks end and which finished step each holds. A spare node takes the place of one that is lost. Without a
-spare, the ranks start again on the nodes that are left, if the run allows it. Otherwise SLURM has to start the job
+It hears how ranks end and what each holds of the last steps. A spare node takes the place of one that is lost. Without
+a spare, the ranks start again on the nodes that are left, if the run allows it. Otherwise SLURM has to start the job
 again.
 """
 
@@ -23,6 +23,7 @@ from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
 from launch.slurm.start_check import CheckPlan, StartCheck
 from trainer.distributed.rank_state import RankState
 from trainer.runs.end_reasons import ExitCode
+from trainer.runs.supervisor import Holdings
 
 _LOST = -signal.SIGKILL
 """Code of a rank whose node is lost. If it still runs, its agent will end it."""
@@ -196,15 +197,16 @@ class Lead:
                     found = {int(r): RankState.from_json(one) for r, one in message["states"].items()}
                     seen.states.update(found)
                 elif "holds" in message:
-                    ranks.reports[message["rank"]] = message["holds"]
+                    ranks.reports[message["rank"]] = Holdings.from_json(message["holds"])
                 else:
                     ranks.ended(message["rank"], message["code"], now)
                     seen.hosts[message["rank"]] = message["node"]
                     seen.whys[message["rank"]] = message["why"]
             if ranks.must_interrupt(now):
                 self._tell({"do": "interrupt"})
-            if (saves := ranks.answer(now)) is not None:
-                self._tell({"do": "answer", "saves": {str(rank): one for rank, one in saves.items()}})
+            if (answers := ranks.answer(now)) is not None:
+                named = {str(rank): task.as_json() for rank, task in answers.items()}
+                self._tell({"do": "answer", "tasks": named})
             if not ranks.codes and (order := watch.look(lambda: seen.states, now)):
                 self._tell({"do": "hang", "order": order, "ranks": watch.hung_ranks})
             if ranks.must_end(now) and not killed:

@@ -25,6 +25,7 @@ from launch.slurm.agent_links import LaterAgent, Message
 from launch.slurm.check_process import CheckProcess
 from launch.slurm.forwarded_signals import SignalForwarding
 from trainer.distributed.rendezvous import MEETING
+from trainer.runs.supervisor import Task
 
 POLL_SECONDS = 0.02
 """Time between two looks at ranks and messages, seconds."""
@@ -164,8 +165,8 @@ class NodeAgent:
     def news(self) -> list[Message]:
         """Return what has happened to the ranks of this node, and to its check, since the last call."""
         found = [*self._news_of_check(), *self._ranks.states()]
-        for rank, step in self._ranks.roll.read().items():
-            found.append({"rank": rank, "holds": step})
+        for rank, holdings in self._ranks.roll.read().items():
+            found.append({"rank": rank, "holds": holdings.as_json()})
         for rank, process in self._ranks.processes.items():
             if rank not in self._ranks.codes and (code := process.poll()) is not None:
                 self._ranks.codes[rank] = code
@@ -181,7 +182,8 @@ class NodeAgent:
         elif message["do"] == "interrupt":
             self._ranks.roll.interrupt()
         elif message["do"] == "answer":
-            self._ranks.roll.answer({int(rank): saves for rank, saves in message["saves"].items()})
+            tasks = {int(rank): Task.from_json(task) for rank, task in message["tasks"].items()}
+            self._ranks.roll.answer(tasks)
         elif message["do"] == "kill":
             self._ranks.kill()
         elif message["do"] == "hang":

@@ -8,7 +8,7 @@ from typing import Any
 from launch.status.ledger import AttemptSummary
 from trainer.runs.attempt_times import EVALUATED, STEPPED
 from trainer.runs.end_reasons import EndReason
-from trainer.runs.saved_progress import SURVIVED
+from trainer.runs.saved_progress import FELL_BACK, SURVIVED
 
 Record = Mapping[str, Any]
 _FAILED = (EndReason.ERROR, EndReason.LOST_RANK, EndReason.KILLED, EndReason.STALLED)
@@ -98,7 +98,7 @@ def _facts(start: Record, own: Sequence[Record], one: AttemptSummary) -> Attempt
     tells_times = "last_recorded" in start
     begun = stepped if tells_times else ready
     # A survivor saves some time after the last step.
-    work = [r for r in own if r["event"] not in ("start", "end", SURVIVED) and "time" in r]
+    work = [r for r in own if r["event"] not in ("start", "end", SURVIVED, FELL_BACK) and "time" in r]
     back = [r for r in own if r["event"] == "rollback" and "from_step" in r]
     rolled_back = sum(max(0, r["from_step"] - r["to_step"]) for r in back)
     return AttemptFacts(

@@ -15,6 +15,7 @@ from trainer.runs.end_reasons import EndReason
 from trainer.runs.rank_times import STRAGGLER
 from trainer.runs.records import Speed, read_ledger, read_speeds
 from trainer.runs.run_folder import RunFolder
+from trainer.runs.saved_progress import FELL_BACK, OF_RANK, SURVIVED
 
 Record = Mapping[str, Any]
 _GLOBAL_BATCH = re.compile(r"^train:\n(?:  .*\n)*?  global_batch: ([1-9][0-9]*)\n", re.MULTILINE)
@@ -63,10 +64,19 @@ class AttemptSummary:
     replayed: int
     """Number of steps of earlier attempts that it repeated."""
     hours: Hours
+    went_on_from: str = ""
+    """From what the ranks started again in the same allocation after the loss of one: a state that a rank has saved, or
+    the last checkpoint. Empty: they did not."""
     slow_nodes: tuple[str, ...] = ()
     """Nodes of ranks that have computed clearly longer than the others, sorted."""
     bad_nodes: tuple[str, ...] = ()
     """Nodes that the check before it found bad, sorted, also those that a spare has replaced."""
+
+    @property
+    def how_it_ended(self) -> str:
+        """Reason and details of the end, and from what the ranks started again."""
+        said = f"{self.reason}: {self.message}" if self.message else self.reason
+        return f"{said}. The ranks went on from {self.went_on_from}" if self.went_on_from else said
 
 
 def read_attempts(
@@ -133,6 +143,9 @@ class _History:
             # the cause of a lost rank is recorded after it, and is the reason
             if known is None or known["reason"] == EndReason.LOST_RANK:
                 self._ends[record["attempt"]] = record
+        self._went_on = {
+            r["attempt"]: _went_on_from(r) for r in records if r["event"] in (SURVIVED, FELL_BACK)
+        }
         self._trained, self._saved, self._batch = trained, saved, batch
 
     def attempt(self, position: int, alive: bool) -> AttemptSummary:
@@ -163,6 +176,7 @@ class _History:
             hours=Hours(
                 useful * per_second, (end - begun - useful) * per_second, (begun - start["time"]) * per_second
             ),
+            went_on_from=self._went_on.get(number, ""),
             slow_nodes=tuple(sorted({node for attempt, node in self._slow if attempt == number})),
             bad_nodes=tuple(
                 sorted({node for check in self._checks if check.attempt == number for node in check.bad})
@@ -215,6 +229,12 @@ class _History:
         speeds = {step: speed for step, speed in self._trained if speed}
         own = [speed for step, speed in speeds.items() if first < step <= last]
         return self._batch / statistics.median(own or speeds.values()) if speeds else 0.0
+
+
+def _went_on_from(record: Record) -> str:
+    if record["event"] == FELL_BACK:
+        return f"the checkpoint of step {record['step']}"
+    return f"the {record.get('source', OF_RANK)}, step {record['step']}"
 
 
 def _reason(start: Record, noted: Record | None, alive: bool, successor: Record | None) -> tuple[str, str]:

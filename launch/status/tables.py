@@ -133,7 +133,7 @@ def _attempts(history: list[AttemptSummary]) -> Columns:
             "nodes": one.nodes,
             "kept": str(one.kept),
             "redone": str(one.replayed or ""),
-            "how it ended": f"{one.reason}: {one.message}" if one.message else one.reason,
+            "how it ended": one.how_it_ended,
         }
         for one in history
     ]

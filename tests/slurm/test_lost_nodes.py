@@ -3,11 +3,14 @@
 import signal
 import time
 
-from submitted_runs import INTERVAL
+from submitted_runs import INTERVAL, SHORT
 
 from launch.slurm.hostlist import expand_hostlist
 from trainer.runs.end_reasons import EndReason
+from trainer.runs.saved_progress import OF_COPIES
 
+SHARDED = ("parallel.zero_stage=1", "checkpoint.replicate_every=4", "checkpoint.every_steps=100")
+"""A checkpoint comes only from the copies that neighbors keep."""
 NO_LOSS_BY_RANK = ("method.transformer_dropout=0", "parallel.batch_norm=global")
 
 
@@ -33,6 +36,42 @@ def test_a_spare_takes_the_place_of_a_node_without_power_and_the_job_does_not_st
     assert [lost in expand_hostlist(start["nodes"]) for start in starts] == [True, False]
     assert {start["restart"] for start in starts} == {0}
     jobs.runs.assert_same("spare", straight)
+
+
+def test_a_node_that_is_lost_with_its_shards_costs_the_steps_since_the_last_copies(jobs) -> None:
+    straight_of_shards = "straight_of_shards"
+    result = jobs.runs.train(straight_of_shards, *SHORT, *SHARDED)
+    assert result.code == 0, result.out
+    job = jobs.submit("spare_of_shards", "--nodes", 2, "--spares", 1, *SHARDED)
+    jobs.wait_for_step("spare_of_shards", job, 13)
+    _, lost, _ = jobs.nodes_of(job)
+    jobs.cluster.cut_power(lost)
+    ready = jobs.wait_for_attempt("spare_of_shards", 2)
+    assert ready["step"] >= 12
+    assert ready["step"] % 4 == 0
+    assert 0 <= ready["replayed"] <= 4
+    (survived,) = jobs.ledger("spare_of_shards", "survived")
+    assert (survived["step"], survived["rank"], survived["source"]) == (ready["step"], 0, OF_COPIES)
+    jobs.finish("spare_of_shards", job)
+    assert [start["restart"] for start in jobs.ledger("spare_of_shards", "start")] == [0, 0]
+    jobs.runs.assert_same("spare_of_shards", straight_of_shards)
+
+
+def test_two_ranks_of_a_lost_node_are_restored_by_those_of_the_other_one(jobs) -> None:
+    job = jobs.submit(
+        "shrinks_with_shards",
+        *("--nodes", 2, "--tasks-per-node", 2, *NO_LOSS_BY_RANK, *SHARDED),
+    )
+    jobs.wait_for_step("shrinks_with_shards", job, 13)
+    jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.agent_of(job, 1))
+    ready = jobs.wait_for_attempt("shrinks_with_shards", 2)
+    assert ready["step"] >= 12
+    assert 0 <= ready["replayed"] <= 4
+    assert [r["source"] for r in jobs.ledger("shrinks_with_shards", "survived")] == [OF_COPIES]
+    jobs.finish("shrinks_with_shards", job)
+    starts = jobs.ledger("shrinks_with_shards", "start")
+    assert [(start["world_size"], start["restart"]) for start in starts] == [(4, 0), (2, 0)]
+    assert [r["step"] for r in jobs.runs.metrics("shrinks_with_shards")] == list(range(1, 41))
 
 
 def test_a_run_without_a_spare_goes_on_with_the_nodes_that_are_left(jobs) -> None:

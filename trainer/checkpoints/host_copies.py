@@ -21,12 +21,20 @@ def clone_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies = {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in tensors.items()
     }
+    copy_to_host(tensors, copies)
+    return copies
+
+
+def copy_to_host(tensors: Mapping[str, Tensor], copies: Mapping[str, Tensor]) -> None:
+    """Copy tensors into contiguous tensors of the same names, shapes and types in host memory, as `clone_to_host` does.
+
+    They have arrived when this returns.
+    """
     on_device = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_cuda}
     for name in tensors.keys() - on_device.keys():
         copies[name].copy_(tensors[name].detach())
     if on_device:
         copy_through(_pinned_buffer(), on_device, copies)
-    return copies
 
 
 def copy_through(staging: Tensor, sources: Mapping[str, Tensor], copies: Mapping[str, Tensor]) -> None:

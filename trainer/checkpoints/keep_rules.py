@@ -23,6 +23,11 @@ class CheckpointSettings(Settings):
     """Epochs between checkpoints if `every_steps` is 0. 0: only when the run ends or is interrupted."""
     every_minutes: float = Field(0, ge=0)
     """Most minutes between checkpoints, beside the two above. It bounds what a kill costs. 0: no bound."""
+    replicate_every: int = Field(500, ge=0)
+    """Steps between copies of the state that ranks keep for each other in host memory, at ZeRO stages 1 and 2. If a
+    rank is lost, at most this many steps are redone. Each rank keeps its own shard of the optimizer's state and that of
+    a neighbor, on another node if there is one. Two ranks of each node keep the model. Stage 0 needs no copies. 0:
+    none."""
     keep_last: int = Field(3, ge=1)
     """Number of newest checkpoints to keep."""
     keep_every: int = Field(0, ge=0)

@@ -8,9 +8,7 @@ The flag is set before the abort. The device reads it after the last message of 
 import torch
 from torch import Tensor
 
-
-class LostPeerError(RuntimeError):
-    """Another rank is lost, and what was computed since may come from messages that never arrived."""
+from trainer.distributed.lost_peer import LostPeer
 
 
 class LossFlag:
@@ -37,6 +35,6 @@ class LossFlag:
         return torch.empty(1, device=self._device).copy_(self._host, non_blocking=True)[0]
 
     def refuse(self) -> None:
-        """Raise a LostPeerError if the flag is set. Call it before the host uses or writes what the device computed."""
+        """Raise a LostPeer if the flag is set. Call it before the host uses or writes what the device computed."""
         if self.is_set:
-            raise LostPeerError("another rank is lost")
+            raise LostPeer("another rank is lost")

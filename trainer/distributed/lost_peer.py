@@ -16,9 +16,15 @@ SIGNS = (
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
+class LostPeer(RuntimeError):
+    """Another rank has ended, as its closed connection shows."""
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether an exception says that another rank has ended."""
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, LostPeer) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    )
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,15 @@ class Connections:
         """Return all TCP connections of this process."""
         numbers = [int(path.name) for path in _DESCRIPTORS.iterdir()] if _DESCRIPTORS.is_dir() else []
         return cls({number: inode for number in numbers if (inode := _connection(number))})
+
+    def __sub__(self, others: "Connections") -> "Connections":
+        """Return those that are not among others."""
+        known = set(others.inodes.values())
+        return Connections({number: one for number, one in self.inodes.items() if one not in known})
+
+    def all_open(self) -> bool:
+        """Whether this process has closed none of them. gloo closes the connection to a rank that has ended."""
+        return all(_connection(number) == inode for number, inode in self.inodes.items())
 
     def shut_down(self) -> None:
         """Shut down those that are still there. Their other ends learn it at once."""

@@ -1,6 +1,6 @@
 """DeepSpeed behind few methods: step, state, load_state, close. See `deepspeed_setup.py` for its settings."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from data_pipelines.loading.prefetching_batches import Batch
+from data_pipelines.prefetch import nothing
 from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import leave_gradients_alone
 from trainer.distributed.gradient_buckets import GradientBuckets
@@ -99,7 +100,14 @@ class Engine:
         dtype = torch.bfloat16 if gradient_dtype == "bf16" else own[0].dtype
         return GradientBuckets(own, dtype, due=self._deepspeed.is_gradient_accumulation_boundary)
 
-    def step(self, step: int, batches: Iterable[Batch], *, over_ranks: bool = False) -> dict[str, Tensor]:
+    def step(
+        self,
+        step: int,
+        batches: Iterable[Batch],
+        *,
+        over_ranks: bool = False,
+        before_update: Callable[[], None] = nothing,
+    ) -> dict[str, Tensor]:
         """Run optimizer step number `step` (from 0) on `accumulation` micro-batches.
 
         If the guard finds the gradient broken, weights, optimizer and running batch statistics do not change.
@@ -111,6 +119,8 @@ class Engine:
             step: number of the step.
             batches: micro-batches of this rank.
             over_ranks: whether the values are averaged over the ranks, with one message.
+            before_update: called once, before this rank's update. At ZeRO stages 1 and 2 no rank finishes the step
+                before the call has returned on all ranks, because the update sends messages.
 
         Returns losses and health values as scalars on the device, averaged over the micro-batches. They include
         `gradient_norm` before clipping and `skipped_steps` so far.
@@ -135,6 +145,7 @@ class Engine:
                 # The gradient is complete: clip it, and let the guard check it on the device.
                 norm = self._clip()
                 values = means.result() if means is not None else values
+                before_update()
                 # That was the last message. If a peer is lost, what the messages brought may be wrong.
                 lost = self.loss_flag.read()
                 self._left_out += lost
@@ -189,7 +200,19 @@ class Engine:
 
         Every rank calls. Only rank 0 is sure to get the optimizer's tensors.
         """
-        return dict(self.method.state_dict()), self._layout.state()
+        return self.model_state(), self._layout.state()
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Return the model's part of `state`. No message is sent."""
+        return dict(self.method.state_dict())
+
+    def own_shard(self) -> dict[str, Tensor]:
+        """Return the optimizer's tensors that only this rank holds. Empty at ZeRO stage 0. No message is sent."""
+        return self._layout.own_shard()
+
+    def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the optimizer's tensors as `state` does from copies of every rank's `own_shard`, by rank."""
+        return self._layout.join_shards(shards)
 
     def compare_replicas(self, kinds: Collection[StateKind] = tuple(StateKind)) -> Comparison:
         """Begin to compare the state that all ranks hold alike. Every rank calls."""

@@ -86,8 +86,10 @@ class Partition:
             every[0] = share
         else:
             dist.gather(share, list(every) or None, group=self.process_group, group_dst=0)
-        if self.rank:
-            return []
+        return self.split(every) if self.rank == 0 else []
+
+    def split(self, every: Tensor) -> list[Tensor]:
+        """Return views of the full tensors in the shards [W, P] of all ranks."""
         counts = [shape.numel() for shape in self.shapes]
         parts = every.flatten()[: sum(counts)].split(counts)
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]

@@ -5,7 +5,7 @@ rank has the full weights. Stage 3 is not supported. It would also shard the wei
 uses. Averages over empty tensors do nothing, so the EMA encoders would not change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +52,13 @@ class OptimizerStateLayout(Protocol):
     def replicated_state(self) -> dict[str, Tensor]:
         """Return the part of the optimizer's state that every rank holds, without a message."""
 
+    def own_shard(self) -> dict[str, Tensor]:
+        """Return the optimizer's own tensors that only this rank holds, without a message. Names, types and shapes are
+        the same on every rank. Empty at stage 0."""
+
+    def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the optimizer's state as in `state` from what `own_shard` was on each rank, by rank. Sends nothing."""
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Use the weights that were loaded into the model, and load the optimizer's state, which any stage may have
         saved."""
@@ -94,6 +101,14 @@ class ReplicatedState:
     def replicated_state(self) -> dict[str, Tensor]:
         """Return all of the state."""
         return self.state()
+
+    def own_shard(self) -> dict[str, Tensor]:
+        """Return nothing, because every rank holds all of the state."""
+        return {}
+
+    def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Raise a RuntimeError, because there are no shards."""
+        raise RuntimeError("the optimizer's state is not sharded")
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit."""
@@ -159,6 +174,31 @@ class ShardedState:
     def replicated_state(self) -> dict[str, Tensor]:
         """Return nothing, because each shard is on one rank."""
         return {}
+
+    def own_shard(self) -> dict[str, Tensor]:
+        """Return this rank's shards as `GROUP/KEY`, where KEY is that of the optimizer."""
+        return {
+            f"{group}/{key}": value
+            for group, flat in enumerate(self._flat)
+            for key, value in self._optimizer.state.get(flat, {}).items()
+            if key in state_names(self._optimizer)
+        }
+
+    def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the full tensors, in the host memory where the shards are."""
+        tensors: dict[str, Tensor] = {}
+        for group, (partition, names) in enumerate(zip(self._partitions, self._names, strict=True)):
+            for key, kind in state_names(self._optimizer).items():
+                own = [shard.get(f"{group}/{key}") for shard in shards]
+                values = [value for value in own if value is not None]
+                if not values:
+                    whole = [self._flat[group].new_empty(0, device="cpu")] * len(names)
+                elif key == "step":
+                    whole = values[:1] * len(names)
+                else:
+                    whole = partition.split(torch.stack(values))
+                tensors |= {f"{kind}/{name}": t for name, t in zip(names, whole, strict=True)}
+        return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit, and then changes nothing."""

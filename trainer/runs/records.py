@@ -197,6 +197,8 @@ _NEEDED = {
     "start": ("time", "attempt", "world_size"),
     "ready": ("time", "attempt", "step", "total_steps"),
     "saved": ("attempt", "step"),
+    "survived": ("attempt", "step"),
+    "fell_back": ("attempt", "step"),
     "rollback": ("attempt", "to_step"),
     "replicas_differ": ("attempt", "step", "ranks", "nodes", "to_step"),
     "stepped": ("time", "attempt", "step"),

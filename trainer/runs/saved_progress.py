@@ -10,7 +10,13 @@ from trainer.runs.run_folder import RunFolder
 SAVED = "saved"
 """Ledger event: an attempt has written its first checkpoint."""
 SURVIVED = "survived"
-"""Ledger event: a rank has saved the last finished step after the loss of another one."""
+"""Ledger event: a rank has saved a step after the loss of another one. Its `source` is one of the next two."""
+OF_RANK = "state of the rank"
+"""Source of the event before: the rank's own state of the last finished step."""
+OF_COPIES = "copies of neighbors"
+"""Source of that event: the copies that the ranks that are left kept in host memory."""
+FELL_BACK = "fell_back"
+"""Ledger event: a rank was lost, no rank could save a step, and the ranks start again from the last checkpoint."""
 TAKEN = "taken"
 """Ledger event: the run began with a checkpoint of another run."""
 FROM_SCRATCH = "from_scratch"
@@ -62,6 +68,7 @@ def _saved_step(record: dict[str, Any]) -> int:
     keys = {
         SAVED: ("step",),
         SURVIVED: ("step",),
+        FELL_BACK: ("step",),
         TAKEN: ("step",),
         "ready": ("step",),
         "end": ("step", "saved"),

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -5,7 +6,14 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from launch.local.preflight import _checkpoint_bytes, _most_checkpoints, problems, refuse
+from launch.local.preflight import (
+    _checkpoint_bytes,
+    _most_checkpoints,
+    copies_bytes,
+    problems,
+    problems_of_memory,
+    refuse,
+)
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config, load_config
@@ -129,3 +137,27 @@ def test_a_metric_that_the_run_never_gives_is_refused_with_those_that_it_gives(
     config = load_config("digits_demo", [*named, *given, *sets, "train.global_batch=64", *overrides])
     found = [str(problem) for problem in problems(config, 1, new_runs=1)]
     assert [words in problem for problem in found] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(("ranks", "holders"), [(2, 2), (8, 2)])
+def test_the_copies_for_neighbors_take_two_models_and_four_shards_in_two_generations(
+    ranks: int, holders: int
+) -> None:
+    settings = ("parallel.zero_stage=1", "optim.name=adamw", "checkpoint.replicate_every=10")
+    method = build_method(config_of(), 0, torch.device("cpu"))
+    model = sum(tensor.nbytes for tensor in method.state_dict().values())
+    shards = 2 * sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    assert copies_bytes(config_of(*settings), ranks) == 2 * holders * model + 4 * shards
+    assert copies_bytes(config_of(*settings, "parallel.zero_stage=0"), ranks) == 0
+    assert copies_bytes(config_of(*settings, "checkpoint.replicate_every=0"), ranks) == 0
+    assert copies_bytes(config_of(*settings), 1) == 0
+
+
+def test_copies_that_do_not_fit_into_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("parallel.zero_stage=1")
+    assert problems_of_memory(config, 2) == []
+    real = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 10 if name == "SC_PHYS_PAGES" else real(name))
+    (problem,) = problems_of_memory(config, 2)
+    assert "checkpoint.replicate_every=0" in str(problem)
+    assert problems_of_memory(config, 1) == []

@@ -12,6 +12,7 @@ from trainer.runs.end_reasons import ExitCode
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
+from trainer.runs.saved_progress import FELL_BACK, OF_COPIES, SURVIVED
 
 KILLED = Failure(128 + signal.SIGKILL, "rank 1 was ended by SIGKILL (out of memory?)")
 EXCEPTION = Failure(1, "rank 0 failed")
@@ -90,3 +91,19 @@ def test_ranks_that_start_again_take_over_the_usual_step(run: RunFolder) -> None
         assert [*again.usual_durations] == [0.5, 0.7, 0.6]
         fewer = recovery.watch({0: "node1"})  # its steps have another batch for each rank
         assert not fewer.usual_durations
+
+
+def test_the_ledger_tells_if_the_ranks_go_on_from_the_last_checkpoint(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        for source in (None, OF_COPIES):
+            begin(run)
+            run.note("ready", attempt=run.attempts(), step=0, total_steps=40)
+            save(run, 5 * run.attempts())
+            if source:
+                run.note(SURVIVED, attempt=run.attempts(), step=10, rank=0, source=source)
+            assert recovery.restarts(KILLED)
+        begin(run)  # it is lost before it has loaded anything
+        assert recovery.restarts(KILLED)
+    fell_back = [r for r in read_ledger(run.ledger) if r["event"] == FELL_BACK]
+    assert [(r["attempt"], r["step"]) for r in fell_back] == [(1, 5)]

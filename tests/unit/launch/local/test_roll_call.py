@@ -3,6 +3,7 @@ import json
 import pytest
 
 from launch.local.roll_call import RollCall
+from trainer.runs.supervisor import HeldCopy, Holdings, Task
 
 
 def test_ranks_are_heard_as_they_report_and_only_one_is_told_to_save() -> None:
@@ -11,11 +12,11 @@ def test_ranks_are_heard_as_they_report_and_only_one_is_told_to_save() -> None:
     assert roll.read() == {}
     ends[0].sendall(b'{"lost_peer": true, "step": ')  # half of a line
     ends[2].sendall(b'{"lost_peer": true, "step": 7}\n')
-    assert roll.read() == {2: 7}
-    ends[0].sendall(b"null}\n")
-    assert roll.read() == {0: None}
+    assert roll.read() == {2: Holdings(7)}
+    ends[0].sendall(b'null, "copies": [{"step": 5, "shards": [0, 2], "has_model": true}]}\n')
+    assert roll.read() == {0: Holdings(None, (HeldCopy(5, (0, 2), True),))}
     ends[1].close()  # the rank that is lost
-    roll.answer({0: False, 1: False, 2: True})
+    roll.answer({0: Task(), 1: Task(), 2: Task(saves=True)})
     assert [json.loads(ends[rank].recv(100)) for rank in (0, 2)] == [{"save": False}, {"save": True}]
     roll.close()
     assert ends[0].recv(100) == b""

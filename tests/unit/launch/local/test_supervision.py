@@ -1,19 +1,8 @@
-from hypothesis import given
-from hypothesis import strategies as st
-
-from launch.local.supervision import GRACE_SECONDS, INTERRUPT_SECONDS, Outcome, Supervision, choose_saver
+from launch.local.supervision import GRACE_SECONDS, INTERRUPT_SECONDS, Outcome, Supervision
 from trainer.runs.end_reasons import ExitCode
+from trainer.runs.supervisor import HeldCopy, Holdings, Task
 
-
-@given(st.dictionaries(st.integers(0, 20), st.none() | st.integers(0, 5)))
-def test_the_saver_holds_the_newest_step_that_any_rank_holds(reports: dict[int, int | None]) -> None:
-    saver = choose_saver(reports)
-    held = {rank: step for rank, step in reports.items() if step is not None}
-    if saver is None:
-        assert not held
-    else:
-        assert held[saver] == max(held.values())
-        assert saver == min(rank for rank, step in held.items() if step == held[saver])
+SAVES = Task(saves=True)
 
 
 def test_ranks_that_all_end_well_are_not_disturbed() -> None:
@@ -29,10 +18,10 @@ def test_ranks_that_all_end_well_are_not_disturbed() -> None:
 def test_one_rank_saves_once_all_that_are_left_have_reported() -> None:
     seen = Supervision(4, saves=True)
     seen.ended(1, -9, 10.0)
-    seen.reports.update({0: 6, 2: 7})
+    seen.reports.update({0: Holdings(6), 2: Holdings(7)})
     assert seen.answer(10.1) is None  # rank 3 may hold a newer step
-    seen.reports[3] = None
-    assert seen.answer(10.2) == {0: False, 2: True, 3: False}
+    seen.reports[3] = Holdings()
+    assert seen.answer(10.2) == {0: Task(), 2: SAVES, 3: Task()}
     assert seen.answer(10.3) is None
     assert not seen.must_end(10.0 + 100 * GRACE_SECONDS)  # a large checkpoint takes long
     seen.ended(2, ExitCode.LOST_PEER, 20.0)
@@ -40,12 +29,30 @@ def test_one_rank_saves_once_all_that_are_left_have_reported() -> None:
     assert seen.outcome() == Outcome(128 + 9, 1)
 
 
+def test_the_saver_hears_of_its_task_once_those_that_hand_over_copies_have_ended() -> None:
+    seen = Supervision(4, saves=True)
+    seen.ended(1, -9, 10.0)
+    for rank in (0, 2, 3):
+        shards = (rank, (rank - 1) % 4)
+        seen.reports[rank] = Holdings(None, (HeldCopy(6, shards, has_model=rank < 2),))
+    assert seen.answer(10.1) == {2: Task(copy=6, shards=(1, 2)), 3: Task()}
+    assert seen.answer(10.2) is None
+    seen.ended(3, ExitCode.LOST_PEER, 10.3)
+    assert not seen.must_end(10.0 + 100 * GRACE_SECONDS)  # large shards take long
+    seen.ended(2, ExitCode.LOST_PEER, 60.0)
+    assert seen.answer(60.1) == {0: Task(saves=True, copy=6)}
+    assert seen.answer(60.2) is None
+    assert not seen.must_end(60.0 + 100 * GRACE_SECONDS)
+    seen.ended(0, ExitCode.LOST_PEER, 70.0)
+    assert seen.over
+
+
 def test_a_rank_that_does_not_report_in_time_is_not_waited_for() -> None:
     seen = Supervision(3, saves=True)
     seen.ended(0, -9, 10.0)
-    seen.reports[1] = 4
+    seen.reports[1] = Holdings(4)
     assert seen.answer(10.0 + GRACE_SECONDS) is None
-    assert seen.answer(10.1 + GRACE_SECONDS) == {1: True}
+    assert seen.answer(10.1 + GRACE_SECONDS) == {1: SAVES}
     seen.ended(1, ExitCode.LOST_PEER, 16.0)
     assert seen.must_end(16.0)
 

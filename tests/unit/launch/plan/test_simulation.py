@@ -63,6 +63,16 @@ def test_if_survivors_save_only_restarts_cost_time(restart: float) -> None:
     assert found.fractions[REDONE] == 0
 
 
+@pytest.mark.parametrize("every", [200, 1400])
+@pytest.mark.parametrize("mtbf", [3_000.0, 200_000.0])
+def test_copies_for_neighbors_bound_the_steps_redone_as_checkpoints_do(every: int, mtbf: float) -> None:
+    run = replace(RUN, recovers_in_place=True, survivors_save=True, rank_failures=1.0, every_steps=0)
+    found = simulate(replace(run, copies_every=every, in_place_seconds=300.0, mtbf_seconds=mtbf), RANDOM)
+    segment = mtbf * math.exp(300 / mtbf) * math.expm1((every + 100) / mtbf)  # as above, without a checkpoint
+    assert found.goodput == pytest.approx(every / segment, abs=2 * found.interval + 1 / mtbf)
+    assert found.fractions[REDONE] > 0
+
+
 def test_without_failures_the_time_is_the_sum_of_its_parts() -> None:
     run = replace(
         RUN, mtbf_seconds=1e15, steps=2500, every_steps=1000, evaluation_seconds=0.5, write_seconds=7.0
@@ -142,6 +152,7 @@ RUNS = st.builds(
     time_limit_seconds=st.floats(1000, 1e6) | st.just(math.inf),
     recovers_in_place=st.booleans(),
     survivors_save=st.booleans(),
+    copies_every=st.just(0) | st.integers(1, 1000),
 )
 
 

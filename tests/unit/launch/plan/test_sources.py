@@ -37,10 +37,29 @@ def test_minutes_between_checkpoints_bound_their_interval() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "saves"),
-    [([], True), (["parallel.zero_stage=1"], False), (["slurm.gpus_per_node=8"], False)],
+    [
+        ([], True),
+        (["parallel.zero_stage=1"], True),
+        (["parallel.zero_stage=1", "checkpoint.replicate_every=0"], False),
+        (["checkpoint.replicate_every=0"], True),
+        (["slurm.gpus_per_node=8"], False),
+        (["parallel.zero_stage=2", "slurm.gpus_per_node=8"], False),
+    ],
 )
-def test_survivors_save_at_zero_stage_0_on_cpus(settings: list[str], saves: bool) -> None:
+def test_survivors_save_on_cpus_if_they_have_the_whole_state_or_copies(
+    settings: list[str], saves: bool
+) -> None:
     assert survivors_save(load_config(RECIPE, settings)) is saves
+
+
+def test_copies_for_neighbors_count_where_the_state_is_sharded() -> None:
+    sharded = ["parallel.zero_stage=1", "checkpoint.replicate_every=40"]
+    found, sources = collect(load_config(RECIPE, sharded), {"save_seconds": 2.0}, None)
+    assert (found.copies_every, sources["copies_every"].source) == (40, "checkpoint.replicate_every")
+    assert found.copy_seconds == 2.0 / 40
+    found, sources = collect(load_config(RECIPE, ["checkpoint.replicate_every=40"]), {}, None)
+    assert (found.copies_every, found.copy_seconds) == (0, 0)
+    assert "copies_every" not in sources
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from launch.status.ledger import AttemptSummary, read_attempts, total
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import append_record
 from trainer.runs.run_folder import RunFolder
+from trainer.runs.saved_progress import FELL_BACK, OF_COPIES, SURVIVED
 
 BATCH = 64
 
@@ -188,3 +189,25 @@ def test_a_line_that_a_power_cut_left_short_is_passed_over(run: RunFolder) -> No
         file.write('{"event": "rea')
     (only,) = read_attempts(run, running=False, saved=0)
     assert (only.reason, only.hours.starting) == (EndReason.NO_END, 0)
+
+
+def test_what_the_ranks_went_on_from_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    events: list[tuple[str, dict[str, Any]]] = [
+        (SURVIVED, {"step": 15, "rank": 2, "source": OF_COPIES}),
+        (SURVIVED, {"step": 16, "rank": 0}),  # of a version that had no other source
+        (FELL_BACK, {"step": 10}),
+    ]
+    for number, (event, facts) in enumerate(events, start=1):
+        note(run, "start", 100.0 * number, number, world_size=3)
+        note(run, event, 100.0 * number + 50, number, **facts)
+        note(run, "end", 100.0 * number + 60, number, reason="killed", message="rank 1 was ended by SIGKILL")
+    note(run, "start", 500.0, 4, world_size=3)
+    found = read_attempts(run, running=True, saved=16)
+    killed = "killed: rank 1 was ended by SIGKILL. The ranks went on from"
+    assert [one.how_it_ended for one in found] == [
+        f"{killed} the copies of neighbors, step 15",
+        f"{killed} the state of the rank, step 16",
+        f"{killed} the checkpoint of step 10",
+        "running",
+    ]

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from rank_processes import run_as_ranks
 
-from trainer.distributed.loss_flag import LossFlag, LostPeerError
-from trainer.distributed.lost_peer import Connections, is_lost_peer
+from trainer.distributed.loss_flag import LossFlag
+from trainer.distributed.lost_peer import Connections, LostPeer, is_lost_peer
 from trainer.distributed.peer_loss import PeerLoss
 
 
@@ -44,5 +44,5 @@ def test_a_set_flag_refuses_further_use_of_results() -> None:
     flag.set()
     assert before == 0  # what was read stays
     assert flag.read() == 1
-    with pytest.raises(LostPeerError, match="another rank is lost"):
+    with pytest.raises(LostPeer, match="another rank is lost"):
         flag.refuse()

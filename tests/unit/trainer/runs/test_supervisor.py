@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from trainer.runs.supervisor import SOCKET, Supervisor, send
+from trainer.runs.supervisor import SOCKET, HeldCopy, Holdings, Supervisor, Task, send
 
 
 def pair() -> tuple[socket.socket, socket.socket, Supervisor, threading.Event]:
@@ -20,11 +20,25 @@ def pair() -> tuple[socket.socket, socket.socket, Supervisor, threading.Event]:
 def test_a_rank_reports_its_step_and_hears_whether_it_saves(saves: bool) -> None:
     own, _, supervisor, interrupted = pair()
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(supervisor.must_save, 12)
+        answer = threads.submit(supervisor.report, Holdings(12))
         assert json.loads(own.makefile("r").readline()) == {"lost_peer": True, "step": 12}
         send(own, {"save": saves})
-        assert answer.result(timeout=30) is saves
+        assert answer.result(timeout=30) == Task(saves=saves)
     assert not interrupted.is_set()
+
+
+@pytest.mark.parametrize(
+    "held", [Holdings(3), Holdings(None, (HeldCopy(5, (1, 2), False), HeldCopy(4, (1,), True)))]
+)
+def test_holdings_survive_a_message(held: Holdings) -> None:
+    assert Holdings.from_json(json.loads(json.dumps(held.as_json()))) == held
+
+
+@pytest.mark.parametrize(
+    "task", [Task(), Task(saves=True), Task(saves=True, copy=0), Task(copy=7, shards=(2, 3))]
+)
+def test_a_task_survives_a_message(task: Task) -> None:
+    assert Task.from_json(json.loads(json.dumps(task.as_json()))) == task
 
 
 def test_a_loss_that_the_rank_did_not_notice_ends_its_waits_before_it_reports() -> None:
@@ -32,7 +46,7 @@ def test_a_loss_that_the_rank_did_not_notice_ends_its_waits_before_it_reports() 
     send(own, {"lost_peer": True})
     assert interrupted.wait(30)
     send(own, {"save": True})
-    assert supervisor.must_save(None) is True
+    assert supervisor.report(Holdings()).saves
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -42,7 +56,7 @@ def test_without_a_supervisor_any_more_nobody_saves(is_reset: bool) -> None:
     if is_reset:
         send(theirs, {"unread": True})
     own.close()
-    assert supervisor.must_save(3) is False
+    assert supervisor.report(Holdings(3)) == Task()
 
 
 def test_the_environment_names_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,4 +67,4 @@ def test_the_environment_names_the_socket(monkeypatch: pytest.MonkeyPatch) -> No
     supervisor = Supervisor.of_this_process(lambda: None)
     assert supervisor is not None
     send(own, {"save": True})
-    assert supervisor.must_save(1) is True
+    assert supervisor.report(Holdings(1)).saves

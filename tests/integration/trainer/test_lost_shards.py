@@ -1,0 +1,100 @@
+"""Real runs at ZeRO stages 1 and 2 that lose ranks, and go on from the copies that neighbors keep."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.runs.saved_progress import OF_COPIES
+
+ROOT = Path(__file__).resolve().parents[3]
+EVERY = 5
+EXCHANGE = 20  # a step after which shards are exchanged
+CHECKPOINT = "checkpoint"
+
+
+def kill(step: int, point: str, rank: int, number: int = 0) -> dict[str, Any]:
+    """A kill of a rank at a point of `benchmarks/killed_rank.py`, `step` steps after the start."""
+    return {"step": step, "point": point, "number": number, "rank": rank}
+
+
+def lost_ranks(folder: Path, nproc: int, plan: list[dict[str, Any]], *settings: str) -> dict[str, Any]:
+    """Train a run of which ranks are killed as planned, and one without kills. Returns what the kills have cost."""
+    results = folder / "results.json"
+    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", "36"]
+    run = subprocess.run(
+        [
+            *command,
+            *("--plan", json.dumps(plan), "--json", str(results), "--settings"),
+            *("checkpoint.every_steps=100", "eval.every_epochs=0", *settings),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert results.exists(), run.stderr[-3000:]
+    found: dict[str, Any] = json.loads(results.read_text())
+    assert found["bitwise"], run.stderr[-3000:]
+    assert found["kills_not_reached"] == 0
+    return found
+
+
+@pytest.mark.parametrize(("zero", "nproc", "optimizer"), [(1, 2, "adamw"), (1, 3, "lars"), (2, 3, "sgd")])
+def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
+    tmp_path: Path, zero: int, nproc: int, optimizer: str
+) -> None:
+    plan = [
+        kill(7, "before forward", rank=0),
+        kill(12, "before all_gather_into_tensor", rank=1, number=3),  # in the update, which then is torn
+        kill(EXCHANGE - 1, "after exchange", rank=nproc - 1),
+        kill(EXCHANGE + 2 * EVERY - 1, "before exchange", rank=0),
+        kill(33, "after wait for data", rank=1),
+    ]
+    result = lost_ranks(
+        tmp_path,
+        nproc,
+        plan,
+        f"parallel.zero_stage={zero}",
+        f"checkpoint.replicate_every={EVERY}",
+        f"optim.name={optimizer}",
+        "optim.lr=0.05",
+    )
+    restarts = result["restarts"]
+    assert [one["lost"] for one in restarts] == [[one["rank"]] for one in plan]
+    assert {one["source"] for one in restarts} == {OF_COPIES}
+    assert max(one["redone"] for one in restarts) <= EVERY
+    assert all(one["from"] % EVERY == 0 for one in restarts)
+
+
+def test_a_rank_that_is_lost_with_its_neighbor_costs_the_steps_since_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    plan = [kill(13, "after forward", rank=1), kill(13, "after forward", rank=2)]
+    result = lost_ranks(
+        tmp_path,
+        3,
+        plan,
+        "parallel.zero_stage=1",
+        f"checkpoint.replicate_every={EVERY}",
+        "checkpoint.every_steps=8",
+    )
+    assert [(one["lost"], one["from"], one["source"]) for one in result["restarts"]] == [
+        ([1, 2], 8, CHECKPOINT)
+    ]
+
+
+def test_without_copies_the_last_checkpoint_counts(tmp_path: Path) -> None:
+    result = lost_ranks(
+        tmp_path,
+        2,
+        [kill(13, "before forward", rank=1)],
+        "parallel.zero_stage=1",
+        "checkpoint.replicate_every=0",
+        "checkpoint.every_steps=8",
+    )
+    assert [(one["lost"], one["from"], one["source"]) for one in result["restarts"]] == [([1], 8, CHECKPOINT)]
