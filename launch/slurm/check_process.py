@@ -28,7 +28,7 @@ class CheckProcess:
     def __init__(self, node: int, measure: dict[str, Any]) -> None:
         self._connection, theirs = socket.socketpair()
         self._connection.setblocking(False)
-        self._received, self._has_ended = b"", False
+        self._received, self._has_ended, self._has_begun = b"", False, False
         self._memory_kills = memory_kills()
         with theirs:
             variables = {"RANK": str(node), "ALL4ONE_PARENT": str(os.getpid())}
@@ -42,7 +42,10 @@ class CheckProcess:
                 send(self._connection, order)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the answers that have arrived. `{"failure": why}` says that the process has ended by itself."""
+        """Return the answers that have arrived.
+
+        The first one is `{"begun": True}`. `{"failure": why}` says that the process has ended by itself.
+        """
         code = self._process.poll()
         while True:
             try:
@@ -53,7 +56,8 @@ class CheckProcess:
                 break
             self._received += data
         *whole, self._received = self._received.split(b"\n")
-        answers = [json.loads(line) for line in whole]
+        answers = [*([] if self._has_begun else [{"begun": True}]), *map(json.loads, whole)]
+        self._has_begun = True
         if code is not None and not self._has_ended:
             self._has_ended = True
             answers.append({"failure": self._why_ended(code)})

@@ -14,7 +14,7 @@ from data_pipelines.log import LOGGER
 from launch.node_check.comparison import Pair, first_round, second_round, slow_nodes
 from launch.node_check.rates import NodeRates, better_rates
 from launch.node_check.verdict import CHECK, Manning, Verdict, judge_nodes, man
-from launch.slurm.agent_links import FirstAgent, Message
+from launch.slurm.agent_links import JOIN_S, FirstAgent, Message
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
 
 SECONDS = 1.0
@@ -52,6 +52,7 @@ class StartCheck:
         self._names = agent.place.hosts  # these are unique, and what `--exclude` takes
         self._began = time.monotonic()
         self._stopped = False
+        self._unread: list[tuple[str, Message]] = []
         self._failures: dict[str, str] = {}
         """Why the process of a node has ended."""
 
@@ -97,7 +98,10 @@ class StartCheck:
 
         A node that is slow measures once more, and its better rates count. Other jobs may have used the disk meanwhile.
         """
-        deadline = time.monotonic() + RATES_SECONDS
+        # An agent may still import what its ranks need. They could not start before either.
+        self._wait(self._names, time.monotonic() + JOIN_S, lambda answer: "begun" in answer)
+        self._began = time.monotonic()
+        deadline = self._began + RATES_SECONDS
         answers = self._wait(self._names, deadline, lambda answer: "rates" in answer)
         silent = f"no answer within {RATES_SECONDS:.0f} s"
         measured = {
@@ -155,26 +159,22 @@ class StartCheck:
         while time.monotonic() < deadline and not self._stopped:
             for message in [*self._agent.news(), *self._others.read()]:
                 if "checked" in message:
-                    self._hear(self._names[message["node"]], message["checked"], is_wanted, answers)
+                    self._hear(self._names[message["node"]], message["checked"])
+            answers |= {node: answer for node, answer in self._unread if is_wanted(answer)}
+            self._unread = [(node, answer) for node, answer in self._unread if not is_wanted(answer)]
             known = answers.keys() | self._failures.keys()
             if all(node in known or self._is_lost(node) for node in nodes):
                 break
             time.sleep(POLL_SECONDS)
         return {node: answers[node] for node in nodes if node in answers}
 
-    def _hear(
-        self,
-        node: str,
-        answer: Message,
-        is_wanted: Callable[[Message], bool],
-        answers: dict[str, Message],
-    ) -> None:
+    def _hear(self, node: str, answer: Message) -> None:
         if "stopped" in answer:
             self._stopped = True
-        elif is_wanted(answer):
-            answers[node] = answer
-        elif "round" not in answer and "failure" in answer:
+        elif "failure" in answer and "round" not in answer:
             self._failures[node] = answer["failure"]
+        else:
+            self._unread.append((node, answer))
 
     def _print(self, verdict: Verdict, manning: Manning, seconds: float) -> None:
         tolerance = f" (slurm.check_tolerance is {100 * self._plan.tolerance:g} %)"

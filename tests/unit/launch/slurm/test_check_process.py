@@ -29,6 +29,7 @@ def answer(process: CheckProcess) -> dict[str, Any]:
 def process(tmp_path: Path) -> Iterator[CheckProcess]:
     (tmp_path / "shard.tar").write_bytes(bytes(2**20))
     process = CheckProcess(0, {"data": str(tmp_path), "seconds": 0.1})
+    assert process.read() == [{"begun": True}]
     yield process
     process.close()
 
@@ -39,6 +40,7 @@ def test_a_process_measures_its_node_and_then_links(process: CheckProcess, tmp_p
     assert found["rates"].keys() == set(Rate)
     other = CheckProcess(1, {"data": None, "seconds": 0.1})
     try:
+        assert answer(other) == {"begun": True}
         assert answer(other)["rates"].keys() == set(Rate) - {Rate.READ}
         for rank, one in enumerate((process, other)):
             order = {"round": 1, "meeting": str(tmp_path), "first": "127.0.0.1", "rank": rank}
