@@ -257,6 +257,8 @@ def _supervise(ranks: list[RankProcess], roll: RollCall | None, watched: Watched
             watched.look(ranks)
         if roll is not None:
             seen.reports.update(roll.read())
+            if seen.must_interrupt(time.monotonic()):
+                roll.interrupt()
             if (answer := seen.answer(time.monotonic())) is not None:
                 roll.answer(answer)
         if seen.must_end(time.monotonic()):

@@ -9,6 +9,9 @@ from trainer.runs.supervisor import Holdings, Task
 GRACE_SECONDS = 5.0
 """Time in which the others may report and end by themselves after one rank failed."""
 
+NOTICE_SECONDS = 1.0
+"""Time in which the others may notice the failure by themselves. After it they are told."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -40,6 +43,7 @@ class Supervision:
         """The ranks that hand something to the saver. It hears of its task once they have ended."""
         self._task_of_saver: Task | None = None
         self._deadline = float("inf")
+        self._interrupted = False
 
     def ended(self, rank: int, code: int, now: float) -> None:
         """Note the end of a rank."""
@@ -71,6 +75,16 @@ class Supervision:
         return {
             rank: tasks.get(rank, Task()) for rank in self.reports if rank != self._saver or not self._awaited
         }
+
+    def must_interrupt(self, now: float) -> bool:
+        """Whether ranks that have not noticed the loss of another one are told of it. Once it is true."""
+        failed = [code for code in self.codes.values() if code and code not in STOPPED]
+        living = set(range(self._world_size)) - self.codes.keys()
+        late = now > self._deadline - GRACE_SECONDS + NOTICE_SECONDS
+        if self._interrupted or self._answered or not failed or not late or living <= self.reports.keys():
+            return False
+        self._interrupted = True
+        return True
 
     def must_end(self, now: float) -> bool:
         """Whether the ranks that still run are killed: they wait for one that failed, and none of them saves."""

@@ -100,8 +100,8 @@ def survivors_save(config: Config) -> bool:
     """Whether the ranks that are left can save a step, as `trainer/survivors.py` decides.
 
     At ZeRO stage 0 each has the whole state. At stages 1 and 2 they join the copies that they keep for each other. On
-    GPUs, kernels of the interrupted step may have changed the state, and a rank that waits in NCCL may not notice that
-    another one is lost.
+    GPUs, kernels of the interrupted step may have changed the state. The copies are not counted on there, because no
+    GPU has run this recovery.
     """
     has_state = config.parallel.zero_stage == 0 or config.checkpoint.replicate_every > 0
     return has_state and config.slurm.gpus_per_node == 0

@@ -170,6 +170,8 @@ class Lead:
                     ranks.ended(message["rank"], message["code"], now)
                     seen.hosts[message["rank"]] = message["node"]
                     seen.whys[message["rank"]] = message["why"]
+            if ranks.must_interrupt(now):
+                self._tell({"do": "interrupt"})
             if (answers := ranks.answer(now)) is not None:
                 named = {str(rank): task.as_json() for rank, task in answers.items()}
                 self._tell({"do": "answer", "tasks": named})
