@@ -1,5 +1,6 @@
 """The training loop: steps, records, evaluations and checkpoints, until the run is done or a signal asks to stop."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -30,7 +31,7 @@ from trainer.runs.replica_checks import ReplicaChecks
 from trainer.runs.stop_signals import DATA_FAILED, SAVE_DUE, StopRequest
 from trainer.runs.supervisor import Supervisor
 from trainer.setup import build
-from trainer.survivors import save_as_survivor
+from trainer.survivors import save_as_survivor, use_copies_if_stuck
 
 
 class Trainer:
@@ -46,9 +47,10 @@ class Trainer:
         self._cleanup = ExitStack()
         self.parts = build(config, run, process, give_up=stop.is_set)
         self.copies = NeighborCopies(config, process, self.parts.engine)
+        self._has_begun = False
         self._loss_flag = self.parts.engine.loss_flag
         self._peer_loss = PeerLoss(self._loss_flag, Connections.of_this_process())
-        self._supervisor = Supervisor.of_this_process(self._peer_loss.declare)
+        self._supervisor = Supervisor.of_this_process(self._lose_peer)
         self._cleanup.enter_context(self.parts.loader)
         self.checkpoints = CheckpointManager(attempt, self.parts)
         self.times = AttemptTimes(attempt)
@@ -77,6 +79,7 @@ class Trainer:
         """Train to the end. Returns the exit code: 0 when done, or 130 or 143 if a signal asked to stop. In that case
         a checkpoint of the last step is saved.
         """
+        self._has_begun = True
         with self._cleanup:
             self._say_messages()
             if self.parts.initial_weights is not None:
@@ -113,6 +116,15 @@ class Trainer:
             finally:
                 self.checkpoints.close()
                 self._say_messages()
+
+    def _lose_peer(self) -> None:
+        """End the waits for the other ranks, because one of them is lost. A thread calls this."""
+        threading.Thread(target=self._use_copies_if_stuck, name="copies", daemon=True).start()
+        self._peer_loss.declare()
+
+    def _use_copies_if_stuck(self) -> None:
+        if self._supervisor is not None and self._has_begun:
+            use_copies_if_stuck(self.attempt, self.parts, self.checkpoints, self.copies, self._supervisor)
 
     def _loop(self) -> int:
         self.watch.doing("comparing the state of the ranks", Phase.START)

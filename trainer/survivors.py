@@ -4,12 +4,15 @@ At ZeRO stage 0 every rank has the whole state, so the loss of a rank then costs
 that are left join the copies that they keep for each other in host memory (`trainer/runs/neighbor_copies.py`).
 """
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from trainer.checkpoint_manager import CheckpointManager
 from trainer.checkpoints.format import Snapshot
@@ -18,11 +21,15 @@ from trainer.checkpoints.packed_tensors import PackedTensors
 from trainer.checkpoints.shard_files import ShardFiles
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.components import AttemptContext, TrainingComponents
+from trainer.runs.end_reasons import ExitCode
 from trainer.runs.hang_watch import HangWatch
 from trainer.runs.neighbor_copies import NeighborCopies
 from trainer.runs.passed_lock import passed_lock
 from trainer.runs.saved_progress import OF_COPIES, OF_RANK, SURVIVED
-from trainer.runs.supervisor import Holdings, Supervisor
+from trainer.runs.supervisor import Holdings, Supervisor, Task
+
+STUCK_SECONDS = 1.0
+"""Time that the main thread has to notice the loss of a rank after the supervisor has told of it."""
 
 
 def save_as_survivor(
@@ -59,17 +66,58 @@ def save_as_survivor(
     step -= unfinished or 0
     can_save = unfinished is not None and checkpoints.may_save and step != loaded_step
     task = supervisor.report(Holdings(step if can_save else None, copies.held()))
+    watch.doing("saving after the loss of a rank")
+    if task.saves and task.copy is None:
+        lock = passed_lock(attempt.run.path)
+        assert lock is not None
+        _Saving(attempt, parts, checkpoints, copies, lock.require).save_own_state(step, record_at(step))
+    else:
+        _do_with_copies(task, attempt, parts, checkpoints, copies)
+
+
+def use_copies_if_stuck(
+    attempt: AttemptContext,
+    parts: TrainingComponents,
+    checkpoints: CheckpointManager,
+    copies: NeighborCopies,
+    supervisor: Supervisor,
+) -> None:
+    """Do what `save_as_survivor` does with copies, and end this process, if its main thread does not notice the loss.
+
+    A thread calls this once the supervisor has told of the loss. The main thread may wait for ever for the rest of a
+    message, and nothing can end this wait: gloo overlooks the loss of a rank in the middle of a large message.
+    """
+    time.sleep(STUCK_SECONDS)
+    copies.lock.acquire()
+    task = supervisor.report_first(Holdings(None, held)) if (held := copies.held()) else None
+    if task is None:
+        copies.lock.release()
+        return
+    LOGGER.warning("rank %d still waits for the rank that is lost. Its copies are used", attempt.process.rank)
+    try:
+        _do_with_copies(task, attempt, parts, checkpoints, copies)
+        checkpoints.wait()
+    except UserError as error:
+        LOGGER.error("%s", error)
+    finally:
+        os._exit(ExitCode.LOST_PEER)
+
+
+def _do_with_copies(
+    task: Task,
+    attempt: AttemptContext,
+    parts: TrainingComponents,
+    checkpoints: CheckpointManager,
+    copies: NeighborCopies,
+) -> None:
+    if task.copy is None:
+        return
     lock = passed_lock(attempt.run.path)
     assert lock is not None
     saving = _Saving(attempt, parts, checkpoints, copies, lock.require)
     if task.saves:
-        watch.doing("saving after the loss of a rank")
-        if task.copy is None:
-            saving.save_own_state(step, record_at(step))
-        else:
-            saving.save_copies(task.copy)
-    elif task.copy is not None:
-        watch.doing("handing over copies after the loss of a rank")
+        saving.save_copies(task.copy)
+    else:
         saving.hand_over(task.copy, task.shards)
 
 

@@ -8,9 +8,9 @@ from trainer.runs.supervisor import Holdings, Task
 
 GRACE_SECONDS = 5.0
 """Time in which the others may report and end by themselves after one rank failed."""
-INTERRUPT_SECONDS = 0.5
-"""Time after which those that have not reported are told that a peer is lost. A rank that waits for a GPU cannot notice
-it."""
+NOTICE_SECONDS = 0.5
+"""Time in which the others may notice the failure by themselves. After it they are told. A rank that waits for a GPU
+cannot notice it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Supervision:
         """The ranks that hand something to the saver. It hears of its task once they have ended."""
         self._task_of_saver: Task | None = None
         self._deadline = float("inf")
-        self._may_interrupt = saves
+        self._interrupted = False
 
     def ended(self, rank: int, code: int, now: float) -> None:
         """Note the end of a rank."""
@@ -77,12 +77,14 @@ class Supervision:
         }
 
     def must_interrupt(self, now: float) -> bool:
-        """Whether it is time to tell the ranks that a peer is lost: once, if some of them have not reported."""
+        """Whether ranks that have not noticed the loss of another one are told of it. Once it is true."""
+        failed = [code for code in self.codes.values() if code and code not in STOPPED]
         living = set(range(self._world_size)) - self.codes.keys()
-        if not self._may_interrupt or now < self._deadline - GRACE_SECONDS + INTERRUPT_SECONDS:
+        late = now > self._deadline - GRACE_SECONDS + NOTICE_SECONDS
+        if self._interrupted or self._answered or not failed or not late or living <= self.reports.keys():
             return False
-        self._may_interrupt = False
-        return not living <= self.reports.keys()
+        self._interrupted = True
+        return True
 
     def must_end(self, now: float) -> bool:
         """Whether the ranks that still run are killed: they wait for one that failed, and none of them saves."""

@@ -47,7 +47,8 @@ def measured_times(path: RunFolder) -> Mapping[str, Measured]:
         if one.end is not None and not one.has_failed and one.made > 1
     ]
     if ordered and per_epoch:
-        found |= _of_steps(ordered, config.checkpoint.interval(round(per_epoch)))
+        copies_every = config.checkpoint.replicate_every if config.parallel.zero_stage else 0
+        found |= _of_steps(ordered, config.checkpoint.interval(round(per_epoch)), copies_every)
     elif speeds := [s for r in trained if (s := r.get("time", {}).get("images_per_second"))]:
         # Of attempts that were killed, the ledger does not tell the time of saves.
         seconds = global_batch(run) * statistics.fmean(1 / speed for speed in speeds)
@@ -70,12 +71,15 @@ def _steps_per_epoch(trained: Sequence[Mapping[str, float]]) -> float | None:
     return newest["step"] / newest["epoch"] if newest else None
 
 
-def _of_steps(ordered: Sequence[tuple[AttemptFacts, int]], every_steps: int) -> dict[str, Measured]:
+def _of_steps(
+    ordered: Sequence[tuple[AttemptFacts, int]], every_steps: int, copies_every: int
+) -> dict[str, Measured]:
     """Return the times of steps, evaluations and saves, from attempts that ended in order.
 
     Args:
         ordered: the attempts, each with its last step.
         every_steps: steps between checkpoints. 0: only at the end.
+        copies_every: steps between copies for neighbors, which count as saves: they take about as long. 0: none.
     """
     timed = training = evaluating = saving = 0.0
     saves = steps = 0
@@ -89,6 +93,9 @@ def _of_steps(ordered: Sequence[tuple[AttemptFacts, int]], every_steps: int) -> 
         steps += one.made
         saving += one.saving
         saves += last // every_steps - (last - one.made) // every_steps if every_steps else 0
+        saves += (
+            (one.made - 1) // copies_every if copies_every and one.devices > 1 else 0
+        )  # none at the last step
         saves += not every_steps or last % every_steps != 0
     return {
         "step_seconds": Measured(training / timed, int(timed), "steps"),

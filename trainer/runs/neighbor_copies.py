@@ -12,6 +12,7 @@ step may have changed some of these.
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,8 @@ class NeighborCopies:
         self._every = config.checkpoint.replicate_every if sharded and is_supervised() else 0
         self._keeps_model = process.local_rank < MODEL_HOLDERS
         self._last = 0
+        self.lock = threading.Lock()
+        """Held while the copies change. A thread that uses them holds it for ever."""
         self._older, self._newer = Generation(), Generation()
         self._pending: Exchange | None = None
         """The exchange of the shards of the newer generation, until it is over."""
@@ -94,12 +97,16 @@ class NeighborCopies:
         Raises:
             LostPeer: a rank is lost.
         """
-        assert self._exchange is not None
         self.finish()
         if self._device.type == "cuda":
             # The host runs ahead. Only once the device has the weights of all ranks do they all hold the generation
             # before, so that the older one may go.
             torch.cuda.synchronize(self._device)
+        with self.lock:
+            self._copy(step, state)
+
+    def _copy(self, step: int, state: Mapping[str, Any]) -> None:
+        assert self._exchange is not None
         self._older, self._newer = self._newer, self._older
         copies = self._newer
         copies.step, copies.has_received, copies.state, self._last = None, False, dict(state), step

@@ -85,6 +85,8 @@ class Supervisor:
     def __init__(self, connection: socket.socket, on_lost_peer: Callable[[], None]) -> None:
         self._connection, self._on_lost_peer = connection, on_lost_peer
         self._tasks = queue.SimpleQueue[Task]()
+        self._reporting = threading.Lock()
+        """Held by the thread that reports, for ever."""
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     @classmethod
@@ -99,8 +101,17 @@ class Supervisor:
         Args:
             holdings: what this rank can save.
 
-        Returns what this rank has to do.
+        Returns what this rank has to do. If another thread has reported, it ends this process, and this call waits for
+        that.
         """
+        self._reporting.acquire()
+        return self._exchange(holdings)
+
+    def report_first(self, holdings: Holdings) -> Task | None:
+        """Do the same unless another thread has reported. Then return None."""
+        return self._exchange(holdings) if self._reporting.acquire(blocking=False) else None
+
+    def _exchange(self, holdings: Holdings) -> Task:
         with suppress(OSError):  # the supervisor has ended
             send(self._connection, {"lost_peer": True, **holdings.as_json()})
         return self._tasks.get()

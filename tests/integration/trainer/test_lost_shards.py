@@ -1,12 +1,14 @@
 """Real runs at ZeRO stages 1 and 2 that lose ranks, and go on from the copies that neighbors keep."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_runs import Runs
 
 from trainer.runs.saved_progress import OF_COPIES
 
@@ -98,3 +100,48 @@ def test_without_copies_the_last_checkpoint_counts(tmp_path: Path) -> None:
         "checkpoint.every_steps=8",
     )
     assert [(one["lost"], one["from"], one["source"]) for one in result["restarts"]] == [([1], 8, CHECKPOINT)]
+
+
+STUCK = """
+import os, signal, sys, time
+from pathlib import Path
+from launch.cli import main
+from trainer.engine.deepspeed_engine import Engine
+
+real = Engine.step
+def step(self, number, *args, **options):
+    mark = Path({folder!r}) / os.environ["RANK"]
+    if number == 13 and not mark.exists():
+        mark.touch()
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1000)
+    return real(self, number, *args, **options)
+Engine.step = step
+sys.argv[0] = "all4one"
+main()
+"""
+
+
+def test_copies_are_used_even_if_the_main_threads_of_all_ranks_that_are_left_wait_for_ever(
+    runs: Runs, tmp_path: Path
+) -> None:
+    settings = ("parallel.zero_stage=1", "checkpoint.replicate_every=4", "checkpoint.every_steps=100")
+    settings += ("train.max_steps=16", "train.global_batch=48")
+    result = runs.train("shards_straight", *settings, nproc=3)
+    assert result.code == 0, result.out
+    program = tmp_path / "stuck.py"
+    program.write_text(STUCK.format(folder=str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, str(program), *runs.arguments("shards_stuck", *settings), "--nproc", "3"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (survived,) = (r for r in runs.ledger("shards_stuck") if r["event"] == "survived")
+    assert (survived["step"], survived["rank"], survived["source"]) == (12, 0, OF_COPIES)
+    runs.assert_same("shards_stuck", "shards_straight")

@@ -144,3 +144,19 @@ def test_a_run_without_records_is_refused(run: RunFolder) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the folder of a run"):
         measured_times(RunFolder(tmp_path))
+
+
+def test_copies_for_neighbors_count_as_saves(run: RunFolder) -> None:
+    run.write_config(
+        load_config(
+            "digits_demo",
+            [
+                *("checkpoint.every_steps=10", "train.global_batch=32"),
+                *("parallel.zero_stage=1", "checkpoint.replicate_every=8"),
+            ],
+        )
+    )
+    attempt(run, 1, 0, 25, start=1000.0, starting=4.0, last_recorded=None)
+    # Checkpoints at the steps 10, 20 and 25, and copies at 8, 16 and 24. What the ledger has is the time of all.
+    found = measured_times(run)["save_seconds"]
+    assert (found.count, found.value) == (6, pytest.approx(3 * SAVE / 6))

@@ -49,6 +49,13 @@ def test_a_loss_that_the_rank_did_not_notice_ends_its_waits_before_it_reports() 
     assert supervisor.report(Holdings()).saves
 
 
+def test_only_the_first_thread_reports() -> None:
+    own, _, supervisor, _ = pair()
+    send(own, {"save": False})
+    assert supervisor.report_first(Holdings()) == Task()
+    assert supervisor.report_first(Holdings()) is None
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_without_a_supervisor_any_more_nobody_saves(is_reset: bool) -> None:
