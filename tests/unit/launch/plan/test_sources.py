@@ -42,11 +42,12 @@ def test_minutes_between_checkpoints_bound_their_interval() -> None:
         (["parallel.zero_stage=1"], True),
         (["parallel.zero_stage=1", "checkpoint.replicate_every=0"], False),
         (["checkpoint.replicate_every=0"], True),
-        (["slurm.gpus_per_node=8"], False),
-        (["parallel.zero_stage=2", "slurm.gpus_per_node=8"], False),
+        (["slurm.gpus_per_node=8"], True),
+        (["parallel.zero_stage=2", "slurm.gpus_per_node=8"], True),
+        (["parallel.zero_stage=2", "slurm.gpus_per_node=8", "checkpoint.replicate_every=0"], False),
     ],
 )
-def test_survivors_save_on_cpus_if_they_have_the_whole_state_or_copies(
+def test_survivors_save_if_they_have_the_whole_state_or_copies(
     settings: list[str], saves: bool
 ) -> None:
     assert survivors_save(load_config(RECIPE, settings)) is saves
