@@ -47,9 +47,7 @@ def test_minutes_between_checkpoints_bound_their_interval() -> None:
         (["parallel.zero_stage=2", "slurm.gpus_per_node=8", "checkpoint.replicate_every=0"], False),
     ],
 )
-def test_survivors_save_if_they_have_the_whole_state_or_copies(
-    settings: list[str], saves: bool
-) -> None:
+def test_survivors_save_if_they_have_the_whole_state_or_copies(settings: list[str], saves: bool) -> None:
     assert survivors_save(load_config(RECIPE, settings)) is saves
 
 
