@@ -12,8 +12,8 @@ from typing import Any
 
 from data_pipelines.log import LOGGER
 from launch.node_check.comparison import Pair, first_round, second_round, slow_nodes
-from launch.node_check.rates import NodeRates, better_rates
 from launch.node_check.node_verdict import CHECK, Manning, Verdict, judge_nodes, man
+from launch.node_check.rates import NodeRates, better_rates
 from launch.slurm.agent_links import JOIN_S, FirstAgent, Message
 from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from launch.node_check.rates import NodeRates, Rate
 from launch.node_check.node_verdict import CHECK, Manning, Verdict, judge_nodes, man
+from launch.node_check.rates import NodeRates, Rate
 
 TOLERANCE = 0.2
 SILENT = "no answer within 30 s"
