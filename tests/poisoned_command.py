@@ -18,6 +18,8 @@ real = Engine.step
 def step(self, number, *args, **options):
     if os.environ["RANK"] == "1" and number >= {begin}:
         {fault}
+    if os.environ["RANK"] == "0":
+        {before}
     values = real(self, number, *args, **options)
     if os.environ["RANK"] == "0":
         {after}
@@ -29,7 +31,14 @@ main()
 
 
 def poisoned(
-    runs: Runs, folder: Path, name: str, fault: str, *overrides: str, begin: int = 5, after: str = "pass"
+    runs: Runs,
+    folder: Path,
+    name: str,
+    fault: str,
+    *overrides: str,
+    begin: int = 5,
+    before: str = "pass",
+    after: str = "pass",
 ) -> tuple[int, str]:
     """Train a run as the command does. Returns its exit code and its output.
 
@@ -40,10 +49,11 @@ def poisoned(
         fault: a statement that rank 1 runs in each step from `begin` on.
         overrides: further settings.
         begin: number of the first step with the fault.
+        before: a statement that rank 0 runs before each step.
         after: a statement that rank 0 runs after each step.
     """
     program = folder / "poisoned.py"
-    program.write_text(POISON.format(fault=fault, begin=begin, after=after))
+    program.write_text(POISON.format(fault=fault, begin=begin, before=before, after=after))
     done = subprocess.run(
         [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
         cwd=ROOT,

@@ -12,7 +12,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent
 from data_pipelines.loading.prefetching_batches import Batch
 from trainer.checkpoint_manager import CheckpointManager
-from trainer.distributed.lost_peer import Connections, is_lost_peer
+from trainer.distributed.lost_peer import Connections, LostPeer, is_lost_peer
 from trainer.distributed.objects import all_gather_object, broadcast_object
 from trainer.distributed.peer_loss import PeerLoss
 from trainer.distributed.process_group import AsyncFlagReduce
@@ -112,6 +112,8 @@ class Trainer:
                         loaded_step=self._loaded_step,
                         record_at=self.recorder.last,
                     )
+                    if not is_lost_peer(error):  # it comes from what the ended messages have left
+                        raise LostPeer("another rank is lost") from error
                 raise
             finally:
                 self.checkpoints.close()

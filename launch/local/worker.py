@@ -155,7 +155,7 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
-        LOGGER.error("another rank has ended")
+        LOGGER.warning("another rank has ended")  # that one says why
         os._exit(ExitCode.LOST_PEER)
     os._exit(
         ExitCode.USER_ERROR

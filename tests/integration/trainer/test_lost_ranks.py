@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from poisoned_command import poisoned
 from tiny_runs import Runs
 
@@ -56,19 +57,28 @@ def test_an_exception_is_tried_once_more_and_then_ends_the_run(
     runs.assert_same("lost_wrong", straight)
 
 
+WAIT = """
+if number == {number} and not Path({once!r}).exists():
+    Path({once!r}).touch()
+    while not self.loss_flag.is_set:
+        time.sleep(0.01)
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "number", "then"),
+    [("after", 4, "pass"), ("before", 5, "raise ValueError('what an ended message has left is wrong')")],
+)
 def test_a_rank_that_waits_for_its_device_hears_of_the_loss_and_saves(
-    runs: Runs, straight: str, tmp_path: Path
+    runs: Runs, straight: str, tmp_path: Path, when: str, number: int, then: str
 ) -> None:
     """A CUDA device waits for messages of a lost rank, and the host for the device, until communicators are aborted."""
-    killed = tmp_path / "killed"
-    code, out = poisoned(
-        runs,
-        tmp_path,
-        "lost_on_device",
-        f"Path({str(killed)!r}).exists() or Path({str(killed)!r}).touch() or os.kill(os.getpid(), signal.SIGKILL)",
-        after="[time.sleep(0.01) for _ in iter(lambda: number == 4 and not self.loss_flag.is_set, False)]",
-    )
+    name, killed = f"lost_on_device_{when}", str(tmp_path / "killed")
+    fault = f"Path({killed!r}).exists() or Path({killed!r}).touch() or os.kill(os.getpid(), signal.SIGKILL)"
+    wait = WAIT.format(number=number, once=str(tmp_path / "waited"), then=then)
+    code, out = poisoned(runs, tmp_path, name, fault, **{when: f"exec({wait!r})"})
     assert code == 0, out
-    survived = [r for r in runs.ledger("lost_on_device") if r["event"] == "survived"]
+    survived = [r for r in runs.ledger(name) if r["event"] == "survived"]
     assert [(r["step"], r["rank"]) for r in survived] == [(5, 0)]
-    runs.assert_same("lost_on_device", straight)
+    runs.assert_same(name, straight)
