@@ -87,6 +87,11 @@ class HangDetection:
         paused, self._looked = now - self._looked > _LONGEST_PAUSE, now
         if len(states) < self._world_size:
             return None
+        if any(state.phase == Phase.START for state in states.values()):
+            self._step = (
+                -1
+            )  # the step from which a rank goes on is not known before it has loaded a checkpoint
+            return None
         step = max(state.step for state in states.values())
         if step != self._step:
             self._note_step(step, now)

@@ -215,6 +215,7 @@ def test_the_cause(states: list[RankState], named: tuple[int, ...]) -> None:
 def test_ranks_that_started_again_know_the_usual_step_after_their_first_one(knows: bool) -> None:
     ranks = Ranks()
     ranks.detection = HangDetection(2, LEAST, ranks.detection.durations if knows else ())
+    assert ranks.look(*[computes(step=0, phase=Phase.START)] * 2) is None  # no checkpoint is loaded yet
     ranks.last = 10
     assert ranks.until_hang(waits(), computes(), most=900) is None  # the first step may compile again
     ranks.last = 11
