@@ -150,8 +150,7 @@ def evaluate_backbone(job: EvalJob) -> None:
         own, classifier = queries.by_backbone.get("online"), trained.classifier
         if classifier is not None and own is not None and trained.trained_on == train_set.fingerprint:
             note("online", ONLINE_CLASSIFIER, asdict(online_accuracy(classifier, own, queries.labels)))
-        del own
-        del bank, queries
+        del bank, queries, own
     if job.evaluators.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(

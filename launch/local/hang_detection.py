@@ -88,9 +88,8 @@ class HangDetection:
         if len(states) < self._world_size:
             return None
         if any(state.phase == Phase.START for state in states.values()):
-            self._step = (
-                -1
-            )  # the step from which a rank goes on is not known before it has loaded a checkpoint
+            # The step from which a rank goes on is not known before it has loaded a checkpoint.
+            self._step = -1
             return None
         step = max(state.step for state in states.values())
         if step != self._step:
