@@ -54,8 +54,13 @@ def poisoned(
     """
     program = folder / "poisoned.py"
     program.write_text(POISON.format(fault=fault, begin=begin, before=before, after=after))
+    return run_program(program, *runs.arguments(name, *overrides), "--nproc", "2")
+
+
+def run_program(program: Path, *arguments: str) -> tuple[int, str]:
+    """Run a program that ends in the command. Returns its exit code and its output."""
     done = subprocess.run(
-        [sys.executable, str(program), *runs.arguments(name, *overrides), "--nproc", "2"],
+        [sys.executable, str(program), *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

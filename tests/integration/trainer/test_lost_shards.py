@@ -1,13 +1,13 @@
 """Real runs at ZeRO stages 1 and 2 that lose ranks, and go on from the copies that neighbors keep."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from poisoned_command import run_program
 from tiny_runs import Runs
 
 from trainer.runs.saved_progress import OF_COPIES
@@ -132,16 +132,8 @@ def test_copies_are_used_even_if_the_main_threads_of_all_ranks_that_are_left_wai
     assert result.code == 0, result.out
     program = tmp_path / "stuck.py"
     program.write_text(STUCK.format(folder=str(tmp_path)))
-    done = subprocess.run(
-        [sys.executable, str(program), *runs.arguments("shards_stuck", *settings), "--nproc", "3"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, out = run_program(program, *runs.arguments("shards_stuck", *settings), "--nproc", "3")
+    assert code == 0, out
     (survived,) = (r for r in runs.ledger("shards_stuck") if r["event"] == "survived")
     assert (survived["step"], survived["rank"], survived["source"]) == (12, 0, OF_COPIES)
     runs.assert_same("shards_stuck", "shards_straight")
