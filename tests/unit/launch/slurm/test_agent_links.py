@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,24 +123,37 @@ def test_a_fork_of_an_agent_does_not_hold_its_connection(meeting: str) -> None:
     os.waitpid(child, 0)
 
 
+def hung_up_on(port: int, text: bytes) -> bool:
+    """Say the text at a port as soon as somebody listens there. Returns whether the listener closes the connection."""
+    for _ in range(3000):
+        with (
+            suppress(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", port), timeout=30) as stranger,
+        ):
+            stranger.sendall(text)
+            return stranger.recv(10) == b""
+        time.sleep(0.01)
+    raise TimeoutError(f"nobody listened at port {port}")
+
+
 def test_strangers_at_the_port_are_hung_up_on_and_foreign_servers_are_passed_by(meeting: str) -> None:
-    with socket.create_server(("127.0.0.1", ports(meeting)[0])) as foreign, ThreadPoolExecutor() as threads:
+    foreign_port, port = ports(meeting)[:2]
+    texts = b"GET / HTTP/1.0\r\n", json.dumps({"meeting": "another", "node": 1}).encode() + b"\n"
+    with socket.create_server(("127.0.0.1", foreign_port)) as foreign, ThreadPoolExecutor() as threads:
+        first = threads.submit(FirstAgent, meeting, 2)
+        assert all(hung_up_on(port, text) for text in texts)
         foreign.settimeout(30)
         later = threads.submit(LaterAgent, meeting, "127.0.0.1", 1)
         connection, _ = foreign.accept()
         connection.sendall(b"HTTP/1.0 400 Bad Request\r\n")
         connection.close()
-        first = threads.submit(FirstAgent, meeting, 2)
-        for text in (b"GET / HTTP/1.0\r\n", json.dumps({"meeting": "another", "node": 1}).encode() + b"\n"):
-            for _ in range(300):
-                try:
-                    with socket.create_connection(("127.0.0.1", ports(meeting)[1]), timeout=30) as stranger:
-                        stranger.sendall(text)
-                        assert stranger.recv(10) == b""
-                    break
-                except ConnectionError:  # the first agent is not there yet, or no longer
-                    time.sleep(0.01)
-        first.result(timeout=30).send_all({"do": "end"})
+        met = first.result(timeout=30)
+        # Agents may come late, so the first one still listens when it has met the others.
+        stranger = threads.submit(hung_up_on, port, texts[1])
+        while not stranger.done():
+            assert met.read() == []
+        assert stranger.result()
+        met.send_all({"do": "end"})
         assert heard(later.result(timeout=30), 1) == [{"do": "end"}]
 
 
