@@ -8,7 +8,7 @@ again.
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from data_pipelines.log import LOGGER
@@ -78,6 +78,8 @@ class Lead:
         self._crew = list(range(nodes))
         self._spares = list(range(nodes, agent.place.nodes))
         self._starts = 0
+        self._spares_import = False
+        """Whether the spares have been told to import what ranks need."""
 
     def run(self) -> End:
         """Run the ranks until they have ended, and start them again where this helps. Returns how they ended."""
@@ -196,6 +198,7 @@ class Lead:
                 elif "states" in message:
                     found = {int(r): RankState.from_json(one) for r, one in message["states"].items()}
                     seen.states.update(found)
+                    self._let_spares_import(found.values())
                 elif "holds" in message:
                     ranks.reports[message["rank"]] = Holdings.from_json(message["holds"])
                 else:
@@ -215,6 +218,12 @@ class Lead:
             time.sleep(POLL_SECONDS)
         watch.finish()
         return seen
+
+    def _let_spares_import(self, states: Iterable[RankState]) -> None:
+        """Tell the spares to import what ranks need as soon as a rank has made a step."""
+        if not self._spares_import and any(state.compute_seconds for state in states):
+            self._spares_import = True
+            self._others.send_all({"do": "prepare"})
 
     def _note_lost(self, node: int, seen: _Seen) -> None:
         """Note that the agent of a node is lost, and so are its ranks. The others may not notice that by themselves: a

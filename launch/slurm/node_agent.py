@@ -1,7 +1,8 @@
 """The agent of a node of a SLURM job: starts the ranks of its node, forwards signals to them, and restarts them.
 
 SLURM runs one agent on each node. The first one decides for all (`first_agent.py`). An agent holds no state of the
-training. It has imported all that ranks need, and its ranks are forks of it. It builds on sockets and not on
+training. It has imported all that ranks need, and its ranks are forks of it. The agent of a spare node imports that
+later, so that it takes no time from the ranks while they start. It builds on sockets and not on
 `torch.distributed.elastic`, whose agent starts each rank as a new process, has no place for a save between the loss of
 a rank and the restart, and whose store has threads, with which a process cannot fork safely.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.local.memory_kills import memory_kills, why_killed
-from launch.local.rank_processes import RankProcess, start_rank
+from launch.local.rank_processes import RankProcess, prepare, start_rank
 from launch.local.rank_records import RankRecords, send_signal
 from launch.local.roll_call import RollCall
 from launch.local.run_watch import Order
@@ -118,11 +119,19 @@ class NodeAgent:
         self._forwarding = forwarding
         self._ranks = _Ranks()
         self._check: CheckProcess | None = None
+        self.is_prepared = False
+        """Whether it has imported what the ranks need."""
 
     @property
     def is_stopping(self) -> bool:
         """Whether a signal has asked to stop."""
         return bool(self._forwarding.received)
+
+    def prepare(self) -> None:
+        """Import what the ranks need, which takes seconds, unless that is done."""
+        if not self.is_prepared:
+            self.is_prepared = True
+            prepare(self._module)
 
     def start(self, message: Message) -> None:
         """Start the ranks of this node.
@@ -139,6 +148,7 @@ class NodeAgent:
             write_output_to(open_log(self._logs / "node_0.log"))
         if place.node not in crew:
             return
+        self.prepare()
         for local in range(place.tasks):
             rank = crew.index(place.node) * place.tasks + local
             theirs, named = self._ranks.roll.connect(rank)
@@ -188,7 +198,10 @@ class NodeAgent:
             self._ranks.kill()
         elif message["do"] == "hang":
             self._ranks.answer_hang(Order(message["order"]), message["ranks"])
+        elif message["do"] == "prepare":
+            self.prepare()
         elif message["do"] == "check":
+            self.prepare()
             self._check = CheckProcess(self.place.node, message["measure"])
         elif message["do"] == "ask check" and self._check is not None:
             self._check.ask(message["orders"].get(str(self.place.node)))

@@ -18,7 +18,7 @@ from launch.local import worker
 from launch.local.preflight import divides
 from launch.local.process_name import name_process
 from launch.local.processes import Failure
-from launch.local.rank_processes import allow_forks, heed_signals, prepare
+from launch.local.rank_processes import allow_forks, heed_signals
 from launch.local.recovery import RunRecovery
 from launch.local.runs import depends_on_ranks
 from launch.local.standard_files import open_log, write_output_to
@@ -78,21 +78,23 @@ def run_node(run: Path, tasks: int, nodes: int, forwarding: SignalForwarding) ->
 
 def _run(run: RunFolder, agent: NodeAgent, nodes: int) -> End:
     place = agent.place
+    check = _check_plan(run, place.nodes)
     try:
         # The agents meet before their imports, which take long, so that the loss of one of them is noticed.
         if place.node:
             first = LaterAgent(place.meeting, place.first, place.node)
-            prepare(__name__)
+            if place.node < nodes or check is not None:
+                agent.prepare()
             return follow(agent, first)
         others = FirstAgent(place.meeting, place.nodes)
-        prepare(__name__)
+        agent.prepare()
         with RunLock(run.path, attempt=run.attempts() + 1, wait_s=STALE_AFTER_S + 15) as lock:
             outlook = Outlook(
                 RunRecovery(run, lock),
                 partial(_may_have, run),
                 partial(_reason, run),
                 partial(_give_up, run),
-                _check_plan(run, place.nodes),
+                check,
             )
             return Lead(agent, others, nodes, outlook).run()
     except AgentLost as error:

@@ -23,13 +23,19 @@ from trainer.runs.run_folder import RunFolder
 
 RANK = """
 import os, pathlib, sys, time
+from trainer.distributed.rank_record import own_record
+from trainer.distributed.record_layout import Phase
 def import_all():
     pass
 def main():
     folder = pathlib.Path(sys.argv[1])
     name = "{RANK} of {WORLD_SIZE} on {ALL4ONE_NODES} at {ALL4ONE_MEETING}".format(**os.environ)
     (folder / name.replace("/", "")).write_text(str(os.getpid()))
+    record = own_record()
     while not (folder / "end").exists():
+        if (folder / "step").exists():
+            record.enter(Phase.FORWARD)
+            record.finish_step(1)
         time.sleep(0.01)
     return 0
 """
@@ -65,6 +71,7 @@ class Job:
         self.given_up: list[Failure] = []
         self.threads = ThreadPoolExecutor()
         meeting = str(folder)
+        self.agents = [self._agent(node, agents) for node in range(agents)]
         self.later: dict[int, LaterAgent] = {}
         joining = {
             node: self.threads.submit(LaterAgent, meeting, "127.0.0.1", node)
@@ -75,10 +82,10 @@ class Job:
         others.names.update({node: f"host{node}" for node in joining})
         self.later = {node: future.result(timeout=30) for node, future in joining.items()}
         outlook = Outlook(self.recovery, lambda ranks: shrinks, lambda code: f"code {code}", self._give_up)
-        lead = Lead(self._agent(0, agents), others, nodes, outlook)
+        lead = Lead(self.agents[0], others, nodes, outlook)
         self.ends: dict[int, Future[End]] = {0: self.threads.submit(lead.run)}
         for node, link in self.later.items():
-            self.ends[node] = self.threads.submit(follow, self._agent(node, agents), link)
+            self.ends[node] = self.threads.submit(follow, self.agents[node], link)
 
     def _agent(self, node: int, agents: int) -> NodeAgent:
         place = Place(node, 1, ("127.0.0.1", *(f"name{n}" for n in range(1, agents))), self.folder.name)
@@ -129,6 +136,18 @@ def test_a_spare_has_no_rank_until_it_takes_the_place_of_a_lost_node(folder: Pat
         job.ends[1].result(timeout=30)
 
 
+def test_a_spare_imports_nothing_before_the_ranks_have_made_a_step(folder: Path) -> None:
+    job = Job(folder, nodes=2, agents=3)
+    job.ranks(1, 2)
+    assert [agent.is_prepared for agent in job.agents] == [True, True, False]
+    (folder / "step").touch()
+    deadline = time.monotonic() + 30
+    while not job.agents[2].is_prepared:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert job.finish() == End(0, "code 0")
+
+
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first agent does not wait long."""
@@ -159,7 +178,7 @@ def test_a_node_that_comes_late_is_a_spare(folder: Path) -> None:
     job = Job(folder, nodes=2, agents=3, absent=2)
     job.ranks(1, 2)
     late = job.threads.submit(LaterAgent, str(folder), "127.0.0.1", 2).result(timeout=30)
-    job.ends[2] = job.threads.submit(follow, job._agent(2, 3), late)
+    job.ends[2] = job.threads.submit(follow, job.agents[2], late)
     job.lose(1)
     assert len(job.ranks(2, 2)) == 2
     assert job.finish().code == 0
