@@ -91,6 +91,7 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/replica_check.py
 	$(BIN)/python benchmarks/rank_record.py
+	-$(BIN)/python benchmarks/recovery_cost.py
 	-$(BIN)/python benchmarks/named_hangs.py
 	-$(BIN)/python benchmarks/profile_repeats.py
 	-$(BIN)/python benchmarks/python_lock.py

@@ -49,6 +49,35 @@ def microseconds(write: Callable[[int], Any], repeats: int) -> float:
     return statistics.median(taken) / 1e3
 
 
+def cost(messages: int, background: int, repeats: int) -> float:
+    """Return what a record costs in a step, microseconds.
+
+    Args:
+        messages: messages of a step.
+        background: those of them that are awaited later.
+        repeats: measured steps.
+    """
+    record = RankRecord(mmap.mmap(-1, SIZE))
+    phases = [*IN_STEP, IN_STEP[0]]
+
+    def step(number: int, awaited: Callable[[], Any], begun: Callable[[], Any]) -> None:
+        works = [begun() for _ in range(background)]
+        for _ in range(messages - background):
+            awaited()
+        for work in works:
+            work.wait()
+
+    def recorded_step(number: int) -> None:
+        for phase in phases:
+            record.enter(phase)
+        step(number, recorded(_awaited, 0, record), recorded(_background, 1, record))
+        record.finish_step(number)
+
+    with_record = microseconds(recorded_step, repeats)
+    without = microseconds(lambda number: step(number, _awaited, _background), repeats)
+    return with_record - without
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,35 +90,17 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3000)
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
-    record = RankRecord(mmap.mmap(-1, SIZE))
-    phases = [*IN_STEP, IN_STEP[0]]
-
-    def step(number: int, awaited: Callable[[], Any], background: Callable[[], Any]) -> None:
-        works = [background() for _ in range(args.background)]
-        for _ in range(args.messages - args.background):
-            awaited()
-        for work in works:
-            work.wait()
-
-    def recorded_step(number: int) -> None:
-        for phase in phases:
-            record.enter(phase)
-        step(number, recorded(_awaited, 0, record), recorded(_background, 1, record))
-        record.finish_step(number)
-
-    with_record = microseconds(recorded_step, args.repeats)
-    without = microseconds(lambda number: step(number, _awaited, _background), args.repeats)
-    cost = with_record - without
+    microseconds_of_step = cost(args.messages, args.background, args.repeats)
     result = {
         "messages": args.messages,
-        "microseconds_per_step": round(cost, 1),
-        "fraction_of_step": round(cost / 1e3 / args.step, 5),
+        "microseconds_per_step": round(microseconds_of_step, 1),
+        "fraction_of_step": round(microseconds_of_step / 1e3 / args.step, 5),
         "step_milliseconds": args.step,
     }
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-    return int(cost / 1e3 > MOST * args.step)
+    return int(microseconds_of_step / 1e3 > MOST * args.step)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,12 @@ class RollCall:
         self._connections: dict[int, socket.socket] = {}
         self._received: dict[int, bytes] = {}
         self._heard = set[int]()
+        self._closed = set[int]()
+
+    @property
+    def connections(self) -> list[socket.socket]:
+        """Connections to the ranks that have not closed theirs."""
+        return [self._connections[rank] for rank in self._connections.keys() - self._closed]
 
     def connect(self, rank: int) -> tuple[socket.socket, dict[str, str]]:
         """Return the end of a new rank, which the supervisor closes once the rank has it, and variables of the rank."""
@@ -33,7 +39,10 @@ class RollCall:
         reports: dict[int, Holdings] = {}
         for rank, connection in self._connections.items():
             with suppress(BlockingIOError, ConnectionResetError):
-                self._received[rank] += connection.recv(2**16)
+                received = connection.recv(2**16)
+                self._received[rank] += received
+                if not received:
+                    self._closed.add(rank)
             if rank not in self._heard and b"\n" in self._received[rank]:
                 self._heard.add(rank)
                 reports[rank] = Holdings.from_json(json.loads(self._received[rank].split(b"\n")[0]))

@@ -148,6 +148,12 @@ class FirstAgent:
         self.names[node] = hello["name"]
         return node
 
+    @property
+    def connections(self) -> list[socket.socket]:
+        """Open connections, and the socket at which late agents knock."""
+        listening = [] if self._listener is None else [self._listener]
+        return [*listening, *(line.connection for line in self._lines.values())]
+
     def read(self) -> list[Message]:
         """Return the messages of all other agents that have arrived. `{"lost": node}` says that an agent is lost."""
         found: list[Message] = []
@@ -198,6 +204,11 @@ class LaterAgent:
             where=first,
             fix=f"read its log. A firewall may separate it from {platform.node()}",
         )
+
+    @property
+    def connections(self) -> list[socket.socket]:
+        """The connection."""
+        return [self._line.connection]
 
     def read(self) -> list[Message]:
         """Return the messages of the first agent that have arrived. Raises `AgentLost` if it is lost."""

@@ -29,11 +29,17 @@ class CheckProcess:
         self._connection, theirs = socket.socketpair()
         self._connection.setblocking(False)
         self._received, self._has_ended, self._has_begun = b"", False, False
+        self._is_closed = False
         self._memory_kills = memory_kills()
         with theirs:
             variables = {"RANK": str(node), "ALL4ONE_PARENT": str(os.getpid())}
             self._process = start_rank(_MODULE, [str(theirs.fileno())], variables, sockets=[theirs])
         self.ask({"measure": measure})
+
+    @property
+    def connections(self) -> list[socket.socket]:
+        """The connection to the process, unless the process has closed it."""
+        return [] if self._is_closed else [self._connection]
 
     def ask(self, order: dict[str, Any] | None) -> None:
         """Give the process an order. None: there is none for this node."""
@@ -53,6 +59,7 @@ class CheckProcess:
             except OSError:
                 break
             if not data:
+                self._is_closed = True
                 break
             self._received += data
         *whole, self._received = self._received.split(b"\n")

@@ -15,10 +15,11 @@ from data_pipelines.log import LOGGER
 from launch.local.processes import Failure, Recovery
 from launch.local.run_watch import RunWatch
 from launch.local.supervision import Supervision
+from launch.local.wakeups import BUSY_SECONDS
 from launch.local.worker import End
 from launch.slurm.agent_links import FirstAgent, Message
 from launch.slurm.hostlist import short_hostlist
-from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
+from launch.slurm.node_agent import NodeAgent
 from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
 from launch.slurm.start_check import CheckPlan, StartCheck
 from trainer.distributed.rank_state import RankState
@@ -215,7 +216,10 @@ class Lead:
             if ranks.must_end(now) and not killed:
                 killed = True
                 self._tell({"do": "kill"})
-            time.sleep(POLL_SECONDS)
+            if ranks.codes:
+                time.sleep(BUSY_SECONDS)
+            else:
+                self._agent.wait(self._others.connections)
         watch.finish()
         return seen
 

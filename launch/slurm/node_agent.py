@@ -19,8 +19,9 @@ from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
 from launch.local.rank_records import RankRecords, send_signal
 from launch.local.roll_call import RollCall
-from launch.local.run_watch import Order
+from launch.local.run_watch import LOOK_SECONDS, Order
 from launch.local.standard_files import open_log, write_output_to
+from launch.local.wakeups import Wakeups
 from launch.local.worker import End
 from launch.slurm.agent_links import LaterAgent, Message
 from launch.slurm.check_process import CheckProcess
@@ -28,8 +29,6 @@ from launch.slurm.forwarded_signals import SignalForwarding
 from trainer.distributed.rendezvous import MEETING
 from trainer.runs.supervisor import Task
 
-POLL_SECONDS = 0.02
-"""Time between two looks at ranks and messages, seconds."""
 _RECORD_SECONDS = 1.0
 """Time between two messages on what the ranks do."""
 
@@ -64,6 +63,7 @@ class _Ranks:
 
     roll: RollCall = field(default_factory=RollCall)
     records: RankRecords = field(default_factory=RankRecords)
+    wakeups: Wakeups = field(default_factory=Wakeups)
     next_states: float = 0.0
     processes: dict[int, RankProcess] = field(default_factory=dict)
     codes: dict[int, int] = field(default_factory=dict)
@@ -97,6 +97,7 @@ class _Ranks:
 
     def close(self) -> None:
         """Close the connections to the ranks, and release their records."""
+        self.wakeups.close()
         self.roll.close()
         self.records.close()
 
@@ -185,6 +186,17 @@ class NodeAgent:
                 found.append({"rank": rank, "code": code, "node": socket.gethostname(), "why": why})
         return found
 
+    def wait(self, connections: Sequence[socket.socket]) -> None:
+        """Wait until there is news of this node, or of other agents, or it is time to look at the records.
+
+        Args:
+            connections: connections to other agents.
+        """
+        ranks = self._ranks
+        check = [] if self._check is None else self._check.connections
+        running = [process.pid for rank, process in ranks.processes.items() if rank not in ranks.codes]
+        ranks.wakeups.wait(running, [*connections, *ranks.roll.connections, *check], LOOK_SECONDS)
+
     def obey(self, message: Message) -> None:
         """Do what the first agent says."""
         if message["do"] == "start":
@@ -244,6 +256,6 @@ def follow(agent: NodeAgent, first: LaterAgent) -> End:
                 if message["do"] == "end":
                     return End(message["code"], message["reason"])
                 agent.obey(message)
-            time.sleep(POLL_SECONDS)
+            agent.wait(first.connections)
     finally:
         agent.close()

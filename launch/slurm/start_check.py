@@ -15,7 +15,7 @@ from launch.node_check.comparison import Pair, first_round, second_round, slow_n
 from launch.node_check.node_verdict import CHECK, Manning, Verdict, judge_nodes, man
 from launch.node_check.rates import NodeRates, better_rates
 from launch.slurm.agent_links import JOIN_S, FirstAgent, Message
-from launch.slurm.node_agent import POLL_SECONDS, NodeAgent
+from launch.slurm.node_agent import NodeAgent
 
 SECONDS = 1.0
 """Time of each measurement."""
@@ -165,7 +165,7 @@ class StartCheck:
             known = answers.keys() | self._failures.keys()
             if all(node in known or self._is_lost(node) for node in nodes):
                 break
-            time.sleep(POLL_SECONDS)
+            self._agent.wait(self._others.connections)
         return {node: answers[node] for node in nodes if node in answers}
 
     def _hear(self, node: str, answer: Message) -> None:

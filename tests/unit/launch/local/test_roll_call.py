@@ -15,7 +15,10 @@ def test_ranks_are_heard_as_they_report_and_only_one_is_told_to_save() -> None:
     assert roll.read() == {2: Holdings(7)}
     ends[0].sendall(b'null, "copies": [{"step": 5, "shards": [0, 2], "has_model": true}]}\n')
     assert roll.read() == {0: Holdings(None, (HeldCopy(5, (0, 2), True),))}
+    assert len(roll.connections) == 3
     ends[1].close()  # the rank that is lost
+    assert roll.read() == {}
+    assert len(roll.connections) == 2
     roll.answer({0: Task(), 1: Task(), 2: Task(saves=True)})
     assert [json.loads(ends[rank].recv(100)) for rank in (0, 2)] == [{"save": False}, {"save": True}]
     roll.close()
