@@ -24,14 +24,12 @@ class ParallelSettings(Settings):
     """Number of consecutive processes that share the batch statistics of a global batch norm. It must divide the number
     of processes. 0: all processes."""
     compile: bool = False
-    """Compile backbone and heads with torch.compile. Compilation takes about a minute at the first step and again at
-    the first evaluation. Use it on GPUs and for long runs. It brought no speedup on the CPUs where it was measured."""
-    cudnn_benchmark: bool = False
-    """On GPUs, let cuDNN time its algorithms for each convolution at the first step and take the fastest. The choice,
-    and with it the last bits of results, may differ between starts."""
     """Compile backbone and heads with torch.compile, each as one graph. Compilation takes about a minute at the first
     step and again at the first evaluation. Use it on GPUs and for long runs. It brought no speedup on the CPUs where it
     was measured."""
+    cudnn_benchmark: bool = False
+    """On GPUs, let cuDNN time its algorithms for each convolution at the first step and take the fastest. The choice,
+    and with it the last bits of results, may differ between starts."""
     torch_threads: int = Field(0, ge=0)
     """CPU threads of torch in each process. The number changes the last bits of results. 0: one for each core that a
     process has to itself when the run starts. The run keeps this number when it is resumed."""
