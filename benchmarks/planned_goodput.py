@@ -69,7 +69,7 @@ def main() -> int:
     print(f"seed: {args.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "digits"
-        _all4one("data", "build", "digits", str(data))
+        all4one("data", "build", "digits", str(data))
         common = [f"data.train={data}/train", f"data.validation={data}/validation", f"run.folder={folder}"]
         cases = [
             _case(Path(folder), [*common, *SMALL, *SETTINGS, f"parallel.zero_stage={stage}"], stage, args)
@@ -125,7 +125,7 @@ def _plan(settings: list[str], calibration: Path, mtbf: float, nproc: int) -> di
     cluster = ("slurm.recovery=in_place", "slurm.time=1d", f"slurm.tasks_per_node={nproc}")
     options = ("--nodes", "1", "--mtbf", f"{mtbf:.6f}s", "--rank-failures", "1", "--write-time", "0s")
     words = ("plan", "digits_demo", *settings, *cluster, *options, "--from-run", str(calibration), "--json")
-    found: dict[str, Any] = json.loads(_all4one(*words))
+    found: dict[str, Any] = json.loads(all4one(*words))
     return {name: found[name] for name in ("goodput", "goodput_interval", "expected", "assumptions")}
 
 
@@ -181,7 +181,7 @@ def _kill_a_rank(process: "subprocess.Popen[bytes]", nproc: int, numbers: random
     return False
 
 
-def _all4one(*arguments: str) -> str:
+def all4one(*arguments: str) -> str:
     command = module_command("launch.cli", *arguments)
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

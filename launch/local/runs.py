@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
-from launch.local.preflight import problems, problems_of_memory, refuse, require_devices
+from launch.local.preflight import divides, problems, problems_of_memory, refuse, require_devices
 from launch.local.processes import launch
 from launch.local.recovery import RunRecovery
 from launch.local.taken_state import TakenState
@@ -184,6 +184,12 @@ def depends_on_ranks(config: Config) -> list[str]:
         "parallel.batch_norm_group": parallel.batch_norm == "global" and parallel.batch_norm_group,
     }
     return [f"{key}={value}" for key, value in settings.items() if value]
+
+
+def may_shrink(config: Config, ranks: int) -> bool:
+    """Return whether a run that has lost a node may go on with a smaller number of ranks (`slurm.shrink`)."""
+    wanted = config.slurm.shrink
+    return divides(config, ranks) and (not depends_on_ranks(config) if wanted is None else wanted)
 
 
 def next_command(run: RunFolder) -> str:

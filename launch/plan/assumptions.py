@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_pipelines.errors import UserError
 
 
@@ -52,6 +55,8 @@ class Assumptions:
     """Whether agents start the ranks again inside of the job, as `slurm.recovery: in_place` does."""
     survivors_save: bool
     """Whether the ranks that are left can save a step: the last finished one, or that of `copies_every`."""
+    shrinks_to: tuple[int, ...] = ()
+    """Numbers of nodes with which the run may go on if one is lost and no spare is left."""
     copies_every: int = 0
     """Steps between copies that ranks keep for each other. The ranks that are left save the newest of these. 0: each
     rank has the whole state."""
@@ -79,13 +84,25 @@ class Assumptions:
     @property
     def pace(self) -> float:
         """Seconds of a step with its part of the evaluations and of the copies for neighbors."""
-        return self.step_seconds + self.evaluation_seconds + self.copy_seconds
+        return float(self.pace_on(1.0))
+
+    def pace_on(self, slower: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+        """Return the same for nodes whose steps take `slower` times as long. A copy takes as long as on all nodes."""
+        return (self.step_seconds + self.evaluation_seconds) * slower + self.copy_seconds
 
     @property
     def copy_seconds(self) -> float:
         """Seconds for which a step waits for copies for neighbors, spread over all steps. A copy takes about as long as
         that of a checkpoint."""
         return self.save_seconds / self.copies_every if self.survivors_save and self.copies_every else 0.0
+
+    @property
+    def least_nodes(self) -> int:
+        """The smallest number of nodes with which the run goes on, if it loses one after the other."""
+        left = self.nodes
+        while left - 1 in self.shrinks_to:
+            left -= 1
+        return left
 
     @property
     def rank_survives(self) -> bool:

@@ -1,12 +1,14 @@
 """What an earlier run tells about the times that a plan needs: steps, evaluations, saves, restarts and the queue."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipelines.errors import UserError
+from launch.slurm.agent_links import LOST_NODE
 from launch.status.attempt_facts import AttemptFacts, read_facts
-from launch.status.ledger import global_batch, read_attempts
+from launch.status.ledger import AttemptSummary, global_batch, read_attempts
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.records import read_ledger, read_records
 from trainer.runs.run_folder import RunFolder, open_run
@@ -54,9 +56,7 @@ def measured_times(path: RunFolder) -> Mapping[str, Measured]:
         seconds = global_batch(run) * statistics.fmean(1 / speed for speed in speeds)
         found["step_seconds"] = Measured(seconds, len(speeds), "records")
     if "step_seconds" in found:
-        found |= _of_restarts(
-            [one for one, _ in pairs], found["step_seconds"].value, config.metrics.log_every
-        )
+        found |= _of_restarts(pairs, found["step_seconds"].value, config.metrics.log_every)
     if not found.keys() - {"images"}:
         raise UserError(
             "the records of this run tell no times",
@@ -104,43 +104,81 @@ def _of_steps(
     }
 
 
-def _of_restarts(facts: Sequence[AttemptFacts], step: float, log_every: int) -> dict[str, Measured]:
-    """Return the times of starts, restarts and waits, as medians.
+def _of_restarts(
+    pairs: Sequence[tuple[AttemptFacts, AttemptSummary]], step: float, log_every: int
+) -> dict[str, Measured]:
+    """Return the times of starts, restarts, waits and of what is noticed late, as medians.
 
-    A restart in place begins at the failure. The records tell the last record before it. Between them lie half a step
-    and half of the steps between two records, on average.
+    A failure comes some time after the last record before it: half a step and half of the steps between two records, on
+    average. After the loss of a node, a restart in place takes longer than after that of a rank, by the time until it
+    is noticed.
     """
     unrecorded = step * (0.5 + (log_every - 1) / 2)
-    starts, restarts, queued = list[float](), list[float](), list[float]()
-    for position, one in enumerate(facts):
-        before = facts[position - 1] if position else None
+    times = defaultdict[str, list[float]](list)
+    replacements: list[float] = []
+    for position, (one, _) in enumerate(pairs):
+        before, ended = pairs[position - 1] if position else (None, None)
         if one.first_step is None:
             continue
         early = sum(seconds for at, seconds in one.evaluations if at <= one.first_step)
         starting = max(0.0, one.first_step - one.start - early)
-        if before is None or before.end is None or not _is_in_place(one, before):
+        if before is None or ended is None or before.end is None or not _is_in_place(one, before):
             waited = one.start - one.allocated if one.allocated is not None else 0.0
-            starts.append(starting + max(0.0, waited))
+            times["start_seconds"].append(starting + max(0.0, waited))
             if one.submitted is not None and one.allocated is not None:
-                queued.append(max(0.0, one.allocated - one.submitted))
+                times["queue_seconds"].append(max(0.0, one.allocated - one.submitted))
+            if before is not None and ended is not None and _is_requeued(one, before):
+                times[_noticed(ended)].append(max(0.0, _dead_until_requeue(one, before) - unrecorded))
             continue
         sign = before.last_sign(one, None)
         dead = before.end - sign if sign is not None else 0.0
         # Between processes on one machine, `status` counts no device.
         between = one.start - before.end if one.job is not None else 0.0
-        restarts.append(max(0.0, max(0.0, dead) + max(0.0, between) + starting - unrecorded))
-    medians = {"start_seconds": starts, "in_place_seconds": restarts, "queue_seconds": queued}
+        restart = max(0.0, max(0.0, dead) + max(0.0, between) + starting - unrecorded)
+        (replacements if LOST_NODE in ended.message else times["in_place_seconds"]).append(restart)
+    if in_place := times["in_place_seconds"]:
+        usual = statistics.median(in_place)
+        times["detection_seconds"] += [max(0.0, restart - usual) for restart in replacements]
     return {
         name: Measured(statistics.median(values), len(values), _WHAT[name])
-        for name, values in medians.items()
+        for name, values in times.items()
         if values
     }
 
 
-_WHAT = {"start_seconds": "starts", "in_place_seconds": "restarts", "queue_seconds": "waits"}
+_WHAT = {
+    "start_seconds": "starts",
+    "in_place_seconds": "restarts",
+    "queue_seconds": "waits",
+    "detection_seconds": "lost nodes",
+    "first_detection_seconds": "lost first nodes",
+    "release_seconds": "requeues",
+}
 
 
 def _is_in_place(one: AttemptFacts, before: AttemptFacts) -> bool:
     """Whether an attempt follows a failure and began without a new allocation."""
     same = one.is_in_same_allocation(before) or (one.job is None and before.job is None)
     return same and before.has_failed
+
+
+def _is_requeued(one: AttemptFacts, before: AttemptFacts) -> bool:
+    """Whether SLURM started the job again after a failure whose end is on record."""
+    same = one.job is not None and one.job == before.job and one.restart != before.restart
+    return same and before.has_failed and before.end is not None and before.last_sign(one, None) is not None
+
+
+def _noticed(ended: AttemptSummary) -> str:
+    """Return the name of the time from a failure to the requeue: what was lost tells it."""
+    if LOST_NODE not in ended.message:
+        return "release_seconds"
+    return "first_detection_seconds" if ended.message.startswith("rank 0 ") else "detection_seconds"
+
+
+def _dead_until_requeue(one: AttemptFacts, before: AttemptFacts) -> float:
+    """Return the seconds from the last record before a failure until `status` counts no device any more."""
+    sign = before.last_sign(one, None)
+    assert before.end is not None
+    assert sign is not None
+    given_back = max(before.end, one.submitted or before.end)
+    return min(given_back, one.start) - sign

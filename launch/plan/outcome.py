@@ -27,7 +27,7 @@ class Outcome:
     """The mean of many simulated runs."""
 
     goodput: float
-    """Useful device-time divided by allocated device-time. Spare nodes are allocated."""
+    """Useful device-time divided by allocated device-time. Spare nodes and lost ones are allocated."""
     interval: float
     """Half of the 95 % interval of `goodput`. It tells the luck of the simulation, not how right the numbers are."""
     fractions: Mapping[str, float]
@@ -52,7 +52,7 @@ def summarize(
 
     Args:
         a: the assumptions.
-        seconds: allocated time of each run by cause, without the one of idle spares.
+        seconds: allocated time of each run by cause, without the one of spares. That of lost nodes is with `spare`.
         elapsed: time of each run with its waits in the queue.
         counts: `failures`, `requeues` and `stops` of each run.
         done: number of steps that each run has made. A run that was cut short stands for the whole one.
@@ -69,7 +69,7 @@ def summarize(
     return Outcome(
         goodput=training * ratio,
         interval=training * _NORMAL_95 * deviation / (whole / len(elapsed)),
-        fractions=fractions | {SPARE: 1 - training},
+        fractions=fractions | {SPARE: fractions.get(SPARE, 0.0) + 1 - training},
         elapsed_seconds=float(elapsed.sum()) * scale,
         **{name: float(values.sum()) * scale if values.any() else 0.0 for name, values in counts.items()},
     )

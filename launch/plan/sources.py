@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import UserError
+from launch.local.runs import may_shrink
 from launch.plan.assumptions import OPTIONS, Assumptions
 from launch.plan.estimates import (
     ESTIMATES,
@@ -89,6 +90,7 @@ def collect(
         ranks_per_node=config.slurm.tasks,
         recovers_in_place=in_place,
         survivors_save=survivors_save(config),
+        shrinks_to=shrinks_to(config, numbers["nodes"]) if in_place else (),
     )
     return assumptions, chosen
 
@@ -102,6 +104,11 @@ def survivors_save(config: Config) -> bool:
     At ZeRO stage 0 each has the whole state. At stages 1 and 2 they join the copies that they keep for each other.
     """
     return config.parallel.zero_stage == 0 or config.checkpoint.replicate_every > 0
+
+
+def shrinks_to(config: Config, nodes: int) -> tuple[int, ...]:
+    """Return the smaller numbers of nodes with which a run of so many may go on if one is lost."""
+    return tuple(left for left in range(1, nodes) if may_shrink(config, left * config.slurm.tasks))
 
 
 def _images(config: Config) -> Sourced:

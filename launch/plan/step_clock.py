@@ -16,24 +16,30 @@ _ROUNDING = 1e-9
 class StepClock:
     """Maps the time since a step that is a multiple of the interval to steps and checkpoints, and back."""
 
-    pace: float
-    """Seconds of a step."""
+    pace: float | Times
+    """Seconds of a step, of all runs or of each."""
     every: int
     """Steps between checkpoints."""
-    stall: float
+    stall: float | Times
     """Seconds for which steps wait at each checkpoint."""
     write: float
     """Seconds from the end of the wait until the checkpoint is on the disk."""
 
     @classmethod
-    def of(cls, a: Assumptions) -> "StepClock":
-        """Return the clock of a run. A save waits for the write of the one before it, as in `BackgroundWriter`."""
+    def of(cls, a: Assumptions, slower: float | Times = 1.0) -> "StepClock":
+        """Return the clock of runs. A save waits for the write of the one before it, as in `BackgroundWriter`.
+
+        Args:
+            a: the assumptions.
+            slower: how many times as long a step takes as on all nodes.
+        """
         every = a.every_steps or a.steps + 1
-        wait_for_write = max(0.0, a.write_seconds - every * a.pace)
-        return cls(a.pace, every, a.save_seconds + wait_for_write, a.write_seconds)
+        pace = a.pace_on(slower)
+        wait_for_write = np.maximum(0.0, a.write_seconds - every * pace)
+        return cls(pace, every, a.save_seconds + wait_for_write, a.write_seconds)
 
     @property
-    def period(self) -> float:
+    def period(self) -> float | Times:
         """Seconds from one checkpoint to the next."""
         return self.every * self.pace + self.stall
 

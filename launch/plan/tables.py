@@ -57,6 +57,9 @@ def numbers(plan: Plan) -> Table:
             continue
         source = f"estimate: {one.source}" if one.is_estimate else one.source
         table.add_row(shown, _value(name, one.value), source)
+    if plan.assumptions.recovers_in_place and plan.assumptions.nodes > 1:
+        least = f"{plan.assumptions.least_nodes:,}"
+        table.add_row("fewest nodes before a requeue", least, "slurm.shrink, train.global_batch and the loss")
     return table
 
 
@@ -114,6 +117,11 @@ def advice(plan: Plan) -> Iterator[str]:
     else:
         yield "The checkpoint interval of the recipe is good."
     yield _of_spares(plan)
+    if a.least_nodes < a.nodes:
+        yield (
+            "Without a spare, the run goes on with fewer nodes until a requeue gives it all again. With one node less, "
+            f"its steps are assumed to take {a.nodes}/{a.nodes - 1} times as long, and so on."
+        )
     if 0.5 <= expected.stops < math.inf:
         yield (
             f"About {amount(round(expected.stops), 'time', 'times')} the run stops because the same checkpoint fails "
@@ -144,10 +152,7 @@ def _of_spares(plan: Plan) -> str:
         nodes = amount(plan.spares_that_pay, "spare node pays", "spare nodes pay")
         return f"{nodes}: {_points(best.goodput - none.goodput)} more goodput than without."
     times = " and ".join(f"{_long(plan.spares[count].elapsed_seconds)} with {count}" for count in (0, 1))
-    return (
-        "No spare node pays in device-time: an idle node costs more than the requeues that it saves. The run takes "
-        f"{times}."
-    )
+    return f"No spare node pays in device-time: an idle node costs more than it saves. The run takes {times}."
 
 
 def _points(difference: float) -> str:

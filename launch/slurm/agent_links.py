@@ -26,6 +26,8 @@ BEAT_S = 1.0
 """Time between two signs of life of an agent, seconds."""
 LOST_AFTER_S, FIRST_LOST_AFTER_S = 5.0, 20.0
 """Time after which an agent is lost whose node acknowledges nothing, seconds: a later agent, and the first one."""
+LOST_NODE = "was lost with its node"
+"""What the message of a failure has if the rank did not fail by itself."""
 _ANSWER_S, _LATE_ANSWER_S = 3.0, 0.5
 
 

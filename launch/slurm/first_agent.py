@@ -17,7 +17,7 @@ from launch.local.run_watch import RunWatch
 from launch.local.supervision import Supervision
 from launch.local.wakeups import BUSY_SECONDS
 from launch.local.worker import End
-from launch.slurm.agent_links import FirstAgent, Message
+from launch.slurm.agent_links import LOST_NODE, FirstAgent, Message
 from launch.slurm.hostlist import short_hostlist
 from launch.slurm.node_agent import NodeAgent
 from launch.slurm.rank_of_job import NODES, SPARE_DEVICES
@@ -247,7 +247,7 @@ class Lead:
         host, code = seen.hosts[rank], seen.ranks.codes[rank]
         node = self._crew[rank // self._agent.place.tasks]
         if node in self._others.lost:
-            return f"rank {rank} on {host} was lost with its node: {self._others.lost[node]}"
+            return f"rank {rank} on {host} {LOST_NODE}: {self._others.lost[node]}"
         if code < 0:
             return f"rank {rank} on {host} was ended by {signal.Signals(-code).name}{seen.whys[rank]}"
         return f"rank {rank} on {host} ended with code {code}: see rank_{rank}.log"

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.slurm import slurm_commands
+from launch.slurm.agent_links import LOST_NODE
 from launch.slurm.job_start import Start
 from launch.slurm.node_agent import Place
 from launch.slurm.record_failure import record_failure
@@ -54,7 +55,7 @@ def ask_for_restart(run: RunFolder, place: Place) -> None:
             LOGGER.warning("%s", error.what)
             continue
         if lost:
-            record_failure(run, 128 + signal.SIGKILL, f"rank 0 on {place.first} was lost with its node")
+            record_failure(run, 128 + signal.SIGKILL, f"rank 0 on {place.first} {LOST_NODE}")
             return
 
 

@@ -15,12 +15,11 @@ import submitit
 
 from data_pipelines.log import LOGGER
 from launch.local import worker
-from launch.local.preflight import divides
 from launch.local.process_name import name_process
 from launch.local.processes import Failure
 from launch.local.rank_processes import allow_forks, heed_signals
 from launch.local.recovery import RunRecovery
-from launch.local.runs import depends_on_ranks
+from launch.local.runs import may_shrink
 from launch.local.standard_files import open_log, write_output_to
 from launch.local.worker import End, end_with_parent, run_with_error_report
 from launch.node_check.record import NODE_CHECK
@@ -123,9 +122,7 @@ def _note_check(run: RunFolder, facts: Mapping[str, Any]) -> None:
 
 def _may_have(run: RunFolder, ranks: int) -> bool:
     """Return whether a run may go on with another number of ranks."""
-    config = run.read_config()
-    wanted = config.slurm.shrink
-    return divides(config, ranks) and (not depends_on_ranks(config) if wanted is None else wanted)
+    return may_shrink(run.read_config(), ranks)
 
 
 def _give_up(run: RunFolder, failure: Failure) -> str:

@@ -19,6 +19,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from launch.local.memory_kills import ADVICE
 from launch.slurm import slurm_commands
+from launch.slurm.agent_links import LOST_NODE
 from launch.slurm.job_start import Start, start_line
 from launch.slurm.requeue import requeue_from_script
 from trainer.checkpoints.store import CheckpointStore
@@ -110,12 +111,15 @@ def _message(run: RunFolder, start: Start) -> str:
 
 
 def is_crash_loop(run: RunFolder) -> bool:
-    """Whether the last two attempts were killed or stalled with the same newest checkpoint."""
+    """Whether the last two attempts were killed or stalled with the same newest checkpoint.
+
+    The loss of a node is none of the run's own failures.
+    """
     ends = [r for r in read_ledger(run.ledger) if r["event"] == "end" and r["reason"] != EndReason.LOST_RANK]
     last = ends[-2:]
     return (
         len(last) == 2
-        and all(r["reason"] in _TRIED_AGAIN for r in last)
+        and all(r["reason"] in _TRIED_AGAIN and LOST_NODE not in r.get("message", "") for r in last)
         and last[0].get("saved") == last[1].get("saved")
     )
 

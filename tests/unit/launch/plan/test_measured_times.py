@@ -6,6 +6,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from launch.plan.measured_times import measured_times
+from launch.slurm.agent_links import LOST_NODE
 from trainer.config.schema import load_config
 from trainer.runs.records import append_record
 from trainer.runs.run_folder import RunFolder
@@ -36,6 +37,7 @@ def attempt(
     starting: float,
     last_recorded: float | None,
     killed_after: float | None = None,
+    message: str = "",
     **facts: object,
 ) -> float:
     """Record an attempt that makes the steps after `first` up to `last`. Returns when it ended."""
@@ -58,7 +60,7 @@ def attempt(
             saves += 1
             now += SAVE
     if killed_after is not None:
-        note("end", now + killed_after, reason="killed", saved=last)
+        note("end", now + killed_after, reason="killed", message=message, saved=last)
         return now + killed_after
     note("end", now, reason="finished", step=last, saving=saves * SAVE)
     return now
@@ -127,6 +129,51 @@ def test_a_job_tells_its_wait_in_the_queue_and_the_time_between_attempts(run: Ru
     assert found["in_place_seconds"].value == pytest.approx(0.8 + 0.4 + 1.5 - STEP / 2)
     assert found["start_seconds"].value == pytest.approx((10 + 4.0 + 15 + 6.0) / 2)
     assert found["queue_seconds"].value == pytest.approx((90 + 120) / 2)
+
+
+def test_a_job_tells_how_long_it_takes_to_notice_what_is_lost(run: RunFolder) -> None:
+    start, end = 1000.0, 0.0
+    restart, submitted, allocated = 0, 900.0, 990.0
+    losses = (
+        # What is lost, from the last record until the end is on record, and whether SLURM starts the job again.
+        ("rank 1 on b was ended by SIGKILL", 0.8, False),
+        (f"rank 1 on b {LOST_NODE}: it acknowledged nothing for 5 s", 6.0, False),
+        (f"rank 1 on c {LOST_NODE}: it acknowledged nothing for 5 s", 7.2, True),
+        (f"rank 0 on a {LOST_NODE}", 40.0, True),
+        ("out of memory", 3.0, True),
+        ("", None, False),
+    )
+    before = None
+    for number, (message, after, requeued) in enumerate(losses, 1):
+        end = attempt(
+            run,
+            number,
+            20 * (number - 1),
+            20 * number,
+            start=start,
+            starting=1.5,
+            last_recorded=before,
+            killed_after=after,
+            message=message,
+            job="7",
+            restart=restart,
+            submitted=submitted,
+            allocated=allocated,
+        )
+        before = end - (after or 0.0)
+        start = end + 0.4
+        if requeued:
+            # SLURM gives the nodes back two seconds later, and others after ten more.
+            restart, submitted, allocated = restart + 1, end + 2.0, end + 12.0
+            start = allocated + 3.0
+    found = measured_times(run)
+    assert (found["in_place_seconds"].count, found["start_seconds"].count) == (1, 4)
+    assert found["in_place_seconds"].value == pytest.approx(0.8 + 0.4 + 1.5 - STEP / 2)
+    # In place a lost node takes 5.2 s longer than a lost rank. The other one has given back its nodes after 9.2 s.
+    assert found["detection_seconds"].count == 2
+    assert found["detection_seconds"].value == pytest.approx((5.2 + 7.2 + 2 - STEP / 2) / 2)
+    assert found["first_detection_seconds"].value == pytest.approx(40 + 2 - STEP / 2)
+    assert found["release_seconds"].value == pytest.approx(3 + 2 - STEP / 2)
 
 
 def test_a_run_whose_attempts_were_all_killed_tells_the_speed_of_its_records(run: RunFolder) -> None:

@@ -114,6 +114,85 @@ def test_the_loss_of_the_first_node_ends_the_job_and_nobody_saves() -> None:
     assert many.fractions[REDONE] < 1e-3
 
 
+SHRINKS = replace(
+    RUN,
+    nodes=4,
+    every_steps=1,
+    save_seconds=0.0,
+    start_seconds=0.0,
+    in_place_seconds=0.0,
+    rank_failures=0.0,
+    recovers_in_place=True,
+    survivors_save=True,
+)
+"""Nothing but idle nodes costs time."""
+
+
+@pytest.mark.parametrize("nodes", [2, 4, 7])
+def test_a_run_that_shrinks_goes_on_until_it_loses_its_first_node(nodes: int) -> None:
+    found = simulate(replace(SHRINKS, nodes=nodes, shrinks_to=tuple(range(1, nodes))), RANDOM)
+    # Each number of nodes k is reached with probability k / nodes and lasts for MTBF / k: all last equally long.
+    assert found.goodput == pytest.approx((nodes + 1) / (2 * nodes), abs=2 * found.interval + 1e-3)
+    assert found.fractions[SPARE] == pytest.approx(1 - found.goodput, abs=1e-3)
+    # Of the failures until the first node fails, one is a requeue.
+    until = sum(k / nodes for k in range(1, nodes + 1))
+    assert found.failures / found.requeues == pytest.approx(until, rel=0.03)
+
+
+def test_a_run_goes_on_with_fewer_nodes_only_where_it_may() -> None:
+    found = simulate(replace(SHRINKS, shrinks_to=(3,)), RANDOM)
+    # Four nodes last for MTBF / 4, and three, which come after 3 of 4 losses, for MTBF / 3: equally long on average.
+    assert found.goodput == pytest.approx(7 / 8, abs=2 * found.interval + 1e-3)
+    never = simulate(replace(SHRINKS, shrinks_to=(2, 1)), RANDOM)
+    assert never.requeues == pytest.approx(never.failures)
+    assert never.fractions[SPARE] == 0
+
+
+def test_steps_of_fewer_nodes_take_longer_in_proportion() -> None:
+    alone = simulate(replace(SHRINKS, nodes=2, shrinks_to=(1,), evaluation_seconds=0.5), RANDOM)
+    # Of equally long times on two nodes and on one, a run makes three quarters of the steps. Two thirds of the time of
+    # a step are training.
+    per_step = alone.elapsed_seconds / RUN.steps
+    assert per_step == pytest.approx(1.5 / (3 / 4), rel=0.03)
+    assert alone.goodput == pytest.approx(2 / 3 * 3 / 4, abs=2 * alone.interval + 1e-3)
+
+
+def test_spares_take_the_places_of_lost_nodes_before_a_run_shrinks() -> None:
+    run = replace(SHRINKS, nodes=2, spares=1, shrinks_to=(1,))
+    found = simulate(run, RANDOM)
+    # The states are (nodes, spares): (2, 1), (2, 0) and (1, 0). From the first one, a third of the failures each is of
+    # the first node, of the other one and of the spare. They last for MTBF times 1/3, 1/2 and 1, and are reached with
+    # probability 1, 2/3 and 1/3. So a cycle takes one MTBF, of which two thirds have two nodes.
+    assert found.goodput == pytest.approx((2 * 2 / 3 + 1 / 3) / 3, abs=2 * found.interval + 1e-3)
+
+
+def test_nodes_that_were_lost_come_back_at_the_time_limit() -> None:
+    run = replace(SHRINKS, nodes=2, shrinks_to=(1,), time_limit_seconds=500.0)
+    found = simulate(run, RANDOM)
+    # Two nodes rarely lose one within the limit, and get it back at the limit.
+    mtbf = run.mtbf_seconds
+    one_left = (1 - math.exp(-500 / mtbf)) * math.exp(-500 / mtbf) / 2  # at the end of a job, to first order
+    assert found.goodput == pytest.approx(1 - one_left / 2, abs=2 * found.interval + 5e-3)
+    assert found.goodput > 0.95
+
+
+def test_a_spare_has_no_ranks_that_could_fail() -> None:
+    run = replace(SHRINKS, nodes=2, rank_failures=0.75, spares=1)
+    found = simulate(run, RANDOM)
+    # Per MTBF: 1.5 failures of ranks. A job ends by the loss of its first node, or by the second loss among the other
+    # node and the spare, each 1/4 per MTBF. It lasts for 4/3 of MTBF, and after two of three first losses for 2 more.
+    assert found.failures / found.requeues == pytest.approx(
+        (1.5 * (4 / 3 + 2 / 3 * 2)) + 1 / 3 + 1 / 3 + 2 / 3, rel=0.04
+    )
+
+
+def test_ranks_that_are_lost_at_the_start_of_a_job_wait_for_the_rest_of_it() -> None:
+    run = replace(RUN, recovers_in_place=True, survivors_save=True, rank_failures=1.0, mtbf_seconds=10_000.0)
+    run = replace(run, every_steps=0, save_seconds=0.0, steps=10, in_place_seconds=0.0)
+    found = simulate(replace(run, start_seconds=3000.0), RANDOM)
+    assert found.elapsed_seconds == pytest.approx(3000 + 9, rel=1e-3)
+
+
 def test_a_run_that_is_killed_again_and_again_at_one_checkpoint_stops_for_its_user() -> None:
     # One attempt in 400 reaches a checkpoint. Otherwise the second kill of a job finds that of the first one.
     run = replace(RUN, every_steps=60_000, rank_failures=1.0)
@@ -153,6 +232,7 @@ RUNS = st.builds(
     recovers_in_place=st.booleans(),
     survivors_save=st.booleans(),
     copies_every=st.just(0) | st.integers(1, 1000),
+    shrinks_to=st.just(()) | st.lists(st.integers(1, 99), unique=True).map(tuple),
 )
 
 

@@ -62,6 +62,26 @@ def test_copies_for_neighbors_count_where_the_state_is_sharded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        # The batch of 4,096 images divides by 8, 16, 32 and 64 ranks.
+        (["slurm.shrink=true"], (1, 2, 4)),
+        ([], ()),
+        (["method.transformer_dropout=0"], (1, 2, 4)),
+        (["method.transformer_dropout=0", "parallel.batch_norm=rank"], ()),
+        (["slurm.shrink=false", "method.transformer_dropout=0"], ()),
+        (["slurm.shrink=true", "slurm.recovery=requeue"], ()),
+        (["slurm.shrink=true", "train.global_batch=4032"], (1, 2, 3, 4, 6, 7)),
+    ],
+)
+def test_a_run_shrinks_where_its_batch_divides_and_its_loss_allows_it(
+    settings: list[str], counts: tuple[int, ...]
+) -> None:
+    config = load_config(RECIPE, ["slurm.gpus_per_node=8", *settings])
+    assert collect(config, {"nodes": 8}, None)[0].shrinks_to == counts
+
+
+@pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("nodes", 0, "nodes must be at least 1.*--nodes"),

@@ -194,6 +194,17 @@ def test_a_stall_that_was_noted_without_a_checkpoint_s_step_is_no_error(run: Run
     assert not record_failure.is_crash_loop(run)
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_lost_node_is_no_failure_that_comes_again(run: RunFolder, lost: int) -> None:
+    for attempt in (1, 2):
+        run.note("end", attempt=attempt, reason="killed", message="rank 1 on node2 was ended", saved=12)
+    assert record_failure.is_crash_loop(run)
+    message = "rank 0 on node1 was lost with its node"
+    for attempt in range(3, 3 + lost):
+        run.note("end", attempt=attempt, reason="killed", message=message, saved=12)
+    assert not record_failure.is_crash_loop(run)
+
+
 def test_a_run_that_has_finished_without_a_node_that_was_lost_is_a_success(run: RunFolder) -> None:
     run.note("start", attempt=2, world_size=2, job="7", restart=1)
     run.note("end", attempt=2, reason="killed", message="rank 1 on node2 was lost with its node", saved=12)
