@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
 from launch.slurm import slurm_commands
 from launch.slurm.agent_links import LOST_NODE
@@ -56,7 +57,19 @@ def ask_for_restart(run: RunFolder, place: Place) -> None:
             continue
         if lost:
             record_failure(run, 128 + signal.SIGKILL, f"rank 0 on {place.first} {LOST_NODE}")
+            _end_unless_requeued(run, start)
             return
+
+
+def _end_unless_requeued(run: RunFolder, start: Start) -> None:
+    """End a job that does not start again. Without its script it would hold its nodes up to the time limit."""
+    try:
+        if not _is_this_start(start):
+            return
+        LOGGER.error("job %s ends. Go on with: all4one resume %s", start.job, quoted(run.path))
+        slurm_commands.cancel(start.job)
+    except UserError as error:
+        LOGGER.error("job %s has no processes left, and could not be ended: %s", start.job, error.what)
 
 
 def _newest_lock(run: RunFolder) -> tuple[Path, float] | None:

@@ -17,7 +17,11 @@ SCONTROL = """#!/bin/sh
 echo "$@" >>{asked}
 case "$*" in
     *"show node"*) echo "NodeName=node1 State={node} CPUs=4" ;;
-    *"show job"*) echo "JobId=7 JobState={job} Restarts={restarts}" ;;
+    *"requeue 7"*) touch {asked}.requeued ;;
+    *"show job"*)
+        state={job}
+        if [ -e {asked}.requeued ]; then state=PENDING; fi
+        echo "JobId=7 JobState=$state Restarts={restarts}" ;;
 esac
 """
 PLACE = Place(1, 1, ("node1", "node2"), "7.1")
@@ -43,6 +47,13 @@ def controller(run: RunFolder, *, node: str = "MIXED", job: str = "RUNNING", res
     asked = run.path.parent / "asked"
     scontrol.write_text(SCONTROL.format(asked=asked, node=node, job=job, restarts=restarts))
     scontrol.chmod(0o755)
+    scancel = run.path.parent / "scancel"
+    scancel.write_text(f'#!/bin/sh\necho "$@" >>{cancelled_file(run)}\n')
+    scancel.chmod(0o755)
+
+
+def cancelled_file(run: RunFolder) -> Path:
+    return run.path.parent / "cancelled"
 
 
 def has_requeued(run: RunFolder) -> bool:
@@ -57,6 +68,17 @@ def test_a_first_node_that_is_down_restarts_the_job(run: RunFolder) -> None:
     assert has_requeued(run)
     end = read_records(run.ledger)[-1]
     assert (end["reason"], end["message"]) == ("killed", "rank 0 on node1 was lost with its node")
+    assert not cancelled_file(run).exists()
+
+
+def test_a_job_that_may_not_start_again_is_ended(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    run.write_config(load_config("digits_demo", ["slurm.max_requeues=1"]))
+    controller(run, node="DOWN*")
+    with RunLock(run.path, heartbeat_s=1000, stale_after_s=3000):
+        ask_for_restart(run, PLACE)
+    assert not has_requeued(run)
+    assert cancelled_file(run).read_text().split() == ["7"]
+    assert f"job 7 ends. Go on with: all4one resume {run.path}" in caplog.text
 
 
 def test_a_lock_without_a_sign_of_life_restarts_the_job(run: RunFolder) -> None:
