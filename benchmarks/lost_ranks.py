@@ -74,12 +74,14 @@ def main() -> int:
     parser.add_argument(
         "--plan", type=json.loads, help="kills instead of random ones, as JSON: [{step, point, number, rank}]"
     )
+    parser.add_argument("--data", type=Path, help="folder of the digits as shards, which are built otherwise")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     allow_forks()
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"train.max_steps={args.steps}", *args.settings]
-        result = kill_ranks(Path(folder), args.kills, args.nproc, args.seed, settings, args.plan)
+        data = (args.data or build_digits(Path(folder))).resolve()
+        result = kill_ranks(Path(folder), data, args.kills, args.nproc, args.seed, settings, args.plan)
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -87,8 +89,17 @@ def main() -> int:
     return int(not good or result["seconds_to_next_step"]["median"] > MOST_SECONDS)
 
 
+def build_digits(folder: Path) -> Path:
+    """Return a new folder with the digits as shards."""
+    data = folder / "digits"
+    command = module_command("launch.cli", "data", "build", "digits", str(data))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return data
+
+
 def kill_ranks(
     folder: Path,
+    data: Path,
     kills: int,
     nproc: int,
     seed: int,
@@ -96,9 +107,6 @@ def kill_ranks(
     plan: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Train a run without kills and one with kills, and compare them. Without a plan the kills are random."""
-    data = folder / "digits"
-    command = module_command("launch.cli", "data", "build", "digits", str(data))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     common = [
         f"data.train={data}/train",
         f"data.validation={data}/validation",

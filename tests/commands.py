@@ -6,6 +6,7 @@ run the command itself, and so does SLURM.
 """
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -54,7 +55,15 @@ def run(
 
 
 class Command:
-    """A command in the background, with the methods of `subprocess.Popen` that tests use."""
+    """A command in the background, with the methods of `subprocess.Popen` that tests use.
+
+    Args:
+        arguments: those of `all4one`.
+        cwd: working folder. None: that of this process.
+        env: environment. None: that of this process.
+        machine: a process of the machine to run on. None: this one.
+        program: file of a program that runs in place of `all4one`. None: there is none.
+    """
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class Command:
         cwd: object = None,
         env: dict[str, str] | None = None,
         machine: int | None = None,
+        program: Path | None = None,
     ) -> None:
         context = forks()
         self._output, output = context.Pipe(duplex=False)
@@ -73,6 +83,7 @@ class Command:
                 str(cwd or Path.cwd()),
                 dict(env or os.environ),
                 machine,
+                program,
             ),
         )
         self._process.start()
@@ -116,9 +127,14 @@ class Command:
 
 
 def _command(
-    arguments: list[str], output: Connection, folder: str, environment: dict[str, str], machine: int | None
+    arguments: list[str],
+    output: Connection,
+    folder: str,
+    environment: dict[str, str],
+    machine: int | None,
+    program: Path | None,
 ) -> None:
-    """Run a command in this fork."""
+    """Run a command or a program in this fork."""
     if machine is not None:
         enter(machine)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that forks ignores it
@@ -128,6 +144,9 @@ def _command(
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["all4one", *arguments]
+        if program is not None:
+            runpy.run_path(str(program), run_name="__main__")
+            return
         from launch.cli import main
 
         main()

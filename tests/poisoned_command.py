@@ -1,10 +1,8 @@
 """The command that trains a tiny run on two processes, of which rank 1 has a fault in each step from some step on."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from commands import Command
 from tiny_runs import Runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,13 +57,7 @@ def poisoned(
 
 def run_program(program: Path, *arguments: str) -> tuple[int, str]:
     """Run a program that ends in the command. Returns its exit code and its output."""
-    done = subprocess.run(
-        [sys.executable, str(program), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    command = Command(*arguments, cwd=ROOT, program=program)
+    out, _ = command.communicate(timeout=400)
+    assert command.returncode is not None
+    return command.returncode, out

@@ -1,23 +1,23 @@
 """Tiny runs of several processes, of which rank 1 has a fault."""
 
+import os
+import sys
 from pathlib import Path
 
-import pytest
+from commands import Command
 from tiny_runs import Runs
 
-from launch.local.processes import launch
 from trainer.config.schema import load_config
 from trainer.runs.run_folder import RunFolder, create_run
 
-TESTS = Path(__file__).resolve().parent
+WORKER = Path(__file__).resolve().with_name("poisoned_worker.py")
 
 
 class Poisoned:
     """Trains tiny runs whose rank 1 has a fault."""
 
-    def __init__(self, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.runs, self.monkeypatch = runs, monkeypatch
-        monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
 
     def train(self, name: str, *overrides: str, nproc: int = 2, **fault: object) -> tuple[int, RunFolder]:
         config = load_config(
@@ -28,7 +28,8 @@ class Poisoned:
         return self.go_on(run, nproc=nproc, **fault), run
 
     def go_on(self, run: RunFolder, *, nproc: int = 2, **fault: object) -> int:
-        with self.monkeypatch.context() as environment:
-            for kind, value in fault.items():
-                environment.setenv(f"POISON_{kind.upper()}", str(value))
-            return launch("poisoned_worker", [str(run.path), str(run.logs)], nproc=nproc, logs=run.logs)
+        poison = {f"POISON_{kind.upper()}": str(value) for kind, value in fault.items()}
+        command = Command(run.path, run.logs, nproc, env=os.environ | poison, program=WORKER)
+        sys.stderr.write(command.communicate(timeout=400)[0])
+        assert command.returncode is not None
+        return command.returncode

@@ -4,12 +4,16 @@ POISON_BATCHES=6-12   batches of these positions in the order are NaN
 POISON_GRADIENT=9     this step's gradient of one parameter is infinite
 POISON_KILL=11        the process is killed before this step
 POISON_FLIP=WEIGHTS:9 before this step, one bit of this kind of state is flipped
+
+As a program it starts the ranks: poisoned_worker.py RUN LOGS NPROC
 """
 
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ import torch
 from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.prefetching_batches import Batch
 from launch.local import worker
+from launch.local.processes import launch
 from trainer.engine.deepspeed_engine import Engine
 from trainer.engine.replicas import StateKind, replicas_of
 
@@ -62,3 +67,8 @@ def main() -> int:
     if os.environ["RANK"] == "1":
         TrainLoader.batches, Engine.step = poisoned_batches, poisoned_step  # type: ignore[method-assign, assignment]
     return worker.main()
+
+
+if __name__ == "__main__":
+    folder, logs, nproc = sys.argv[1:]
+    sys.exit(launch("poisoned_worker", [folder, logs], nproc=int(nproc), logs=Path(logs)))

@@ -103,7 +103,8 @@ def test_a_job_that_has_used_up_its_requeues_saves_and_says_how_to_go_on(jobs) -
 
 
 def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(jobs) -> None:
-    job = jobs.submit("cut_off", "--nodes", 1)
+    # The agent must not take the rank that stands still for one that hangs, however late the next attempt is.
+    job = jobs.submit("cut_off", "--nodes", 1, "guard.hang_seconds=0")
     jobs.wait_for_step("cut_off", job, 12)
     (node,) = jobs.nodes_of(job)
     process = jobs.process_of(job, 0)

@@ -37,5 +37,5 @@ def straight(runs: Runs) -> str:
 
 
 @pytest.fixture
-def poisoned(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Poisoned:
-    return Poisoned(runs, monkeypatch)
+def poisoned(runs: Runs) -> Poisoned:
+    return Poisoned(runs)

@@ -15,11 +15,11 @@ from launch.local.memory_kills import memory_kills
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(tmp_path: Path) -> None:
+def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(digits: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     command = [sys.executable, "benchmarks/lost_ranks.py", "--kills", "12", "--steps", "30"]
     run = subprocess.run(
-        [*command, "--nproc", "3", "--json", str(results)],
+        [*command, "--nproc", "3", "--data", str(digits), "--json", str(results)],
         cwd=ROOT,
         capture_output=True,
         text=True,

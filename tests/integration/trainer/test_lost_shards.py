@@ -23,10 +23,14 @@ def kill(step: int, point: str, rank: int, number: int = 0) -> dict[str, Any]:
     return {"step": step, "point": point, "number": number, "rank": rank}
 
 
-def lost_ranks(folder: Path, nproc: int, plan: list[dict[str, Any]], *settings: str) -> dict[str, Any]:
+def lost_ranks(
+    digits: Path, folder: Path, nproc: int, plan: list[dict[str, Any]], *settings: str
+) -> dict[str, Any]:
     """Train a run of which ranks are killed as planned, and one without kills. Returns what the kills have cost."""
     results = folder / "results.json"
-    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", "36"]
+    steps = max(one["step"] for one in plan) + 3
+    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", str(steps)]
+    command += ["--data", str(digits)]
     run = subprocess.run(
         [
             *command,
@@ -48,7 +52,7 @@ def lost_ranks(folder: Path, nproc: int, plan: list[dict[str, Any]], *settings: 
 
 @pytest.mark.parametrize(("zero", "nproc", "optimizer"), [(1, 2, "adamw"), (1, 3, "lars"), (2, 3, "sgd")])
 def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
-    tmp_path: Path, zero: int, nproc: int, optimizer: str
+    digits: Path, tmp_path: Path, zero: int, nproc: int, optimizer: str
 ) -> None:
     plan = [
         kill(7, "before forward", rank=0),
@@ -58,6 +62,7 @@ def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
         kill(33, "after wait for data", rank=1),
     ]
     result = lost_ranks(
+        digits,
         tmp_path,
         nproc,
         plan,
@@ -74,10 +79,11 @@ def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
 
 
 def test_a_rank_that_is_lost_with_its_neighbor_costs_the_steps_since_the_last_checkpoint(
-    tmp_path: Path,
+    digits: Path, tmp_path: Path
 ) -> None:
     plan = [kill(13, "after forward", rank=1), kill(13, "after forward", rank=2)]
     result = lost_ranks(
+        digits,
         tmp_path,
         3,
         plan,
@@ -90,8 +96,9 @@ def test_a_rank_that_is_lost_with_its_neighbor_costs_the_steps_since_the_last_ch
     ]
 
 
-def test_without_copies_the_last_checkpoint_counts(tmp_path: Path) -> None:
+def test_without_copies_the_last_checkpoint_counts(digits: Path, tmp_path: Path) -> None:
     result = lost_ranks(
+        digits,
         tmp_path,
         2,
         [kill(13, "before forward", rank=1)],

@@ -4,6 +4,7 @@ It reads a JSON list of configurations, and writes a JSON list of records, error
 `stub_environment` gives its environment. One process can record several recipes for the same number of ranks.
 """
 
+import gc
 import json
 import sys
 import traceback
@@ -19,6 +20,7 @@ def main() -> int:
     from trainer.config.schema import parse
     from trainer.profiling.dry_run.step import dry_run
 
+    gc.freeze()  # Modules live as long as this process. Each collection would visit all of their objects.
     out, world_size, num_classes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     found: list[Any] = []
     for settings in json.load(sys.stdin):
