@@ -4,6 +4,8 @@ The usual port is one number that all ranks compute from the job. It may be take
 (32768 and above on Linux) often is. Here all ranks compute a few ports below that range. Rank 0 takes two that are
 free: one for the store, and one at which it tells the others where the store is. A store cannot be looked for directly,
 since torch waits for minutes for the answer of a foreign server.
+
+Loads torch only with the store: the agents of a job meet at such ports before they import it.
 """
 
 import errno
@@ -14,10 +16,12 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-
-from torch.distributed import TCPStore
+from typing import TYPE_CHECKING
 
 from data_pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 LOWEST_PORT, HIGHEST_PORT = 20_000, 32_767
 TRIED = 8
@@ -39,7 +43,7 @@ def ports(meeting: str) -> range:
 @contextmanager
 def cluster_store(
     meeting: str, node: str, *, is_first: bool, patience_s: float = MEETING_S
-) -> Iterator[TCPStore]:
+) -> Iterator["TCPStore"]:
     """Give the store of a process group of several nodes. Until the context ends, rank 0 tells others where it is.
 
     Args:
@@ -51,6 +55,8 @@ def cluster_store(
     Raises:
         UserError: the node's name does not resolve, too few ports are free, or rank 0 did not come.
     """
+    from torch.distributed import TCPStore
+
     _require_name(node, time.monotonic() + min(LOOKUP_S, patience_s))
     if not is_first:
         yield TCPStore(node, _find(meeting, node, time.monotonic() + patience_s), wait_for_workers=False)
