@@ -78,7 +78,7 @@ class Method(nn.Module):
         """Number of finished optimizer steps, and number of steps of the run. The engine sets them before each step."""
         self.freeze_steps: dict[str, int] = {}
         """Number of steps from the start of the run in which the optimizer leaves a parameter as it is, by the name of
-        the parameter."""
+        the parameter. Its gradient counts in the gradient norm all the same."""
         self.unit_rows: list[str] = []
         """Names of parameters [K, D] whose rows are normalized after each step."""
         self.recompute = False

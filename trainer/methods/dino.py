@@ -98,7 +98,7 @@ class DINO(Method):
         self._move_center(outputs)
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
-        logits = [self.prototypes(v) for v in z]  # V x [B, K]
+        logits = self.prototypes(torch.cat(z)).chunk(len(z))  # V x [B, K]
         loss = cross_view_entropy(targets, logits, temperature=s.student_temperature)
         return MethodOutput(loss=loss, features=features[0], z=z)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class SwAV(Method):
         s = self.settings
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
-        cosines = [self.prototypes(v) for v in z]  # V x [B, K]
+        cosines = self.prototypes(torch.cat(z)).chunk(len(z))  # V x [B, K]
         codes = sinkhorn(cosines[:GLOBAL_VIEWS], epsilon=s.epsilon, iterations=s.sinkhorn_iterations)
         loss = cross_view_entropy(codes, cosines, temperature=s.temperature)
         return MethodOutput(loss=loss, features=features[0], z=z)
