@@ -21,7 +21,7 @@ GLOBAL_VIEWS = 2
 def sinkhorn(cosines: Sequence[Tensor], *, epsilon: float, iterations: int) -> list[Tensor]:
     """Assign rows to prototypes, so that each prototype gets the same weight over the rows of all ranks.
 
-    This is the Sinkhorn-Knopp algorithm of SwAV (Caron et al., NeurIPS 2020, equation 3 and appendix A). The constant
+    This is the Sinkhorn-Knopp algorithm of SwAV (Caron et al., NeurIPS 2020, section 3.1, equation 5). The constant
     factors of the authors' code cancel out here. Each view is assigned on its own. One message per iteration carries
     the sums of all views.
 
@@ -43,15 +43,20 @@ def sinkhorn(cosines: Sequence[Tensor], *, epsilon: float, iterations: int) -> l
 def cross_view_entropy(targets: Sequence[Tensor], logits: Sequence[Tensor], *, temperature: float) -> Tensor:
     """Compute the cross-entropy of each target with the predictions of all other views, the mean over these pairs.
 
+    This is the multi-crop loss of SwAV (section 3.2) and DINO (equation 3). The papers write a sum over the pairs. The
+    authors' code takes the mean, to which the published learning rates belong.
+
     Args:
         targets: assignments of the first views, [B, K] each.
         logits: predictions of all views in the same order, [B, K] each.
         temperature: divisor of the logits.
 
-    Returns a scalar, the mean over this rank's rows (SwAV, equation 2 and section 3.3; DINO, equation 3).
+    Returns a scalar, the mean over this rank's rows.
     """
+    total = torch.stack(list(targets)).sum(0)  # [B, K], what a view without a target of its own predicts
     terms = []
     for view, predicted in enumerate(logits):
         others = [target for index, target in enumerate(targets) if index != view]
-        terms.append(F.cross_entropy(predicted / temperature, torch.stack(others).sum(0)))
+        target = total if view >= len(targets) else torch.stack(others).sum(0)
+        terms.append(F.cross_entropy(predicted / temperature, target))
     return torch.stack(terms).sum() / (len(targets) * (len(logits) - 1))

@@ -65,7 +65,7 @@ class SwAV(Method):
         self.unit_rows = ["prototypes.weight"]
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
-        """Compute equations 1 to 3 for V views of [B, 3, S, S]: predict each global view's code from all others."""
+        """Compute the loss of section 3 for V views of [B, 3, S, S]: predict global views' codes from the others."""
         s = self.settings
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]

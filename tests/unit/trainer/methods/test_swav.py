@@ -20,7 +20,7 @@ def make() -> Method:
 
 
 def codes_of(cosines: Tensor, iterations: int = 3) -> Tensor:
-    """Q* = B diag(u) exp(C^T Z / ε) diag(v) of equation 3, with u and v by turns (Cuturi, NeurIPS 2013): [B, K]."""
+    """Q* = B diag(u) exp(C^T Z / ε) diag(v) of equation 5, with u and v by turns (Cuturi, NeurIPS 2013): [B, K]."""
     m = (cosines / 0.05).exp().T  # [K, B]
     k, b = m.shape
     v = torch.ones(b, dtype=m.dtype)
