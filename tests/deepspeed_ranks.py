@@ -53,7 +53,7 @@ def engine_of(config: Config) -> Iterator[Engine]:
     skip_shared_memory_collective()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     method = build_method(config, 10, torch.device("cpu"))
-    groups = parameter_groups(method.named_parameters(), config.optim, ROWS)
+    groups = parameter_groups(method.named_parameters(), config.optim, ROWS, method.freeze_steps)
     engine = Engine(
         method,
         build_optimizer(groups, config.optim),

@@ -19,6 +19,7 @@ from trainer.distributed.record_layout import Phase
 from trainer.engine.deepspeed_setup import deepspeed_config, initialize_deepspeed
 from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
+from trainer.engine.optimizers import freeze
 from trainer.engine.replicas import Comparison, StateKind, replicas_of
 from trainer.engine.step_undo import StepUndo
 from trainer.engine.value_means import PendingMeans
@@ -110,7 +111,8 @@ class Engine:
     ) -> dict[str, Tensor]:
         """Run optimizer step number `step` (from 0) on `accumulation` micro-batches.
 
-        If the guard finds the gradient broken, weights, optimizer and running batch statistics do not change.
+        If the guard finds the gradient broken, weights, optimizer, running batch statistics and further buffers of the
+        method do not change.
         At ZeRO stage 0 the update begins after the last message of the step. A rank that loses another one has
         therefore either finished the step, or can undo it with `undo_unfinished`. A CUDA device leaves out the update
         if `loss_flag` is set by then.
@@ -155,10 +157,13 @@ class Engine:
             # Update at the last micro-batch, unless the gradient is broken or a peer is lost.
             self._deepspeed.step()
         self._statistics.restore(broken)
+        self._undo.restore(broken)
         # EMA: the momentum encoder follows the weights.
         self._record.enter(Phase.EMA)
         self.method.skip_update = lost
         self.method.after_step(step + 1, self.total_steps)
+        if self.method.unit_rows:
+            self._layout.take_weights()
         self._undo.finish()
         self._in_update = False
         return {**values, "gradient_norm": norm, "skipped_steps": self.guard.skipped}
@@ -180,9 +185,11 @@ class Engine:
         return left_out if self._undo.undo(left_out) else None
 
     def _prepare(self, step: int) -> None:
-        """Set the learning rates of the step, and keep the batch statistics in case its gradient is broken."""
+        """Set the learning rates of the step, and keep what it moves in case its gradient is broken."""
         self.method.train()
+        self.method.step, self.method.total_steps = step, self.total_steps
         self.schedule.apply(self.optimizer, step)
+        freeze(self.optimizer, step)
         self._undo.begin()
         self.method.log_diagnostics = self.health_every > 0 and (step + 1) % self.health_every == 0
 

@@ -1,6 +1,6 @@
 """Optimizers and their parameter groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -50,24 +50,38 @@ class OptimSettings(Settings):
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings, global_batch: int
+    named: Iterable[tuple[str, nn.Parameter]],
+    settings: OptimSettings,
+    global_batch: int,
+    freeze_steps: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups in a fixed order, with learning rates for this global batch size.
 
     Each group has `role` ("main", "transformer" or "classifier"), `exclude` (parameters with at most one dimension,
-    such as biases and norm layers), `base_lr`, `lr`, `weight_decay` and `params`. The first part of the dotted name
-    that is `classifier` or starts with `transformer` decides the role. Parameters inside a `backbone` are always main.
+    such as biases and norm layers), `base_lr`, `lr`, `weight_decay`, `freeze_steps` and `params`. The first part of the
+    dotted name that is `classifier` or starts with `transformer` decides the role. Parameters inside a `backbone` are
+    always main.
+
+    Args:
+        named: the parameters by name.
+        settings: learning rates and weight decay.
+        global_batch: global batch size.
+        freeze_steps: `Method.freeze_steps`. None: no parameter is frozen.
     """
+    freeze_steps = freeze_steps or {}
     scale = global_batch / settings.reference_batch
     base_lr = {
         "main": settings.lr * scale,
         "transformer": settings.transformer_lr * (scale if settings.scale_transformer_lr else 1),
         "classifier": settings.classifier_lr * scale,
     }
-    members: dict[tuple[str, bool], list[nn.Parameter]] = {(r, e): [] for r in ROLES for e in (False, True)}
+    members: dict[tuple[str, bool, int], list[nn.Parameter]] = {
+        (role, exclude, 0): [] for role in ROLES for exclude in (False, True)
+    }
     for name, parameter in named:
         if parameter.requires_grad:
-            members[role_of(name), parameter.ndim <= 1].append(parameter)
+            key = role_of(name), parameter.ndim <= 1, freeze_steps.get(name, 0)
+            members.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
@@ -76,8 +90,9 @@ def parameter_groups(
             "base_lr": base_lr[role],
             "lr": base_lr[role],
             "weight_decay": 0.0 if exclude or role == "classifier" else settings.weight_decay,
+            "freeze_steps": frozen,
         }
-        for (role, exclude), parameters in members.items()
+        for (role, exclude, frozen), parameters in members.items()
         if parameters
     ]
 
@@ -95,7 +110,38 @@ def role_of(name: str) -> str:
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
-    """Build the optimizer that the settings name, over groups from `parameter_groups`."""
+    """Build the optimizer that the settings name, over groups from `parameter_groups`.
+
+    Its update leaves groups as they are that `freeze` has marked, their momentum and moments included.
+    """
+    optimizer = _build(groups, settings)
+    if any(group["freeze_steps"] for group in groups):
+        _skip_frozen_groups(optimizer)
+    return optimizer
+
+
+def freeze(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Mark the groups that update number `step` (from 0) must leave as they are."""
+    for group in optimizer.param_groups:
+        group["frozen"] = step < group.get("freeze_steps", 0)
+
+
+def _skip_frozen_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Hide frozen groups from each call of `step`, also if the call is for one group only, as ZeRO's are."""
+    hidden: list[list[dict[str, Any]]] = []
+
+    def before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        hidden.append(optimizer.param_groups)
+        optimizer.param_groups = [group for group in optimizer.param_groups if not group.get("frozen")]
+
+    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        optimizer.param_groups = hidden.pop()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+
+
+def _build(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if settings.name == "sgd":

@@ -39,6 +39,8 @@ class StepUndo:
             kept |= {id(buffer) for buffer in method.queue.buffers()}
         self._method, self._steps = method, steps
         self._names = [name for name, buffer in method.named_buffers() if id(buffer) not in kept]
+        saved = method.state_dict().keys()
+        self._moving = [index for index, name in enumerate(self._names) if name in saved]
         self._kept = deque[_Kept](maxlen=steps)
         self._begun = False
 
@@ -50,6 +52,17 @@ class StepUndo:
         if self._queue is not None:
             self._queue.begin_step(self._steps)
         self._kept.append(_Kept(self._guard.state, [buffer.clone() for buffer in self._others()]))
+
+    @torch.no_grad()
+    def restore(self, when: Tensor) -> None:
+        """Put back the further buffers that a checkpoint holds if `when` ([]) is not 0, because the step is skipped.
+
+        Batch statistics have their own `restore`. The queue takes no broken keys.
+        """
+        if self._moving:
+            skipped, current, kept = when > 0, self._others(), self._kept[-1].others
+            for index in self._moving:
+                torch.where(skipped, kept[index], current[index], out=current[index])
 
     def finish(self) -> None:
         """Note that the step has ended."""

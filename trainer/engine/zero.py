@@ -59,6 +59,9 @@ class OptimizerStateLayout(Protocol):
     def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the optimizer's state as in `state` from what `own_shard` was on each rank, by rank. Sends nothing."""
 
+    def take_weights(self) -> None:
+        """Use the weights that the model holds, after something else than the optimizer has changed them."""
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Use the weights that were loaded into the model, and load the optimizer's state, which any stage may have
         saved."""
@@ -109,6 +112,9 @@ class ReplicatedState:
     def join_shards(self, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Raise a RuntimeError, because there are no shards."""
         raise RuntimeError("the optimizer's state is not sharded")
+
+    def take_weights(self) -> None:
+        """Do nothing, because the optimizer updates the weights of the model."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit."""
@@ -200,6 +206,10 @@ class ShardedState:
                 tensors |= {f"{kind}/{name}": t for name, t in zip(names, whole, strict=True)}
         return tensors
 
+    def take_weights(self) -> None:
+        """Copy this rank's part of the model's weights into its shards."""
+        self._zero.refresh_fp32_params()
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the optimizer's state. Raises a UserError if it does not fit, and then changes nothing."""
         states = states_by_parameter(self._optimizer, self._parameters, tensors)
@@ -213,7 +223,7 @@ class ShardedState:
                     else partition.cut([m.get(key) for m in members], like=flat)
                     for key in state_names(self._optimizer)
                 }
-        self._zero.refresh_fp32_params()
+        self.take_weights()
         self._optimizer.state.clear()
         self._optimizer.state.update(loaded)
         forget_linked_states(self._zero)

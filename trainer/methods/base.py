@@ -17,6 +17,7 @@ from trainer.contrast.queue import NeighborQueue, Neighbors
 from trainer.distributed.batch_norm import forward_per_view
 from trainer.networks import ema
 from trainer.networks.backbones import Backbone
+from trainer.networks.prototypes import normalize_rows
 from trainer.networks.recompute import recompute_activations
 
 LABEL_METRICS = frozenset({"online_loss", "online_top1", "neighbor_agreement"})
@@ -73,10 +74,17 @@ class Method(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         self.log_diagnostics = False
         """Whether the next forward passes compute all diagnostics, not only those without extra cost."""
+        self.step, self.total_steps = 0, 1
+        """Number of finished optimizer steps, and number of steps of the run. The engine sets them before each step."""
+        self.freeze_steps: dict[str, int] = {}
+        """Number of steps from the start of the run in which the optimizer leaves a parameter as it is, by the name of
+        the parameter. Its gradient counts in the gradient norm all the same."""
+        self.unit_rows: list[str] = []
+        """Names of parameters [K, D] whose rows are normalized after each step."""
         self.recompute = False
         self.skip_update: Tensor | None = None
-        """1.0 ([], on the device) if the last update of the weights was left out, because another rank is lost. The
-        momentum encoder then stays as it is too."""
+        """1.0 ([], on the device) if the last update of the weights was left out, because another rank is lost.
+        `after_step` then changes nothing."""
 
     @abstractmethod
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
@@ -157,7 +165,10 @@ class Method(nn.Module):
             self.queue.wait()
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Update the momentum (EMA) encoder. Called after optimizer step number `step`, which counts from 1."""
+        """Normalize the rows of `unit_rows`, then update the momentum (EMA) encoder. Called after optimizer step number
+        `step`, which counts from 1."""
+        for name in self.unit_rows:
+            normalize_rows(self.get_parameter(name), self.skip_update)
         if self.momentum is not None:
             ema.update(self.ema_pairs(), step, total_steps, self.momentum.start, self.skip_update)
 

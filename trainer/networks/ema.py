@@ -37,22 +37,27 @@ def cast_once(module: nn.Module) -> Iterator[None]:
 
 
 class MomentumEncoder(nn.ModuleDict):
-    """The momentum (EMA) copy of a backbone and its projector, under these names. It has no gradients.
+    """The momentum (EMA) copy of a backbone, its projector and further heads, under these names. It has no gradients.
 
     Args:
         backbone: the backbone to copy.
         projector: the projector to copy.
         start: momentum at the first step. It follows a cosine to 1.0 at the end.
+        heads: networks behind the projector to copy, by their names in the method.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, start: float) -> None:
-        super().__init__({"backbone": frozen_copy(backbone), "projector": frozen_copy(projector)})
+    def __init__(self, backbone: nn.Module, projector: nn.Module, start: float, **heads: nn.Module) -> None:
+        networks = {"backbone": backbone, "projector": projector, **heads}
+        super().__init__({name: frozen_copy(network) for name, network in networks.items()})
         self.start = start
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return embeddings of views [B, 3, S, S] in the working precision: [B, D] each."""
+        """Pass views [B, 3, S, S] through all networks, in the working precision: [B, D] each."""
+        out = list(views)
         with cast_once(self):
-            return forward_per_view(self["projector"], forward_per_view(self["backbone"], views))
+            for network in self.values():
+                out = forward_per_view(network, out)
+        return out
 
 
 @torch.no_grad()

@@ -36,6 +36,21 @@ def predictor(size: int, hidden: int) -> nn.Sequential:
     return mlp(size, hidden, size)
 
 
+def gelu_mlp(features: int, hidden: int, out: int) -> nn.Sequential:
+    """Three linear layers with GELU between, without batch norm: [B, features] -> [B, out] (DINO, section 3.1).
+
+    As in the authors' code, weights start with a standard deviation of 0.02 and biases at 0.
+    """
+    network = nn.Sequential(
+        nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, out)
+    )
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
 def expander(features: int, hidden: int, out: int) -> nn.Sequential:
     """Three linear layers, batch norm after the first two: [B, features] -> [B, out] (Barlow Twins, VICReg).
 

@@ -142,7 +142,9 @@ def build_engine(config: Config, method: Method, steps_per_epoch: int, world_siz
         steps_per_epoch: number of steps in an epoch.
         world_size: number of ranks.
     """
-    groups = parameter_groups(method.named_parameters(), config.optim, config.train.global_batch)
+    groups = parameter_groups(
+        method.named_parameters(), config.optim, config.train.global_batch, method.freeze_steps
+    )
     return Engine(
         method,
         build_optimizer(groups, config.optim),

@@ -147,3 +147,53 @@ def test_further_buffers_of_a_method_are_put_back() -> None:
     }
     assert undo.undo()
     assert all(torch.equal(buffer, before[name]) for name, buffer in method.named_buffers())
+
+
+def moved_center() -> tuple[int | None, list[str], list[str]]:
+    """What is undone of a step of DINO, and the tensors that differ while it is interrupted and afterwards."""
+    config = tiny().model_copy(update={"method": SMALL["dino"]})
+    with engine_of(config) as engine:
+        train(engine, config, range(2))
+        before = everything(engine)
+        interrupted(engine, "after_backward", 0, lambda: train(engine, config, range(2, 3)))
+        within = [n for n, t in everything(engine).items() if not torch.equal(before[n], t)]
+        undone = engine.undo_unfinished()
+        return undone, within, [n for n, t in everything(engine).items() if not torch.equal(before[n], t)]
+
+
+def test_the_center_of_dino_is_put_back(tmp_path: Path) -> None:
+    for undone, within, after in run_as_ranks(moved_center, 2, tmp_path, ()):
+        assert undone == 0
+        assert "center" in within
+        assert after == []
+
+
+def left_out_after_normalization() -> tuple[int | None, list[str]]:
+    """What is undone of a step of SwAV that the device leaves out, and the tensors that then differ."""
+    config = tiny().model_copy(update={"method": SMALL["swav"]})
+    with engine_of(config) as engine:
+        train(engine, config, range(2))
+        before = everything(engine)
+        engine.loss_flag.set()
+        train(engine, config, range(2, 3))
+        undone = engine.undo_unfinished()
+        return undone, [n for n, t in everything(engine).items() if not torch.equal(before[n], t)]
+
+
+def test_prototypes_are_not_normalized_again_in_a_step_that_is_left_out(tmp_path: Path) -> None:
+    assert run_as_ranks(left_out_after_normalization, 2, tmp_path, ()) == [(1, [])] * 2
+
+
+def test_saved_buffers_of_a_skipped_step_are_put_back() -> None:
+    method = SMALL["simclr"].build(build_backbone(BackboneSettings(name="resnet18", width=8), 32), 10)
+    method.register_buffer("center", torch.zeros(4))
+    method.register_buffer("constant", torch.zeros(4), persistent=False)
+    undo = StepUndo(method, BatchStatistics(method, 2), Guard(GuardSettings(), torch.device("cpu")), steps=2)
+    for skip, wanted in ((0.0, 1.0), (1.0, 1.0), (0.0, 2.0)):
+        undo.begin()
+        method.get_buffer("center").add_(1)
+        undo.restore(torch.tensor(skip))
+        undo.finish()
+        assert method.get_buffer("center").tolist() == [wanted] * 4
+    assert undo.undo(2)
+    assert method.get_buffer("center").tolist() == [1.0] * 4

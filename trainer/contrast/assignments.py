@@ -1,0 +1,62 @@
+"""Losses that predict one view's soft assignment to prototypes from other views (SwAV, DINO).
+
+Shapes: B is the number of rows on this rank, K the number of prototypes, V the number of views.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.contrast.losses import full_precision
+from trainer.distributed.collectives import all_reduce_sum
+
+GLOBAL_VIEWS = 2
+"""Number of global views, which come first and give the assignments. All further views are small."""
+
+
+@torch.no_grad()
+@full_precision
+def sinkhorn(cosines: Sequence[Tensor], *, epsilon: float, iterations: int) -> list[Tensor]:
+    """Assign rows to prototypes, so that each prototype gets the same weight over the rows of all ranks.
+
+    This is the Sinkhorn-Knopp algorithm of SwAV (Caron et al., NeurIPS 2020, section 3.1, equation 5). The constant
+    factors of the authors' code cancel out here. Each view is assigned on its own. One message per iteration carries
+    the sums of all views.
+
+    Args:
+        cosines: of rows with prototypes, for views of [B, K].
+        epsilon: weight of the entropy. A larger one makes assignments smoother.
+        iterations: number of iterations.
+
+    Returns assignments, whose rows sum to 1: [B, K] for each view. They have no gradient.
+    """
+    codes = torch.stack([(c - 1) / epsilon for c in cosines]).exp()  # [V, B, K], at most 1
+    for _ in range(iterations):
+        codes = codes / all_reduce_sum(codes.sum(1, keepdim=True))
+        codes = codes / codes.sum(2, keepdim=True)
+    return list(codes)
+
+
+@full_precision
+def cross_view_entropy(targets: Sequence[Tensor], logits: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Compute the cross-entropy of each target with the predictions of all other views, the mean over these pairs.
+
+    This is the multi-crop loss of SwAV (section 3.2) and DINO (equation 3). The papers write a sum over the pairs. The
+    authors' code takes the mean, to which the published learning rates belong.
+
+    Args:
+        targets: assignments of the first views, [B, K] each.
+        logits: predictions of all views in the same order, [B, K] each.
+        temperature: divisor of the logits.
+
+    Returns a scalar, the mean over this rank's rows.
+    """
+    total = torch.stack(list(targets)).sum(0)  # [B, K], what a view without a target of its own predicts
+    terms = []
+    for view, predicted in enumerate(logits):
+        others = [target for index, target in enumerate(targets) if index != view]
+        target = total if view >= len(targets) else torch.stack(others).sum(0)
+        terms.append(F.cross_entropy(predicted / temperature, target))
+    return torch.stack(terms).sum() / (len(targets) * (len(logits) - 1))
