@@ -159,7 +159,8 @@ class Method(nn.Module):
     def after_step(self, step: int, total_steps: int) -> None:
         """Update the momentum (EMA) encoder. Called after optimizer step number `step`, which counts from 1."""
         if self.momentum is not None:
-            ema.update(self.ema_pairs(), step, total_steps, self.momentum.start, self.skip_update)
+            start, end = self.momentum.start, self.momentum.end
+            ema.update(self.ema_pairs(), step, total_steps, start, self.skip_update, end)
 
 
 class ViewCount(NamedTuple):
