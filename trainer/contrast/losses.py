@@ -2,7 +2,8 @@
 
 Shapes: B is the number of rows on this rank, D the embedding size. Sources: All4One (Estepa et al., ICCV 2023),
 InfoNCE (van den Oord et al. 2018), SimCLR (Chen et al., ICML 2020), BYOL (Grill et al., NeurIPS 2020), Barlow Twins
-(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022).
+(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022), MSF (Koohpayegani, Tejankar, Pirsiavash, ICCV
+2021).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,20 @@ def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
 def normalized_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
     """Compute the squared distance of normalized rows [B, D], which is 2 - 2 cos, as a mean (BYOL, equation 2)."""
     return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
+
+
+@full_precision
+def mean_shift(predicted: Tensor, neighbors: Tensor) -> Tensor:
+    """Compute the squared distance of predictions to their neighbors, which is 2 - 2 cos, as a mean (MSF).
+
+    Args:
+        predicted: [B, D], normalized here.
+        neighbors: the k neighbors of each row's target, [B, k, D], normalized, without a gradient.
+
+    Returns a scalar, the mean over this rank's rows and their neighbors.
+    """
+    # The cosine is linear in the neighbor, so that the mean of the neighbors gives the mean of the distances.
+    return 2 - 2 * (F.normalize(predicted, dim=1) * neighbors.mean(1)).sum(1).mean()
 
 
 def symmetric(

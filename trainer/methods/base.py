@@ -115,7 +115,7 @@ class Method(nn.Module):
             shares = embedding_health.gradient_shares(out.terms, out.z)
             values |= {f"{name}_share": share for name, share in shares.items()}
         if out.neighbors is not None and self.queue is not None:
-            values |= embedding_health.neighbor_values(self.queue, *out.neighbors, self.queue.num_pending)
+            values |= embedding_health.neighbor_values(self.queue, *out.neighbors, self.queue.push_size)
         if pairs := self.ema_pairs():
             values["ema_distance"] = ema.distance(pairs)
         return values

@@ -8,6 +8,7 @@ from trainer.contrast.losses import (
     feature_contrast,
     gather_keys,
     info_nce,
+    mean_shift,
     normalized_squared_error,
     nt_xent,
     symmetric,
@@ -93,6 +94,7 @@ def test_losses_stay_in_full_precision_under_autocast() -> None:
         lambda a, b: nt_xent([a, b], temperature=0.1),
         normalized_squared_error,
         lambda a, b: torch.stack(list(vicreg(a, b).values())),
+        lambda a, b: mean_shift(a, b[:, None]),
     ],
 )
 def test_losses_of_bf16_embeddings_are_those_of_their_float32_values(loss) -> None:

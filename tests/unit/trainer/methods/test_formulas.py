@@ -92,8 +92,20 @@ def nnclr(p: Tensors, views: list[Tensor]) -> Tensor:
     return torch.stack([cross_entropy(unit(n) @ q.T / 0.1) for n, q in pairs]).mean()
 
 
+def msf(p: Tensors, views: list[Tensor]) -> Tensor:
+    queries = unit(two(p, "predictor", two(p, "projector", features(p, views[0]))))
+    targets = unit(two(p, "momentum.projector", features(p, views[1], "momentum.")))
+    bank = torch.cat([targets, p["queue.rows"][ROWS:]])  # the oldest rows are gone
+    total = torch.zeros((), dtype=queries.dtype)
+    for i, (q, t) in enumerate(zip(queries, targets, strict=True)):
+        nearest = (2 - 2 * bank @ t).argsort()[:5]
+        assert nearest[0] == i
+        total = total + sum(2 - 2 * q @ bank[n] for n in nearest) / 5
+    return total / ROWS
+
+
 FORMULAS: dict[str, Callable[[Tensors, list[Tensor]], Tensor]] = {
-    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr)
+    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr, msf)
 }
 
 
