@@ -1,4 +1,4 @@
-"""One step of MSF in float64, against numbers that its authors' code computed from the same inputs.
+"""One step of MSF and of LeJEPA in float64, against numbers that their authors' code computed from the same inputs.
 
 `before/` holds weights and queue, `grad/` gradients, and `after/` what the step has moved. The inputs are features.
 """
@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.contrast.losses import sigreg
 from trainer.contrast.queue import QueueSettings
 from trainer.distributed.batch_norm import synchronize_batch_norm
 from trainer.distributed.collectives import all_reduce_sum, rank, world_size
 from trainer.methods import Method
+from trainer.methods.lejepa import LeJEPASettings
 from trainer.methods.msf import MSFSettings
 from trainer.networks import ema
 from trainer.networks.backbones import Backbone
@@ -83,6 +85,19 @@ def msf() -> Step:
     return step(method, [golden["query"], golden["target"]], golden["labels"])
 
 
+def lejepa() -> Step:
+    golden = load("lejepa")
+    settings = LeJEPASettings(
+        projector_hidden=20, embedding_dim=6, global_views=4, integration_points=33, integration_limit=3
+    )
+    method = settings.build(cast(Backbone, Identity(12)), 0).double()
+    missing, unknown = method.load_state_dict(within(golden, "before"), strict=False)
+    assert not unknown
+    assert not [name for name in missing if not name.endswith(("running_mean", "running_var", "tracked"))]
+    method._directions = lambda: golden["directions"]
+    return step(method, list(golden["features"]), torch.full((golden["features"].shape[1],), -1))
+
+
 def assert_same(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> None:
     assert golden
     for name, wanted in golden.items():
@@ -97,3 +112,21 @@ def test_a_step_of_msf_is_that_of_its_authors(run_ranks, ranks: int) -> None:
         assert_same(found.gradients, within(golden, "grad"))
         assert_same(found.state, within(golden, "after"))
         assert found.gradients.keys() == within(golden, "grad").keys()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_step_of_lejepa_is_that_of_its_authors(run_ranks, ranks: int) -> None:
+    golden = load("lejepa")
+    for found in run_ranks(lejepa, ranks):
+        assert_same(found.parts, {name: golden[name] for name in ("loss", "prediction", "sigreg")})
+        assert_same(found.gradients, within(golden, "grad"))
+        assert found.gradients.keys() == within(golden, "grad").keys()
+
+
+def test_sigreg_over_the_papers_interval_is_that_of_its_authors() -> None:
+    golden = load("lejepa")
+    z = golden["embeddings"].requires_grad_()
+    loss = sigreg(list(z), golden["directions"], points=17, limit=5)
+    loss.backward()
+    wanted = within(golden, "interval_5")
+    assert_same({"sigreg": loss.detach(), "grad": z.grad}, wanted)

@@ -73,6 +73,9 @@ class Method(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         self.log_diagnostics = False
         """Whether the next forward passes compute all diagnostics, not only those without extra cost."""
+        self.shared_seed = 0
+        """Seed of random numbers that all ranks draw alike in the next forward pass. The engine computes it from the
+        run's seed, the step and the micro-batch, so no checkpoint needs to hold it."""
         self.recompute = False
         self.skip_update: Tensor | None = None
         """1.0 ([], on the device) if the last update of the weights was left out, because another rank is lost. The
