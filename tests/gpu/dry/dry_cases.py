@@ -43,6 +43,8 @@ CASES: dict[str, list[str]] = {
     "ConvNeXt": [*QUEUE, "backbone.name=convnext_tiny", *ADAMW],
     "nnclr": ["method.name=nnclr", *QUEUE],
     **{name: [f"method.name={name}"] for name in ("simclr", "byol", "moco_v3", "barlow_twins", "vicreg")},
+    "msf": ["method.name=msf", *QUEUE],
+    "lejepa": ["method.name=lejepa"],
 }
 
 
