@@ -39,10 +39,11 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
             curve = found.setdefault(name, Curve([], []))
             curve.epochs.append(float(record["epoch"]))
             curve.values.append(value)
-    start, total = getattr(facts.config.method, "momentum", None), facts.status.total_steps
+    method, total = facts.config.method, facts.status.total_steps
+    start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", 1.0)
     steps = [(r["epoch"], r["step"]) for r in facts.records if r.get("kind") == "train"]
     if start is not None and total and steps:
-        taus = [momentum_at(step - 1, total, float(start)) for _, step in steps]
+        taus = [momentum_at(step - 1, total, float(start), float(end)) for _, step in steps]
         found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)
     return found
 

@@ -62,6 +62,13 @@ _METRICS = {
     "covariance": Metric(
         "Loss, covariance", "How much different features repeat each other. It should fall or stay low."
     ),
+    "prediction": Metric(
+        "Loss, prediction", "Distance between the views of an image and their mean. It should fall."
+    ),
+    "sigreg": Metric(
+        "Loss, SIGReg",
+        "How far embeddings are from a standard normal distribution. It should fall or stay low.",
+    ),
     "z_std": Metric(
         "Spread of embeddings",
         "Standard deviation over a batch. 1/√D is the best for embeddings of size D, and 0 is a collapse to a point.",
@@ -100,7 +107,8 @@ _METRICS = {
     "lr": Metric("Learning rate", "Step size of the optimizer, from the schedule."),
     TAU: Metric(
         "EMA momentum τ",
-        "How slowly the EMA encoder follows, from the schedule. It ends at 1. The axis does not start at 0.",
+        "How slowly the EMA encoder follows, from the schedule. It ends at 1. That of MSF is constant. The axis does "
+        "not start at 0.",
     ),
     "gradient_norm": Metric(
         "Norm of the gradient",

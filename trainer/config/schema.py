@@ -48,7 +48,7 @@ class RunSettings(Settings):
     folder: Path = Path("runs")
     """Folder that holds the run folders."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the weights, the sample order, the augmentations and dropout."""
+    """Seed of the weights, the sample order, the augmentations, dropout and what a method draws."""
     tags: tuple[str, ...] = ()
     """Tags of the run at Weights & Biases."""
 

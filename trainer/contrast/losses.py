@@ -2,7 +2,8 @@
 
 Shapes: B is the number of rows on this rank, D the embedding size. Sources: All4One (Estepa et al., ICCV 2023),
 InfoNCE (van den Oord et al. 2018), SimCLR (Chen et al., ICML 2020), BYOL (Grill et al., NeurIPS 2020), Barlow Twins
-(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022).
+(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022), MSF (Koohpayegani, Tejankar, Pirsiavash, ICCV
+2021), LeJEPA (Balestriero, LeCun 2025).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +124,20 @@ def normalized_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
     return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
 
 
+@full_precision
+def mean_shift(predicted: Tensor, neighbors: Tensor) -> Tensor:
+    """Compute the squared distance of predictions to their neighbors, which is 2 - 2 cos, as a mean (MSF).
+
+    Args:
+        predicted: [B, D], normalized here.
+        neighbors: the k neighbors of each row's target, [B, k, D], normalized, without a gradient.
+
+    Returns a scalar, the mean over this rank's rows and their neighbors.
+    """
+    # The cosine is linear in the neighbor, so that the mean of the neighbors gives the mean of the distances.
+    return 2 - 2 * (F.normalize(predicted, dim=1) * neighbors.mean(1)).sum(1).mean()
+
+
 def symmetric(
     loss: Callable[[Tensor, Tensor], Tensor], left: Sequence[Tensor], right: Sequence[Tensor]
 ) -> Tensor:
@@ -201,3 +216,44 @@ def vicreg(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         "variance": F.relu(1 - deviations).sum() / size,
         "covariance": torch.stack([_off_diagonal(c).square().sum() for c in covariances]).sum() / size,
     }
+
+
+@full_precision
+def distance_to_center(z: Sequence[Tensor], *, global_views: int) -> Tensor:
+    """Compute the squared distance of all views to the mean of the first `global_views` (LeJEPA, algorithm 2).
+
+    It is averaged over views, rows and features as in the algorithm. The paper's equation sums over the features.
+
+    z: embeddings of V views, [B, D] each. The mean takes a gradient too.
+    """
+    views = torch.stack(list(z))  # [V, B, D]
+    return (views[:global_views].mean(0) - views).square().mean()
+
+
+@full_precision
+def sigreg(z: Sequence[Tensor], directions: Tensor, *, points: int, limit: float) -> Tensor:
+    """Compute SIGReg over the global batch (LeJEPA, algorithm 1): how far projections are from a standard normal.
+
+    The Epps-Pulley statistic of N numbers x is `N ∫ |φ(t) - exp(-t²/2)|² exp(-t²/2) dt`. φ is their characteristic
+    function, the mean of `exp(itx)`. The last factor is the algorithm's. The text of section 4.2.3 has `exp(-t²)`.
+
+    Args:
+        z: embeddings of V views, [B, D] each, with the same B on every rank.
+        directions: unit vectors in columns, [D, M], the same on every rank.
+        points: number of equidistant points of the trapezoidal rule from -limit to limit. It is odd.
+        limit: bound of the integral.
+
+    Returns a scalar, the mean of the statistic over views and directions.
+    """
+    rows, step = len(z[0]) * world_size(), 2 * limit / (points - 1)
+    views = torch.stack(list(z))  # [V, B, D]
+    # The integrand is even, and 0 at t = 0. The positive half of the points is enough, T = (points - 1) / 2.
+    t = step * torch.arange(1, points // 2 + 1, dtype=views.dtype, device=views.device)  # [T]
+    normal = (-t.square() / 2).exp()
+    weights = 2 * step * normal
+    weights[-1] /= 2
+    angles = (views @ directions)[..., None] * t  # [V, B, M, T]
+    sums = torch.stack([angles.cos().sum(1), angles.sin().sum(1)])  # [2, V, M, T]
+    real, imaginary = sum_for_equal_losses(sums) / rows
+    errors = (real - normal).square() + imaginary.square()  # [V, M, T]
+    return rows * (errors @ weights).mean()

@@ -67,6 +67,8 @@ class NeighborQueue(nn.Module):
         self._rounded = Bf16Index()
         self._pending: PendingGather | None = None
         self._views = 1  # of the pending push
+        self.push_size = 0
+        """Number of keys of the last push, over all ranks. It may still be pending."""
         self._overwritten = deque[list[_Overwritten]]([[]], maxlen=1)  # one list for each step
 
     @torch.no_grad()
@@ -98,11 +100,7 @@ class NeighborQueue(nn.Module):
         `wait` then writes them to the ring.
         """
         self._pending, self._views = start_gather(pack(*keys, labels, ids)), len(keys)
-
-    @property
-    def num_pending(self) -> int:
-        """Number of keys in the pending push; 0 if there is none."""
-        return 0 if self._pending is None else len(self._pending.out) * self._views
+        self.push_size = len(self._pending.out) * self._views
 
     @torch.no_grad()
     def wait(self) -> None:

@@ -31,6 +31,9 @@ _STEPS_AHEAD = 2
 """Steps that the host may have begun after the last one that is finished on the device. The guard reads the result of
 each step one step later, so the host is never further ahead."""
 
+_NO_RANK = 2**32 - 1
+"""Stands in place of a rank in the seed that all ranks share."""
+
 
 class Engine:
     """Trains one method with DeepSpeed over all processes.
@@ -42,7 +45,7 @@ class Engine:
         micro_batch: rows of one forward pass on this rank.
         accumulation: forward passes of one step.
         max_grad_norm: largest global gradient norm. 0: no clipping.
-        seed: seed of the random numbers within a step (dropout).
+        seed: seed of the random numbers within a step: dropout, and what a method draws.
         total_steps: steps of the whole run, for the cosine schedule of the EMA momentum.
         zero: ZeRO stage: 0 (everything on every rank), 1 (sharded optimizer state) or 2 (sharded gradients too).
         gradient_dtype: type in which gradients are averaged, "fp32" or "bf16". With float64 weights it is float64.
@@ -133,6 +136,7 @@ class Engine:
             # Forward: keys of the momentum encoder, neighbors, centroids, and the method's contrasts.
             self._record.enter(Phase.FORWARD)
             torch.manual_seed(step_seed(self.seed, step, index, rank()))
+            self.method.shared_seed = step_seed(self.seed, step, index, _NO_RANK)
             out = self._deepspeed(batch.views, batch.labels, batch.ids)
             # Backward: gradients are averaged over the ranks during it, and gathered keys enter the queue after it.
             self._record.enter(Phase.BACKWARD)

@@ -81,6 +81,9 @@ class Method(nn.Module):
         the parameter. Its gradient counts in the gradient norm all the same."""
         self.unit_rows: list[str] = []
         """Names of parameters [K, D] whose rows are normalized after each step."""
+        self.shared_seed = 0
+        """Seed of random numbers that all ranks draw alike in the next forward pass. The engine computes it from the
+        run's seed, the step and the micro-batch, so no checkpoint needs to hold it."""
         self.recompute = False
         self.skip_update: Tensor | None = None
         """1.0 ([], on the device) if the last update of the weights was left out, because another rank is lost.
@@ -123,7 +126,7 @@ class Method(nn.Module):
             shares = embedding_health.gradient_shares(out.terms, out.z)
             values |= {f"{name}_share": share for name, share in shares.items()}
         if out.neighbors is not None and self.queue is not None:
-            values |= embedding_health.neighbor_values(self.queue, *out.neighbors, self.queue.num_pending)
+            values |= embedding_health.neighbor_values(self.queue, *out.neighbors, self.queue.push_size)
         if pairs := self.ema_pairs():
             values["ema_distance"] = ema.distance(pairs)
         return values
@@ -170,7 +173,8 @@ class Method(nn.Module):
         for name in self.unit_rows:
             normalize_rows(self.get_parameter(name), self.skip_update)
         if self.momentum is not None:
-            ema.update(self.ema_pairs(), step, total_steps, self.momentum.start, self.skip_update)
+            start, end = self.momentum.start, self.momentum.end
+            ema.update(self.ema_pairs(), step, total_steps, start, self.skip_update, end)
 
 
 class ViewCount(NamedTuple):

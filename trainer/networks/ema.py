@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from trainer.distributed.batch_norm import forward_per_view
 
 
-def momentum_at(step: int, total_steps: int, start: float) -> float:
-    """Return the momentum: a cosine from `start` at step 0 to 1.0 at the last step (Grill et al. 2020, appendix)."""
-    return 1 - (1 - start) * (math.cos(math.pi * min(step, total_steps) / total_steps) + 1) / 2
+def momentum_at(step: int, total_steps: int, start: float, end: float = 1.0) -> float:
+    """Return the momentum: a cosine from `start` at step 0 to `end` at the last step (Grill et al. 2020, appendix)."""
+    return end - (end - start) * (math.cos(math.pi * min(step, total_steps) / total_steps) + 1) / 2
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -42,14 +42,17 @@ class MomentumEncoder(nn.ModuleDict):
     Args:
         backbone: the backbone to copy.
         projector: the projector to copy.
-        start: momentum at the first step. It follows a cosine to 1.0 at the end.
+        start: momentum at the first step. It follows a cosine to `end`.
+        end: momentum at the last step.
         heads: networks behind the projector to copy, by their names in the method.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, start: float, **heads: nn.Module) -> None:
+    def __init__(
+        self, backbone: nn.Module, projector: nn.Module, start: float, end: float = 1.0, **heads: nn.Module
+    ) -> None:
         networks = {"backbone": backbone, "projector": projector, **heads}
         super().__init__({name: frozen_copy(network) for name, network in networks.items()})
-        self.start = start
+        self.start, self.end = start, end
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Pass views [B, 3, S, S] through all networks, in the working precision: [B, D] each."""
@@ -114,11 +117,12 @@ def update(
     total_steps: int,
     start: float,
     skip: Tensor | None = None,
+    end: float = 1.0,
 ) -> None:
     """Update the first module of each pair toward the second one, after optimizer step number `step` (from 1).
 
-    The momentum follows a cosine from `start`. Nothing changes if `skip` is 1.0, see `lerp`.
+    The momentum follows a cosine from `start` to `end`. Nothing changes if `skip` is 1.0, see `lerp`.
     """
-    momentum = momentum_at(step - 1, total_steps, start)
+    momentum = momentum_at(step - 1, total_steps, start, end)
     for target, source in pairs:
         lerp(target, source, momentum, skip)

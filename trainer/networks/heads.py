@@ -12,15 +12,19 @@ PositionalEncoding = Literal["feature_axis", "sequence_axis", "none"]
 
 def projector(features: int, hidden: int, out: int) -> nn.Sequential:
     """Three linear layers, each with batch norm: [B, features] -> [B, out] (All4One and NNCLR, section 4)."""
+    return deep_mlp(features, hidden, out).append(nn.BatchNorm1d(out))
+
+
+def deep_mlp(features: int, hidden: int, out: int, *, bias: bool = True) -> nn.Sequential:
+    """Three linear layers, batch norm after the first two: [B, features] -> [B, out] (LeJEPA's code)."""
     return nn.Sequential(
-        nn.Linear(features, hidden),
+        nn.Linear(features, hidden, bias=bias),
         nn.BatchNorm1d(hidden),
         nn.ReLU(inplace=True),
-        nn.Linear(hidden, hidden),
+        nn.Linear(hidden, hidden, bias=bias),
         nn.BatchNorm1d(hidden),
         nn.ReLU(inplace=True),
-        nn.Linear(hidden, out),
-        nn.BatchNorm1d(out),
+        nn.Linear(hidden, out, bias=bias),
     )
 
 
@@ -57,15 +61,7 @@ def expander(features: int, hidden: int, out: int) -> nn.Sequential:
     The layers have no biases. Batch norm would remove the first two, and both losses center the output of the last
     layer.
     """
-    return nn.Sequential(
-        nn.Linear(features, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, out, bias=False),
-    )
+    return deep_mlp(features, hidden, out, bias=False)
 
 
 def positional_encoding(length: int, size: int, axis: PositionalEncoding) -> Tensor:

@@ -45,6 +45,8 @@ CASES: dict[str, list[str]] = {
     **{name: [f"method.name={name}"] for name in ("simclr", "byol", "moco_v3", "barlow_twins", "vicreg")},
     "swav": ["method.name=swav", CROPS],
     "dino": ["method.name=dino", CROPS],
+    "msf": ["method.name=msf", *QUEUE],
+    "lejepa": ["method.name=lejepa"],
 }
 
 

@@ -8,17 +8,8 @@ from dry_cases import CLASSES, WORLD_SIZE, config_of
 from trainer.profiling.dry_run.step import trace
 
 TRACED = (
-    "ResNet-50",
-    "ViT-S",
-    "ConvNeXt",
-    "nnclr",
-    "simclr",
-    "byol",
-    "moco_v3",
-    "barlow_twins",
-    "vicreg",
-    "swav",
-    "dino",
+    *("ResNet-50", "ViT-S", "ConvNeXt"),
+    *("nnclr", "simclr", "byol", "moco_v3", "barlow_twins", "vicreg", "swav", "dino", "msf", "lejepa"),
 )
 """Every kind of backbone, and every method. The first three are of the method all4one."""
 

@@ -44,6 +44,11 @@ def test_tau_is_what_the_copy_followed_with(tmp_path: Path) -> None:
     assert curves(facts)[TAU].values == pytest.approx([0.9, float(expected)], abs=1e-12)
 
 
+def test_tau_ends_where_the_method_says(tmp_path: Path) -> None:
+    [facts] = read_facts([a_run(tmp_path, "method.name=msf", "method.queue.size=64")])
+    assert curves(facts)[TAU].values == [0.99, 0.99]
+
+
 def test_a_method_without_an_averaged_copy_has_no_tau(tmp_path: Path) -> None:
     [facts] = read_facts([a_run(tmp_path, "method.name=barlow_twins")])
     assert TAU not in curves(facts)

@@ -42,7 +42,7 @@ def test_the_momentum_ends_at_1_and_says_that_its_axis_does_not_start_at_0() -> 
     assert "does not start at 0" in describe(TAU).meaning
 
 
-@pytest.mark.parametrize("name", ["loss", "online_loss", "neighbor", "centroid", "variance"])
+@pytest.mark.parametrize("name", ["loss", "online_loss", "neighbor", "centroid", "variance", "sigreg"])
 def test_a_loss_that_changes_by_a_few_percent_fills_its_axis(name: str) -> None:
     for values in ([7.1, 6.9], [-0.9, -0.8]):
         low, high = axis_limits(name, values)

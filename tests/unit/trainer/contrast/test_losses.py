@@ -5,11 +5,14 @@ from torch import Tensor
 
 from trainer.contrast.losses import (
     barlow_twins,
+    distance_to_center,
     feature_contrast,
     gather_keys,
     info_nce,
+    mean_shift,
     normalized_squared_error,
     nt_xent,
+    sigreg,
     symmetric,
     vicreg,
 )
@@ -93,6 +96,9 @@ def test_losses_stay_in_full_precision_under_autocast() -> None:
         lambda a, b: nt_xent([a, b], temperature=0.1),
         normalized_squared_error,
         lambda a, b: torch.stack(list(vicreg(a, b).values())),
+        lambda a, b: mean_shift(a, b[:, None]),
+        lambda a, b: distance_to_center([a, b], global_views=1),
+        lambda a, b: sigreg([a, b], F.normalize(torch.ones(16, 1), dim=0), points=17, limit=5),
     ],
 )
 def test_losses_of_bf16_embeddings_are_those_of_their_float32_values(loss) -> None:

@@ -92,8 +92,36 @@ def nnclr(p: Tensors, views: list[Tensor]) -> Tensor:
     return torch.stack([cross_entropy(unit(n) @ q.T / 0.1) for n, q in pairs]).mean()
 
 
+def msf(p: Tensors, views: list[Tensor]) -> Tensor:
+    queries = unit(two(p, "predictor", two(p, "projector", features(p, views[0]))))
+    targets = unit(two(p, "momentum.projector", features(p, views[1], "momentum.")))
+    bank = torch.cat([targets, p["queue.rows"][ROWS:]])  # the oldest rows are gone
+    total = torch.zeros((), dtype=queries.dtype)
+    for i, (q, t) in enumerate(zip(queries, targets, strict=True)):
+        nearest = (2 - 2 * bank @ t).argsort()[:5]
+        assert nearest[0] == i
+        total = total + sum(2 - 2 * q @ bank[n] for n in nearest) / 5
+    return total / ROWS
+
+
+def lejepa(p: Tensors, views: list[Tensor]) -> Tensor:
+    z = [three(p, "projector", features(p, x)) for x in views]
+    center = (z[0] + z[1]) / 2
+    prediction = torch.stack([(v - center) ** 2 for v in z]).mean()
+    generator = torch.Generator().manual_seed(0)  # the seed of a method that no engine trains
+    drawn = torch.randn(z[0].shape[1], 1024, generator=generator, dtype=z[0].dtype)
+    t = torch.linspace(-5, 5, 17, dtype=z[0].dtype)
+    normal, statistics = torch.exp(-(t**2) / 2), []
+    for v in z:
+        for direction in drawn.T:
+            x = v @ direction / direction.norm()
+            error = torch.exp(1j * t[:, None] * x).mean(1) - normal
+            statistics.append(ROWS * torch.trapezoid((error.real**2 + error.imag**2) * normal, t))
+    return 0.95 * prediction + 0.05 * torch.stack(statistics).mean()
+
+
 FORMULAS: dict[str, Callable[[Tensors, list[Tensor]], Tensor]] = {
-    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr)
+    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr, msf, lejepa)
 }
 
 

@@ -116,7 +116,8 @@ def test_autocast_computes_in_bf16_and_keeps_losses_weights_and_queue_in_fp32(na
     out = method(*batch())
     out.loss.backward()
     method.after_backward()
-    assert seen == [torch.bfloat16] * 2 * len(method.evaluation_backbones())
+    views = 1 if name == "msf" else 2  # that each backbone sees
+    assert seen == [torch.bfloat16] * views * len(method.evaluation_backbones())
     assert out.loss.dtype == torch.float32
     assert method.queue is None or method.queue.rows.dtype == torch.float32
     assert {p.dtype for p in method.parameters()} == {torch.float32}
@@ -135,7 +136,7 @@ def test_all_health_values_are_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("all4one", 0.99), ("byol", 0.996), ("moco_v3", 0.99), ("dino", 0.996)]
+    ("name", "start"), [("all4one", 0.99), ("byol", 0.996), ("moco_v3", 0.99), ("dino", 0.996), ("msf", 0.99)]
 )
 def test_the_averaged_copy_moves_with_the_published_momentum(name: str, start: float) -> None:
     method = make(name)

@@ -15,6 +15,12 @@ def test_momentum_goes_from_start_to_one_on_a_cosine() -> None:
     assert ema.momentum_at(25, 100, 0.9) == pytest.approx(1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2)
 
 
+def test_momentum_may_end_below_one_or_stay_constant() -> None:
+    assert [ema.momentum_at(step, 100, 0.99, 0.99) for step in (0, 37, 100)] == [0.99] * 3
+    assert ema.momentum_at(50, 100, 0.9, 0.98) == pytest.approx(0.94)
+    assert ema.momentum_at(100, 100, 0.9, 0.98) == 0.98
+
+
 def test_the_copy_follows_parameters_and_keeps_its_own_buffers() -> None:
     source = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     target = ema.frozen_copy(source)
