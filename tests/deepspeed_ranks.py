@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -40,21 +41,31 @@ def tiny(*overrides: str) -> Config:
 @contextmanager
 def engine_of(config: Config) -> Iterator[Engine]:
     """The engine that a run of this configuration would have; the process group stays."""
-    os.environ.update(
-        RANK=str(rank()),
-        LOCAL_RANK="0",
-        WORLD_SIZE=str(world_size()),
-        MASTER_ADDR="localhost",
-        MASTER_PORT="1",
-        DS_ACCELERATOR="cpu",
-    )
-    import deepspeed
+    with patch.dict(os.environ, _rank_variables()):
+        import deepspeed
 
-    skip_shared_memory_collective()
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        skip_shared_memory_collective()
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        engine = _engine(config)
+        yield engine
+        engine._deepspeed.destroy()
+
+
+def _rank_variables() -> dict[str, str]:
+    return {
+        "RANK": str(rank()),
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": str(world_size()),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+
+
+def _engine(config: Config) -> Engine:
     method = build_method(config, 10, torch.device("cpu"))
     groups = parameter_groups(method.named_parameters(), config.optim, ROWS, method.freeze_steps)
-    engine = Engine(
+    return Engine(
         method,
         build_optimizer(groups, config.optim),
         Schedule(0.0, 2, STEPS),
@@ -66,8 +77,6 @@ def engine_of(config: Config) -> Iterator[Engine]:
         zero=config.parallel.zero_stage,
         gradient_dtype=config.parallel.gradient_dtype,
     )
-    yield engine
-    engine._deepspeed.destroy()
 
 
 def batches(config: Config, step: int) -> list[Batch]:
