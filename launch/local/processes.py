@@ -5,9 +5,8 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,10 +17,9 @@ from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
 from launch.local.rank_records import RankRecords
 from launch.local.roll_call import RollCall
-from launch.local.run_watch import LOOK_SECONDS, RunWatch
+from launch.local.run_watch import RunWatch
 from launch.local.standard_files import open_standard_files
-from launch.local.supervision import Outcome, Supervision
-from launch.local.wakeups import BUSY_SECONDS, Wakeups
+from launch.local.wait_for_ranks import wait_for_ranks
 from launch.local.watched_ranks import WatchedRanks, nodes_here
 from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import ExitCode
@@ -145,7 +143,7 @@ def _run(
                 ranks.append(rank)
         if recovery is not None and records is not None:
             watched = WatchedRanks(recovery.watch(nodes_here(nproc)), records)
-        outcome = _supervise(ranks, roll, watched)
+        outcome = wait_for_ranks(ranks, roll, watched)
     finally:
         for process in ranks:
             if process.poll() is None:
@@ -242,45 +240,6 @@ class SignalForwarder:
                     os.kill(process.pid, handed_on)
         if self._times == 1:
             os.write(2, f"\n{self._on_stop}\n".encode())
-
-
-def _supervise(ranks: list[RankProcess], roll: RollCall | None, watched: WatchedRanks | None) -> Outcome:
-    """Wait for all ranks, and return how they ended."""
-    seen = Supervision(len(ranks), saves=roll is not None)
-    with closing(Wakeups()) as wakeups:
-        while not _is_over(seen, ranks, roll, watched):
-            if seen.codes:
-                time.sleep(BUSY_SECONDS)
-            else:
-                connections = () if roll is None else roll.connections
-                wakeups.wait([process.pid for process in ranks], connections, LOOK_SECONDS)
-    return seen.outcome()
-
-
-def _is_over(
-    seen: Supervision, ranks: list[RankProcess], roll: RollCall | None, watched: WatchedRanks | None
-) -> bool:
-    """Take in what has happened to the ranks, and answer it. Returns whether all have ended."""
-    for rank, process in enumerate(ranks):
-        if rank not in seen.codes and (code := process.poll()) is not None:
-            seen.ended(rank, code, time.monotonic())
-    if seen.over:
-        return True
-    if watched is not None and not seen.codes:
-        watched.look(ranks)
-    if roll is not None:
-        seen.reports.update(roll.read())
-        if seen.must_interrupt(time.monotonic()):
-            roll.interrupt()
-        if (answer := seen.answer(time.monotonic())) is not None:
-            roll.answer(answer)
-    if seen.must_end(time.monotonic()):
-        for rank, process in enumerate(ranks):
-            if rank not in seen.codes:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
-        return True
-    return False
 
 
 def _explain(process: RankProcess, rank: int, log: Path, kills: int | None) -> str:
