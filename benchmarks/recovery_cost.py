@@ -25,6 +25,7 @@ import psutil
 import rank_record
 import replica_check
 import torch
+from lost_ranks import build_digits
 
 from launch.local.rank_processes import module_command
 from trainer.config.schema import load_config
@@ -66,9 +67,7 @@ def main() -> int:
 def _agent(nproc: int, seconds: float) -> float:
     """Return the CPU time of the process that watches the ranks of a training, as a fraction of one core."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "digits"
-        command = module_command("launch.cli", "data", "build", "digits", str(data))
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        data = build_digits(Path(folder))
         settings = [
             f"data.train={data}/train",
             f"data.validation={data}/validation",

@@ -6,8 +6,13 @@ from trainer.contrast.queue import QueueSettings
 from trainer.methods import MethodSettings, available
 
 QUEUE = QueueSettings(size=50)
-_SIZES: dict[str, Any] = {"projector_hidden": 16, "predictor_hidden": 16, "embedding_dim": 8, "queue": QUEUE}
-_SIZES["prototypes"] = 12
+_SIZES: dict[str, Any] = {
+    "projector_hidden": 16,
+    "predictor_hidden": 16,
+    "embedding_dim": 8,
+    "prototypes": 12,
+    "queue": QUEUE,
+}
 
 
 def _small(settings: type[MethodSettings]) -> MethodSettings:

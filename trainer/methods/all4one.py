@@ -148,10 +148,9 @@ class All4One(Method):
             crossed = [z[j - self._first] for _, j in pairs]
             parts["feature"] = feature_contrast([keys[i] for i, _ in pairs], crossed, scope=s.feature_scope)
 
-        terms = {name: getattr(s, f"{name}_weight") * part for name, part in parts.items()}
-        loss = torch.stack(list(terms.values())).sum()
+        weights = {name: getattr(s, f"{name}_weight") for name in parts}
         nearest = (keys[0], found[0]) if found else None
-        return MethodOutput(loss=loss, features=features[0], z=z, parts=parts, terms=terms, neighbors=nearest)
+        return MethodOutput.weighted(parts, weights, features=features[0], z=z, neighbors=nearest)
 
     def _pairs(self, count: int) -> list[tuple[int, int]]:
         """Return the pairs (target view, predicting view) among the first `count` views."""

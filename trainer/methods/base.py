@@ -50,6 +50,21 @@ class MethodOutput:
     neighbors: tuple[Tensor, Neighbors] | None = None
     """Keys of the first view [B, D], and their nearest rows in the queue."""
 
+    @classmethod
+    def weighted(
+        cls,
+        parts: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        *,
+        features: Tensor,
+        z: Sequence[Tensor],
+        neighbors: tuple[Tensor, Neighbors] | None = None,
+    ) -> "MethodOutput":
+        """Return the output whose loss is the sum of parts, each times its weight."""
+        terms = {name: weights[name] * part for name, part in parts.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        return cls(loss=loss, features=features, z=z, parts=parts, terms=terms, neighbors=neighbors)
+
 
 class Method(nn.Module):
     """A self-supervised method with its networks, momentum (EMA) encoder and queue.

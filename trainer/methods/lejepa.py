@@ -74,10 +74,7 @@ class LeJEPA(Method):
             "sigreg": sigreg(z, self._directions(), points=s.integration_points, limit=s.integration_limit),
         }
         weights = {"prediction": 1 - s.sigreg_weight, "sigreg": s.sigreg_weight}
-        terms = {name: weights[name] * part for name, part in parts.items()}
-        return MethodOutput(
-            loss=torch.stack(list(terms.values())).sum(), features=features[0], z=z, parts=parts, terms=terms
-        )
+        return MethodOutput.weighted(parts, weights, features=features[0], z=z)
 
     def _directions(self) -> Tensor:
         """Draw unit vectors [D, M] from the seed that all ranks share. A generator on the device needs no wait."""

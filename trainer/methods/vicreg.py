@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -54,7 +53,4 @@ class VICReg(Method):
             "variance": s.variance_weight,
             "covariance": s.covariance_weight,
         }
-        terms = {name: weights[name] * part for name, part in parts.items()}
-        return MethodOutput(
-            loss=torch.stack(list(terms.values())).sum(), features=features[0], z=z, parts=parts, terms=terms
-        )
+        return MethodOutput.weighted(parts, weights, features=features[0], z=z)
