@@ -46,7 +46,9 @@ _SETTINGS: Mapping[str, Any] = {
     ],
     "spares": Annotated[
         int | None,
-        typer.Option(min=0, help="Additional nodes that wait. One takes the place of a node that fails."),
+        typer.Option(
+            min=0, help="Most additional nodes that wait. One takes the place of a node that fails."
+        ),
     ],
     "chain": Annotated[
         int | None,

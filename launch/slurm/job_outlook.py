@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.log import LOGGER
 from launch.local.processes import Failure
 from launch.local.recovery import RunRecovery
 from launch.local.runs import may_shrink
@@ -27,6 +28,9 @@ def outlook(run: RunFolder, lock: RunLock, nodes: int) -> Outlook:
         lock: its lock, which this process holds.
         nodes: number of nodes of the job, spares included.
     """
+    asked = run.read_config().slurm
+    if asked.spares and (spares := nodes - asked.nodes) < asked.spares:
+        LOGGER.warning("SLURM had %d of %d spare nodes when the job started", spares, asked.spares)
     return Outlook(
         RunRecovery(run, lock),
         partial(_may_have, run),

@@ -62,6 +62,7 @@ def executor(
     tasks, cores_of_task = settings.tasks, settings.cpus_per_task
     if agents:
         tasks, cores_of_task = 1, (cores_of_task or 1) * tasks
+    has_range = agents and settings.spares > 0
     named: dict[str, Any] = {
         "partition": settings.partition,
         "account": settings.account,
@@ -73,14 +74,17 @@ def executor(
         "cpus_per_task": cores_of_task,
         "dependency": f"afterany:{after}" if after else own,
     }
+    # Spares are the upper end of a range, so that a job never waits for them. If sbatch knows the number of tasks, it
+    # takes no more nodes than the least number has tasks, so that only srun is told.
+    one_each = ["--ntasks-per-node=1"] if has_range else []
     # Newer versions of srun do not inherit this from the job.
     cores = [f"--cpus-per-task={cores_of_task}"] if cores_of_task else []
     found.update_parameters(
         **{name: value for name, value in named.items() if value},
         job_name=folder.parent.name,
         time=settings.minutes,
-        nodes=settings.nodes + (settings.spares if agents else 0),
-        ntasks_per_node=tasks,
+        nodes=settings.nodes,
+        **({} if has_range else {"ntasks_per_node": tasks}),
         array_parallelism=parallel,
         signal_delay_s=settings.signal_lead_seconds,
         stderr_to_stdout=True,
@@ -88,13 +92,19 @@ def executor(
             "requeue" if requeue else "no-requeue": True,
             "signal": f"USR2@{settings.signal_lead_seconds}",
             **({"no-kill": True} if agents else {}),
+            **({"nodes": f"{settings.nodes}-{settings.nodes + settings.spares}"} if has_range else {}),
             **extra,
         },
         # submitit reads its signal from this environment variable, and it must be the signal above
         # With --export=NONE, srun would start the processes without the environment that these lines make.
         setup=["unset SLURM_EXPORT_ENV", "export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
         # Agents outlive the loss of one of them. Ranks wait for a lost one.
-        srun_args=[*(_OUTLIVE if agents else ["--kill-on-bad-exit=1"]), *cores, *settings.srun_args],
+        srun_args=[
+            *(_OUTLIVE if agents else ["--kill-on-bad-exit=1"]),
+            *one_each,
+            *cores,
+            *settings.srun_args,
+        ],
         teardown=list(teardown),
     )
     return found

@@ -153,6 +153,15 @@ class Cluster:
         finally:
             self.run("kill", "-CONT", controller)
 
+    @contextmanager
+    def drained(self, node: str) -> Iterator[None]:
+        """For a while a node gets no new job."""
+        self.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=a test")
+        try:
+            yield
+        finally:
+            self.run("scontrol", "update", f"nodename={node}", "state=resume")
+
     def send_user_signal_on_preemption(self, wanted: bool) -> None:
         """Set whether SLURM sends the job's own signal at the begin of the grace time."""
         self._write_settings(USER_SIGNAL if wanted else "")

@@ -3,6 +3,7 @@
 import signal
 import time
 
+from slurm_cluster import NODES
 from submitted_runs import SHORT
 
 from trainer.runs.end_reasons import EndReason
@@ -48,12 +49,17 @@ def test_a_time_limit_is_survived_and_a_dead_agent_starts_the_job_again(jobs, st
     jobs.runs.assert_same("agents", straight)
 
 
-def test_a_canceled_job_saves_and_its_run_resumes(jobs, straight) -> None:
-    job = jobs.submit("stopped", "--nodes", 2)
+def test_a_canceled_job_saves_and_its_run_resumes_without_waiting_for_a_spare(jobs, straight) -> None:
+    job = jobs.submit("stopped", "--nodes", 2, "--spares", 1)
     jobs.wait_for_step("stopped", job, 12)
+    (start,) = jobs.ledger("stopped", "start")
+    assert start["spare_devices"] == 1
     assert jobs.all4one("cancel", jobs.runs.path("stopped").path).code == 0
     jobs.cluster.wait_for_state(job, "CANCELLED", timeout=60)
     (end,) = jobs.ledger("stopped", "end")
     assert end["reason"] == EndReason.CANCELLED
-    jobs.finish("stopped", jobs.resume("stopped"))
+    with jobs.cluster.drained(NODES[2]):
+        jobs.finish("stopped", jobs.resume("stopped"))
+    assert jobs.ledger("stopped", "start")[-1]["spare_devices"] == 0
+    assert "SLURM had 0 of 1 spare nodes" in jobs.output("stopped")
     jobs.runs.assert_same("stopped", straight)

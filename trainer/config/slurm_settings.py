@@ -73,8 +73,8 @@ class SlurmSettings(Settings):
     step that another rank has saved. If the agent or the node is lost too, the job requests its restart. `requeue`:
     the job ends and requests its restart, which redoes the steps since the last checkpoint."""
     spares: int = Field(0, ge=0)
-    """Number of additional nodes that wait. With `recovery: in_place`, one of them takes the place of a node that
-    fails."""
+    """Most additional nodes that wait. With `recovery: in_place`, one of them takes the place of a node that fails. The
+    job starts without them if they are not free."""
     shrink: bool | None = None
     """Whether a run without a spare goes on with the nodes that are left after the loss of one, if
     `train.global_batch` can be split over their ranks. Empty: only if its loss does not depend on the number of ranks.

@@ -37,3 +37,16 @@ def test_what_only_agents_can_do_is_refused_without_them(tmp_path: Path, setting
     with pytest.raises(UserError, match=f"slurm.{setting}=.* needs an agent on each node") as refused:
         submission.script()
     assert "slurm.recovery=in_place" in str(refused.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("spares", "recovery", "asked"), [(0, "in_place", "4"), (2, "in_place", "4-6"), (0, "requeue", "4")]
+)
+def test_spares_are_the_upper_end_of_a_range_so_that_no_job_waits_for_them(
+    tmp_path: Path, spares: int, recovery: str, asked: str
+) -> None:
+    settings = SlurmSettings(nodes=4, spares=spares, recovery=recovery)
+    lines = SlurmSubmission([RunFolder(tmp_path)], settings, tmp_path).script().splitlines()
+    assert f"#SBATCH --nodes={asked}" in lines
+    # SLURM takes no more nodes than there are tasks, if it knows the tasks of each node.
+    assert ("--ntasks-per-node" in "\n".join(lines).partition("srun")[0]) == (not spares)
