@@ -26,6 +26,14 @@ def study(
     show: Annotated[
         bool, typer.Option("--show", help="Train nothing, and only print the results of the evaluated runs.")
     ] = False,
+    device_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            metavar="HOURS",
+            help="Budget of all runs. Adds seeds until every claim is decided. Overrides device_hours of the study.",
+        ),
+    ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit the runs as a SLURM job array.")] = False,
     array_parallelism: Annotated[
         int, typer.Option(min=1, help="Maximum number of runs at the same time.")
@@ -67,5 +75,6 @@ def study(
             exclude_suspects=slurm_options.exclude_suspects,
             parallel=array_parallelism,
             show=show,
+            device_hours=device_hours,
         )
     )

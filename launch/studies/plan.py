@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from trainer.config.schema import Config, flat, given_settings, override, parse,
 SHIPPED_STUDIES = SHIPPED / "studies"
 RENAMED_STUDIES = {"neighbours": "num_neighbors", "imagenet100_neighbours": "imagenet100_num_neighbors"}
 """Names of shipped studies in version 0.1, with their names today. Both are accepted."""
+Choices = tuple[tuple[str, str], ...]
+"""Pairs of axis and choice, in the order of the grid."""
 RESERVED = frozenset({"seed", "score", "runs", "best_other", "difference"})
 """Names with a fixed meaning in reports."""
 
@@ -59,7 +61,12 @@ class Study(Settings):
     """The axis whose choices are compared."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each combination. Runs with the same seed see the same images in the same order, and are compared in
-    pairs."""
+    pairs. A sequential study adds further ones: the next whole numbers."""
+    device_hours: float | None = Field(None, gt=0)
+    """Budget of a sequential study, in device-hours as `all4one status` counts them: hours of a GPU, or of a process on
+    CPUs. After `seeds`, the study goes on with one more seed at a time for the claims that are not decided, until all
+    are decided or the budget does not pay for another seed. Its intervals are valid however often one looks. None: the
+    study has just `seeds`."""
     evaluator: Literal["knn", "online_classifier", "linear_fast"] = "knn"
     """Evaluator of finished runs: the kNN of the last evaluation during training, the validation accuracy of the online
     classifier in it, or logistic regression on frozen features."""
@@ -68,12 +75,21 @@ class Study(Settings):
     claims: tuple[Claim, ...] = ()
     """The claims to test."""
 
+    @property
+    def is_sequential(self) -> bool:
+        """Whether the number of seeds depends on the results."""
+        return self.device_hours is not None
+
     @model_validator(mode="after")
     def _fits(self) -> "Study":
         if self.compare not in self.grid:
             raise ValueError(f"compare must name an axis of the grid, not {self.compare!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must list at least one seed, and each seed only once")
+        if self.is_sequential and not self.claims:
+            raise ValueError(
+                "device_hours pays for seeds until all claims are decided, but there are no claims"
+            )
         if taken := RESERVED & self.grid.keys():
             raise ValueError(
                 f"an axis cannot be named {min(taken)}, because reports have a column of that name"
@@ -111,8 +127,7 @@ class Study(Settings):
 class Cell:
     """One run of a study."""
 
-    choices: tuple[tuple[str, str], ...]
-    """Pairs of axis and choice, in the order of the grid."""
+    choices: Choices
     seed: int
 
     @property
@@ -141,6 +156,22 @@ def read_study(study: str | Path) -> Study:
         ) from None
 
 
+def with_budget(study: Study, device_hours: float | None) -> Study:
+    """Return the study with another budget. None: the study as it is.
+
+    Raises:
+        UserError: there are no claims that further seeds could decide.
+    """
+    if device_hours is None:
+        return study
+    if not study.claims:
+        raise UserError(
+            "--device-hours pays for seeds until all claims are decided, but the study has no claims",
+            fix="add claims to the study, or leave the option out",
+        )
+    return study.model_copy(update={"device_hours": device_hours})
+
+
 def shipped_studies() -> dict[str, str]:
     """Return the description of every shipped study by name."""
     return {path.stem: read_study(path).description for path in sorted(SHIPPED_STUDIES.glob("*.yaml"))}
@@ -159,18 +190,39 @@ def find_study(study: str | Path) -> Path:
     )
 
 
-def runs_of(
-    study: Study, folder: Path, overrides: Sequence[str], defaults: Mapping[str, Any] | None = None
-) -> dict[Cell, Config]:
-    """Return the configuration of every run. Runs are saved in `folder`.
+def cells_of(study: Study) -> list[Cell]:
+    """Return the runs that the study plans from the start.
 
     The first seed of every combination comes first, so that a study that is stopped half-way covers all combinations.
+    """
+    return [Cell(choices, seed) for seed in study.seeds for choices in combinations(study.grid)]
+
+
+def seed_sequence(study: Study) -> Iterator[int]:
+    """Return the seeds in their order: those of the study, and the whole numbers above all of them."""
+    return chain(study.seeds, count(max(study.seeds) + 1))
+
+
+def combinations(axes: Mapping[str, Iterable[str]]) -> list[Choices]:
+    """Return all combinations of the choices of some axes."""
+    return list(product(*([(axis, choice) for choice in choices] for axis, choices in axes.items())))
+
+
+def runs_of(
+    study: Study,
+    folder: Path,
+    overrides: Sequence[str],
+    defaults: Mapping[str, Any] | None = None,
+    cells: Iterable[Cell] | None = None,
+) -> dict[Cell, Config]:
+    """Return the configuration of every run. Runs are saved in `folder`.
 
     Args:
         study: the study.
         folder: folder of the runs.
         overrides: `key=value` settings of every run.
         defaults: nested settings that the recipe overrides.
+        cells: the runs. None: those that the study plans from the start.
 
     Raises:
         UserError: the settings of a run are not valid.
@@ -178,15 +230,13 @@ def runs_of(
     _refuse_to_move(overrides)
     _refuse_to_undo(study, overrides)
     common = merge(merge(defaults or {}, read_recipe(study.recipe)), study.settings)
-    axes = [[(axis, choice) for choice in choices] for axis, choices in study.grid.items()]
     found = {}
-    for seed in study.seeds:
-        for choices in product(*axes):
-            cell, values = Cell(choices, seed), common
-            for axis, choice in choices:
-                values = merge(values, study.grid[axis][choice])
-            values = merge(values, {"run": {"folder": str(folder), "name": cell.name, "seed": seed}})
-            found[cell] = override(parse(values, where=cell.name), overrides, where=cell.name)
+    for cell in cells_of(study) if cells is None else cells:
+        values = common
+        for axis, choice in cell.choices:
+            values = merge(values, study.grid[axis][choice])
+        values = merge(values, {"run": {"folder": str(folder), "name": cell.name, "seed": cell.seed}})
+        found[cell] = override(parse(values, where=cell.name), overrides, where=cell.name)
     return found
 
 

@@ -2,12 +2,13 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.shard_set import ShardSet
 from launch.local.rank_processes import module_command
-from launch.studies.plan import Study
+from launch.studies.plan import Cell, Study
 from trainer.config.schema import Config
 from trainer.runs.components import open_train_set
 from trainer.runs.records import read_records
@@ -67,6 +68,12 @@ def score(asked: Study, run: RunFolder) -> float | None:
     value = found.get(asked.backbone)
     value = found.get("online") if value is None else value
     return None if value is None else 100 * value
+
+
+def scores_of(asked: Study, runs: Mapping[Cell, RunFolder]) -> dict[Cell, float]:
+    """Return the accuracies of all evaluated runs, in percent."""
+    found = {cell: score(asked, run) for cell, run in runs.items()}
+    return {cell: value for cell, value in found.items() if value is not None}
 
 
 def evaluate_finished(asked: Study, run: RunFolder) -> bool:

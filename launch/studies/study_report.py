@@ -10,39 +10,68 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.files import write_whole
+from launch.studies.claims import Verdict, decide_claim
+from launch.studies.costs import hours, hours_by_choices
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
-from launch.studies.scores import score
-from launch.studies.statistics import Estimate, Row, Verdict, decide_claim, table
+from launch.studies.scores import scores_of
+from launch.studies.statistics import Estimate, Row, table
 from trainer.runs.run_folder import RunFolder
 
 WORDS = "Means over seeds with 95 % intervals. Differences are paired by seed."
 """The note under the table."""
+SEQUENTIAL_WORDS = (
+    f"{WORDS} The intervals hold for all numbers of seeds at once, so that one may look after each seed."
+)
 
 
 def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Console | None = None) -> None:
     """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
-    scores = {cell: value for cell, run in runs.items() if (value := score(asked, run)) is not None}
-    rows = table(asked, list(runs), scores)
-    verdicts = [decide_claim(asked, claim, scores) for claim in asked.claims]
+    scores, spent = scores_of(asked, runs), sum(map(hours, runs.values()))
+    rows, costs = table(asked, list(runs), scores), hours_by_choices(runs)
+    verdicts = [decide_claim(asked, claim, scores, costs) for claim in asked.claims]
+    words = _words(asked, spent)
     found = {
         "description": asked.description,
         "evaluator": asked.evaluator,
         "backbone": asked.backbone,
         "compare": asked.compare,
-        "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": WORDS},
+        "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": words},
         "runs": [{**dict(c.choices), "seed": c.seed, "score": scores.get(c)} for c in runs],
+        "device_hours": {"budget": asked.device_hours, "spent": spent},
         "rows": [_as_json(row) for row in rows],
-        "claims": [{**j.claim.model_dump(), "verdict": j.verdict, "words": str(j)} for j in verdicts],
+        "claims": [_claim_as_json(one) for one in verdicts],
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "study.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(folder / "study.md", _markdown(asked, rows, verdicts).encode())
+    write_whole(folder / "study.md", _markdown(asked, rows, verdicts, words).encode())
     if scores:
         plot(asked, rows, scores, folder / "study.png")
     if out is not None:
         _print(out, asked, rows, verdicts, len(scores), len(runs))
+        out.print(words, soft_wrap=True)
         out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""))
+
+
+def _words(asked: Study, spent: float) -> str:
+    """Return the note under the table: what the intervals mean, and what a sequential study has cost."""
+    if asked.device_hours is None:
+        return WORDS
+    return (
+        f"{SEQUENTIAL_WORDS} {spent:.2f} of {asked.device_hours:g} device-hours are used. "
+        "A claim gets further seeds until it is decided or the rest does not pay for another seed."
+    )
+
+
+def _claim_as_json(found: Verdict) -> dict[str, Any]:
+    return {
+        **found.claim.model_dump(),
+        "verdict": found.verdict,
+        "difference": _interval(found.difference),
+        "seeds_needed": found.seeds_needed,
+        "hours_needed": found.hours_needed,
+        "words": str(found),
+    }
 
 
 def _as_json(row: Row) -> dict[str, Any]:
@@ -89,11 +118,11 @@ def _header(asked: Study) -> list[str]:
     ]
 
 
-def _markdown(asked: Study, rows: Sequence[Row], verdicts: Sequence[Verdict]) -> str:
+def _markdown(asked: Study, rows: Sequence[Row], verdicts: Sequence[Verdict], words: str) -> str:
     header = _header(asked)
     lines = [asked.description, "", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(line)} |" for line in _lines(asked, rows)]
-    lines += ["", WORDS, ""]
+    lines += ["", words, ""]
     return "\n".join(lines + [f"- {j}" for j in verdicts]) + "\n"
 
 

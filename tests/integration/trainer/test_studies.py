@@ -61,6 +61,15 @@ def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Pat
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     again = run(*command)
     assert "run 1 of" not in again.out
+    sequential = run(*command, "--device-hours", 10)  # two seeds say too little to one who looks after each
+    assert sequential.code == 0, sequential.out
+    assert "run 1 of 2: method=all4one,seed=2" in sequential.words
+    assert "of 10 device-hours are used" in sequential.words
+    found = json.loads((out / "study.json").read_text())
+    assert [one["seed"] for one in found["runs"]] == [0, 0, 1, 1, 2, 2]
+    assert (found["claims"][0]["verdict"], found["claims"][0]["difference"]["samples"]) == ("not held", 3)
+    decided = run(*command, "--device-hours", 10)
+    assert "run 1 of" not in decided.out
 
 
 def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Path) -> None:

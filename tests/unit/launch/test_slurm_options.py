@@ -82,7 +82,7 @@ def test_every_command_that_submits_takes_every_option(
         (["submit", "digits_demo"], "launch.slurm.submit.submit"),
         (["submit", "digits_demo", "--sweep", "run.seed=1,2"], "launch.slurm.submit.submit_sweep"),
         (["resume", "RUN"], "launch.slurm.submit.resume"),
-        (["study", "objectives", "--submit", "--out", "FOLDER"], "launch.studies.run_study.runs_of"),
+        (["study", "objectives", "--submit", "--out", "FOLDER"], "launch.studies.study_runs.runs_of"),
         (["profile", "digits_demo", "--nodes", "2"], "launch.profile.nodes.profile_on"),
     ],
 )

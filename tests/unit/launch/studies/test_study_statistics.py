@@ -3,8 +3,8 @@ import math
 import pytest
 from scipy import stats
 
-from launch.studies.plan import Cell, Claim, Study
-from launch.studies.statistics import HELD, NOT_HELD, UNDECIDED, decide_claim, estimate, table
+from launch.studies.plan import Cell, Study
+from launch.studies.statistics import estimate, table
 
 STUDY = Study(
     description="a study",
@@ -60,57 +60,3 @@ def test_half_a_study_is_paired_by_what_there_is() -> None:
     rows = table(STUDY, CELLS, scores(a=[50, 52], b=[40]))
     assert rows[0].difference is not None
     assert (rows[0].difference.mean, rows[0].difference.samples) == (10, 1)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "verdict"),
-    [
-        ([50, 51, 52], [40, 41, 43], HELD),  # 9.67 ± 1.43
-        ([50, 51, 52], [46.4, 47.5, 48.6], NOT_HELD),  # 3.5 ± 0.25
-        ([50, 55, 45], [44, 45, 43], UNDECIDED),  # 6 ± 9.9
-        ([50], [40], UNDECIDED),  # one pair says nothing
-        ([], [], UNDECIDED),
-    ],
-)
-def test_a_claim_is_held_where_the_whole_interval_is_beyond_its_margin(
-    a: list[float], b: list[float], verdict: str
-) -> None:
-    claim = Claim(better="a", than="b", at={"size": "small"}, by=5)
-    evaluated = decide_claim(STUDY, claim, scores(a=a, b=b))
-    assert evaluated.verdict == verdict
-    assert verdict in str(evaluated)
-    assert "by more than 5 points" in str(evaluated)
-
-
-def test_a_claim_that_leaves_an_axis_open_takes_its_mean_for_each_seed() -> None:
-    found = scores(a=[50, 51, 52], b=[40, 41, 42])
-    for seed, ahead in enumerate([9, 8, 4]):
-        found |= {cell("a", "large", seed): 60.0 + ahead, cell("b", "large", seed): 60.0}
-    evaluated = decide_claim(STUDY, Claim(better="a", than="b"), found)
-    assert evaluated.difference is not None
-    assert (evaluated.difference.samples, evaluated.difference.mean) == (3, pytest.approx((9.5 + 9 + 7) / 3))
-
-
-def test_a_seed_counts_once_all_choices_of_the_open_axes_are_finished() -> None:
-    claim = Claim(better="a", than="b")
-    found = scores(a=[50, 51, 52], b=[40, 41, 42])
-    evaluated = decide_claim(STUDY, claim, found)
-    assert (evaluated.difference, evaluated.verdict) == (None, UNDECIDED)
-    assert "no seed has finished all of its runs" in str(evaluated)
-    found |= {cell("a", "large", 0): 45.0, cell("b", "large", 0): 50.0, cell("a", "large", 1): 99.0}
-    evaluated = decide_claim(STUDY, claim, found)
-    assert evaluated.difference is not None
-    assert (evaluated.difference.samples, evaluated.difference.mean, evaluated.verdict) == (1, 2.5, UNDECIDED)
-
-
-def test_the_same_seeds_at_more_choices_decide_no_more() -> None:
-    claim = Claim(better="a", than="b")
-    once = {cell(m, "small", s): 50.0 + (2 * s if m == "a" else 0) for m in "ab" for s in range(3)}
-    again = {
-        cell(m, "large", s): value
-        for (m, s), value in {(c.choices[0][1], c.seed): v for c, v in once.items()}.items()
-    }
-    small = STUDY.model_copy(update={"grid": {**STUDY.grid, "size": {"small": {}}}})
-    alone, both = decide_claim(small, claim, once), decide_claim(STUDY, claim, once | again)
-    assert (alone.difference, alone.verdict) == (both.difference, both.verdict)
-    assert alone.verdict == "not decided by this budget"
