@@ -48,6 +48,8 @@ DEFAULTS_BEFORE_ADDITION = [
     ("backbone.init_partial", False),
     ("method.symmetric", True),
     ("method.queue_views", "first"),
+    ("method.neighbor_softness", 0.0),
+    ("method.centroid_pooling", "transformer"),
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""

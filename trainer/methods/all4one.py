@@ -15,7 +15,13 @@ from trainer.distributed.batch_norm import forward_per_view
 from trainer.methods.base import Method, MethodOutput, MethodSettings, ViewCount
 from trainer.networks.backbones import Backbone
 from trainer.networks.ema import MomentumEncoder
-from trainer.networks.heads import CentroidTransformer, PositionalEncoding, predictor, projector
+from trainer.networks.heads import (
+    AttentionPooling,
+    CentroidTransformer,
+    PositionalEncoding,
+    predictor,
+    projector,
+)
 
 GLOBAL_VIEWS = 2
 """Number of global views, which come first and are used as keys. All further views are small."""
@@ -40,6 +46,13 @@ class All4OneSettings(MethodSettings):
     """Temperature of the centroid contrast."""
     num_neighbors: int = Field(5, ge=1)
     """Number of neighbors that form a centroid, k."""
+    neighbor_softness: float = Field(0.0, ge=0)
+    """Temperature of soft neighbors. With a value above 0, the target of the neighbor contrast is the mean of the k
+    neighbors, weighted by a softmax of their similarities to the key over this temperature. 0: it is the nearest
+    neighbor (published)."""
+    centroid_pooling: Literal["transformer", "attention"] = "transformer"
+    """What makes a centroid of a sequence: the `transformer` (published), or a single `attention` layer, which costs
+    less."""
     transformer_depth: int = Field(3, ge=1)
     """Number of transformer layers."""
     transformer_heads: int = Field(8, ge=1)
@@ -111,14 +124,7 @@ class All4One(Method):
             self.neighbor_predictor = predictor(s.embedding_dim, s.predictor_hidden)
         if s.centroid_weight:
             self.centroid_predictor = predictor(s.embedding_dim, s.predictor_hidden)
-            self.transformer = CentroidTransformer(
-                s.embedding_dim,
-                length=s.num_neighbors,
-                depth=s.transformer_depth,
-                heads=s.transformer_heads,
-                dropout=s.transformer_dropout,
-                encoding=s.positional_encoding,
-            )
+            self.transformer = _pooling(s)
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
         if s.searches:
             self.queue = NeighborQueue(s.queue, s.embedding_dim)
@@ -136,7 +142,7 @@ class All4One(Method):
         contrasts: dict[str, Contrast] = {}
         if s.neighbor_weight:
             contrasts["neighbor"] = self._neighbor_contrast(
-                found, forward_per_view(self.neighbor_predictor, z)
+                keys, found, forward_per_view(self.neighbor_predictor, z)
             )
         if s.centroid_weight:
             contrasts["centroid"] = self._centroid_contrast(
@@ -164,19 +170,27 @@ class All4One(Method):
         return [F.normalize(m.to(next(self.projector.parameters()).dtype), dim=1) for m in embedded]
 
     def _search(self, keys: list[Tensor]) -> list[Neighbors]:
-        """Return the neighbors of each key: k for a centroid, otherwise only the nearest. Without a queue, return
-        nothing."""
+        """Return the neighbors of each key: k for a centroid or a soft neighbor, otherwise only the nearest. Without a
+        queue, return nothing."""
+        s = self.settings
         if self.queue is None:
             return []
-        if self.settings.centroid_weight:
-            return self.queue.nearest(keys, self.settings.num_neighbors)
-        return self.queue.nearest(keys[: self._targets], 1)
+        if s.centroid_weight:
+            return self.queue.nearest(keys, s.num_neighbors)
+        return self.queue.nearest(keys[: self._targets], s.num_neighbors if s.neighbor_softness else 1)
 
-    def _neighbor_contrast(self, found: Sequence[Neighbors], predicted: list[Tensor]) -> Contrast:
-        """Contrast each target view's nearest neighbor with the predictions of all other views."""
+    def _neighbor_contrast(
+        self, keys: Sequence[Tensor], found: Sequence[Neighbors], predicted: list[Tensor]
+    ) -> Contrast:
+        """Contrast each target view's neighbor with the predictions of all other views."""
+        s = self.settings
         pairs = [(i, j - self._first) for i, j in self._pairs(len(predicted) + self._first)]
         targets = [n.rows[:, 0] for n in found]
-        return Contrast(targets, predicted, pairs, self.settings.temperature)
+        if s.neighbor_softness:
+            targets = [
+                soft_neighbor(key, n.rows, s.neighbor_softness) for key, n in zip(keys, found, strict=False)
+            ]
+        return Contrast(targets, predicted, pairs, s.temperature)
 
     def _centroid_contrast(self, found: Sequence[Neighbors], predicted: list[Tensor]) -> Contrast:
         """Contrast the centroid of each target view's neighbors with a centroid of each other view's prediction.
@@ -199,3 +213,32 @@ class All4One(Method):
             [(i, distinct.index(sequence)) for (i, _), sequence in zip(pairs, followed, strict=True)],
             self.settings.centroid_temperature,
         )
+
+
+def soft_neighbor(key: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """Return the mean [B, D] of the neighbors [B, k, D] of each normalized key [B, D], weighted by a softmax of their
+    cosines over a temperature. Small temperatures give the nearest neighbor."""
+    cosines = torch.einsum("bkd,bd->bk", rows, key.to(rows.dtype))
+    weights = (cosines / temperature).softmax(1)  # [B, k]
+    return torch.einsum("bk,bkd->bd", weights, rows)
+
+
+def _pooling(s: All4OneSettings) -> CentroidTransformer | AttentionPooling:
+    """Return the network that makes centroids. Its name in the method, `transformer`, gives it a learning rate of its
+    own."""
+    if s.centroid_pooling == "attention":
+        return AttentionPooling(
+            s.embedding_dim,
+            length=s.num_neighbors,
+            heads=s.transformer_heads,
+            dropout=s.transformer_dropout,
+            encoding=s.positional_encoding,
+        )
+    return CentroidTransformer(
+        s.embedding_dim,
+        length=s.num_neighbors,
+        depth=s.transformer_depth,
+        heads=s.transformer_heads,
+        dropout=s.transformer_dropout,
+        encoding=s.positional_encoding,
+    )

@@ -113,6 +113,30 @@ class CentroidTransformer(nn.Module):
         return _encode(self.layers[-1], x, x[:, :1])[:, 0]
 
 
+class AttentionPooling(nn.Module):
+    """One attention layer that turns a sequence of neighbors into one centroid: the first token asks all tokens.
+
+    It is the attention half of a transformer layer with post-norm, without the feed-forward half.
+    """
+
+    encoding: Tensor  # [k, D] float64
+
+    def __init__(
+        self, size: int, *, length: int, heads: int, dropout: float, encoding: PositionalEncoding
+    ) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, dropout, batch_first=True)
+        self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(size)
+        self.register_buffer("encoding", positional_encoding(length, size, encoding), persistent=False)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """[S, k, D] -> [S, D], in the autocast dtype under autocast."""
+        x = (sequences + self.encoding.to(sequences.dtype)).to(_working_dtype(sequences))
+        first = x[:, :1]
+        pooled: Tensor = self.norm(first + _dropout(_attend(self.attention, x, first), self.dropout))
+        return pooled[:, 0]
+
+
 def _working_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

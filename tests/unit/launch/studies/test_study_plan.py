@@ -80,7 +80,7 @@ def test_every_kind_of_study_is_shipped() -> None:
         "positional_encoding",
         "batch_size",
     }
-    assert set(shipped_studies()) == kinds | {f"imagenet100_{kind}" for kind in kinds}
+    assert set(shipped_studies()) == {*kinds, "neighbor_variants"} | {f"imagenet100_{kind}" for kind in kinds}
 
 
 @pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here", "run={seed: 7}"])

@@ -35,20 +35,34 @@ def layer_norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
     return scaled * p[f"{layer}.weight"] + p[f"{layer}.bias"]
 
 
-def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
-    """[k, D] -> [D]: the whole encoder on one sequence, all its tokens."""
-    x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
+def attention(p: Tensors, s: All4OneSettings, layer: str, x: Tensor) -> Tensor:
+    """[k, D] -> [k, D]: every token of one sequence attends to all tokens."""
     size = s.embedding_dim // s.transformer_heads
+    q, k, v = (x @ p[f"{layer}.in_proj_weight"].T + p[f"{layer}.in_proj_bias"]).chunk(3, dim=1)
+    heads = []
+    for h in range(s.transformer_heads):
+        own = slice(h * size, (h + 1) * size)
+        scores = (q[:, own] @ k[:, own].T / size**0.5).exp()
+        heads.append(scores / scores.sum(1, keepdim=True) @ v[:, own])
+    return linear(p, f"{layer}.out_proj", torch.cat(heads, 1))
+
+
+def neighbor(s: All4OneSettings, key: Tensor, rows: Tensor) -> Tensor:
+    """The target [D] of a key [D] with the neighbors [k, D]."""
+    if not s.neighbor_softness:
+        return rows[0]
+    weights = (rows @ key / s.neighbor_softness).exp()
+    return (weights[:, None] * rows).sum(0) / weights.sum()
+
+
+def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
+    """[k, D] -> [D]: the whole encoder on one sequence, or one attention layer, with all tokens."""
+    x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
+    if s.centroid_pooling == "attention":
+        return layer_norm(p, "transformer.norm", x + attention(p, s, "transformer.attention", x))[0]
     for depth in range(s.transformer_depth):
         layer = f"transformer.layers.{depth}"
-        weight, bias = p[f"{layer}.self_attn.in_proj_weight"], p[f"{layer}.self_attn.in_proj_bias"]
-        q, k, v = (x @ weight.T + bias).chunk(3, dim=1)
-        heads = []
-        for h in range(s.transformer_heads):
-            own = slice(h * size, (h + 1) * size)
-            scores = (q[:, own] @ k[:, own].T / size**0.5).exp()
-            heads.append(scores / scores.sum(1, keepdim=True) @ v[:, own])
-        x = layer_norm(p, f"{layer}.norm1", x + linear(p, f"{layer}.self_attn.out_proj", torch.cat(heads, 1)))
+        x = layer_norm(p, f"{layer}.norm1", x + attention(p, s, f"{layer}.self_attn", x))
         hidden = linear(p, f"{layer}.linear1", x).clamp(min=0)
         x = layer_norm(p, f"{layer}.norm2", x + linear(p, f"{layer}.linear2", hidden))
     return x[0]
@@ -78,9 +92,13 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
             neighbors.append(p["queue.rows"][order[:, : s.num_neighbors]])  # [B, k, D]
     parts: Tensors = {}
     if s.neighbor_weight:
+        targets = [
+            torch.stack([neighbor(s, *pair) for pair in zip(key, rows, strict=True)])
+            for key, rows in zip(keys, neighbors, strict=True)
+        ]
         parts["neighbor"] = torch.stack(
             [
-                cross_entropy(unit(neighbors[i][:, 0]) @ unit(two(p, "neighbor_predictor", z[j])).T / 0.2)
+                cross_entropy(unit(targets[i]) @ unit(two(p, "neighbor_predictor", z[j])).T / 0.2)
                 for i, _ in directions
                 for j in range(len(views))
                 if j != i
