@@ -36,6 +36,11 @@ CASES: dict[str, list[str]] = {
         "method.queue_views=both",
         CROPS,
     ],
+    "soft neighbors, attention pooling": [
+        *QUEUE,
+        "method.neighbor_softness=0.1",
+        "method.centroid_pooling=attention",
+    ],
     "ZeRO 1": [*QUEUE, "parallel.zero_stage=1"],
     "ZeRO 2, adamw": [*QUEUE, "parallel.zero_stage=2", *ADAMW],
     "ResNet-50": [*QUEUE, "backbone.name=resnet50"],
