@@ -92,7 +92,10 @@ class Results:
     def show(self) -> None:
         """Print the whole content of the file as tables."""
         console, found = plain_console(), self.found
-        accuracy = Table("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", title=_title(found))
+        accuracy = Table(
+            *("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", "calibration error %"),
+            title=_title(found),
+        )
         ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
         for name, evaluated in found["backbones"].items():
             for evaluator, result in evaluated.items():
@@ -104,6 +107,9 @@ class Results:
                         percent(result["top1"], unit=False),
                         interval,
                         percent(result["top5"], unit=False),
+                        percent(result["calibration_error"], unit=False)
+                        if "calibration_error" in result
+                        else "",
                     )
                 else:
                     figures = ("map", "recall_at_1", "recall_at_5", "recall_at_10")

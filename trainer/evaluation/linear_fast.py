@@ -9,6 +9,7 @@ from torch import Tensor
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import all_reduce_sum, gather, rank
 from trainer.evaluation.accuracy import count_right
+from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
 from trainer.evaluation.checks import find_labeled, require_same_width
 from trainer.evaluation.features import gather_ragged
 from trainer.evaluation.sharded_rows import ShardedRows
@@ -38,6 +39,8 @@ class LinearResult:
     train_top1: float
     converged: bool
     """Whether the last fit reached its optimum."""
+    calibration_error: float
+    """Expected calibration error of the probabilities of the test samples, in [0, 1]."""
 
 
 @torch.no_grad()
@@ -98,8 +101,8 @@ def linear_probe(
     weights, converged = fit(train, l2, weights)
     top1, top5 = _accuracy(weights, test)
     train_top1, _ = _accuracy(weights, train)
-    interval = wilson_interval(top1, test.total)
-    return LinearResult(top1, top5, interval, l2, held_out_top1, train_top1, converged)
+    interval, error = wilson_interval(top1, test.total), _calibration_error(weights, test)
+    return LinearResult(top1, top5, interval, l2, held_out_top1, train_top1, converged, error)
 
 
 def fit(
@@ -188,10 +191,21 @@ def _objective(weights: Tensor, rows: ShardedRows, l2: float) -> tuple[Tensor, T
 def _accuracy(weights: Tensor, rows: ShardedRows) -> tuple[float, float]:
     right = torch.zeros(2, dtype=torch.int64, device=weights.device)
     for features, wanted in rows.chunks():
-        logits = torch.addmm(weights[:, -1], features, weights[:, :-1].T)  # [c, C]
-        right += count_right(logits[:, None], wanted)[0]
+        right += count_right(_logits(weights, features)[:, None], wanted)[0]
     top1, top5 = (all_reduce_sum(right).double() / rows.total).tolist()
     return top1, top5
+
+
+def _calibration_error(weights: Tensor, rows: ShardedRows) -> float:
+    sums = torch.zeros(3, BINS, dtype=torch.float64, device=weights.device)
+    for features, wanted in rows.chunks():
+        sums += calibration_sums(_logits(weights, features), wanted)
+    return calibration_error(sums)
+
+
+def _logits(weights: Tensor, features: Tensor) -> Tensor:
+    """Return the logits `[c, C]` of features `[c, F]`."""
+    return torch.addmm(weights[:, -1], features, weights[:, :-1].T)
 
 
 def _held_out(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import all_reduce_sum
 from trainer.evaluation.accuracy import count_right, shares_right
+from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
 
 ROWS = 8192
 """Rows of one product with the classifier's weights. ImageNet's logits of all rows at once would need 200 MB."""
@@ -19,10 +20,12 @@ ROWS = 8192
 
 @dataclass(frozen=True)
 class OnlineResult:
-    """Accuracies as fractions of the labeled validation images, in [0, 1]."""
+    """What the classifier makes of the labeled validation images. Accuracies are fractions, in [0, 1]."""
 
     top1: float
     top5: float
+    calibration_error: float
+    """Expected calibration error of its probabilities, in [0, 1]."""
 
 
 @torch.no_grad()
@@ -46,7 +49,10 @@ def online_accuracy(classifier: nn.Linear, features: Tensor, labels: Tensor) -> 
             fix="check the set with: all4one data verify",
         )
     right = torch.zeros(1, 2, dtype=torch.int64, device=features.device)
+    sums = torch.zeros(3, BINS, dtype=torch.float64, device=features.device)
     for rows, theirs in zip(features.split(ROWS), labels.split(ROWS), strict=True):
-        right += count_right(classifier(rows)[:, None], theirs)
+        logits = classifier(rows)  # [b, C]
+        right += count_right(logits[:, None], theirs)
+        sums += calibration_sums(logits, theirs)
     ((top1, top5),) = shares_right(right, len(labels))
-    return OnlineResult(top1, top5)
+    return OnlineResult(top1, top5, calibration_error(sums))

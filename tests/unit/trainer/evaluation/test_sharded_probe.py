@@ -48,12 +48,20 @@ def probes(dtype: torch.dtype, unlabeled: int) -> list[dict[str, Any]]:
     return [asdict(probe), *few.subsets]
 
 
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Counts are equal. The calibration error depends on the last bits of the weights, as other sums do."""
+    one, other = dict(one), dict(other)
+    errors = one.pop("calibration_error", 0.0), other.pop("calibration_error", 0.0)
+    assert errors[0] == pytest.approx(errors[1], rel=1e-6, abs=1e-12)
+    assert one == other
+
+
 @pytest.mark.parametrize(("ranks", "unlabeled"), [(2, 40), (3, 0)])
 def test_the_result_does_not_depend_on_the_number_of_ranks(run_ranks, ranks, unlabeled):
     alone = probes(torch.float64, unlabeled)
     for found in run_ranks(probes, ranks, torch.float64, unlabeled):
         for one, expected in zip(found, alone, strict=True):
-            assert one == expected
+            assert_same(one, expected)
 
 
 def weights_of(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +97,8 @@ def empty_part() -> dict[str, Any]:
 
 def test_a_rank_may_have_no_sample(run_ranks):
     first, second = run_ranks(empty_part, 2)
-    assert first == second == empty_part()
+    assert first == second
+    assert_same(first, empty_part())
 
 
 def refused() -> str:
