@@ -44,7 +44,7 @@ class Subject:
 
     @property
     def stem(self) -> str:
-        """First layers of a torchvision ResNet: `cifar`, `half` or `imagenet`."""
+        """First layers of a torchvision ResNet: `cifar`, `padded`, `half` or `imagenet`."""
         return stem_of(self.recipe.backbone, self.recipe.image_size)
 
     @property

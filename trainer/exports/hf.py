@@ -19,6 +19,7 @@ from trainer.exports.format import Features, Format, Subject
 from trainer.exports.model_card import model_card
 from trainer.exports.timm import model_arguments
 from trainer.inference.loaded_backbones import METADATA_KEY, Recipe, load_backbones
+from trainer.networks.backbones import stem_geometry
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -39,8 +40,8 @@ def _load(subject: Subject, path: Path) -> Features:
     if subject.recipe.backbone.width != 64:
         return load_backbones(path / WEIGHTS).backbones["exported"].cpu()
     network = torchvision.models.get_model(subject.name, weights=None)
-    stride = 1 if subject.stem == "cifar" else 2
-    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=1, bias=False)
+    stride, padding = stem_geometry(subject.stem)
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=padding, bias=False)
     network.maxpool = network.fc = nn.Identity()
     network.load_state_dict(load_file(path / WEIGHTS), strict=True)
     return network.eval()

@@ -1,6 +1,7 @@
 """Code for the model card that loads an exported folder and computes the features of one image."""
 
 from trainer.exports.format import Subject
+from trainer.networks.backbones import stem_geometry
 
 _TIMM = """\
 import timm
@@ -22,7 +23,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 model = torchvision.models.{name}()
-model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride={stride}, padding=1, bias=False)
+model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride={stride}, padding={padding}, bias=False)
 model.maxpool = model.fc = nn.Identity()
 model.load_state_dict(load_file("model.safetensors"))
 model.eval()
@@ -65,5 +66,7 @@ def snippet(subject: Subject) -> str:
     image = _IMAGE.format(resize=data.eval_resize, size=size, mean=list(data.mean), std=list(data.std))
     if subject.recipe.backbone.width != 64:
         return _OURS.format(image=image, features=features)
-    stride = 1 if subject.stem == "cifar" else 2
-    return _TORCHVISION.format(name=subject.name, stride=stride, image=image, features=features)
+    stride, padding = stem_geometry(subject.stem)
+    return _TORCHVISION.format(
+        name=subject.name, stride=stride, padding=padding, image=image, features=features
+    )

@@ -23,10 +23,11 @@ class BackboneSettings(Settings):
 
     name: str = "resnet18"
     """A torchvision ResNet (`resnet18` … `wide_resnet101_2`), or any timm model. torchvision has priority."""
-    stem: Literal["auto", "cifar", "half", "imagenet"] = "auto"
-    """First layers of a torchvision ResNet. `cifar`: a 3x3 convolution of stride 1 without pooling. `half`: the same
-    with stride 2, at a quarter of the cost. `imagenet`: the original layers. `auto`: `cifar` for images of up to 64
-    pixels, otherwise `imagenet`."""
+    stem: Literal["auto", "cifar", "padded", "half", "imagenet"] = "auto"
+    """First layers of a torchvision ResNet. `cifar`: a 3x3 convolution of stride 1 without pooling. `padded`: the same
+    with a border of 2 pixels instead of 1, so that 32 pixels become 34, as in the published code of All4One and
+    solo-learn. `half`: as `cifar`, with stride 2, at a quarter of the cost. `imagenet`: the original layers. `auto`:
+    `cifar` for images of up to 64 pixels, otherwise `imagenet`."""
     width: int = Field(64, ge=1, le=1024)
     """Channels of the first stage, for resnet18 to resnet152. Each later stage doubles them."""
     pretrained: bool = False
@@ -97,10 +98,16 @@ def torchvision_resnets() -> list[str]:
 
 
 def stem_of(settings: BackboneSettings, image_size: int) -> str:
-    """Return the stem of a torchvision ResNet for images of `image_size` pixels: `cifar`, `half` or `imagenet`."""
+    """Return the stem of a torchvision ResNet for images of `image_size` pixels: `cifar`, `padded`, `half` or
+    `imagenet`."""
     if settings.stem == "auto":
         return "cifar" if image_size <= CIFAR_STEM_UP_TO else "imagenet"
     return settings.stem
+
+
+def stem_geometry(stem: str) -> tuple[int, int]:
+    """Return stride and padding, in pixels, of the 3x3 convolution of a stem other than `imagenet`."""
+    return 2 if stem == "half" else 1, 2 if stem == "padded" else 1
 
 
 def _torchvision_resnet(settings: BackboneSettings, image_size: int) -> nn.Module:
@@ -130,8 +137,10 @@ def _torchvision_resnet(settings: BackboneSettings, image_size: int) -> nn.Modul
     if settings.width != 64:
         _set_width(network, settings.width, settings.zero_init_residual)
     if stem != "imagenet":
-        stride = 1 if stem == "cifar" else 2
-        network.conv1 = nn.Conv2d(3, settings.width, kernel_size=3, stride=stride, padding=1, bias=False)
+        stride, padding = stem_geometry(stem)
+        network.conv1 = nn.Conv2d(
+            3, settings.width, kernel_size=3, stride=stride, padding=padding, bias=False
+        )
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     return network

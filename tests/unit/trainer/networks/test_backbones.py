@@ -44,6 +44,15 @@ def test_auto_stem_follows_the_image_size(image_size, stem):
     assert isinstance(backbone.maxpool, nn.Identity if stem == "cifar" else nn.MaxPool2d)
 
 
+def test_the_padded_stem_has_a_border_of_two_pixels_and_the_same_names():
+    padded, plain = (build(32, name="resnet18", width=8, stem=stem) for stem in ("padded", "cifar"))
+    images = torch.randn(2, 3, 32, 32)
+    assert padded.conv1(images).shape == (2, 8, 34, 34)
+    assert plain.conv1(images).shape == (2, 8, 32, 32)
+    assert isinstance(padded.maxpool, nn.Identity)
+    padded.load_state_dict(plain.state_dict())
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
 def test_weights_load_into_torchvision_and_give_its_features(name):
     backbone = build(96, name=name).eval()
