@@ -50,6 +50,10 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.queue_views", "first"),
     ("method.neighbor_softness", 0.0),
     ("method.centroid_pooling", "transformer"),
+    ("method.classifier_views", "first"),
+    ("method.variance_epsilon", 0.0),
+    ("method.loss_scale", 1.0),
+    ("optim.peak_lr_at", "after_warmup"),
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""

@@ -146,12 +146,15 @@ def symmetric(
     return torch.stack([loss(left[i], right[j]) for i, j in pairs]).mean()
 
 
-def _correlation(a: Tensor, b: Tensor, scope: Scope) -> Tensor:
-    """Return the cosine of every column of a with every column of b [B, D] over the batch: [D, D]."""
+def _correlation(a: Tensor, b: Tensor, scope: Scope, added: float = 0.0) -> Tensor:
+    """Return the cosine of every column of a with every column of b [B, D] over the batch: [D, D].
+
+    `added` is added to the squared norms of the columns.
+    """
     squares = torch.stack([a.square().sum(0), b.square().sum(0)])  # [2, D]
     if scope == "global":
         squares = all_reduce_sum(squares)
-    norms = squares.sqrt().clamp_min(1e-12)
+    norms = (squares + added if added else squares).sqrt().clamp_min(1e-12)
     cosines = (a / norms[0]).T @ (b / norms[1])
     return sum_for_equal_losses(cosines) if scope == "global" else cosines
 
@@ -183,16 +186,16 @@ def feature_contrast(keys: Sequence[Tensor], z: Sequence[Tensor], *, scope: Scop
 
 
 @full_precision
-def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
+def barlow_twins(z1: Tensor, z2: Tensor, *, redundancy: float, variance_epsilon: float = 0.0) -> Tensor:
     """Compute equation 1 of Barlow Twins over the global batch: invariance plus `redundancy` (λ) times off-diagonals.
 
     z1, z2: embeddings [B, D], with the same B on every rank. Every column is centered and divided by its standard
-    deviation over all ranks' rows.
+    deviation over all ranks' rows. `variance_epsilon` is added to its variance before, as a batch norm does.
     """
     rows = len(z1) * world_size()
     sums = all_reduce_sum(torch.stack([z1.sum(0), z2.sum(0)])) / rows  # [2, D]
     z1, z2 = z1 - sums[0], z2 - sums[1]
-    correlation = _correlation(z1, z2, "global")
+    correlation = _correlation(z1, z2, "global", rows * variance_epsilon)
     on = (correlation.diagonal() - 1).square().sum()
     return on + redundancy * _off_diagonal(correlation).square().sum()
 

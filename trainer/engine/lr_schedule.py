@@ -16,6 +16,8 @@ class Schedule:
     warmup_start_lr: float
     warmup_steps: int
     total_steps: int
+    peaks_in_warmup: bool = False
+    """Whether the last step of the warm-up has the peak rate already. If not, the first step after it does."""
 
     @classmethod
     def from_settings(
@@ -39,13 +41,19 @@ class Schedule:
                 where="optim.warmup_epochs",
                 fix=f"set optim.warmup_epochs to {epochs / 10:g}, or train longer",
             )
-        return cls(settings.warmup_start_lr, warmup_steps, min(total_steps, max_steps or total_steps))
+        return cls(
+            settings.warmup_start_lr,
+            warmup_steps,
+            min(total_steps, max_steps or total_steps),
+            settings.peak_lr_at == "end_of_warmup",
+        )
 
     def lr(self, base_lr: float, step: int) -> float:
         """Return the learning rate of update number `step`, counted from 0, for a group with peak rate `base_lr`."""
         if step < self.warmup_steps:
             start = min(self.warmup_start_lr, base_lr)
-            return start + (base_lr - start) * step / self.warmup_steps
+            rise = max(self.warmup_steps - 1, 1) if self.peaks_in_warmup else self.warmup_steps
+            return start + (base_lr - start) * step / rise
         if step >= self.total_steps:
             return 0.0
         progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)

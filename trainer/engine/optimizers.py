@@ -43,6 +43,9 @@ class OptimSettings(Settings):
     """Learning rate of the online classifier at `reference_batch`. It is scaled linearly with the global batch size."""
     warmup_epochs: float = Field(10, ge=0)
     """Length of the linear warm-up in epochs."""
+    peak_lr_at: Literal["after_warmup", "end_of_warmup"] = "after_warmup"
+    """Step at which the warm-up reaches the peak: the first step `after_warmup`, or the last one of the warm-up
+    (`end_of_warmup`), as in the published code. The cosine begins after the warm-up in both cases."""
     warmup_start_lr: float = Field(3e-5, ge=0)
     """Learning rate of the first warm-up step, the same for every parameter group."""
     max_grad_norm: float = Field(0, ge=0)

@@ -156,7 +156,10 @@ class All4One(Method):
 
         weights = {name: getattr(s, f"{name}_weight") for name in parts}
         nearest = (keys[0], found[0]) if found else None
-        return MethodOutput.weighted(parts, weights, features=features[0], z=z, neighbors=nearest)
+        others = features[1 : GLOBAL_VIEWS - self._first]
+        return MethodOutput.weighted(
+            parts, weights, features=features[0], other_features=others, z=z, neighbors=nearest
+        )
 
     def _pairs(self, count: int) -> list[tuple[int, int]]:
         """Return the pairs (target view, predicting view) among the first `count` views."""

@@ -24,6 +24,11 @@ class BarlowTwinsSettings(MethodSettings):
     """Size of the embedding, D."""
     redundancy: float = Field(0.0051, ge=0)
     """Weight of the off-diagonal terms, λ."""
+    variance_epsilon: float = Field(0.0, ge=0)
+    """Number that is added to the variances of the embeddings before they are divided. The paper's equation has 0, and
+    the published codes have 1e-5, from their batch norm."""
+    loss_scale: float = Field(1.0, gt=0)
+    """Factor of the loss. solo-learn has 0.1 for CIFAR."""
 
     def build(self, backbone: Backbone, num_classes: int) -> "BarlowTwins":
         """Build the module. See the base class."""
@@ -45,5 +50,7 @@ class BarlowTwins(Method):
         """Compute equation 1 of the paper over the global batch, for two views of [B, 3, S, S]."""
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
-        loss = barlow_twins(z[0], z[1], redundancy=self.settings.redundancy)
-        return MethodOutput(loss=loss, features=features[0], z=z)
+        s = self.settings
+        error = barlow_twins(z[0], z[1], redundancy=s.redundancy, variance_epsilon=s.variance_epsilon)
+        loss = s.loss_scale * error
+        return MethodOutput(loss=loss, features=features[0], other_features=features[1:], z=z)

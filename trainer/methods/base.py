@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ LABEL_METRICS = frozenset({"online_loss", "online_top1", "neighbor_agreement"})
 """Values that are NaN for a micro-batch without labeled rows. Means are taken over the other micro-batches."""
 
 
+ClassifierViews = Literal["first", "global"]
+
+
 class Output(NamedTuple):
     """Result of a forward pass."""
 
@@ -41,6 +44,8 @@ class MethodOutput:
     """Scalar that is minimized."""
     features: Tensor
     """Backbone features of the first view that the backbone sees, [B, F]. The online classifier uses them."""
+    other_features: Sequence[Tensor] = ()
+    """Backbone features of the other global views, [B, F] each, for `classifier_views: global`."""
     z: Sequence[Tensor]
     """Embeddings of the views, V x [B, D], that the loss depends on."""
     parts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -58,12 +63,21 @@ class MethodOutput:
         *,
         features: Tensor,
         z: Sequence[Tensor],
+        other_features: Sequence[Tensor] = (),
         neighbors: tuple[Tensor, Neighbors] | None = None,
     ) -> "MethodOutput":
         """Return the output whose loss is the sum of parts, each times its weight."""
         terms = {name: weights[name] * part for name, part in parts.items()}
         loss = torch.stack(list(terms.values())).sum()
-        return cls(loss=loss, features=features, z=z, parts=parts, terms=terms, neighbors=neighbors)
+        return cls(
+            loss=loss,
+            features=features,
+            other_features=other_features,
+            z=z,
+            parts=parts,
+            terms=terms,
+            neighbors=neighbors,
+        )
 
 
 class Method(nn.Module):
@@ -87,6 +101,7 @@ class Method(nn.Module):
         self.queue = None
         self.momentum = None
         self.autocast_dtype: torch.dtype | None = None
+        self.classifier_views: ClassifierViews = "first"
         self.log_diagnostics = False
         """Whether the next forward passes compute all diagnostics, not only those without extra cost."""
         self.step, self.total_steps = 0, 1
@@ -118,12 +133,14 @@ class Method(nn.Module):
             out = self.losses(views, labels, ids)
         loss, parts = out.loss, {"loss": out.loss, **out.parts, **self._health(out, labels)}
         if self.classifier is not None:
-            logits = self.classifier(out.features.detach().to(self.classifier.weight.dtype))  # [B, classes]
-            known = (labels >= 0).sum()
-            summed = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+            features = [out.features, *(out.other_features if self.classifier_views == "global" else ())]
+            logits = self.classifier(torch.cat(features).detach().to(self.classifier.weight.dtype))
+            wanted = labels.repeat(len(features))  # one row for each row of the logits [C * B, classes]
+            known = (wanted >= 0).sum()
+            summed = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
             loss = loss + summed / known.clamp_min(1)
             parts["online_loss"] = summed / known
-            parts["online_top1"] = (logits.argmax(1) == labels).sum() / known
+            parts["online_top1"] = (logits.argmax(1) == wanted).sum() / known
         return Output(loss, {name: value.detach() for name, value in parts.items()})
 
     def _health(self, out: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -218,6 +235,9 @@ class MethodSettings(Settings):
     """The method."""
     embedding_dim: int = Field(256, ge=2)
     """Size of the embedding, D."""
+    classifier_views: ClassifierViews = "first"
+    """Views from which the online classifier learns: the `first` one that the backbone sees, or every `global` view
+    that it sees, as in the published code. Nothing else depends on it."""
 
     @property
     def num_views(self) -> ViewCount:

@@ -52,4 +52,4 @@ class BYOL(Method):
         z = forward_per_view(self.projector, features)  # V x [B, D]
         predicted = forward_per_view(self.predictor, z)
         loss = 2 * symmetric(normalized_squared_error, targets, predicted)
-        return MethodOutput(loss=loss, features=features[0], z=z)
+        return MethodOutput(loss=loss, features=features[0], other_features=features[1:], z=z)

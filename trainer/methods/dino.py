@@ -100,7 +100,7 @@ class DINO(Method):
         z = forward_per_view(self.projector, features)  # V x [B, D]
         logits = self.prototypes(torch.cat(z)).chunk(len(z))  # V x [B, K]
         loss = cross_view_entropy(targets, logits, temperature=s.student_temperature)
-        return MethodOutput(loss=loss, features=features[0], z=z)
+        return MethodOutput(loss=loss, features=features[0], other_features=features[1:GLOBAL_VIEWS], z=z)
 
     @torch.no_grad()
     def _move_center(self, outputs: Sequence[Tensor]) -> None:

@@ -74,7 +74,9 @@ class LeJEPA(Method):
             "sigreg": sigreg(z, self._directions(), points=s.integration_points, limit=s.integration_limit),
         }
         weights = {"prediction": 1 - s.sigreg_weight, "sigreg": s.sigreg_weight}
-        return MethodOutput.weighted(parts, weights, features=features[0], z=z)
+        return MethodOutput.weighted(
+            parts, weights, features=features[0], other_features=features[1 : s.global_views], z=z
+        )
 
     def _directions(self) -> Tensor:
         """Draw unit vectors [D, M] from the seed that all ranks share. A generator on the device needs no wait."""

@@ -70,4 +70,4 @@ class MoCoV3(Method):
         z = forward_per_view(self.projector, features)  # V x [B, D]
         queries = forward_per_view(self.predictor, z)
         loss = 4 * tau * symmetric(partial(info_nce, temperature=tau), queries, keys)
-        return MethodOutput(loss=loss, features=features[0], z=z)
+        return MethodOutput(loss=loss, features=features[0], other_features=features[1:], z=z)

@@ -61,4 +61,6 @@ class NNCLR(Method):
             gather_keys(forward_per_view(self.predictor, z)),
         )
         self.queue.enqueue_async(keys[:1], labels, ids)
-        return MethodOutput(loss=loss, features=features[0], z=z, neighbors=(keys[0], found[0]))
+        return MethodOutput(
+            loss=loss, features=features[0], other_features=features[1:], z=z, neighbors=(keys[0], found[0])
+        )

@@ -48,4 +48,9 @@ class SimCLR(Method):
         """Compute the NT-Xent loss of algorithm 1 for two views of [B, 3, S, S], with negatives from all ranks."""
         features = self.features(views)  # V x [B, F]
         z = forward_per_view(self.projector, features)  # V x [B, D]
-        return MethodOutput(loss=nt_xent(z, temperature=self.settings.temperature), features=features[0], z=z)
+        return MethodOutput(
+            loss=nt_xent(z, temperature=self.settings.temperature),
+            features=features[0],
+            other_features=features[1:],
+            z=z,
+        )

@@ -72,4 +72,4 @@ class SwAV(Method):
         cosines = self.prototypes(torch.cat(z)).chunk(len(z))  # V x [B, K]
         codes = sinkhorn(cosines[:GLOBAL_VIEWS], epsilon=s.epsilon, iterations=s.sinkhorn_iterations)
         loss = cross_view_entropy(codes, cosines, temperature=s.temperature)
-        return MethodOutput(loss=loss, features=features[0], z=z)
+        return MethodOutput(loss=loss, features=features[0], other_features=features[1:GLOBAL_VIEWS], z=z)

@@ -53,4 +53,4 @@ class VICReg(Method):
             "variance": s.variance_weight,
             "covariance": s.covariance_weight,
         }
-        return MethodOutput.weighted(parts, weights, features=features[0], z=z)
+        return MethodOutput.weighted(parts, weights, features=features[0], other_features=features[1:], z=z)

@@ -105,6 +105,7 @@ def build_method(
         backbone.load_state_dict(initial, strict=False)
     method = config.method.build(backbone, num_classes)
     method.autocast_dtype = AUTOCAST[config.train.precision]
+    method.classifier_views = config.method.classifier_views
     method.recompute = config.backbone.activation_checkpointing
     if (
         config.backbone.activation_checkpointing

@@ -68,6 +68,15 @@ def test_feature_contrast_and_barlow_twins_follow_their_formulas() -> None:
     torch.testing.assert_close(barlow_twins(*z, redundancy=0.0051), straight_barlow(*z, 0.0051))
 
 
+def test_barlow_twins_with_an_epsilon_is_that_of_two_batch_norms() -> None:
+    z = [double(9, 5), double(9, 5)]
+    a, b = (torch.nn.functional.batch_norm(v, None, None, training=True, eps=0.1) for v in z)
+    c = a.T @ b / 9
+    weight = torch.full_like(c, 0.3).fill_diagonal_(1.0)
+    wanted = ((c - torch.eye(5)) ** 2 * weight).sum()
+    torch.testing.assert_close(barlow_twins(*z, redundancy=0.3, variance_epsilon=0.1), wanted)
+
+
 def test_symmetric_is_the_mean_over_ordered_pairs() -> None:
     left, right = [torch.tensor(1.0), torch.tensor(2.0)], [torch.tensor(10.0), torch.tensor(20.0)]
     assert symmetric(torch.mul, left, right) == (1 * 20 + 2 * 10) / 2

@@ -79,6 +79,18 @@ def test_schedule_in_numbers():
     assert schedule.lr(1.0, 1950 + (195_000 - 1950) // 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
 
 
+def test_the_peak_may_come_with_the_last_step_of_the_warm_up():
+    settings = OptimSettings(warmup_epochs=2, peak_lr_at="end_of_warmup", warmup_start_lr=0)
+    schedule = Schedule.from_settings(settings, steps_per_epoch=5, epochs=4)
+    assert [schedule.lr(9.0, step) for step in range(11)] == [*range(10), 9.0]
+    later = Schedule.from_settings(settings.model_copy(update={"peak_lr_at": "after_warmup"}), 5, 4)
+    assert [schedule.lr(9.0, step) for step in range(10, 20)] == [
+        later.lr(9.0, step) for step in range(10, 20)
+    ]
+    one = Schedule(1e-3, 1, 10, peaks_in_warmup=True)
+    assert [one.lr(1.0, step) for step in range(2)] == [1e-3, 1.0]
+
+
 def test_schedule_sets_every_group_from_its_own_base():
     settings = OptimSettings(name="sgd", lr=0.1)
     optimizer = build_optimizer(parameter_groups(Learner().named_parameters(), settings, 256), settings)

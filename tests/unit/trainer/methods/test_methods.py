@@ -57,6 +57,19 @@ def test_the_classifier_learns_from_detached_features_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
+def test_the_classifier_may_learn_from_all_global_views_that_the_backbone_sees(name: str) -> None:
+    method, (views, labels, ids) = make(name), batch()
+    seen: list[Tensor] = []
+    method.backbone.register_forward_hook(lambda m, i, features: seen.append(features.detach()))
+    method.classifier_views = "global"
+    out = method(views, labels, ids)
+    assert method.classifier is not None
+    assert len(seen) == (1 if name == "msf" else 2)
+    errors = [nn.functional.cross_entropy(method.classifier(f), labels, ignore_index=-1) for f in seen]
+    torch.testing.assert_close(out.parts["online_loss"], torch.stack(errors).mean().detach())
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_unlabeled_batches_train(name: str) -> None:
     method = make(name)
     views, _, ids = batch()
