@@ -48,3 +48,45 @@ def moco(backbone: nn.Module) -> dict[str, Any]:
         "module.queue": nothing,
     }
     return {"epoch": 1, "arch": "resnet18", "state_dict": tensors}
+
+
+def published(method: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+    """A whole checkpoint of All4One's authors or of solo-learn. Its optimizer numbers the parameters."""
+    names = {
+        "momentum.backbone": "momentum_backbone",
+        "momentum.projector": "momentum_projector",
+        "neighbor_predictor": "predictor",
+        "centroid_predictor": "predictor2",
+        "transformer.layers": "transformer_encoder.layers",
+        "queue.rows": "queue",
+        "queue.labels": "queue_y",
+        "queue.ids": "queue_index",
+        "queue.head": "queue_ptr",
+    }
+
+    def theirs(name: str) -> str:
+        prefix = next((p for p in names if name.startswith(p)), "")
+        return names.get(prefix, "") + name.removeprefix(prefix)
+
+    tensors = {theirs(name): value for name, value in method.state_dict().items()}
+    if "queue_ptr" in tensors:
+        tensors["queue_ptr"] = tensors["queue_ptr"][None]
+    if method.momentum is None:
+        tensors.pop("queue_index", None)  # NNCLR's queue has no ids
+    tensors["pos_enc.penc.penc.inv_freq"] = torch.rand(3)
+    tensors["pos_enc.penc.penc.cached_penc"] = torch.rand(2, 8, 5)
+    parameters = {theirs(name): p for name, p in method.named_parameters() if p.requires_grad}
+    networks = ("backbone", "classifier", "projector", "predictor", "predictor2", "transformer_encoder")
+    state, groups = {}, []
+    for network in networks:
+        own = [p for name, p in parameters.items() if name.startswith(f"{network}.")]
+        groups += [{"lr": 0.1, "params": list(range(len(state), len(state) + len(own)))}] if own else []
+        for parameter in own:
+            state[len(state)] = {"momentum_buffer": optimizer.state[parameter]["momentum_buffer"]}
+    return {
+        "epoch": 3,
+        "global_step": step,
+        "pytorch-lightning_version": "2.1.2",
+        "state_dict": OrderedDict(tensors),
+        "optimizer_states": [{"state": state, "param_groups": groups}],
+    }

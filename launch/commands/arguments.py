@@ -11,9 +11,10 @@ From = Annotated[
     str | None,
     typer.Option(
         "--from",
-        metavar="RUN[@STEP|@best]",
+        metavar="RUN[@STEP|@best]|FILE",
         help="Begin with the whole state of another run, at its newest checkpoint, at STEP, or at its best one. "
-        "Schedule and length may change. Without CONFIG, its settings are used.",
+        "Schedule and length may change. Without CONFIG, its settings are used. FILE is a checkpoint that the "
+        "published code of All4One or solo-learn has saved.",
     ),
 ]
 Nproc = Annotated[

@@ -13,7 +13,7 @@ from data_pipelines.formatting import quoted
 from launch.local.preflight import divides, problems, problems_of_memory, refuse, require_devices
 from launch.local.processes import launch
 from launch.local.recovery import RunRecovery
-from launch.local.taken_state import TakenState
+from launch.local.taken_state import FirstState
 from launch.messages import print_error
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.recipes import find_recipe
@@ -31,14 +31,14 @@ ON_STOP = "stopping after this step or the next. The third signal ends the run a
 
 
 def start_run(
-    recipe: str | Path, overrides: Sequence[str], taken: TakenState | None = None, *, nproc: int
+    recipe: str | Path, overrides: Sequence[str], taken: FirstState | None = None, *, nproc: int
 ) -> int:
     """Create a run's folder and train the run with N processes. Returns the exit code."""
     return train_run(new_run(recipe, overrides, nproc, taken), nproc)
 
 
 def new_run(
-    recipe: str | Path, overrides: Sequence[str], nproc: int, taken: TakenState | None = None
+    recipe: str | Path, overrides: Sequence[str], nproc: int, taken: FirstState | None = None
 ) -> RunFolder:
     """Create the folder of a run that N processes will train.
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
+from launch.local.published_state import PublishedState
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.resume_compat import fingerprint, training_config
 from trainer.config.schema import Config
@@ -20,6 +21,23 @@ SCHEDULE = ("optim", "train.epochs", "train.max_steps")
 """Settings that a run may change when it goes on from another one."""
 FIXED = ("optim.name",)
 """Settings among them that must stay, because the optimizer's state depends on them."""
+
+
+class FirstState(Protocol):
+    """State with which a new run begins."""
+
+    @property
+    def step(self) -> int:
+        """Number of steps that are done."""
+        ...
+
+    def refuse_unfit(self, config: Config) -> None:
+        """Raise a UserError if a run with these settings cannot go on from this state."""
+        ...
+
+    def put_into(self, run: RunFolder, config: Config) -> None:
+        """Write the state into the folder of a new run, as its first checkpoint."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,23 +105,33 @@ class TakenState:
 
 def new_run_settings(
     recipe: str | None, overrides: Sequence[str] | None, taken_from: str | None
-) -> tuple[str | Path, list[str], TakenState | None]:
+) -> tuple[str | Path, list[str], FirstState | None]:
     """Return recipe, overrides and first state of a new run from the arguments of a command.
 
     Args:
         recipe: the first argument. With `taken_from` it may be missing, or an override.
         overrides: the other arguments.
-        taken_from: `RUN`, `RUN@STEP` or `RUN@best`. None: the run begins at step 0, and there is a recipe.
+        taken_from: `RUN`, `RUN@STEP`, `RUN@best`, or the file of a published checkpoint. None: the run begins at step
+            0, and there is a recipe.
 
     Raises:
-        UserError: there is no such run or no such checkpoint.
+        UserError: there is no such run or no such checkpoint, or a published one has no recipe.
     """
     given = list(overrides or ())
     if taken_from is None:
         assert recipe is not None
         return recipe, given, None
+    named = recipe is not None and ("=" not in recipe or Path(recipe).exists())
+    if Path(taken_from).is_file():
+        if recipe is None or not named:
+            raise UserError(
+                "a published checkpoint does not hold its settings",
+                where=taken_from,
+                fix=f"name a recipe with the same networks: all4one train RECIPE --from {quoted(Path(taken_from))}",
+            )
+        return recipe, given, PublishedState.of(Path(taken_from))
     taken = TakenState.of(taken_from)
-    if recipe is not None and ("=" not in recipe or Path(recipe).exists()):
+    if recipe is not None and named:
         return recipe, given, taken
     name = json.dumps(f"{taken.source.path.resolve().name}_from_{taken.step}")
     return taken.source.config, [f"run.name={name}", *([] if recipe is None else [recipe]), *given], taken

@@ -20,7 +20,7 @@ from launch.local.runs import (
     settings_on_resume,
     warn_of_other_world_size,
 )
-from launch.local.taken_state import TakenState
+from launch.local.taken_state import FirstState
 from launch.slurm import slurm_commands
 from launch.slurm.queueing import JobsLeftQueued
 from launch.slurm.submission import SlurmSubmission
@@ -41,7 +41,7 @@ def submit(
     *,
     preflight: bool,
     dry_run: bool,
-    taken: TakenState | None = None,
+    taken: FirstState | None = None,
 ) -> RunFolder | None:
     """Queue a new run. Returns its folder, or None after a dry run, which queues nothing.
 
