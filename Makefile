@@ -65,6 +65,7 @@ docs: setup  ## build the documentation site into site/
 bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz
 	$(BIN)/python benchmarks/golden.py tests/golden/*.npz --nproc 2
+	$(BIN)/python benchmarks/certified.py
 	$(BIN)/python benchmarks/resume.py
 	-$(BIN)/python benchmarks/lost_ranks.py
 	-$(BIN)/python benchmarks/lost_ranks.py --nproc 4

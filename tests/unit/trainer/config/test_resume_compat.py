@@ -33,3 +33,16 @@ def test_older_checkpoints_stay_of_use() -> None:
     """A new setting must stand in CAME_LATER; a new default is another meaning, which nothing excuses."""
     assert fingerprint(parse({}, where="defaults")) == "a040eac4eadce17c"
     assert fingerprint(parse({"method": {"symmetric": False}}, where="another")) != "a040eac4eadce17c"
+
+
+def test_settings_that_follow_the_published_code_are_another_training() -> None:
+    of = {
+        "optim.peak_lr_at": parse({"optim": {"peak_lr_at": "end_of_warmup"}}, where="a"),
+        "method.classifier_views": parse({"method": {"classifier_views": "global"}}, where="b"),
+        "backbone.stem": parse({"backbone": {"stem": "padded"}}, where="c"),
+    }
+    before = parse({}, where="defaults")
+    assert len({fingerprint(before), *map(fingerprint, of.values())}) == 4
+    for key, config in of.items():
+        with pytest.raises(UserError, match=key):
+            refuse_changed_training(before, config)
