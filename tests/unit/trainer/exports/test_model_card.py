@@ -22,6 +22,7 @@ FOLDER = {
     "timm_vit": ("backbone.name=test_vit", *sized(48)),
     "cifar": ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=cifar", *sized(32)),
     "half": ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=half", *sized(32)),
+    "padded": ("backbone.name=resnet18", "backbone.width=64", "backbone.stem=padded", *sized(32)),
     "narrow": ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half", *sized(32)),
 }
 
