@@ -34,6 +34,7 @@ from launch.commands.slurm import (
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 from launch.commands.study import study
 from launch.foreign_launcher import refuse_foreign_launcher
+from launch.local.imports import collector_paused
 from launch.local.rank_processes import allow_forks
 from launch.messages import disk_error_message, print_error
 
@@ -80,8 +81,9 @@ def train(
     if recipe is None and taken_from is None:
         list_recipes()
         raise typer.Exit(2)
-    from launch.local.runs import start_run
-    from launch.local.taken_state import new_run_settings
+    with collector_paused():
+        from launch.local.runs import start_run
+        from launch.local.taken_state import new_run_settings
 
     raise typer.Exit(start_run(*new_run_settings(recipe, overrides, taken_from), nproc=nproc))
 
@@ -122,8 +124,8 @@ def resume(
             fix="give --nproc or the SLURM options, not both",
         )
     if nproc is not None or not (slurm_options or Submissions(open_run(run)).newest_chain()):
-        from launch.local.runs import resume_run
-
+        with collector_paused():
+            from launch.local.runs import resume_run
         raise typer.Exit(resume_run(run, overrides or [], nproc, from_scratch=from_scratch))
     from launch.slurm.submit import resume as queue
 
@@ -158,8 +160,8 @@ def verify_resume(
     if recipe is None:
         list_recipes()
         raise typer.Exit(2)
-    from launch.local.verify_resume import verify
-
+    with collector_paused():
+        from launch.local.verify_resume import verify
     raise typer.Exit(verify(recipe, overrides or [], kills=kills, nproc=nproc, seed=seed))
 
 

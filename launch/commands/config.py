@@ -8,6 +8,7 @@ from data_pipelines.errors import UserError
 from launch.commands.arguments import Overrides, Recipe
 from launch.commands.output_format import Json, OutputFormat
 from launch.commands.renamed_options import earlier_name, value_of
+from launch.local.imports import collector_paused
 
 app = typer.Typer(
     help="Show recipes and explain settings.\n\nExample: all4one config show cifar10", no_args_is_help=True
@@ -31,8 +32,8 @@ def show_config(
         raise typer.Exit(2)
     if as_json and as_yaml:
         raise UserError("--json cannot be combined with --yaml", fix="give only one of them")
-    from launch.commands.show_config import show
-
+    with collector_paused():
+        from launch.commands.show_config import show
     asked = OutputFormat.JSON if as_json else OutputFormat.YAML if as_yaml else None
     asked = value_of(asked, output, was="--format", now="--yaml or --json")
     show(recipe, overrides or [], asked or OutputFormat.TABLE)
@@ -49,8 +50,8 @@ def explain_setting(
 
     Example: all4one config explain method.num_neighbors
     """
-    from launch.commands.explain_setting import explain
-
+    with collector_paused():
+        from launch.commands.explain_setting import explain
     explain(key, recipe)
 
 

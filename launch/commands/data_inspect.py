@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_pipelines.formatting import duration
+from launch.local.imports import collector_paused
 
 if TYPE_CHECKING:
     from data_pipelines.inspect.statistics import Statistics
@@ -77,7 +78,8 @@ def stats(
 
 def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":
     """Return the data settings of a recipe. The number of views is not checked against the recipe's method."""
-    from trainer.config.schema import data_settings
+    with collector_paused():
+        from trainer.config.schema import data_settings
 
     return data_settings(recipe, overrides or [])
 

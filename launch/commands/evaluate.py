@@ -8,6 +8,7 @@ import typer
 from data_pipelines.errors import UserError
 from launch.commands.models import BackboneName
 from launch.commands.renamed_options import earlier_name, value_of
+from launch.local.imports import collector_paused
 
 
 def evaluate(
@@ -132,13 +133,13 @@ def evaluate(
     rates = parse_rates(linear_rates, "--linear-rates")
     tuned_shares = parse_shares(finetune, "--finetune", whole=True) if finetune is not None else ()
     tuned_rates = parse_rates(finetune_rates, "--finetune-rates")
-    from launch.evaluate.evaluation import EvalJob
-    from launch.evaluate.evaluation import evaluate as evaluator
-    from launch.evaluate.several_runs import evaluate_runs, holds_runs
-    from trainer.evaluation.evaluators import Evaluators
-    from trainer.evaluation.finetune import FinetuneProtocol
-    from trainer.evaluation.linear_protocol import LinearProtocol
-
+    with collector_paused():
+        from launch.evaluate.evaluation import EvalJob
+        from launch.evaluate.evaluation import evaluate as evaluator
+        from launch.evaluate.several_runs import evaluate_runs, holds_runs
+        from trainer.evaluation.evaluators import Evaluators
+        from trainer.evaluation.finetune import FinetuneProtocol
+        from trainer.evaluation.linear_protocol import LinearProtocol
     of_linear = given(epochs=linear_epochs, batch=batch, learning_rates=rates)
     of_finetune = given(shares=tuned_shares, epochs=finetune_epochs, batch=batch, learning_rates=tuned_rates)
     evaluators = Evaluators(

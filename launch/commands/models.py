@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.commands.renamed_options import earlier_name, value_of
+from launch.local.imports import collector_paused
 
 Source = Annotated[
     Path,
@@ -71,8 +72,8 @@ def export(
 
     Example: all4one export runs/cifar10 --format onnx --out cifar10.onnx
     """
-    from trainer.exports.export import export_backbone
-
+    with collector_paused():
+        from trainer.exports.export import export_backbone
     earlier = BackboneName.MOMENTUM if momentum else None
     which = value_of(backbone, earlier, was="--momentum", now="--backbone momentum")
     written, loads_into = export_backbone(
@@ -108,6 +109,6 @@ def embed(
 
     Example: all4one embed runs/cifar10 photos --out photos.parquet
     """
-    from launch.evaluate.embed import embed_images
-
+    with collector_paused():
+        from launch.evaluate.embed import embed_images
     embed_images(source, images, out, backbone=backbone, batch=batch)

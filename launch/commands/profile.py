@@ -9,6 +9,7 @@ from data_pipelines.errors import UserError
 from launch.commands.arguments import Nproc, Overrides, Recipe
 from launch.commands.config import list_recipes
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
+from launch.local.imports import collector_paused
 
 _DEVICE, _WORLD, _STEPS = "h100", 8, 10
 
@@ -73,8 +74,8 @@ def profile(
             "--dry-run measures nothing",
             {"--nodes": nodes, "--trace": trace, "--nproc": nproc != 1, "--steps": steps},
         )
-        from launch.profile.dry_run import profile_dry
-
+        with collector_paused():
+            from launch.profile.dry_run import profile_dry
         raise typer.Exit(
             profile_dry(
                 recipe, overrides or [], device=device or _DEVICE, world_size=world or _WORLD, out=out
@@ -97,8 +98,8 @@ def profile(
         raise typer.Exit(
             profile_on(recipe, settings, parse_nodes(nodes), steps=steps or _STEPS, out=out, trace=trace)
         )
-    from launch.profile.profile_run import profile as measure
-
+    with collector_paused():
+        from launch.profile.profile_run import profile as measure
     raise typer.Exit(
         measure(recipe, overrides or [], nproc=nproc, steps=steps or _STEPS, out=out, trace=trace)
     )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from launch.local.imports import collector_paused
+
 
 class ProjectionMethod(StrEnum):
     """How features are projected to two dimensions. The values are keys of `trainer.visualization.projection`."""
@@ -49,7 +51,7 @@ def report(
 
     Example: all4one report runs/cifar10 runs/cifar10_byol --out both.html
     """
-    from launch.report.sections import write_report
-
+    with collector_paused():
+        from launch.report.sections import write_report
     written = write_report(paths, out, pictures=pictures, how=way and way.value)
     typer.echo(f"wrote {written}: {written.stat().st_size / 1e6:.1f} MB")

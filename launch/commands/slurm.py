@@ -10,6 +10,7 @@ from launch.commands.config import list_recipes
 from launch.commands.output_format import Json
 from launch.commands.renamed_options import earlier_name, value_of
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
+from launch.local.imports import collector_paused
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 RunOrFolder = Annotated[
@@ -53,10 +54,11 @@ def submit(
     Example: all4one submit imagenet_resnet50 --nodes 4 --gpus-per-node 8 --time 12h
     """
     from data_pipelines.errors import UserError
-    from launch.local.taken_state import new_run_settings
-    from launch.slurm.submit import submit as queue
-    from launch.slurm.submit import submit_sweep
 
+    with collector_paused():
+        from launch.local.taken_state import new_run_settings
+        from launch.slurm.submit import submit as queue
+        from launch.slurm.submit import submit_sweep
     follow = value_of(follow, wait, was="--wait", now="--follow")
     if recipe is None and taken_from is None:
         list_recipes()

@@ -8,6 +8,7 @@ import typer
 from data_pipelines.errors import UserError
 from launch.commands.arguments import Overrides
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
+from launch.local.imports import collector_paused
 
 
 @with_slurm_options(without=("chain",))
@@ -47,9 +48,9 @@ def study(
 
     Example: all4one study objectives --nproc 2
     """
-    from launch.studies.plan import shipped_studies
-    from launch.studies.run_study import study as run_study
-
+    with collector_paused():
+        from launch.studies.plan import shipped_studies
+        from launch.studies.run_study import study as run_study
     if name is None:
         for shipped, description in shipped_studies().items():
             typer.echo(f"{shipped}: {description}", err=True)

@@ -3,6 +3,7 @@
 `python -m launch.doctor.all_reduce BACKEND STORE` is one rank of it. `RANK` and `WORLD_SIZE` tell which.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -118,6 +119,7 @@ def main() -> None:
     from launch.local.worker import end_with_parent
 
     end_with_parent()
+    gc.disable()  # this process lives for seconds, most of which the collector would spend on imported modules
     import torch
     import torch.distributed as dist
 

@@ -16,11 +16,13 @@ from typing import Any
 def main() -> int:
     """Record each configuration. Return 1 if one of them failed."""
     warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+    gc.disable()  # Modules live as long as this process. Each collection would visit all of their objects.
     from data_pipelines.errors import UserError
     from trainer.config.schema import parse
     from trainer.profiling.dry_run.step import dry_run
 
-    gc.freeze()  # Modules live as long as this process. Each collection would visit all of their objects.
+    gc.freeze()
+    gc.enable()
     out, world_size, num_classes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     found: list[Any] = []
     for settings in json.load(sys.stdin):
