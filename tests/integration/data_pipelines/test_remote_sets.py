@@ -1,11 +1,8 @@
 """Batches of sets behind real servers are those of the local folder, whatever happens on the way."""
 
-import json
+import hashlib
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from file_server import FileServer, Request
+from rank_processes import forks
 
 from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
@@ -24,7 +22,6 @@ from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.sources.image_sources import digits
 from trainer.runs.components import refuse_other_set
 
-ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 SHARD_SAMPLES = 100
 
@@ -158,69 +155,82 @@ def test_s3_without_the_set_or_without_keys(s3: str, tmp_path: Path, monkeypatch
         ShardSet.open(s3, settings(tmp_path))
 
 
-PROGRAM = """
-import hashlib, json, sys, torch
-from itertools import islice
-from pathlib import Path
-from data_pipelines.loading.loaders import TrainLoader
-from data_pipelines.settings import DataSettings
-from data_pipelines.shards.shard_set import ShardSet
-url, rank, config = sys.argv[1], int(sys.argv[2]), DataSettings.model_validate_json(sys.argv[3])
-with TrainLoader(ShardSet.open(url, config), config, seed=3, rank=rank, world_size=2, global_batch=96,
-                 device=torch.device("cpu")) as loader:
-    hashes = []
-    for batch in islice(loader.batches(0), 2 * loader.steps_per_epoch):
-        hashes.append(hashlib.sha256(b"".join(view.numpy().tobytes() for view in batch.views)).hexdigest())
-        print(".", end="", file=sys.stderr, flush=True)
-    print(json.dumps([loader.bad_samples, hashes]))
-"""
+class Rank:
+    """One of two ranks, in a process of its own that reads two epochs.
+
+    Args:
+        url: the set.
+        number: number of the rank.
+        config: settings with the cache.
+        out: file for a line of each batch.
+    """
+
+    def __init__(self, url: str, number: int, config: DataSettings, out: Path) -> None:
+        self.out = out
+        self.process = forks().Process(target=write_batches, args=(url, number, config, out))
+        self.process.start()
+
+    def batches(self) -> str:
+        """What `write_batches` has written at the end."""
+        self.process.join(120)
+        assert self.process.exitcode == 0
+        return self.out.read_text()
 
 
-def rank(url: str, number: int, config: DataSettings) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, url, str(number), config.model_dump_json()],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def write_batches(url: str, number: int, config: DataSettings, out: Path) -> None:
+    """Write the hash of each batch of two epochs, and at the end the number of bad samples."""
+    given = {"seed": 3, "rank": number, "world_size": 2, "global_batch": 96, "device": CPU}
+    with TrainLoader(ShardSet.open(url, config), config, **given) as loader, out.open("w") as file:
+        for batch in islice(loader.batches(0), 2 * loader.steps_per_epoch):
+            views = b"".join(view.numpy().tobytes() for view in batch.views)
+            print(hashlib.sha256(views).hexdigest(), file=file, flush=True)
+        print(f"bad samples: {loader.bad_samples}", file=file)
 
 
-def outcome(process: subprocess.Popen[str]) -> list[object]:
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return json.loads(out)
+@pytest.fixture(scope="module")
+def local(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What both ranks write about the local folder."""
+    outs = [tmp_path_factory.mktemp("local") / str(number) for number in (0, 1)]
+    for number, out in enumerate(outs):
+        write_batches(str(folder), number, settings(out.parent), out)
+    return [out.read_text() for out in outs]
 
 
-def test_two_processes_share_a_cache(folder: Path, server: FileServer, tmp_path: Path) -> None:
+def both_ranks(url: str, config: DataSettings, folder: Path) -> list[str]:
+    """What two ranks that run at the same time write."""
+    ranks = [Rank(url, number, config, folder / f"batches_{number}") for number in (0, 1)]
+    return [rank.batches() for rank in ranks]
+
+
+def test_two_processes_share_a_cache(
+    folder: Path, server: FileServer, local: list[str], tmp_path: Path
+) -> None:
     server.fault = lambda request: time.sleep(0.02)
-    config = settings(tmp_path)
-    remote_ranks = [outcome(process) for process in [rank(server.url, number, config) for number in (0, 1)]]
-    local_ranks = [outcome(process) for process in [rank(str(folder), number, config) for number in (0, 1)]]
-    assert remote_ranks == local_ranks
+    assert both_ranks(server.url, settings(tmp_path / "cache"), tmp_path) == local
     names = [path.name for path in folder.glob("*.tar")]
     assert {name: server.starts(name) for name in names} == {name: [0] for name in names}
 
 
 def test_two_processes_share_a_cache_that_is_too_small(
-    folder: Path, server: FileServer, tmp_path: Path
+    folder: Path, server: FileServer, local: list[str], tmp_path: Path
 ) -> None:
-    config = settings(tmp_path, half(folder) // 2)
-    remote_ranks = [outcome(process) for process in [rank(server.url, number, config) for number in (0, 1)]]
-    local_ranks = [outcome(process) for process in [rank(str(folder), number, config) for number in (0, 1)]]
-    assert remote_ranks == local_ranks
-    assert used(tmp_path) <= half(folder) // 2
+    cache = tmp_path / "cache"
+    assert both_ranks(server.url, settings(cache, half(folder) // 2), tmp_path) == local
+    assert used(cache) <= half(folder) // 2
 
 
-def test_a_killed_process_leaves_a_cache_that_works(folder: Path, server: FileServer, tmp_path: Path) -> None:
-    config = settings(tmp_path)
+def test_a_killed_process_leaves_a_cache_that_works(
+    server: FileServer, local: list[str], tmp_path: Path
+) -> None:
+    config = settings(tmp_path / "cache")
     server.fault = lambda request: time.sleep(0.02)
-    process = rank(server.url, 0, config)
-    assert process.stderr is not None
-    process.stderr.read(1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert outcome(rank(server.url, 0, config)) == outcome(rank(str(folder), 0, config))
+    killed = Rank(server.url, 0, config, tmp_path / "killed")
+    while not (killed.out.exists() and killed.out.read_text()):
+        assert killed.process.is_alive()
+        time.sleep(0.001)
+    killed.process.kill()
+    killed.process.join()
+    assert Rank(server.url, 0, config, tmp_path / "again").batches() == local[0]
 
 
 def test_a_set_that_was_replaced_is_not_gone_on_with(
