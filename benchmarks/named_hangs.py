@@ -15,7 +15,6 @@ import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -25,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from hung_rank import CPU_GROUPS, FOLDER, MISMATCHED, STOPPED, STUCK_READ, THROTTLED
-from lost_ranks import SMALL
+from lost_ranks import SMALL, build_digits
 
 from launch.local.processes import launch
-from launch.local.rank_processes import allow_forks, module_command
+from launch.local.rank_processes import allow_forks
 from launch.local.recovery import RunRecovery
 from launch.local.runs import new_run
 from trainer.runs.end_reasons import EndReason
@@ -52,12 +51,14 @@ def main() -> int:
     parser.add_argument("--least", type=int, default=30, help="guard.hang_seconds (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of ranks and times (default: %(default)s)")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="ways to hang")
+    parser.add_argument("--data", type=Path, help="folder of the digits as shards, which are built otherwise")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     allow_forks()
     with tempfile.TemporaryDirectory() as folder, throttling_group(Path(folder)) as throttles:
         kinds = [kind for kind in args.kinds if throttles or kind != THROTTLED]
-        result = hang_ranks(Path(folder), args.hangs, args.nproc, args.least, args.seed, kinds)
+        data = (args.data or build_digits(Path(folder))).resolve()
+        result = hang_ranks(Path(folder), data, args.hangs, args.nproc, args.least, args.seed, kinds)
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -85,12 +86,9 @@ def throttling_group(folder: Path) -> Iterator[bool]:
 
 
 def hang_ranks(
-    folder: Path, hangs: int, nproc: int, least: int, seed: int, kinds: Sequence[str]
+    folder: Path, data: Path, hangs: int, nproc: int, least: int, seed: int, kinds: Sequence[str]
 ) -> dict[str, Any]:
     """Train a run whose ranks hang, and return what its ledger tells of each hang."""
-    data = folder / "digits"
-    command = module_command("launch.cli", "data", "build", "digits", str(data))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     numbers = random.Random(seed)
     plan = [
         {

@@ -10,15 +10,19 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from namespaces import enter
 from rank_processes import forks
 
 from launch.local.rank_processes import like_a_new_process
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def all4one(*arguments: object) -> list[str]:
@@ -30,28 +34,57 @@ def all4one(*arguments: object) -> list[str]:
 class Result:
     code: int
     out: str
+    err: str = ""
+    """The errors, if they were kept apart from the output."""
 
     @property
     def words(self) -> str:
         """The output without the line breaks that a narrow terminal makes."""
         return " ".join(self.out.split())
 
+    @property
+    def error_words(self) -> str:
+        """The errors without line breaks."""
+        return " ".join(self.err.split())
+
 
 def run(
-    *arguments: object, cwd: object = None, env: dict[str, str] | None = None, machine: int | None = None
+    *arguments: object,
+    cwd: object = None,
+    env: dict[str, str] | None = None,
+    machine: int | None = None,
+    program: Path | None = None,
+    apart: bool = False,
+    timeout: float | None = None,
 ) -> Result:
-    """Run a command to its end. Output and errors come together.
+    """Run a command to its end.
 
     Args:
         arguments: those of `all4one`.
         cwd: working folder. None: that of this process.
         env: environment. None: that of this process.
         machine: a process of the machine to run on. None: this one.
+        program: file of a program that runs in place of `all4one`. None: there is none.
+        apart: whether errors are kept apart from the output.
+        timeout: how long the command may take, seconds.
     """
-    command = Command(*arguments, cwd=cwd, env=env, machine=machine)
-    out = command.communicate()[0]
-    assert command.returncode is not None
-    return Result(command.returncode, out)
+    with tempfile.NamedTemporaryFile() as errors:
+        command = Command(
+            *arguments,
+            cwd=cwd,
+            env=env,
+            machine=machine,
+            program=program,
+            errors=Path(errors.name) if apart else None,
+        )
+        out = command.communicate(timeout)[0]
+        assert command.returncode is not None
+        return Result(command.returncode, out, errors.read().decode(errors="replace"))
+
+
+def run_program(program: Path, *arguments: object, **options: Any) -> Result:
+    """Run a program to its end in the root of the project. The options are those of `run`."""
+    return run(*arguments, cwd=ROOT, program=program, timeout=550, **options)
 
 
 class Command:
@@ -63,6 +96,7 @@ class Command:
         env: environment. None: that of this process.
         machine: a process of the machine to run on. None: this one.
         program: file of a program that runs in place of `all4one`. None: there is none.
+        errors: file for the errors. None: they come with the output.
     """
 
     def __init__(
@@ -72,6 +106,7 @@ class Command:
         env: dict[str, str] | None = None,
         machine: int | None = None,
         program: Path | None = None,
+        errors: Path | None = None,
     ) -> None:
         context = forks()
         self._output, output = context.Pipe(duplex=False)
@@ -84,6 +119,7 @@ class Command:
                 dict(env or os.environ),
                 machine,
                 program,
+                errors,
             ),
         )
         self._process.start()
@@ -133,6 +169,7 @@ def _command(
     environment: dict[str, str],
     machine: int | None,
     program: Path | None,
+    errors: Path | None,
 ) -> None:
     """Run a command or a program in this fork."""
     if machine is not None:
@@ -140,11 +177,15 @@ def _command(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the process that forks ignores it
     with like_a_new_process(os.dup(output.fileno())):
         output.close()
+        if errors is not None:
+            with errors.open("ab", buffering=0) as file:
+                os.dup2(file.fileno(), 2)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["all4one", *arguments]
         if program is not None:
+            sys.path.insert(0, str(program.parent))  # as Python does, so that it finds the modules beside it
             runpy.run_path(str(program), run_name="__main__")
             return
         from launch.cli import main

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from commands import Command
+from commands import run_program
 from tiny_runs import Runs
 
-ROOT = Path(__file__).resolve().parents[1]
 POISON = """
 import os, signal, sys, time
 from pathlib import Path
@@ -52,12 +51,5 @@ def poisoned(
     """
     program = folder / "poisoned.py"
     program.write_text(POISON.format(fault=fault, begin=begin, before=before, after=after))
-    return run_program(program, *runs.arguments(name, *overrides), "--nproc", "2")
-
-
-def run_program(program: Path, *arguments: str) -> tuple[int, str]:
-    """Run a program that ends in the command. Returns its exit code and its output."""
-    command = Command(*arguments, cwd=ROOT, program=program)
-    out, _ = command.communicate(timeout=400)
-    assert command.returncode is not None
-    return command.returncode, out
+    result = run_program(program, *runs.arguments(name, *overrides), "--nproc", 2)
+    return result.code, result.out

@@ -33,6 +33,8 @@ TINY = (
     "method.feature_scope=global",
     "method.transformer_dropout=0",
 )
+NO_EVALUATION = "eval.every_epochs=0"
+"""For runs whose metrics no test reads: an evaluation costs as much as several steps."""
 
 
 class Runs:

@@ -1,26 +1,22 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, Result, run_program
 
 HERE = Path(__file__).resolve().parent
-SCRIPT = HERE.parent.parent / "benchmarks" / "golden.py"
 FILES = sorted(HERE.glob("*.npz"))
 
 
-def golden(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def golden(*arguments: object) -> Result:
+    return run_program(ROOT / "benchmarks" / "golden.py", *arguments)
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_losses_gradients_and_queue_are_the_published_ones(nproc: int) -> None:
     result = golden(*FILES, "--nproc", nproc)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("grad/") >= 2 * 60
+    assert result.code == 0, result.out
+    assert result.out.count("grad/") >= 2 * 60
 
 
 def test_a_wrong_number_fails(tmp_path: Path) -> None:
@@ -29,5 +25,5 @@ def test_a_wrong_number_fails(tmp_path: Path) -> None:
     np.savez(tmp_path / "wrong.npz", **values)
     (tmp_path / "wrong.json").write_text(FILES[0].with_suffix(".json").read_text())
     result = golden(tmp_path / "wrong.npz")
-    assert result.returncode == 1
-    assert "above tolerance" in result.stdout
+    assert result.code == 1
+    assert "above tolerance" in result.out

@@ -2,29 +2,24 @@
 
 import importlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from commands import ROOT, Result, run_program
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def check(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/gpu_check.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-    )
+def check(*arguments: str, **environment: str) -> Result:
+    # Rows run beside other tests: several threads that share few cores would wait for each other.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return run_program(ROOT / "benchmarks" / "gpu_check.py", *arguments, env=environment, apart=True)
 
 
 def test_rows_of_a_cpu_are_a_markdown_table() -> None:
     done = check("--device", "cpu", "--quick", "--only", "golden", "byol", "roofline", "opencv")
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    assert done.code == 0, done.out + done.err
+    lines = done.out.splitlines()
     assert lines[0].startswith("## CPU, ")
     table = lines[lines.index("| what | result | time |") :]
     assert table[1] == "| --- | --- | ---: |"
@@ -39,16 +34,16 @@ def test_rows_of_a_cpu_are_a_markdown_table() -> None:
 
 def test_a_machine_without_a_gpu_is_told_so_in_one_line() -> None:
     done = check(CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("gpu_check: no GPU here")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith("gpu_check: no GPU here")
+    assert len(done.err.splitlines()) == 1
 
 
 def test_a_row_that_does_not_exist_is_named() -> None:
     done = check("--device", "cpu", "--quick", "--only", "golden", "nothing")
-    assert done.returncode == 2
-    assert "there is no row nothing; rows: golden, " in done.stderr
+    assert done.code == 2
+    assert "there is no row nothing; rows: golden, " in done.err
 
 
 @pytest.fixture

@@ -1,22 +1,21 @@
 """The commands as their users run them, in processes of their own; some of those are killed."""
 
 import os
-import resource
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import commands
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+from commands import Command, Result, run_program
 from typer.testing import CliRunner
 
 from data_pipelines.errors import UserError
@@ -25,25 +24,10 @@ from data_pipelines.shards.index import read_record
 from data_pipelines.shards.shard_set import ShardSet
 from launch.commands.data import app
 
-ROOT = Path(__file__).resolve().parents[3]
-RUN = """
-import sys
-from data_pipelines.errors import UserError
-from launch.commands.data import app
-try:
-    app()
-except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
 
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-c", RUN, *map(str, words)]
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=120)
+def run(*words: object) -> Result:
+    """`all4one data`, in a process of its own."""
+    return commands.run("data", *words, apart=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +61,14 @@ def caught(
     """
     for attempt in range(10):
         out = folder / f"out{attempt}"
-        process = subprocess.Popen(
-            command(*words(out)), cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        process = Command("data", *words(out))
         while len(list((out / part).glob("shard-*.tar"))) < shards and process.poll() is None:
             time.sleep(0.001)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=60)
         if process.returncode != 0:
-            assert list((out / part).glob("shard-*.tar")), error
+            assert list((out / part).glob("shard-*.tar")), said
             return out, process.pid
     pytest.fail("every build ended before it was caught")
 
@@ -138,8 +120,8 @@ def test_errors_pass_through(tmp_path: Path) -> None:
 
 def test_digits(tmp_path: Path) -> None:
     result = run("build", "digits", tmp_path / "digits")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == "", "no progress bar where there is no terminal"
+    assert result.code == 0, result.err
+    assert result.err == "", "no progress bar where there is no terminal"
     for part, count in (("train", 1501), ("validation", 296)):
         shards = ShardSet.open(tmp_path / "digits" / part)
         assert (len(shards), shards.num_classes) == (count, 10)
@@ -204,7 +186,7 @@ def test_a_set_of_torchvision_goes_on_after_an_interruption_between_its_parts(
 
     out, _ = caught(tmp_path, words, part="validation", number=signal.SIGKILL)
     again = run(*words(out))
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.err
     invoke(*words(tmp_path / "straight"))
     for part in ("train", "validation"):
         assert files(out / part) == files(tmp_path / "straight" / part)
@@ -243,51 +225,60 @@ def test_sources_that_are_not_there(tmp_path: Path, words: tuple[str, ...], mess
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a build that nothing interrupts."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    invoke(*build_words(images, out))
+    return files(out)
+
+
 @pytest.mark.parametrize("kill_at", [1, 17, 39])
-def test_a_killed_build_does_not_open_and_goes_on(images: Path, tmp_path: Path, kill_at: int) -> None:
+def test_a_killed_build_does_not_open_and_goes_on(
+    images: Path, undisturbed: dict[str, bytes], tmp_path: Path, kill_at: int
+) -> None:
     out, _ = caught(tmp_path, lambda out: build_words(images, out), shards=kill_at, number=signal.SIGKILL)
     with pytest.raises(UserError, match="run the same build command again"):
         ShardSet.open(out)
-    assert run("index", out).returncode == 2, "half a build must not be indexed"
+    assert run("index", out).code == 2, "half a build must not be indexed"
     again = run(*build_words(images, out))
-    assert again.returncode == 0, again.stderr
-    assert run(*build_words(images, tmp_path / "straight")).returncode == 0
-    assert files(out) == files(tmp_path / "straight")
+    assert again.code == 0, again.err
+    assert files(out) == undisturbed
 
 
 def test_ctrl_c_ends_a_build_and_its_workers(images: Path, tmp_path: Path) -> None:
     out, group = caught(tmp_path, lambda out: build_words(images, out), number=signal.SIGINT)
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
-    assert run(*build_words(images, out)).returncode == 0
+    assert run(*build_words(images, out)).code == 0
 
 
-def limit_files(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+LIMITED = """
+import resource
+from launch.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+main()
+"""
+"""The command with a limit on the size of the files that it writes."""
 
 
 def test_a_file_system_that_takes_no_more_is_told(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("build", images, out, "--shard-samples", 100, "--workers", 2)
-    result = subprocess.run(
-        command(*words),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: limit_files(1_000_000),
-    )
-    assert result.returncode == 2
-    assert "the disk is full: the shards need" in result.stderr
-    assert "Traceback" not in result.stderr
+    program = tmp_path / "limited.py"
+    program.write_text(LIMITED)
+    result = run_program(program, "data", *words, apart=True)
+    assert result.code == 2
+    assert "the disk is full: the shards need" in result.error_words
+    assert "Traceback" not in result.err
     assert not list(out.glob("*shard*")), "no temporary file is left"
-    assert run(*words).returncode == 0
+    assert run(*words).code == 0
 
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 def test_a_full_disk_is_told(images: Path, small_disk: Path) -> None:
     result = run(*build_words(images, small_disk / "out"))
-    assert result.returncode == 2
-    assert "the disk is full: the shards need" in result.stderr
+    assert result.code == 2
+    assert "the disk is full: the shards need" in result.error_words
     with pytest.raises(UserError):
         ShardSet.open(small_disk / "out")

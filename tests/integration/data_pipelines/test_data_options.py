@@ -1,22 +1,18 @@
 """Options and warnings of `data build` and `data index` as their users see them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commands import Result, run
 
 from data_pipelines.shards.shard_set import ShardSet
 
-ROOT = Path(__file__).resolve().parents[3]
 
-
-def all4one(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.cli", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def all4one(*words: object) -> Result:
+    return run(*words, apart=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +29,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_warnings_are_printed_and_the_build_goes_on(images: Path, tmp_path: Path) -> None:
     result = all4one("data", "build", images, tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert "warning: the classes are numbers but are sorted as text: 0, 1, 10, 11" in result.stderr
-    assert "warning: no value of the 1 images of 16 bits is above 4,0" in result.stderr
-    assert "--range 0,4095" in result.stderr
+    assert result.code == 0, result.err
+    assert "warning: the classes are numbers but are sorted as text: 0, 1, 10, 11" in result.err
+    assert "warning: no value of the 1 images of 16 bits is above 4,0" in result.err
+    assert "--range 0,4095" in result.err
     assert len(ShardSet.open(tmp_path / "out")) == 13
 
 
@@ -44,30 +40,30 @@ def test_the_options_that_the_warnings_name(images: Path, tmp_path: Path) -> Non
     result = all4one(
         "data", "build", images, tmp_path / "out", "--numeric-classes", "--range", "0,4095", "--workers", 2
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.code, result.err) == (0, "")
     assert ShardSet.open(tmp_path / "out").classes == tuple(map(str, range(12)))
-    assert all4one("data", "build", images, tmp_path / "none", "--no-labels").returncode == 0
+    assert all4one("data", "build", images, tmp_path / "none", "--no-labels").code == 0
     unlabeled = ShardSet.open(tmp_path / "none")
     assert (unlabeled.classes, set(unlabeled.index["label"].tolist())) == ((), {-1})
 
 
 def test_an_index_with_other_names_and_without_labels(images: Path, tmp_path: Path) -> None:
-    assert all4one("data", "build", images, tmp_path / "out").returncode == 0
+    assert all4one("data", "build", images, tmp_path / "out").code == 0
     (tmp_path / "names").write_text("".join(f"class {number}\n" for number in range(12)))
     result = all4one("data", "index", tmp_path / "out", "--classes", tmp_path / "names")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     assert ShardSet.open(tmp_path / "out").classes[11] == "class 11"
     result = all4one("data", "index", tmp_path / "out", "--no-labels")
-    assert result.returncode == 0
-    assert "unlabeled │ 13" in " ".join(result.stdout.split())
+    assert result.code == 0
+    assert "unlabeled │ 13" in result.words
 
 
 @pytest.mark.parametrize("values", ["4095", "9,3", "0,70000", "a,b"])
 def test_a_range_without_meaning_is_one_message(images: Path, tmp_path: Path, values: str) -> None:
     result = all4one("data", "build", images, tmp_path / "out", "--range", values)
-    assert result.returncode == 2
-    assert "are not two values from 0 to 65535" in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    assert result.code == 2
+    assert "are not two values from 0 to 65535" in result.error_words
+    assert "Traceback" not in result.err
 
 
 def test_names_that_are_not_utf_8_end_in_no_traceback(images: Path, tmp_path: Path) -> None:
@@ -77,9 +73,9 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(images: Path, tmp_path: Pa
         (source / os.fsdecode(name) / "1.bmp").write_bytes((images / "0" / "1.bmp").read_bytes())
     out = tmp_path / os.fsdecode(b"out\xe9")
     result = all4one("data", "build", source, out)
-    assert result.returncode == 0, result.stderr
-    assert "out\\xe9" in result.stdout
+    assert result.code == 0, result.err
+    assert "out\\xe9" in result.out
     assert ShardSet.open(out).classes == ("bar", "caf\\xe9")
     result = all4one("data", "build", source, out)
-    assert result.returncode == 2
-    assert "out\\xe9: the output folder is not empty" in result.stderr
+    assert result.code == 2
+    assert "out\\xe9: the output folder is not empty" in result.err

@@ -8,13 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commands import ROOT, Result, run
 
-ROOT = Path(__file__).resolve().parents[3]
 
-
-def all4one(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.cli", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def all4one(*words: object) -> Result:
+    return run(*words, apart=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +24,28 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True, parents=True)
         cv2.imwrite(str(path), random.integers(0, 256, (60 + number, 90, 3), dtype=np.uint8))
     result = all4one("data", "build", folder / "images", folder / "set")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     return folder / "set"
 
 
 def test_show_draws_what_a_recipe_makes(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "views.png"
     result = all4one("data", "show", shards, "--recipe", "cifar10", "--out", out, "--images", 2)
-    assert result.returncode == 0, result.stderr
-    assert f"wrote {out}" in " ".join(result.stdout.split())
+    assert result.code == 0, result.err
+    assert f"wrote {out}" in result.words
     more = tmp_path / "more.png"
     given = "data.views=[{preset: byol, size: 64}, {size: 32, count: 3}]"
-    assert all4one("data", "show", shards, given, "--out", more, "--images", 2).returncode == 0
+    assert all4one("data", "show", shards, given, "--out", more, "--images", 2).code == 0
     assert cv2.imread(str(more)).shape[1] > cv2.imread(str(out)).shape[1], "five views are wider than two"
 
 
 def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None:
     result = all4one("data", "stats", shards, "--recipe", "cifar10", "data.decode_threads=1")
-    assert result.returncode == 0, result.stderr
-    assert "48 samples in 1 shards" in result.stdout
-    assert "3 classes" in result.stdout
-    assert "images/s with 1 threads" in " ".join(result.stdout.split())
-    assert re.search(r"from 48 images: data\.mean=\[0\.[\d.,]+\] data\.std=\[0\.[\d.,]+\]\n", result.stdout)
+    assert result.code == 0, result.err
+    assert "48 samples in 1 shards" in result.out
+    assert "3 classes" in result.out
+    assert "images/s with 1 threads" in result.words
+    assert re.search(r"from 48 images: data\.mean=\[0\.[\d.,]+\] data\.std=\[0\.[\d.,]+\]\n", result.out)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +59,9 @@ def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None
 )
 def test_wrong_words_end_with_one_message(shards: Path, verb: str, words: list[str], said: str) -> None:
     result = all4one("data", verb, shards, *words)
-    assert result.returncode == 2
-    assert said in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    assert result.code == 2
+    assert said in result.error_words
+    assert "Traceback" not in result.err
 
 
 def test_the_module_is_light() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from deepspeed_ranks import engine_of, everything, tiny, train
+from tiny_runs import NO_EVALUATION
 
 from data_pipelines.errors import UserError
 from trainer.networks.backbones import BackboneSettings, build_backbone
@@ -47,7 +48,7 @@ def test_all_stages_train_the_same_without_the_parts_that_are_off(run_ranks, nam
 
 def test_a_run_with_small_views_learns_from_them(runs) -> None:
     given = ("data.views=[{size: 32}, {size: 32}, {size: 16, count: 2}]", "method.queue_views=both")
-    result = runs.train("small_views", *given, "train.max_steps=3", "optim.warmup_epochs=0")
+    result = runs.train("small_views", *given, "train.max_steps=3", "optim.warmup_epochs=0", NO_EVALUATION)
     assert result.code == 0, result.out
     queue = runs.tensors("small_views")["queue.ids"]
     assert (queue >= 0).all()  # 3 steps of 64 images, both keys of each, fill 200 places

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from tiny_runs import NO_EVALUATION
 
 
 @pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
 def test_a_full_disk_keeps_the_last_good_checkpoint_and_ends_with_an_error(runs, small_disk: Path) -> None:
     there = type(runs)(small_disk, runs.digits)
-    process = there.start(*there.arguments("full"), "--nproc", 1)
+    process = there.start(*there.arguments("full", NO_EVALUATION), "--nproc", 1)
     there.wait_for_step("full", 5, process)
     with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -41,7 +42,7 @@ def test_data_that_goes_bad_stops_the_run_with_a_checkpoint_and_mended_it_goes_o
     for row in rows[:: len(rows) // 40]:
         bad[row["offset"] + row["size"] // 2] ^= 0xFF
     shard.write_bytes(bad)
-    result = runs.train("rotten", f"data.train={rotten}")
+    result = runs.train("rotten", f"data.train={rotten}", NO_EVALUATION)
     assert result.code == 2, result.out
     assert "samples could not be used" in result.words
     assert "data verify" in result.words

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from poisoned_runs import Poisoned
-from tiny_runs import STEPS, Runs
+from tiny_runs import NO_EVALUATION, STEPS, Runs
 
 from trainer.checkpoints.store import CheckpointStore
 
@@ -75,7 +75,12 @@ def test_a_run_that_cannot_get_around_stops_and_says_so(
 
 def test_a_learning_rate_that_breaks_the_weights_stops_the_run(runs: Runs) -> None:
     result = runs.train(
-        "too_fast", "optim.name=sgd", "optim.lr=1e30", "optim.warmup_epochs=0", "guard.max_skips=2"
+        "too_fast",
+        "optim.name=sgd",
+        "optim.lr=1e30",
+        "optim.warmup_epochs=0",
+        "guard.max_skips=2",
+        NO_EVALUATION,
     )
     assert result.code == 2
     assert "no good checkpoint to roll back to" in result.words

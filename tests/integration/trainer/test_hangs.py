@@ -3,36 +3,28 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from commands import run
+from commands import ROOT, run, run_program
 from poisoned_command import poisoned
-from tiny_runs import Runs
+from tiny_runs import NO_EVALUATION, Runs
 
 from launch.local.stragglers import SLOWER
 from trainer.runs.end_reasons import ExitCode
 from trainer.runs.rank_times import RANK_TIMES, STRAGGLER, read_rank_times
 
-ROOT = Path(__file__).resolve().parents[3]
 BEGIN = 8
 
 
-def test_ranks_that_hang_in_several_ways_are_named_and_the_run_reaches_its_end(tmp_path: Path) -> None:
+def test_ranks_that_hang_in_several_ways_are_named_and_the_run_reaches_its_end(
+    digits: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "results.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "benchmarks/named_hangs.py", "--hangs", "4", "--least", "5"),
-            *("--nproc", "2", "--json", str(results)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
+    done = run_program(
+        ROOT / "benchmarks" / "named_hangs.py",
+        *("--hangs", 4, "--least", 5, "--nproc", 2, "--data", digits, "--json", results),
     )
-    assert results.exists(), done.stderr[-3000:]
+    assert results.exists(), done.out[-3000:]
     result = json.loads(results.read_text())
     assert result["named_wrongly"] == []
     assert result["finished"]
@@ -65,7 +57,9 @@ def test_a_rank_that_hangs_with_the_interpreter_prints_its_stacks(runs: Runs, tm
         f"if not os.path.exists({str(marker)!r}): Path({str(marker)!r}).touch(); "
         "import ctypes; ctypes.PyDLL(None).sleep(1000)"  # unlike CDLL it keeps the lock
     )
-    code, out = poisoned(runs, tmp_path, "hung_held", fault, "guard.hang_seconds=4", begin=BEGIN)
+    code, out = poisoned(
+        runs, tmp_path, "hung_held", fault, "guard.hang_seconds=4", NO_EVALUATION, begin=BEGIN
+    )
     assert code == 0, out
     assert "rank 1 on" in out
     assert "a thread holds its interpreter" in out
@@ -75,7 +69,7 @@ def test_a_rank_that_hangs_with_the_interpreter_prints_its_stacks(runs: Runs, tm
 
 def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs, tmp_path: Path) -> None:
     """In the first step of an attempt, the usual time of a step is not known, and `guard.stall_seconds` counts."""
-    settings = ("guard.hang_seconds=4", "guard.stall_seconds=20")
+    settings = ("guard.hang_seconds=4", "guard.stall_seconds=20", NO_EVALUATION)
     code, out = poisoned(runs, tmp_path, "hung_again", "time.sleep(1000)", *settings, begin=BEGIN)
     assert code == ExitCode.STALLED, out
     ends = [r for r in runs.ledger("hung_again") if r["event"] == "end" and r["reason"] == "stalled"]
@@ -86,7 +80,11 @@ def test_ranks_that_hang_again_and_again_end_the_run_with_the_reason(runs: Runs,
 
 
 def test_a_rank_that_computes_slowly_is_named_and_status_shows_its_time(runs: Runs, tmp_path: Path) -> None:
-    settings = ("train.max_steps=125", "train.epochs=50", "eval.every_epochs=0", "checkpoint.every_steps=0")
+    settings = ("train.max_steps=125", "train.epochs=50", NO_EVALUATION, "checkpoint.every_steps=0")
+    settings += (
+        "train.global_batch=16",
+        "parallel.batch_norm=rank",
+    )  # only the time that the rank sleeps matters
     code, out = poisoned(runs, tmp_path, "slow_rank", "time.sleep(0.1)", *settings, begin=BEGIN)
     assert code == 0, out
     ledger = runs.ledger("slow_rank")

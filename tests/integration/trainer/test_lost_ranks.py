@@ -2,40 +2,32 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT, run_program
 from poisoned_command import poisoned
-from tiny_runs import Runs
+from tiny_runs import NO_EVALUATION, Runs
 
 from launch.local.memory_kills import memory_kills
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(digits: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    command = [sys.executable, "benchmarks/lost_ranks.py", "--kills", "12", "--steps", "30"]
-    run = subprocess.run(
-        [*command, "--nproc", "3", "--data", str(digits), "--json", str(results)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+    done = run_program(
+        ROOT / "benchmarks" / "lost_ranks.py",
+        *("--kills", 12, "--steps", 30, "--nproc", 3, "--data", digits, "--json", results),
     )
-    assert results.exists(), run.stderr[-3000:]
+    assert results.exists(), done.out[-3000:]
     result = json.loads(results.read_text())
-    assert result["bitwise"], run.stderr[-3000:]
+    assert result["bitwise"], done.out[-3000:]
     assert result["kills"] >= 9
     assert 8 <= result["attempts"] <= result["kills"] + 1  # two ranks may die at once
     assert result["steps_redone"] == 0
 
 
 def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:
-    code, out = poisoned(runs, tmp_path, "lost_again", "os.kill(os.getpid(), signal.SIGKILL)")
+    code, out = poisoned(runs, tmp_path, "lost_again", "os.kill(os.getpid(), signal.SIGKILL)", NO_EVALUATION)
     assert code == 128 + signal.SIGKILL, out
     why = " (out of memory?)" if memory_kills() is None else ""
     assert f"rank 1 was ended by SIGKILL{why}\n" in out

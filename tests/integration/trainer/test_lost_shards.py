@@ -1,18 +1,15 @@
 """Real runs at ZeRO stages 1 and 2 that lose ranks, and go on from the copies that neighbors keep."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from poisoned_command import run_program
+from commands import ROOT, run_program
 from tiny_runs import Runs
 
 from trainer.runs.saved_progress import OF_COPIES
 
-ROOT = Path(__file__).resolve().parents[3]
 EVERY = 5
 EXCHANGE = 20  # a step after which shards are exchanged
 CHECKPOINT = "checkpoint"
@@ -29,23 +26,15 @@ def lost_ranks(
     """Train a run of which ranks are killed as planned, and one without kills. Returns what the kills have cost."""
     results = folder / "results.json"
     steps = max(one["step"] for one in plan) + 3
-    command = [sys.executable, "benchmarks/lost_ranks.py", "--nproc", str(nproc), "--steps", str(steps)]
-    command += ["--data", str(digits)]
-    run = subprocess.run(
-        [
-            *command,
-            *("--plan", json.dumps(plan), "--json", str(results), "--settings"),
-            *("checkpoint.every_steps=100", "eval.every_epochs=0", *settings),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
+    command = ("--nproc", nproc, "--steps", steps, "--data", digits, "--plan", json.dumps(plan))
+    done = run_program(
+        ROOT / "benchmarks" / "lost_ranks.py",
+        *(*command, "--json", results, "--settings"),
+        *("checkpoint.every_steps=100", "eval.every_epochs=0", *settings),
     )
-    assert results.exists(), run.stderr[-3000:]
+    assert results.exists(), done.out[-3000:]
     found: dict[str, Any] = json.loads(results.read_text())
-    assert found["bitwise"], run.stderr[-3000:]
+    assert found["bitwise"], done.out[-3000:]
     assert found["kills_not_reached"] == 0
     return found
 
@@ -139,8 +128,8 @@ def test_copies_are_used_even_if_the_main_threads_of_all_ranks_that_are_left_wai
     assert result.code == 0, result.out
     program = tmp_path / "stuck.py"
     program.write_text(STUCK.format(folder=str(tmp_path)))
-    code, out = run_program(program, *runs.arguments("shards_stuck", *settings), "--nproc", "3")
-    assert code == 0, out
+    stuck = run_program(program, *runs.arguments("shards_stuck", *settings), "--nproc", 3)
+    assert stuck.code == 0, stuck.out
     (survived,) = (r for r in runs.ledger("shards_stuck") if r["event"] == "survived")
     assert (survived["step"], survived["rank"], survived["source"]) == (12, 0, OF_COPIES)
     runs.assert_same("shards_stuck", "shards_straight")

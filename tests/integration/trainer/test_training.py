@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+from tiny_runs import NO_EVALUATION
 
 
 def test_a_run_learns_records_and_finishes(runs, straight, command) -> None:
@@ -100,7 +101,7 @@ def test_ctrl_c_saves_the_step_and_resume_ends_bitwise_where_an_undisturbed_run_
 
 
 def test_sigterm_saves_too(runs) -> None:
-    process = runs.start(*runs.arguments("terminated"), "--nproc", 1)
+    process = runs.start(*runs.arguments("terminated", NO_EVALUATION), "--nproc", 1)
     runs.wait_for_step("terminated", 3, process)
     process.terminate()
     out, _ = process.communicate(timeout=60)

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import psutil
 import torch
+from tiny_runs import NO_EVALUATION
 
 
 def test_without_rounding_the_number_of_processes_changes_nothing(runs) -> None:
     names = {1: "alone", 2: "together"}
     for nproc, name in names.items():
-        result = runs.train(name, "train.precision=fp64", nproc=nproc)
+        result = runs.train(name, "train.precision=fp64", NO_EVALUATION, nproc=nproc)
         assert result.code == 0, result.out
     one, two = (runs.tensors(name) for name in names.values())
     assert one["backbone.conv1.weight"].dtype == torch.float64
@@ -21,7 +22,7 @@ def test_without_rounding_the_number_of_processes_changes_nothing(runs) -> None:
 
 def test_two_processes_cannot_train_one_run(runs) -> None:
     # longer than the second command takes to come up, on however busy a machine
-    long = ("train.epochs=10000", "train.max_steps=100000")
+    long = ("train.epochs=10000", "train.max_steps=100000", NO_EVALUATION)
     process = runs.start(*runs.arguments("held", *long), "--nproc", 1)
     try:
         runs.wait_for_step("held", 1, process)
@@ -35,7 +36,7 @@ def test_two_processes_cannot_train_one_run(runs) -> None:
 
 
 def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:
-    process = runs.start(*runs.arguments("orphans"), "--nproc", 2)
+    process = runs.start(*runs.arguments("orphans", NO_EVALUATION), "--nproc", 2)
     runs.wait_for_step("orphans", 1, process)
     ranks = [rank.pid for rank in psutil.Process(process.pid).children()]
     assert len(ranks) == 2
@@ -48,7 +49,7 @@ def test_a_killed_launcher_leaves_no_rank_behind(runs) -> None:
 
 
 def test_ranks_are_forks_of_a_launcher_that_has_imported_all(runs) -> None:
-    process = runs.start(*runs.arguments("forks"), "--nproc", 2)
+    process = runs.start(*runs.arguments("forks", NO_EVALUATION), "--nproc", 2)
     runs.wait_for_step("forks", 1, process)
     launcher = psutil.Process(process.pid)
     assert [rank.cmdline() for rank in launcher.children()] == [launcher.cmdline()] * 2

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 from safetensors.torch import load_file
 
 from trainer.inference.loaded_backbones import load_backbones
@@ -37,19 +35,11 @@ def hashes(checkpoint: Path) -> dict[str, str]:
 def test_an_interrupted_run_resumes_bitwise_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     with tarfile.open(FIXTURES / "run.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", "resume", "runs/interrupted"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout
-    run = RunFolder(tmp_path / "runs" / "interrupted")
-    losses = [r["loss"] for r in read_records(run.metrics) if r["kind"] == "train"]
-    final = run.checkpoints / f"step_{STRAIGHT['final_step']:08d}"
+    done = run("resume", "runs/interrupted", cwd=tmp_path)
+    assert done.code == 0, done.out
+    resumed = RunFolder(tmp_path / "runs" / "interrupted")
+    losses = [r["loss"] for r in read_records(resumed.metrics) if r["kind"] == "train"]
+    final = resumed.checkpoints / f"step_{STRAIGHT['final_step']:08d}"
     wanted = {name.replace("neighbour", "neighbor"): value for name, value in STRAIGHT["tensors"].items()}
     assert hashes(final).keys() == wanted.keys()
     if cpu() == STRAIGHT["cpu"]:

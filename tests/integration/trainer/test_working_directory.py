@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_runs import STEPS, Runs
+from commands import run_program
+from tiny_runs import NO_EVALUATION, STEPS, Runs
 
 from trainer.runs.records import read_records
 
@@ -16,7 +17,7 @@ def test_folders_and_files_with_our_names_are_not_run(runs: Runs, tmp_path: Path
     for name in ("trainer", "data_pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(decoy)
-    command = [Path(sys.executable).with_name("all4one"), *runs.arguments("beside_decoys")]
+    command = [Path(sys.executable).with_name("all4one"), *runs.arguments("beside_decoys", NO_EVALUATION)]
     done = subprocess.run(
         [*map(str, command), "--nproc", "2"],
         cwd=tmp_path,
@@ -42,11 +43,11 @@ sys.exit(launch.cli.main())
 """
 
 
-def test_ranks_that_end_without_finishing_the_run_are_an_error(runs: Runs) -> None:
+def test_ranks_that_end_without_finishing_the_run_are_an_error(runs: Runs, tmp_path: Path) -> None:
     """The ranks are forks of a launcher in which they do nothing."""
-    command = [sys.executable, "-c", IDLE_RANKS, *runs.arguments("nothing_done")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert done.returncode == 1, done.stdout
-    said = " ".join(done.stdout.split())
-    assert "but the run is not finished" in said
-    assert "all4one resume" in said
+    program = tmp_path / "idle_ranks.py"
+    program.write_text(IDLE_RANKS)
+    done = run_program(program, *runs.arguments("nothing_done"))
+    assert done.code == 1, done.out
+    assert "but the run is not finished" in done.words
+    assert "all4one resume" in done.words
