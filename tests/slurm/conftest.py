@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import run
 from slurm_cluster import Cluster, missing
-from submitted_runs import SHORT, Jobs
+from submitted_runs import BRIEF, SHORT, Jobs
 from tiny_runs import Runs
 
 
@@ -53,3 +53,11 @@ def straight(runs: Runs) -> str:
     result = runs.train("straight", *SHORT)
     assert result.code == 0, result.out
     return "straight"
+
+
+@pytest.fixture(scope="session")
+def brief(runs: Runs) -> str:
+    """Name of a brief run of two processes that nothing disturbed."""
+    result = runs.train("brief", *SHORT, BRIEF)
+    assert result.code == 0, result.out
+    return "brief"

@@ -24,6 +24,8 @@ NODES = ("node1", "node2", "node3")
 NET = "10.77.0"  # in a namespace of its own: no other network is disturbed
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "unshare", "nsenter", "setpriv", "mknod")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux")
+ASK_SECONDS = 0.3
+"""Time between two questions to the controller. Each starts two processes, which take time from the jobs."""
 USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
 
 
@@ -109,14 +111,17 @@ class Cluster:
             lambda: (job := self.job(number))["JobState"] in states and job,
             timeout,
             f"job {number} is not {states}",
+            every=ASK_SECONDS,
         )
 
-    def until(self, condition: Callable[[], Any], timeout: float, otherwise: str) -> Any:
-        """The first true value of a condition."""
+    def until(
+        self, condition: Callable[[], Any], timeout: float, otherwise: str, *, every: float = 0.1
+    ) -> Any:
+        """The first true value of a condition, which is looked at every so many seconds."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):
             assert time.monotonic() < deadline, f"{otherwise} after {timeout} s\n{self._describe()}"
-            time.sleep(0.1)
+            time.sleep(every)
         return value
 
     def cut_power(self, node: str) -> None:

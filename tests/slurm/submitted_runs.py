@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ SHORT = (
     "data.executor=opencv",
 )
 
+BRIEF = "train.max_steps=24"
+"""For runs that are disturbed once, at once after step 12: all of their steps after that only take time."""
 
 # A check costs each job some seconds, and the nodes share the cores of this machine, so their rates differ at random.
 NO_CHECK = "slurm.check_nodes=false"
@@ -66,9 +69,14 @@ class Jobs:
     def wait_for_step(self, name: str, job: str, step: int, timeout: float = 90) -> int:
         """Return once a run has logged a step; the step that it is at."""
 
+        asked = 0.0
+
         def reached() -> int:
-            assert self.cluster.job(job)["JobState"] != "FAILED", self.output(name)
+            nonlocal asked
             done = max((r["step"] for r in read_records(self.runs.path(name).metrics)), default=0)
+            if done < step and time.monotonic() > asked + 1:  # a question costs more than a look at the file
+                asked = time.monotonic()
+                assert self.cluster.job(job)["JobState"] != "FAILED", self.output(name)
             return done if done >= step else 0
 
         return self.cluster.until(reached, timeout, f"step {step} is not reached: {self.output(name)}")

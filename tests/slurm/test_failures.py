@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from submitted_runs import INTERVAL, SHORT
+from submitted_runs import BRIEF, INTERVAL, SHORT
 
 GROWS = """
 import os, pathlib, threading, time
@@ -48,15 +48,15 @@ def test_a_run_goes_on_after_a_power_cut_of_a_worker_and_of_its_first_machine(jo
     assert seconds["unknown"] == seconds["idle"] == 0
 
 
-def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, straight) -> None:
-    job = jobs.submit("killed", "--nodes", 2, "slurm.recovery=requeue")
+def test_a_rank_that_is_killed_ends_the_others_and_the_job_starts_again(jobs, brief) -> None:
+    job = jobs.submit("killed", "--nodes", 2, "slurm.recovery=requeue", BRIEF)
     jobs.wait_for_step("killed", job, 12)
     jobs.kill_rank(job, 1, signal.SIGKILL)
     jobs.wait_for_attempt("killed", 2)
     end = next(r for r in jobs.ledger("killed", "end") if r["reason"] == "killed")
     assert "task 1: Killed" in end["message"]
     jobs.finish("killed", job)
-    jobs.runs.assert_same("killed", straight)
+    jobs.runs.assert_same("killed", brief)
     (found,) = jobs.status(jobs.runs.path("killed").path)
     seconds = found["goodput"]["seconds"]
     assert 0 < found["goodput"]["fraction"] < 1, seconds
@@ -104,7 +104,7 @@ def test_a_job_that_has_used_up_its_requeues_saves_and_says_how_to_go_on(jobs) -
 
 def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(jobs) -> None:
     # The agent must not take the rank that stands still for one that hangs, however late the next attempt is.
-    job = jobs.submit("cut_off", "--nodes", 1, "guard.hang_seconds=0")
+    job = jobs.submit("cut_off", "--nodes", 1, "guard.hang_seconds=0", BRIEF)
     jobs.wait_for_step("cut_off", job, 12)
     (node,) = jobs.nodes_of(job)
     process = jobs.process_of(job, 0)
@@ -119,5 +119,5 @@ def test_a_rank_on_a_machine_that_is_cut_off_cannot_write_into_the_run_any_more(
     )
     (first,) = (end for end in jobs.ledger("cut_off", "end") if end["attempt"] == 1)
     assert "taken over this run" in first["message"]
-    assert jobs.runs.train("alone", *SHORT, nproc=1).code == 0
+    assert jobs.runs.train("alone", *SHORT, BRIEF, nproc=1).code == 0
     jobs.runs.assert_same("cut_off", "alone")

@@ -3,21 +3,21 @@
 import signal
 import time
 
-from submitted_runs import INTERVAL, SHORT
+from submitted_runs import BRIEF, INTERVAL, SHORT
 
 from launch.slurm.hostlist import expand_hostlist
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.saved_progress import OF_COPIES
 
-SHARDED = ("parallel.zero_stage=1", "checkpoint.replicate_every=4", "checkpoint.every_steps=100")
+SHARDED = ("parallel.zero_stage=1", "checkpoint.replicate_every=4", "checkpoint.every_steps=100", BRIEF)
 """A checkpoint comes only from the copies that neighbors keep."""
 NO_LOSS_BY_RANK = ("method.transformer_dropout=0", "parallel.batch_norm=global")
 
 
 def test_a_spare_takes_the_place_of_a_node_without_power_and_the_job_does_not_start_again(
-    jobs, straight
+    jobs, brief
 ) -> None:
-    job = jobs.submit("spare", "--nodes", 2, "--spares", 1)
+    job = jobs.submit("spare", "--nodes", 2, "--spares", 1, BRIEF)
     jobs.wait_for_step("spare", job, 12)
     _, lost, spare = jobs.nodes_of(job)
     cut = time.time()
@@ -35,7 +35,7 @@ def test_a_spare_takes_the_place_of_a_node_without_power_and_the_job_does_not_st
     assert [spare in expand_hostlist(start["nodes"]) for start in starts] == [False, True]
     assert [lost in expand_hostlist(start["nodes"]) for start in starts] == [True, False]
     assert {start["restart"] for start in starts} == {0}
-    jobs.runs.assert_same("spare", straight)
+    jobs.runs.assert_same("spare", brief)
 
 
 def test_a_node_that_is_lost_with_its_shards_costs_the_steps_since_the_last_copies(jobs) -> None:
@@ -71,11 +71,11 @@ def test_two_ranks_of_a_lost_node_are_restored_by_those_of_the_other_one(jobs) -
     jobs.finish("shrinks_with_shards", job)
     starts = jobs.ledger("shrinks_with_shards", "start")
     assert [(start["world_size"], start["restart"]) for start in starts] == [(4, 0), (2, 0)]
-    assert [r["step"] for r in jobs.runs.metrics("shrinks_with_shards")] == list(range(1, 41))
+    assert [r["step"] for r in jobs.runs.metrics("shrinks_with_shards")] == list(range(1, 25))
 
 
 def test_a_run_without_a_spare_goes_on_with_the_nodes_that_are_left(jobs) -> None:
-    job = jobs.submit("shrinks", "--nodes", 2, *NO_LOSS_BY_RANK)
+    job = jobs.submit("shrinks", "--nodes", 2, *NO_LOSS_BY_RANK, BRIEF)
     jobs.wait_for_step("shrinks", job, 12)
     jobs.cluster.run("kill", f"-{signal.SIGKILL}", jobs.agent_of(job, 1))
     ready = jobs.wait_for_attempt("shrinks", 2)
@@ -83,11 +83,11 @@ def test_a_run_without_a_spare_goes_on_with_the_nodes_that_are_left(jobs) -> Non
     jobs.finish("shrinks", job)
     starts = jobs.ledger("shrinks", "start")
     assert [(start["world_size"], start["restart"]) for start in starts] == [(2, 0), (1, 0)]
-    assert [r["step"] for r in jobs.runs.metrics("shrinks")] == list(range(1, 41))
+    assert [r["step"] for r in jobs.runs.metrics("shrinks")] == list(range(1, 25))
 
 
-def test_a_node_that_is_cut_off_is_replaced_and_its_ranks_end(jobs, straight) -> None:
-    job = jobs.submit("cut_spare", "--nodes", 2, "--spares", 1)
+def test_a_node_that_is_cut_off_is_replaced_and_its_ranks_end(jobs, brief) -> None:
+    job = jobs.submit("cut_spare", "--nodes", 2, "--spares", 1, BRIEF)
     jobs.wait_for_step("cut_spare", job, 12)
     _, lost, _ = jobs.nodes_of(job)
     rank, agent = jobs.process_of(job, 1), jobs.agent_of(job, 1)
@@ -99,4 +99,4 @@ def test_a_node_that_is_cut_off_is_replaced_and_its_ranks_end(jobs, straight) ->
             lambda p=process: not jobs.cluster.run("ps", "--no-headers", p, check=False), 60, "it lives on"
         )
     jobs.finish("cut_spare", job)
-    jobs.runs.assert_same("cut_spare", straight)
+    jobs.runs.assert_same("cut_spare", brief)

@@ -11,9 +11,10 @@ from trainer.runs.end_reasons import EndReason
 
 def test_killed_ranks_of_any_node_cost_no_step_and_the_job_does_not_start_again(jobs) -> None:
     straight_of_four = "straight_of_four"
-    result = jobs.runs.train(straight_of_four, *SHORT, nproc=4)
+    steps = "train.max_steps=32"
+    result = jobs.runs.train(straight_of_four, *SHORT, steps, nproc=4)
     assert result.code == 0, result.out
-    job = jobs.submit("in_place", "--nodes", 2, "--tasks-per-node", 2)
+    job = jobs.submit("in_place", "--nodes", 2, "--tasks-per-node", 2, steps)
     for attempt, (step, rank) in enumerate([(12, 2), (22, 0)], start=1):
         jobs.wait_for_attempt("in_place", attempt)
         jobs.wait_for_step("in_place", job, step)
