@@ -1,5 +1,6 @@
 """Traces networks as torch.compile does, on a device that does not exist, and prints graphs and breaks as JSON."""
 
+import gc
 import json
 import sys
 
@@ -15,6 +16,7 @@ TRACED = (
 
 
 def main() -> int:
+    gc.freeze()  # Modules live as long as this process. Each collection would visit all of their objects.
     for case in sys.argv[1:] or TRACED:
         found = trace(config_of(case), WORLD_SIZE, CLASSES)
         print(json.dumps([case, found.number, dict(found.breaks)]), flush=True)
