@@ -14,6 +14,7 @@ from launch.node_check.record import NODE_CHECK
 from launch.slurm.first_agent import Outlook
 from launch.slurm.record_failure import record_failure
 from launch.slurm.start_check import CheckPlan
+from trainer.config.schema import Config
 from trainer.runs.end_reasons import REASONS, EndReason
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
@@ -28,7 +29,8 @@ def outlook(run: RunFolder, lock: RunLock, nodes: int) -> Outlook:
         lock: its lock, which this process holds.
         nodes: number of nodes of the job, spares included.
     """
-    asked = run.read_config().slurm
+    config = run.read_config()
+    asked = config.slurm
     if asked.spares and (spares := nodes - asked.nodes) < asked.spares:
         LOGGER.warning("SLURM had %d of %d spare nodes when the job started", spares, asked.spares)
     return Outlook(
@@ -36,13 +38,12 @@ def outlook(run: RunFolder, lock: RunLock, nodes: int) -> Outlook:
         partial(_may_have, run),
         partial(_reason, run),
         partial(_give_up, run),
-        _check_plan(run, nodes),
+        _check_plan(run, config, nodes),
     )
 
 
-def _check_plan(run: RunFolder, nodes: int) -> CheckPlan | None:
+def _check_plan(run: RunFolder, config: Config, nodes: int) -> CheckPlan | None:
     """Return how the nodes of a job are checked. None: they are not."""
-    config = run.read_config()
     wanted = config.slurm.check_nodes
     if not (nodes > 1 if wanted is None else wanted):
         return None

@@ -18,10 +18,15 @@ def hours(run: RunFolder) -> float:
     return float(sum(astuple(total(attempts))))
 
 
-def hours_by_choices(runs: Mapping[Cell, RunFolder]) -> dict[Choices, float]:
-    """Return the device-hours of one run of each combination of which a run is finished."""
+def mean_hours(runs: Mapping[Cell, RunFolder], spent: Mapping[Cell, float]) -> dict[Choices, float]:
+    """Return the device-hours of one run of each combination of which a run is finished.
+
+    Args:
+        runs: the runs.
+        spent: `hours` of each of them.
+    """
     known: dict[Choices, list[float]] = {}
     for cell, run in runs.items():
         if is_finished(run):
-            known.setdefault(cell.choices, []).append(hours(run))
+            known.setdefault(cell.choices, []).append(spent[cell])
     return {choices: statistics.fmean(of_seeds) for choices, of_seeds in known.items()}

@@ -103,10 +103,11 @@ def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, subm
     one_of_each = {cell.choices: runs.configs[cell] for cell in cells}  # all seeds have the same problems
     for config in {str(c.data.train): c for c in one_of_each.values()}.values():  # open each dataset once
         require_labels(config)
-    ranks = {cell.choices: runs.configs[cell].slurm.ranks if submit else nproc for cell in cells}
-    refuse(
-        [e for choices, c in one_of_each.items() for e in problems(c, ranks[choices], new_runs=len(cells))]
-    )
+    found = []
+    for config in one_of_each.values():
+        ranks = config.slurm.ranks if submit else nproc
+        found += problems(config, ranks, new_runs=len(cells))
+    refuse(found)
 
 
 def _folder_name(name: str) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from data_pipelines.files import write_whole
 from launch.studies.claims import Verdict, decide_claim
-from launch.studies.costs import hours, hours_by_choices
+from launch.studies.costs import hours, mean_hours
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
 from launch.studies.scores import scores_of
@@ -27,8 +27,8 @@ SEQUENTIAL_WORDS = (
 
 def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Console | None = None) -> None:
     """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
-    scores, spent = scores_of(asked, runs), sum(map(hours, runs.values()))
-    rows, costs = table(asked, list(runs), scores), hours_by_choices(runs)
+    scores, by_run = scores_of(asked, runs), {cell: hours(run) for cell, run in runs.items()}
+    rows, costs, spent = table(asked, list(runs), scores), mean_hours(runs, by_run), sum(by_run.values())
     verdicts = [decide_claim(asked, claim, scores, costs) for claim in asked.claims]
     words = _words(asked, spent)
     found = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from launch.studies.claims import UNDECIDED, combinations_of, decide_claim
-from launch.studies.costs import hours, hours_by_choices
+from launch.studies.costs import hours, mean_hours
 from launch.studies.plan import Cell, Study, cells_of, combinations, runs_of, seed_sequence
 from launch.studies.scores import is_finished, scores_of
 from trainer.config.resume_compat import training_config
@@ -64,21 +64,23 @@ class StudyRuns:
         They become part of the study, as far as its budget pays for them. A run without an example of its costs is
         taken to cost nothing.
         """
-        further = self._next_seeds() if self.asked.is_sequential else []
-        chosen = self.affordable(self.unfinished() or further)
-        self.add(cell for cell in chosen if cell not in self.runs)
+        cells = self.unfinished()
+        if not cells and self.asked.is_sequential:
+            cells = self._next_seeds()
+        chosen = self._affordable(cells)
+        if new := [cell for cell in chosen if cell not in self.runs]:
+            self.add(new)
         return chosen
 
-    def affordable(self, cells: Sequence[Cell]) -> list[Cell]:
+    def _affordable(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return the first runs, as many as the rest of the budget pays for. Without a budget: all."""
         if self.asked.device_hours is None:
             return list(cells)
-        costs = hours_by_choices(self.runs)
-        left = self.asked.device_hours - sum(map(hours, self.runs.values()))
+        spent = {cell: hours(run) for cell, run in self.runs.items()}
+        costs, left = mean_hours(self.runs, spent), self.asked.device_hours - sum(spent.values())
         chosen = []
         for cell in cells:
-            used = hours(self.runs[cell]) if cell in self.runs else 0.0
-            left -= max(0.0, costs.get(cell.choices, 0.0) - used)
+            left -= max(0.0, costs.get(cell.choices, 0.0) - spent.get(cell, 0.0))
             if left < 0:
                 break
             chosen.append(cell)

@@ -1,6 +1,7 @@
 """All4One (Estepa, Sarasúa, Nagarajan, Radeva, ICCV 2023): neighbor, centroid and feature contrast."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -229,18 +230,12 @@ def soft_neighbor(key: Tensor, rows: Tensor, temperature: float) -> Tensor:
 def _pooling(s: All4OneSettings) -> CentroidTransformer | AttentionPooling:
     """Return the network that makes centroids. Its name in the method, `transformer`, gives it a learning rate of its
     own."""
-    if s.centroid_pooling == "attention":
-        return AttentionPooling(
-            s.embedding_dim,
-            length=s.num_neighbors,
-            heads=s.transformer_heads,
-            dropout=s.transformer_dropout,
-            encoding=s.positional_encoding,
-        )
-    return CentroidTransformer(
+    network: Callable[..., CentroidTransformer | AttentionPooling] = AttentionPooling
+    if s.centroid_pooling == "transformer":
+        network = partial(CentroidTransformer, depth=s.transformer_depth)
+    return network(
         s.embedding_dim,
         length=s.num_neighbors,
-        depth=s.transformer_depth,
         heads=s.transformer_heads,
         dropout=s.transformer_dropout,
         encoding=s.positional_encoding,

@@ -107,7 +107,7 @@ class CentroidTransformer(nn.Module):
     def forward(self, sequences: Tensor) -> Tensor:
         """[S, k, D] -> [S, D]. Under autocast the tokens keep the autocast dtype throughout, instead of a cast per
         product."""
-        x = (sequences + self.encoding.to(sequences.dtype)).to(_working_dtype(sequences))
+        x = _tokens(sequences, self.encoding)
         for layer in self.layers[:-1]:
             x = _encode(layer, x, x)
         return _encode(self.layers[-1], x, x[:, :1])[:, 0]
@@ -131,10 +131,15 @@ class AttentionPooling(nn.Module):
 
     def forward(self, sequences: Tensor) -> Tensor:
         """[S, k, D] -> [S, D], in the autocast dtype under autocast."""
-        x = (sequences + self.encoding.to(sequences.dtype)).to(_working_dtype(sequences))
+        x = _tokens(sequences, self.encoding)
         first = x[:, :1]
         pooled: Tensor = self.norm(first + _dropout(_attend(self.attention, x, first), self.dropout))
         return pooled[:, 0]
+
+
+def _tokens(sequences: Tensor, encoding: Tensor) -> Tensor:
+    """Return sequences [S, k, D] with their positional encoding [k, D], in the dtype in which networks compute."""
+    return (sequences + encoding.to(sequences.dtype)).to(_working_dtype(sequences))
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:

@@ -46,7 +46,7 @@ def test_jobs_of_several_nodes_are_checked_unless_the_settings_say_otherwise(
 ) -> None:
     settings = [f"run.folder={tmp_path}", "run.name=one", f"data.train={tmp_path}/set", *overrides]
     run = create_run(load_config("digits_demo", settings), "one")
-    plan = _check_plan(run, nodes)
+    plan = _check_plan(run, run.read_config(), nodes)
     assert (plan is not None) == is_checked
     if plan is not None:
         assert (plan.data, plan.tolerance) == (tmp_path / "set" if data else None, 0.2)
