@@ -99,6 +99,9 @@ class NeighborExchange:
             own: [bytes] uint8 in host memory, of the same size on every rank. It must not change until the keeper has
                 received it.
             received: the same, for the other rank's memory.
+
+        Raises:
+            RuntimeError: a rank is lost (`is_lost_peer`).
         """
         self._sent = dist.isend(own, self._keeper, group=self._group)
         work = dist.irecv(received, self.ward, group=self._group)

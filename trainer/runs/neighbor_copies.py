@@ -95,7 +95,7 @@ class NeighborCopies:
             state: the JSON part of a checkpoint of this step.
 
         Raises:
-            LostPeer: a rank is lost.
+            RuntimeError: a rank is lost (`is_lost_peer`).
         """
         self.finish()
         if self._device.type == "cuda":

@@ -6,13 +6,15 @@ import sys
 from launch.slurm.forwarded_signals import FORWARDED, forwarded_signals
 
 PROGRAM = """
-import signal, sys
-for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: print(number, flush=True))
+import signal
+numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 print("ready", flush=True)
 while True:
-    signal.pause()
+    print(int(signal.sigwait(numbers)), flush=True)
 """
+"""A handler that prints could be interrupted by the next signal in the middle of a line. This program takes one signal
+at a time."""
 
 
 def test_signals_reach_ranks_also_those_that_start_later_and_never_one_that_has_ended() -> None:

@@ -56,12 +56,13 @@ def lose_rank_1(rank: int, folder: Path, seconds: float) -> None:
     exchange = NeighborExchange(1)
     dist.barrier()
     received = torch.zeros(BYTES, dtype=torch.uint8)
-    pending = exchange.begin(torch.full((BYTES,), rank + 1, dtype=torch.uint8), received)
+    own = torch.full((BYTES,), rank + 1, dtype=torch.uint8)
     if rank == 1:
+        exchange.begin(own, received)
         time.sleep(seconds)
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        pending.wait()
+        exchange.begin(own, received).wait()  # either one may be the first to learn of it
         outcome = "whole" if bool((received == exchange.ward + 1).all()) else "torn"
     except RuntimeError as error:
         outcome = "lost" if is_lost_peer(error) else repr(error)
