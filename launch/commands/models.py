@@ -1,4 +1,4 @@
-"""`all4one export` and `all4one embed`: export a trained backbone, and compute features with it."""
+"""`all4one export`, `all4one embed` and `all4one patches`: export a trained backbone, and show what it computes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,16 @@ Source = Annotated[
         metavar="RUN",
         show_default=False,
         help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, or RUN@STEP or RUN@best.",
+    ),
+]
+
+
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES...",
+        show_default=False,
+        help="Images, folders or tars of images, or indexed shards. Shards may be URLs.",
     ),
 ]
 
@@ -84,14 +94,7 @@ def export(
 
 def embed(
     source: Source,
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...",
-            show_default=False,
-            help="Images, folders or tars of images, or indexed shards. Shards may be URLs.",
-        ),
-    ],
+    images: Images,
     out: Annotated[
         Path,
         typer.Option(
@@ -112,3 +115,34 @@ def embed(
     with collector_paused():
         from launch.evaluate.embed import embed_images
     embed_images(source, images, out, backbone=backbone, batch=batch)
+
+
+def patches(
+    source: Source,
+    images: Images,
+    out: Annotated[Path, typer.Option(help="Output file that ends in .png, .pdf, .svg or .jpg.")] = Path(
+        "patches.png"
+    ),
+    backbone: Annotated[
+        BackboneName | None,
+        typer.Option(help="Trained network of a run, or its momentum (EMA) encoder. Default: online."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            max=2048,
+            help="Side of the images that the network gets, in pixels. Larger images have more patches. Default: that "
+            "of the run.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 8,
+) -> None:
+    """Draw the first images beside the principal components of their patch features. For a ViT, also draw where its
+    class token looks.
+
+    Example: all4one patches runs/imagenet_resnet50 photos --size 448
+    """
+    with collector_paused():
+        from launch.evaluate.patches import draw_patches
+    draw_patches(source, images, out, backbone=backbone, size=size, limit=limit)

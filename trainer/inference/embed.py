@@ -1,8 +1,7 @@
 """Batched features of any images: files, folders, tars and indexed shards."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice
-from pathlib import Path
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipelines.formatting import readable
-from data_pipelines.loading.image_file_loader import PictureLoader
-from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
-from data_pipelines.shards.index import DATASET
-from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.sources.image_files import Picture, pictures, require_source
-from data_pipelines.urls import Url, place
+from trainer.inference.source_images import OnBad, source_images
 from trainer.networks.backbones import Backbone
 
 
@@ -33,12 +26,7 @@ class Rows(NamedTuple):
 
 
 def embed(
-    backbone: Backbone,
-    sources: Sequence[str],
-    settings: DataSettings,
-    *,
-    batch: int,
-    on_bad: Callable[[str, str], None],
+    backbone: Backbone, sources: Sequence[str], settings: DataSettings, *, batch: int, on_bad: OnBad
 ) -> Generator[Rows, None, None]:
     """Yield the features of all images of the sources in order, resized and normalized as for evaluation.
 
@@ -50,73 +38,15 @@ def embed(
         on_bad: called with the name of each skipped image and the reason.
 
     Raises:
-        UserError: a source is missing (raised before the first image is read), or as for `pictures.pictures` and
-            `ShardSet.open`.
+        UserError: as for `source_images`.
     """
-    places = [place(source) for source in sources]
-    for path in places:
-        if isinstance(path, Path):
-            require_source(path)
-    for indexed, group in groupby(places, key=_is_indexed):
-        if indexed:
-            for folder in group:
-                yield from _of_shards(backbone, ShardSet.open(folder, settings), settings, batch, on_bad)
-        else:
-            # one stream of all images, so that a thousand files do not become a thousand batches
-            listed = chain.from_iterable(pictures(Path(path)) for path in group)
-            yield from _of_pictures(backbone, listed, settings, batch, on_bad)
-
-
-def _is_indexed(source: Path | Url) -> bool:
-    return isinstance(source, Url) or (source / DATASET).is_file()
-
-
-def _of_shards(
-    backbone: Backbone,
-    shards: ShardSet,
-    settings: DataSettings,
-    batch: int,
-    on_bad: Callable[[str, str], None],
-) -> Iterator[Rows]:
-    loader = EvalLoader(shards, settings, rank=0, world_size=1, batch=batch, device=_device(backbone))
-    told, prefix = 0, f"{shards.folder}/"
-    with loader:
-        for images, labels, ids in loader:
-            keys = [readable(prefix + shards.key(sample)) for sample in ids.tolist()]
-            known = labels.tolist() if shards.num_classes else None
-            yield Rows(keys, known, _features(backbone, images))
-            told = _tell(loader.bad, told, prefix, on_bad)
-        _tell(loader.bad, told, prefix, on_bad)
-
-
-def _of_pictures(
-    backbone: Backbone,
-    listed: Iterable[Picture],
-    settings: DataSettings,
-    batch: int,
-    on_bad: Callable[[str, str], None],
-) -> Iterator[Rows]:
-    loader = PictureLoader(listed, settings, batch=batch, device=_device(backbone))
-    told = 0
-    with loader:
-        for images, names in loader:
-            yield Rows(names, None, _features(backbone, images))
-            told = _tell(loader.bad, told, "", on_bad)
-        _tell(loader.bad, told, "", on_bad)
-
-
-def _tell(bad: dict[str, str], told: int, prefix: str, on_bad: Callable[[str, str], None]) -> int:
-    """Report the bad images after the first `told`. Return the number of images reported so far."""
-    for name, reason in islice(bad.items(), told, None):
-        on_bad(readable(prefix + name), reason)
-    return len(bad)
+    device = next(backbone.parameters()).device
+    with closing(source_images(sources, settings, batch=batch, device=device, on_bad=on_bad)) as found:
+        for keys, labels, images in found:
+            yield Rows(keys, labels, _features(backbone, images))
 
 
 @torch.no_grad()
 def _features(backbone: Backbone, images: Tensor) -> NDArray[np.float32]:
     features: NDArray[np.float32] = backbone(images).float().cpu().numpy()  # [b, F]
     return features
-
-
-def _device(backbone: Backbone) -> torch.device:
-    return next(backbone.parameters()).device
