@@ -15,7 +15,7 @@ from launch.commands.config import list_recipes
 from launch.commands.data import app as data_app
 from launch.commands.doctor import doctor
 from launch.commands.evaluate import evaluate
-from launch.commands.models import embed, export, patches
+from launch.commands.models import embed, export, patches, segment
 from launch.commands.plan import plan
 from launch.commands.profile import profile
 from launch.commands.renamed_options import value_of
@@ -46,7 +46,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-for command in (submit, status, logs, cancel, doctor, plan, profile, export, embed, patches, study, report):
+for command in (
+    *(submit, status, logs, cancel, doctor, plan, profile),
+    *(export, embed, patches, segment, study, report),
+):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -1,4 +1,4 @@
-"""`all4one export`, `all4one embed` and `all4one patches`: export a trained backbone, and show what it computes."""
+"""The commands `export`, `embed`, `patches` and `segment`, which use a trained backbone."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,17 @@ Images = Annotated[
         metavar="IMAGES...",
         show_default=False,
         help="Images, folders or tars of images, or indexed shards. Shards may be URLs.",
+    ),
+]
+
+
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        max=2048,
+        help="Side of the images that the network gets, in pixels. Larger images have more patches. Default: that of "
+        "the run.",
     ),
 ]
 
@@ -127,15 +138,7 @@ def patches(
         BackboneName | None,
         typer.Option(help="Trained network of a run, or its momentum (EMA) encoder. Default: online."),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            max=2048,
-            help="Side of the images that the network gets, in pixels. Larger images have more patches. Default: that "
-            "of the run.",
-        ),
-    ] = None,
+    size: ImageSize = None,
     limit: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 8,
 ) -> None:
     """Draw the first images beside the principal components of their patch features. For a ViT, also draw where its
@@ -146,3 +149,49 @@ def patches(
     with collector_paused():
         from launch.evaluate.patches import draw_patches
     draw_patches(source, images, out, backbone=backbone, size=size, limit=limit)
+
+
+def segment(
+    source: Source,
+    train: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRAIN", show_default=False, help="Folder with images/ and masks/ to fit the classifier."
+        ),
+    ],
+    validation: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VALIDATION", show_default=False, help="Folder with images/ and masks/ to evaluate on."
+        ),
+    ],
+    backbone: Annotated[
+        BackboneName | None,
+        typer.Option(
+            help="Evaluate only this backbone. Default: every backbone of the run.", show_default=False
+        ),
+    ] = None,
+    size: ImageSize = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the results. Default: segmentation.json in the run's folder, or NAME.segmentation.json "
+            "beside a checkpoint or file."
+        ),
+    ] = None,
+) -> None:
+    """Evaluate patch features: a linear classifier gives each pixel a class. The backbone stays frozen.
+
+    The mask of images/a/b.jpg is masks/a/b.png. Its pixels are numbers of classes, and 255 is none.
+
+    Example: all4one segment runs/imagenet_resnet50 voc/train voc/val --size 448
+    """
+    with collector_paused():
+        from launch.evaluate.segmentation import SegmentationJob
+        from launch.evaluate.segmentation import segment as evaluate
+    job = SegmentationJob(
+        source=source, train=train, validation=validation, backbone=backbone, size=size, out=out
+    )
+    if code := evaluate(job, nproc):
+        raise typer.Exit(code)

@@ -10,9 +10,14 @@ from torch import Tensor
 
 from data_pipelines.cores import usable_cores
 from data_pipelines.errors import UserError
-from data_pipelines.settings import DataSettings
 from trainer.inference.loaded_backbones import load_backbones
-from trainer.inference.patch_features import accept_size, class_attention, patch_features, shows_attention
+from trainer.inference.patch_features import (
+    accept_size,
+    at_size,
+    class_attention,
+    patch_features,
+    shows_attention,
+)
 from trainer.inference.patch_pictures import (
     PatchPictures,
     component_colors,
@@ -47,7 +52,7 @@ def draw_patches(
     data = trained.recipe.data
     if size is not None:
         accept_size(network, size)
-        data = _at_size(data, size)
+        data = at_size(data, size)
     torch.set_num_threads(usable_cores())
     skipped: list[str] = []
 
@@ -86,13 +91,6 @@ def draw_patches(
     heads = f", {pictures.attention.shape[1]} attention heads" if pictures.attention is not None else ""
     also = f"; {len(skipped):,} skipped" if skipped else ""
     print(f"wrote {out}: {len(keys):,} images, {colors.shape[1]} x {colors.shape[2]} patches{heads}{also}")
-
-
-def _at_size(data: DataSettings, size: int) -> DataSettings:
-    """Return the settings for images of another size. The center crop keeps its share of the image."""
-    resize = round(data.eval_resize * size / data.views[0].size)
-    views = [data.views[0].model_copy(update={"size": size}), *data.views[1:]]
-    return data.model_copy(update={"views": views, "eval_resize": resize})
 
 
 def _short(key: str) -> str:

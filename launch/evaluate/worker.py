@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 
 from launch.local.imports import collector_paused
 from launch.local.rank_processes import heed_signals
@@ -18,10 +19,15 @@ def import_all() -> None:
 
 def main() -> int:
     """Evaluate as one rank. `sys.argv[1]` is an `EvalJob` as JSON. Returns the exit code."""
+    return run_as_rank(_evaluate)
+
+
+def run_as_rank(work: Callable[[], int]) -> int:
+    """Do the work of one rank. Ctrl-C ends it. Returns the exit code."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
     heed_signals()
-    return run_with_error_report(_evaluate)
+    return run_with_error_report(work)
 
 
 def _evaluate() -> int:

@@ -89,7 +89,7 @@ def linear_probe(
     test_labels, tested = find_labeled(test_features, test_labels, num_classes, "test")
     require_same_width(train_features, test_features)
     held_out = _held_out(train_labels, known, train_ids, num_classes, validation_share, seed)  # [n] bool
-    l2, held_out_top1, weights = _choose_l2(
+    l2, held_out_top1, weights = choose_l2(
         ShardedRows.choose(train_features, train_labels, known & ~held_out),
         ShardedRows.choose(train_features, train_labels, held_out),
         num_classes,
@@ -145,7 +145,7 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
-def _choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
+def choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
     """Return the best strength on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
     scale = fitted.compute_mean_and_std()
     fitted, tested = fitted.standardized(scale), tested.standardized(scale)

@@ -7,6 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from data_pipelines.errors import UserError, first_line
+from data_pipelines.settings import DataSettings
 from trainer.networks.backbones import Backbone
 
 
@@ -116,6 +117,13 @@ def accept_size(backbone: Backbone, size: int) -> None:
     sides = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))
     if size % sides[0] or size % sides[1]:  # timm would leave out the right and lower border
         raise _refused_size(backbone, size, f"its patches have {sides[1]} x {sides[0]} pixels")
+
+
+def at_size(data: DataSettings, size: int) -> DataSettings:
+    """Return the settings for images of another size. The center crop keeps its share of the image."""
+    resize = round(data.eval_resize * size / data.views[0].size)
+    views = [data.views[0].model_copy(update={"size": size}), *data.views[1:]]
+    return data.model_copy(update={"views": views, "eval_resize": resize})
 
 
 def _refused_size(backbone: Backbone, size: int, reason: str) -> UserError:
