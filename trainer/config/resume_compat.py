@@ -53,6 +53,8 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.classifier_views", "first"),
     ("method.variance_epsilon", 0.0),
     ("method.loss_scale", 1.0),
+    ("method.queue_size", 0),
+    ("method.queue_from_step", 0),
     ("optim.peak_lr_at", "after_warmup"),
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
 ]

@@ -18,7 +18,9 @@ GLOBAL_VIEWS = 2
 
 @torch.no_grad()
 @full_precision
-def sinkhorn(cosines: Sequence[Tensor], *, epsilon: float, iterations: int) -> list[Tensor]:
+def sinkhorn(
+    cosines: Sequence[Tensor], *, epsilon: float, iterations: int, weights: Tensor | None = None
+) -> list[Tensor]:
     """Assign rows to prototypes, so that each prototype gets the same weight over the rows of all ranks.
 
     This is the Sinkhorn-Knopp algorithm of SwAV (Caron et al., NeurIPS 2020, section 3.1, equation 5). The constant
@@ -26,15 +28,17 @@ def sinkhorn(cosines: Sequence[Tensor], *, epsilon: float, iterations: int) -> l
     the sums of all views.
 
     Args:
-        cosines: of rows with prototypes, for views of [B, K].
+        cosines: of rows with prototypes, for views of [B, K]. B may differ between ranks.
         epsilon: weight of the entropy. A larger one makes assignments smoother.
         iterations: number of iterations.
+        weights: [B], how much each row counts in what prototypes get. None: 1.
 
     Returns assignments, whose rows sum to 1: [B, K] for each view. They have no gradient.
     """
     codes = torch.stack([(c - 1) / epsilon for c in cosines]).exp()  # [V, B, K], at most 1
     for _ in range(iterations):
-        codes = codes / all_reduce_sum(codes.sum(1, keepdim=True))
+        counted = codes if weights is None else codes * weights[:, None]
+        codes = codes / all_reduce_sum(counted.sum(1, keepdim=True))
         codes = codes / codes.sum(2, keepdim=True)
     return list(codes)
 

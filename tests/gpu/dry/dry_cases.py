@@ -49,6 +49,7 @@ CASES: dict[str, list[str]] = {
     "nnclr": ["method.name=nnclr", *QUEUE],
     **{name: [f"method.name={name}"] for name in ("simclr", "byol", "moco_v3", "barlow_twins", "vicreg")},
     "swav": ["method.name=swav", CROPS],
+    "swav with a queue": ["method.name=swav", "method.queue_size=3840", CROPS],
     "dino": ["method.name=dino", CROPS],
     "msf": ["method.name=msf", *QUEUE],
     "lejepa": ["method.name=lejepa"],

@@ -15,8 +15,12 @@ from trainer.networks.prototypes import normalize_rows
 PROTOTYPES = 12
 
 
-def make() -> Method:
-    return build(SwAVSettings(projector_hidden=16, embedding_dim=8, prototypes=PROTOTYPES))
+def make(**settings: int) -> Method:
+    return build(SwAVSettings(projector_hidden=16, embedding_dim=8, prototypes=PROTOTYPES, **settings))
+
+
+QUEUE = 11
+"""Rows of the queue, which two ranks cannot split evenly."""
 
 
 def codes_of(cosines: Tensor, iterations: int = 3) -> Tensor:
@@ -30,14 +34,18 @@ def codes_of(cosines: Tensor, iterations: int = 3) -> Tensor:
     return b * (u[:, None] * m * v).T
 
 
-def expected() -> Result:
+def expected(kept: Tensor | None = None) -> Result:
+    """The loss and its gradients. `kept` [2, Q, D]: rows of the queue for both global views, if it counts."""
     p, learn = tensors(make())
     z = [unit(two(p, "projector", features(p, x))) for x in views()]
     assert torch.allclose(p["prototypes.weight"].norm(dim=1), torch.ones(PROTOTYPES, dtype=torch.float64))
     cosines = [v @ p["prototypes.weight"].T for v in z]
     total, pairs = torch.zeros((), dtype=torch.float64), 0
     for target in (0, 1):
-        codes = codes_of(cosines[target].detach())
+        rows = cosines[target].detach()
+        if kept is not None:
+            rows = torch.cat([kept[target] @ p["prototypes.weight"].detach().T, rows])
+        codes = codes_of(rows)[-ROWS:]
         for view in range(len(z)):
             if view == target:
                 continue
@@ -56,6 +64,60 @@ def on_this_rank() -> Result:
 def test_loss_and_gradients_are_those_of_the_whole_batch(run_ranks, ranks: int) -> None:
     for found in run_ranks(on_this_rank, ranks):
         assert_same(found, expected())
+
+
+def with_queue() -> Method:
+    return make(queue_size=QUEUE, queue_from_step=2)
+
+
+def kept_rows() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return unit(torch.randn(2, QUEUE, 8, generator=generator, dtype=torch.float64))
+
+
+def on_this_rank_with_a_queue(step: int, filled: int) -> tuple[Result, int]:
+    """What a step computes with so many filled rows of the queue, and the number of rows that it adds."""
+    method = with_queue()
+    method.step = step
+    assert method.queue is not None
+    method.queue.rows.copy_(torch.cat(list(kept_rows()), dim=1))
+    method.queue.ids[:filled] = torch.arange(filled)
+    found = computed(method)
+    before = int(method.queue.head)
+    method.after_backward()
+    return found, (int(method.queue.head) - before) % QUEUE
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("step", "filled", "counts", "added"),
+    [(1, QUEUE, False, 0), (2, QUEUE, True, ROWS), (2, QUEUE - 1, False, ROWS)],
+    ids=["before its first step", "full", "not yet full"],
+)
+def test_a_full_queue_takes_part_in_the_codes_of_all_ranks(
+    run_ranks, ranks: int, step: int, filled: int, counts: bool, added: int
+) -> None:
+    wanted = expected(kept_rows() if counts else None)
+    for found, rows in run_ranks(on_this_rank_with_a_queue, ranks, step, filled):
+        assert_same(found, wanted)
+        assert rows == added
+
+
+def embeddings_in_queue() -> Tensor:
+    method = with_queue()
+    method.step = 2
+    computed(method)
+    method.after_backward()
+    assert method.queue is not None
+    return method.queue.rows[:ROWS].clone()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_queue_keeps_both_global_views_of_all_ranks(run_ranks, ranks: int) -> None:
+    p, _ = tensors(make())
+    z = [unit(two(p, "projector", features(p, x))) for x in views()[:2]]
+    for found in run_ranks(embeddings_in_queue, ranks):
+        torch.testing.assert_close(found, torch.cat(z, dim=1).detach())
 
 
 def own_codes() -> list[Tensor]:
