@@ -1,6 +1,7 @@
 """The file of a study: a grid of runs, their evaluation, and the claims that they test."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,20 +157,38 @@ def read_study(study: str | Path) -> Study:
         ) from None
 
 
-def with_budget(study: Study, device_hours: float | None) -> Study:
-    """Return the study with another budget. None: the study as it is.
+def with_budget(study: Study, device_hours: float | None, folder: Path) -> Study:
+    """Return the study with the budget that counts: the given one, that of the study, or that of its last report.
+
+    The last report counts because intervals for a fixed number of seeds would be wrong after seeds were added until a
+    claim was decided.
+
+    Args:
+        study: the study.
+        device_hours: budget of this command. None: none is given.
+        folder: folder of the study, with its last report if there is one.
 
     Raises:
         UserError: there are no claims that further seeds could decide.
     """
     if device_hours is None:
-        return study
+        recorded = None if study.is_sequential else _recorded_budget(folder)
+        return study if recorded is None else study.model_copy(update={"device_hours": recorded})
     if not study.claims:
         raise UserError(
             "--device-hours pays for seeds until all claims are decided, but the study has no claims",
             fix="add claims to the study, or leave the option out",
         )
     return study.model_copy(update={"device_hours": device_hours})
+
+
+def _recorded_budget(folder: Path) -> float | None:
+    """Return the budget in the last report of a study. None: there is no report, or the study was not sequential."""
+    try:
+        budget = json.loads((folder / "study.json").read_text())["device_hours"]["budget"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if budget is None else float(budget)
 
 
 def shipped_studies() -> dict[str, str]:

@@ -54,12 +54,13 @@ def study(
         parallel: maximum number of array runs at the same time.
         show: whether to report only what is there.
         exclude_suspects: whether submitted runs exclude the nodes that are suspect by the failures of the study's runs.
-        device_hours: budget of a sequential study. None: that of the study, if it has one.
+        device_hours: budget of a sequential study. None: that of the study or of its last report, if it has one.
 
     Raises:
         UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
     """
-    asked, folder = with_budget(read_study(name), device_hours), (out or Path("studies") / _folder_name(name))
+    folder = out or Path("studies") / _folder_name(name)
+    asked = with_budget(read_study(name), device_hours, folder)
     defaults = slurm_defaults() if submit else None
     runs = StudyRuns(asked, folder, overrides, defaults)
     if exclude_suspects:

@@ -124,14 +124,27 @@ def test_the_report_tells_what_was_spent_and_what_an_open_claim_needs(tmp_path: 
     assert "at once" not in (tmp_path / "study.md").read_text()
 
 
-def test_a_budget_without_claims_is_refused() -> None:
+def test_a_budget_without_claims_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are no claims"):
         study(claims=[])
     fixed = study(claims=[], device_hours=None)
-    assert with_budget(fixed, None) is fixed
+    assert with_budget(fixed, None, tmp_path) is fixed
     with pytest.raises(UserError, match="has no claims"):
-        with_budget(fixed, 3.0)
-    assert with_budget(study(), 3.0).device_hours == 3.0
+        with_budget(fixed, 3.0, tmp_path)
+    assert with_budget(study(), 3.0, tmp_path).device_hours == 3.0
+
+
+def test_a_study_that_was_sequential_stays_so_unless_it_gets_another_budget(tmp_path: Path) -> None:
+    fixed = study(device_hours=None)
+    report(fixed, first_seeds(fixed, tmp_path).runs, tmp_path)
+    assert with_budget(fixed, None, tmp_path) is fixed
+    asked = with_budget(fixed, 40.0, tmp_path)
+    report(asked, StudyRuns(asked, tmp_path, []).runs, tmp_path)
+    assert with_budget(fixed, None, tmp_path).device_hours == 40
+    assert with_budget(fixed, 3.0, tmp_path).device_hours == 3
+    assert with_budget(study(), None, tmp_path).device_hours == 100
+    (tmp_path / "study.json").write_text("{}")
+    assert with_budget(fixed, None, tmp_path) is fixed
 
 
 def test_a_study_with_relative_paths_goes_on_and_other_settings_are_refused(
