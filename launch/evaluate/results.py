@@ -93,19 +93,25 @@ class Results:
         """Print the whole content of the file as tables."""
         console, found = plain_console(), self.found
         accuracy = Table(
-            *("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", "calibration error %"),
+            "backbone",
+            "evaluator",
+            "top-1 %",
+            "95 % interval",
+            "95 % bootstrap",
+            "top-5 %",
+            "calibration error %",
             title=_title(found),
         )
         ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
         for name, evaluated in found["backbones"].items():
             for evaluator, result in evaluated.items():
                 if "top1" in result:
-                    interval = _interval(result, found["images"])
                     accuracy.add_row(
                         name,
                         evaluator,
                         percent(result["top1"], unit=False),
-                        interval,
+                        _interval(result, found["images"]),
+                        _range(*result["top1_bootstrap"]) if "top1_bootstrap" in result else "",
                         percent(result["top5"], unit=False),
                         percent(result["calibration_error"], unit=False)
                         if "calibration_error" in result
@@ -148,5 +154,8 @@ def _title(found: dict[str, Any]) -> str:
 def _interval(result: dict[str, Any], images: int) -> str:
     if "top1_std" in result:
         return f"deviation {percent(result['top1_std'], unit=False)} of {len(result['subsets'])} subsets"
-    low, high = wilson_interval(result["top1"], images)
+    return _range(*wilson_interval(result["top1"], images))
+
+
+def _range(low: float, high: float) -> str:
     return f"{percent(low, unit=False)} to {percent(high, unit=False)}"

@@ -11,6 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
 from data_pipelines.shards.subsets import held_out_subset, low_shot_subset
 from trainer.distributed.collectives import world_size
+from trainer.evaluation.bootstrap import bootstrap_intervals
 from trainer.evaluation.crops import CropProtocol
 from trainer.evaluation.features import Features, OneBackbone
 from trainer.evaluation.finetune import FinetuneProtocol, share_labels
@@ -100,8 +101,10 @@ def _by_neighbors(
             temperature=TEMPERATURE,
             num_classes=num_classes,
         )
+        images = queries.count_labeled()
         for k, accuracy in found.items():
-            yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
+            intervals = bootstrap_intervals(accuracy.top1, accuracy.top5, images)
+            yield f"knn_{k}", {**asdict(accuracy), **intervals, "k": k, "temperature": TEMPERATURE}
     if evaluators.retrieval:
         seen = retrieval(*queries, num_classes=num_classes)
         recall = {f"recall_at_{k}": share for k, share in seen.recall.items()}
@@ -120,7 +123,8 @@ def _by_probes(
         probe = linear_probe(
             bank.rows, bank.labels, *test, num_classes=len(classes), seed=0, train_ids=bank.ids
         )
-        yield "linear_fast", asdict(probe) | {"seed": 0}
+        intervals = bootstrap_intervals(probe.top1, probe.top5, queries.count_labeled())
+        yield "linear_fast", {**asdict(probe), **intervals, "seed": 0}
     for share in evaluators.low_shot:
         few = low_shot(
             *bank,

@@ -84,12 +84,21 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_tables_show_every_evaluator(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     results = Results(tmp_path / "eval.json", FACTS)
-    results.add("online", "knn_20", KNN)
+    results.add("online", "knn_20", {**KNN, "top1_bootstrap": (0.4325, 0.5675)})
     results.add("online", "retrieval", RETRIEVAL)
     results.add("online", "low_shot_1%", {"top1": 0.25, "top1_std": 0.0125, "top5": 1.0, "subsets": [{}] * 5})
     results.show()
     shown = capsys.readouterr().out
-    for figure in ("50.00", "43.14 to 56.86", "90.00", "25.00", "75.00", "87.50", "1.25 of 5 subsets"):
+    for figure in (
+        "50.00",
+        "43.14 to 56.86",
+        "43.25 to 56.75",
+        "90.00",
+        "25.00",
+        "75.00",
+        "87.50",
+        "1.25 of 5 subsets",
+    ):
         assert figure in shown
 
 
