@@ -17,6 +17,9 @@ from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
 
+_COMPARED = ("top1", "map", "mean_corruption_error")
+"""Figures of a result that the table of several runs shows. The first one that a result has is shown."""
+
 
 def holds_runs(path: Path) -> bool:
     """Whether a path is a folder of several runs, and not of one run or of one checkpoint."""
@@ -94,7 +97,8 @@ def _comparison(folder: Path, names: list[str]) -> Table:
     """Return a table with a row for each run and backbone, and a column for each evaluator."""
     found = {
         (name, backbone): {
-            evaluator: result.get("top1", result.get("map")) for evaluator, result in by.items()
+            evaluator: next((result[key] for key in _COMPARED if key in result), None)
+            for evaluator, result in by.items()
         }
         for name in names
         for backbone, by in (read_results(folder / name / "eval.json") or {"backbones": {}})[
@@ -102,7 +106,12 @@ def _comparison(folder: Path, names: list[str]) -> Table:
         ].items()
     }
     evaluators = list(dict.fromkeys(evaluator for values in found.values() for evaluator in values))
-    table = Table("run", "backbone", *evaluators, title="top-1 %, of retrieval mAP %")
+    table = Table(
+        "run",
+        "backbone",
+        *evaluators,
+        title="top-1 %, of retrieval mAP %, of robustness mean corruption error %",
+    )
     for (name, backbone), values in found.items():
         table.add_row(
             name, backbone, *(percent(values.get(evaluator), unit=False) for evaluator in evaluators)

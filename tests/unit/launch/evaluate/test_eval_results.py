@@ -102,6 +102,22 @@ def test_tables_show_every_evaluator(tmp_path, capsys, monkeypatch):
         assert figure in shown
 
 
+def test_a_table_shows_the_error_of_each_corruption_and_level(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    results = Results(tmp_path / "eval.json", FACTS)
+    errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "snow": [0.3, 0.3, 0.3, 0.3, 0.8]}
+    facts = {"mean_corruption_error": 0.35, "clean_error": 0.0625, "relative_error": 0.2875}
+    results.add("online", "robustness", {**facts, "errors": errors})
+    results.show()
+    rows = [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    assert ["fog", "10.00", "20.00", "30.00", "40.00", "50.00", "30.00"] in rows
+    assert ["snow", "30.00", "30.00", "30.00", "30.00", "80.00", "40.00"] in rows
+    assert ["mean (clean 6.25)", "20.00", "25.00", "30.00", "35.00", "65.00", "35.00"] in rows
+
+
 @pytest.mark.parametrize(("text", "ks"), [("20", (20,)), ("200, 10,20,10", (10, 20, 200))])
 def test_numbers_of_neighbors(text, ks):
     assert parse_ks(text) == ks

@@ -1,4 +1,4 @@
-"""Bootstrap intervals, against SciPy's binomial distribution and against resampled images."""
+"""Intervals, against SciPy's binomial distribution and against resampled images."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_processes import run_as_ranks
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from trainer.distributed.collectives import rank, world_size
-from trainer.evaluation.bootstrap import bootstrap_interval
-from trainer.evaluation.evaluators import Evaluators, evaluate_features
+from trainer.evaluation.evaluators import Evaluators, LinearClassifiers, evaluate_features
 from trainer.evaluation.features import Features
+from trainer.evaluation.intervals import bootstrap_interval, wilson_interval
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,7 +53,12 @@ def intervals() -> dict[str, list[tuple[float, tuple[float, float]]]]:
     train, test = here[here < 60], here[here >= 60]
     bank, queries = (Features({"online": rows[own]}, labels[own], own) for own in (train, test))
     found = evaluate_features(
-        Evaluators(knn=(5,), linear_fast=True), bank, queries, labels[:60].numpy(), ["a", "b", "c"]
+        Evaluators(knn=(5,), linear_fast=True),
+        bank,
+        queries,
+        labels[:60].numpy(),
+        ["a", "b", "c"],
+        LinearClassifiers(bank, 3),
     )
     return {
         each.evaluator: [(each.result[name], each.result[f"{name}_bootstrap"]) for name in ("top1", "top5")]
@@ -69,3 +74,9 @@ def test_evaluators_have_the_interval_of_all_labeled_images_on_every_rank(tmp_pa
         for share, interval in accuracies:
             assert interval == pytest.approx(tuple(binom.ppf([0.025, 0.975], images, share) / images))
     assert run_as_ranks(intervals, 2, tmp_path, ()) == [alone, alone]
+
+
+@pytest.mark.parametrize(("share", "samples"), [(0.0, 10), (1.0, 10), (0.5, 1000), (0.934, 10000), (0.2, 5)])
+def test_wilson_interval_is_scipy_s(share: float, samples: int) -> None:
+    interval = binomtest(round(share * samples), samples).proportion_ci(method="wilson")
+    assert wilson_interval(share, samples) == pytest.approx((interval.low, interval.high), abs=1e-9)

@@ -1,4 +1,6 @@
-"""Bootstrap intervals of accuracies: how much a result depends on which validation images were drawn (Efron 1979)."""
+"""95 % intervals of accuracies: how much a result depends on which validation images were drawn."""
+
+import math
 
 import torch
 
@@ -37,3 +39,12 @@ def bootstrap_intervals(top1: float, top5: float, images: int) -> dict[str, tupl
         "top1_bootstrap": bootstrap_interval(top1, images),
         "top5_bootstrap": bootstrap_interval(top5, images),
     }
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate with observed value `share` over `samples` (Wilson 1927, score interval)."""
+    z = 1.959963984540054
+    center = share + z * z / (2 * samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
