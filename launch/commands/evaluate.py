@@ -106,6 +106,13 @@ def evaluate(
     validation_set: Annotated[
         str | None, typer.Option("--validation", help="Labeled shards to evaluate on.")
     ] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of labeled datasets. The evaluators run on each of them, and a table shows the results.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +128,8 @@ def evaluate(
     Of a folder of runs, each finished run is evaluated, one after the other. A table compares them.
 
     Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear,
-    --finetune or --robustness is killed, run the same command again to resume it.
+    --finetune or --robustness is killed, run the same command again to resume it. With --transfer, finished datasets
+    are not evaluated again.
 
     Example: all4one eval runs/cifar10 --knn --linear --linear-epochs 50
     """
@@ -136,6 +144,8 @@ def evaluate(
         "--finetune", finetune is not None, finetune_epochs=finetune_epochs, finetune_rates=finetune_rates
     )
     require_evaluator("--linear or --finetune", linear or finetune is not None, batch=batch)
+    if transfer is not None:
+        refuse_sets_beside_transfer(train=train_set, validation=validation_set)
     ks = parse_ks(knn_k) if knn_k is not None else (20,)
     shares = parse_shares(low_shot, "--low-shot") if low_shot is not None else ()
     rates = parse_rates(linear_rates, "--linear-rates")
@@ -145,6 +155,7 @@ def evaluate(
         from launch.evaluate.evaluation import EvalJob
         from launch.evaluate.evaluation import evaluate as evaluator
         from launch.evaluate.several_runs import evaluate_runs, holds_runs
+        from launch.evaluate.transfer import evaluate_transfer
         from trainer.evaluation.evaluators import Evaluators
         from trainer.evaluation.finetune import FinetuneProtocol
         from trainer.evaluation.linear_protocol import LinearProtocol
@@ -168,7 +179,25 @@ def evaluate(
         validation=validation_set,
         out=out,
     )
-    raise typer.Exit(evaluate_runs(job, nproc) if holds_runs(source) else evaluator(job, nproc))
+    if holds_runs(source):
+        if transfer is not None:
+            raise UserError(
+                "--transfer evaluates one backbone, but this folder holds several runs",
+                where=source,
+                fix="give one of the runs",
+            )
+        raise typer.Exit(evaluate_runs(job, nproc))
+    raise typer.Exit(evaluator(job, nproc) if transfer is None else evaluate_transfer(job, transfer, nproc))
+
+
+def refuse_sets_beside_transfer(**options: str | None) -> None:
+    """Raise a UserError if datasets were given by options, although the file of `--transfer` names them."""
+    if names := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise UserError(
+            "has no effect with --transfer, whose file names the datasets",
+            where=", ".join(names),
+            fix="leave the option out, or add the datasets to the file",
+        )
 
 
 def require_evaluator(evaluator: str, asked: bool, **options: object) -> None:

@@ -130,6 +130,11 @@ class Results:
                 console.print(table)
 
 
+def main_figure(result: Mapping[str, Any]) -> float:
+    """Return the figure of a result that tables of several results compare."""
+    return float(next(result[key] for key in ("top1", "map", "mean_corruption_error") if key in result))
+
+
 def read_results(path: Path) -> dict[str, Any] | None:
     """Return the content of a file of results, or None if there is no file.
 

@@ -9,16 +9,13 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent, quoted
 from launch.evaluate.evaluation import EvalJob, evaluate_in_processes
-from launch.evaluate.results import read_results
+from launch.evaluate.results import main_figure, read_results
 from launch.messages import print_error
 from trainer.checkpoints.format import MANIFEST
 from trainer.runs.end_reasons import STOPPED
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.runs.run_lock import is_held
-
-_COMPARED = ("top1", "map", "mean_corruption_error")
-"""Figures of a result that the table of several runs shows. The first one that a result has is shown."""
 
 
 def holds_runs(path: Path) -> bool:
@@ -96,10 +93,7 @@ def _why_unfinished(run: RunFolder) -> str:
 def _comparison(folder: Path, names: list[str]) -> Table:
     """Return a table with a row for each run and backbone, and a column for each evaluator."""
     found = {
-        (name, backbone): {
-            evaluator: next((result[key] for key in _COMPARED if key in result), None)
-            for evaluator, result in by.items()
-        }
+        (name, backbone): {evaluator: main_figure(result) for evaluator, result in by.items()}
         for name in names
         for backbone, by in (read_results(folder / name / "eval.json") or {"backbones": {}})[
             "backbones"
