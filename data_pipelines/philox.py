@@ -28,6 +28,7 @@ class RandomStream(IntEnum):
     LOW_SHOT = 4
     HELD_OUT = 5
     SHOWN = 6
+    CORRUPTIONS = 7
 
 
 def philox(

@@ -81,6 +81,13 @@ def evaluate(
             "Default: 0.01,0.03,0.1.",
         ),
     ] = None,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Error of the classifier of --linear-fast on images with 15 kinds of corruption at 5 levels.",
+        ),
+    ] = False,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Global batch size of --linear and --finetune. Default: 256."),
@@ -99,6 +106,13 @@ def evaluate(
     validation_set: Annotated[
         str | None, typer.Option("--validation", help="Labeled shards to evaluate on.")
     ] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of labeled datasets. The evaluators run on each of them, and a table shows the results.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -113,14 +127,16 @@ def evaluate(
 
     Of a folder of runs, each finished run is evaluated, one after the other. A table compares them.
 
-    Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear or --finetune
-    is killed, run the same command again to resume it.
+    Results of earlier evaluations of the same checkpoint and datasets are kept in eval.json. If --linear,
+    --finetune or --robustness is killed, run the same command again to resume it. With --transfer, finished datasets
+    are not evaluated again.
 
     Example: all4one eval runs/cifar10 --knn --linear --linear-epochs 50
     """
     linear_epochs = value_of(linear_epochs, epochs, was="--epochs", now="--linear-epochs")
     linear_rates = value_of(linear_rates, learning_rates, was="--learning-rates", now="--linear-rates")
-    none = not (knn or retrieval or linear_fast or low_shot is not None or linear or finetune is not None)
+    chosen = (knn, retrieval, linear_fast, low_shot is not None, linear, finetune is not None, robustness)
+    none = not any(chosen)
     require_evaluator("--knn", knn or none, knn_k=knn_k)
     require_evaluator("--low-shot", low_shot is not None, low_shot_seeds=low_shot_seeds)
     require_evaluator("--linear", linear, linear_epochs=linear_epochs, linear_rates=linear_rates)
@@ -128,6 +144,8 @@ def evaluate(
         "--finetune", finetune is not None, finetune_epochs=finetune_epochs, finetune_rates=finetune_rates
     )
     require_evaluator("--linear or --finetune", linear or finetune is not None, batch=batch)
+    if transfer is not None:
+        refuse_sets_beside_transfer(train=train_set, validation=validation_set)
     ks = parse_ks(knn_k) if knn_k is not None else (20,)
     shares = parse_shares(low_shot, "--low-shot") if low_shot is not None else ()
     rates = parse_rates(linear_rates, "--linear-rates")
@@ -137,6 +155,7 @@ def evaluate(
         from launch.evaluate.evaluation import EvalJob
         from launch.evaluate.evaluation import evaluate as evaluator
         from launch.evaluate.several_runs import evaluate_runs, holds_runs
+        from launch.evaluate.transfer import evaluate_transfer
         from trainer.evaluation.evaluators import Evaluators
         from trainer.evaluation.finetune import FinetuneProtocol
         from trainer.evaluation.linear_protocol import LinearProtocol
@@ -150,6 +169,7 @@ def evaluate(
         low_shot_seeds=low_shot_seeds or 5,
         linear=LinearProtocol.model_validate(of_linear) if linear else None,
         finetune=FinetuneProtocol.model_validate(of_finetune) if tuned_shares else None,
+        robustness=robustness,
     )
     job = EvalJob(
         source=source,
@@ -159,7 +179,25 @@ def evaluate(
         validation=validation_set,
         out=out,
     )
-    raise typer.Exit(evaluate_runs(job, nproc) if holds_runs(source) else evaluator(job, nproc))
+    if holds_runs(source):
+        if transfer is not None:
+            raise UserError(
+                "--transfer evaluates one backbone, but this folder holds several runs",
+                where=source,
+                fix="give one of the runs",
+            )
+        raise typer.Exit(evaluate_runs(job, nproc))
+    raise typer.Exit(evaluator(job, nproc) if transfer is None else evaluate_transfer(job, transfer, nproc))
+
+
+def refuse_sets_beside_transfer(**options: str | None) -> None:
+    """Raise a UserError if datasets were given by options, although the file of `--transfer` names them."""
+    if names := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise UserError(
+            "has no effect with --transfer, whose file names the datasets",
+            where=", ".join(names),
+            fix="leave the option out, or add the datasets to the file",
+        )
 
 
 def require_evaluator(evaluator: str, asked: bool, **options: object) -> None:

@@ -23,11 +23,12 @@ from launch.evaluate.results import Results
 from launch.local.preflight import require_devices
 from launch.local.processes import launch
 from trainer.distributed.collectives import rank
-from trainer.evaluation.evaluators import Evaluators, evaluate_features, require_enough
+from trainer.evaluation.evaluators import Evaluators, LinearClassifiers, evaluate_features, require_enough
 from trainer.evaluation.features import features_of_set
 from trainer.evaluation.finetune import finetune
 from trainer.evaluation.linear_protocol import linear_protocol
 from trainer.evaluation.online_classifier import online_accuracy
+from trainer.evaluation.robustness import Robustness
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
 from trainer.runs.named_checkpoint import checkpoint_path
@@ -138,19 +139,41 @@ def evaluate_backbone(job: EvalJob) -> None:
         if rank() == 0:
             results.write()
 
-    if job.evaluators.of_features:
-        bank, queries = (
-            features_of_set(backbones, shards, settings, progress, f"features of {shards.folder}")
-            for shards in (train_set, validation_set)
+    robustness = None
+    if job.evaluators.robustness:
+        robustness = Robustness(
+            backbones,
+            train_set,
+            validation_set,
+            settings,
+            weights=evaluated_weights,
+            state=job.place.with_name(f"{job.place.stem}.robustness.safetensors"),
+            progress=progress,
         )
-        results.found["images"] = queries.count_labeled()
-        for evaluated in evaluate_features(job.evaluators, bank, queries, train_labels, train_set.classes):
-            note(*evaluated)
-        # A classifier knows only the classes of its own training set, in their order.
-        own, classifier = queries.by_backbone.get("online"), trained.classifier
-        if classifier is not None and own is not None and trained.trained_on == train_set.fingerprint:
-            note("online", ONLINE_CLASSIFIER, asdict(online_accuracy(classifier, own, queries.labels)))
-        del bank, queries, own
+    needs_classifiers = robustness is not None and robustness.needs_classifiers
+    if job.evaluators.of_features or needs_classifiers:
+        bank = features_of_set(backbones, train_set, settings, progress, f"features of {train_set.folder}")
+        classifiers = LinearClassifiers(bank, train_set.num_classes)
+        if job.evaluators.of_features:
+            queries = features_of_set(
+                backbones, validation_set, settings, progress, f"features of {validation_set.folder}"
+            )
+            results.found["images"] = queries.count_labeled()
+            for evaluated in evaluate_features(
+                job.evaluators, bank, queries, train_labels, train_set.classes, classifiers
+            ):
+                note(*evaluated)
+            # A classifier knows only the classes of its own training set, in their order.
+            own, classifier = queries.by_backbone.get("online"), trained.classifier
+            if classifier is not None and own is not None and trained.trained_on == train_set.fingerprint:
+                note("online", ONLINE_CLASSIFIER, asdict(online_accuracy(classifier, own, queries.labels)))
+            del queries, own
+        if robustness is not None and needs_classifiers:
+            robustness.keep({name: classifiers.of(name) for name in backbones})
+        del bank, classifiers
+    if robustness is not None:
+        for name, result in robustness.results():
+            note(name, "robustness", result)
     if job.evaluators.linear is not None:
         state = job.place.with_name(f"{job.place.stem}.linear.safetensors")
         for name, result in linear_protocol(

@@ -12,7 +12,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.formatting import percent
-from trainer.evaluation.linear_fast import wilson_interval
+from trainer.evaluation.intervals import wilson_interval
 
 SAME = {"weights": "weights", "train_index": "training set", "validation_index": "validation set"}
 """What results in one file must have in common, and its name in messages."""
@@ -93,32 +93,46 @@ class Results:
         """Print the whole content of the file as tables."""
         console, found = plain_console(), self.found
         accuracy = Table(
-            *("backbone", "evaluator", "top-1 %", "95 % interval", "top-5 %", "calibration error %"),
+            "backbone",
+            "evaluator",
+            "top-1 %",
+            "95 % interval",
+            "95 % bootstrap",
+            "top-5 %",
+            "calibration error %",
             title=_title(found),
         )
         ranking = Table("backbone", "evaluator", "mAP %", "recall@1 %", "recall@5 %", "recall@10 %")
+        corrupted = list[Table]()
         for name, evaluated in found["backbones"].items():
             for evaluator, result in evaluated.items():
                 if "top1" in result:
-                    interval = _interval(result, found["images"])
                     accuracy.add_row(
                         name,
                         evaluator,
                         percent(result["top1"], unit=False),
-                        interval,
+                        _interval(result, found["images"]),
+                        _range(*result["top1_bootstrap"]) if "top1_bootstrap" in result else "",
                         percent(result["top5"], unit=False),
                         percent(result["calibration_error"], unit=False)
                         if "calibration_error" in result
                         else "",
                     )
+                elif "mean_corruption_error" in result:
+                    corrupted.append(_robustness(name, result))
                 else:
                     figures = ("map", "recall_at_1", "recall_at_5", "recall_at_10")
                     ranking.add_row(
                         name, evaluator, *(percent(result[figure], unit=False) for figure in figures)
                     )
-        for table in (accuracy, ranking):
+        for table in (accuracy, ranking, *corrupted):
             if table.row_count:
                 console.print(table)
+
+
+def main_figure(result: Mapping[str, Any]) -> float:
+    """Return the figure of a result that tables of several results compare."""
+    return float(next(result[key] for key in ("top1", "map", "mean_corruption_error") if key in result))
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
@@ -145,8 +159,32 @@ def _title(found: dict[str, Any]) -> str:
     return f"{found['source']} on {found['images']} images of {found['validation']}"
 
 
+def _robustness(backbone: str, result: dict[str, Any]) -> Table:
+    """Return the error of a backbone for each corruption and level."""
+    levels = range(1, len(next(iter(result["errors"].values()))) + 1)
+    table = Table(
+        "corruption",
+        *(f"level {level}" for level in levels),
+        "mean",
+        title=f"error % of {backbone} on corrupted images",
+        show_footer=True,
+    )
+    for kind, errors in result["errors"].items():
+        table.add_row(kind, *(percent(error, unit=False) for error in (*errors, sum(errors) / len(errors))))
+    by_level = zip(*result["errors"].values(), strict=True)
+    footers = [sum(errors) / len(result["errors"]) for errors in by_level]
+    clean = percent(result["clean_error"], unit=False)
+    table.columns[0].footer = f"mean (clean {clean})"
+    for column, error in zip(table.columns[1:], (*footers, result["mean_corruption_error"]), strict=True):
+        column.footer = percent(error, unit=False)
+    return table
+
+
 def _interval(result: dict[str, Any], images: int) -> str:
     if "top1_std" in result:
         return f"deviation {percent(result['top1_std'], unit=False)} of {len(result['subsets'])} subsets"
-    low, high = wilson_interval(result["top1"], images)
+    return _range(*wilson_interval(result["top1"], images))
+
+
+def _range(low: float, high: float) -> str:
     return f"{percent(low, unit=False)} to {percent(high, unit=False)}"

@@ -9,7 +9,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent, quoted
 from launch.evaluate.evaluation import EvalJob, evaluate_in_processes
-from launch.evaluate.results import read_results
+from launch.evaluate.results import main_figure, read_results
 from launch.messages import print_error
 from trainer.checkpoints.format import MANIFEST
 from trainer.runs.end_reasons import STOPPED
@@ -93,16 +93,19 @@ def _why_unfinished(run: RunFolder) -> str:
 def _comparison(folder: Path, names: list[str]) -> Table:
     """Return a table with a row for each run and backbone, and a column for each evaluator."""
     found = {
-        (name, backbone): {
-            evaluator: result.get("top1", result.get("map")) for evaluator, result in by.items()
-        }
+        (name, backbone): {evaluator: main_figure(result) for evaluator, result in by.items()}
         for name in names
         for backbone, by in (read_results(folder / name / "eval.json") or {"backbones": {}})[
             "backbones"
         ].items()
     }
     evaluators = list(dict.fromkeys(evaluator for values in found.values() for evaluator in values))
-    table = Table("run", "backbone", *evaluators, title="top-1 %, of retrieval mAP %")
+    table = Table(
+        "run",
+        "backbone",
+        *evaluators,
+        title="top-1 %, of retrieval mAP %, of robustness mean corruption error %",
+    )
     for (name, backbone), values in found.items():
         table.add_row(
             name, backbone, *(percent(values.get(evaluator), unit=False) for evaluator in evaluators)

@@ -10,7 +10,7 @@ from launch.node_check.record import node_checks as read_node_checks
 from launch.report.facts import RunFacts, differences_between, differences_from_base
 from launch.report.headline import KeyFigure, key_figures
 from launch.status.goodput import Cause
-from trainer.evaluation.linear_fast import wilson_interval
+from trainer.evaluation.intervals import wilson_interval
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import read_ledger
 
@@ -36,13 +36,23 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
+_FIGURES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "map": "mAP",
+    "recall_at_1": "recall@1",
+    "mean_corruption_error": "mean corruption error",
+    "clean_error": "clean error",
+}
+"""Figures of a result in eval.json that the report shows, with their names there."""
+
+
 def results(facts: RunFacts) -> Table:
     """Return the results of `all4one eval`."""
     rows = []
     for backbone, evaluated in facts.backbones.items():
         for evaluator, result in evaluated.items():
-            shown = [("top1", "top-1"), ("top5", "top-5"), ("map", "mAP"), ("recall_at_1", "recall@1")]
-            values = [f"{name} {percent(result[key])}" for key, name in shown if key in result]
+            values = [f"{name} {percent(result[key])}" for key, name in _FIGURES.items() if key in result]
             rows.append([evaluator, backbone, ", ".join(values), _interval(result, facts)])
     return Table(("evaluator", "backbone", "result", "95 % interval, or standard deviation"), rows)
 
@@ -54,7 +64,7 @@ def evaluated_of(facts: RunFacts) -> str:
     checkpoint = Path(facts.evaluated["checkpoint"]).name
     return (
         f"Results of {checkpoint} on {facts.evaluated['images']:,} images of {facts.evaluated['validation']}. "
-        "The backbone is frozen, except for finetune. Higher is better."
+        "The backbone is frozen, except for finetune. Higher is better, except for errors."
     )
 
 

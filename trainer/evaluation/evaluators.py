@@ -14,8 +14,9 @@ from trainer.distributed.collectives import world_size
 from trainer.evaluation.crops import CropProtocol
 from trainer.evaluation.features import Features, OneBackbone
 from trainer.evaluation.finetune import FinetuneProtocol, share_labels
+from trainer.evaluation.intervals import bootstrap_intervals
 from trainer.evaluation.knn import knn_accuracies
-from trainer.evaluation.linear_fast import linear_probe
+from trainer.evaluation.linear_fast import LinearClassifier, fit_linear, linear_accuracy
 from trainer.evaluation.linear_protocol import LinearProtocol
 from trainer.evaluation.low_shot import low_shot
 from trainer.evaluation.retrieval import retrieval
@@ -41,11 +42,38 @@ class Evaluators(Settings):
     """Training of linear classifiers on augmented images."""
     finetune: FinetuneProtocol | None = None
     """Training of whole networks on augmented images."""
+    robustness: bool = False
+    """Whether to measure the error of the linear classifier on corrupted images."""
 
     @property
     def of_features(self) -> bool:
         """Whether any evaluator needs features of both datasets."""
         return bool(self.knn or self.low_shot) or self.retrieval or self.linear_fast
+
+
+class LinearClassifiers:
+    """The linear classifiers of each backbone's features. Each is fitted when it is first asked for, and only once.
+
+    Args:
+        bank: features of the training set.
+        num_classes: number of classes.
+    """
+
+    SEED = 0
+    """Seed of the held-out part that chooses the strength of L2."""
+
+    def __init__(self, bank: Features, num_classes: int) -> None:
+        self._bank, self._num_classes = bank, num_classes
+        self._fitted: dict[str, LinearClassifier] = {}
+
+    def of(self, name: str) -> LinearClassifier:
+        """Return the classifier of one backbone. Every rank calls. Raises UserError as `fit_linear`."""
+        if name not in self._fitted:
+            rows, labels, ids = self._bank.of(name)
+            self._fitted[name] = fit_linear(
+                rows, labels, num_classes=self._num_classes, seed=self.SEED, train_ids=ids
+            )
+        return self._fitted[name]
 
 
 class Evaluated(NamedTuple):
@@ -63,6 +91,7 @@ def evaluate_features(
     queries: Features,
     index_labels: NDArray[np.int64],
     classes: Sequence[str],
+    classifiers: LinearClassifiers,
 ) -> Iterator[Evaluated]:
     """Run all evaluators that use features. Every rank calls with its own parts and gets the result of the whole.
 
@@ -74,6 +103,7 @@ def evaluate_features(
         queries: features of the validation set.
         index_labels: `[N]` classes of all rows of the training set's index.
         classes: names of the classes of both datasets.
+        classifiers: the linear classifiers of the training set.
 
     Raises:
         UserError: features or labels cannot be evaluated, for example because a fraction leaves a class without an
@@ -83,7 +113,12 @@ def evaluate_features(
         own = bank.of(name), queries.of(name)
         for evaluator, result in _by_neighbors(evaluators, *own, len(classes)):
             yield Evaluated(name, evaluator, result)
-        for evaluator, result in _by_probes(evaluators, *own, index_labels, classes):
+        if evaluators.linear_fast:
+            rows, labels, _ = queries.of(name)
+            probe = linear_accuracy(classifiers.of(name), rows, labels)
+            intervals = bootstrap_intervals(probe.top1, probe.top5, queries.count_labeled())
+            yield Evaluated(name, "linear_fast", {**asdict(probe), **intervals, "seed": classifiers.SEED})
+        for evaluator, result in _with_few_labels(evaluators, *own, index_labels, classes):
             yield Evaluated(name, evaluator, result)
 
 
@@ -100,15 +135,17 @@ def _by_neighbors(
             temperature=TEMPERATURE,
             num_classes=num_classes,
         )
+        images = queries.count_labeled()
         for k, accuracy in found.items():
-            yield f"knn_{k}", {**asdict(accuracy), "k": k, "temperature": TEMPERATURE}
+            intervals = bootstrap_intervals(accuracy.top1, accuracy.top5, images)
+            yield f"knn_{k}", {**asdict(accuracy), **intervals, "k": k, "temperature": TEMPERATURE}
     if evaluators.retrieval:
         seen = retrieval(*queries, num_classes=num_classes)
         recall = {f"recall_at_{k}": share for k, share in seen.recall.items()}
         yield "retrieval", {"map": seen.map, **recall, "queries": seen.queries}
 
 
-def _by_probes(
+def _with_few_labels(
     evaluators: Evaluators,
     bank: OneBackbone,
     queries: OneBackbone,
@@ -116,11 +153,6 @@ def _by_probes(
     classes: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     test = queries.rows, queries.labels
-    if evaluators.linear_fast:
-        probe = linear_probe(
-            bank.rows, bank.labels, *test, num_classes=len(classes), seed=0, train_ids=bank.ids
-        )
-        yield "linear_fast", asdict(probe) | {"seed": 0}
     for share in evaluators.low_shot:
         few = low_shot(
             *bank,

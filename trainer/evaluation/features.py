@@ -37,6 +37,10 @@ class OneBackbone(NamedTuple):
     ids: Tensor
     """`[n]` int64, rows of the dataset's index."""
 
+    def count_labeled(self) -> int:
+        """Count the samples of all ranks that have a label. All ranks call."""
+        return _count_labeled(self.labels)
+
 
 class Features(NamedTuple):
     """Features of this rank's part of a dataset, in the order of the dataset, on the device of the backbones."""
@@ -54,7 +58,7 @@ class Features(NamedTuple):
 
     def count_labeled(self) -> int:
         """Count the readable images of the whole dataset that have a label. All ranks call."""
-        return int(all_reduce_sum((self.labels >= 0).sum().cpu()))
+        return _count_labeled(self.labels)
 
 
 @torch.no_grad()
@@ -183,6 +187,10 @@ def gather_ragged(x: Tensor) -> Tensor:
     padded = F.pad(x, (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
     parts = gather(padded).split(max(counts)) if max(counts) else [x]
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=False)])
+
+
+def _count_labeled(labels: Tensor) -> int:
+    return int(all_reduce_sum((labels >= 0).sum().cpu()))
 
 
 def _joined(parts: list[Tensor], device: torch.device) -> Tensor:

@@ -1,18 +1,16 @@
 """Fast linear probe: multinomial logistic regression on frozen features."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from data_pipelines.errors import UserError
-from trainer.distributed.collectives import all_reduce_sum, gather, rank
+from trainer.distributed.collectives import all_reduce_sum, rank
 from trainer.evaluation.accuracy import count_right
 from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
 from trainer.evaluation.checks import find_labeled, require_same_width
-from trainer.evaluation.features import gather_ragged
-from trainer.evaluation.sharded_rows import ShardedRows
+from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.sharded_rows import ShardedRows, held_out_mask
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """L2 strengths to try, strongest first: 10 to 1e-6, two per decade."""
@@ -43,7 +41,27 @@ class LinearResult:
     """Expected calibration error of the probabilities of the test samples, in [0, 1]."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A linear classifier of C classes that was fitted to features of size F."""
+
+    weights: Tensor
+    """`[C, F + 1]`, with the bias last."""
+    mean: Tensor
+    """`[F]`, by which features are standardized before."""
+    std: Tensor
+    """`[F]`."""
+    l2: float
+    held_out_top1: float
+    train_top1: float
+    converged: bool
+    """These four as in `LinearResult`."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits `[b, C]` of features `[b, F]`."""
+        return _logits(self.weights, (features.to(self.weights.dtype) - self.mean) / self.std)
+
+
 def linear_probe(
     train_features: Tensor,
     train_labels: Tensor,
@@ -55,9 +73,49 @@ def linear_probe(
     train_ids: Tensor | None = None,
     validation_share: float = 0.1,
 ) -> LinearResult:
-    """Fit a linear classifier by L-BFGS and test it. The test set chooses nothing.
+    """Fit a linear classifier with `fit_linear` and test it with `linear_accuracy`. The test set chooses nothing.
 
-    Every rank calls with its own part of both datasets, of any size, and gets the result of the whole. Features never
+    Args:
+        train_features: `[n, F]` of this rank.
+        train_labels: `[n]`.
+        test_features: `[m, F]` of this rank.
+        test_labels: `[m]`.
+        num_classes: C.
+        seed: seed of the held-out part.
+        train_ids: `[n]`, see `fit_linear`.
+        validation_share: fraction of each class that is held out, see `fit_linear`.
+
+    Raises:
+        UserError: on all ranks: as for `fit_linear` and `linear_accuracy`.
+    """
+    # Both are checked before the fit, which may take long.
+    find_labeled(train_features, train_labels, num_classes, "training")
+    find_labeled(test_features, test_labels, num_classes, "test")
+    require_same_width(train_features, test_features)
+    classifier = fit_linear(
+        train_features,
+        train_labels,
+        num_classes=num_classes,
+        seed=seed,
+        train_ids=train_ids,
+        validation_share=validation_share,
+    )
+    return linear_accuracy(classifier, test_features, test_labels)
+
+
+@torch.no_grad()
+def fit_linear(
+    train_features: Tensor,
+    train_labels: Tensor,
+    *,
+    num_classes: int,
+    seed: int,
+    train_ids: Tensor | None = None,
+    validation_share: float = 0.1,
+) -> LinearClassifier:
+    """Fit a linear classifier by L-BFGS.
+
+    Every rank calls with its own part of the training set, of any size, and gets the same classifier. Features never
     leave their rank. The ranks add up loss and gradient, and all take the same step. The number of ranks changes only
     the rounding of these sums. Besides the features, a rank holds 50 times the weights `[C, F + 1]` and what a chunk
     of samples needs, which is less than 1 GB for ImageNet and a ResNet-50.
@@ -71,8 +129,6 @@ def linear_probe(
     Args:
         train_features: `[n, F]` of this rank. float64 is computed in float64, and all other types in float32.
         train_labels: `[n]` integers below `num_classes`.
-        test_features: `[m, F]` of this rank.
-        test_labels: `[m]`.
         num_classes: C.
         seed: seed of the held-out part.
         train_ids: `[n]` rows of the dataset's index, disjoint between ranks. They define the order of the samples, from
@@ -86,9 +142,7 @@ def linear_probe(
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
     train_labels, known = find_labeled(train_features, train_labels, num_classes, "training")
-    test_labels, tested = find_labeled(test_features, test_labels, num_classes, "test")
-    require_same_width(train_features, test_features)
-    held_out = _held_out(train_labels, known, train_ids, num_classes, validation_share, seed)  # [n] bool
+    held_out = held_out_mask(train_labels, known, train_ids, num_classes, validation_share, seed)  # [n] bool
     l2, held_out_top1, weights = choose_l2(
         ShardedRows.choose(train_features, train_labels, known & ~held_out),
         ShardedRows.choose(train_features, train_labels, held_out),
@@ -97,12 +151,29 @@ def linear_probe(
     train = ShardedRows.choose(train_features, train_labels, known)
     scale = train.compute_mean_and_std()
     train = train.standardized(scale)
-    test = ShardedRows.choose(test_features, test_labels, tested).standardized(scale)
     weights, converged = fit(train, l2, weights)
-    top1, top5 = _accuracy(weights, test)
     train_top1, _ = _accuracy(weights, train)
-    interval, error = wilson_interval(top1, test.total), _calibration_error(weights, test)
-    return LinearResult(top1, top5, interval, l2, held_out_top1, train_top1, converged, error)
+    return LinearClassifier(weights, *scale, l2, held_out_top1, train_top1, converged)
+
+
+@torch.no_grad()
+def linear_accuracy(classifier: LinearClassifier, features: Tensor, labels: Tensor) -> LinearResult:
+    """Return the accuracy of a classifier over the samples of all ranks. Samples with label -1 are skipped.
+
+    Args:
+        classifier: the classifier, the same on all ranks.
+        features: `[m, F]` of this rank, of any size.
+        labels: `[m]`.
+
+    Raises:
+        UserError: on all ranks: shapes or labels do not match, features are not finite, or no sample has a label.
+    """
+    labels, tested = find_labeled(features, labels, len(classifier.weights), "test")
+    test = ShardedRows.choose(features, labels, tested).standardized((classifier.mean, classifier.std))
+    top1, top5 = _accuracy(classifier.weights, test)
+    interval, error = wilson_interval(top1, test.total), _calibration_error(classifier.weights, test)
+    chosen = classifier.l2, classifier.held_out_top1, classifier.train_top1, classifier.converged
+    return LinearResult(top1, top5, interval, *chosen, error)
 
 
 def fit(
@@ -134,15 +205,6 @@ def fit(
     optimizer.step(closure)
     _, gradient = _objective(weights, rows, l2)
     return weights, bool(gradient.abs().max() <= 10 * tolerance)
-
-
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate with observed value `share` over `samples` (Wilson 1927, score interval)."""
-    z = 1.959963984540054
-    center = share + z * z / (2 * samples)
-    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    scale = 1 + z * z / samples
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
@@ -206,46 +268,3 @@ def _calibration_error(weights: Tensor, rows: ShardedRows) -> float:
 def _logits(weights: Tensor, features: Tensor) -> Tensor:
     """Return the logits `[c, C]` of features `[c, F]`."""
     return torch.addmm(weights[:, -1], features, weights[:, :-1].T)
-
-
-def _held_out(
-    labels: Tensor, known: Tensor, ids: Tensor | None, num_classes: int, share: float, seed: int
-) -> Tensor:
-    """Return a mask `[n]` of this rank's held-out samples, drawn from the labeled samples of all ranks in their order.
-
-    Args:
-        labels: `[n]`.
-        known: `[n]` bool, whether a sample has a label.
-        ids: `[n]` places of the samples in the order. None: the samples of the ranks follow each other.
-        num_classes: number of classes.
-        share: fraction of each class.
-        seed: seed of the draw.
-    """
-    everywhere = gather_ragged(labels[known])  # [N]
-    order = None if ids is None else gather_ragged(ids.to(labels.device)[known]).argsort()
-    drawn = _stratified(everywhere if order is None else everywhere[order], num_classes, share, seed)
-    if order is not None:
-        drawn = torch.empty_like(drawn).index_copy_(0, order, drawn)
-    counts = gather(known.sum()[None].cpu()).tolist()
-    own = drawn.split(counts)[rank()]
-    return torch.zeros_like(known).masked_scatter_(known, own)
-
-
-def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
-    """Return a mask `[N]` of the held-out samples: a fraction of each class, at least one and never the last one."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
-        raise UserError(
-            "a linear probe needs labeled training samples of two classes, and at least two of one class",
-            where="evaluation",
-            fix="evaluate on a training set with more classes and samples",
-        )
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
-    shuffled = shuffled[labels[shuffled].argsort(stable=True)]  # by class, in random order inside each
-    first_of_class = counts.cumsum(0) - counts
-    place = torch.arange(len(labels), device=labels.device) - first_of_class[labels[shuffled]]
-    wanted = torch.minimum((share * counts).round().clamp(min=1).long(), counts - 1)
-    held_out = torch.zeros_like(labels, dtype=torch.bool)
-    held_out[shuffled] = place < wanted[labels[shuffled]]
-    return held_out

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.distributed.collectives import all_reduce_sum, gather
+from data_pipelines.errors import UserError
+from trainer.distributed.collectives import all_reduce_sum, gather, rank
+from trainer.evaluation.features import gather_ragged
 
 CHUNK = 8192
 """Samples whose standardized features and logits exist at once."""
@@ -88,6 +90,29 @@ class ShardedRows:
         return found.to(self.dtype)
 
 
+def held_out_mask(
+    labels: Tensor, known: Tensor, ids: Tensor | None, num_classes: int, share: float, seed: int
+) -> Tensor:
+    """Return a mask `[n]` of this rank's held-out samples, drawn from the labeled samples of all ranks in their order.
+
+    Args:
+        labels: `[n]`.
+        known: `[n]` bool, whether a sample has a label.
+        ids: `[n]` places of the samples in the order. None: the samples of the ranks follow each other.
+        num_classes: number of classes.
+        share: fraction of each class.
+        seed: seed of the draw.
+    """
+    everywhere = gather_ragged(labels[known])  # [N]
+    order = None if ids is None else gather_ragged(ids.to(labels.device)[known]).argsort()
+    drawn = _stratified(everywhere if order is None else everywhere[order], num_classes, share, seed)
+    if order is not None:
+        drawn = torch.empty_like(drawn).index_copy_(0, order, drawn)
+    counts = gather(known.sum()[None].cpu()).tolist()
+    own = drawn.split(counts)[rank()]
+    return torch.zeros_like(known).masked_scatter_(known, own)
+
+
 def _combine(counts: list[int], parts: Tensor) -> tuple[Tensor, Tensor]:
     """Return standard deviation and mean `[F]` of the union of parts `[world, 2, F]` with these numbers of samples."""
     filled = [(count, *part) for count, part in zip(counts, parts, strict=True) if count]
@@ -99,3 +124,23 @@ def _combine(counts: list[int], parts: Tensor) -> tuple[Tensor, Tensor]:
         std = (within + apart.square() * (count / both) * (other / both)).sqrt()
         mean, count = mean + apart * (other / both), both
     return std, mean
+
+
+def _stratified(labels: Tensor, num_classes: int, share: float, seed: int) -> Tensor:
+    """Return a mask `[N]` of the held-out samples: a fraction of each class, at least one and never the last one."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    if int((counts > 0).sum()) < 2 or int(counts.max()) < 2:
+        raise UserError(
+            "a linear probe needs labeled training samples of two classes, and at least two of one class",
+            where="evaluation",
+            fix="evaluate on a training set with more classes and samples",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
+    shuffled = shuffled[labels[shuffled].argsort(stable=True)]  # by class, in random order inside each
+    first_of_class = counts.cumsum(0) - counts
+    place = torch.arange(len(labels), device=labels.device) - first_of_class[labels[shuffled]]
+    wanted = torch.minimum((share * counts).round().clamp(min=1).long(), counts - 1)
+    held_out = torch.zeros_like(labels, dtype=torch.bool)
+    held_out[shuffled] = place < wanted[labels[shuffled]]
+    return held_out

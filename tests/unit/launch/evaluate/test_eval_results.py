@@ -84,13 +84,38 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_tables_show_every_evaluator(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     results = Results(tmp_path / "eval.json", FACTS)
-    results.add("online", "knn_20", KNN)
+    results.add("online", "knn_20", {**KNN, "top1_bootstrap": (0.4325, 0.5675)})
     results.add("online", "retrieval", RETRIEVAL)
     results.add("online", "low_shot_1%", {"top1": 0.25, "top1_std": 0.0125, "top5": 1.0, "subsets": [{}] * 5})
     results.show()
     shown = capsys.readouterr().out
-    for figure in ("50.00", "43.14 to 56.86", "90.00", "25.00", "75.00", "87.50", "1.25 of 5 subsets"):
+    for figure in (
+        "50.00",
+        "43.14 to 56.86",
+        "43.25 to 56.75",
+        "90.00",
+        "25.00",
+        "75.00",
+        "87.50",
+        "1.25 of 5 subsets",
+    ):
         assert figure in shown
+
+
+def test_a_table_shows_the_error_of_each_corruption_and_level(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    results = Results(tmp_path / "eval.json", FACTS)
+    errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "snow": [0.3, 0.3, 0.3, 0.3, 0.8]}
+    facts = {"mean_corruption_error": 0.35, "clean_error": 0.0625, "relative_error": 0.2875}
+    results.add("online", "robustness", {**facts, "errors": errors})
+    results.show()
+    rows = [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    assert ["fog", "10.00", "20.00", "30.00", "40.00", "50.00", "30.00"] in rows
+    assert ["snow", "30.00", "30.00", "30.00", "30.00", "80.00", "40.00"] in rows
+    assert ["mean (clean 6.25)", "20.00", "25.00", "30.00", "35.00", "65.00", "35.00"] in rows
 
 
 @pytest.mark.parametrize(("text", "ks"), [("20", (20,)), ("200, 10,20,10", (10, 20, 200))])

@@ -23,6 +23,7 @@ EVAL = {
             "linear_fast": {"top1": 0.5, "top5": 0.9},
             "low_shot_10%": {"top1": 0.4, "top1_std": 0.02, "top5": 0.8, "subsets": [{}, {}, {}]},
             "retrieval": {"map": 0.3, "recall_at_1": 0.6},
+            "robustness": {"mean_corruption_error": 0.4, "clean_error": 0.1},
         }
     },
 }
@@ -44,6 +45,7 @@ def test_results_say_what_they_are_of(tmp_path: Path) -> None:
         ["linear_fast", "online", "top-1 50.00 %, top-5 90.00 %", "43.14 % to 56.86 %"],
         ["low_shot_10%", "online", "top-1 40.00 %, top-5 80.00 %", "2.00 % over 3 subsets"],
         ["retrieval", "online", "mAP 30.00 %, recall@1 60.00 %", ""],
+        ["robustness", "online", "mean corruption error 40.00 %, clean error 10.00 %", ""],
     ]
 
 

@@ -4,12 +4,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from data_pipelines.errors import UserError
-from trainer.evaluation.linear_fast import L2_SWEEP, fit, linear_probe, wilson_interval
+from trainer.evaluation.linear_fast import L2_SWEEP, fit, linear_probe
 from trainer.evaluation.sharded_rows import ShardedRows
 
 pytestmark = pytest.mark.slow
@@ -142,12 +141,6 @@ def test_more_classes_than_occur(digits):
     train, labels, test, test_labels = digits
     found = linear_probe(train[:300], labels[:300], test, test_labels, num_classes=50, seed=0)
     assert found.top1 > 0.85
-
-
-@pytest.mark.parametrize(("share", "samples"), [(0.0, 10), (1.0, 10), (0.5, 1000), (0.934, 10000), (0.2, 5)])
-def test_wilson_interval_is_scipy_s(share, samples):
-    interval = binomtest(round(share * samples), samples).proportion_ci(method="wilson")
-    assert wilson_interval(share, samples) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(
