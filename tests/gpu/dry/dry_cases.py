@@ -52,6 +52,7 @@ CASES: dict[str, list[str]] = {
     "dino": ["method.name=dino", CROPS],
     "msf": ["method.name=msf", *QUEUE],
     "lejepa": ["method.name=lejepa"],
+    "resa": ["method.name=resa", CROPS],
 }
 
 
