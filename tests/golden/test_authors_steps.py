@@ -18,6 +18,11 @@ from trainer.networks.backbones import Backbone
 
 HERE = Path(__file__).with_name("authors")
 CASES = sorted(path.stem for path in HERE.glob("*.npz"))
+NOT_THEIRS = (
+    *("center", "running_mean", "running_var", "num_batches_tracked"),
+    *("projector.0.bias", "projector.3.bias"),  # A batch norm removes them.
+)
+"""Ends of the names of what a file may leave out."""
 
 
 class Features(nn.Module):
@@ -55,7 +60,7 @@ def replay(about: dict[str, Any], values: dict[str, Tensor]) -> dict[str, Tensor
     synchronize_batch_norm(method, torch.device("cpu"))
     before = {name.removeprefix("before/"): t for name, t in values.items() if name.startswith("before/")}
     missing = method.load_state_dict(before, strict=False).missing_keys
-    assert not [name for name in missing if not name.endswith(("center", "running_mean", "_var", "_tracked"))]
+    assert not [name for name in missing if not name.endswith(NOT_THEIRS)]
     for name in method.unit_rows:
         method.get_parameter(name).data = nn.functional.normalize(before[name], dim=1)
     optim, rows = OptimSettings(**about["optim"]), values["images"].shape[2]

@@ -53,6 +53,7 @@ CASES: dict[str, list[str]] = {
     "msf": ["method.name=msf", *QUEUE],
     "lejepa": ["method.name=lejepa"],
     "resa": ["method.name=resa", CROPS],
+    "intl": ["method.name=intl"],
 }
 
 
