@@ -20,7 +20,8 @@ HERE = Path(__file__).with_name("authors")
 CASES = sorted(path.stem for path in HERE.glob("*.npz"))
 NOT_THEIRS = (
     *("center", "running_mean", "running_var", "num_batches_tracked"),
-    *("projector.0.bias", "projector.3.bias"),  # A batch norm removes them.
+    *("projector.0.bias", "projector.3.bias", "projector.6.bias"),  # A batch norm removes them.
+    "predictor.0.bias",
 )
 """Ends of the names of what a file may leave out."""
 

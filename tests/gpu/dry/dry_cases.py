@@ -54,6 +54,7 @@ CASES: dict[str, list[str]] = {
     "lejepa": ["method.name=lejepa"],
     "resa": ["method.name=resa", CROPS],
     "intl": ["method.name=intl"],
+    "simsiam": ["method.name=simsiam"],
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from multi_crop import ROWS, build, computed, features, result, tensors, views
-from straight_formulas import Result, Tensors, assert_same, three, two, unit
+from straight_formulas import Result, Tensors, assert_same, fixed_norm, three, two, unit
 from torch import Tensor
 
 from trainer.contrast.assignments import assign_to_images
@@ -33,8 +33,7 @@ def balanced(cosines: Tensor, iterations: int = 3) -> Tensor:
 
 def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
     """The projector, whose last batch norm has neither scale nor offset."""
-    z = three(p, f"{copy}projector", features(p, x, copy))
-    return (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+    return fixed_norm(three(p, f"{copy}projector", features(p, x, copy)))
 
 
 def expected(predictor_hidden: int) -> Result:
