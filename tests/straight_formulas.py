@@ -20,8 +20,13 @@ def linear(p: Tensors, layer: str, x: Tensor) -> Tensor:
     return out + p[f"{layer}.bias"] if f"{layer}.bias" in p else out
 
 
+def fixed_norm(x: Tensor) -> Tensor:
+    """Batch norm without scale and offset."""
+    return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+
 def norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
-    x = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    x = fixed_norm(x)
     return x * p[f"{layer}.weight"] + p[f"{layer}.bias"]
 
 

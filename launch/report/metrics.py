@@ -69,6 +69,10 @@ _METRICS = {
         "Loss, SIGReg",
         "How far embeddings are from a standard normal distribution. It should fall or stay low.",
     ),
+    "trace": Metric(
+        "Loss, trace",
+        "How far whitened embeddings are from a variance of 1, summed over the batch. It should fall or stay low.",
+    ),
     "z_std": Metric(
         "Spread of embeddings",
         "Standard deviation over a batch. 1/√D is the best for embeddings of size D, and 0 is a collapse to a point.",

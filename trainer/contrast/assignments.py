@@ -1,6 +1,7 @@
-"""Losses that predict one view's soft assignment to prototypes from other views (SwAV, DINO).
+"""Losses that predict a soft assignment of rows: to prototypes (SwAV, DINO), or to the images of the batch (ReSA).
 
-Shapes: B is the number of rows on this rank, K the number of prototypes, V the number of views.
+Shapes: B is the number of rows on this rank, K the number of prototypes, V the number of views. D is the size of an
+embedding, F that of the features.
 """
 
 from collections.abc import Sequence
@@ -64,3 +65,43 @@ def cross_view_entropy(targets: Sequence[Tensor], logits: Sequence[Tensor], *, t
         target = total if view >= len(targets) else torch.stack(others).sum(0)
         terms.append(F.cross_entropy(predicted / temperature, target))
     return torch.stack(terms).sum() / (len(targets) * (len(logits) - 1))
+
+
+@torch.no_grad()
+@full_precision
+def assign_to_images(features: Tensor, keys: Tensor, *, epsilon: float, iterations: int) -> Tensor:
+    """Assign rows to the images of the global batch by their cosines, with each image as a prototype (ReSA).
+
+    Args:
+        features: [B, F], normalized here.
+        keys: normalized features of the images of all ranks, [world * B, F], in rank order.
+        epsilon: weight of the entropy, see `sinkhorn`.
+        iterations: number of iterations of `sinkhorn`.
+
+    Returns the assignment, whose rows sum to 1: [B, world * B]. It has no gradient.
+    """
+    [assignment] = sinkhorn([F.normalize(features, dim=1) @ keys.T], epsilon=epsilon, iterations=iterations)
+    return assignment
+
+
+@full_precision
+def image_entropy(
+    assignment: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor], *, temperature: float
+) -> Tensor:
+    """Compute the cross-entropy of an assignment to images with the cosines of different views, averaged over pairs.
+
+    A query predicts the assignment of its image from its cosines with the keys of another view (Weng et al., ICML
+    2025).
+
+    Args:
+        assignment: of this rank's rows to the images of all ranks, [B, world * B].
+        queries: embeddings of V views, [B, D] each, normalized here.
+        keys: normalized embeddings of the first views, of the images of all ranks: [world * B, D] each.
+        temperature: divisor of the cosines.
+
+    Returns a scalar, the mean over this rank's rows and the pairs of a query and a key of different views.
+    """
+    rows = [F.normalize(q, dim=1) for q in queries]
+    pairs = [(q, k) for q in range(len(rows)) for k in range(len(keys)) if q != k]
+    terms = [F.cross_entropy(rows[q] @ keys[k].T / temperature, assignment) for q, k in pairs]
+    return torch.stack(terms).mean()

@@ -2,8 +2,8 @@
 
 Shapes: B is the number of rows on this rank, D the embedding size. Sources: All4One (Estepa et al., ICCV 2023),
 InfoNCE (van den Oord et al. 2018), SimCLR (Chen et al., ICML 2020), BYOL (Grill et al., NeurIPS 2020), Barlow Twins
-(Zbontar et al., ICML 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022), MSF (Koohpayegani, Tejankar, Pirsiavash, ICCV
-2021), LeJEPA (Balestriero, LeCun 2025).
+(Zbontar et al., ICML 2021), SimSiam (Chen, He, CVPR 2021), VICReg (Bardes, Ponce, LeCun, ICLR 2022), MSF
+(Koohpayegani, Tejankar, Pirsiavash, ICCV 2021), LeJEPA (Balestriero, LeCun 2025).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +122,12 @@ def nt_xent(z: Sequence[Tensor], *, temperature: float) -> Tensor:
 def normalized_squared_error(targets: Tensor, predicted: Tensor) -> Tensor:
     """Compute the squared distance of normalized rows [B, D], which is 2 - 2 cos, as a mean (BYOL, equation 2)."""
     return (F.normalize(predicted, dim=1) - F.normalize(targets, dim=1)).square().sum(1).mean()
+
+
+@full_precision
+def negative_cosine(targets: Tensor, predicted: Tensor) -> Tensor:
+    """Compute the negative cosine of rows [B, D] as a mean (SimSiam, equation 1). Targets take no gradient."""
+    return -(F.normalize(predicted, dim=1) * F.normalize(targets.detach(), dim=1)).sum(1).mean()
 
 
 @full_precision

@@ -80,6 +80,13 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         out = (self._normalized(input) + residual).relu()
         return out, out
 
+    def without_scale_and_offset(self) -> None:
+        """Replace weight and bias by constants, 1 and 0, which no optimizer and no checkpoint sees."""
+        for name, constant in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
+            value = constant(getattr(self, name).detach())
+            delattr(self, name)
+            self.register_buffer(name, value, persistent=False)
+
     def has_kernels(self, input: Tensor) -> bool:
         """Return whether the kernels of CUDA devices normalize a batch."""
         return self._across_ranks() and _on_cuda(input)
@@ -231,7 +238,7 @@ def _across_ranks(module: nn.modules.batchnorm._BatchNorm) -> CrossRankBatchNorm
     activated = {name for name, _ in module.named_children()} == {"drop", "act"}
     if (
         not (plain or activated)
-        or not module.affine
+        or not (plain or module.affine)
         or not module.track_running_stats
         or module.momentum is None
     ):
@@ -240,11 +247,14 @@ def _across_ranks(module: nn.modules.batchnorm._BatchNorm) -> CrossRankBatchNorm
             where="parallel.batch_norm",
             fix="set parallel.batch_norm=rank, or choose another backbone",
         )
-    like = module.weight
+    like = module.weight if module.affine else module.running_mean
+    assert like is not None
     kind = CrossRankBatchNorm if plain else CrossRankBatchNormAct
     norm = kind(module.num_features, module.eps, module.momentum, device=like.device, dtype=like.dtype)
     if activated:
         norm.drop, norm.act = module.drop, module.act
+    if not module.affine:
+        norm.without_scale_and_offset()
     norm.load_state_dict(module.state_dict())
     norm.train(module.training)
     for name, parameter in module.named_parameters(recurse=False):

@@ -56,11 +56,16 @@ class MomentumEncoder(nn.ModuleDict):
 
     def embed(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Pass views [B, 3, S, S] through all networks, in the working precision: [B, D] each."""
-        out = list(views)
+        return self.features_and_embeddings(views)[1]
+
+    def features_and_embeddings(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what `embed` does, and the backbone's features [B, F] of each view before it."""
+        backbone, *heads = self.values()
         with cast_once(self):
-            for network in self.values():
-                out = forward_per_view(network, out)
-        return out
+            features = out = forward_per_view(backbone, views)
+            for head in heads:
+                out = forward_per_view(head, out)
+        return features, out
 
 
 @torch.no_grad()

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 PositionalEncoding = Literal["feature_axis", "sequence_axis", "none"]
 
 
-def projector(features: int, hidden: int, out: int) -> nn.Sequential:
-    """Three linear layers, each with batch norm: [B, features] -> [B, out] (All4One and NNCLR, section 4)."""
-    return deep_mlp(features, hidden, out).append(nn.BatchNorm1d(out))
+def projector(
+    features: int, hidden: int, out: int, *, layers: Literal[2, 3] = 3, affine: bool = True
+) -> nn.Sequential:
+    """Linear layers, each with batch norm: [B, features] -> [B, out] (All4One and NNCLR, section 4).
+
+    The last batch norm has scale and offset if `affine`. SimSiam and ReSA leave them out.
+    """
+    body = mlp if layers == 2 else deep_mlp
+    return body(features, hidden, out).append(nn.BatchNorm1d(out, affine=affine))
 
 
 def deep_mlp(features: int, hidden: int, out: int, *, bias: bool = True) -> nn.Sequential:

@@ -53,6 +53,9 @@ CASES: dict[str, list[str]] = {
     "dino": ["method.name=dino", CROPS],
     "msf": ["method.name=msf", *QUEUE],
     "lejepa": ["method.name=lejepa"],
+    "resa": ["method.name=resa", CROPS],
+    "intl": ["method.name=intl"],
+    "simsiam": ["method.name=simsiam"],
 }
 
 

@@ -10,7 +10,8 @@ from trainer.profiling.dry_run.step import trace
 
 TRACED = (
     *("ResNet-50", "ViT-S", "ConvNeXt"),
-    *("nnclr", "simclr", "byol", "moco_v3", "barlow_twins", "vicreg", "swav", "dino", "msf", "lejepa"),
+    *("nnclr", "simclr", "byol", "moco_v3", "barlow_twins", "vicreg"),
+    *("swav", "dino", "msf", "lejepa", "resa", "intl", "simsiam"),
 )
 """Every kind of backbone, and every method. The first three are of the method all4one."""
 

@@ -22,7 +22,19 @@ def test_shipped_recipes_are_valid_described_and_round_trip(name: str) -> None:
 def test_the_recipes_that_are_promised_are_there() -> None:
     expected = {"digits_demo", "cifar10", "cifar100", "imagenet100_resnet18", "imagenet_resnet50"}
     assert expected <= set(RECIPES)
-    for method in ("simclr", "byol", "moco_v3", "vicreg", "swav", "dino", "msf", "lejepa"):
+    for method in (
+        "simclr",
+        "byol",
+        "moco_v3",
+        "vicreg",
+        "swav",
+        "dino",
+        "msf",
+        "lejepa",
+        "resa",
+        "intl",
+        "simsiam",
+    ):
         assert load_config(f"cifar10_{method}").method.name == method
 
 

@@ -70,6 +70,32 @@ def test_batch_norm_of_vectors(run_ranks) -> None:
     check_against_the_whole_batch(run_ranks, module, torch.randn(8, 3, dtype=torch.float64), [4, 4], 1e-9)
 
 
+def test_batch_norm_without_scale_and_offset_has_none_across_ranks_either(run_ranks) -> None:
+    module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, affine=False), nn.Linear(8, 2)).double()
+    x, target = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
+    whole, inputs = copy.deepcopy(module), x.clone().requires_grad_()
+    out = whole(inputs)
+    ((out - target) ** 3).sum().backward()
+    for number, found in enumerate(run_ranks(normalize, 2, module, x, target, [4, 4])):
+        own = slice(4 * number, 4 * number + 4)
+        torch.testing.assert_close(found["out"], out.detach()[own])
+        torch.testing.assert_close(found["input"], inputs.grad[own])
+        for name, parameter in whole.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad)
+        assert (found["1.weight"] == 1).all()
+        assert (found["1.bias"] == 0).all()
+
+
+def names_across_ranks() -> tuple[list[str], list[str]]:
+    norm = synchronize_batch_norm(nn.BatchNorm1d(8, affine=False), torch.device("cpu"))
+    return list(norm.state_dict()), [name for name, _ in norm.named_parameters()]
+
+
+def test_the_constants_are_neither_saved_nor_trained(run_ranks) -> None:
+    wanted = ["running_mean", "running_var", "num_batches_tracked"]
+    assert run_ranks(names_across_ranks, 2) == [(wanted, [])] * 2
+
+
 def test_batch_norm_survives_a_mean_far_from_zero(run_ranks) -> None:
     torch.manual_seed(1)  # in one draw of five a sum of gradients cancels to less than its rounding
     module = nn.BatchNorm1d(4)
@@ -184,9 +210,7 @@ def refusal(module: nn.Module) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    "norm", [nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm3d(4)]
-)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm3d(4)])
 def test_norms_that_cannot_span_ranks_are_refused(run_ranks, norm: nn.Module) -> None:
     assert "parallel.batch_norm=rank" in run_ranks(refusal, 2, norm)[0]
 

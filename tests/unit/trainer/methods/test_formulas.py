@@ -11,7 +11,18 @@ import pytest
 import torch
 from rank_processes import run_as_ranks
 from small_methods import SMALL
-from straight_formulas import Result, Tensors, assert_same, cross_entropy, linear, norm, three, two, unit
+from straight_formulas import (
+    Result,
+    Tensors,
+    assert_same,
+    cross_entropy,
+    fixed_norm,
+    linear,
+    norm,
+    three,
+    two,
+    unit,
+)
 from torch import Tensor, nn
 
 from trainer.distributed.batch_norm import synchronize_batch_norm
@@ -45,6 +56,15 @@ def byol(p: Tensors, views: list[Tensor]) -> Tensor:
         t = two(p, "momentum.projector", features(p, target, "momentum."))
         cosines = [a @ b / (a.norm() * b.norm()) for a, b in zip(q, t, strict=True)]
         total = total + torch.stack([2 - 2 * c for c in cosines]).mean()
+    return total
+
+
+def simsiam(p: Tensors, views: list[Tensor]) -> Tensor:
+    z = [fixed_norm(three(p, "projector", features(p, x))) for x in views]
+    total = torch.zeros((), dtype=torch.float64)
+    for online, target in ((z[0], z[1]), (z[1], z[0])):
+        for q, t in zip(two(p, "predictor", online), target.detach(), strict=True):
+            total = total - 0.5 * (q @ t) / (q.norm() * t.norm()) / ROWS
     return total
 
 
@@ -121,7 +141,7 @@ def lejepa(p: Tensors, views: list[Tensor]) -> Tensor:
 
 
 FORMULAS: dict[str, Callable[[Tensors, list[Tensor]], Tensor]] = {
-    f.__name__: f for f in (simclr, byol, moco_v3, vicreg, barlow_twins, nnclr, msf, lejepa)
+    f.__name__: f for f in (simclr, byol, simsiam, moco_v3, vicreg, barlow_twins, nnclr, msf, lejepa)
 }
 
 

@@ -149,7 +149,8 @@ def test_all_health_values_are_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("all4one", 0.99), ("byol", 0.996), ("moco_v3", 0.99), ("dino", 0.996), ("msf", 0.99)]
+    ("name", "start"),
+    [("all4one", 0.99), ("byol", 0.996), ("moco_v3", 0.99), ("dino", 0.996), ("msf", 0.99), ("resa", 0.996)],
 )
 def test_the_averaged_copy_moves_with_the_published_momentum(name: str, start: float) -> None:
     method = make(name)

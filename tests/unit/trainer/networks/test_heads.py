@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.networks.heads import CentroidTransformer, _dropout, positional_encoding
+from trainer.networks.heads import CentroidTransformer, _dropout, positional_encoding, projector
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_projector_has_its_layers_and_ends_in_a_batch_norm(layers: int, affine: bool) -> None:
+    head = projector(5, 7, 3, layers=layers, affine=affine)
+    shapes = [tuple(m.weight.shape) for m in head if isinstance(m, nn.Linear)]
+    assert shapes == [(7, 5), *[(7, 7)] * (layers - 2), (3, 7)]
+    norms = [m for m in head if isinstance(m, nn.BatchNorm1d)]
+    assert len(norms) == layers
+    assert head[-1] is norms[-1]
+    assert [m.affine for m in norms] == [True] * (layers - 1) + [affine]
 
 
 def test_feature_axis_encoding_is_the_published_formula() -> None:
