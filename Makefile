@@ -72,6 +72,7 @@ bench: setup test-packages  ## the figures of the README
 	-$(BIN)/python benchmarks/lost_ranks.py --settings parallel.zero_stage=1 checkpoint.replicate_every=5
 	-$(BIN)/python benchmarks/neighbor_copies.py
 	$(BIN)/python benchmarks/parent_memory.py
+	-$(BIN)/python benchmarks/loop.py
 	-$(BIN)/python benchmarks/planned_goodput.py
 	-$(BIN)/python benchmarks/planned_on_slurm.py
 	-$(BIN)/python benchmarks/world_size.py
