@@ -169,8 +169,8 @@ def _shrinks(views: Sequence[AugmentationParams]) -> NDArray[np.int64]:
 def _cut(image: NDArray[np.uint8], box: tuple[int, int, int, int], size: int, done: int) -> NDArray[np.uint8]:
     """Return the crop `box` (y, x, h, w) as `[size, size, 3]`. The image is already `done` times smaller than `box`."""
     if done == 1:
-        y, x, h, w = box
-        return _resize(image[y : y + h, x : x + w], size)
+        top, left, height, width = box
+        return _resize(image[top : top + height, left : left + width], size)
     y, x, h, w = (value / done for value in box)
     if max(h, w) > _LINEAR_UP_TO * size:  # half a pixel does not matter after this much shrinking
         top, left, bottom, right = round(y), round(x), round(y + h), round(x + w)
