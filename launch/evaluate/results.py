@@ -12,7 +12,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.formatting import percent
-from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.measures.intervals import wilson_interval
 
 SAME = {"weights": "weights", "train_index": "training set", "validation_index": "validation set"}
 """What results in one file must have in common, and its name in messages."""

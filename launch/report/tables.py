@@ -10,7 +10,7 @@ from launch.node_check.record import node_checks as read_node_checks
 from launch.report.facts import RunFacts, differences_between, differences_from_base
 from launch.report.headline import KeyFigure, key_figures
 from launch.status.goodput import Cause
-from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.measures.intervals import wilson_interval
 from trainer.runs.end_reasons import EndReason
 from trainer.runs.records import read_ledger
 

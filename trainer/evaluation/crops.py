@@ -17,7 +17,7 @@ from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import held_out_subset
 from trainer.distributed.collectives import rank, world_size
 from trainer.engine.deepspeed_engine import step_seed
-from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.measures.intervals import wilson_interval
 
 MOMENTUM = 0.9
 

@@ -14,11 +14,11 @@ from trainer.distributed.collectives import world_size
 from trainer.evaluation.crops import CropProtocol
 from trainer.evaluation.features import Features, OneBackbone
 from trainer.evaluation.finetune import FinetuneProtocol, share_labels
-from trainer.evaluation.intervals import bootstrap_intervals
 from trainer.evaluation.knn import knn_accuracies
 from trainer.evaluation.linear_fast import LinearClassifier, fit_linear, linear_accuracy
 from trainer.evaluation.linear_protocol import LinearProtocol
 from trainer.evaluation.low_shot import low_shot
+from trainer.evaluation.measures.intervals import bootstrap_intervals
 from trainer.evaluation.retrieval import retrieval
 
 TEMPERATURE = 0.07

@@ -13,7 +13,6 @@ from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.shards.subsets import low_shot_subset
-from trainer.evaluation.accuracy import count_right, shares_right
 from trainer.evaluation.classifier import Classifier
 from trainer.evaluation.crops import (
     CropProtocol,
@@ -25,6 +24,7 @@ from trainer.evaluation.crops import (
     train_on_crops,
 )
 from trainer.evaluation.features import feature_widths, features_of_set
+from trainer.evaluation.measures.accuracy import count_right, shares_right
 from trainer.evaluation.training_state import TrainingState
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from trainer.distributed.collectives import all_reduce_sum, rank
-from trainer.evaluation.accuracy import count_right
-from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
 from trainer.evaluation.checks import find_labeled, require_same_width
-from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.measures.accuracy import count_right
+from trainer.evaluation.measures.calibration import BINS, calibration_error, calibration_sums
+from trainer.evaluation.measures.intervals import wilson_interval
 from trainer.evaluation.sharded_rows import ShardedRows, held_out_mask
 
 L2_SWEEP = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.distributed.collectives import all_reduce_sum
-from trainer.evaluation.accuracy import count_right, shares_right
 from trainer.evaluation.crops import MOMENTUM
+from trainer.evaluation.measures.accuracy import count_right, shares_right
 
 _CHUNK = 1024  # samples whose logits exist at once
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from trainer.distributed.collectives import all_reduce_sum
-from trainer.evaluation.accuracy import count_right, shares_right
-from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
+from trainer.evaluation.measures.accuracy import count_right, shares_right
+from trainer.evaluation.measures.calibration import BINS, calibration_error, calibration_sums
 
 ROWS = 8192
 """Rows of one product with the classifier's weights. ImageNet's logits of all rows at once would need 200 MB."""

@@ -22,9 +22,9 @@ from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.distributed.collectives import all_reduce_sum, rank, world_size
-from trainer.evaluation.accuracy import count_right
 from trainer.evaluation.features import BATCH, feature_widths, say_what_is_missing
 from trainer.evaluation.linear_fast import LinearClassifier
+from trainer.evaluation.measures.accuracy import count_right
 from trainer.evaluation.training_state import TrainingState
 
 CLEAN = "clean"

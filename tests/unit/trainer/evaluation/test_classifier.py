@@ -84,7 +84,7 @@ def test_the_head_is_zero_at_first():
 
 
 def ranks_trained():
-    plain = nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH, affine=False))
+    plain = nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH, track_running_stats=False))
     try:
         Classifier(plain, CLASSES, WIDTH, RATE)
     except UserError as error:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rank_processes import run_as_ranks
 
 from trainer.distributed.collectives import rank
-from trainer.evaluation.calibration import BINS, calibration_error, calibration_sums
+from trainer.evaluation.measures.calibration import BINS, calibration_error, calibration_sums
 
 
 def counted(logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ from scipy.stats import binom, binomtest
 from trainer.distributed.collectives import rank, world_size
 from trainer.evaluation.evaluators import Evaluators, LinearClassifiers, evaluate_features
 from trainer.evaluation.features import Features
-from trainer.evaluation.intervals import bootstrap_interval, wilson_interval
+from trainer.evaluation.measures.intervals import bootstrap_interval, wilson_interval
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,1 @@
+"""What an evaluation counts: accuracies, their intervals and the calibration error."""
