@@ -25,6 +25,14 @@ POINTS = 20.0  # that kNN must gain
 MINUTES = 20.0  # that training may take
 
 
+def find_cifar10(parser: argparse.ArgumentParser, data: str | Path) -> Path:
+    """Return the folder of CIFAR-10's tars in `--data`, or end with a message that it is not there."""
+    source = Path(data) / "cifar10"
+    if not (source / "train.tar").is_file():
+        parser.error(f"{source}/train.tar is not there: name the folder of the images with --data")
+    return source
+
+
 def shards(source: Path, folder: Path) -> list[str]:
     """Build both sets; the settings that name them."""
     for tar, name in (("train.tar", "train"), ("test.tar", "validation")):
@@ -51,9 +59,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
-    source = Path(args.data) / "cifar10"
-    if not (source / "train.tar").is_file():
-        parser.error(f"{source}/train.tar is not there: name the folder of the images with --data")
+    source = find_cifar10(parser, args.data)
     with tempfile.TemporaryDirectory() as name:
         settings = [*shards(source, Path(name)), f"run.folder={name}", "run.name=run", *args.overrides]
         start = time.perf_counter()

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cifar10_short import shards
+from cifar10_short import find_cifar10, shards
 
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
@@ -58,9 +58,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
-    source = Path(args.data) / "cifar10"
-    if not (source / "train.tar").is_file():
-        parser.error(f"{source}/train.tar is not there: name the folder of the images with --data")
+    source = find_cifar10(parser, args.data)
     found: dict[str, list[float]] = {executor: [] for executor in EXECUTORS}
     with tempfile.TemporaryDirectory() as name:
         settings = [*shards(source, Path(name)), *args.overrides]

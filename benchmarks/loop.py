@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cifar10_short import shards
+from cifar10_short import find_cifar10, shards
 
 from launch.local.imports import collector_paused
 
@@ -49,9 +49,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
-    source = Path(args.data) / "cifar10"
-    if not (source / "train.tar").is_file():
-        parser.error(f"{source}/train.tar is not there: name the folder of the images with --data")
+    source = find_cifar10(parser, args.data)
     os.environ |= {**ALONE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     with tempfile.TemporaryDirectory() as folder:
         settings = [*shards(source, Path(folder)), f"run.folder={folder}", *args.overrides]

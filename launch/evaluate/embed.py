@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from data_pipelines.cores import usable_cores
-from data_pipelines.errors import UserError
 from data_pipelines.progress import ProgressBars
 from trainer.inference.embed import embed
 from trainer.inference.feature_files import feature_file, keys_of, require_place
 from trainer.inference.loaded_backbones import load_backbones
+from trainer.inference.source_images import no_images
 
 
 def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: str | None, batch: int) -> None:
@@ -47,18 +47,7 @@ def embed_images(source: Path, images: Sequence[str], out: Path, *, backbone: st
                 done += len(rows.keys)
                 show(done)
         if not done:
-            raise _none(images, skipped)
+            raise no_images(images, skipped)
     beside = f", keys in {keys_of(out)}" if out.suffix == ".npy" else ""
     also = f"; {skipped:,} skipped" if skipped else ""
     print(f"wrote {out}: {done:,} images x {network.feature_dim} features{beside}{also}")
-
-
-def _none(images: Sequence[str], skipped: int) -> UserError:
-    where = images[0] if len(images) == 1 else f"{images[0]} and {len(images) - 1:,} more"
-    if skipped:
-        return UserError(f"none of {skipped:,} images is readable", where=where, fix="see the reasons above")
-    return UserError(
-        "there are no images",
-        where=where,
-        fix="give image files, or folders, tars or shards that contain .jpg, .png or .webp",
-    )

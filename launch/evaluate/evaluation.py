@@ -1,27 +1,21 @@
 """`all4one eval`: evaluate a backbone, and report the results as a table and as JSON."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import field_validator
 
-from data_pipelines.cores import cores_per_process
 from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
 from data_pipelines.progress import ProgressBars
-from data_pipelines.settings import DataSettings, Settings
+from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import ShardSet
+from launch.evaluate.backbone_job import BackboneJob, run_in_processes, use_own_cores
 from launch.evaluate.results import Results
-from launch.local.preflight import require_devices
-from launch.local.processes import launch
 from trainer.distributed.collectives import rank
 from trainer.evaluation.evaluators import Evaluators, LinearClassifiers, evaluate_features, require_enough
 from trainer.evaluation.features import features_of_set
@@ -31,43 +25,22 @@ from trainer.evaluation.online_classifier import online_accuracy
 from trainer.evaluation.robustness import Robustness
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
-from trainer.runs.named_checkpoint import checkpoint_path
 
 ONLINE_CLASSIFIER = "online_classifier"
 """Name of the evaluator that applies the classifier that trained beside the backbone."""
 
 
-class EvalJob(Settings):
+class EvalJob(BackboneJob):
     """The arguments of `all4one eval`."""
 
-    source: Path
-    """Folder of a run or of a checkpoint, or an exported file. `RUN@STEP` and `RUN@best` name a checkpoint of a run."""
+    command, results, worker = "eval", "eval", "launch.evaluate.worker"
+
     evaluators: Evaluators
     """The evaluators to run."""
-    backbone: str | None = None
-    """The backbone to evaluate. None: all backbones."""
     train: str | None = None
     """Labeled shards to train on. None: the training set of the backbone."""
     validation: str | None = None
     """Labeled shards to evaluate on. None: the validation set of the backbone's recipe."""
-    out: Path | None = None
-    """File for the results. None: `eval.json` in a run's folder, or `NAME.eval.json` beside a file or checkpoint."""
-
-    @field_validator("source")
-    @classmethod
-    def _named(cls, source: Path) -> Path:
-        return checkpoint_path(source)
-
-    @property
-    def place(self) -> Path:
-        """File for the results."""
-        if self.out is not None:
-            return self.out
-        if (self.source / "config.yaml").is_file():
-            return self.source / "eval.json"
-        # the full name, because step_00000014.1 and step_00000014 are two checkpoints
-        path = self.source.resolve()
-        return path.with_name(f"{path.name}.eval.json")
 
 
 def evaluate(job: EvalJob, nproc: int) -> int:
@@ -80,20 +53,7 @@ def evaluate(job: EvalJob, nproc: int) -> int:
         require_writable(job.place)
         evaluate_backbone(job)
         return 0
-    return evaluate_in_processes(job, nproc)
-
-
-def evaluate_in_processes(job: EvalJob, nproc: int) -> int:
-    """Evaluate in processes of their own, whose errors they print themselves. Return the exit code.
-
-    Raises:
-        UserError: the results cannot be written, or there are more processes than GPUs.
-    """
-    require_writable(job.place)
-    require_devices(nproc)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    logs = job.place.parent / "logs" / f"eval_{stamp}_{os.getpid()}"
-    return launch("launch.evaluate.worker", [job.model_dump_json()], nproc=nproc, logs=logs)
+    return run_in_processes(job, nproc)
 
 
 def evaluate_backbone(job: EvalJob) -> None:
@@ -105,7 +65,7 @@ def evaluate_backbone(job: EvalJob) -> None:
         UserError: there is no such source or backbone, or datasets are missing, unlabeled or of different classes.
     """
     trained = load_same_on_all_ranks(job.source)
-    backbones = trained.backbones if job.backbone is None else dict([trained.choose(job.backbone)])
+    backbones = trained.select(job.backbone)
     settings = trained.recipe.data
     train_set = _labeled(job.train or settings.train, settings, "--train")
     validation_set = _labeled(job.validation or settings.validation, settings, "--validation")
@@ -119,8 +79,7 @@ def evaluate_backbone(job: EvalJob) -> None:
         warn_of_known_images(train_set, validation_set, settings)
     train_labels = train_set.index["label"].astype(np.int64)
     require_enough(job.evaluators, train_labels, train_set.classes)
-    if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
-        torch.set_num_threads(cores_per_process())
+    use_own_cores()
     facts: dict[str, Any] = {
         "source": str(job.source),
         "checkpoint": trained.recipe.source,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from data_pipelines.cores import usable_cores
-from data_pipelines.errors import UserError
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.inference.patch_features import (
     accept_size,
@@ -24,7 +23,7 @@ from trainer.inference.patch_pictures import (
     require_picture_file,
     save_figure,
 )
-from trainer.inference.source_images import source_images
+from trainer.inference.source_images import no_images, source_images
 
 _NAME_LETTERS = 24
 
@@ -73,11 +72,7 @@ def draw_patches(
             if len(keys) == limit:
                 break
     if not keys:
-        raise UserError(
-            f"none of {len(skipped):,} images is readable" if skipped else "there are no images",
-            where=images[0],
-            fix="give image files, or folders, tars or shards that contain .jpg, .png or .webp",
-        )
+        raise no_images(images, len(skipped))
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (data.mean, data.std))
     pixels = (torch.cat(shown).float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)  # [B, S, S, 3]
     colors = component_colors(torch.cat(features))

@@ -1,64 +1,36 @@
 """`all4one segment`: evaluate patch features by linear segmentation, and report a table and JSON."""
 
 import json
-import os
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import field_validator
 from rich.table import Table
 
 from data_pipelines.console import plain_console
-from data_pipelines.cores import cores_per_process
 from data_pipelines.files import require_writable, write_whole
 from data_pipelines.formatting import percent
 from data_pipelines.progress import ProgressBars
-from data_pipelines.settings import Settings
 from data_pipelines.sources.masked_images import masked_images, require_usable
+from launch.evaluate.backbone_job import BackboneJob, run_in_processes, use_own_cores
 from launch.evaluate.evaluation import fingerprint
-from launch.local.preflight import require_devices
-from launch.local.processes import launch
 from trainer.distributed.collectives import rank, world_size
 from trainer.evaluation.segmentation import BATCH, linear_segmentation
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.inference.patch_features import accept_size, at_size
-from trainer.runs.named_checkpoint import checkpoint_path
 
 
-class SegmentationJob(Settings):
+class SegmentationJob(BackboneJob):
     """The arguments of `all4one segment`."""
 
-    source: Path
-    """Folder of a run or of a checkpoint, or an exported file."""
+    command, results, worker = "segment", "segmentation", "launch.evaluate.segmentation_worker"
+
     train: Path
     """Folder of images and masks to fit."""
     validation: Path
     """Folder of images and masks to test."""
-    backbone: str | None = None
-    """The backbone to evaluate. None: all backbones."""
     size: int | None = None
     """Side of the images that the network gets, in pixels. None: that of its training."""
-    out: Path | None = None
-    """File for the results. None: `segmentation.json` in a run's folder, or `NAME.segmentation.json` beside a file or
-    checkpoint."""
-
-    @field_validator("source")
-    @classmethod
-    def _named(cls, source: Path) -> Path:
-        return checkpoint_path(source)
-
-    @property
-    def place(self) -> Path:
-        """File for the results."""
-        if self.out is not None:
-            return self.out
-        if (self.source / "config.yaml").is_file():
-            return self.source / "segmentation.json"
-        path = self.source.resolve()
-        return path.with_name(f"{path.name}.segmentation.json")
 
 
 def segment(job: SegmentationJob, nproc: int) -> int:
@@ -67,14 +39,11 @@ def segment(job: SegmentationJob, nproc: int) -> int:
     Raises:
         UserError: as for `segment_backbones`, or there are more processes than GPUs.
     """
-    require_writable(job.place)
     if nproc == 1:
+        require_writable(job.place)
         segment_backbones(job)
         return 0
-    require_devices(nproc)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    logs = job.place.parent / "logs" / f"segment_{stamp}_{os.getpid()}"
-    return launch("launch.evaluate.segmentation_worker", [job.model_dump_json()], nproc=nproc, logs=logs)
+    return run_in_processes(job, nproc)
 
 
 def segment_backbones(job: SegmentationJob) -> None:
@@ -89,14 +58,13 @@ def segment_backbones(job: SegmentationJob) -> None:
     for pair in (train + validation)[rank() :: world_size()]:
         require_usable(pair)
     trained = load_same_on_all_ranks(job.source)
-    backbones = trained.backbones if job.backbone is None else dict([trained.choose(job.backbone)])
+    backbones = trained.select(job.backbone)
     data = trained.recipe.data
     if job.size is not None:
         for backbone in backbones.values():
             accept_size(backbone, job.size)
         data = at_size(data, job.size)
-    if "OMP_NUM_THREADS" not in os.environ:  # torch already uses this variable
-        torch.set_num_threads(cores_per_process())
+    use_own_cores()
     found: dict[str, Any] = {
         "source": str(job.source),
         "checkpoint": trained.recipe.source,

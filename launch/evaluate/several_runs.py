@@ -8,7 +8,8 @@ from rich.table import Table
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import percent, quoted
-from launch.evaluate.evaluation import EvalJob, evaluate_in_processes
+from launch.evaluate.backbone_job import run_in_processes
+from launch.evaluate.evaluation import EvalJob
 from launch.evaluate.results import main_figure, read_results
 from launch.messages import print_error
 from trainer.checkpoints.format import MANIFEST
@@ -61,7 +62,7 @@ def evaluate_runs(job: EvalJob, nproc: int) -> int:
     for number, (name, run) in enumerate(finished.items(), 1):
         print(f"run {number} of {len(finished)}: {name}", flush=True)
         try:
-            code = evaluate_in_processes(job.model_copy(update={"source": run.path}), nproc)
+            code = run_in_processes(job.model_copy(update={"source": run.path}), nproc)
         except UserError as error:
             print_error(error)
             code = 1

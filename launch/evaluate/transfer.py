@@ -18,7 +18,8 @@ from data_pipelines.formatting import percent
 from data_pipelines.settings import DataSettings, Settings
 from data_pipelines.shards.shard_set import ShardSet
 from data_pipelines.yaml_reader import read_yaml
-from launch.evaluate.evaluation import EvalJob, evaluate_in_processes, fingerprint
+from launch.evaluate.backbone_job import run_in_processes
+from launch.evaluate.evaluation import EvalJob, fingerprint
 from launch.evaluate.results import main_figure, read_results
 from launch.messages import print_error
 from trainer.config.problems import problem_of
@@ -126,7 +127,7 @@ def evaluate_transfer(job: EvalJob, file: Path, nproc: int) -> int:
             print(title, flush=True)
             out = job.place.with_name(f"{job.place.stem}.{one.name}.json")
             own = {"train": one.train, "validation": one.validation, "out": out}
-            code = evaluate_in_processes(job.model_copy(update=own), nproc)
+            code = run_in_processes(job.model_copy(update=own), nproc)
             if code in STOPPED:
                 print("stopped. The results so far are saved", file=sys.stderr)
                 return code

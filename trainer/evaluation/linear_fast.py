@@ -143,12 +143,28 @@ def fit_linear(
         raise ValueError(f"validation_share must be in (0, 1), not {validation_share}")
     train_labels, known = find_labeled(train_features, train_labels, num_classes, "training")
     held_out = held_out_mask(train_labels, known, train_ids, num_classes, validation_share, seed)  # [n] bool
-    l2, held_out_top1, weights = choose_l2(
-        ShardedRows.choose(train_features, train_labels, known & ~held_out),
-        ShardedRows.choose(train_features, train_labels, held_out),
+    return fit_chosen(train_features, train_labels, known, held_out, num_classes)
+
+
+@torch.no_grad()
+def fit_chosen(
+    features: Tensor, labels: Tensor, known: Tensor, held_out: Tensor, num_classes: int
+) -> LinearClassifier:
+    """Fit a linear classifier as `fit_linear` does, with a held-out part that the caller has drawn.
+
+    Args:
+        features: `[n, F]` of this rank.
+        labels: `[n]` integers below `num_classes`.
+        known: `[n]` bool, whether a sample has a label.
+        held_out: `[n]` bool, the labeled samples that choose the L2 strength, at least one over all ranks.
+        num_classes: C.
+    """
+    l2, held_out_top1, weights = _choose_l2(
+        ShardedRows.choose(features, labels, known & ~held_out),
+        ShardedRows.choose(features, labels, held_out),
         num_classes,
     )
-    train = ShardedRows.choose(train_features, train_labels, known)
+    train = ShardedRows.choose(features, labels, known)
     scale = train.compute_mean_and_std()
     train = train.standardized(scale)
     weights, converged = fit(train, l2, weights)
@@ -207,7 +223,7 @@ def fit(
     return weights, bool(gradient.abs().max() <= 10 * tolerance)
 
 
-def choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
+def _choose_l2(fitted: ShardedRows, tested: ShardedRows, num_classes: int) -> tuple[float, float, Tensor]:
     """Return the best strength on the held-out samples, its accuracy there and its weights `[C, F + 1]`."""
     scale = fitted.compute_mean_and_std()
     fitted, tested = fitted.standardized(scale), tested.standardized(scale)

@@ -16,8 +16,7 @@ from data_pipelines.settings import DataSettings
 from data_pipelines.sources.image_files import image_file
 from data_pipelines.sources.masked_images import VOID, MaskedImage, crop_mask, read_mask
 from trainer.distributed.collectives import all_reduce_sum, gather, rank, world_size
-from trainer.evaluation.linear_fast import choose_l2, fit
-from trainer.evaluation.sharded_rows import ShardedRows
+from trainer.evaluation.linear_fast import fit_chosen
 from trainer.inference.patch_features import patch_features
 from trainer.networks.backbones import Backbone
 
@@ -80,37 +79,29 @@ def linear_segmentation(
             than two classes. On one rank: a mask is broken.
     """
     rows, labels, images, grid = _training_patches(backbone, train, settings, say, advance)
-    classes = int(_over_ranks(torch.stack([labels.max() + 1 if len(labels) else labels.new_tensor(0)])).max())
-    if int(all_reduce_sum((labels >= 0).sum().cpu())) == 0 or classes < 2:
+    classes = 1 + int(gather(labels.max().cpu()[None] if len(labels) else torch.tensor([-1])).max())
+    known = labels >= 0
+    if classes < 2:
         raise UserError(
             "the masks of the training images have fewer than two classes",
             where="--train",
             fix=f"give masks with a number from 0 in each pixel. {VOID} is no class",
         )
-    known, held_out = labels >= 0, images % _HELD_OUT == _HELD_OUT - 1
-    if int(all_reduce_sum((known & held_out).sum().cpu())) == 0:
+    held_out = known & (images % _HELD_OUT == _HELD_OUT - 1)
+    if int(all_reduce_sum(held_out.sum().cpu())) == 0:
         raise UserError(
             f"fewer than {_HELD_OUT} images can be read",
             where="--train",
             fix="give more images, because every tenth of them chooses the strength of the penalty",
         )
-    l2, _, weights = choose_l2(
-        ShardedRows.choose(rows, labels, known & ~held_out),
-        ShardedRows.choose(rows, labels, known & held_out),
-        classes,
-    )
-    fitted = ShardedRows.choose(rows, labels, known)
-    mean, std = fitted.compute_mean_and_std()
-    weights, converged = fit(fitted.standardized((mean, std)), l2, weights)
+    classifier = fit_chosen(rows, labels, known, held_out, classes)
     del rows
     confusion, count = torch.zeros(VOID, VOID, dtype=torch.int64), 0  # validation masks may have more classes
     for _, features, masks in _patches_with_masks(backbone, validation, settings, say, advance):
         count += len(features)
-        logits = ((features - mean) / std) @ weights[:, :-1].T + weights[:, -1]  # [b, h, w, C]
+        logits = classifier.logits(features.flatten(0, 2)).unflatten(0, features.shape[:3])  # [b, h, w, C]
         for one, mask in zip(logits.permute(0, 3, 1, 2), masks, strict=True):
-            pixels = F.interpolate(one[None], mask.shape, mode="bilinear", align_corners=False)[
-                0
-            ]  # [C, S, S]
+            pixels = F.interpolate(one[None], mask.shape, mode="bilinear")[0]  # [C, S, S]
             confusion += _confusion(pixels.argmax(0).cpu(), torch.from_numpy(mask))
     confusion, tested = all_reduce_sum(confusion), int(all_reduce_sum(torch.tensor(count)))
     if int(confusion.sum()) == 0:
@@ -125,10 +116,10 @@ def linear_segmentation(
         pixel_accuracy=int(confusion.diagonal().sum()) / int(confusion.sum()),
         iou={str(number): value for number, value in iou.items()},
         patches=grid,
-        train_patches=fitted.total,
+        train_patches=int(all_reduce_sum(known.sum().cpu())),
         images=tested,
-        l2=l2,
-        converged=converged,
+        l2=classifier.l2,
+        converged=classifier.converged,
     )
 
 
@@ -183,7 +174,7 @@ def _training_patches(
             rows.append(one[order.to(one.device)].float())
             labels.append(torch.from_numpy(patch_labels(mask, height, width))[order])
             numbers.append(torch.full((len(order),), place))
-    height, width, depth = _over_ranks(grid[None]).amax(0).tolist()  # a rank may have no image
+    height, width, depth = gather(grid[None]).amax(0).tolist()  # a rank may have no image
     if depth == 0:
         raise UserError("none of the images can be read", where="--train", fix="see the reasons above")
     device = next(backbone.parameters()).device
@@ -201,8 +192,8 @@ def _patches_with_masks(
     advance: Callable[[str], object],
 ) -> Iterator[tuple[list[int], Tensor, list[NDArray[np.uint8]]]]:
     """Yield places in the list, patch features `[b, h, w, F]` and cropped masks `[S, S]` of this rank's images."""
-    own = {image_file(images[place].image).name: place for place in range(rank(), len(images), world_size())}
-    listed = (image_file(images[place].image) for place in own.values())
+    listed = [image_file(pair.image) for pair in images[rank() :: world_size()]]
+    own = {picture.name: rank() + world_size() * number for number, picture in enumerate(listed)}
     device = next(backbone.parameters()).device
     crop, resize = settings.views[0].size, settings.eval_resize
     loader = PictureLoader(listed, settings, batch=BATCH, device=device)
@@ -221,7 +212,3 @@ def _confusion(predicted: Tensor, mask: Tensor) -> Tensor:
     known = mask < VOID
     pairs = mask[known].long() * VOID + predicted[known]
     return torch.bincount(pairs, minlength=VOID * VOID).reshape(VOID, VOID)
-
-
-def _over_ranks(own: Tensor) -> Tensor:
-    return gather(own.cpu())

@@ -80,6 +80,10 @@ class LoadedBackbones:
             )
         return chosen, self.backbones[chosen]
 
+    def select(self, name: str | None) -> dict[str, Backbone]:
+        """Return the backbone of a name, or all of them for None. Raise a UserError if there is none of that name."""
+        return self.backbones if name is None else dict([self.choose(name)])
+
 
 def load_backbones(source: Path) -> LoadedBackbones:
     """Load the backbones of a run's newest valid checkpoint, of one checkpoint's folder, or of an exported file.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
 from data_pipelines.loading.image_file_loader import PictureLoader
 from data_pipelines.loading.loaders import EvalLoader
@@ -60,6 +61,18 @@ def source_images(
             # one stream of all images, so that a thousand files do not become a thousand batches
             listed = chain.from_iterable(pictures(Path(path)) for path in group)
             yield from _of_pictures(listed, settings, batch, device, on_bad)
+
+
+def no_images(sources: Sequence[str], skipped: int) -> UserError:
+    """Return the error for sources without a readable image, after so many were skipped."""
+    where = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1:,} more"
+    if skipped:
+        return UserError(f"none of {skipped:,} images is readable", where=where, fix="see the reasons above")
+    return UserError(
+        "there are no images",
+        where=where,
+        fix="give image files, or folders, tars or shards that contain .jpg, .png or .webp",
+    )
 
 
 def _is_indexed(source: Path | Url) -> bool:

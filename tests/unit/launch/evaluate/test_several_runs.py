@@ -44,7 +44,7 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             (job.source / "eval.json").write_text(json.dumps({"backbones": {"online": results}}))
         return found.get(name, 0)
 
-    monkeypatch.setattr(several_runs, "evaluate_in_processes", evaluate)
+    monkeypatch.setattr(several_runs, "run_in_processes", evaluate)
     return found
 
 
