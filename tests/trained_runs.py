@@ -20,6 +20,8 @@ SMALL = (
     "method.embedding_dim=8",
     "method.queue.size=32",
 )
+NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
+"""A network whose forward pass takes a millisecond."""
 
 
 def make_run(folder: Path, *overrides: str, step: int = 3) -> tuple[RunFolder, Method]:

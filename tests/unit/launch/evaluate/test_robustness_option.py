@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import typer
 from noise_sets import make_set
-from trained_runs import make_run, sized
+from trained_runs import NARROW, make_run, sized
 
 from launch.commands.evaluate import evaluate as command
 from launch.evaluate import evaluation
 from trainer.evaluation import robustness
 from trainer.runs.run_folder import RunFolder
 
-NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half", *sized(16))
+SETTINGS = (*NARROW, *sized(16))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("robust")
     train, validation = make_set(folder / "train", 40), make_set(folder / "validation", 10)
     sets = f"data.train={train}", f"data.validation={validation}", "train.global_batch=8"
-    return make_run(folder / "run", *NARROW, *sets)[0]
+    return make_run(folder / "run", *SETTINGS, *sets)[0]
 
 
 def found(run: RunFolder) -> dict[str, dict[str, dict[str, float]]]:

@@ -6,7 +6,7 @@ import commands
 import numpy as np
 import pytest
 from PIL import Image
-from trained_runs import make_run
+from trained_runs import NARROW, make_run
 
 from data_pipelines.errors import UserError
 from launch.evaluate.segmentation import SegmentationJob, segment
@@ -16,8 +16,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    settings = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half", "data.eval_resize=32")
-    return make_run(tmp_path_factory.mktemp("runs") / "run", *settings)[0].path
+    return make_run(tmp_path_factory.mktemp("runs") / "run", *NARROW, "data.eval_resize=32")[0].path
 
 
 @pytest.fixture(scope="module")

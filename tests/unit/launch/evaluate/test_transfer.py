@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import typer
 from noise_sets import make_set
-from trained_runs import make_run, sized
+from trained_runs import NARROW, make_run, sized
 
 from data_pipelines.errors import UserError
 from launch.commands.evaluate import evaluate as command
 from launch.evaluate.transfer import read_transfer_sets
 from trainer.runs.run_folder import RunFolder
 
-NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half", *sized(16))
+SETTINGS = (*NARROW, *sized(16))
 ROOT = Path(__file__).resolve().parents[4]
 
 
@@ -39,7 +39,7 @@ def run(folder: Path) -> RunFolder:
         f"data.validation={folder}/own/validation",
         "train.global_batch=8",
     )
-    return make_run(folder / "run", *NARROW, *sets)[0]
+    return make_run(folder / "run", *SETTINGS, *sets)[0]
 
 
 def code_of(run: RunFolder, file: Path, **options: Any) -> int:

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from trained_runs import make_run
+from trained_runs import NARROW, make_run
 
 from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
@@ -18,8 +18,6 @@ from trainer.exports.export import export_backbone
 from trainer.inference.embed import Rows
 from trainer.inference.feature_files import feature_file
 from trainer.inference.loaded_backbones import load_backbones
-
-NARROW = ("backbone.name=resnet18", "backbone.width=8", "backbone.stem=half")
 
 
 @pytest.fixture(scope="module")
