@@ -84,14 +84,14 @@ def linear_segmentation(
     if classes < 2:
         raise UserError(
             "the masks of the training images have fewer than two classes",
-            where="--train",
+            where="TRAIN",
             fix=f"give masks with a number from 0 in each pixel. {VOID} is no class",
         )
     held_out = known & (images % _HELD_OUT == _HELD_OUT - 1)
     if int(all_reduce_sum(held_out.sum().cpu())) == 0:
         raise UserError(
             f"fewer than {_HELD_OUT} images can be read",
-            where="--train",
+            where="TRAIN",
             fix="give more images, because every tenth of them chooses the strength of the penalty",
         )
     classifier = fit_chosen(rows, labels, known, held_out, classes)
@@ -107,7 +107,7 @@ def linear_segmentation(
     if int(confusion.sum()) == 0:
         raise UserError(
             "no pixel of a readable image has a class",
-            where="--validation",
+            where="VALIDATION",
             fix=f"give masks with a number from 0 in each pixel. {VOID} is no class",
         )
     iou = intersection_over_union(confusion)
@@ -176,7 +176,7 @@ def _training_patches(
             numbers.append(torch.full((len(order),), place))
     height, width, depth = gather(grid[None]).amax(0).tolist()  # a rank may have no image
     if depth == 0:
-        raise UserError("none of the images can be read", where="--train", fix="see the reasons above")
+        raise UserError("none of the images can be read", where="TRAIN", fix="see the reasons above")
     device = next(backbone.parameters()).device
     if not rows:
         empty = torch.empty(0, dtype=torch.int64, device=device)
