@@ -78,20 +78,43 @@ class LARS(MomentumRule):
             gradients: g, full tensors or pieces.
             norms: norms of the full tensors w and g, [2, T].
         """
+        decays, ratios = _decays_and_ratios(group, norms)
+        if norms.is_cpu:
+            return scaled_one_by_one(weights, gradients, decays, ratios)
         sizes = tuple(weight.numel() for weight in weights)
         rows = self._rows.get(sizes)
         if rows is None:
             rows = self._rows[sizes] = PaddedRows(sizes, norms.device)
-        buffer, updates = rows.copy(weights)
-        decays, ratios = rows.by_row(_decays_and_ratios(group, norms))  # [R, 1] each
-        buffer.mul_(decays)
-        torch._foreach_add_(updates, gradients)
-        buffer.mul_(ratios)
-        return updates
+        return scaled_in_rows(rows, weights, gradients, decays, ratios)
 
 
-def _decays_and_ratios(group: dict[str, Any], norms: Tensor) -> Tensor:
-    """Return wd and r of each tensor, [2, T], from the norms of w and g, [2, T]."""
+def scaled_one_by_one(
+    weights: list[Tensor], gradients: list[Tensor], decays: Tensor, ratios: Tensor
+) -> list[Tensor]:
+    """Return `r (g + wd w)` for each of T tensors, for wd and r of each tensor, [T].
+
+    There is an operation for each tensor. On a CPU it costs little, and the copies of `scaled_in_rows` cost more.
+    """
+    updates = list(torch._foreach_mul(weights, list(decays.unbind())))
+    torch._foreach_add_(updates, gradients)
+    torch._foreach_mul_(updates, list(ratios.unbind()))
+    return updates
+
+
+def scaled_in_rows(
+    rows: PaddedRows, weights: list[Tensor], gradients: list[Tensor], decays: Tensor, ratios: Tensor
+) -> list[Tensor]:
+    """Return what `scaled_one_by_one` returns, with a few kernels for all tensors."""
+    buffer, updates = rows.copy(weights)
+    decays, ratios = rows.by_row(torch.stack([decays, ratios]))  # [R, 1] each
+    buffer.mul_(decays)
+    torch._foreach_add_(updates, gradients)
+    buffer.mul_(ratios)
+    return updates
+
+
+def _decays_and_ratios(group: dict[str, Any], norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return wd and r of each tensor, [T] each, from the norms of w and g, [2, T]."""
     weight_norms, gradient_norms = norms
     decay = group["weight_decay"]
     ratios = group["trust_coefficient"] * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
@@ -99,4 +122,4 @@ def _decays_and_ratios(group: dict[str, Any], norms: Tensor) -> Tensor:
         ratios = (ratios / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratios)
     usual = (weight_norms > 0) & (gradient_norms > 0)
     decays = usual.to(ratios.dtype) * decay
-    return torch.stack([decays, torch.where(usual, ratios, 1.0)])
+    return decays, torch.where(usual, ratios, 1.0)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from trainer.distributed.collectives import rank, world_size
-from trainer.engine.lars import LARS
+from trainer.engine.lars import LARS, scaled_in_rows, scaled_one_by_one
+from trainer.engine.padded_rows import ROW, PaddedRows
 from trainer.engine.partition import Partition
 
 
@@ -81,6 +82,30 @@ def test_lars_is_the_published_rule(shapes, seed, lrs, trust_coefficient, decay,
     for parameter, wanted in zip(parameters, expected, strict=True):
         tolerance = {"rtol": 1e-12, "atol": 1e-12} if double else {"rtol": 1e-4, "atol": 1e-5}
         torch.testing.assert_close(parameter.data, wanted, **tolerance)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(
+        st.sampled_from([(), (1,), (ROW,), (ROW + 1,), (3, 2, 5, 7), (40, 60)]), min_size=1, max_size=5
+    ),
+    seed=st.integers(0, 2**31),
+    channels_last=st.booleans(),
+)
+def test_rows_of_one_buffer_give_the_bits_of_one_tensor_after_the_other(shapes, seed, channels_last):
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+
+    def draw(shape):
+        tensor = torch.randn(shape, generator=generator)
+        return tensor.contiguous(memory_format=order) if len(shape) == 4 else tensor
+
+    weights, gradients = [draw(s) for s in shapes], [draw(s) for s in shapes]
+    decays, ratios = torch.rand(2, len(shapes), generator=generator)
+    rows = PaddedRows([w.numel() for w in weights], torch.device("cpu"))
+    together = scaled_in_rows(rows, weights, gradients, decays, ratios)
+    for a, b in zip(together, scaled_one_by_one(weights, gradients, decays, ratios), strict=True):
+        assert a.equal(b)
 
 
 def test_lars_leaves_gradients_alone_and_stays_finite_at_lr_0():
