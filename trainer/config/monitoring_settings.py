@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from data_pipelines.settings import Settings
+from data_pipelines.urls import Place
 
 
 class EvalSettings(Settings):
@@ -36,3 +37,8 @@ class MetricsSettings(Settings):
     """Whether to log to Weights & Biases: live (`online`), or to files for a later `wandb sync` (`offline`)."""
     wandb_project: str = Field("all4one", min_length=1)
     """Weights & Biases project of the run."""
+    mlflow: Place | None = None
+    """Where to log to MLflow: a folder, the URL of a tracking server (`http://HOST:5000`), or a database
+    (`sqlite:///FILE`). None: nowhere."""
+    mlflow_experiment: str = Field("all4one", min_length=1)
+    """MLflow experiment of the run."""

@@ -15,9 +15,10 @@ from typing import Any
 from data_pipelines.files import write_whole
 from data_pipelines.masking import masked_values
 from trainer.config.resume_compat import training_config
-from trainer.config.schema import Config, dump
+from trainer.config.schema import Config, dump, flat
 from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
+from trainer.monitoring.writers.mlflow import MLflow
 from trainer.monitoring.writers.tensorboard import TensorBoard
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
 from trainer.runs.best_checkpoint import values_by_step
@@ -44,6 +45,16 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
             config=values,
         )
         writers.append(Background("Weights & Biases", site))
+    if wanted.mlflow is not None:
+        server = MLflow(
+            run.mlflow,
+            place=wanted.mlflow,
+            experiment=wanted.mlflow_experiment,
+            name=name,
+            tags=config.run.tags,
+            settings=dict(flat(values)),
+        )
+        writers.append(Background("MLflow", server))
     return MetricsWriter(run.metrics, resume_step, writers, keep_best=config.checkpoint.keep_best)
 
 

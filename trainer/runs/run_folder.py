@@ -9,6 +9,7 @@ rank_times.json  how long each rank computes, see trainer/runs/rank_times.py
 checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
+mlflow.json      record of what was sent to MLflow, if the settings ask for it
 logs/            output of each attempt's ranks, and stacks of ranks that stalled
 slurm/           scripts and jobs, if the run was submitted
 lock             held by the attempt that trains, see trainer/runs/run_lock.py
@@ -85,6 +86,11 @@ class RunFolder:
     def wandb(self) -> Path:
         """Folder of Weights & Biases."""
         return self.path / "wandb"
+
+    @property
+    def mlflow(self) -> Path:
+        """Record of what was sent to MLflow."""
+        return self.path / "mlflow.json"
 
     @property
     def logs(self) -> Path:

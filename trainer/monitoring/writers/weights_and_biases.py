@@ -1,20 +1,19 @@
 """Weights & Biases: one run with the name of this run, which every attempt continues."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from data_pipelines.files import write_whole
 from trainer.monitoring.writers.base import Record, numbers
+from trainer.monitoring.writers.sent_steps import SentSteps
 
 
 class WeightsAndBiases:
     """Logs values as `KIND/NAME` over `step`.
 
-    A value that was sent cannot be taken back. `sent.json`, in the folder of the library's files, holds the last step
-    that was sent for each kind of record. Steps that are repeated after a resume or a rollback are not sent again.
+    A value that was sent cannot be taken back. `sent.json` in the folder of the library's files records what was sent.
+    Steps that are repeated after a resume or a rollback are not sent again.
 
     Args:
         folder: folder to which the library writes, `wandb` in the run's folder.
@@ -40,7 +39,7 @@ class WeightsAndBiases:
         self._folder, self._project, self._name, self._tags = folder, project, name, list(tags)
         self._mode, self._config = mode, dict(config)
         self._run: Any = None
-        self._id, self._sent = secrets.token_hex(8), dict[str, int]()
+        self._sent = SentSteps(folder / "sent.json")
 
     def restart(self, step: int, records: Sequence[Record]) -> None:
         """Open the run if it is not open, and send the records that earlier attempts did not send. They may have had
@@ -54,11 +53,9 @@ class WeightsAndBiases:
     def write(self, record: Record) -> None:
         """Send the record's values, unless values of its step were sent before."""
         kind, step = record["kind"], record["step"]
-        if step <= self._sent.get(kind, -1):
-            return
-        self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in numbers(record)}})
-        self._sent[kind] = step
-        self._note()
+        if self._sent.is_new(kind, step):
+            self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in numbers(record)}})
+            self._sent.record(kind, step)
 
     def close(self) -> None:
         """Let the library send what is left."""
@@ -66,20 +63,11 @@ class WeightsAndBiases:
             self._run.finish()
 
     def _begin(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if self._state.is_file():
-            state = json.loads(self._state.read_text())
-            self._id, self._sent = state["id"], state["steps"]
-        self._note()
+        self._sent.read()
+        if not self._sent.id:
+            self._sent.begin(secrets.token_hex(8))
         self._run = self._open()
         self._run.define_metric("*", step_metric="step")
-
-    @property
-    def _state(self) -> Path:
-        return self._folder / "sent.json"
-
-    def _note(self) -> None:
-        write_whole(self._state, json.dumps({"id": self._id, "steps": self._sent}).encode())
 
     def _open(self) -> Any:
         try:
@@ -97,7 +85,7 @@ class WeightsAndBiases:
             project=self._project,
             name=self._name,
             tags=self._tags,
-            id=self._id,
+            id=self._sent.id,
             mode=self._mode,
             resume="allow" if self._mode == "online" else None,
             config=self._config,
