@@ -19,6 +19,7 @@ from trainer.config.schema import Config
 from trainer.distributed.batch_norm import require_group
 from trainer.engine.lr_schedule import Schedule
 from trainer.methods import Method
+from trainer.monitoring.notifications import require_services
 from trainer.monitoring.online_evaluation import require_metric
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
@@ -35,6 +36,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     - a batch size or a number of ranks that does not divide
     - a backbone, initial weights or a schedule that cannot be built
     - a metric for the best checkpoint that the run does not have
+    - a service that is to tell people of the run, and does not exist
     - a disk without room for the checkpoints of `new_runs` new runs
     """
     found: list[UserError] = []
@@ -49,6 +51,7 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     tried(_check_divides, config, ranks)
     tried(require_group, config.parallel.batch_norm_group, ranks)
     tried(_check_backbone, config, new_runs)
+    tried(require_services, config.notify)
     train_set = tried(open_train_set, config.data)
     if train_set is not None:
         tried(_check_samples, config, ranks, len(train_set), config.data.train)

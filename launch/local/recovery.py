@@ -59,11 +59,12 @@ class RunRecovery:
             return False
         saved, attempts = self._newest_step(), self._run.attempts()
         has_new_step = saved > self._saved
+        if attempts > self._attempts and not self._has_end(attempts):
+            self._run.note(
+                "end", attempt=attempts, reason=reason, message=_short(failure.message), saved=saved
+            )
         if reason == EndReason.ERROR and not has_new_step:
             return False
-        if attempts > self._attempts and not self._has_end(attempts):
-            message = failure.message.partition("\n")[0]
-            self._run.note("end", attempt=attempts, reason=reason, message=message, saved=saved)
         self._in_vain = 0 if has_new_step else self._in_vain
         self._saved, self._attempts = saved, attempts
         if self._in_vain >= MOST_RESTARTS:
@@ -89,6 +90,12 @@ class RunRecovery:
 
     def _newest_step(self) -> int:
         return CheckpointStore(self._run.checkpoints).newest_step()
+
+
+def _short(message: str) -> str:
+    """Return the first line of a message, and the last one if the first one announces it."""
+    first, *others = message.splitlines() or [""]
+    return f"{first} {others[-1].strip()}" if first.endswith(":") and others else first
 
 
 def _reason(code: int) -> EndReason | None:

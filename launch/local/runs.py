@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
+from launch.local.end_notices import tell_end
 from launch.local.preflight import divides, problems, problems_of_memory, refuse, require_devices
 from launch.local.processes import launch
 from launch.local.recovery import RunRecovery
@@ -203,6 +204,13 @@ def next_command(run: RunFolder) -> str:
 def train_run(run: RunFolder, nproc: int) -> int:
     """Train a run from its current state with N processes. Returns the exit code. If it is not 0, a message has been
     printed."""
+    code = _train(run, nproc)
+    tell_end(run, code)
+    return code
+
+
+def _train(run: RunFolder, nproc: int) -> int:
+    """Train a run, and print what to do then. Returns the exit code."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     first, logs = run.attempts() + 1, run.logs / f"{stamp}_{os.getpid()}"
     with RunLock(run.path, attempt=first) as lock:

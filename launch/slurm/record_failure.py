@@ -29,7 +29,8 @@ from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import living_holder
 
-_TRIED_AGAIN = (EndReason.KILLED, EndReason.STALLED)
+TRIED_AGAIN = (EndReason.KILLED, EndReason.STALLED)
+"""Ends after which a job asks for its requeue."""
 _NO_MEMORY = re.compile(r"error: (.*(memory limit|oom.?kill|out of memory).*)", re.IGNORECASE)
 _ENDED_BY_SRUN = re.compile(r"srun: error: (\S+): (tasks? \S+: .*)")
 
@@ -73,9 +74,14 @@ def record_failure(run: RunFolder, code: int, message: str = "") -> int:
     saved = CheckpointStore(run.checkpoints).newest_step()
     said = hung or message or _message(run, start)
     run.note("end", attempt=number, reason=reason, message=said, saved=saved)
-    if reason in _TRIED_AGAIN and start.restart < settings.requeues and not is_crash_loop(run):
+    if reason in TRIED_AGAIN and may_requeue(run, start):
         requeue_from_script(start.job, run)
     return code
+
+
+def may_requeue(run: RunFolder, start: Start) -> bool:
+    """Whether a job that was killed or stalled may start again."""
+    return start.restart < run.read_config().slurm.requeues and not is_crash_loop(run)
 
 
 def _of(record: dict[str, Any], start: Start) -> bool:
@@ -119,7 +125,7 @@ def is_crash_loop(run: RunFolder) -> bool:
     last = ends[-2:]
     return (
         len(last) == 2
-        and all(r["reason"] in _TRIED_AGAIN and LOST_NODE not in r.get("message", "") for r in last)
+        and all(r["reason"] in TRIED_AGAIN and LOST_NODE not in r.get("message", "") for r in last)
         and last[0].get("saved") == last[1].get("saved")
     )
 

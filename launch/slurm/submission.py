@@ -16,6 +16,7 @@ from launch.slurm.queueing import JobsQueuedTogether
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
 from launch.slurm.submitted_jobs import Submissions
+from trainer.config.schema import Config
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import RunFolder
 
@@ -34,6 +35,7 @@ class SlurmSubmission:
         parallel: maximum number of array elements that run at a time.
         then: module with its arguments. After its processes ended without an error, each job runs it on its first node
             with its run's folder.
+        tells_end: whether each job tells people how its run has ended.
     """
 
     runs: Sequence[RunFolder]
@@ -41,11 +43,12 @@ class SlurmSubmission:
     folder: Path
     parallel: int = 256
     then: str | None = None
+    tells_end: bool = False
 
     @classmethod
-    def of(cls, run: RunFolder, settings: SlurmSettings) -> "SlurmSubmission":
+    def of(cls, run: RunFolder, config: Config) -> "SlurmSubmission":
         """Return the submission of a single run."""
-        return cls([run], settings, Submissions(run).folder)
+        return cls([run], config.slurm, Submissions(run).folder, tells_end=bool(config.notify.to))
 
     def script(self) -> str:
         """Return the sbatch script that submitit would write.
@@ -153,6 +156,8 @@ class SlurmSubmission:
             )
         if self.settings.chain > 1:
             lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
+        if self.tells_end:
+            lines.append(f"{shlex.join(module_command('launch.slurm.end_notice'))} {run} $code")
         return [*lines, "exit $code"]
 
 

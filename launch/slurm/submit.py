@@ -60,9 +60,9 @@ def submit(
     if taken is not None:
         taken.refuse_unfit(config)
     if preflight:
-        _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=1)
+        _refuse_what_fails(SlurmSubmission.of(run, config), [config], new_runs=1)
     if dry_run:
-        print(SlurmSubmission.of(run, config.slurm).script())
+        print(SlurmSubmission.of(run, config).script())
         print("# config.yaml")
         print(dump_yaml(masked_values(dump(config))), end="")
         return None
@@ -70,7 +70,7 @@ def submit(
     with _removed_on_failure(run.path):
         if taken is not None:
             taken.put_into(run, config)
-        queued = SlurmSubmission.of(run, config.slurm).queue()
+        queued = SlurmSubmission.of(run, config).queue()
     _print_queued(run, config.slurm, queued)
     return run
 
@@ -92,16 +92,16 @@ def resume(
     if not from_scratch:
         require_checkpoints(run, config, from_scratch=False)
     if preflight:
-        _refuse_what_fails(SlurmSubmission.of(run, config.slurm), [config], new_runs=0)
+        _refuse_what_fails(SlurmSubmission.of(run, config), [config], new_runs=0)
     refuse_other_train_set(run, config)
     warn_of_other_world_size(run, config, config.slurm.ranks)
     if dry_run:
-        print(SlurmSubmission.of(run, config.slurm).script())
+        print(SlurmSubmission.of(run, config).script())
         return None
     if from_scratch:
         require_checkpoints(run, config, from_scratch=True)
     keep_settings(run, config)
-    _print_queued(run, config.slurm, SlurmSubmission.of(run, config.slurm).queue())
+    _print_queued(run, config.slurm, SlurmSubmission.of(run, config).queue())
     return run
 
 
@@ -157,7 +157,8 @@ def submit_sweep(
         for name, point in zip(names(found), found, strict=True)
     }
     runs = [run_of(config, name) for name, config in configs.items()]
-    batch = SlurmSubmission(runs, common.slurm, folder.path / "slurm", parallel)
+    tells_end = any(config.notify.to for config in configs.values())
+    batch = SlurmSubmission(runs, common.slurm, folder.path / "slurm", parallel, tells_end=tells_end)
     if preflight:
         _refuse_what_fails(batch, list(configs.values()), new_runs=len(runs))
     if dry_run:

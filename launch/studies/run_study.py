@@ -140,7 +140,8 @@ def _queue(runs: StudyRuns, cells: Sequence[Cell], parallel: int) -> None:
         )
     then = f"{EVALUATE_RUN} {asked.backbone}" if asked.evaluator == "linear_fast" else None
     folders = [runs.runs[cell] for cell in cells]
-    batch = SlurmSubmission(folders, settings, runs.folder / "slurm", parallel, then)
+    tells_end = any(runs.configs[cell].notify.to for cell in cells)
+    batch = SlurmSubmission(folders, settings, runs.folder / "slurm", parallel, then, tells_end)
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell in cells:

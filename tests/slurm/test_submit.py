@@ -2,22 +2,28 @@
 
 import json
 
+from webhook import webhook
 
-def test_a_run_on_two_machines_trains_and_is_followed_to_its_end(jobs) -> None:
-    result = jobs.all4one(
-        "submit",
-        *jobs.runs.common,
-        "run.name=plain",
-        "data.executor=dali",
-        "--gpus-per-node",
-        1,
-        "--nodes",
-        2,
-        "--cpus-per-task",
-        1,
-        "--wait",
-    )
-    assert result.code == 0, result.out + jobs.output("plain")
+
+def test_a_run_on_two_machines_trains_is_followed_to_its_end_and_tells_of_it(jobs, tmp_path) -> None:
+    with webhook(tmp_path) as hook:
+        result = jobs.all4one(
+            "submit",
+            *jobs.runs.common,
+            *hook.settings,
+            "run.name=plain",
+            "data.executor=dali",
+            "--gpus-per-node",
+            1,
+            "--nodes",
+            2,
+            "--cpus-per-task",
+            1,
+            "--wait",
+        )
+        assert result.code == 0, result.out + jobs.output("plain")
+        (message,) = hook.wait_for(1)
+    assert message.title == "plain has finished"
     assert "step 14" in result.words
     (start,) = jobs.ledger("plain", "start")
     assert (start["world_size"], start["nodes"]) == (2, "node[1-2]")

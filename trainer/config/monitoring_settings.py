@@ -1,5 +1,6 @@
-"""Settings of evaluations during training, and of the metrics that a run writes."""
+"""Settings of evaluations during training, of the metrics that a run writes, and of messages to people."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -42,3 +43,21 @@ class MetricsSettings(Settings):
     (`sqlite:///FILE`). None: nowhere."""
     mlflow_experiment: str = Field("all4one", min_length=1)
     """MLflow experiment of the run."""
+
+
+class NotifySettings(Settings):
+    """Messages to people about a run, by mail, chat or webhook."""
+
+    to: tuple[str, ...] = ()
+    """Who is told: tags of services in Apprise's file (`[mail, chat]`). Empty: nobody."""
+    on: tuple[Literal["finished", "failed", "collapsed", "requeues_used_up"], ...] = (
+        "finished",
+        "failed",
+        "collapsed",
+        "requeues_used_up",
+    )
+    """What is told: the run has `finished`, it has `failed`, its embeddings have nearly `collapsed`, or SLURM has
+    restarted its job too often (`requeues_used_up`)."""
+    file: Path | None = None
+    """Apprise's file of services, which also holds their passwords. None: `apprise.yml` in the folder `apprise` of the
+    user's configuration (`$XDG_CONFIG_HOME`, or `~/.config`)."""

@@ -35,6 +35,7 @@ MUTABLE_ON_RESUME = (
     "eval",
     "metrics",
     "guard",
+    "notify",
     "slurm",
 )
 """Settings that may change on resume, because they do not affect what is learned.

@@ -21,7 +21,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
 from data_pipelines.settings import DataSettings, Settings
 from trainer.checkpoints.keep_rules import CheckpointSettings
-from trainer.config.monitoring_settings import EvalSettings, MetricsSettings
+from trainer.config.monitoring_settings import EvalSettings, MetricsSettings, NotifySettings
 from trainer.config.overrides import Override, apply, parse_override, reset_settings
 from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import current_key, explain, old_names
@@ -105,6 +105,7 @@ class Config(Settings):
     eval: EvalSettings = EvalSettings()
     metrics: MetricsSettings = MetricsSettings()
     guard: GuardSettings = GuardSettings()
+    notify: NotifySettings = NotifySettings()
     slurm: SlurmSettings = SlurmSettings()
 
     @field_validator("method", mode="before")

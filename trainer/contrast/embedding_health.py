@@ -18,6 +18,8 @@ LEAST_RANK = 0.02
 """Fraction of the maximum possible rank below which embeddings count as collapsed to few directions."""
 LEAST_GAIN = 0.02
 """Fraction of the way from chance to certainty below which neighbors count as unrelated, at most a fifth of chance."""
+COLLAPSES = ("z_std", "z_rank")
+"""Signs that the embeddings have collapsed. The other sign, random neighbors, may have other reasons."""
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trainer.config.schema import Config
-from trainer.contrast.embedding_health import collapse_signs
+from trainer.contrast.embedding_health import COLLAPSES, collapse_signs
 from trainer.monitoring.metrics import MetricsWriter, make_record
+from trainer.monitoring.notifications import COLLAPSED, notify_in_background
 from trainer.monitoring.starvation import Starvation
 from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
@@ -134,4 +135,7 @@ class Recorder:
         )
         for name in signs.keys() - self._signs:
             self._progress.say(f"warning: step {step}: {signs[name]}")
+            if self._metrics is not None and name in COLLAPSES:
+                run = self._metrics.path.parent
+                notify_in_background(self._config.notify, COLLAPSED, run, f"Step {step}: {signs[name]}.")
         self._signs = set(signs)

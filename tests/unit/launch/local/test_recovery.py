@@ -15,7 +15,9 @@ from trainer.runs.run_lock import RunLock
 from trainer.runs.saved_progress import FELL_BACK, OF_COPIES, SURVIVED
 
 KILLED = Failure(128 + signal.SIGKILL, "rank 1 was ended by SIGKILL (out of memory?)")
-EXCEPTION = Failure(1, "rank 0 failed")
+EXCEPTION = Failure(
+    1, "rank 1 failed. The last lines of rank_1.log:\n  Traceback (most recent call last):\n  KeyError: 'a'"
+)
 
 
 @pytest.fixture
@@ -59,8 +61,11 @@ def test_an_exception_starts_again_only_after_a_new_step(run: RunFolder) -> None
         assert recovery.restarts(EXCEPTION)
         begin(run)
         assert not recovery.restarts(EXCEPTION)
-    (end,) = (r for r in read_ledger(run.ledger) if r["event"] == "end")
-    assert end["message"] == "rank 0 knows why"
+    ends = [(r["attempt"], r["message"]) for r in read_ledger(run.ledger) if r["event"] == "end"]
+    assert ends == [
+        (1, "rank 0 knows why"),
+        (2, "rank 1 failed. The last lines of rank_1.log: KeyError: 'a'"),
+    ]
 
 
 @pytest.mark.parametrize("code", [ExitCode.USER_ERROR, ExitCode.STALLED, ExitCode.TERMINATED, 7])

@@ -11,7 +11,7 @@ from launch.slurm.queueing import JobsLeftQueued, JobsQueuedTogether
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import submit, submit_sweep
 from launch.slurm.submitted_jobs import Submissions
-from trainer.config.slurm_settings import SlurmSettings
+from trainer.config.schema import load_config
 from trainer.runs.run_folder import RunFolder
 
 SBATCH = """#!/bin/sh
@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def queue(run: RunFolder, chain: int = 4) -> list[str]:
-    return SlurmSubmission.of(run, SlurmSettings(chain=chain)).queue()
+    return SlurmSubmission.of(run, load_config("digits_demo", [f"slurm.chain={chain}"])).queue()
 
 
 def cancelled(run: RunFolder) -> list[str]:
