@@ -1,7 +1,10 @@
 """The process group of a run, and collectives for values that its ranks must agree on."""
 
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +39,26 @@ def import_deepspeed() -> None:
     """
     if not count_gpus():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _absent("mlflow"):
         warnings.simplefilter("ignore")
         import deepspeed  # noqa: F401
+
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Let imports of a module fail as if it was not installed, unless it is imported already.
+
+    DeepSpeed's autotuner imports MLflow where it is installed. That takes a second and a half, and a library of MLflow
+    starts a thread, after which this process could not fork its ranks.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def initialize() -> Process:
