@@ -49,6 +49,13 @@ SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
         {"centroid_pooling": "attention", "positional_encoding": "none", "num_neighbors": 3},
         2,
     ),
+    "encoder space": ({"neighbor_space": "encoder"}, 0),
+    "encoder space, soft neighbors, both views enter": (
+        {"neighbor_space": "encoder", "neighbor_softness": 0.3, "queue_views": "both"},
+        2,
+    ),
+    "one way, only neighbor, encoder space": (ONE_WAY | ONLY_NEIGHBOR | {"neighbor_space": "encoder"}, 0),
+    "encoder space that nothing searches": (ONLY_FEATURE | {"neighbor_space": "encoder"}, 0),
     "one way": (ONE_WAY, 0),
     "one way, only neighbor": (ONE_WAY | ONLY_NEIGHBOR, 0),
     "one way, only neighbor, both views enter": (ONE_WAY | ONLY_NEIGHBOR | {"queue_views": "both"}, 0),

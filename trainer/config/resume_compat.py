@@ -48,6 +48,7 @@ DEFAULTS_BEFORE_ADDITION = [
     ("backbone.init_partial", False),
     ("method.symmetric", True),
     ("method.queue_views", "first"),
+    ("method.neighbor_space", "projector"),
     ("method.neighbor_softness", 0.0),
     ("method.centroid_pooling", "transformer"),
     ("method.classifier_views", "first"),

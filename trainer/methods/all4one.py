@@ -80,6 +80,11 @@ class All4OneSettings(MethodSettings):
     """The neighbor queue."""
     queue_views: Literal["first", "both"] = "first"
     """Views whose keys enter the queue: the `first` view (published), or `both` global views."""
+    neighbor_space: Literal["projector", "encoder"] = "projector"
+    """Where neighbors are near. `projector`: the embeddings of the momentum encoder are compared (published).
+    `encoder`: its backbone features are compared, and everything that the losses get are still embeddings. The queue
+    then also stores the features of each key. They cost 4 bytes x queue.size x number of features on every rank: 201 MB
+    for a ResNet-18 and 805 MB for a ResNet-50 with the default size."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "All4OneSettings":
@@ -128,15 +133,18 @@ class All4One(Method):
             self.transformer = _pooling(s)
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
         if s.searches:
-            self.queue = NeighborQueue(s.queue, s.embedding_dim)
+            self.queue = NeighborQueue(
+                s.queue, s.embedding_dim, backbone.feature_dim if s.neighbor_space == "encoder" else None
+            )
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Compute the weighted contrasts of equation 8 for V views [B, 3, S, S]. Each view has its own forward pass."""
         s = self.settings
-        keys = self._keys(views)  # K x [B, D]; computed before activations are kept for backward
-        found = self._search(keys)
+        keys, search_keys = self._keys(views)  # K x [B, D]; computed before activations are kept for backward
+        found = self._search(search_keys or keys)
         if self.queue is not None:
-            self.queue.enqueue_async(keys if s.queue_views == "both" else keys[:1], labels, ids)
+            entering = GLOBAL_VIEWS if s.queue_views == "both" else 1
+            self.queue.enqueue_async(keys[:entering], labels, ids, search_keys[:entering])
         features = self.features(views[self._first :])  # O x [B, F]
         z = forward_per_view(self.projector, features)  # O x [B, D]
 
@@ -166,16 +174,21 @@ class All4One(Method):
         """Return the pairs (target view, predicting view) among the first `count` views."""
         return [(i, j) for i in range(self._targets) for j in range(count) if i != j]
 
-    def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return normalized momentum embeddings [B, D] of the views that need them, in the precision of the weights."""
-        s = self.settings
+    def _keys(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return normalized momentum embeddings [B, D] of the views that need them, in the precision of the weights,
+        and normalized momentum features [B, F] of the same views if the search compares these."""
+        s, dtype = self.settings, next(self.projector.parameters()).dtype
         completed = s.centroid_weight > 0 or (s.searches and s.queue_views == "both")
-        embedded = self.momentum.embed(views[: GLOBAL_VIEWS if completed else self._targets])
-        return [F.normalize(m.to(next(self.projector.parameters()).dtype), dim=1) for m in embedded]
+        seen = views[: GLOBAL_VIEWS if completed else self._targets]
+        features, embedded = self.momentum.features_and_embeddings(seen)
+        keys = [F.normalize(m.to(dtype), dim=1) for m in embedded]
+        if self.queue is None or self.queue.search_rows is None:
+            return keys, []
+        return keys, [F.normalize(m.to(dtype), dim=1) for m in features]
 
     def _search(self, keys: list[Tensor]) -> list[Neighbors]:
-        """Return the neighbors of each key: k for a centroid or a soft neighbor, otherwise only the nearest. Without a
-        queue, return nothing."""
+        """Return the neighbors of each key, as the queue compares keys: k for a centroid or a soft neighbor, otherwise
+        only the nearest. Without a queue, return nothing."""
         s = self.settings
         if self.queue is None:
             return []

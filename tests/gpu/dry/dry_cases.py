@@ -41,6 +41,7 @@ CASES: dict[str, list[str]] = {
         "method.neighbor_softness=0.1",
         "method.centroid_pooling=attention",
     ],
+    "neighbors in the encoder's space": [*QUEUE, "method.neighbor_space=encoder"],
     "ZeRO 1": [*QUEUE, "parallel.zero_stage=1"],
     "ZeRO 2, adamw": [*QUEUE, "parallel.zero_stage=2", *ADAMW],
     "ResNet-50": [*QUEUE, "backbone.name=resnet50"],

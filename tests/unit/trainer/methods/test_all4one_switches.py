@@ -22,11 +22,15 @@ class Found(NamedTuple):
     queue: Tensors
 
 
-def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+def encoded(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    """The features of a backbone."""
     half = x.shape[-1] // 2
     pooled = x.reshape(len(x), 3, 2, half, 2, half).mean((3, 5)).reshape(len(x), 12)
-    features = norm(p, f"{copy}backbone.3", linear(p, f"{copy}backbone.2", pooled)).tanh()
-    return norm(p, f"{copy}projector.7", three(p, f"{copy}projector", features))
+    return norm(p, f"{copy}backbone.3", linear(p, f"{copy}backbone.2", pooled)).tanh()
+
+
+def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    return norm(p, f"{copy}projector.7", three(p, f"{copy}projector", encoded(p, x, copy)))
 
 
 def layer_norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
@@ -79,16 +83,27 @@ def feature(keys: list[Tensor], z: list[Tensor], directions: list[tuple[int, int
     return 10 * (0.5 * torch.stack(on).mean().sqrt() + 0.5 * torch.stack(off).mean().sqrt())
 
 
-def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
-    """The contrasts that have a weight, and the keys of the two global views."""
+def pushed(p: Tensors, name: str) -> Tensors:
+    """What the two global views would write into each buffer of the queue that has vectors, [2B, …]."""
+    views = images(name)[:2]
+    found = {"queue.rows": torch.cat([unit(embedding(p, x, "momentum.")) for x in views])}
+    if "queue.search_rows" in p:
+        found["queue.search_rows"] = torch.cat([unit(encoded(p, x, "momentum.")) for x in views])
+    return found
+
+
+def straight(p: Tensors, name: str, ranks: int) -> Tensors:
+    """The contrasts that have a weight."""
     s, views = settings_of(name), images(name)
-    keys = [unit(embedding(p, x, "momentum.")) for x in views[:2]]
+    vectors = pushed(p, name)
+    keys = list(vectors["queue.rows"].chunk(2))
     z = [embedding(p, x) for x in views]
     directions = [(0, 1), (1, 0)] if s.symmetric else [(0, 1)]
     neighbors = []
     if s.neighbor_weight or s.centroid_weight:
-        for key in keys:
-            order = (key @ p["queue.rows"].T).argsort(dim=1, descending=True)
+        compared = "queue.search_rows" if s.neighbor_space == "encoder" else "queue.rows"
+        for key in vectors[compared].chunk(2):
+            order = (key @ p[compared].T).argsort(dim=1, descending=True)
             neighbors.append(p["queue.rows"][order[:, : s.num_neighbors]])  # [B, k, D]
     parts: Tensors = {}
     if s.neighbor_weight:
@@ -126,7 +141,7 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
         parts["feature"] = torch.stack(
             [feature([k[g] for k in keys], [v[g] for v in z], directions) for g in groups]
         ).mean()
-    return parts, keys
+    return parts
 
 
 def expected(name: str, ranks: int) -> Found:
@@ -135,15 +150,15 @@ def expected(name: str, ranks: int) -> Found:
     learn = [n for n, p in method.named_parameters() if p.requires_grad]
     for n in learn:
         tensors[n].requires_grad_()
-    parts, keys = straight(tensors, name, ranks)
+    parts = straight(tensors, name, ranks)
     loss = sum((getattr(s, f"{part}_weight") * value for part, value in parts.items()), torch.zeros(()))
     gradients = torch.autograd.grad(loss, [tensors[n] for n in learn])
     queue: Tensors = {}
     if method.queue is not None:
-        num_pending = torch.cat(keys if s.queue_views == "both" else keys[:1])
-        rows, ids = tensors["queue.rows"].clone(), tensors["queue.ids"].clone()
-        rows[: len(num_pending)], ids[: len(num_pending)] = num_pending, torch.arange(len(num_pending)) % ROWS
-        queue = {"rows": rows, "ids": ids, "head": torch.tensor(len(num_pending))}
+        count = 2 * ROWS if s.queue_views == "both" else ROWS
+        fresh = pushed(tensors, name) | {"queue.ids": torch.arange(2 * ROWS) % ROWS}
+        queue = {n: torch.cat([new[:count], tensors[n][count:]]) for n, new in fresh.items()}
+        queue["queue.head"] = torch.tensor(count)
     return Found(Result(loss.detach(), dict(zip(learn, gradients, strict=True))), parts, queue)
 
 
@@ -159,8 +174,7 @@ def computed(name: str) -> Found:
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
     mean = {n: all_reduce_sum(g) / world_size() for n, g in gradients.items()}
     parts = {n: all_reduce_sum(v) / world_size() for n, v in out.parts.items() if f"{n}_weight" in SIZED}
-    queue = method.queue
-    state = {n: getattr(queue, n) for n in ("rows", "ids", "head")} if queue is not None else {}
+    state = {n: t for n, t in method.named_buffers() if n.startswith("queue.") and n != "queue.labels"}
     return Found(Result(all_reduce_sum(out.loss.detach()) / world_size(), mean), parts, state)
 
 
@@ -179,6 +193,7 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Fou
 def assert_found(found: Found, wanted: Found) -> None:
     assert_same(found.result, wanted.result)
     assert found.parts.keys() == wanted.parts.keys()
+    assert found.queue.keys() == wanted.queue.keys()
     for n, value in {**wanted.parts, **wanted.queue}.items():
         torch.testing.assert_close({**found.parts, **found.queue}[n], value, rtol=0, atol=1e-9, msg=n)
 
