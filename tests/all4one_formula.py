@@ -49,6 +49,13 @@ SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
         {"centroid_pooling": "attention", "positional_encoding": "none", "num_neighbors": 3},
         2,
     ),
+    "drawn k": ({"min_neighbors": 1}, 0),
+    "drawn k of four or five, the paper's positions": (
+        {"min_neighbors": 4, "positional_encoding": "sequence_axis", "neighbor_softness": 0.3},
+        0,
+    ),
+    "drawn k, attention pooling, small views": ({"min_neighbors": 2, "centroid_pooling": "attention"}, 2),
+    "one way, drawn k, shallow": (ONE_WAY | {"min_neighbors": 1, "transformer_depth": 1}, 0),
     "encoder space": ({"neighbor_space": "encoder"}, 0),
     "encoder space, soft neighbors, both views enter": (
         {"neighbor_space": "encoder", "neighbor_softness": 0.3, "queue_views": "both"},

@@ -49,6 +49,7 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.symmetric", True),
     ("method.queue_views", "first"),
     ("method.neighbor_space", "projector"),
+    ("method.min_neighbors", 0),
     ("method.neighbor_softness", 0.0),
     ("method.centroid_pooling", "transformer"),
     ("method.classifier_views", "first"),

@@ -13,6 +13,7 @@ from data_pipelines.settings import Strength
 from trainer.contrast.losses import Contrast, Scope, feature_contrast, info_nce_all
 from trainer.contrast.queue import NeighborQueue, Neighbors, QueueSettings
 from trainer.distributed.batch_norm import forward_per_view
+from trainer.distributed.collectives import rank, world_size
 from trainer.methods.base import Method, MethodOutput, MethodSettings, ViewCount
 from trainer.networks.backbones import Backbone
 from trainer.networks.ema import MomentumEncoder
@@ -47,6 +48,10 @@ class All4OneSettings(MethodSettings):
     """Temperature of the centroid contrast."""
     num_neighbors: int = Field(5, ge=1)
     """Number of neighbors that form a centroid, k."""
+    min_neighbors: int = Field(0, ge=0)
+    """Smallest number of neighbors that form a centroid. Above 0, k is drawn for each image in each step, uniformly
+    from this number to `num_neighbors`. All centroids of the image are then made of sequences of k. 0: k is
+    `num_neighbors` for every image (published)."""
     neighbor_softness: float = Field(0.0, ge=0)
     """Temperature of soft neighbors. With a value above 0, the target of the neighbor contrast is the mean of the k
     neighbors, weighted by a softmax of their similarities to the key over this temperature. 0: it is the nearest
@@ -97,6 +102,10 @@ class All4OneSettings(MethodSettings):
         if self.searches and self.num_neighbors > self.queue.size:
             raise ValueError(
                 f"num_neighbors ({self.num_neighbors}) must not exceed queue.size ({self.queue.size})"
+            )
+        if self.centroid_weight and self.min_neighbors > self.num_neighbors:
+            raise ValueError(
+                f"min_neighbors ({self.min_neighbors}) must not exceed num_neighbors ({self.num_neighbors})"
             )
         return self
 
@@ -214,7 +223,8 @@ class All4One(Method):
 
         The second sequence is the prediction followed by all neighbors but the last. A global view uses its own
         neighbors. A small view uses those of the global view that is not the target. All sequences go through the
-        transformer in one call, because it has no operation across sequences.
+        transformer in one call, because it has no operation across sequences. If numbers of neighbors are drawn, it
+        sees only the first tokens of each sequence.
         """
         pairs = self._pairs(len(predicted) + self._first)
         followed = [(j, j if j < GLOBAL_VIEWS else 1 - i) for i, j in pairs]
@@ -223,13 +233,32 @@ class All4One(Method):
         for j, own in distinct:
             rows = found[own].rows
             sequences.append(torch.cat([predicted[j - self._first][:, None].to(rows.dtype), rows[:, :-1]], 1))
-        made = self.transformer(torch.cat(sequences)).chunk(len(sequences))
+        lengths = (
+            self._neighbor_counts(sequences[0]).repeat(len(sequences))
+            if self.settings.min_neighbors
+            else None
+        )
+        made = self.transformer(torch.cat(sequences), lengths).chunk(len(sequences))
         return Contrast(
             list(made[: self._targets]),
             list(made[self._targets :]),
             [(i, distinct.index(sequence)) for (i, _), sequence in zip(pairs, followed, strict=True)],
             self.settings.centroid_temperature,
         )
+
+    def _neighbor_counts(self, like: Tensor) -> Tensor:
+        """Draw the number of neighbors of each of this rank's images: [B] int64, for B rows on the device of `like`.
+
+        Every rank draws the numbers of all ranks' images from the seed that they share, and takes its part. They depend
+        on the run's seed, the step and the position in the micro-batch, but not on the number of processes. A generator
+        on the device needs no wait.
+        """
+        s, size = self.settings, (world_size() * len(like),)
+        generator = torch.Generator(like.device).manual_seed(self.shared_seed)
+        numbers = torch.randint(
+            s.min_neighbors, s.num_neighbors + 1, size, generator=generator, device=like.device
+        )
+        return numbers.chunk(world_size())[rank()]
 
 
 def soft_neighbor(key: Tensor, rows: Tensor, temperature: float) -> Tensor:

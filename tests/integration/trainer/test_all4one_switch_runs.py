@@ -16,6 +16,7 @@ CASES = {
     "only neighbor": ("method.centroid_weight=0", "method.feature_weight=0", "method.queue_views=both"),
     "one way": ("method.symmetric=false", "method.positional_encoding=none"),
     "encoder space": ("method.neighbor_space=encoder",),
+    "drawn k": ("method.min_neighbors=1",),
 }
 
 
@@ -65,12 +66,9 @@ def resumed(*overrides: str) -> tuple[Tensors, Tensors]:
         return wanted, everything(engine)
 
 
-VARIANTS = {"encoder space": ("method.neighbor_space=encoder",)}
-
-
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ["encoder space", "drawn k"])
 def test_a_variant_resumes_bitwise(run_ranks, name: str) -> None:
-    for wanted, found in run_ranks(resumed, 2, *VARIANTS[name]):
+    for wanted, found in run_ranks(resumed, 2, *CASES[name]):
         assert found.keys() == wanted.keys()
         assert [n for n, tensor in wanted.items() if not torch.equal(found[n], tensor)] == []
 

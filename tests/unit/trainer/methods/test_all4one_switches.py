@@ -61,7 +61,10 @@ def neighbor(s: All4OneSettings, key: Tensor, rows: Tensor) -> Tensor:
 
 def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
     """[k, D] -> [D]: the whole encoder on one sequence, or one attention layer, with all tokens."""
-    x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
+    x = (
+        sequence
+        + positional_encoding(s.num_neighbors, s.embedding_dim, s.positional_encoding)[: len(sequence)]
+    )
     if s.centroid_pooling == "attention":
         return layer_norm(p, "transformer.norm", x + attention(p, s, "transformer.attention", x))[0]
     for depth in range(s.transformer_depth):
@@ -70,6 +73,16 @@ def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
         hidden = linear(p, f"{layer}.linear1", x).clamp(min=0)
         x = layer_norm(p, f"{layer}.norm2", x + linear(p, f"{layer}.linear2", hidden))
     return x[0]
+
+
+def counts(s: All4OneSettings) -> list[int]:
+    """The number of neighbors of each image of the batch."""
+    if not s.min_neighbors:
+        return [s.num_neighbors] * ROWS
+    drawn = torch.randint(
+        s.min_neighbors, s.num_neighbors + 1, (ROWS,), generator=torch.Generator().manual_seed(0)
+    )
+    return drawn.tolist()
 
 
 def feature(keys: list[Tensor], z: list[Tensor], directions: list[tuple[int, int]]) -> Tensor:
@@ -122,15 +135,17 @@ def straight(p: Tensors, name: str, ranks: int) -> Tensors:
     if s.centroid_weight:
         losses = []
         for i, other in directions:
-            targets = torch.stack([centroid(p, s, rows) for rows in neighbors[i]])
+            targets = torch.stack(
+                [centroid(p, s, rows[:k]) for rows, k in zip(neighbors[i], counts(s), strict=True)]
+            )
             for j in range(len(views)):
                 if j == i:
                     continue
                 predicted = two(p, "centroid_predictor", z[j])
-                follow = neighbors[other][:, :-1]  # of the prediction's own view where it is a global one
+                follow = neighbors[other]  # of the prediction's own view where it is a global one
                 made = [
-                    centroid(p, s, torch.cat([q[None], rows]))
-                    for q, rows in zip(predicted, follow, strict=True)
+                    centroid(p, s, torch.cat([q[None], rows[: k - 1]]))
+                    for q, rows, k in zip(predicted, follow, counts(s), strict=True)
                 ]
                 losses.append(cross_entropy(unit(targets) @ unit(torch.stack(made)).T / 0.1))
         parts["centroid"] = torch.stack(losses).mean()
