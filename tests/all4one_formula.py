@@ -63,6 +63,12 @@ SWITCHES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "one way, only neighbor, encoder space": (ONE_WAY | ONLY_NEIGHBOR | {"neighbor_space": "encoder"}, 0),
     "encoder space that nothing searches": (ONLY_FEATURE | {"neighbor_space": "encoder"}, 0),
+    "refreshed queue": ({"queue_refresh": 0.3}, 0),
+    "refreshed queue, encoder space, both views enter": (
+        {"queue_refresh": 1.0, "neighbor_space": "encoder", "queue_views": "both"},
+        0,
+    ),
+    "one way, only neighbor, refreshed queue": (ONE_WAY | ONLY_NEIGHBOR | {"queue_refresh": 0.5}, 0),
     "one way": (ONE_WAY, 0),
     "one way, only neighbor": (ONE_WAY | ONLY_NEIGHBOR, 0),
     "one way, only neighbor, both views enter": (ONE_WAY | ONLY_NEIGHBOR | {"queue_views": "both"}, 0),

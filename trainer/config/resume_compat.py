@@ -50,6 +50,7 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.queue_views", "first"),
     ("method.neighbor_space", "projector"),
     ("method.min_neighbors", 0),
+    ("method.queue_refresh", 0.0),
     ("method.neighbor_softness", 0.0),
     ("method.centroid_pooling", "transformer"),
     ("method.classifier_views", "first"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_pipelines.settings import Settings
 from trainer.contrast.neighbor_search import Bf16Index, topk_indices
+from trainer.contrast.queue_refresh import refreshed
 from trainer.distributed.collectives import PendingGather, pack, start_gather, unpack
 
 
@@ -37,12 +38,14 @@ class Neighbors(NamedTuple):
 
 
 class _Overwritten(NamedTuple):
-    """What a push has overwritten."""
+    """What a push or a refresh has overwritten."""
 
     place: Tensor  # [rows] int64
-    kept: list[Tensor]  # [rows, …] each, in the order of the queue's buffers
+    kept: list[
+        Tensor
+    ]  # [rows, …] each, of the first buffers of the queue. A refresh overwrites no labels and ids.
     keys: int
-    """Number of keys of the push. It exceeds that of the rows if a batch is larger than the ring."""
+    """Number of keys of the push, 0 for a refresh. It exceeds that of the rows if a batch is larger than the ring."""
 
 
 class NeighborQueue(nn.Module):
@@ -55,6 +58,8 @@ class NeighborQueue(nn.Module):
         dim: size of a key, D.
         search_dim: size F of further vectors. A search then compares these, and returns the keys of the best ones. They
             cost 4 F bytes a row on every rank. None: a search compares the keys.
+        refresh: how far rows move toward the keys whose nearest neighbors they are, as a fraction of the way. See
+            `queue_refresh.py`. 0: they do not move.
     """
 
     rows: Tensor  # [N, D]
@@ -63,9 +68,11 @@ class NeighborQueue(nn.Module):
     ids: Tensor  # [N]
     head: Tensor  # [] position of the next key
 
-    def __init__(self, settings: QueueSettings, dim: int, search_dim: int | None = None) -> None:
+    def __init__(
+        self, settings: QueueSettings, dim: int, search_dim: int | None = None, refresh: float = 0.0
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.refresh = settings, refresh
         self.register_buffer("rows", _directions(settings.size, dim))
         self.register_buffer(
             "search_rows", None if search_dim is None else _directions(settings.size, search_dim)
@@ -110,7 +117,12 @@ class NeighborQueue(nn.Module):
         return (known & (theirs == labels)).sum() / known.sum()
 
     def enqueue_async(
-        self, keys: Sequence[Tensor], labels: Tensor, ids: Tensor, search_keys: Sequence[Tensor] = ()
+        self,
+        keys: Sequence[Tensor],
+        labels: Tensor,
+        ids: Tensor,
+        search_keys: Sequence[Tensor] = (),
+        found: Neighbors | None = None,
     ) -> None:
         """Start gathering this rank's keys of one or more views [B, D], labels [B] and ids [B], in one message.
 
@@ -121,31 +133,38 @@ class NeighborQueue(nn.Module):
             labels: [B].
             ids: [B].
             search_keys: normalized, V x [B, F], if the queue has vectors of their own for the search.
+            found: neighbors of the first view's keys, if the queue refreshes rows.
         """
-        self._pending, self._views = start_gather(pack(*keys, *search_keys, labels, ids)), len(keys)
+        hits = [found.indices[:, 0]] if self.refresh and found is not None else []
+        self._pending = start_gather(pack(*keys, *search_keys, *hits, labels, ids))
+        self._views = len(keys)
         self.push_size = len(self._pending.out) * self._views
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Write the keys of `enqueue_async` over the oldest rows, view by view in rank order.
+        """Refresh the rows that the keys of `enqueue_async` have hit, then write these keys over the oldest rows, view
+        by view in rank order.
 
         Without a pending push it does nothing. A key that is not finite is not written, because it would stay for many
         steps.
         """
         if self._pending is None:
             return
-        vectors, views = self._vectors(), self._views
-        *gathered, labels, ids = unpack(
-            self._pending.result(), *[v for v in vectors for _ in range(views)], self.labels, self.ids
-        )
+        views = self._views
+        like = [vector for vector in self._vectors() for _ in range(views)]
+        hits_like = [self.ids] if self.refresh else []
+        *gathered, labels, ids = unpack(self._pending.result(), *like, *hits_like, self.labels, self.ids)
         self._pending = None
+        if self.refresh:
+            hits = gathered.pop()
+            self._refresh(gathered[::views], hits)
         of_buffer = (gathered[i : i + views] for i in range(0, len(gathered), views))
         stacked = [torch.cat(parts) for parts in of_buffer]  # [keys, …] each
         count, size = len(stacked[0]), len(self.rows)
         # if a batch is larger than the ring, only its last rows remain
         surplus = max(0, count - size)
         place = torch.arange(surplus, count, device=labels.device).add_(self.head).remainder_(size)
-        usable = reduce(torch.logical_and, [v[surplus:].isfinite().all(1) for v in stacked])  # [rows]
+        usable = _finite([vectors[surplus:] for vectors in stacked])  # [rows]
         buffers = self._buffers_of_rows()
         old = _Overwritten(place, [buffer[place] for buffer in buffers], count)
         self._overwritten[-1].append(old)
@@ -154,6 +173,15 @@ class NeighborQueue(nn.Module):
             buffer[place] = torch.where(usable[:, None] if new.dim() > 1 else usable, new[surplus:], kept)
         self._rounded.follow(self.searched, place)
         self.head.add_(count).remainder_(size)
+
+    def _refresh(self, keys: Sequence[Tensor], hits: Tensor) -> None:
+        """Move the rows at `hits` [B] toward the keys that found them, [B, …] for each tensor of vectors. Their labels
+        and ids stay."""
+        vectors, usable = self._vectors(), _finite(keys)
+        self._overwritten[-1].append(_Overwritten(hits, [rows[hits] for rows in vectors], 0))
+        for rows, new in zip(vectors, keys, strict=True):
+            rows[hits] = refreshed(rows, new, hits, usable, self.refresh)
+        self._rounded.follow(self.searched, hits)
 
     def _vectors(self) -> list[Tensor]:
         """Return the keys [N, D], and the vectors of the search [N, F] if it has its own."""
@@ -176,7 +204,7 @@ class NeighborQueue(nn.Module):
         """Take back the pushes of the last step that is not undone yet, and drop a pending one."""
         self._pending = None
         for old in reversed(self._overwritten.pop()):
-            for buffer, kept in zip(self._buffers_of_rows(), old.kept, strict=True):
+            for buffer, kept in zip(self._buffers_of_rows(), old.kept, strict=False):
                 buffer[old.place] = kept
             self.head.sub_(old.keys).remainder_(len(self.rows))
 
@@ -184,3 +212,8 @@ class NeighborQueue(nn.Module):
 def _directions(count: int, size: int) -> Tensor:
     """Return random unit vectors [count, size]."""
     return F.normalize(torch.randn(count, size), dim=1)
+
+
+def _finite(vectors: Sequence[Tensor]) -> Tensor:
+    """Return which rows are finite in all of the tensors [B, …]: [B] bool."""
+    return reduce(torch.logical_and, [rows.isfinite().all(1) for rows in vectors])

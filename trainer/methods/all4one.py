@@ -85,6 +85,9 @@ class All4OneSettings(MethodSettings):
     """The neighbor queue."""
     queue_views: Literal["first", "both"] = "first"
     """Views whose keys enter the queue: the `first` view (published), or `both` global views."""
+    queue_refresh: float = Field(0.0, ge=0, le=1)
+    """How far a row of the queue moves toward the mean of the first view's keys whose nearest neighbor it is, as a
+    fraction of the way. 0: rows keep the keys with which they entered (published)."""
     neighbor_space: Literal["projector", "encoder"] = "projector"
     """Where neighbors are near. `projector`: the embeddings of the momentum encoder are compared (published).
     `encoder`: its backbone features are compared, and everything that the losses get are still embeddings. The queue
@@ -142,9 +145,8 @@ class All4One(Method):
             self.transformer = _pooling(s)
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
         if s.searches:
-            self.queue = NeighborQueue(
-                s.queue, s.embedding_dim, backbone.feature_dim if s.neighbor_space == "encoder" else None
-            )
+            searched = backbone.feature_dim if s.neighbor_space == "encoder" else None
+            self.queue = NeighborQueue(s.queue, s.embedding_dim, searched, s.queue_refresh)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Compute the weighted contrasts of equation 8 for V views [B, 3, S, S]. Each view has its own forward pass."""
@@ -153,7 +155,7 @@ class All4One(Method):
         found = self._search(search_keys or keys)
         if self.queue is not None:
             entering = GLOBAL_VIEWS if s.queue_views == "both" else 1
-            self.queue.enqueue_async(keys[:entering], labels, ids, search_keys[:entering])
+            self.queue.enqueue_async(keys[:entering], labels, ids, search_keys[:entering], found[0])
         features = self.features(views[self._first :])  # O x [B, F]
         z = forward_per_view(self.projector, features)  # O x [B, D]
 

@@ -43,6 +43,7 @@ CASES: dict[str, list[str]] = {
     ],
     "neighbors in the encoder's space": [*QUEUE, "method.neighbor_space=encoder"],
     "drawn numbers of neighbors": [*QUEUE, "method.min_neighbors=1"],
+    "refreshed queue": [*QUEUE, "method.queue_refresh=0.1"],
     "ZeRO 1": [*QUEUE, "parallel.zero_stage=1"],
     "ZeRO 2, adamw": [*QUEUE, "parallel.zero_stage=2", *ADAMW],
     "ResNet-50": [*QUEUE, "backbone.name=resnet50"],

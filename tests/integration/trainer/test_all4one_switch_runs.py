@@ -17,6 +17,7 @@ CASES = {
     "one way": ("method.symmetric=false", "method.positional_encoding=none"),
     "encoder space": ("method.neighbor_space=encoder",),
     "drawn k": ("method.min_neighbors=1",),
+    "refreshed queue": ("method.queue_refresh=0.5", "train.grad_accum_steps=2"),
 }
 
 
@@ -66,7 +67,7 @@ def resumed(*overrides: str) -> tuple[Tensors, Tensors]:
         return wanted, everything(engine)
 
 
-@pytest.mark.parametrize("name", ["encoder space", "drawn k"])
+@pytest.mark.parametrize("name", ["encoder space", "drawn k", "refreshed queue"])
 def test_a_variant_resumes_bitwise(run_ranks, name: str) -> None:
     for wanted, found in run_ranks(resumed, 2, *CASES[name]):
         assert found.keys() == wanted.keys()

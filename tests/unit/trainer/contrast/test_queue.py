@@ -154,19 +154,21 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     undone=st.lists(st.integers(1, 70), max_size=4),
     broken=st.booleans(),
     compared=st.booleans(),
+    refresh=st.sampled_from([0.0, 0.5]),
     steps=st.integers(1, 3),
 )
 def test_undone_steps_leave_no_trace(
-    length: int, kept: list[int], undone: list[int], broken: bool, compared: bool, steps: int
+    length: int, kept: list[int], undone: list[int], broken: bool, compared: bool, refresh: float, steps: int
 ) -> None:
-    queue = NeighborQueue(QueueSettings(size=length), 4, search_dim=6 if compared else None)
+    queue = NeighborQueue(QueueSettings(size=length), 4, 6 if compared else None, refresh)
 
     def push(size: int, *, wait: bool = True) -> None:
         keys = torch.randn(size, 4)
         if broken:
             keys[0] = torch.nan
         features = [torch.randn(size, 6)] * 2 if compared else []
-        queue.enqueue_async([keys, keys], torch.arange(size), torch.arange(size), features)
+        (found,) = queue.nearest([features[0] if compared else keys], 1)
+        queue.enqueue_async([keys, keys], torch.arange(size), torch.arange(size), features, found)
         if wait:
             queue.wait()
 

@@ -96,6 +96,7 @@ def test_messages_hold_what_the_contrasts_need_and_no_more(run_ranks) -> None:
         assert found["published"] == [one_view, (ROWS, 4 * 8)]
         assert found["both views enter"] == [both_views, (ROWS, 4 * 8)]
         assert found["encoder space"] == [(ROWS, 8 + 10 + 4), (ROWS, 4 * 8)]  # a key with its features
+        assert found["refreshed queue"] == [(ROWS, 8 + 2 + 4), (ROWS, 4 * 8)]  # a key with its nearest row
         assert found["only neighbor"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
         assert found["one way"] == [one_view, (ROWS, 2 * 8)]
         assert found["only feature"] == found["one way, only feature"] == []

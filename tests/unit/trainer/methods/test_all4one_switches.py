@@ -105,19 +105,35 @@ def pushed(p: Tensors, name: str) -> Tensors:
     return found
 
 
+def nearest_first(p: Tensors, name: str) -> list[Tensor]:
+    """All rows of the queue in the order of their similarity to each image, [B, N] for each global view."""
+    compared = "queue.search_rows" if settings_of(name).neighbor_space == "encoder" else "queue.rows"
+    keys = pushed(p, name)[compared].chunk(2)
+    return [(key @ p[compared].T).argsort(dim=1, descending=True) for key in keys]
+
+
+def refreshed(p: Tensors, name: str) -> Tensors:
+    """The vectors of the queue after their nearest keys of the first view have moved them."""
+    found, far = {}, settings_of(name).queue_refresh
+    hits = nearest_first(p, name)[0][:, 0]
+    for n, keys in pushed(p, name).items():
+        found[n] = p[n].clone()
+        for row in set(hits.tolist()) if far else ():
+            mean = keys[:ROWS][hits == row].mean(0)
+            found[n][row] = unit(((1 - far) * p[n][row] + far * mean)[None])[0]
+    return found
+
+
 def straight(p: Tensors, name: str, ranks: int) -> Tensors:
     """The contrasts that have a weight."""
     s, views = settings_of(name), images(name)
-    vectors = pushed(p, name)
-    keys = list(vectors["queue.rows"].chunk(2))
+    keys = list(pushed(p, name)["queue.rows"].chunk(2))
     z = [embedding(p, x) for x in views]
     directions = [(0, 1), (1, 0)] if s.symmetric else [(0, 1)]
     neighbors = []
     if s.neighbor_weight or s.centroid_weight:
-        compared = "queue.search_rows" if s.neighbor_space == "encoder" else "queue.rows"
-        for key in vectors[compared].chunk(2):
-            order = (key @ p[compared].T).argsort(dim=1, descending=True)
-            neighbors.append(p["queue.rows"][order[:, : s.num_neighbors]])  # [B, k, D]
+        order = nearest_first(p, name)
+        neighbors = [p["queue.rows"][places[:, : s.num_neighbors]] for places in order]  # 2 x [B, k, D]
     parts: Tensors = {}
     if s.neighbor_weight:
         targets = [
@@ -174,6 +190,8 @@ def expected(name: str, ranks: int) -> Found:
         fresh = pushed(tensors, name) | {"queue.ids": torch.arange(2 * ROWS) % ROWS}
         queue = {n: torch.cat([new[:count], tensors[n][count:]]) for n, new in fresh.items()}
         queue["queue.head"] = torch.tensor(count)
+        for n, moved in refreshed(tensors, name).items():
+            queue[n][count:] = moved[count:]  # where a new key is, it wins
     return Found(Result(loss.detach(), dict(zip(learn, gradients, strict=True))), parts, queue)
 
 
