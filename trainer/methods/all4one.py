@@ -13,6 +13,7 @@ from data_pipelines.settings import Strength
 from trainer.contrast.losses import Contrast, Scope, feature_contrast, info_nce_all
 from trainer.contrast.queue import NeighborQueue, Neighbors, QueueSettings
 from trainer.distributed.batch_norm import forward_per_view
+from trainer.distributed.collectives import rank, world_size
 from trainer.methods.base import Method, MethodOutput, MethodSettings, ViewCount
 from trainer.networks.backbones import Backbone
 from trainer.networks.ema import MomentumEncoder
@@ -47,6 +48,10 @@ class All4OneSettings(MethodSettings):
     """Temperature of the centroid contrast."""
     num_neighbors: int = Field(5, ge=1)
     """Number of neighbors that form a centroid, k."""
+    min_neighbors: int = Field(0, ge=0)
+    """Smallest number of neighbors that form a centroid. Above 0, k is drawn for each image in each step, uniformly
+    from this number to `num_neighbors`. All centroids of the image are then made of sequences of k. 0: k is
+    `num_neighbors` for every image (published)."""
     neighbor_softness: float = Field(0.0, ge=0)
     """Temperature of soft neighbors. With a value above 0, the target of the neighbor contrast is the mean of the k
     neighbors, weighted by a softmax of their similarities to the key over this temperature. 0: it is the nearest
@@ -80,6 +85,14 @@ class All4OneSettings(MethodSettings):
     """The neighbor queue."""
     queue_views: Literal["first", "both"] = "first"
     """Views whose keys enter the queue: the `first` view (published), or `both` global views."""
+    queue_refresh: float = Field(0.0, ge=0, le=1)
+    """How far a row of the queue moves toward the mean of the first view's keys whose nearest neighbor it is, as a
+    fraction of the way. 0: rows keep the keys with which they entered (published)."""
+    neighbor_space: Literal["projector", "encoder"] = "projector"
+    """Where neighbors are near. `projector`: the embeddings of the momentum encoder are compared (published).
+    `encoder`: its backbone features are compared, and everything that the losses get are still embeddings. The queue
+    then also stores the features of each key. They cost 4 bytes x queue.size x number of features on every rank: 201 MB
+    for a ResNet-18 and 805 MB for a ResNet-50 with the default size."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "All4OneSettings":
@@ -92,6 +105,10 @@ class All4OneSettings(MethodSettings):
         if self.searches and self.num_neighbors > self.queue.size:
             raise ValueError(
                 f"num_neighbors ({self.num_neighbors}) must not exceed queue.size ({self.queue.size})"
+            )
+        if self.centroid_weight and self.min_neighbors > self.num_neighbors:
+            raise ValueError(
+                f"min_neighbors ({self.min_neighbors}) must not exceed num_neighbors ({self.num_neighbors})"
             )
         return self
 
@@ -128,15 +145,17 @@ class All4One(Method):
             self.transformer = _pooling(s)
         self.momentum = MomentumEncoder(self.backbone, self.projector, s.momentum)
         if s.searches:
-            self.queue = NeighborQueue(s.queue, s.embedding_dim)
+            searched = backbone.feature_dim if s.neighbor_space == "encoder" else None
+            self.queue = NeighborQueue(s.queue, s.embedding_dim, searched, s.queue_refresh)
 
     def losses(self, views: Sequence[Tensor], labels: Tensor, ids: Tensor) -> MethodOutput:
         """Compute the weighted contrasts of equation 8 for V views [B, 3, S, S]. Each view has its own forward pass."""
         s = self.settings
-        keys = self._keys(views)  # K x [B, D]; computed before activations are kept for backward
-        found = self._search(keys)
+        keys, search_keys = self._keys(views)  # K x [B, D]; computed before activations are kept for backward
+        found = self._search(search_keys or keys)
         if self.queue is not None:
-            self.queue.enqueue_async(keys if s.queue_views == "both" else keys[:1], labels, ids)
+            entering = GLOBAL_VIEWS if s.queue_views == "both" else 1
+            self.queue.enqueue_async(keys[:entering], labels, ids, search_keys[:entering], found[0])
         features = self.features(views[self._first :])  # O x [B, F]
         z = forward_per_view(self.projector, features)  # O x [B, D]
 
@@ -166,16 +185,21 @@ class All4One(Method):
         """Return the pairs (target view, predicting view) among the first `count` views."""
         return [(i, j) for i in range(self._targets) for j in range(count) if i != j]
 
-    def _keys(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return normalized momentum embeddings [B, D] of the views that need them, in the precision of the weights."""
-        s = self.settings
+    def _keys(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return normalized momentum embeddings [B, D] of the views that need them, in the precision of the weights,
+        and normalized momentum features [B, F] of the same views if the search compares these."""
+        s, dtype = self.settings, next(self.projector.parameters()).dtype
         completed = s.centroid_weight > 0 or (s.searches and s.queue_views == "both")
-        embedded = self.momentum.embed(views[: GLOBAL_VIEWS if completed else self._targets])
-        return [F.normalize(m.to(next(self.projector.parameters()).dtype), dim=1) for m in embedded]
+        seen = views[: GLOBAL_VIEWS if completed else self._targets]
+        features, embedded = self.momentum.features_and_embeddings(seen)
+        keys = [F.normalize(m.to(dtype), dim=1) for m in embedded]
+        if self.queue is None or self.queue.search_rows is None:
+            return keys, []
+        return keys, [F.normalize(m.to(dtype), dim=1) for m in features]
 
     def _search(self, keys: list[Tensor]) -> list[Neighbors]:
-        """Return the neighbors of each key: k for a centroid or a soft neighbor, otherwise only the nearest. Without a
-        queue, return nothing."""
+        """Return the neighbors of each key, as the queue compares keys: k for a centroid or a soft neighbor, otherwise
+        only the nearest. Without a queue, return nothing."""
         s = self.settings
         if self.queue is None:
             return []
@@ -201,7 +225,8 @@ class All4One(Method):
 
         The second sequence is the prediction followed by all neighbors but the last. A global view uses its own
         neighbors. A small view uses those of the global view that is not the target. All sequences go through the
-        transformer in one call, because it has no operation across sequences.
+        transformer in one call, because it has no operation across sequences. If numbers of neighbors are drawn, it
+        sees only the first tokens of each sequence.
         """
         pairs = self._pairs(len(predicted) + self._first)
         followed = [(j, j if j < GLOBAL_VIEWS else 1 - i) for i, j in pairs]
@@ -210,13 +235,32 @@ class All4One(Method):
         for j, own in distinct:
             rows = found[own].rows
             sequences.append(torch.cat([predicted[j - self._first][:, None].to(rows.dtype), rows[:, :-1]], 1))
-        made = self.transformer(torch.cat(sequences)).chunk(len(sequences))
+        lengths = (
+            self._neighbor_counts(sequences[0]).repeat(len(sequences))
+            if self.settings.min_neighbors
+            else None
+        )
+        made = self.transformer(torch.cat(sequences), lengths).chunk(len(sequences))
         return Contrast(
             list(made[: self._targets]),
             list(made[self._targets :]),
             [(i, distinct.index(sequence)) for (i, _), sequence in zip(pairs, followed, strict=True)],
             self.settings.centroid_temperature,
         )
+
+    def _neighbor_counts(self, like: Tensor) -> Tensor:
+        """Draw the number of neighbors of each of this rank's images: [B] int64, for B rows on the device of `like`.
+
+        Every rank draws the numbers of all ranks' images from the seed that they share, and takes its part. They depend
+        on the run's seed, the step and the position in the micro-batch, but not on the number of processes. A generator
+        on the device needs no wait.
+        """
+        s, size = self.settings, (world_size() * len(like),)
+        generator = torch.Generator(like.device).manual_seed(self.shared_seed)
+        numbers = torch.randint(
+            s.min_neighbors, s.num_neighbors + 1, size, generator=generator, device=like.device
+        )
+        return numbers.chunk(world_size())[rank()]
 
 
 def soft_neighbor(key: Tensor, rows: Tensor, temperature: float) -> Tensor:

@@ -110,13 +110,18 @@ class CentroidTransformer(nn.Module):
         )
         self.register_buffer("encoding", positional_encoding(length, size, encoding), persistent=False)
 
-    def forward(self, sequences: Tensor) -> Tensor:
+    def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[S, k, D] -> [S, D]. Under autocast the tokens keep the autocast dtype throughout, instead of a cast per
-        product."""
-        x = _tokens(sequences, self.encoding)
+        product.
+
+        Args:
+            sequences: the neighbors, [S, k, D].
+            lengths: number of tokens of each sequence that count, from 1 to k: [S] int64. None: all of them.
+        """
+        x, visible = _tokens(sequences, self.encoding), _visible(lengths, sequences.shape[1])
         for layer in self.layers[:-1]:
-            x = _encode(layer, x, x)
-        return _encode(self.layers[-1], x, x[:, :1])[:, 0]
+            x = _encode(layer, x, x, visible)
+        return _encode(self.layers[-1], x, x[:, :1], visible)[:, 0]
 
 
 class AttentionPooling(nn.Module):
@@ -135,11 +140,11 @@ class AttentionPooling(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(size)
         self.register_buffer("encoding", positional_encoding(length, size, encoding), persistent=False)
 
-    def forward(self, sequences: Tensor) -> Tensor:
-        """[S, k, D] -> [S, D], in the autocast dtype under autocast."""
-        x = _tokens(sequences, self.encoding)
+    def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[S, k, D] -> [S, D], in the autocast dtype under autocast. The arguments are those of the transformer."""
+        x, visible = _tokens(sequences, self.encoding), _visible(lengths, sequences.shape[1])
         first = x[:, :1]
-        pooled: Tensor = self.norm(first + _dropout(_attend(self.attention, x, first), self.dropout))
+        pooled: Tensor = self.norm(first + _dropout(_attend(self.attention, x, first, visible), self.dropout))
         return pooled[:, 0]
 
 
@@ -148,21 +153,33 @@ def _tokens(sequences: Tensor, encoding: Tensor) -> Tensor:
     return (sequences + encoding.to(sequences.dtype)).to(_working_dtype(sequences))
 
 
+def _visible(lengths: Tensor | None, length: int) -> Tensor | None:
+    """Return which of `length` tokens count if only the first ones of each sequence do: [S, 1, 1, k], for all heads and
+    queries."""
+    if lengths is None:
+        return None
+    return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None]
+
+
 def _working_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _encode(layer: nn.Module, x: Tensor, read: Tensor) -> Tensor:
-    """Compute a post-norm encoder layer for the tokens `read` [S, q, D], which attend to the tokens x [S, k, D]."""
+def _encode(layer: nn.Module, x: Tensor, read: Tensor, visible: Tensor | None) -> Tensor:
+    """Compute a post-norm encoder layer for the tokens `read` [S, q, D], which attend to the visible ones of the tokens
+    x [S, k, D]."""
     assert isinstance(layer, nn.TransformerEncoderLayer)
-    read = layer.norm1(read + _dropout(_attend(layer.self_attn, x, read), layer.dropout1))
+    read = layer.norm1(read + _dropout(_attend(layer.self_attn, x, read, visible), layer.dropout1))
     hidden = _dropout(F.relu(layer.linear1(read)), layer.dropout)
     return layer.norm2(read + _dropout(layer.linear2(hidden), layer.dropout2))
 
 
-def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
-    """Compute attention of `read` [S, q, D] to x [S, k, D] in memory order; torch's own version transposes twice."""
+def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor, visible: Tensor | None) -> Tensor:
+    """Compute attention of `read` [S, q, D] to x [S, k, D] in memory order; torch's own version transposes twice.
+
+    Tokens of x that are not visible [S, 1, 1, k] have no weight. None: all are visible.
+    """
     weight, bias, size = attention.in_proj_weight, attention.in_proj_bias, x.shape[-1]
     if read is x:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
@@ -171,7 +188,7 @@ def _attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor
         k, v = F.linear(x, weight[size:], bias[size:]).chunk(2, dim=-1)
     q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # [S, h, ., d]
     dropout = attention.dropout if attention.training else 0.0
-    mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
     out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return out
 

@@ -139,7 +139,7 @@ def _spread_checkpoints(run: RunFolder, most: int) -> Iterator[Snapshot]:
 def _keys(
     encoder: nn.Module, shards: ShardSet, chosen: NDArray[np.int64], config: Config
 ) -> tuple[Tensor, list[int]]:
-    """Return normalized keys `[n, D]` of the readable samples, and their ids, class by class."""
+    """Return normalized keys `[n, F]` of the readable samples, and their ids, class by class."""
     weight = next(encoder.parameters())
     loader = EvalLoader(
         shards.subset(chosen),
@@ -160,7 +160,7 @@ def _rows(queue: NeighborQueue, keys: Tensor, ids: list[int], k: int, album: _Al
     if not ids:
         return
     own = torch.tensor(ids, device=keys.device)
-    cosines = keys @ queue.rows.to(keys.dtype).T  # [n, N]
+    cosines = keys @ queue.searched.to(keys.dtype).T  # [n, N]
     cosines = cosines.masked_fill(queue.ids == own[:, None], -torch.inf)
     best = cosines.topk(min(k, cosines.shape[1]), dim=1)
     for sample, values, places in zip(ids, best.values, best.indices, strict=True):
@@ -191,14 +191,17 @@ def method_to_look_at(config: Config, num_classes: int) -> Method:
 
 
 def key_encoder(method: Method) -> nn.Module:
-    """Return the network from images [B, 3, S, S] to keys [B, D], not normalized.
+    """Return the network from images [B, 3, S, S] to what the queue compares [B, F], not normalized.
 
-    It is the momentum (EMA) backbone with its projector, or the online ones if the method has no momentum encoder.
+    It is the momentum (EMA) backbone with its projector, or the online ones if the method has no momentum encoder. If
+    the queue compares features, it is the backbone alone.
 
     Raises:
         UserError: a custom method whose projector has another name.
     """
     networks: nn.Module = method if method.momentum is None else method.momentum
+    if method.queue is not None and method.queue.search_rows is not None:
+        return networks.get_submodule("backbone")
     try:
         return nn.Sequential(networks.get_submodule("backbone"), networks.get_submodule("projector"))
     except AttributeError:

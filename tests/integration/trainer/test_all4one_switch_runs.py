@@ -5,14 +5,19 @@ import torch
 import torch.distributed as dist
 from deepspeed_ranks import engine_of, everything, tiny, train
 from tiny_runs import NO_EVALUATION
+from torch import Tensor
 
 from data_pipelines.errors import UserError
 from trainer.networks.backbones import BackboneSettings, build_backbone
 
+Tensors = dict[str, Tensor]
 CASES = {
     "only feature": ("method.neighbor_weight=0", "method.centroid_weight=0"),
     "only neighbor": ("method.centroid_weight=0", "method.feature_weight=0", "method.queue_views=both"),
     "one way": ("method.symmetric=false", "method.positional_encoding=none"),
+    "encoder space": ("method.neighbor_space=encoder",),
+    "drawn k": ("method.min_neighbors=1",),
+    "refreshed queue": ("method.queue_refresh=0.5", "train.grad_accum_steps=2"),
 }
 
 
@@ -44,6 +49,29 @@ def test_all_stages_train_the_same_without_the_parts_that_are_off(run_ranks, nam
     for other in norms[1:]:
         assert other == pytest.approx(norms[0], rel=1e-3)
     assert taken_over
+
+
+def resumed(*overrides: str) -> tuple[Tensors, Tensors]:
+    """The state after four steps, and after two steps and two more of an engine that loaded the state between."""
+    config = tiny(*overrides)
+    with engine_of(config) as engine:
+        train(engine, config, range(2))
+        saved = everything(engine)
+        train(engine, config, range(2, 4))
+        wanted = everything(engine)
+    with engine_of(config) as engine:
+        train(engine, config, range(1))  # there is other state to replace
+        optimizer = {k.removeprefix("optimizer/"): t for k, t in saved.items() if "/" in k}
+        engine.load_state({k: t for k, t in saved.items() if "/" not in k}, optimizer)
+        train(engine, config, range(2, 4))
+        return wanted, everything(engine)
+
+
+@pytest.mark.parametrize("name", ["encoder space", "drawn k", "refreshed queue"])
+def test_a_variant_resumes_bitwise(run_ranks, name: str) -> None:
+    for wanted, found in run_ranks(resumed, 2, *CASES[name]):
+        assert found.keys() == wanted.keys()
+        assert [n for n, tensor in wanted.items() if not torch.equal(found[n], tensor)] == []
 
 
 def test_a_run_with_small_views_learns_from_them(runs) -> None:

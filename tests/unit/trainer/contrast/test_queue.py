@@ -55,6 +55,23 @@ def test_nearest_is_best_first_and_the_same_in_chunks() -> None:
         assert torch.equal(also.indices, expected)
 
 
+def test_vectors_of_their_own_are_searched_and_keys_are_returned() -> None:
+    torch.manual_seed(0)
+    queue = NeighborQueue(QueueSettings(size=300), 4, search_dim=8)
+    compared = F.normalize(torch.randn(7, 8), dim=1)
+    (found,) = queue.nearest([compared], 5)
+    expected = (compared @ queue.search_rows.T).argsort(dim=1, descending=True)[:, :5]
+    assert torch.equal(found.indices, expected)
+    assert torch.equal(found.rows, queue.rows[expected])
+    keys = F.normalize(torch.randn(2, 7, 4), dim=2)
+    queue.enqueue_async(list(keys), torch.arange(7), torch.arange(7), [compared, -compared])
+    queue.wait()
+    assert torch.equal(queue.rows[:14], keys.flatten(0, 1))
+    assert torch.equal(queue.search_rows[:14], torch.cat([compared, -compared]))
+    assert torch.equal(queue.nearest([compared], 1)[0].indices[:, 0], torch.arange(7)), "the copy follows"
+    assert queue.ids[:15].tolist() == [*range(7), *range(7), -1]
+
+
 def test_autocast_does_not_change_the_neighbors() -> None:
     torch.manual_seed(0)
     queue = make(500, 16)
@@ -105,6 +122,18 @@ def test_keys_of_all_ranks_enter_in_rank_order(run_ranks) -> None:
         assert labels.tolist() == [100, 101, 102, 103, 104, 105, -1, -1, -1, -1]
 
 
+def test_a_key_enters_only_if_what_is_searched_is_finite_too() -> None:
+    queue = NeighborQueue(QueueSettings(size=6), 4, search_dim=8)
+    before = {name: buffer.clone() for name, buffer in queue.named_buffers()}
+    keys, compared = F.normalize(torch.randn(2, 4), dim=1), F.normalize(torch.randn(2, 8), dim=1)
+    compared[0, 3] = torch.inf
+    queue.enqueue_async([keys], torch.tensor([7, 8]), torch.tensor([1, 2]), [compared])
+    queue.wait()
+    assert torch.equal(queue.rows[:2], torch.stack([before["rows"][0], keys[1]]))
+    assert torch.equal(queue.search_rows[:2], torch.stack([before["search_rows"][0], compared[1]]))
+    assert queue.ids.tolist() == [-1, 2, -1, -1, -1, -1]
+
+
 def test_keys_that_are_not_finite_enter_nothing() -> None:
     queue = make(6)
     before = queue.rows.clone()
@@ -124,18 +153,22 @@ def test_keys_that_are_not_finite_enter_nothing() -> None:
     kept=st.lists(st.integers(1, 70), max_size=4),
     undone=st.lists(st.integers(1, 70), max_size=4),
     broken=st.booleans(),
+    compared=st.booleans(),
+    refresh=st.sampled_from([0.0, 0.5]),
     steps=st.integers(1, 3),
 )
 def test_undone_steps_leave_no_trace(
-    length: int, kept: list[int], undone: list[int], broken: bool, steps: int
+    length: int, kept: list[int], undone: list[int], broken: bool, compared: bool, refresh: float, steps: int
 ) -> None:
-    queue = make(length)
+    queue = NeighborQueue(QueueSettings(size=length), 4, 6 if compared else None, refresh)
 
     def push(size: int, *, wait: bool = True) -> None:
         keys = torch.randn(size, 4)
         if broken:
             keys[0] = torch.nan
-        queue.enqueue_async([keys, keys], torch.arange(size), torch.arange(size))
+        features = [torch.randn(size, 6)] * 2 if compared else []
+        (found,) = queue.nearest([features[0] if compared else keys], 1)
+        queue.enqueue_async([keys, keys], torch.arange(size), torch.arange(size), features, found)
         if wait:
             queue.wait()
 
@@ -152,6 +185,7 @@ def test_undone_steps_leave_no_trace(
         queue.undo_step()
     queue.wait()  # nothing is pending any more
     assert all(torch.equal(buffer, before[name]) for name, buffer in queue.named_buffers())
-    keys = F.normalize(torch.randn(2, 4), dim=1)
+    keys = F.normalize(torch.randn(2, queue.searched.shape[1]), dim=1)
     (found,) = queue.nearest([keys], 1)
-    assert torch.equal((keys * found.rows[:, 0]).sum(1), (keys[:, None] * queue.rows).sum(2).amax(1))
+    best = queue.searched[found.indices[:, 0]]
+    assert torch.equal((keys * best).sum(1), (keys[:, None] * queue.searched).sum(2).amax(1))

@@ -17,6 +17,10 @@ from trainer.methods.all4one import All4OneSettings
         ("no centroid", {"centroid_predictor", "transformer"}),
         ("no feature", set()),
         ("only feature", {"neighbor_predictor", "centroid_predictor", "transformer", "queue"}),
+        (
+            "encoder space that nothing searches",
+            {"neighbor_predictor", "centroid_predictor", "transformer", "queue"},
+        ),
     ],
 )
 def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> None:
@@ -42,6 +46,8 @@ def test_a_contrast_without_weight_is_not_built(name: str, absent: set[str]) -> 
         ("one way, only neighbor", [4], [(1, 1)], [4]),
         ("one way, only neighbor, both views enter", [4, 4], [(1, 1)], [4]),
         ("one way, only feature", [4], [], [4]),
+        ("encoder space", [4, 4], [(2, 5)], [4, 4]),
+        ("one way, only neighbor, encoder space", [4], [(1, 1)], [4]),
         ("small views", [4, 4], [(2, 5)], [4, 4, 2, 2, 2]),
         ("small views, one way", [4, 4], [(2, 5)], [4, 2, 2, 2]),
     ],
@@ -89,6 +95,8 @@ def test_messages_hold_what_the_contrasts_need_and_no_more(run_ranks) -> None:
     for found in run_ranks(messages, 2):
         assert found["published"] == [one_view, (ROWS, 4 * 8)]
         assert found["both views enter"] == [both_views, (ROWS, 4 * 8)]
+        assert found["encoder space"] == [(ROWS, 8 + 10 + 4), (ROWS, 4 * 8)]  # a key with its features
+        assert found["refreshed queue"] == [(ROWS, 8 + 2 + 4), (ROWS, 4 * 8)]  # a key with its nearest row
         assert found["only neighbor"] == found["only centroid"] == [one_view, (ROWS, 2 * 8)]
         assert found["one way"] == [one_view, (ROWS, 2 * 8)]
         assert found["only feature"] == found["one way, only feature"] == []

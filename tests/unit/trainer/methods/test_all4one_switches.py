@@ -22,11 +22,15 @@ class Found(NamedTuple):
     queue: Tensors
 
 
-def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+def encoded(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    """The features of a backbone."""
     half = x.shape[-1] // 2
     pooled = x.reshape(len(x), 3, 2, half, 2, half).mean((3, 5)).reshape(len(x), 12)
-    features = norm(p, f"{copy}backbone.3", linear(p, f"{copy}backbone.2", pooled)).tanh()
-    return norm(p, f"{copy}projector.7", three(p, f"{copy}projector", features))
+    return norm(p, f"{copy}backbone.3", linear(p, f"{copy}backbone.2", pooled)).tanh()
+
+
+def embedding(p: Tensors, x: Tensor, copy: str = "") -> Tensor:
+    return norm(p, f"{copy}projector.7", three(p, f"{copy}projector", encoded(p, x, copy)))
 
 
 def layer_norm(p: Tensors, layer: str, x: Tensor) -> Tensor:
@@ -57,7 +61,10 @@ def neighbor(s: All4OneSettings, key: Tensor, rows: Tensor) -> Tensor:
 
 def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
     """[k, D] -> [D]: the whole encoder on one sequence, or one attention layer, with all tokens."""
-    x = sequence + positional_encoding(*sequence.shape, s.positional_encoding)
+    x = (
+        sequence
+        + positional_encoding(s.num_neighbors, s.embedding_dim, s.positional_encoding)[: len(sequence)]
+    )
     if s.centroid_pooling == "attention":
         return layer_norm(p, "transformer.norm", x + attention(p, s, "transformer.attention", x))[0]
     for depth in range(s.transformer_depth):
@@ -66,6 +73,16 @@ def centroid(p: Tensors, s: All4OneSettings, sequence: Tensor) -> Tensor:
         hidden = linear(p, f"{layer}.linear1", x).clamp(min=0)
         x = layer_norm(p, f"{layer}.norm2", x + linear(p, f"{layer}.linear2", hidden))
     return x[0]
+
+
+def counts(s: All4OneSettings) -> list[int]:
+    """The number of neighbors of each image of the batch."""
+    if not s.min_neighbors:
+        return [s.num_neighbors] * ROWS
+    drawn = torch.randint(
+        s.min_neighbors, s.num_neighbors + 1, (ROWS,), generator=torch.Generator().manual_seed(0)
+    )
+    return drawn.tolist()
 
 
 def feature(keys: list[Tensor], z: list[Tensor], directions: list[tuple[int, int]]) -> Tensor:
@@ -79,17 +96,44 @@ def feature(keys: list[Tensor], z: list[Tensor], directions: list[tuple[int, int
     return 10 * (0.5 * torch.stack(on).mean().sqrt() + 0.5 * torch.stack(off).mean().sqrt())
 
 
-def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
-    """The contrasts that have a weight, and the keys of the two global views."""
+def pushed(p: Tensors, name: str) -> Tensors:
+    """What the two global views would write into each buffer of the queue that has vectors, [2B, …]."""
+    views = images(name)[:2]
+    found = {"queue.rows": torch.cat([unit(embedding(p, x, "momentum.")) for x in views])}
+    if "queue.search_rows" in p:
+        found["queue.search_rows"] = torch.cat([unit(encoded(p, x, "momentum.")) for x in views])
+    return found
+
+
+def nearest_first(p: Tensors, name: str) -> list[Tensor]:
+    """All rows of the queue in the order of their similarity to each image, [B, N] for each global view."""
+    compared = "queue.search_rows" if settings_of(name).neighbor_space == "encoder" else "queue.rows"
+    keys = pushed(p, name)[compared].chunk(2)
+    return [(key @ p[compared].T).argsort(dim=1, descending=True) for key in keys]
+
+
+def refreshed(p: Tensors, name: str) -> Tensors:
+    """The vectors of the queue after their nearest keys of the first view have moved them."""
+    found, far = {}, settings_of(name).queue_refresh
+    hits = nearest_first(p, name)[0][:, 0]
+    for n, keys in pushed(p, name).items():
+        found[n] = p[n].clone()
+        for row in set(hits.tolist()) if far else ():
+            mean = keys[:ROWS][hits == row].mean(0)
+            found[n][row] = unit(((1 - far) * p[n][row] + far * mean)[None])[0]
+    return found
+
+
+def straight(p: Tensors, name: str, ranks: int) -> Tensors:
+    """The contrasts that have a weight."""
     s, views = settings_of(name), images(name)
-    keys = [unit(embedding(p, x, "momentum.")) for x in views[:2]]
+    keys = list(pushed(p, name)["queue.rows"].chunk(2))
     z = [embedding(p, x) for x in views]
     directions = [(0, 1), (1, 0)] if s.symmetric else [(0, 1)]
     neighbors = []
     if s.neighbor_weight or s.centroid_weight:
-        for key in keys:
-            order = (key @ p["queue.rows"].T).argsort(dim=1, descending=True)
-            neighbors.append(p["queue.rows"][order[:, : s.num_neighbors]])  # [B, k, D]
+        order = nearest_first(p, name)
+        neighbors = [p["queue.rows"][places[:, : s.num_neighbors]] for places in order]  # 2 x [B, k, D]
     parts: Tensors = {}
     if s.neighbor_weight:
         targets = [
@@ -107,15 +151,17 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
     if s.centroid_weight:
         losses = []
         for i, other in directions:
-            targets = torch.stack([centroid(p, s, rows) for rows in neighbors[i]])
+            targets = torch.stack(
+                [centroid(p, s, rows[:k]) for rows, k in zip(neighbors[i], counts(s), strict=True)]
+            )
             for j in range(len(views)):
                 if j == i:
                     continue
                 predicted = two(p, "centroid_predictor", z[j])
-                follow = neighbors[other][:, :-1]  # of the prediction's own view where it is a global one
+                follow = neighbors[other]  # of the prediction's own view where it is a global one
                 made = [
-                    centroid(p, s, torch.cat([q[None], rows]))
-                    for q, rows in zip(predicted, follow, strict=True)
+                    centroid(p, s, torch.cat([q[None], rows[: k - 1]]))
+                    for q, rows, k in zip(predicted, follow, counts(s), strict=True)
                 ]
                 losses.append(cross_entropy(unit(targets) @ unit(torch.stack(made)).T / 0.1))
         parts["centroid"] = torch.stack(losses).mean()
@@ -126,7 +172,7 @@ def straight(p: Tensors, name: str, ranks: int) -> tuple[Tensors, list[Tensor]]:
         parts["feature"] = torch.stack(
             [feature([k[g] for k in keys], [v[g] for v in z], directions) for g in groups]
         ).mean()
-    return parts, keys
+    return parts
 
 
 def expected(name: str, ranks: int) -> Found:
@@ -135,15 +181,17 @@ def expected(name: str, ranks: int) -> Found:
     learn = [n for n, p in method.named_parameters() if p.requires_grad]
     for n in learn:
         tensors[n].requires_grad_()
-    parts, keys = straight(tensors, name, ranks)
+    parts = straight(tensors, name, ranks)
     loss = sum((getattr(s, f"{part}_weight") * value for part, value in parts.items()), torch.zeros(()))
     gradients = torch.autograd.grad(loss, [tensors[n] for n in learn])
     queue: Tensors = {}
     if method.queue is not None:
-        num_pending = torch.cat(keys if s.queue_views == "both" else keys[:1])
-        rows, ids = tensors["queue.rows"].clone(), tensors["queue.ids"].clone()
-        rows[: len(num_pending)], ids[: len(num_pending)] = num_pending, torch.arange(len(num_pending)) % ROWS
-        queue = {"rows": rows, "ids": ids, "head": torch.tensor(len(num_pending))}
+        count = 2 * ROWS if s.queue_views == "both" else ROWS
+        fresh = pushed(tensors, name) | {"queue.ids": torch.arange(2 * ROWS) % ROWS}
+        queue = {n: torch.cat([new[:count], tensors[n][count:]]) for n, new in fresh.items()}
+        queue["queue.head"] = torch.tensor(count)
+        for n, moved in refreshed(tensors, name).items():
+            queue[n][count:] = moved[count:]  # where a new key is, it wins
     return Found(Result(loss.detach(), dict(zip(learn, gradients, strict=True))), parts, queue)
 
 
@@ -159,8 +207,7 @@ def computed(name: str) -> Found:
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
     mean = {n: all_reduce_sum(g) / world_size() for n, g in gradients.items()}
     parts = {n: all_reduce_sum(v) / world_size() for n, v in out.parts.items() if f"{n}_weight" in SIZED}
-    queue = method.queue
-    state = {n: getattr(queue, n) for n in ("rows", "ids", "head")} if queue is not None else {}
+    state = {n: t for n, t in method.named_buffers() if n.startswith("queue.") and n != "queue.labels"}
     return Found(Result(all_reduce_sum(out.loss.detach()) / world_size(), mean), parts, state)
 
 
@@ -179,6 +226,7 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Fou
 def assert_found(found: Found, wanted: Found) -> None:
     assert_same(found.result, wanted.result)
     assert found.parts.keys() == wanted.parts.keys()
+    assert found.queue.keys() == wanted.queue.keys()
     for n, value in {**wanted.parts, **wanted.queue}.items():
         torch.testing.assert_close({**found.parts, **found.queue}[n], value, rtol=0, atol=1e-9, msg=n)
 

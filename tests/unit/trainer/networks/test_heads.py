@@ -1,10 +1,19 @@
+import copy
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from trainer.networks.heads import CentroidTransformer, _dropout, positional_encoding, projector
+from trainer.networks.heads import (
+    AttentionPooling,
+    CentroidTransformer,
+    _dropout,
+    positional_encoding,
+    projector,
+)
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -58,6 +67,29 @@ def test_reading_one_token_equals_the_whole_encoder(depth: int) -> None:
     torch.testing.assert_close(x.grad, y.grad)
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, whole.get_parameter(name).grad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(CentroidTransformer, depth=1),
+        partial(CentroidTransformer, depth=3),
+        AttentionPooling,
+    ],
+)
+def test_tokens_beyond_the_length_of_a_sequence_count_for_nothing(make: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = make(16, length=5, heads=8, dropout=0, encoding="sequence_axis").double()
+    x = torch.randn(5, 5, 16, dtype=torch.float64, requires_grad=True)
+    found = network(x, torch.arange(1, 6))
+    alone = copy.deepcopy(network)
+    for count, row in enumerate(found, start=1):
+        alone.encoding = network.encoding[:count]
+        torch.testing.assert_close(row, alone(x[count - 1 : count, :count])[0], rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    for count, rows in enumerate(gradient, start=1):
+        assert (rows[:count] != 0).any(1).all()
+        assert (rows[count:] == 0).all()
 
 
 def test_dropout_keeps_its_share_and_its_mean_and_is_a_function_of_the_seed() -> None:

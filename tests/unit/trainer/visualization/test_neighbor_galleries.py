@@ -30,6 +30,7 @@ SMALL = ("backbone.width=8", "data.views.0.size=16", "data.views.1.size=16", "da
 NNCLR = (
     "method={name: nnclr, projector_hidden: 16, predictor_hidden: 16, embedding_dim: 8, queue: {size: 32}}"
 )
+ENCODER = "method.neighbor_space=encoder"
 SIMCLR = "method={name: simclr, projector_hidden: 16, embedding_dim: 8}"
 
 
@@ -55,8 +56,10 @@ class Case:
         pixels = (decode_rgb(self.shards.read(sample)) / 255 - data.mean) / data.std
         with torch.no_grad():
             features = networks.get_submodule("backbone")(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-            key = networks.get_submodule("projector")(features)[0].numpy()
-        rows, ids = method.queue.rows.numpy(), method.queue.ids.numpy()
+            in_encoder = method.queue.search_rows is not None
+            key = (features if in_encoder else networks.get_submodule("projector")(features))[0].numpy()
+        rows = (method.queue.search_rows if in_encoder else method.queue.rows).numpy()
+        ids = method.queue.ids.numpy()
         cosines = rows @ key / np.linalg.norm(key) / np.linalg.norm(rows, axis=1)
         best = [place for place in np.argsort(-cosines) if ids[place] != sample][:k]
         return ids[best].tolist(), cosines[best].tolist()
@@ -81,7 +84,8 @@ def make_case(folder, *overrides, steps=(3, 8, 20), shards=None):
                 if value.is_floating_point():
                     value.mul_(1 + 0.2 * torch.rand(value.shape, generator=generator))
             if method.queue is not None:
-                method.queue.rows.copy_(torch.nn.functional.normalize(method.queue.rows))
+                for vectors in method.queue._vectors():
+                    vectors.copy_(torch.nn.functional.normalize(vectors))
                 method.queue.ids.copy_(torch.randint(24, (32,), generator=generator))
                 method.queue.ids[step % 7 :: 7] = -1
         store.write(
@@ -147,6 +151,12 @@ def test_as_many_galleries_as_there_are_checkpoints_each_time_the_same(case):
 
 def test_without_an_averaged_copy_the_keys_are_the_networks_own(tmp_path):
     case = make_case(tmp_path, NNCLR, steps=(3,))
+    (gallery,) = neighbor_galleries(case.run)
+    assert_as_wanted(case, gallery, chosen(case, 6), 5)
+
+
+def test_neighbors_of_the_encoder_are_compared_by_features(tmp_path):
+    case = make_case(tmp_path, ENCODER, steps=(3,))
     (gallery,) = neighbor_galleries(case.run)
     assert_as_wanted(case, gallery, chosen(case, 6), 5)
 
