@@ -40,7 +40,7 @@ MUTABLE_ON_RESUME = (
 """Settings that may change on resume, because they do not affect what is learned.
 
 The exception is `guard`, which sets how broken steps are handled. All other settings must stay the same. The datasets
-of `data.train` and `data.validation` are compared by content.
+of `data.train` and `data.validation` are compared by content, a mix of sets also by its weights.
 """
 
 DEFAULTS_BEFORE_ADDITION = [

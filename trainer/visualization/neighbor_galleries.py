@@ -14,6 +14,7 @@ from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.mixed_set import open_train_shards
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
@@ -87,7 +88,7 @@ def neighbor_galleries(
     config = run.read_config()
     if config.data.reader == "stream":
         return []
-    shards = ShardSet.open(config.data.train, config.data)
+    shards = open_train_shards(config.data)
     method = method_to_look_at(config, shards.num_classes)
     if method.queue is None:
         return []
