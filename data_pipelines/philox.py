@@ -30,6 +30,7 @@ class RandomStream(IntEnum):
     SHOWN = 6
     CORRUPTIONS = 7
     MIXING = 8
+    TRIAL = 9
 
 
 def philox(

@@ -72,7 +72,7 @@ class Settings(BaseModel):
                 changed[name] = value.absolute()
             elif isinstance(value, tuple):
                 changed[name] = tuple(
-                    item.with_absolute_paths() if isinstance(item, Settings) else item for item in value
+                    v.with_absolute_paths() if isinstance(v, Settings) else v for v in value
                 )
         return self.model_copy(update=changed)
 
@@ -184,6 +184,10 @@ class DataSettings(Settings):
     ] = Path("data/train")
     """Training set: a folder of indexed shards, as a path or a URL that fsspec supports (`s3://BUCKET/PATH`). A list
     mixes several sets by weight: `[{path: data/a, weight: 2}, {path: data/b, weight: 1}]`."""
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
+    """Names of the classes to train on. Other samples are left out, also of the validation set. None: all."""
+    max_samples: int = Field(0, ge=0)
+    """Most training samples, for trials. They are spread over the classes as evenly as possible. 0: all."""
     validation: Place | None = None
     """Validation set: a folder of labeled, indexed shards for kNN. None: no evaluation during training."""
     cache: Path | None = None
@@ -270,8 +274,11 @@ class DataSettings(Settings):
     def _usable(self) -> "DataSettings":
         if self.reader == "stream" and isinstance(self.train, tuple):
             raise ValueError(
-                "train must be one text of URLs with reader: stream, because streams cannot be mixed by weight; use "
-                "reader: index with indexed sets, or join the URLs with `::`"
+                "train must be one text: streams cannot be mixed; use indexed sets, or join URLs with ::"
+            )
+        if self.reader == "stream" and (self.classes or self.max_samples):
+            raise ValueError(
+                "classes and max_samples need reader: index; set stream.samples for a shorter epoch"
             )
         if len(self.views) < 2:
             raise ValueError(f"views must list at least two views, not {len(self.views)}")

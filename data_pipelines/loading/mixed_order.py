@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data_pipelines.errors import UserError
 from data_pipelines.loading.sample_order import Draw, Order, SampleOrder, require_full_batch
 from data_pipelines.philox import RandomStream, sort_keys, uniforms
+from data_pipelines.shards.mixed_set import split_by_fractions
 from data_pipelines.shards.shard_set import ShardSet
 
 _WINDOW = 256
@@ -50,19 +51,6 @@ def order_of(shards: ShardSet, *, seed: int, global_batch: int, shuffle_block: i
         global_batch=global_batch,
         shuffle_block=shuffle_block,
     )
-
-
-def split_by_fractions(samples: int, fractions: Sequence[Fraction]) -> list[int]:
-    """Split a number of samples by fractions that add up to 1. Each part is off by less than one sample.
-
-    What rounding down leaves over goes to the parts with the largest remainders, and of equal ones to the earlier.
-    """
-    exact = [samples * fraction for fraction in fractions]
-    parts = [int(part) for part in exact]
-    by_remainder = sorted(range(len(parts)), key=lambda number: parts[number] - exact[number])
-    for number in by_remainder[: samples - sum(parts)]:
-        parts[number] += 1
-    return parts
 
 
 class MixedOrder:

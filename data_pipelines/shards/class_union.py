@@ -40,10 +40,10 @@ def renumbered(rows: NDArray[np.void], before: Sequence[str], after: Sequence[st
     Args:
         rows: rows of an index.
         before: class names that the labels count through.
-        after: class names that contain all of these.
+        after: class names that contain all of these that have samples.
     """
     place = {name: number for number, name in enumerate(after)}
-    labels = np.array([*(place[name] for name in before), -1], np.int32)  # the last one stands for -1
+    labels = np.array([*(place.get(name, -1) for name in before), -1], np.int32)  # the last one stands for -1
     if (labels[:-1] == np.arange(len(before))).all():
         return rows
     # A CRC-32 is linear: with another label, it changes by a value that depends only on the two labels.

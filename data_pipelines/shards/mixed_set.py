@@ -14,24 +14,32 @@ from data_pipelines.shards.class_union import join_classes, renumbered
 from data_pipelines.shards.index import VERSION, DatasetRecord, ShardRecord
 from data_pipelines.shards.joined_files import JoinedFiles
 from data_pipelines.shards.shard_set import Mix, ShardSet
+from data_pipelines.shards.trial_sets import at_most, only_classes, require_known
 from data_pipelines.urls import Url, shown
 
 
 def open_train_shards(settings: DataSettings) -> ShardSet:
     """Open the set that `data.train` names, or the mix of several sets.
 
+    `data.classes` and `data.max_samples` leave samples out. In a mix, each set keeps at most its fraction of
+    `data.max_samples`.
+
     A mix is one dataset. Its samples and shards count through the sets in their order. Its classes are the union of all
     classes by name. Sets without labels add samples with the label -1. Names of shards begin with the folder of their
     set. Its index is in memory: 32 bytes per sample in each process.
 
     Raises:
-        UserError: as for `ShardSet.open`, the labels of two sets cannot be joined, or a set of a mix has no samples.
+        UserError: as for `ShardSet.open`, the labels of two sets cannot be joined, there is no such class, or no
+            samples of a set are left.
     """
     places = settings.train_places
-    if len(places) == 1:
-        return ShardSet.open(places[0], settings)
     remote = sum(isinstance(place, Url) for place in places)
     sets = [ShardSet.open(place, settings, cache_fraction=1 / max(1, remote)) for place in places]
+    if settings.classes is not None:
+        require_known(settings.classes, [(one.folder, one.classes) for one in sets])
+        sets = [only_classes(one, settings.classes) for one in sets]
+    if len(sets) == 1:
+        return at_most(sets[0], settings.max_samples) if settings.max_samples else sets[0]
     for number, one in enumerate(sets):
         if len(one) == 0:
             raise UserError(
@@ -39,21 +47,51 @@ def open_train_shards(settings: DataSettings) -> ShardSet:
                 where=one.folder,
                 fix=f"remove it from data.train, where it is number {number} (counted from 0)",
             )
-    return _mixed(sets, _weights(settings, sets))
+    fractions = _fractions(settings, sets)
+    if settings.max_samples:
+        counts = split_by_fractions(settings.max_samples, fractions)
+        sets = [at_most(one, count) for one, count in zip(sets, counts, strict=True)]
+    return _mixed(sets, fractions)
 
 
-def with_classes_of(shards: ShardSet, train_set: ShardSet) -> ShardSet:
-    """Return a validation set with labels that count through the classes of a mix.
+def with_classes_of(shards: ShardSet, train_set: ShardSet, classes: Sequence[str] | None = None) -> ShardSet:
+    """Return a validation set with labels that count through the classes of a mix, or through chosen classes.
 
-    The set stays as it is if the training set is not a mix, or if it has a class that the mix does not have.
+    The set stays as it is if the training set is neither. Its labels stay if it has a class that the training set does
+    not have.
+
+    Args:
+        shards: the validation set.
+        train_set: the training set.
+        classes: names of the classes that the training set was restricted to. None: all.
+
+    Raises:
+        UserError: the validation set has no sample of these classes.
     """
-    if train_set.mix is None or not set(shards.classes) <= set(train_set.classes):
+    if classes is not None:
+        shards = only_classes(shards, classes)
+    elif train_set.mix is None:
+        return shards
+    if shards.classes == train_set.classes or not set(shards.classes) <= set(train_set.classes):
         return shards
     index = renumbered(shards.index, shards.classes, train_set.classes)
     return shards.with_classes(train_set.classes, index)
 
 
-def _weights(settings: DataSettings, sets: Sequence[ShardSet]) -> tuple[Fraction, ...]:
+def split_by_fractions(samples: int, fractions: Sequence[Fraction]) -> list[int]:
+    """Split a number of samples by fractions that add up to 1. Each part is off by less than one sample.
+
+    What rounding down leaves over goes to the parts with the largest remainders, and of equal ones to the earlier.
+    """
+    exact = [samples * fraction for fraction in fractions]
+    parts = [int(part) for part in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda number: parts[number] - exact[number])
+    for number in by_remainder[: samples - sum(parts)]:
+        parts[number] += 1
+    return parts
+
+
+def _fractions(settings: DataSettings, sets: Sequence[ShardSet]) -> tuple[Fraction, ...]:
     """Return the fraction of the samples that each set gives. They add up to exactly 1."""
     assert isinstance(settings.train, tuple)
     asked = [
@@ -77,9 +115,9 @@ def _mixed(sets: Sequence[ShardSet], fractions: tuple[Fraction, ...]) -> ShardSe
         quarantined=sum(one.record.quarantined for one in sets),
         classes=classes,
         shards=tuple(
-            ShardRecord(f"{_name(one.folder)}/{shard.name}", shard.size, shard.samples)
+            ShardRecord(f"{_name(one.folder)}/{shard.name}", shard.size, samples)
             for one in sets
-            for shard in one.record.shards
+            for shard, samples in zip(one.record.shards, one.shard_sizes, strict=True)
         ),
     )
     files = JoinedFiles([one.files for one in sets], counts)

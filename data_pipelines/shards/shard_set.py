@@ -126,9 +126,18 @@ class ShardSet:
         sizes = np.bincount(index["shard"], minlength=len(self.shard_sizes))
         return self._with(index, sizes.tolist())
 
-    def with_classes(self, classes: tuple[str, ...], index: NDArray[np.void]) -> "ShardSet":
-        """Return the same dataset with other class names and an index `[N]` whose labels count through them."""
-        other = ShardSet(self.folder, self.record.model_copy(update={"classes": classes}), index, self.files)
+    def with_classes(
+        self, classes: tuple[str, ...], index: NDArray[np.void], fingerprint: str | None = None
+    ) -> "ShardSet":
+        """Return the same dataset with other class names and an index `[N]` whose labels count through them.
+
+        Args:
+            classes: names of the classes.
+            index: the same rows with other labels.
+            fingerprint: hash of the dataset. None: it stays.
+        """
+        changed = {"classes": classes, "fingerprint": fingerprint or self.fingerprint}
+        other = ShardSet(self.folder, self.record.model_copy(update=changed), index, self.files)
         other.shard_sizes = self.shard_sizes
         return other
 

@@ -70,7 +70,9 @@ def evaluate_backbone(job: EvalJob) -> None:
     settings = trained.recipe.data
     train_set = _labeled(job.train, settings, "--train") if job.train else _labeled_train_set(settings)
     validation_set = with_classes_of(
-        _labeled(job.validation or settings.validation, settings, "--validation"), train_set
+        _labeled(job.validation or settings.validation, settings, "--validation"),
+        train_set,
+        None if job.train else settings.classes,
     )
     if train_set.classes != validation_set.classes:
         raise UserError(

@@ -141,7 +141,7 @@ def _check_samples(config: Config, ranks: int, train_set: TrainSet) -> None:
         raise UserError(
             f"the dataset has {samples} samples, which is less than one batch of {batch}",
             where=train_set.folder,
-            fix=f"{smaller}use a larger dataset",
+            fix=f"{smaller}{'raise data.max_samples' if config.data.max_samples else 'use a larger dataset'}",
         )
     if isinstance(train_set, ShardSet):  # a weight may be too small for an epoch
         order_of(train_set, seed=0, global_batch=batch, shuffle_block=config.data.shuffle_block)

@@ -57,6 +57,8 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.queue_from_step", 0),
     ("optim.peak_lr_at", "after_warmup"),
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
+    ("data.classes", None),
+    ("data.max_samples", 0),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""
 

@@ -80,19 +80,21 @@ def open_train_set(settings: DataSettings) -> TrainSet:
 
 
 def open_validation_set(settings: DataSettings, train_set: TrainSet | None) -> ShardSet | None:
-    """Open the set that `data.validation` names. Its labels count through the classes of a mix of training sets.
+    """Open the set that `data.validation` names, restricted to `data.classes`.
+
+    Its labels count through the classes of the training set if that is a mix or is restricted too.
 
     Args:
         settings: settings of the data.
         train_set: the opened training set. None: it cannot be opened.
 
     Raises:
-        UserError: as for `ShardSet.open`.
+        UserError: as for `ShardSet.open` and `with_classes_of`.
     """
     if settings.validation is None:
         return None
     shards = ShardSet.open(settings.validation, settings)
-    return with_classes_of(shards, train_set) if isinstance(train_set, ShardSet) else shards
+    return with_classes_of(shards, train_set, settings.classes) if isinstance(train_set, ShardSet) else shards
 
 
 def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:

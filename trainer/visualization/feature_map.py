@@ -11,11 +11,11 @@ from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.mixed_set import open_train_shards
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import balanced_sample
 from trainer.evaluation.features import extract
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.projection import choose_way, project_2d
-from trainer.visualization.samples import balanced_sample
 
 _BATCH = 256
 

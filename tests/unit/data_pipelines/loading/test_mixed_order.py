@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_pipelines.errors import UserError
-from data_pipelines.loading.mixed_order import MixedOrder, split_by_fractions
+from data_pipelines.loading.mixed_order import MixedOrder
 from data_pipelines.loading.sample_order import Draw
+from data_pipelines.shards.mixed_set import split_by_fractions
 
 sets = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4).filter(any), min_size=1, max_size=4)
 positive = st.fractions(min_value=Fraction(1, 10), max_value=10, max_denominator=20)

@@ -1,4 +1,4 @@
-"""Runs on a mix of two sets of different sizes and classes."""
+"""Runs on a mix of two sets of different sizes and classes, and on a part of a set."""
 
 import os
 import signal
@@ -64,3 +64,18 @@ def test_a_run_on_a_mix_can_be_evaluated_reported_and_exported(
     exported = command("export", path, "--format", "hf", "--out", tmp_path / "hf")
     assert exported.code == 0, exported.out
     assert "images + " in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_a_run_on_a_part_of_a_set_is_evaluated_on_its_classes(runs: Runs, command) -> None:
+    part = ("data.classes=[1, 4, 7]", "data.max_samples=300")
+    result = runs.train("part", *part, "train.max_steps=6")
+    assert result.code == 0, result.out
+    assert runs.tensors("part")["classifier.weight"].shape[0] == 3
+    evaluations = [r for r in runs.metrics("part") if r["kind"] == "eval"]
+    assert all(0.3 < r["knn_online"] <= 1 for r in evaluations)
+    assert [round(r["epoch"], 2) for r in evaluations] == [0, 1, 1.5], "an epoch has four batches of 64"
+    refused = runs.resume("part", "data.max_samples=200")
+    assert (refused.code, "data.max_samples: 300 -> 200" in refused.words) == (2, True)
+    evaluated = command("eval", runs.path("part").path)
+    assert evaluated.code == 0, evaluated.out
+    assert "online_classifier" in (runs.path("part").path / "eval.json").read_text()

@@ -4,7 +4,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings
-from trainer.config.resume_compat import fingerprint
+from trainer.config.resume_compat import fingerprint, refuse_changed_training
 from trainer.config.schema import data_settings, dump, load_config, parse
 
 WEIGHTED = "data.train=[{path: data/a, weight: 2}, {path: s3://bucket/b, weight: 1}]"
@@ -59,9 +59,12 @@ def test_weights_do_not_change_the_settings_fingerprint_because_sets_are_compare
         ("data.train=[{path: a}, {path: b, weight: 1}]", "must give a weight to each of its sets or to none"),
         ("data.train=[a, b, a]", "data.train: lists a twice; list it once, with a higher weight"),
         ("data.train=[a, b, ./a]", "data.train: lists a twice"),
+        ("data.classes=[]", "data.classes: must have at least 1 items"),
+        ("data.classes=cat", "data.classes: must be a list"),
+        ("data.max_samples=-1", "data.max_samples: must be at least 0"),
     ],
 )
-def test_wrong_lists_are_refused(override: str, said: str) -> None:
+def test_wrong_settings_of_sets_are_refused(override: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         load_config("digits_demo", [override])
     problems = [line for line in str(error.value).splitlines() if line.startswith("  - ")]
@@ -69,6 +72,21 @@ def test_wrong_lists_are_refused(override: str, said: str) -> None:
     assert said in problems[0]
 
 
+@pytest.mark.parametrize("override", ["data.classes=[a]", "data.max_samples=9"])
+def test_streams_have_no_parts(override: str) -> None:
+    with pytest.raises(UserError, match="classes and max_samples need reader: index"):
+        data_settings("digits_demo", [override, "data.reader=stream", "data.stream.samples=5"])
+
+
+def test_a_part_of_a_set_is_another_training() -> None:
+    before = load_config("digits_demo")
+    for override in ("data.classes=[3, 7]", "data.max_samples=100"):
+        assert fingerprint(load_config("digits_demo", [override])) != fingerprint(before)
+        with pytest.raises(UserError, match=override.partition("=")[0]):
+            refuse_changed_training(before, load_config("digits_demo", [override]))
+    assert data("data.classes=[3, 7]").classes == ("3", "7")
+
+
 def test_streams_cannot_be_mixed() -> None:
-    with pytest.raises(UserError, match="streams cannot be mixed by weight; use reader: index"):
+    with pytest.raises(UserError, match="streams cannot be mixed; use indexed sets"):
         data_settings("digits_demo", [WEIGHTED, "data.reader=stream", "data.stream.samples=5"])
