@@ -29,6 +29,8 @@ class RandomStream(IntEnum):
     HELD_OUT = 5
     SHOWN = 6
     CORRUPTIONS = 7
+    MIXING = 8
+    TRIAL = 9
 
 
 def philox(
@@ -62,27 +64,33 @@ def _key(seed: int) -> tuple[int, int]:
 
 
 def uniforms(
-    seed: int, stream: RandomStream, *, epoch: int, items: ArrayLike, lane: int, count: int
+    seed: int, stream: RandomStream, *, epoch: ArrayLike, items: ArrayLike, lane: int, count: int
 ) -> NDArray[np.float64]:
     """Return uniform numbers in [0, 1) with 32 random bits: `[B, count]` for items `[B]`.
 
     Args:
         seed: 64-bit seed of the run.
         stream: purpose of the numbers.
-        epoch: below 2^32.
+        epoch: below 2^32, one for all items or `[B]`.
         items: item of each row (a sample id), below 2^32.
         lane: which of several independent rows of an item (a view), below 2^16.
         count: how many numbers per item.
     """
     rows = np.asarray(items, np.uint64)[:, None]
     blocks = np.arange(-(-count // 4), dtype=np.uint64)[None, :]
-    words = philox(_key(seed), (rows, epoch, (int(stream) << 16) | lane, blocks))  # [B, blocks, 4]
+    epochs = np.asarray(epoch, np.uint64).reshape(-1, 1)
+    words = philox(_key(seed), (rows, epochs, (int(stream) << 16) | lane, blocks))  # [B, blocks, 4]
     return words.reshape(len(rows), -1)[:, :count].astype(np.float64) * 2.0**-32
+
+
+def sort_keys(seed: int, stream: RandomStream, *, epoch: int, items: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return 64 random bits for each item: `[N]`."""
+    words = philox(_key(seed), (items, epoch, int(stream) << 16, 0)).astype(np.uint64)  # [N, 4]
+    return (words[:, 0] << _HALF) | words[:, 1]
 
 
 def permutation(
     seed: int, stream: RandomStream, *, epoch: int, items: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the items `[N]` in random order. They are sorted by 64 random bits each, and ties keep the given order."""
-    words = philox(_key(seed), (items, epoch, int(stream) << 16, 0)).astype(np.uint64)  # [N, 4]
-    return items[np.argsort((words[:, 0] << _HALF) | words[:, 1], kind="stable")]
+    return items[np.argsort(sort_keys(seed, stream, epoch=epoch, items=items), kind="stable")]

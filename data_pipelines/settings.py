@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data_pipelines.presets import expand
 from data_pipelines.typed_values import as_typed, holds_models, refuse_control_characters
-from data_pipelines.urls import Place
+from data_pipelines.urls import Place, Url
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
@@ -48,7 +57,7 @@ class Settings(BaseModel):
         """Take text as it was typed, and expand `~` in paths. Refuse control characters."""
         assert info.field_name is not None
         annotation = cls.model_fields[info.field_name].annotation
-        if not holds_models(annotation):
+        if not holds_models(annotation) or isinstance(value, str):
             refuse_control_characters(value, allowed="\n\t" if info.field_name in cls.several_lines else "")
         return as_typed(value, annotation)
 
@@ -61,6 +70,10 @@ class Settings(BaseModel):
                 changed[name] = value.with_absolute_paths()
             elif isinstance(value, Path):
                 changed[name] = value.absolute()
+            elif isinstance(value, tuple):
+                changed[name] = tuple(
+                    v.with_absolute_paths() if isinstance(v, Settings) else v for v in value
+                )
         return self.model_copy(update=changed)
 
 
@@ -140,13 +153,41 @@ class GpuDecoderSettings(Settings):
     """Image height, in pixels, for which decoder memory is allocated at the start."""
 
 
+class MixedSetSettings(Settings):
+    """One of several training sets that are mixed."""
+
+    path: Place
+    """Folder of indexed shards, as a path or a URL."""
+    weight: float | None = Field(None, gt=0)
+    """Weight of the set. Its fraction of every epoch is its weight divided by the sum of all weights. Null for all
+    sets: the number of samples of each set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
+def _kind_of_train(value: Any) -> str:
+    """Return the tag of the type that a value of `data.train` is meant for. Messages name no tag in parentheses."""
+    return "(sets)" if isinstance(value, list | tuple | Mapping) else "(set)"
+
+
 class DataSettings(Settings):
     """The datasets, and how their images are loaded and augmented."""
 
     first_names = {"threads": "decode_threads", "cache_ahead": "prefetch_shards"}
 
-    train: Place = Path("data/train")
-    """Training set: a folder of indexed shards, as a path or a URL that fsspec supports (`s3://BUCKET/PATH`)."""
+    train: Annotated[
+        Annotated[Place, Tag("(set)")] | Annotated[tuple[MixedSetSettings, ...], Tag("(sets)")],
+        Discriminator(_kind_of_train),
+    ] = Path("data/train")
+    """Training set: a folder of indexed shards, as a path or a URL that fsspec supports (`s3://BUCKET/PATH`). A list
+    mixes several sets by weight: `[{path: data/a, weight: 2}, {path: data/b, weight: 1}]`."""
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
+    """Names of the classes to train on. Other samples are left out, also of the validation set. None: all."""
+    max_samples: int = Field(0, ge=0)
+    """Most training samples, for trials. They are spread over the classes as evenly as possible. 0: all."""
     validation: Place | None = None
     """Validation set: a folder of labeled, indexed shards for kNN. None: no evaluation during training."""
     cache: Path | None = None
@@ -193,6 +234,19 @@ class DataSettings(Settings):
         return self.cache if self.cache is not None else user_cache_path("all4one") / "shards"
 
     @property
+    def train_places(self) -> tuple[Path | Url, ...]:
+        """Locations of the training sets, in order."""
+        return tuple(one.path for one in self.train) if isinstance(self.train, tuple) else (self.train,)
+
+    @property
+    def train_names(self) -> str:
+        """The training sets in one line, each with its weight if it has one."""
+        if not isinstance(self.train, tuple):
+            return str(self.train)
+        weights = (f" (weight {one.weight:g})" if one.weight is not None else "" for one in self.train)
+        return " + ".join(f"{one.path}{weight}" for one, weight in zip(self.train, weights, strict=True))
+
+    @property
     def sizes(self) -> list[int]:
         """Distinct view sizes in pixels. The size of the first view comes first."""
         return list(dict.fromkeys(view.size for view in self.views))
@@ -202,8 +256,30 @@ class DataSettings(Settings):
     def _written_out(cls, views: Any) -> Any:
         return expand(views)
 
+    @field_validator("train")
+    @classmethod
+    def _can_be_mixed(cls, train: Any) -> Any:
+        if not isinstance(train, tuple):
+            return train
+        if not train:
+            raise ValueError("must list at least one set")
+        if 0 < sum(one.weight is None for one in train) < len(train):
+            raise ValueError("must give a weight to each of its sets or to none")
+        paths = [str(one.path) for one in train]
+        if twice := next((path for path in paths if paths.count(path) > 1), None):
+            raise ValueError(f"lists {twice} twice; list it once, with a higher weight")
+        return train
+
     @model_validator(mode="after")
     def _usable(self) -> "DataSettings":
+        if self.reader == "stream" and isinstance(self.train, tuple):
+            raise ValueError(
+                "train must be one text: streams cannot be mixed; use indexed sets, or join URLs with ::"
+            )
+        if self.reader == "stream" and (self.classes or self.max_samples):
+            raise ValueError(
+                "classes and max_samples need reader: index; set stream.samples for a shorter epoch"
+            )
         if len(self.views) < 2:
             raise ValueError(f"views must list at least two views, not {len(self.views)}")
         if self.eval_resize < self.views[0].size:

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.models import ParameterInfo
 
 from launch.cli import app
-from trainer.config.descriptions import limits, takes, written
+from trainer.config.descriptions import is_choice_of_types, limits, takes, written
 from trainer.config.schema import Config
 from trainer.methods import available
 
@@ -150,9 +150,10 @@ def _model(prefix: str, model: type[BaseModel], title: str = "") -> Iterator[str
     for name, field in model.model_fields.items():
         key = f"{prefix}.{name}" if prefix else name
         inner, is_list = _inner_model(field.annotation)
-        if inner is None or not inner.model_fields:
+        has_section = inner is not None and bool(inner.model_fields)
+        if not has_section or is_choice_of_types(field.annotation):
             own.append(_setting(key, field, earlier.get(name, "")))
-        elif key != "method":  # each method has a section of its own
+        if has_section and key != "method":  # each method has a section of its own
             nested.append((f"{key}.N" if is_list else key, inner))
     yield f"## {title or prefix}\n\n{_paragraphs(model.__doc__)}\n"
     if own:
@@ -189,6 +190,8 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
         return _inner_model(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
         return _inner_model(get_args(annotation)[0])[0], True
+    if is_choice_of_types(annotation):
+        return next((found for one in get_args(annotation) if (found := _inner_model(one))[0]), (None, False))
     return None, False
 
 

@@ -21,7 +21,7 @@ def make_set(folder: Path, count: int = 20, classes: Sequence[str] = ("dark", "l
     items = []
     for number in range(count):
         label = number % len(classes) if classes else -1
-        darkest = 100 * max(label, 0)
+        darkest = min(100 * max(label, 0), 155)
         file = io.BytesIO()
         pixels = rng.integers(darkest, darkest + 100, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, "PNG")

@@ -10,7 +10,6 @@ from data_pipelines.loading.loaders import TrainLoader
 from data_pipelines.loading.micro_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamLoader, StreamSet
 from data_pipelines.prefetch import never
-from data_pipelines.shards.shard_set import ShardSet
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
 from trainer.distributed.objects import broadcast_object, broadcast_tensors
@@ -23,6 +22,7 @@ from trainer.runs.components import (
     build_method,
     image_dtype,
     open_train_set,
+    open_validation_set,
     total_steps,
 )
 from trainer.runs.cpu_threads import choose_threads
@@ -78,9 +78,7 @@ def build(
     apply_determinism(config, process.device)
     torch.set_num_threads(choose_threads(config, run, process))
     train_set = open_train_set(config.data)
-    validation_set = (
-        ShardSet.open(config.data.validation, config.data) if config.data.validation is not None else None
-    )
+    validation_set = open_validation_set(config.data, train_set)
     loader = _loader(train_set, config, run, process, give_up)
     store = CheckpointStore(run.checkpoints) if process.is_first else None
     if broadcast_object(store is not None and store.newest_state() is not None):

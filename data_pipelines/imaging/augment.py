@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from data_pipelines.philox import RandomStream, uniforms
 from data_pipelines.settings import ViewSettings
@@ -66,7 +66,7 @@ def view_numbers(
     sizes: NDArray[np.int64],
     *,
     seed: int,
-    epoch: int,
+    epoch: ArrayLike,
     samples: NDArray[np.int64],
     view: int,
 ) -> AugmentationParams:
@@ -76,7 +76,7 @@ def view_numbers(
         settings: probabilities and strengths of this view.
         sizes: `[B, 2]` height and width of the stored images, in pixels.
         seed: seed of the run.
-        epoch: epoch in which the samples are seen.
+        epoch: epoch in which the samples are seen, one for all or `[B]`.
         samples: `[B]` sample ids.
         view: index of the view.
     """
@@ -108,7 +108,7 @@ def numbers_of_views(
     sizes: NDArray[np.int64],
     *,
     seed: int,
-    epoch: int,
+    epoch: ArrayLike,
     samples: NDArray[np.int64],
 ) -> list[AugmentationParams]:
     """Return `view_numbers` of each view in order."""

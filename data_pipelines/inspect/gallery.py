@@ -13,7 +13,7 @@ from data_pipelines.files import replacing
 from data_pipelines.imaging.augment import AugmentationParams, numbers_of_views
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
 from data_pipelines.imaging.opencv import OpenCVBackend
-from data_pipelines.loading.sample_order import SampleOrder
+from data_pipelines.loading.mixed_order import order_of
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.shard_set import BadSample, ShardSet
 
@@ -36,7 +36,7 @@ class FirstViews(NamedTuple):
 
 
 def first_views(
-    shards: ShardSet, settings: DataSettings, *, seed: int, epoch: int, images: int
+    shards: ShardSet, settings: DataSettings, *, seed: int, epoch: int, images: int, global_batch: int = 1
 ) -> FirstViews:
     """Return the first images of an epoch with the views that a run sees.
 
@@ -46,19 +46,20 @@ def first_views(
         seed: seed of the run.
         epoch: epoch of the sample order and the augmentations.
         images: maximum number of images, limited by the size of the dataset.
+        global_batch: samples of one optimizer step of the run. Only the order of a mix depends on it.
 
     Raises:
         UserError: no image can be read.
     """
-    order = SampleOrder(shards.shard_sizes, seed=seed, global_batch=1, shuffle_block=settings.shuffle_block)
-    samples = order.samples(epoch, 0, min(images, len(shards)))
-    good, decoded, refused = _read(shards, samples)
+    order = order_of(shards, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block)
+    drawn = order.draw(epoch, 0, min(images, order.steps_per_epoch * global_batch))
+    good, decoded, refused = _read(shards, drawn.ids)
     if not decoded:
         raise UserError("none of the images can be read", where=shards.folder, fix=refused[0])
-    ids = np.array(good)
-    numbers = numbers_of_views(settings.views, shards.sizes(ids), seed=seed, epoch=epoch, samples=ids)
+    ids, passes = drawn.ids[good], drawn.passes[good]
+    numbers = numbers_of_views(settings.views, shards.sizes(ids), seed=seed, epoch=passes, samples=ids)
     views = _make([data for data, _ in decoded], numbers)
-    return FirstViews(good, [pixels for _, pixels in decoded], views, numbers, refused)
+    return FirstViews(ids.tolist(), [pixels for _, pixels in decoded], views, numbers, refused)
 
 
 def draw(
@@ -89,12 +90,13 @@ def draw(
 def _read(
     shards: ShardSet, samples: NDArray[np.int64]
 ) -> tuple[list[int], list[tuple[bytes, NDArray[np.uint8]]], list[str]]:
+    """Return the rows of the readable samples, their bytes with their pixels, and name and reason of the others."""
     good, decoded, refused = [], [], []
-    for sample in samples.tolist():
+    for row, sample in enumerate(samples.tolist()):
         try:
             data = shards.read(sample)
             decoded.append((data, decode_rgb(data)))
-            good.append(sample)
+            good.append(row)
         except (BadSample, UnusableImage) as error:
             refused.append(f"{shards.key(sample)}: {error}")
     return good, decoded, refused

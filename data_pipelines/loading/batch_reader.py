@@ -69,7 +69,7 @@ class Reader:
 
         Args:
             samples: sample ids.
-            numbers: returns the augmentation parameters of every view of the given samples.
+            numbers: returns the augmentation parameters of every view of the samples in the given rows of the batch.
             replace: whether to replace each bad sample by the next good one of the batch, counted cyclically.
                 Otherwise bad samples are left out, and the batch is shorter or even empty.
 
@@ -95,7 +95,7 @@ class Reader:
             assert isinstance(content, bytes)
             return content
 
-        decode = self._decoder.begin(choose, image, lambda rows: numbers(samples[rows]))
+        decode = self._decoder.begin(choose, image, lambda rows: numbers(np.array(rows, np.int64)))
 
         def finish() -> ReadBatch:
             decoded, refused = decode()
@@ -129,11 +129,12 @@ class Reader:
             return error
 
     def _all_bad(self, samples: NDArray[np.int64], bad: dict[int, str]) -> UserError:
-        folder = self._shards.folder
+        first = int(samples[0])
+        folder = self._shards.folder_of(first)
         here = isinstance(folder, Path)
         return UserError(
             f"none of {len(samples)} samples of a batch can be used, such as this one: {bad[0]}",
-            where=folder / self._shards.key(int(samples[0])),
+            where=self._shards.location(first),
             fix=f"look at the shards: all4one data verify {quoted(folder)} --decode"
             if here
             else "look at the shards there",

@@ -19,6 +19,7 @@ from torch import Tensor
 from data_pipelines.imaging.augment import AugmentationParams, center_crop_params, numbers_of_views
 from data_pipelines.loading.batch_reader import ReadBatch, Reader
 from data_pipelines.loading.micro_batches import MicroBatchLoader, bring_to
+from data_pipelines.loading.mixed_order import order_of
 from data_pipelines.loading.prefetching_batches import (
     Batch,
     BatchPartition,
@@ -26,7 +27,7 @@ from data_pipelines.loading.prefetching_batches import (
     PrefetchingBatches,
 )
 from data_pipelines.loading.quarantine import Quarantine
-from data_pipelines.loading.sample_order import SampleOrder
+from data_pipelines.loading.sample_order import Draw
 from data_pipelines.prefetch import Prefetch, finished, never
 from data_pipelines.settings import DataSettings, ViewSettings
 from data_pipelines.shards.cache import ReadCancelled
@@ -80,8 +81,8 @@ class TrainLoader(MicroBatchLoader):
         give_up: Callable[[], bool] = never,
     ) -> None:
         self._partition = BatchPartition(rank, world_size, global_batch, accumulation)
-        self._order = SampleOrder(
-            shards.shard_sizes, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
+        self._order = order_of(
+            shards, seed=seed, global_batch=global_batch, shuffle_block=settings.shuffle_block
         )
         self._shards, self._settings, self._seed = shards.copy(), settings, seed
         self._reader = Reader(
@@ -118,14 +119,15 @@ class TrainLoader(MicroBatchLoader):
             for offset in self._partition.starts:
                 start = inside * self._partition.global_batch + offset
                 self._shards.files.expect(self._order.upcoming(epoch, start))
-                samples = self._order.samples(epoch, start, start + self._partition.batch)
-                read = self._reader.begin(samples, partial(self._numbers, epoch), replace=True)
+                draw = self._order.draw(epoch, start, start + self._partition.batch)
+                read = self._reader.begin(draw.ids, partial(self._numbers, draw), replace=True)
                 yield partial(_loaded, read, epoch, step)
             step += 1
 
-    def _numbers(self, epoch: int, samples: NDArray[np.int64]) -> list[AugmentationParams]:
+    def _numbers(self, draw: Draw, rows: NDArray[np.int64]) -> list[AugmentationParams]:
+        samples, passes = draw.ids[rows], draw.passes[rows]
         sizes = self._shards.sizes(samples)
-        return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=epoch, samples=samples)
+        return numbers_of_views(self._settings.views, sizes, seed=self._seed, epoch=passes, samples=samples)
 
 
 def _loaded(finish: Callable[[], ReadBatch], epoch: int, step: int) -> LoadedBatch:
@@ -221,11 +223,11 @@ class EvalLoader:
             samples = self._samples[start : start + self._batch]
             shard = int(self._shards.index["shard"][samples[0]])
             self._shards.files.expect([number] for number in range(shard, len(self._shards.shard_sizes)))
-            yield self._reader.begin(samples, self._numbers, replace=False)
+            yield self._reader.begin(samples, partial(self._numbers, samples), replace=False)
 
-    def _numbers(self, samples: NDArray[np.int64]) -> list[AugmentationParams]:
+    def _numbers(self, samples: NDArray[np.int64], rows: NDArray[np.int64]) -> list[AugmentationParams]:
         return [
             center_crop_params(
-                self._shards.sizes(samples), resize=self._settings.eval_resize, crop=self._size
+                self._shards.sizes(samples[rows]), resize=self._settings.eval_resize, crop=self._size
             )
         ]

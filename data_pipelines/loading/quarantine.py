@@ -63,7 +63,7 @@ class Quarantine:
         for name, reason in bad.items():
             if name in self._named:
                 continue
-            shard, _, key = name.partition("/")
+            shard, key = _split(name)
             entry = {"key": key, "shard": shard, "reason": reason, "epoch": epoch, "step": step}
             # a full disk does not stop training: the sample is replaced, and recorded when it comes again
             with suppress(OSError):
@@ -85,3 +85,13 @@ class Quarantine:
                 where=name,
                 fix="check the shards with `all4one data verify FOLDER --decode`, or raise data.max_bad_fraction",
             )
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return shard and key of `SHARD.tar/KEY`. The shards of a mix begin with the folder of their set, and the shards
+    of a stream may have another suffix."""
+    shard, tar, key = name.partition(".tar/")
+    if tar:
+        return f"{shard}.tar", key
+    shard, _, key = name.partition("/")
+    return shard, key

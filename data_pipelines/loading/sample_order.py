@@ -8,13 +8,37 @@ Any position can be found from a single block.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.errors import UserError
 from data_pipelines.philox import RandomStream, permutation
+
+
+class Draw(NamedTuple):
+    """Samples of consecutive positions of an epoch."""
+
+    ids: NDArray[np.int64]
+    """`[n]` sample ids."""
+    passes: NDArray[np.int64]
+    """`[n]` number of the pass over its set that takes each sample, from 0. A pass takes a sample once, so id and pass
+    together name its views. For a single set, it is the epoch."""
+
+
+class Order(Protocol):
+    """The order of the samples in every epoch, as loaders use it."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of global batches in an epoch."""
+
+    def draw(self, epoch: int, start: int, stop: int) -> Draw:
+        """Return the samples at positions `[start, stop)` of an epoch."""
+
+    def upcoming(self, epoch: int, position: int) -> Iterator[list[int]]:
+        """Yield the shards that are read at a position, then those of each following block, without end."""
 
 
 class _Block(NamedTuple):
@@ -44,11 +68,7 @@ class SampleOrder:
         self._sizes = np.asarray(shard_sizes, np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._sizes)])
         self.num_samples = int(self._first[-1])
-        if self.num_samples < global_batch:
-            raise UserError(
-                f"the dataset has {self.num_samples} samples, fewer than one global batch of {global_batch}",
-                fix=f"set a global batch of at most {self.num_samples}, or add data",
-            )
+        require_full_batch(self.num_samples, global_batch)
         self.seed = seed
         self.steps_per_epoch = self.num_samples // global_batch
         self._shuffle_block = shuffle_block
@@ -72,6 +92,10 @@ class SampleOrder:
             parts.append(inside)
             start, number = start + len(inside), number + 1
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def draw(self, epoch: int, start: int, stop: int) -> Draw:
+        """Return the samples at positions `[start, stop)` of an epoch. See `samples`."""
+        return Draw(self.samples(epoch, start, stop), np.full(stop - start, epoch))
 
     def upcoming(self, epoch: int, position: int) -> Iterator[list[int]]:
         """Yield the shards of the block at a position, then of each following block, without end."""
@@ -114,6 +138,15 @@ class SampleOrder:
                 permutation(self.seed, RandomStream.SAMPLES, epoch=epoch, items=ids),
             )
         return self._cached[2]
+
+
+def require_full_batch(samples: int, global_batch: int) -> None:
+    """Raise a UserError if a dataset has fewer samples than one global batch."""
+    if samples < global_batch:
+        raise UserError(
+            f"the dataset has {samples} samples, fewer than one global batch of {global_batch}",
+            fix=f"set a global batch of at most {samples}, or add data",
+        )
 
 
 def _number_at(blocks: list[_Block], position: int) -> int:

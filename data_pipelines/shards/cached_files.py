@@ -31,10 +31,20 @@ class CachedFiles:
         record: content of `dataset.json`.
         index: the index file in the cache, protected from eviction while this object lives.
         ahead: maximum number of shards to download ahead of the current block.
+        fraction: fraction of the cache that the shards which are needed next may take, in (0, 1].
     """
 
-    def __init__(self, url: Url, cache: Cache, record: DatasetRecord, index: Descriptor, ahead: int) -> None:
+    def __init__(
+        self,
+        url: Url,
+        cache: Cache,
+        record: DatasetRecord,
+        index: Descriptor,
+        ahead: int,
+        fraction: float = 1.0,
+    ) -> None:
         self._url, self._cache, self._record, self._index, self._ahead = url, cache, record, index, ahead
+        self._fraction = fraction
         self._stop, self._changed = Event(), Condition()
         self._remote = Remote(url, self._stop)
         self._window: list[int] = []  # shards needed next, the earliest first
@@ -46,7 +56,11 @@ class CachedFiles:
 
     def copy(self) -> "CachedFiles":
         """Return the same shards with a separate window, threads and stop event."""
-        return CachedFiles(self._url, self._cache, self._record, self._index, self._ahead)
+        return CachedFiles(self._url, self._cache, self._record, self._index, self._ahead, self._fraction)
+
+    def folder_of(self, number: int) -> Url:
+        """Return the folder that holds a shard."""
+        return self._url
 
     def read(self, number: int, size: int, offset: int) -> bytes:
         """Read bytes of a shard. If the disk has no room for the shard, read from the remote folder.
@@ -115,7 +129,7 @@ class CachedFiles:
 
     def _fitting(self, upcoming: Iterator[Sequence[int]]) -> list[int]:
         block = next(upcoming, [])
-        window, left = list[int](), self._cache.max_bytes
+        window, left = list[int](), int(self._fraction * self._cache.max_bytes)
         for number in dict.fromkeys(chain(block, islice(chain.from_iterable(upcoming), self._ahead))):
             left -= self._record.shards[number].size
             if left < 0:

@@ -25,6 +25,10 @@ class LocalFiles:
         """Return the same shards with separate open files."""
         return LocalFiles(self._folder, self._names, self._ahead is not None)
 
+    def folder_of(self, number: int) -> Path:
+        """Return the folder that holds a shard."""
+        return self._folder
+
     def read(self, number: int, size: int, offset: int) -> bytes:
         """Read bytes of a shard; fewer if it ends before. Raises OSError."""
         with self._lock:

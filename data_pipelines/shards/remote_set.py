@@ -41,13 +41,14 @@ class Opened(NamedTuple):
     files: CachedFiles
 
 
-def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
+def open_remote(url: Url, cache: Cache, ahead: int, fraction: float = 1.0) -> Opened:
     """Open a dataset by URL. Its index is downloaded unless it is in the cache.
 
     Args:
         url: a folder with shards, `dataset.json` and `index.npy`.
         cache: cache for the index and the shards.
         ahead: maximum number of shards to download ahead of the current block.
+        fraction: fraction of the cache that the shards which are needed next may take.
 
     Raises:
         UserError: the folder does not exist or access is denied, the index is missing or broken, or the cache is not
@@ -79,7 +80,7 @@ def open_remote(url: Url, cache: Cache, ahead: int) -> Opened:
             where=cache.folder,
             fix="free some space, or set data.cache to another folder on a local disk",
         ) from error
-    return Opened(record, index, CachedFiles(url, cache, record, held, ahead))
+    return Opened(record, index, CachedFiles(url, cache, record, held, ahead, fraction))
 
 
 def _read_record(remote: Remote) -> DatasetRecord:

@@ -2,7 +2,9 @@
 
 import os
 import tarfile
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.cache import Cache
-from data_pipelines.shards.cached_files import CachedFiles
 from data_pipelines.shards.index import INDEX, DatasetRecord, checksum, index_fix, read_index, read_record
 from data_pipelines.shards.index_check import require_unchanged
+from data_pipelines.shards.joined_files import ShardFiles
 from data_pipelines.shards.local_files import LocalFiles
 from data_pipelines.shards.remote_set import REMOTE_INDEX_FIX, open_remote
 from data_pipelines.urls import Url, place
@@ -37,6 +39,15 @@ class BadSample(Exception):
         return BadSample, (self.sample, self.reason)
 
 
+class Mix(NamedTuple):
+    """How the samples of several sets in one dataset are mixed."""
+
+    num_shards: tuple[int, ...]
+    """Number of shards of each set, in order."""
+    fractions: tuple[Fraction, ...]
+    """Fraction of every epoch that each set gives. They add up to exactly 1."""
+
+
 class ShardSet:
     """An indexed dataset in shards.
 
@@ -45,12 +56,13 @@ class ShardSet:
 
     def __init__(
         self,
-        folder: Path | Url,
+        folder: Path | str,
         record: DatasetRecord,
         index: NDArray[np.void],
-        files: LocalFiles | CachedFiles,
+        files: ShardFiles,
     ) -> None:
         self.folder = folder
+        """Folder of the dataset. That of a mix is the names of all its folders, for messages."""
         self.classes = record.classes
         self.index = index
         """`[N]` of `data_pipelines.shards.index.ROW`."""
@@ -60,26 +72,32 @@ class ShardSet:
         """Number of samples in each shard."""
         self.files = files
         """The source of the bytes."""
-        self._record = record
+        self.record = record
+        """Content of `dataset.json`."""
+        self.mix: Mix | None = None
+        """How several sets are mixed. None: this is one set."""
 
     @classmethod
-    def open(cls, folder: Path | str, settings: DataSettings | None = None) -> "ShardSet":
+    def open(
+        cls, folder: Path | str, settings: DataSettings | None = None, *, cache_fraction: float = 1.0
+    ) -> "ShardSet":
         """Open a folder of shards that has an index.
 
         Args:
             folder: a local folder or a URL.
             settings: settings of the cache for URLs, and of read-ahead. None: the defaults.
+            cache_fraction: fraction of the cache that the shards which are read next may take, in (0, 1].
 
         Raises:
             UserError: the folder or its index is missing, was changed, has another version, or does not match the
                 shards. The message names the shard and the command that fixes it. Or a URL cannot be read.
         """
         folder = place(folder)
-        files: LocalFiles | CachedFiles
+        files: ShardFiles
         if isinstance(folder, Url):
             settings = settings or DataSettings()
             cache = Cache(settings.cache_folder, settings.cache_bytes)
-            record, index, files = open_remote(folder, cache, settings.prefetch_shards)
+            record, index, files = open_remote(folder, cache, settings.prefetch_shards, cache_fraction)
         else:
             record = read_record(folder)
             index = read_index(folder, record)
@@ -93,10 +111,13 @@ class ShardSet:
 
     def copy(self) -> "ShardSet":
         """Return the same dataset with separate open files, downloads and window, for one of several readers."""
-        return self._with(self.index, self.shard_sizes)
+        other = self._with(self.index, self.shard_sizes)
+        other.mix = self.mix
+        return other
 
     def subset(self, samples: NDArray[np.int64]) -> "ShardSet":
-        """Return some of the samples as a separate dataset with ids from 0. Reading is independent, as with `copy`.
+        """Return some of the samples as a separate dataset with ids from 0. Reading is independent, as with `copy`. A
+        subset of a mix is one set without weights.
 
         Args:
             samples: `[n]` ids in increasing order.
@@ -105,8 +126,23 @@ class ShardSet:
         sizes = np.bincount(index["shard"], minlength=len(self.shard_sizes))
         return self._with(index, sizes.tolist())
 
+    def with_classes(
+        self, classes: tuple[str, ...], index: NDArray[np.void], fingerprint: str | None = None
+    ) -> "ShardSet":
+        """Return the same dataset with other class names and an index `[N]` whose labels count through them.
+
+        Args:
+            classes: names of the classes.
+            index: the same rows with other labels.
+            fingerprint: hash of the dataset. None: it stays.
+        """
+        changed = {"classes": classes, "fingerprint": fingerprint or self.fingerprint}
+        other = ShardSet(self.folder, self.record.model_copy(update=changed), index, self.files)
+        other.shard_sizes = self.shard_sizes
+        return other
+
     def _with(self, index: NDArray[np.void], shard_sizes: list[int]) -> "ShardSet":
-        other = ShardSet(self.folder, self._record, index, self.files.copy())
+        other = ShardSet(self.folder, self.record, index, self.files.copy())
         other.shard_sizes = shard_sizes
         return other
 
@@ -131,7 +167,7 @@ class ShardSet:
             ReadCancelled: `files.stop` was called.
         """
         shard, offset, size, label, width, height, crc32 = (int(value) for value in self.index[sample])
-        if not _lies_inside(self._record, shard, offset, size):
+        if not _lies_inside(self.record, shard, offset, size):
             raise BadSample(int(sample), "its index row points outside of the shards")
 
         def is_right(data: bytes) -> bool:
@@ -150,10 +186,10 @@ class ShardSet:
 
     def key(self, sample: int) -> str:
         """Return `SHARD.tar/KEY` of a sample, read from its tar header. If the header cannot be read, return shard and
-        offset."""
+        offset. In a mix, the folder of its set comes before the shard."""
         row = self.index[sample]
         shard, offset = int(row["shard"]), int(row["offset"])
-        if not _lies_inside(self._record, shard, offset, int(row["size"])):
+        if not _lies_inside(self.record, shard, offset, int(row["size"])):
             return f"{INDEX}@{sample}"
         try:
             block = self.files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
@@ -164,8 +200,16 @@ class ShardSet:
         key = base.partition(".")[0]
         return f"{self._name(shard)}/{folder}/{key}" if folder else f"{self._name(shard)}/{key}"
 
+    def folder_of(self, sample: int) -> Path | Url:
+        """Return the folder that holds a sample."""
+        return self.files.folder_of(int(self.index["shard"][sample]))
+
+    def location(self, sample: int) -> Path | str:
+        """Return `FOLDER/SHARD.tar/KEY` of a sample, for messages."""
+        return self.folder / self.key(sample) if isinstance(self.folder, Path | Url) else self.key(sample)
+
     def _name(self, shard: int) -> str:
-        return self._record.shards[shard].name
+        return self.record.shards[shard].name
 
 
 def _check_shards(folder: Path, record: DatasetRecord) -> None:

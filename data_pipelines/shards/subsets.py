@@ -1,4 +1,4 @@
-"""Random subsets of a labeled dataset, drawn per class from the labels, a fraction and a seed."""
+"""Random subsets of a dataset, drawn per class from the labels, a size and a seed."""
 
 from collections.abc import Sequence
 
@@ -71,6 +71,28 @@ def held_out_subset(
         )
     wanted = np.minimum(np.floor(share * counts + 0.5).astype(np.int64).clip(min=1), counts - 1)
     return (labels >= 0) & (place < wanted[labels])
+
+
+def balanced_sample(
+    labels: NDArray[np.integer], count: int, seed: int, stream: RandomStream = RandomStream.SHOWN
+) -> NDArray[np.int64]:
+    """Return sorted ids `[min(count, N)]` of samples, spread over the classes as evenly as possible.
+
+    Classes give one sample each in turn. With the same seed, the samples of a smaller count are among those of a larger
+    count. The choice is the same on every machine.
+
+    Args:
+        labels: `[N]` classes by row of the index. -1 means unlabeled and counts as a class.
+        count: number of samples.
+        seed: seed of the choice.
+        stream: purpose of the choice.
+    """
+    drawn = permutation(seed, stream, epoch=0, items=np.arange(len(labels)))
+    by_class = drawn[labels[drawn].argsort(kind="stable")]  # in drawn order inside each class
+    _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
+    return np.sort(drawn[turn[drawn].argsort(kind="stable")][:count])
 
 
 def _places(

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from data_pipelines.errors import UserError
 from data_pipelines.masking import masked_values
-from trainer.config.descriptions import takes, written
+from trainer.config.descriptions import is_choice_of_types, takes, written
 from trainer.config.problems import all_keys, current_key, fields_at
 from trainer.config.schema import Config, dump, load_config
 
@@ -35,7 +35,8 @@ def explain(key: str, recipe: str | None) -> None:
     if inner := fields_at(path, values, Config):
         for setting, described in inner.items():
             print(f"  {name}.{setting}: {_text(described).splitlines()[0]}")
-        return
+        if not is_choice_of_types(field.annotation):
+            return
     print(f"takes: {takes(field.annotation, field.metadata)}")
     default = field.get_default(call_default_factory=True)
     print(f"default: {'none, it must be set' if field.is_required() else written(default)}")
@@ -71,8 +72,10 @@ def _values(values: Any, path: list[str], reached: tuple[str, ...] = ()) -> Iter
     """
     if not path:
         yield ".".join(reached), values
-    elif not isinstance(values, list):
+    elif isinstance(values, Mapping):
         yield from _values(values[path[0]], path[1:], (*reached, path[0]))
+    elif not isinstance(values, list):
+        return  # one value, where a list of settings is possible
     elif not path[0].isdecimal():
         for position, item in enumerate(values):
             yield from _values(item, path, (*reached, str(position)))

@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import require_writable
 from data_pipelines.progress import ProgressBars
 from data_pipelines.settings import DataSettings
+from data_pipelines.shards.mixed_set import open_train_shards, with_classes_of
 from data_pipelines.shards.shard_set import ShardSet
 from launch.evaluate.backbone_job import BackboneJob, run_in_processes, use_own_cores
 from launch.evaluate.results import Results
@@ -67,8 +68,12 @@ def evaluate_backbone(job: EvalJob) -> None:
     trained = load_same_on_all_ranks(job.source)
     backbones = trained.select(job.backbone)
     settings = trained.recipe.data
-    train_set = _labeled(job.train or settings.train, settings, "--train")
-    validation_set = _labeled(job.validation or settings.validation, settings, "--validation")
+    train_set = _labeled(job.train, settings, "--train") if job.train else _labeled_train_set(settings)
+    validation_set = with_classes_of(
+        _labeled(job.validation or settings.validation, settings, "--validation"),
+        train_set,
+        None if job.train else settings.classes,
+    )
     if train_set.classes != validation_set.classes:
         raise UserError(
             f"has different classes than {train_set.folder}",
@@ -166,7 +171,7 @@ def evaluate_backbone(job: EvalJob) -> None:
 
 def warn_of_known_images(train_set: ShardSet, validation_set: ShardSet, settings: DataSettings) -> None:
     """Print a warning if the validation images are those on which the evaluators or the backbone were trained."""
-    learned = settings.train is not None and Path(str(settings.train)).resolve() == _resolved(validation_set)
+    learned = _resolved(validation_set.folder) in map(_resolved, settings.train_places)
     if validation_set.fingerprint == train_set.fingerprint or learned:
         print(
             f"warning: {validation_set.folder}: the validation images are also training images, so the results say "
@@ -175,8 +180,8 @@ def warn_of_known_images(train_set: ShardSet, validation_set: ShardSet, settings
         )
 
 
-def _resolved(shards: ShardSet) -> Path:
-    return Path(str(shards.folder)).resolve()
+def _resolved(folder: Path | str) -> Path:
+    return Path(str(folder)).resolve()
 
 
 def fingerprint(backbones: Mapping[str, Backbone]) -> str:
@@ -196,7 +201,16 @@ def _labeled(folder: Path | str | None, settings: DataSettings, option: str) -> 
             where=option,
             fix=f"give a labeled dataset with {option} SHARDS",
         )
-    shards = ShardSet.open(folder, settings)
+    return _with_labels(ShardSet.open(folder, settings), option)
+
+
+def _labeled_train_set(settings: DataSettings) -> ShardSet:
+    return _with_labels(open_train_shards(settings), "--train")
+
+
+def _with_labels(shards: ShardSet, option: str) -> ShardSet:
     if shards.num_classes == 0 or not (shards.index["label"] >= 0).any():
-        raise UserError("has no labels", where=folder, fix=f"give a labeled dataset with {option} SHARDS")
+        raise UserError(
+            "has no labels", where=shards.folder, fix=f"give a labeled dataset with {option} SHARDS"
+        )
     return shards

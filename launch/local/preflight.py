@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,8 +12,8 @@ import torch
 from data_pipelines.devices import count_gpus
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import nearest_multiples
+from data_pipelines.loading.mixed_order import order_of
 from data_pipelines.shards.shard_set import ShardSet
-from data_pipelines.urls import Url
 from trainer.config.schema import Config
 from trainer.distributed.batch_norm import require_group
 from trainer.engine.lr_schedule import Schedule
@@ -23,7 +22,7 @@ from trainer.monitoring.notifications import require_services
 from trainer.monitoring.online_evaluation import require_metric
 from trainer.networks.backbones import build_backbone
 from trainer.networks.initial_weights import read_initial_weights
-from trainer.runs.components import TrainSet, open_train_set, total_steps
+from trainer.runs.components import TrainSet, open_train_set, open_validation_set, total_steps
 from trainer.runs.neighbor_copies import MODEL_HOLDERS
 
 Found = TypeVar("Found")
@@ -54,16 +53,15 @@ def problems(config: Config, ranks: int, *, new_runs: int) -> list[UserError]:
     tried(require_services, config.notify)
     train_set = tried(open_train_set, config.data)
     if train_set is not None:
-        tried(_check_samples, config, ranks, len(train_set), config.data.train)
+        tried(_check_samples, config, ranks, train_set)
         tried(_check_schedule, config, len(train_set))
         if config.checkpoint.keep_best:
             tried(_check_keep_best, config, train_set.num_classes)
         if new_runs:
             tried(_check_room, config, train_set, new_runs)
-    if config.data.validation is not None:
-        validation_set = tried(ShardSet.open, config.data.validation, config.data)
-        if validation_set is not None:
-            tried(_check_validation, train_set, validation_set, ranks)
+    validation_set = tried(open_validation_set, config.data, train_set)
+    if validation_set is not None:
+        tried(_check_validation, train_set, validation_set, ranks)
     return found
 
 
@@ -137,16 +135,19 @@ def _check_divides(config: Config, ranks: int) -> None:
         )
 
 
-def _check_samples(config: Config, ranks: int, samples: int, folder: Path | Url) -> None:
+def _check_samples(config: Config, ranks: int, train_set: TrainSet) -> None:
     batch, unit = config.train.global_batch, ranks * config.train.grad_accum_steps
+    samples = len(train_set)
     if samples < batch:
         most = samples // unit * unit
         smaller = f"set train.global_batch={most}, or " if most >= 2 * unit else ""
         raise UserError(
             f"the dataset has {samples} samples, which is less than one batch of {batch}",
-            where=folder,
-            fix=f"{smaller}use a larger dataset",
+            where=train_set.folder,
+            fix=f"{smaller}{'raise data.max_samples' if config.data.max_samples else 'use a larger dataset'}",
         )
+    if isinstance(train_set, ShardSet):  # a weight may be too small for an epoch
+        order_of(train_set, seed=0, global_batch=batch, shuffle_block=config.data.shuffle_block)
 
 
 def _check_schedule(config: Config, samples: int) -> None:

@@ -78,9 +78,8 @@ def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
         ),
     ]
     config = facts.config
-    subtitle = (
-        f"{config.description or 'A run'}: {config.method.name}, {config.backbone.name}, {config.data.train}"
-    )
+    about = f"{config.description or 'A run'}: {config.method.name}, {config.backbone.name}"
+    subtitle = f"{about}, {config.data.train_names}"
     return Page(facts.name, subtitle, sections, key_figures(facts), _footer(facts.run.path))
 
 

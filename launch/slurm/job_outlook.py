@@ -47,9 +47,10 @@ def _check_plan(run: RunFolder, config: Config, nodes: int) -> CheckPlan | None:
     wanted = config.slurm.check_nodes
     if not (nodes > 1 if wanted is None else wanted):
         return None
-    # A stream names its shards by a pattern, and a remote set is on no disk of the cluster.
-    train, has_index = config.data.train, config.data.reader == "index"
-    data = train if has_index and isinstance(train, Path) else None
+    # A stream names its shards by a pattern, and a remote set is on no disk of the cluster. Of several sets, the first
+    # one on a disk stands for all.
+    places = config.data.train_places if config.data.reader == "index" else ()
+    data = next((place for place in places if isinstance(place, Path)), None)
     return CheckPlan(data, config.slurm.check_tolerance, partial(_note_check, run))
 
 

@@ -102,7 +102,7 @@ def study(
 def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, submit: bool) -> None:
     """Raise a UserError if something would stop one of these runs."""
     one_of_each = {cell.choices: runs.configs[cell] for cell in cells}  # all seeds have the same problems
-    for config in {str(c.data.train): c for c in one_of_each.values()}.values():  # open each dataset once
+    for config in {c.data.train_names: c for c in one_of_each.values()}.values():  # open each dataset once
         require_labels(config)
     found = []
     for config in one_of_each.values():

@@ -75,6 +75,11 @@ def written(value: Any, *, digits: int | None = None) -> str:
     return '""' if value == "" else str(value)
 
 
+def is_choice_of_types(annotation: Any) -> bool:
+    """Whether values of a type may be one of several types, such as a path or a list of settings."""
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
 def _number(limit: Any) -> str:
     return f"{limit:g}" if isinstance(limit, float) else str(limit)
 

@@ -123,12 +123,14 @@ def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ite
 
 def _child(place: Any, part: str, key: str) -> Any:
     if isinstance(place, list):
-        return place[_position(place, part, key)]
-    if place.get(part) is None:
-        place[part] = {}
-    if not isinstance(place[part], dict | list):
-        raise UserError(f"{key}: {part!r} is {place[part]!r}, which has no settings inside")
-    return place[part]
+        found = place[_position(place, part, key)]
+    elif place.get(part) is None:
+        found = place[part] = {}
+    else:
+        found = place[part]
+    if not isinstance(found, dict | list):
+        raise UserError(f"{key}: {part!r} is {found!r}, which has no settings inside")
+    return found
 
 
 def _position(items: list[Any], part: str, key: str) -> int:

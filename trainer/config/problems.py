@@ -20,7 +20,8 @@ def explain(error: Mapping[str, Any], values: Mapping[str, Any], schema: type[Ba
         values: the nested values that were not valid.
         schema: schema of the whole configuration.
     """
-    path = [str(part) for part in error["loc"]]
+    # Pydantic names which type of a union a value was checked against. Such a tag is no key.
+    path = [str(part) for part in error["loc"] if not str(part).startswith("(")]
     key = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
         siblings = [*fields_at(path[:-1], values, schema)]
@@ -119,12 +120,23 @@ def current_key(key: str, schema: type[BaseModel], whole: Mapping[str, Any] | No
     return ".".join(parts)
 
 
+_WRAPPERS = (typing.Union, types.UnionType, typing.Annotated)
+
+
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (tuple, typing.Union, types.UnionType, typing.Annotated):
+    if typing.get_origin(annotation) in (tuple, *_WRAPPERS):
         return next((m for a in typing.get_args(annotation) if (m := _model_of(a))), None)
     return None
+
+
+def _holds_list(annotation: Any) -> bool:
+    """Whether a type is a list of settings, or takes one among others."""
+    origin = typing.get_origin(annotation)
+    if origin in _WRAPPERS:
+        return any(map(_holds_list, typing.get_args(annotation)))
+    return origin in (tuple, list)
 
 
 def fields_at(path: Sequence[str], values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
@@ -148,7 +160,7 @@ def _model_at(
             continue
         field = model.model_fields.get(part)
         model = _model_of(field.annotation) if field is not None else None
-        in_list = field is not None and typing.get_origin(field.annotation) in (tuple, list)
+        in_list = field is not None and _holds_list(field.annotation)
         if model is MethodSettings:
             method = values.get("method")
             model = available().get(str(method.get("name", "all4one")) if isinstance(method, Mapping) else "")

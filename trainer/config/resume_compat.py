@@ -41,7 +41,7 @@ MUTABLE_ON_RESUME = (
 """Settings that may change on resume, because they do not affect what is learned.
 
 The exception is `guard`, which sets how broken steps are handled. All other settings must stay the same. The datasets
-of `data.train` and `data.validation` are compared by content.
+of `data.train` and `data.validation` are compared by content, a mix of sets also by its weights.
 """
 
 DEFAULTS_BEFORE_ADDITION = [
@@ -61,6 +61,8 @@ DEFAULTS_BEFORE_ADDITION = [
     ("method.queue_from_step", 0),
     ("optim.peak_lr_at", "after_warmup"),
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
+    ("data.classes", None),
+    ("data.max_samples", 0),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""
 

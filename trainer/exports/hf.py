@@ -90,9 +90,10 @@ def crop_share(size: int, resize: int) -> float:
 
 
 def _shared(subject: Subject) -> Recipe:
-    """Return the recipe without the paths and the executor of this machine, which should not be published."""
+    """Return the recipe without the datasets and the executor of this machine, which should not be published."""
     fields = DataSettings.model_fields
-    unset = {name: fields[name].default for name in ("train", "validation", "cache", "executor")}
+    names = ("train", "classes", "max_samples", "validation", "cache", "executor")
+    unset = {name: fields[name].default for name in names}
     data = subject.recipe.data.model_copy(update=unset)
     checkpoint = Path(subject.recipe.source).name
     backbone = subject.recipe.backbone.model_copy(update={"init": None, "init_partial": False})

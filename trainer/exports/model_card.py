@@ -70,7 +70,7 @@ def _recipe(subject: Subject) -> list[str]:
         config = RunFolder(subject.run).read_config()
         optim, train = config.optim, config.train
         rows += [
-            ("data", _data(config.data.train)),
+            ("data", " + ".join(map(_data, config.data.train_places))),
             ("method", config.method.name),
             ("epochs", f"{train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")),
             ("global batch", f"{train.global_batch}"),

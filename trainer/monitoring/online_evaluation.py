@@ -34,7 +34,7 @@ def require_metric(config: Config, method: Method, num_classes: int) -> None:
     if not num_classes:
         raise UserError(
             f"checkpoint.keep_best={wanted} needs evaluations during training, and the training set has no labels",
-            where=config.data.train,
+            where=config.data.train_names,
             fix="set checkpoint.keep_best to nothing, or train on a labeled dataset",
         )
     if wanted not in metrics:

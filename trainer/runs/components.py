@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.loading.micro_batches import MicroBatchLoader
 from data_pipelines.loading.stream_loader import StreamSet
 from data_pipelines.settings import DataSettings
+from data_pipelines.shards.mixed_set import open_train_shards, with_classes_of
 from data_pipelines.shards.shard_set import ShardSet
 from trainer.config.schema import Config
 from trainer.distributed.batch_norm import synchronize_batch_norm
@@ -73,8 +74,27 @@ def image_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def open_train_set(settings: DataSettings) -> TrainSet:
-    """Open the set that `data.train` names. Raises a UserError as `ShardSet.open` and `StreamSet` do."""
-    return StreamSet(settings) if settings.reader == "stream" else ShardSet.open(settings.train, settings)
+    """Open the set that `data.train` names, or the mix of its sets. Raises a UserError as `open_train_shards` and
+    `StreamSet` do."""
+    return StreamSet(settings) if settings.reader == "stream" else open_train_shards(settings)
+
+
+def open_validation_set(settings: DataSettings, train_set: TrainSet | None) -> ShardSet | None:
+    """Open the set that `data.validation` names, restricted to `data.classes`.
+
+    Its labels count through the classes of the training set if that is a mix or is restricted too.
+
+    Args:
+        settings: settings of the data.
+        train_set: the opened training set. None: it cannot be opened.
+
+    Raises:
+        UserError: as for `ShardSet.open` and `with_classes_of`.
+    """
+    if settings.validation is None:
+        return None
+    shards = ShardSet.open(settings.validation, settings)
+    return with_classes_of(shards, train_set, settings.classes) if isinstance(train_set, ShardSet) else shards
 
 
 def refuse_other_set(state: dict[str, Any], train_set: TrainSet) -> None:

@@ -9,12 +9,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from data_pipelines.loading.loaders import EvalLoader
 from data_pipelines.settings import DataSettings
+from data_pipelines.shards.mixed_set import open_train_shards
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import balanced_sample
 from trainer.evaluation.features import extract
 from trainer.inference.loaded_backbones import load_backbones
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.projection import choose_way, project_2d
-from trainer.visualization.samples import balanced_sample
 
 _BATCH = 256
 
@@ -90,7 +91,9 @@ def _open(settings: DataSettings) -> ShardSet:
     if settings.validation is None and settings.reader == "stream":
         raise UserError(
             "a streamed dataset has no index to draw images from",
-            where=settings.train,
+            where=settings.train_names,
             fix="evaluate the run on an indexed dataset: all4one eval RUN --train SHARDS --validation SHARDS",
         )
-    return ShardSet.open(settings.validation or settings.train, settings)
+    if settings.validation is None:
+        return open_train_shards(settings)
+    return ShardSet.open(settings.validation, settings)

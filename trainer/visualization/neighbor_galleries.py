@@ -14,7 +14,9 @@ from data_pipelines.devices import choose_device
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import UnusableImage, decode_rgb
 from data_pipelines.loading.loaders import EvalLoader
+from data_pipelines.shards.mixed_set import open_train_shards
 from data_pipelines.shards.shard_set import BadSample, ShardSet
+from data_pipelines.shards.subsets import balanced_sample
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import Config
@@ -24,7 +26,7 @@ from trainer.evaluation.features import extract
 from trainer.methods import Method
 from trainer.runs.components import build_method, refuse_other_set
 from trainer.runs.run_folder import RunFolder
-from trainer.visualization.samples import balanced_sample, class_name, tile
+from trainer.visualization.samples import class_name, tile
 
 _SIDE = 96
 
@@ -87,7 +89,7 @@ def neighbor_galleries(
     config = run.read_config()
     if config.data.reader == "stream":
         return []
-    shards = ShardSet.open(config.data.train, config.data)
+    shards = open_train_shards(config.data)
     method = method_to_look_at(config, shards.num_classes)
     if method.queue is None:
         return []

@@ -1,33 +1,13 @@
-"""Images of a dataset for a page: their choice, class names and thumbnails."""
+"""Images of a dataset for a page: their class names and thumbnails."""
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from data_pipelines.philox import RandomStream, permutation
 from data_pipelines.shards.shard_set import ShardSet
 
 _QUALITY = 80
-
-
-def balanced_sample(labels: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int64]:
-    """Return sorted ids `[min(count, N)]` of samples, spread over the classes as evenly as possible.
-
-    Classes give one sample each in turn. With the same seed, the samples of a smaller count are among those of a larger
-    count. The choice is the same on every machine.
-
-    Args:
-        labels: `[N]` classes by row of the index. -1 means unlabeled and counts as a class.
-        count: number of samples.
-        seed: seed of the choice.
-    """
-    drawn = permutation(seed, RandomStream.SHOWN, epoch=0, items=np.arange(len(labels)))
-    by_class = drawn[labels[drawn].argsort(kind="stable")]  # in drawn order inside each class
-    _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    turn = np.empty(len(labels), np.int64)
-    turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
-    return np.sort(drawn[turn[drawn].argsort(kind="stable")][:count])
 
 
 def class_name(shards: ShardSet, sample: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.inspect.gallery import first_views
-from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.mixed_set import open_train_shards
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.samples import class_name, tile
 
@@ -35,8 +35,15 @@ def view_rows(run: RunFolder, *, images: int = 6) -> list[ViewRow]:
     config = run.read_config()
     if config.data.reader == "stream":
         return []
-    shards = ShardSet.open(config.data.train, config.data)
-    first = first_views(shards, config.data, seed=config.run.seed, epoch=0, images=images)
+    shards = open_train_shards(config.data)
+    first = first_views(
+        shards,
+        config.data,
+        seed=config.run.seed,
+        epoch=0,
+        images=images,
+        global_batch=config.train.global_batch,
+    )
     rows = []
     for row, (sample, original) in enumerate(zip(first.samples, first.originals, strict=True)):
         pixels = [np.rint(255 * view[row].clip(0, 1)).astype(np.uint8) for view in first.views]

@@ -14,6 +14,8 @@ from launch.commands.explain_setting import explain
         ("data.views.0.size", ["takes: an integer, at least 8 and at most 1024"]),
         ("checkpoint", ["  checkpoint.keep_last: Number of newest checkpoints to keep."]),
         ("metrics.wandb", ["takes: off or offline or online"]),
+        ("data.train", ["  data.train.weight: Weight of the set.", "default: data/train"]),
+        ("data.train.1.weight", ["takes: a number or null, above 0", "default: null"]),
     ],
 )
 def test_a_setting_is_explained_from_the_schema(
@@ -28,6 +30,8 @@ def test_a_setting_is_explained_from_the_schema(
 def test_the_recipe_gives_the_value_and_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     explain("data.train", "cifar10")
     assert "in cifar10: data/cifar10/train" in capsys.readouterr().out
+    explain("data.train.weight", "cifar10")
+    assert "in cifar10" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("key", "meant"), [("lr", "optim.lr"), ("optim.bettas", "optim.betas")])

@@ -20,6 +20,22 @@ def test_each_bad_sample_is_named_once_and_counted_each_time(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "shard", "key"),
+    [
+        ("data/a/train/x.tar/d/y", "data/a/train/x.tar", "d/y"),
+        ("s3://bucket/a/x.tar/y", "s3://bucket/a/x.tar", "y"),
+        ("x.tar.gz/y", "x.tar.gz", "y"),
+        ("x.tar", "x.tar", ""),
+    ],
+)
+def test_shard_and_key_are_told_apart(name: str, shard: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(0.5, path).note(32, {name: "cut short"}, epoch=0, step=0)
+    entry = json.loads(path.read_text())
+    assert (entry["shard"], entry["key"]) == (shard, key)
+
+
 def test_a_full_disk_costs_no_step_and_the_sample_is_named_when_it_comes_again(tmp_path: Path) -> None:
     path = tmp_path / "quarantine.jsonl"
     path.symlink_to("/dev/full")

@@ -53,3 +53,12 @@ def test_jobs_of_several_nodes_are_checked_unless_the_settings_say_otherwise(
         plan.note({"seconds": 1.0})
         (record,) = read_records(run.ledger)
         assert (record["event"], record["attempt"], record["seconds"]) == (NODE_CHECK, 1, 1.0)
+
+
+def test_the_first_set_on_a_disk_stands_for_a_mix(tmp_path: Path) -> None:
+    train = f"data.train=[https://host/set, {tmp_path}/a, {tmp_path}/b]"
+    settings = [f"run.folder={tmp_path}", "run.name=one", train]
+    run = create_run(load_config("digits_demo", settings), "one")
+    plan = _check_plan(run, run.read_config(), 2)
+    assert plan is not None
+    assert plan.data == tmp_path / "a"

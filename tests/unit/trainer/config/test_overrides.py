@@ -83,6 +83,8 @@ def test_nested_settings_are_merged_as_in_recipes() -> None:
     assert over(values, "run={name: b}")["run"] == {"name": "b", "seed": 1}
     assert over(values, "data.views.0={size: 7}")["data"]["views"] == [{"size": 7, "hue": 0}, {"size": 9}]
     assert over(values, "data={views: []}")["data"] == {"views": []}
+    with pytest.raises(UserError, match="'1' is 'b', which has no settings inside"):
+        over({"data": {"train": ["a", "b"]}}, "data.train.1.weight=2")
 
 
 def test_what_holds_a_value_has_nothing_below_it() -> None:

@@ -189,6 +189,8 @@ def test_paths_become_absolute_and_addresses_stay(tmp_path: Path, monkeypatch: p
     )
     found = config.with_absolute_paths()
     assert found.data.train == tmp_path / "a" / "b"
+    mixed = load_config("digits_demo", ["data.train=[a/b, s3://bucket/x]"]).with_absolute_paths()
+    assert mixed.data.train_places == (tmp_path / "a" / "b", "s3://bucket/x")
     assert found.data.validation == "s3://bucket/x"
     assert found.backbone.init == tmp_path / "w.pt"
     assert found.run.folder == tmp_path / "runs"

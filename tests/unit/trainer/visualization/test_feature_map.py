@@ -12,12 +12,12 @@ from trained_runs import make_run
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import decode_rgb
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import balanced_sample
 from trainer.checkpoints.format import Snapshot
 from trainer.checkpoints.store import CheckpointStore
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.feature_map import feature_map
 from trainer.visualization.projection import project_2d
-from trainer.visualization.samples import balanced_sample
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from data_pipelines.build.builder import BuildOptions, build
 from data_pipelines.errors import UserError
 from data_pipelines.imaging.images import decode_rgb
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.shards.subsets import balanced_sample
 from data_pipelines.sources.image_sources import Item, Source
 from trainer.checkpoints.format import MODEL, Snapshot
 from trainer.checkpoints.store import CheckpointStore
@@ -22,7 +23,7 @@ from trainer.methods import Method
 from trainer.runs.components import build_method
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.neighbor_galleries import key_encoder, neighbor_galleries
-from trainer.visualization.samples import balanced_sample, tile
+from trainer.visualization.samples import tile
 
 pytestmark = pytest.mark.slow
 
