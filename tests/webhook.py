@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import NamedTuple
+
+from namespaces import enter_network
 
 TAG = "hook"
 
@@ -18,9 +20,15 @@ class Message(NamedTuple):
 
 
 class Webhook:
-    """Keeps the messages that it gets. `settings` make a run send them here."""
+    """Keeps the messages that it gets. `settings` make a run send them here.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: folder of Apprise's file.
+        host: address of the webhook.
+        machine: a process of the machine that has the address. None: this machine has it.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", machine: int | None = None) -> None:
         self.messages: list[Message] = []
         hook = self
 
@@ -34,10 +42,18 @@ class Webhook:
             def log_message(self, *arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        def serve() -> None:
+            if machine is not None:
+                enter_network(machine)
+            self._server = ThreadingHTTPServer((host, 0), Handler)
+            listens.set()
+            self._server.serve_forever(0.01)
+
+        listens = Event()
+        Thread(target=serve, daemon=True).start()
+        assert listens.wait(30)
         self.file = folder / "apprise.yml"
-        url = f"json://127.0.0.1:{self._server.server_port}/"
+        url = f"json://{host}:{self._server.server_port}/"
         self.file.write_text(f"urls:\n  - {url}:\n      - tag: {TAG}\n")
         self.settings = (f"notify.to=[{TAG}]", f"notify.file={self.file}")
 
@@ -55,9 +71,9 @@ class Webhook:
 
 
 @contextmanager
-def webhook(folder: Path) -> Iterator[Webhook]:
-    """A webhook until the end of the block."""
-    hook = Webhook(folder)
+def webhook(folder: Path, host: str = "127.0.0.1", machine: int | None = None) -> Iterator[Webhook]:
+    """A webhook until the end of the block. The arguments are those of `Webhook`."""
+    hook = Webhook(folder, host, machine)
     try:
         yield hook
     finally:

@@ -2,11 +2,12 @@
 
 import json
 
+from slurm_cluster import NET
 from webhook import webhook
 
 
 def test_a_run_on_two_machines_trains_is_followed_to_its_end_and_tells_of_it(jobs, tmp_path) -> None:
-    with webhook(tmp_path) as hook:
+    with webhook(tmp_path, f"{NET}.1", jobs.cluster.head) as hook:
         result = jobs.all4one(
             "submit",
             *jobs.runs.common,
