@@ -21,6 +21,7 @@ from data_pipelines.imaging.images import Header, UnusableImage, check, decode_r
 from data_pipelines.imaging.recode import Recoding
 from data_pipelines.shards.index import BUILDING, checksum
 from data_pipelines.sources.image_sources import Item, Place
+from data_pipelines.sources.zips import Deflated
 
 _BLOCK = 512
 _OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM}
@@ -98,7 +99,7 @@ def prepare(item: Item, *, decode: bool, recoding: Recoding) -> tuple[bytes, Hea
     except OSError as error:
         if _is_alone(item) and error.errno in _OF_ONE_FILE:
             raise UnusableImage(f"cannot be read: {error.strerror}") from error
-        where = item.content.file if isinstance(item.content, Place) else item.key
+        where = item.content.file if isinstance(item.content, Place | Deflated) else item.key
         raise UserError(
             f"the source cannot be read: {error.strerror or error}",
             where=where,

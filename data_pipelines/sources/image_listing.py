@@ -1,4 +1,4 @@
-"""Lists the images of a folder or a tar, with the class folder of each."""
+"""Lists the images of a folder, a tar or a zip, with the class folder of each."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from data_pipelines.formatting import counted, readable
 from data_pipelines.imaging.foreign import IMAGE_SUFFIXES, KNOWN_SUFFIXES
 from data_pipelines.shards.tars import inner_members, members
 from data_pipelines.sources.items import OtherFormat, Place
+from data_pipelines.sources.zips import Deflated, zip_members
 from data_pipelines.walk import files_below, is_hidden
 
 
@@ -18,7 +19,8 @@ class ListedImage(NamedTuple):
     class_name: str | None
     """Name of its class folder. None if it is in none."""
     path: PurePosixPath
-    place: Place
+    content: Place | Deflated
+    """Its bytes, which are read later."""
 
 
 class Listing(NamedTuple):
@@ -86,8 +88,26 @@ def list_tar(path: Path, *, flat: bool = False) -> Listing:
     return listing._replace(images=_without_common_root(listing.images))
 
 
+def list_zip(path: Path, *, flat: bool = False) -> Listing:
+    """List the images of a zip. The class of an image is the first folder on its path.
+
+    Args:
+        path: the zip.
+        flat: whether folders are no classes.
+    """
+    listing = Listing([], Counter(), Counter(), [])
+    for member in zip_members(path):
+        _add(listing, member.name, member.content, flat=flat)
+    return listing._replace(images=_without_common_root(listing.images))
+
+
 def _add(
-    listing: Listing, path: PurePosixPath, place: Place, *, flat: bool, class_name: str | None = None
+    listing: Listing,
+    path: PurePosixPath,
+    content: Place | Deflated,
+    *,
+    flat: bool,
+    class_name: str | None = None,
 ) -> None:
     """Add a file, unless it is hidden or no image.
 
@@ -103,15 +123,15 @@ def _add(
             listing.skipped[shown] += 1
             return
         listing.tried[shown] += 1
-    if suffix in IMAGE_SUFFIXES - KNOWN_SUFFIXES:
-        place = OtherFormat(*place)
+    if suffix in IMAGE_SUFFIXES - KNOWN_SUFFIXES and isinstance(content, Place):
+        content = OtherFormat(*content)
     if class_name is None and in_folder:
         class_name = path.parts[0]
-    listing.images.append(ListedImage(class_name, path, place))
+    listing.images.append(ListedImage(class_name, path, content))
 
 
 def _without_common_root(images: list[ListedImage]) -> list[ListedImage]:
-    """Remove the first folder if a tar contains `train/CLASS/FILE`, so that the class is the second folder."""
+    """Remove the first folder if a tar or a zip contains `train/CLASS/FILE`, so that the class is the second folder."""
     roots = {image.class_name for image in images}
     nested = all(len(image.path.parts) > 2 for image in images)
     if len(roots) != 1 or None in roots or not nested:

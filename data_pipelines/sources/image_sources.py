@@ -1,6 +1,6 @@
-"""Sources of raw images: folders and tars, with or without class folders.
+"""Sources of raw images: folders, tars and zips, with or without class folders.
 
-Listing reads only names and tar headers. The images are read later by the workers that write the shards.
+Listing reads only names and headers. The images are read later by the workers that write the shards.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from PIL import Image
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import amount, readable
 from data_pipelines.sources.classes import ordered_classes, read_classes
-from data_pipelines.sources.image_listing import ListedImage, Listing, list_folder, list_tar
+from data_pipelines.sources.image_listing import ListedImage, Listing, list_folder, list_tar, list_zip
 from data_pipelines.sources.items import Content, Item, Place, Source, make_keys
 from data_pipelines.sources.labels import read_labels
 from data_pipelines.sources.layout_doubts import class_doubts, unlabeled_doubts
@@ -53,13 +53,13 @@ def open_source(
     labels: Path | None = None,
     options: LabelOptions = LabelOptions(),  # noqa: B008
 ) -> Source:
-    """List a folder or a tar of any of the kinds below.
+    """List a folder, a tar or a zip of any of the kinds below.
 
     A class is a folder, or an inner tar in a tar of tars. Classes are numbered in the order of their names. Images
     without class folders get their classes from `labels`, or none.
 
     Args:
-        path: folder of class folders, tar of class folders, tar with one tar per class, or folder or tar of images.
+        path: folder, tar or zip of class folders or of images, or tar with one tar per class.
         labels: file with the classes of the images (see `labels.read_labels`). It replaces `options.file`.
         options: how the images get their classes.
 
@@ -73,10 +73,12 @@ def open_source(
     if path.is_dir():
         listing = list_folder(path, flat=flat)
     elif path.is_file():
-        listing = list_tar(path, flat=flat)
+        listing = (list_zip if path.suffix.lower() == ".zip" else list_tar)(path, flat=flat)
     else:
         raise UserError(
-            "there is no such file or folder", where=readable(path), fix="give a folder, a tar, or `digits`"
+            "there is no such file or folder",
+            where=readable(path),
+            fix="give a folder, a tar, a zip, or `digits`",
         )
     return number_images(path, listing, options)
 
@@ -97,7 +99,7 @@ def number_images(path: Path, listing: Listing, options: LabelOptions) -> Source
         raise UserError(
             "the source contains no images" + (f", but {listing.skipped_text()}" if listing.skipped else ""),
             where=readable(path),
-            fix="give the folder or tar that contains the images",
+            fix="give the folder, tar or zip that contains the images",
         )
     if options.column is not None and options.file is None:
         raise UserError(
@@ -189,7 +191,7 @@ def _numbered(images: Sequence[ListedImage], classes: Sequence[str], notes: Sequ
     ordered = sorted(images, key=lambda e: (e.class_name or "", e.path.as_posix()))
     keys = make_keys(_long_name(entry) for entry in ordered)
     items = [
-        Item(key, entry.place, labels.get(entry.class_name, -1))
+        Item(key, entry.content, labels.get(entry.class_name, -1))
         for key, entry in zip(keys, ordered, strict=True)
     ]
     return Source(items, tuple(readable(name) for name in classes), notes=tuple(notes))

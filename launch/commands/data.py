@@ -1,15 +1,15 @@
 """`all4one data`: build indexed shards from raw images, verify them and inspect them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_pipelines.cores import usable_cores
-from launch.commands.data_inspect import show, stats
+from launch.commands.data_inspect import duplicates, show, stats
 
 if TYPE_CHECKING:
     from data_pipelines.shards.index import DatasetRecord
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(show)
 app.command()(stats)
+app.command()(duplicates)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that holds the shards.", show_default=False)]
 Classes = Annotated[
@@ -45,7 +46,7 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or tar of class folders, ILSVRC2012_img_train.tar, folder or tar of images, WebDataset "
+            help="Folder, tar or zip of class folders or of images, ILSVRC2012_img_train.tar, WebDataset "
             "shards, folder of tars with one class each, Parquet file or folder of them, Hugging Face repository, "
             "torchvision:NAME such as torchvision:cifar10, or `digits`.",
             show_default=False,
@@ -118,29 +119,30 @@ def build(
     from data_pipelines.sources.kinds import Torchvision, open_parts
 
     label_options = LabelOptions(labels, not no_labels, label_column, classes, numeric_classes)
-    parts = open_parts(source, label_options, Torchvision(root, download))
     options = BuildOptions(
         shard_bytes, shard_samples, seed, decode, Recoding(resize_shorter, quality, _range(values))
     )
-    for part in parts.values():
-        for note in part.notes:
-            _warn(note)
-    for name, part in parts.items():
-        folder = out / name
-        with _progress(f"images to {folder}", len(part.items)) as report:
-            record = build_shards(
-                part,
-                folder,
-                options,
-                workers=workers or usable_cores(),
-                overwrite=overwrite,
-                keep_notes=True,
-                report=report,
-                warn=_warn,
-            )
-        _summary(folder, record)
-    for name in parts:
-        drop_notes(out / name)
+    with _readable_in_place(source, out) as readable_source:
+        parts = open_parts(readable_source, label_options, Torchvision(root, download))
+        for part in parts.values():
+            for note in part.notes:
+                _warn(note)
+        for name, part in parts.items():
+            folder = out / name
+            with _progress(f"images to {folder}", len(part.items)) as report:
+                record = build_shards(
+                    part,
+                    folder,
+                    options,
+                    workers=workers or usable_cores(),
+                    overwrite=overwrite,
+                    keep_notes=True,
+                    report=report,
+                    warn=_warn,
+                )
+            _summary(folder, record)
+        for name in parts:
+            drop_notes(out / name)
 
 
 @app.command()
@@ -202,6 +204,20 @@ def verify(
     console.print(f"{sum(shard.samples for shard in shards):,} samples, {len(bad)} bad")
     if bad:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _readable_in_place(source: str, out: Path) -> Iterator[str]:
+    """Return a source whose images can be read by their position: itself, or an unpacked copy of a compressed tar."""
+    from data_pipelines.sources.compressed_tars import can_unpack, unpacked
+
+    path = Path(source)
+    if not (path.is_file() and can_unpack(path)):
+        yield source
+        return
+    typer.echo(f"unpacking {source}")
+    with unpacked(path, out) as tar:
+        yield str(tar)
 
 
 def _range(text: str | None) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""`all4one data show` and `all4one data stats`: inspect a dataset before training on it."""
+"""`all4one data show`, `stats` and `duplicates`: inspect datasets before training on them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from data_pipelines.inspect.statistics import Statistics
     from data_pipelines.settings import DataSettings
 
+_LISTED = 20
+"""Number of images that `duplicates` lists."""
 Shards = Annotated[str, typer.Argument(help="Folder of indexed shards.", show_default=False)]
 Recipe = Annotated[
     str,
@@ -74,6 +76,43 @@ def stats(
             f"{len(settings.views)} views, the first of {settings.views[0].size} px: {speed:,.0f} images/s "
             f"with {threads} threads, {duration(facts.samples / speed)} for an epoch on this machine"
         )
+
+
+def duplicates(
+    sets: Annotated[
+        list[str], typer.Argument(metavar="SHARDS...", help="Folders of indexed shards.", show_default=False)
+    ],
+    every: Annotated[bool, typer.Option("--all", help="List all images, and not only the first 20.")] = False,
+) -> None:
+    """List images that occur more than once, by the content of their files. Only likely ones are read.
+
+    With several datasets, such as a training and a validation set, images of more than one dataset are listed, and the
+    exit code is 1 if there are any. With one dataset the same holds for images that occur there twice.
+
+    Example: all4one data duplicates data/photos/train data/photos/validation
+    """
+    from data_pipelines.inspect.duplicates import find_duplicates, likely_duplicates
+    from data_pipelines.progress import ProgressBars
+    from data_pipelines.shards.shard_set import ShardSet
+
+    opened = [ShardSet.open(place) for place in sets]
+    likely = likely_duplicates(opened)
+    with ProgressBars(visible=True).counter("samples that may be equal", len(likely)) as report:
+        found = find_duplicates(opened, likely, report)
+    for number, (place, shards) in enumerate(zip(sets, opened, strict=True)):
+        within = len(found.within(number))
+        typer.echo(f"{place}: {len(shards):,} samples, {within:,} images occur more than once")
+    listed = found.between() if len(sets) > 1 else found.groups
+    for group in listed if every else listed[:_LISTED]:
+        typer.echo(" = ".join(str(opened[one.number].location(one.sample)) for one in group))
+    if len(listed) > _LISTED and not every:
+        typer.echo(f"… and {len(listed) - _LISTED:,} more, which --all lists")
+    for one, reason in found.bad:
+        typer.echo(f"skipped {opened[one.number].location(one.sample)}: {reason}", err=True)
+    if len(sets) > 1:
+        typer.echo(f"{len(listed):,} images are in more than one of these datasets")
+    if listed:
+        raise typer.Exit(1)
 
 
 def _data_settings(recipe: str, overrides: list[str] | None) -> "DataSettings":

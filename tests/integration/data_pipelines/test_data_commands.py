@@ -1,6 +1,7 @@
 """The commands as their users run them, in processes of their own; some of those are killed."""
 
 import os
+import shutil
 import signal
 import tarfile
 import time
@@ -49,6 +50,20 @@ def invoke(*words: object) -> None:
 
 def build_words(images: Path, out: Path) -> tuple[object, ...]:
     return ("build", images, out, "--shard-samples", 10, "--workers", 2)
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_a_zip_and_a_compressed_tar_make_the_shards_of_their_folder(
+    images: Path, tmp_path: Path, kind: str
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), kind, images)
+    for source, name in ((images, "plain"), (archive, "packed")):
+        done = run("build", source, tmp_path / "sets" / name, "--shard-samples", 100)
+        assert done.code == 0, done.err
+    plain, packed = (ShardSet.open(tmp_path / "sets" / name) for name in ("plain", "packed"))
+    assert packed.classes == plain.classes
+    assert {packed.read(i) for i in range(400)} == {plain.read(i) for i in range(400)}
+    assert sorted(path.name for path in (tmp_path / "sets").iterdir()) == ["packed", "plain"]
 
 
 def caught(

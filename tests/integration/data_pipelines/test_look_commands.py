@@ -1,6 +1,7 @@
 """`data show` and `data stats` as their users run them."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,31 @@ def test_stats_tell_sizes_classes_and_the_time_of_an_epoch(shards: Path) -> None
     assert "3 classes" in result.out
     assert "images/s with 1 threads" in result.words
     assert re.search(r"from 48 images: data\.mean=\[0\.[\d.,]+\] data\.std=\[0\.[\d.,]+\]\n", result.out)
+
+
+def test_duplicates_are_listed_whatever_their_class(shards: Path, tmp_path: Path) -> None:
+    images = tmp_path / "validation"
+    for number, label in ((5, "class0"), (6, "class0"), (6, "class2")):
+        (images / label).mkdir(exist_ok=True, parents=True)
+        shutil.copy(shards.parent / "images" / f"class{number % 3}" / f"{number}.jpg", images / label)
+    cv2.imwrite(str(images / "class2" / "own.jpg"), np.zeros((50, 50, 3), np.uint8))
+    assert all4one("data", "build", images, tmp_path / "set").code == 0
+
+    both = all4one("data", "duplicates", shards, tmp_path / "set")
+    assert both.code == 1, both.err
+    assert f"{shards}: 48 samples, 0 images occur more than once" in both.out
+    assert f"{tmp_path / 'set'}: 4 samples, 1 images occur more than once" in both.out
+    assert "2 images are in more than one of these datasets" in both.out
+    listed = [line.split(" = ") for line in both.out.splitlines() if " = " in line]
+    assert sorted(map(len, listed)) == [2, 3]
+    assert all(line[0].startswith(str(shards)) for line in listed)
+
+    alone = all4one("data", "duplicates", tmp_path / "set")
+    assert (alone.code, alone.out.count(" = ")) == (1, 1)
+    assert all4one("data", "duplicates", shards).code == 0
+    missing = all4one("data", "duplicates", tmp_path / "none")
+    assert missing.code == 2
+    assert "Traceback" not in missing.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The generated reference, without the site around it."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -51,3 +52,13 @@ def test_the_reference_and_the_command_describe_a_setting_in_the_same_words(
 )
 def test_options_are_described_in_these_words_too(option: str, value: str, generate: ModuleType) -> None:
     assert cells(generate.cli_page(), option)[1].strip() == value
+
+
+def test_the_page_for_users_of_other_projects_names_settings_that_exist(generate: ModuleType) -> None:
+    page = (GENERATE.parent / "how-to" / "coming_from_others.md").read_text()
+    first_cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    keys = [key for cell in first_cells for key in re.findall(r"`([a-z_.]+)`", cell)]
+    assert len(keys) > 30
+    known = set(re.findall(r"^\| `([a-z_.N]+)` \|", generate.settings_page(), re.MULTILINE))
+    # Keys of a view come without their section. `count` is a key of recipes only, which is expanded.
+    assert {key for key in keys if key not in known and f"data.views.N.{key}" not in known} == {"count"}

@@ -37,6 +37,7 @@ def exchanged(distance: int) -> list[tuple[int, list[int]]]:
         pending.wait()
         assert pending.has_come(0)
         found.append((exchange.ward, received.unique().tolist()))
+        dist.barrier()  # The next exchange may begin only after all ranks have waited for this one.
     return found
 
 
