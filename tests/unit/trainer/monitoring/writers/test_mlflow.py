@@ -9,14 +9,9 @@ from mlflow.tracking import MlflowClient
 
 from trainer.config.schema import load_config
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
-from trainer.monitoring.writers.base import Background
 from trainer.runs.run_folder import RunFolder
 
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the library longer than a run does: beside other tests it takes its time."""
-    monkeypatch.setattr(Background.__init__, "__defaults__", (120.0,))
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +22,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         own.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         own.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         yield
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    run = RunFolder(tmp_path / "my_run")
-    run.path.mkdir()
-    return run
 
 
 def metrics_of(run: RunFolder, place: str | Path | None, step: int, *others: str) -> MetricsWriter:

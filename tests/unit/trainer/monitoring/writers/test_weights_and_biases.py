@@ -7,21 +7,9 @@ from wandb_files import offline_runs
 
 from trainer.config.schema import load_config
 from trainer.monitoring.metrics import MetricsWriter, open_metrics
-from trainer.monitoring.writers.base import Background
 from trainer.runs.run_folder import RunFolder
 
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for the library longer than a run does: beside other tests it takes its time."""
-    monkeypatch.setattr(Background.__init__, "__defaults__", (120.0,))
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    run = RunFolder(tmp_path / "my_run")
-    run.path.mkdir()
-    return run
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 def metrics_of(run: RunFolder, mode: str, step: int) -> MetricsWriter:
