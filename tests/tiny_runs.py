@@ -1,6 +1,8 @@
 """Real runs of the command on digits: small enough to train within seconds."""
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,11 @@ class Runs:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    def kill(self, process: Command) -> None:
+        """Kill a command of `start` and all of its processes at once."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
 
     def ledger(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.path(name).ledger.read_text().splitlines()]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
+from data_pipelines.sources.shard_samples import is_compressed_tar
 
 _FILES: dict[str, type[gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
     ".gz": gzip.GzipFile,
@@ -26,8 +27,7 @@ _COPIED = 1 << 22
 
 def can_unpack(path: Path) -> bool:
     """Return whether a name is that of a compressed tar that is unpacked here."""
-    name = path.name.lower()
-    return path.suffix.lower() in _FILES and (".tar." in name or path.suffix.lower().startswith(".t"))
+    return path.suffix.lower() in _FILES and is_compressed_tar(path)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
@@ -90,5 +90,5 @@ def _member(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> ZipMember:
     return ZipMember(name, Deflated(path, offset, info.compress_size, info.file_size))
 
 
-def _refuse(path: Path, info: zipfile.ZipInfo, what: str, fix: str) -> None:
+def _refuse(path: Path, info: zipfile.ZipInfo, what: str, fix: str) -> NoReturn:
     raise UserError(f"member {readable(info.filename)!r} {what}", where=readable(path), fix=fix)

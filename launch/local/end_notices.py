@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from data_pipelines.formatting import quoted
-from trainer.monitoring.notifications import FAILED, FINISHED, notify
+from trainer.monitoring.notifications import notify
 from trainer.runs.end_reasons import STOPPED, EndReason
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
@@ -30,9 +30,9 @@ def tell_end(run: RunFolder, code: int) -> None:
     if not settings.to:
         return
     if run.is_finished():
-        notify(settings, FINISHED, run.path, "All steps are done.")
+        notify(settings, "finished", run.path, "All steps are done.")
     elif code not in STOPPED and (end := last_end(run, code)).reason in _FAILURES:
-        notify(settings, FAILED, run.path, f"{end.text}\n{how_to_resume(run)}")
+        notify(settings, "failed", run.path, f"{end.text}\n{how_to_resume(run)}")
 
 
 def last_end(run: RunFolder, code: int) -> LastEnd:

@@ -6,7 +6,7 @@ from pathlib import Path
 from launch.local.end_notices import how_to_resume, last_end, tell_end
 from launch.slurm.job_start import Start
 from launch.slurm.record_failure import TRIED_AGAIN, may_requeue
-from trainer.monitoring.notifications import REQUEUES_USED_UP, notify
+from trainer.monitoring.notifications import notify
 from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
@@ -19,7 +19,7 @@ def main() -> None:
         tell_end(run, code)
     elif config.slurm.chain == 1 and (code == ExitCode.TIME_IS_UP or not may_requeue(run, start)):
         often = f"SLURM has restarted job {start.job} {start.restart} times."
-        notify(config.notify, REQUEUES_USED_UP, run.path, f"{often} {end.text}\n{how_to_resume(run)}")
+        notify(config.notify, "requeues_used_up", run.path, f"{often} {end.text}\n{how_to_resume(run)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Settings of evaluations during training, of the metrics that a run writes, and of messages to people."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -45,17 +45,16 @@ class MetricsSettings(Settings):
     """MLflow experiment of the run."""
 
 
+NotifyEvent = Literal["finished", "failed", "collapsed", "requeues_used_up"]
+"""What people may be told of a run."""
+
+
 class NotifySettings(Settings):
     """Messages to people about a run, by mail, chat or webhook."""
 
     to: tuple[str, ...] = ()
     """Who is told: tags of services in Apprise's file (`[mail, chat]`). Empty: nobody."""
-    on: tuple[Literal["finished", "failed", "collapsed", "requeues_used_up"], ...] = (
-        "finished",
-        "failed",
-        "collapsed",
-        "requeues_used_up",
-    )
+    on: tuple[NotifyEvent, ...] = get_args(NotifyEvent)
     """What is told: the run has `finished`, it has `failed`, its embeddings have nearly `collapsed`, or SLURM has
     restarted its job too often (`requeues_used_up`)."""
     file: Path | None = None

@@ -41,9 +41,8 @@ class _Overwritten(NamedTuple):
     """What a push or a refresh has overwritten."""
 
     place: Tensor  # [rows] int64
-    kept: list[
-        Tensor
-    ]  # [rows, …] each, of the first buffers of the queue. A refresh overwrites no labels and ids.
+    kept: list[Tensor]
+    """[rows, …] each, of the first buffers of the queue. A refresh overwrites no labels and ids."""
     keys: int
     """Number of keys of the push, 0 for a refresh. It exceeds that of the rows if a batch is larger than the ring."""
 

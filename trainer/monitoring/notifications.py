@@ -14,15 +14,13 @@ from platformdirs import user_config_path
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.log import LOGGER
 from data_pipelines.masking import masked
-from trainer.config.monitoring_settings import NotifySettings
+from trainer.config.monitoring_settings import NotifyEvent, NotifySettings
 
-FINISHED, FAILED, COLLAPSED, REQUEUES_USED_UP = "finished", "failed", "collapsed", "requeues_used_up"
-"""What people may be told (`notify.on`)."""
-_TITLES = {
-    FINISHED: "{run} has finished",
-    FAILED: "{run} has failed",
-    COLLAPSED: "{run}: the embeddings have nearly collapsed",
-    REQUEUES_USED_UP: "{run} is not requeued again",
+_TITLES: dict[NotifyEvent, str] = {
+    "finished": "{run} has finished",
+    "failed": "{run} has failed",
+    "collapsed": "{run}: the embeddings have nearly collapsed",
+    "requeues_used_up": "{run} is not requeued again",
 }
 
 _EXAMPLE = (
@@ -43,12 +41,12 @@ def require_services(settings: NotifySettings) -> None:
                 )
 
 
-def notify(settings: NotifySettings, event: str, run: Path, text: str) -> None:
+def notify(settings: NotifySettings, event: NotifyEvent, run: Path, text: str) -> None:
     """Tell people of an event, if they are to be told. It takes some seconds. A failure is logged, and never raised.
 
     Args:
         settings: who is told of what.
-        event: one of those above.
+        event: the event.
         run: folder of the run.
         text: what happened, and what to do.
     """
@@ -63,7 +61,7 @@ def notify(settings: NotifySettings, event: str, run: Path, text: str) -> None:
         LOGGER.warning("%s could not be told that the run has %s: %s", ", ".join(settings.to), event, reason)
 
 
-def notify_in_background(settings: NotifySettings, event: str, run: Path, text: str) -> None:
+def notify_in_background(settings: NotifySettings, event: NotifyEvent, run: Path, text: str) -> None:
     """Do the same in a thread, so that no step waits for it."""
     if settings.to and event in settings.on:
         threading.Thread(

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config.schema import Config
 from trainer.contrast.embedding_health import COLLAPSES, collapse_signs
 from trainer.monitoring.metrics import MetricsWriter, make_record
-from trainer.monitoring.notifications import COLLAPSED, notify_in_background
+from trainer.monitoring.notifications import notify_in_background
 from trainer.monitoring.starvation import Starvation
 from trainer.runs.components import TrainingComponents
 from trainer.runs.progress import TrainingProgress
@@ -137,5 +137,5 @@ class Recorder:
             self._progress.say(f"warning: step {step}: {signs[name]}")
             if self._metrics is not None and name in COLLAPSES:
                 run = self._metrics.path.parent
-                notify_in_background(self._config.notify, COLLAPSED, run, f"Step {step}: {signs[name]}.")
+                notify_in_background(self._config.notify, "collapsed", run, f"Step {step}: {signs[name]}.")
         self._signs = set(signs)

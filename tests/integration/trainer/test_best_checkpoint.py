@@ -1,8 +1,6 @@
 """Runs that keep their best checkpoint, evaluated at other steps than those of the checkpoints."""
 
 import json
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -82,8 +80,7 @@ def test_after_kills_the_same_checkpoints_are_left(runs: Runs, kept: str) -> Non
         again = ("resume", runs.folder / name) if begun else runs.arguments(name, *SETTINGS)
         process = runs.start(*again, "--nproc", 2)
         runs.wait_for_step(name, step, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        runs.kill(process)
     result = runs.resume(name)
     assert result.code == 0, result.out
     runs.assert_same(name, kept)

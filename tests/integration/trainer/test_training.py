@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import time
@@ -142,8 +141,7 @@ def test_a_checkpoint_by_the_clock_saves_the_work_of_a_killed_run(runs, straight
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    runs.kill(process)
     result = runs.resume("by_the_clock")
     assert result.code == 0, result.out
     assert "resuming from step_" in result.words

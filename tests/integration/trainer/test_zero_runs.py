@@ -1,8 +1,6 @@
 """Runs with optimizer state in shares: killed, resumed, and taken over by another number of processes and stage."""
 
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -19,8 +17,7 @@ def shares(runs) -> str:
 def test_a_killed_run_at_stage_1_ends_bitwise_where_an_undisturbed_one_does(runs, shares) -> None:
     process = runs.start(*runs.arguments("killed_shares", "parallel.zero_stage=1"), "--nproc", 2)
     runs.wait_for_step("killed_shares", 6, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    runs.kill(process)
     assert (runs.path("killed_shares").checkpoints / "step_00000004").is_dir()
     result = runs.resume("killed_shares")
     assert result.code == 0, result.out

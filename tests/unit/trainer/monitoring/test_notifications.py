@@ -9,14 +9,7 @@ from webhook import TAG, Webhook, webhook
 from data_pipelines.errors import UserError
 from data_pipelines.log import LOGGER
 from trainer.config.monitoring_settings import NotifySettings
-from trainer.monitoring.notifications import (
-    COLLAPSED,
-    FAILED,
-    FINISHED,
-    notify,
-    notify_in_background,
-    require_services,
-)
+from trainer.monitoring.notifications import notify, notify_in_background, require_services
 
 RUN = Path("runs") / "narrow"
 
@@ -37,7 +30,7 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 def test_a_service_gets_the_title_the_words_and_where_it_happened(hook: Webhook) -> None:
     settings = NotifySettings(to=(TAG,), file=hook.file)
     require_services(settings)
-    notify(settings, FINISHED, RUN, "All steps are done.")
+    notify(settings, "finished", RUN, "All steps are done.")
     (message,) = hook.messages
     assert message.title == "narrow has finished"
     assert message.text.startswith(f"All steps are done.\n{RUN} on ")
@@ -45,9 +38,9 @@ def test_a_service_gets_the_title_the_words_and_where_it_happened(hook: Webhook)
 
 def test_only_wanted_events_are_told(hook: Webhook) -> None:
     settings = NotifySettings(to=(TAG,), file=hook.file, on=("collapsed",))
-    notify(settings, FAILED, RUN, "no disk")
-    notify(NotifySettings(file=hook.file), COLLAPSED, RUN, "nobody is told")
-    notify_in_background(settings, COLLAPSED, RUN, "few directions")
+    notify(settings, "failed", RUN, "no disk")
+    notify(NotifySettings(file=hook.file), "collapsed", RUN, "nobody is told")
+    notify_in_background(settings, "collapsed", RUN, "few directions")
     assert [message.title for message in hook.wait_for(1)] == ["narrow: the embeddings have nearly collapsed"]
 
 
@@ -56,7 +49,7 @@ def test_a_service_that_does_not_answer_is_a_warning(
 ) -> None:
     with webhook(tmp_path) as gone:
         settings = NotifySettings(to=(TAG,), file=gone.file)
-    notify(settings, FAILED, RUN, "no disk")
+    notify(settings, "failed", RUN, "no disk")
     (record,) = [r for r in warnings.records if r.name == LOGGER.name]
     assert record.getMessage().startswith(
         f"{TAG} could not be told that the run has failed: A Connection error"
@@ -64,7 +57,7 @@ def test_a_service_that_does_not_answer_is_a_warning(
 
 
 def test_a_file_that_vanished_is_a_warning_too(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
-    notify(NotifySettings(to=(TAG,), file=tmp_path / "none.yml"), FAILED, RUN, "no disk")
+    notify(NotifySettings(to=(TAG,), file=tmp_path / "none.yml"), "failed", RUN, "no disk")
     assert "Apprise's file of services does not exist" in warnings.text
 
 
@@ -96,5 +89,5 @@ def test_a_service_that_apprise_cannot_read_is_named(
 
 
 def test_passwords_of_urls_are_masked(hook: Webhook) -> None:
-    notify(NotifySettings(to=(TAG,), file=hook.file), FAILED, RUN, "s3://KEY:word@host/set cannot be read")
+    notify(NotifySettings(to=(TAG,), file=hook.file), "failed", RUN, "s3://KEY:word@host/set cannot be read")
     assert hook.messages[0].text.startswith("s3://***@host/set cannot be read\n")

@@ -1,7 +1,5 @@
 """Runs on a mix of two sets of different sizes and classes, and on a part of a set."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -36,8 +34,7 @@ def test_killed_in_the_middle_of_an_epoch_a_run_on_a_mix_ends_bitwise_the_same(
 ) -> None:
     process = runs.start(*runs.arguments("mixed_killed", mixed), "--nproc", 2)
     runs.wait_for_step("mixed_killed", 6, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    runs.kill(process)
     result = runs.resume("mixed_killed")
     assert result.code == 0, result.out
     assert "resuming from step_" in result.words
