@@ -11,6 +11,8 @@ import submitit
 
 from data_pipelines.errors import UserError
 from launch.local.rank_processes import module_command
+from launch.slurm.containers.container import Container, runtime_warning
+from launch.slurm.containers.mounts import container_of
 from launch.slurm.job import TrainJob
 from launch.slurm.queueing import JobsQueuedTogether
 from launch.slurm.submission_environment import submission_environment
@@ -36,6 +38,7 @@ class SlurmSubmission:
         then: module with its arguments. After its processes ended without an error, each job runs it on its first node
             with its run's folder.
         tells_end: whether each job tells people how its run has ended.
+        container: the container of the processes. None: they run on the nodes themselves.
     """
 
     runs: Sequence[RunFolder]
@@ -44,11 +47,18 @@ class SlurmSubmission:
     parallel: int = 256
     then: str | None = None
     tells_end: bool = False
+    container: Container | None = None
 
     @classmethod
     def of(cls, run: RunFolder, config: Config) -> "SlurmSubmission":
         """Return the submission of a single run."""
-        return cls([run], config.slurm, Submissions(run).folder, tells_end=bool(config.notify.to))
+        return cls(
+            [run],
+            config.slurm,
+            Submissions(run).folder,
+            tells_end=bool(config.notify.to),
+            container=container_of([config], run.path),
+        )
 
     def script(self) -> str:
         """Return the sbatch script that submitit would write.
@@ -66,7 +76,8 @@ class SlurmSubmission:
             UserError: SLURM does not take the jobs. After this and any other exception, Ctrl-C included, nothing is
                 queued.
         """
-        for warning in (cpu_warning(self.settings), agents_warning(self.settings)):
+        warnings = (cpu_warning(self.settings), agents_warning(self.settings), runtime_warning(self.settings))
+        for warning in warnings:
             if warning:
                 print(f"warning: {warning}", file=sys.stderr)
         for run in self.runs:
@@ -133,6 +144,7 @@ class SlurmSubmission:
             parallel=self.parallel,
             teardown=self._teardown(),
             agents=self._has_agents,
+            container=self.container,
         )
 
     @property
@@ -147,13 +159,15 @@ class SlurmSubmission:
         record = shlex.join(module_command("launch.slurm.record_failure"))
         lines = [
             "code=$?",
+            *(self.container.teardown if self.container is not None else []),
             f"runs=({runs})",
             f"[ $code -eq 0 ] || {{ {record} {run} $code; code=$?; }}",
         ]
         if self.then is not None:
-            lines.append(
-                f"[ $code -ne 0 ] || {shlex.join(module_command(*self.then.split()))} {run} || code=$?"
-            )
+            then = shlex.join(module_command(*self.then.split()))
+            if self.container is not None:
+                then = self.container.on_first_node(self.then)
+            lines.append(f"[ $code -ne 0 ] || {then} {run} || code=$?")
         if self.settings.chain > 1:
             lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
         if self.tells_end:

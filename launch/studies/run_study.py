@@ -11,6 +11,7 @@ from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm import slurm_commands
+from launch.slurm.containers.mounts import container_of
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.submitted_jobs import Submissions
@@ -141,7 +142,10 @@ def _queue(runs: StudyRuns, cells: Sequence[Cell], parallel: int) -> None:
     then = f"{EVALUATE_RUN} {asked.backbone}" if asked.evaluator == "linear_fast" else None
     folders = [runs.runs[cell] for cell in cells]
     tells_end = any(runs.configs[cell].notify.to for cell in cells)
-    batch = SlurmSubmission(folders, settings, runs.folder / "slurm", parallel, then, tells_end)
+    container = container_of([runs.configs[cell] for cell in cells], runs.folder)
+    batch = SlurmSubmission(
+        folders, settings, runs.folder / "slurm", parallel, then, tells_end, container=container
+    )
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell in cells:
