@@ -24,6 +24,10 @@ from trainer.runs.run_folder import RunFolder
 
 _BY_TASK = {"--gpus-per-task", "--tres-per-task", "--ntasks", "-n", "--ntasks-per-gpu", "--ntasks-per-socket"}
 """Options of sbatch and srun that give resources to each task, or set the number of tasks."""
+NOTHING_TO_DO = 99
+"""Exit code of a module that runs before the processes of a job, if these need not start."""
+_RUN = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+"""Shell word for the run of a job."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class SlurmSubmission:
             with its run's folder.
         tells_end: whether each job tells people how its run has ended.
         container: the container of the processes. None: they run on the nodes themselves.
+        before: module. Each start of a job runs it on its first node with its run's folder, before the processes.
+            Its code `NOTHING_TO_DO` ends the job without an error, and any other one above 0 with this code.
+        beside: module that runs on the first node beside the processes, with the run's folder and 0.
     """
 
     runs: Sequence[RunFolder]
@@ -48,6 +55,8 @@ class SlurmSubmission:
     then: str | None = None
     tells_end: bool = False
     container: Container | None = None
+    before: str | None = None
+    beside: str | None = None
 
     @classmethod
     def of(cls, run: RunFolder, config: Config) -> "SlurmSubmission":
@@ -145,6 +154,7 @@ class SlurmSubmission:
             teardown=self._teardown(),
             agents=self._has_agents,
             container=self.container,
+            setup=self._setup(),
         )
 
     @property
@@ -152,26 +162,41 @@ class SlurmSubmission:
         """Whether an agent on each node starts its ranks."""
         return self.settings.recovery == "in_place" and not _counted_by_task(self.settings)
 
+    @property
+    def _name_runs(self) -> str:
+        """Shell line that lists the runs. Each element of an array handles its own one, which is `_RUN`."""
+        return f"runs=({' '.join(shlex.quote(str(run.path.absolute())) for run in self.runs)})"
+
+    def _setup(self) -> list[str]:
+        """Return the shell lines that run before the processes."""
+        lines = [self._name_runs] if self.before or self.beside else []
+        if self.before is not None:
+            lines += [
+                f"{shlex.join(module_command(self.before))} {_RUN}",
+                f"code=$?; [ $code -ne {NOTHING_TO_DO} ] || exit 0; [ $code -eq 0 ] || exit $code",
+            ]
+        if self.beside is not None:
+            lines.append(f"{shlex.join(module_command(self.beside))} {_RUN} 0 &")
+        return lines
+
     def _teardown(self) -> list[str]:
-        """Return the shell lines that run after the processes. Each element of an array handles its own run."""
-        runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
-        run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+        """Return the shell lines that run after the processes."""
         record = shlex.join(module_command("launch.slurm.record_failure"))
         lines = [
             "code=$?",
             *(self.container.teardown if self.container is not None else []),
-            f"runs=({runs})",
-            f"[ $code -eq 0 ] || {{ {record} {run} $code; code=$?; }}",
+            self._name_runs,
+            f"[ $code -eq 0 ] || {{ {record} {_RUN} $code; code=$?; }}",
         ]
         if self.then is not None:
             then = shlex.join(module_command(*self.then.split()))
             if self.container is not None:
                 then = self.container.on_first_node(self.then)
-            lines.append(f"[ $code -ne 0 ] || {then} {run} || code=$?")
+            lines.append(f"[ $code -ne 0 ] || {then} {_RUN} || code=$?")
         if self.settings.chain > 1:
-            lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
+            lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {_RUN}")
         if self.tells_end:
-            lines.append(f"{shlex.join(module_command('launch.slurm.end_notice'))} {run} $code")
+            lines.append(f"{shlex.join(module_command('launch.slurm.end_notice'))} {_RUN} $code")
         return [*lines, "exit $code"]
 
 

@@ -32,6 +32,7 @@ def executor(
     teardown: Sequence[str] = (),
     agents: bool = False,
     container: Container | None = None,
+    setup: Sequence[str] = (),
 ) -> submitit.SlurmExecutor:
     """Return the executor that submits jobs.
 
@@ -46,6 +47,7 @@ def executor(
         teardown: shell lines that run after the processes.
         agents: whether each node has one task, which starts the processes of the node.
         container: the container of the processes. None: they run on the node itself.
+        setup: shell lines that run before the processes, after those of the user.
 
     Raises:
         UserError: there is no SLURM on this machine, or the container cannot be started.
@@ -109,6 +111,7 @@ def executor(
             "export SUBMITIT_PREEMPT_SIGNAL=USR2",
             _SAY_START,
             *settings.setup,
+            *setup,
             *(container.setup if container is not None else []),
         ],
         # Agents outlive the loss of one of them. Ranks wait for a lost one.
