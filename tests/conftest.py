@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hub_server import HubServer
+from hypothesis import settings
 from rank_processes import run_as_ranks
 
 DATA = Path(

@@ -245,9 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit}
         content = found.commits[commit].get(file)
         if content is None:
-            return self._json(
-                {"error": "Entry not found"}, 404, {**headers, "X-Error-Code": "EntryNotFound"}
-            )
+            return self._json({"error": "Entry not found"}, 404, {**headers, "X-Error-Code": "EntryNotFound"})
         oid = hashlib.sha256(content).hexdigest()
         if not file.endswith(".safetensors"):
             return self._bytes(content, 200, {**headers, "ETag": f'"{oid[:40]}"'})

@@ -82,7 +82,7 @@ def _explained(error: Exception, repository: str) -> tuple[str, str]:
     """Return what a failure of the library means, and its fix."""
     owner = repository.partition("/")[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = getattr(error, "server_message", None) or "; ".join(
+    reason = getattr(error, "server_message", None) or " ".join(
         line.strip(" -") for line in str(error).splitlines() if line.strip()
     )
     if status == 401:
@@ -93,9 +93,10 @@ def _explained(error: Exception, repository: str) -> tuple[str, str]:
             f"use a token with write permission for {owner}, or another owner",
         )
     if status is not None:
-        return f"the hub refuses the upload with status {status} ({reason})", "solve this on the hub"
-    if isinstance(error, ValueError):
-        return f"the hub refuses a file: {reason}", "choose a license that the hub knows, such as mit"
+        fix = "try again later" if status >= 500 or status == 429 else "solve this on the hub"
+        return f"the hub refuses the upload with status {status} ({reason})", fix
+    if isinstance(error, ValueError):  # of what the library checks before it uploads, such as the license
+        return f"the hub refuses the export: {reason}", "change the beginning of its README.md"
     return f"the hub cannot be reached: {first_line(error)}", "use a machine with network access"
 
 
@@ -103,7 +104,7 @@ def _kept(what: str, fix: str | None, folder: Path, repository: str, private: bo
     options = " --private" if private else ""
     again = f"hf upload {repository} {quoted(folder)}{options}"
     return UserError(
-        f"{what}. The export is kept in {folder}",
+        f"{what.rstrip('.')}. The export is kept in {folder}",
         where=f"{SCHEME}{repository}",
         fix=f"{fix}. To upload the folder then, run: {again}",
     )

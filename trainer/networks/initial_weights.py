@@ -63,8 +63,9 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
         image_size: side of its images, in pixels.
 
     Raises:
-        UserError: the repository cannot be downloaded, the file cannot be read without running code from it, it has less than
-            half of the backbone's tensors, or it has less than all of them and `settings.init_partial` is not set.
+        UserError: the repository cannot be downloaded, the file cannot be read without running code from it, it has
+            less than half of the backbone's tensors, or it has less than all of them and `settings.init_partial` is
+            not set.
     """
     assert settings.init is not None
     path, shown = local_weights(settings.init)
