@@ -56,13 +56,13 @@ class Repository:
 
 
 class HubServer:
-    """Serves `models` at `url` until `close`. `fault` may answer a request with an HTTP status."""
+    """Serves `models` at `url` until `close`. `fault` may answer a request with a status and a code of the hub."""
 
     def __init__(self) -> None:
         self.models: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.fault: Callable[[Request], int | None] = lambda request: None
+        self.fault: Callable[[Request], tuple[int, str] | None] = lambda request: None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -101,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, path)
         self.hub.requests.append(request)
         try:
-            if status := self.hub.fault(request):
-                raise _Refused(status, "", "a fault of the test")
+            if fault := self.hub.fault(request):
+                raise _Refused(*fault, "a fault of the test")
             for method, pattern, answer in _ROUTES:
                 if self.command in method.split() and (found := re.fullmatch(pattern, path)):
                     return answer(self, **found.groupdict())

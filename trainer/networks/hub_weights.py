@@ -150,7 +150,11 @@ def download_weights(address: HubAddress) -> HubWeights:
                 "give a branch, a tag or a full commit after @",
             ) from None
         except (errors.HTTPError, OSError) as error:
-            raise _refused(f"cannot be downloaded: {first_line(error)}", address, "try again") from None
+            raise _refused(
+                f"cannot be downloaded: {first_line(error)}",
+                address,
+                "check the disk of HF_HOME, and try again",
+            ) from None
     if unreachable is not None:
         raise _not_cached(address, unreachable)
     raise _refused(f"has no file {' or '.join(FILES)}", address, "name a repository with one of these files")

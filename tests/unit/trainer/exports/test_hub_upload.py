@@ -170,7 +170,7 @@ def test_a_hub_that_cannot_be_reached(token, hub, folder, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("status", "fix"), [(500, "try again later"), (409, "solve this on the hub")])
 def test_a_hub_that_fails_in_the_middle(token, hub, folder, status: int, fix: str) -> None:
-    hub.fault = lambda request: status if request.path.endswith("/commit/main") else None
+    hub.fault = lambda request: (status, "") if request.path.endswith("/commit/main") else None
     error = refused(folder)
     assert f"the hub refuses the upload with status {status}" in error.what
     assert fix in str(error.fix)

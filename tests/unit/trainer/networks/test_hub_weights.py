@@ -103,6 +103,19 @@ def test_a_private_model_is_read_with_the_token_of_the_library(
     assert (file.read_bytes(), shown) == (b"1", f"hf://lab/secret@{commit}")
 
 
+def test_a_model_that_needs_permission(hub: HubServer) -> None:
+    hub.fault = lambda request: (403, "GatedRepo")
+    with pytest.raises(UserError, match="access to this repository must be granted first"):
+        local_weights("hf://lab/net")
+
+
+def test_a_cache_that_cannot_be_written(hub: HubServer, tmp_path: Path) -> None:
+    hub.publish("lab/net", {"model.safetensors": b"1"})
+    (tmp_path / "hugging_face").write_text("a file where a folder belongs")
+    with pytest.raises(UserError, match=r"(?s)cannot be downloaded.*check the disk of HF_HOME"):
+        local_weights("hf://lab/net")
+
+
 def test_a_revision_is_the_commit_that_was_asked_for(hub: HubServer) -> None:
     first = hub.publish("lab/net", {"model.safetensors": b"1"})
     second = hub.publish("lab/net", {"model.safetensors": b"2"})
@@ -116,7 +129,7 @@ def test_what_is_in_the_cache_needs_no_network(hub: HubServer, monkeypatch: pyte
     asked = len(hub.requests)
     assert local_weights(f"hf://lab/net@{commit}") == found
     assert len(hub.requests) == asked
-    hub.fault = lambda request: 503
+    hub.fault = lambda request: (503, "")
     assert local_weights("hf://lab/net") == found
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert local_weights("hf://lab/net") == found
@@ -136,7 +149,7 @@ def test_without_a_network_the_message_tells_how_to_download_before(
     if reason == "offline":
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     elif reason == "broken":
-        hub.fault = lambda request: 503
+        hub.fault = lambda request: (503, "")
     else:
         hub.close()
     with pytest.raises(UserError, match="the hub cannot be reached") as error:
