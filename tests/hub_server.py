@@ -152,7 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {**answer, "error": "You already created this model repo"}, 409, {"X-Error-Code": ""}
             )
-        self.hub.models[name] = Repository(private=asked.get("visibility") == "private")
+        self.hub.models[name] = Repository(
+            private=asked.get("visibility") == "private" or asked.get("private", False)
+        )
         self.hub.models[name].add({".gitattributes": b""}, "initial commit")
         self._json(answer)
 

@@ -182,7 +182,7 @@ def test_gradients_flow_to_the_images(vits) -> None:
         assert inputs.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("n", [0, -1, 99, [], [-1], [0, 99]])
+@pytest.mark.parametrize("n", [0, -1, 99, [], [-1], [0, 99], [99, 0], [1, -1, 2]])
 def test_blocks_that_are_not_there(vits, n) -> None:
     depth = len(vits[VIT].network.blocks)
     with pytest.raises(UserError, match=f"does not name blocks of a network that has {depth}"):
