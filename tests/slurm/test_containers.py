@@ -47,24 +47,20 @@ def test_a_run_in_containers_recovers_is_requeued_and_ends_as_outside_of_them(jo
     assert "does not answer" not in jobs.output("contained")
 
 
-def test_a_run_in_a_container_is_cancelled_and_goes_on(jobs, image, brief) -> None:
-    job = jobs.submit("contained_cancel", BRIEF, "--nodes", 1, *settings("apptainer", image))
-    jobs.wait_for_step("contained_cancel", job, 3)
-    assert jobs.all4one("cancel", jobs.runs.path("contained_cancel").path).code == 0
-    jobs.cluster.wait_for_state(job, "CANCELLED")
-    assert jobs.ledger("contained_cancel", "end")[-1]["reason"] == "cancelled"
-    job = jobs.resume("contained_cancel", "--nodes", 2)
-    jobs.finish("contained_cancel", job)
-    assert jobs.ledger("contained_cancel", "ready")[-1]["replayed"] == 0
-
-
-def test_a_run_by_pyxis_ends_as_outside_of_a_container(jobs, image, brief, monkeypatch) -> None:
+def test_a_run_by_pyxis_is_cancelled_and_resumed_and_ends_as_outside_of_a_container(
+    jobs, image, brief, monkeypatch
+) -> None:
     refused = jobs.all4one("submit", *jobs.runs.common, "run.name=no_plugin", *settings("pyxis", image))
     assert refused.code == 2
     assert "does not have the plugin Pyxis" in refused.words
     monkeypatch.setenv("PATH", f"{RUNTIMES}:{os.environ['PATH']}")
     job = jobs.submit("by_pyxis", BRIEF, "--nodes", 2, *settings("pyxis", image))
-    jobs.finish("by_pyxis", job)
+    jobs.wait_for_step("by_pyxis", job, 3)
+    assert jobs.all4one("cancel", jobs.runs.path("by_pyxis").path).code == 0
+    jobs.cluster.wait_for_state(job, "CANCELLED")
+    assert jobs.ledger("by_pyxis", "end")[-1]["reason"] == "cancelled"
+    jobs.finish("by_pyxis", jobs.resume("by_pyxis"))
+    assert jobs.ledger("by_pyxis", "ready")[-1]["replayed"] == 0
     jobs.runs.assert_same("by_pyxis", brief)
 
 
