@@ -75,7 +75,7 @@ class Trials:
     def should_stop(self, number: int, evaluation: int, value: float) -> bool:
         """Take in the value of a trial's evaluation, counted from 1. Returns whether the trial has fallen behind."""
         frozen = self._newest(number)
-        if frozen is None:
+        if frozen is None or frozen.state.is_finished():  # one that has failed before is not stopped
             return False
         trial = self._trial(frozen)
         if evaluation not in frozen.intermediate_values:

@@ -63,11 +63,13 @@ def test_ends_that_nobody_has_told_are_told_before_the_next_trial(tmp_path: Path
 
 
 def test_a_failed_trial_that_its_user_resumed_counts(tmp_path: Path) -> None:
-    search = search_in(tmp_path / "search")
-    Trials(search, 0).ask(0, DIMENSIONS)
+    search = search_in(tmp_path / "search", prune=True)
+    given = Trials(search, 0).ask(0, DIMENSIONS)
     Trials(search).fail(0)
     Trials(search).fail(0)
     assert states(search) == ["FAIL"]
+    assert Trials(search, 0).ask(0, DIMENSIONS) == given  # it is tried again with the same values
+    assert not Trials(search, 0).should_stop(0, 1, 0.1)
     finish(search.trial(0), 0.7)
     for _ in range(2):
         Trials(search).settle()
