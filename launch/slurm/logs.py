@@ -78,7 +78,7 @@ def _follow(names: dict[RunFolder, str], rank: int, path: Path) -> int:
         what = "the run continues. Cancel it" if len(names) == 1 else "the runs continue. Cancel them"
         print(f"{what} with `all4one cancel {quoted(path)}`", file=sys.stderr)
         raise
-    return 0 if all(run.is_finished() for run in names) else 1
+    return 0 if all(run.is_finished() or run.pruned.exists() for run in names) else 1
 
 
 def _follow_until_over(live: dict[RunFolder, RunOutput], ends: "_Ends") -> None:

@@ -87,7 +87,7 @@ class Cluster:
     def command(self, *command: object) -> list[str]:
         """A command as it must be started to run on the head machine."""
         enter = ["nsenter", "--target", str(self.head), "--mount", "--uts", "--ipc", "--net", "--pid"]
-        return [*enter, f"--wd={Path.cwd()}", "--", *map(str, command)]
+        return [*enter, f"--wdns={Path.cwd()}", "--", *map(str, command)]
 
     def run(self, *command: object, check: bool = True) -> str:
         """What a command on the head machine prints."""
