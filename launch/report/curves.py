@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from launch.report.facts import RunFacts
 from launch.report.metrics import TAU
-from trainer.networks.ema import momentum_at
+from trainer.networks.ema_schedule import momentum_at
 
 POINTS = 400
 """Maximum number of points of a drawn curve, more than a chart has pixels."""
@@ -35,7 +37,7 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
     """Return every recorded value by name, over epochs, and τ from its schedule."""
     found: dict[str, Curve] = {}
     for record in facts.records:
-        for name, value in _values(record):
+        for name, value in values_of(record):
             curve = found.setdefault(name, Curve([], []))
             curve.epochs.append(float(record["epoch"]))
             curve.values.append(value)
@@ -64,18 +66,32 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
 
     The first and the last value stay, and the lowest and the highest of each stretch, so that no peak is lost.
     """
-    count = len(curve.values)
-    if count <= points:
+    if len(curve.values) <= points:
         return curve
-    stretches, kept = points // 2 - 1, {0, count - 1}
-    for stretch in range(stretches):
-        places = range(stretch * count // stretches, (stretch + 1) * count // stretches)
-        kept |= {min(places, key=curve.values.__getitem__), max(places, key=curve.values.__getitem__)}
-    chosen = sorted(kept)
+    chosen = thinned_places(np.array(curve.values), points)
     return Curve([curve.epochs[i] for i in chosen], [curve.values[i] for i in chosen])
 
 
-def _values(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def thinned_places(values: np.ndarray, points: int = POINTS) -> list[int]:
+    """Return the places of the values that `thinned` keeps, in order.
+
+    Args:
+        values: the values [n] of a curve.
+        points: maximum number of places, at least 4.
+    """
+    count = len(values)
+    if count <= points:
+        return list(range(count))
+    stretches, kept = points // 2 - 1, {0, count - 1}
+    for stretch in range(stretches):
+        begin, end = stretch * count // stretches, (stretch + 1) * count // stretches
+        part = values[begin:end]
+        kept |= {begin + int(part.argmin()), begin + int(part.argmax())}
+    return sorted(kept)
+
+
+def values_of(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield each value of a record that is drawn, with its name."""
     for name, value in (record | record.get("time", {})).items():
         if (
             name not in ("step", "epoch", "kind", "time")
