@@ -41,13 +41,19 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
             curve = found.setdefault(name, Curve([], []))
             curve.epochs.append(float(record["epoch"]))
             curve.values.append(value)
-    method, total = facts.config.method, facts.status.total_steps
-    start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", 1.0)
     steps = [(r["epoch"], r["step"]) for r in facts.records if r.get("kind") == "train"]
-    if start is not None and total and steps:
-        taus = [momentum_at(step - 1, total, float(start), float(end)) for _, step in steps]
+    if taus := tau_at(facts, [step for _, step in steps]):
         found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)
     return found
+
+
+def tau_at(facts: RunFacts, steps: Sequence[int]) -> list[float]:
+    """Return the momentum of the EMA encoder at steps, from its schedule. Empty: it has none, or is not known yet."""
+    method, total = facts.config.method, facts.status.total_steps
+    start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", 1.0)
+    if start is None or not total:
+        return []
+    return [momentum_at(step - 1, total, float(start), float(end)) for step in steps]
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[str]]:
