@@ -3,12 +3,15 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from commands import Command
 
 from launch.serve.server import LiveServer
 from trainer.config.schema import load_config
@@ -96,3 +99,20 @@ def ask(
         return Reply(got.status, dict(got.getheaders()), got.read())
     finally:
         connection.close()
+
+
+def wait_for_server(port: int, command: Command) -> None:
+    """Return once a command of `all4one serve` answers at a port."""
+    deadline = time.monotonic() + 60
+    while True:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/api/runs")
+            assert connection.getresponse().status == 200
+            return
+        except OSError:
+            assert command.poll() is None, command.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        finally:
+            connection.close()

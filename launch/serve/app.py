@@ -23,7 +23,7 @@ _MOST_POINTS = 2000
 _LOG_BYTES = 1 << 16
 """Maximum number of bytes of a log in one answer."""
 _MEMORY = 1 << 28
-"""Bytes of values that are kept of runs that were looked at. The newest one stays in any case."""
+"""Bytes of values that are kept of runs that were looked at. As many runs as a page compares stay in any case."""
 
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 _STATIC = {
@@ -127,6 +127,11 @@ class App:
 
     def _metrics(self, query: Query) -> dict[str, Any]:
         runs = _runs_in(query)
+        if "preview" in query:
+            found = {run: self._series_of(run).preview(POINTS) for run in runs}
+            if any(found.values()):
+                shown = {run: rough or self._series_of(run).update(Window()) for run, rough in found.items()}
+                return curves_page(shown, {}) | {"preview": True}
         window = Window(
             low=_number(query, "low"),
             high=_number(query, "high"),
@@ -160,7 +165,10 @@ class App:
         with self._lock:
             series = self._series.pop(name, None) or MetricSeries(run.metrics)
             self._series[name] = series
-            while len(self._series) > 1 and sum(one.nbytes for one in self._series.values()) > _MEMORY:
+            while (
+                len(self._series) > MOST_COMPARED
+                and sum(one.nbytes for one in self._series.values()) > _MEMORY
+            ):
                 oldest, _ = self._series.popitem(last=False)
                 self._records.pop(oldest, None)
         return series

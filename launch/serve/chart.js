@@ -38,6 +38,7 @@ export class Chart {
     this.view = view;
     this.drawn = this.lines.map((line) => ({ ...line, xs: line[view.axis], ys: this.smoothed(line.values) }));
     this.render();
+    if (view.range) return; // the words are about the whole curve
     const ends = this.drawn.map((line) => `${line.label} ends at ${this.format(line.values.at(-1))}`);
     this.plot.setAttribute("aria-label", `${this.about.label} over ${view.axis}: ${ends.slice(0, 20).join("; ")}. ` +
       "Left and right read values, plus and minus zoom, Escape shows all.");
@@ -71,13 +72,14 @@ export class Chart {
     this.x1 = range ? range[1] : Math.max(this.view.end ?? 0, ...every);
     if (!(this.x1 > this.x0)) this.x1 = this.x0 + 1;
     let low = Infinity, high = -Infinity, least = Infinity;
-    for (const { xs, values } of this.drawn) {
+    for (const { xs, values, ys } of this.drawn) {
       for (let i = 0; i < xs.length; i++) {
         if (xs[i] < this.x0 || xs[i] > this.x1) continue;
-        const value = factor * values[i];
-        if (value < low) low = value;
-        if (value > high) high = value;
-        if (value > 0 && value < least) least = value;
+        for (const value of [factor * values[i], factor * ys[i]]) {
+          if (value < low) low = value;
+          if (value > high) high = value;
+          if (value > 0 && value < least) least = value;
+        }
       }
     }
     if (low > high) [low, high] = this.about.limits;
@@ -306,5 +308,6 @@ function logTicks(low, high) {
       if (y >= low && y <= high) found.push([y, short(digit * 10 ** power)]);
     }
   }
-  return found;
+  if (found.length >= 3) return found;
+  return ticks(10 ** low, 10 ** high, 5).filter((tick) => tick > 0).map((tick) => [Math.log10(tick), short(tick)]);
 }

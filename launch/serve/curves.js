@@ -52,6 +52,13 @@ export class Curves {
       make("label", {}, "Smoothing", smoothing, weight), this.reset);
   }
 
+  /** Fetch a rough picture of long curves, which is here before the server has read all of them. */
+  async preview() {
+    const page = await ask("metrics", [...this.runs.map((run) => ["run", run]), ["preview", 1]]);
+    this.take(page);
+    if (page.preview) this.cursors = [];
+  }
+
   /** Fetch what is new. */
   async update() {
     if (this.view.range) return; // the points of a zoom stay as they are

@@ -18,9 +18,9 @@ def curves_page(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) 
 
     Args:
         updates: the points of each run by its id.
-        several: facts of the runs, by the same ids.
+        several: facts of the runs, by the same ids. Empty: they are not read yet.
     """
-    updates = {run: _with_tau(update, several[run]) for run, update in updates.items()}
+    updates = {run: _with_tau(update, several.get(run)) for run, update in updates.items()}
     page: dict[str, Any] = {
         "runs": {
             run: {
@@ -36,16 +36,16 @@ def curves_page(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) 
     return page
 
 
-def _with_tau(update: Update, facts: RunFacts) -> Update:
+def _with_tau(update: Update, facts: RunFacts | None) -> Update:
     """Add the momentum of the EMA encoder, which is not recorded, at the steps of the learning rate."""
-    if (lr := update.series.get("lr")) is None or not (taus := tau_at(facts, lr.steps)):
+    if facts is None or (lr := update.series.get("lr")) is None or not (taus := tau_at(facts, lr.steps)):
         return update
     return update._replace(series=update.series | {TAU: lr._replace(values=taus)})
 
 
 def _groups(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for update in updates.values() for name in update.series))
-    gaps = list(missing(list(several.values()), names))
+    gaps = list(missing(list(several.values()), names)) if several else []
     groups, found = grouped(names), []
     for title in ORDER:
         lines, charts, flat = [line for group, line in gaps if group == title], [], {}

@@ -21,10 +21,11 @@ BROKEN, PROFILE = "cannot be read", "profile"
 PROFILE_FILE = "profile.json"
 _LOOK_AGAIN_S = 1.0
 """Time for which a list of folders holds, seconds."""
-_TAIL = 1 << 16
-"""Bytes at the end of the metrics that tell the newest step, loss and speed."""
+_TAIL, _PART = 1 << 14, 1 << 19
+"""Bytes at the end of the metrics that tell the newest step, loss and speed, and of each part before them in which the
+newest evaluation is looked for."""
 _MOST_TAIL = 1 << 23
-"""Maximum number of bytes in which the newest evaluation is looked for."""
+"""Maximum number of bytes that are searched for it."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _newest_records(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
         rest = lines[0]
         while begin > max(0, end - _MOST_TAIL) and not evaluated:
-            earlier = max(0, begin - _TAIL * 8)
+            earlier = max(0, begin - _PART)
             file.seek(earlier)
             block = file.read(begin - earlier) + rest
             begin, place = earlier, block.rfind(b'"kind": "eval"')

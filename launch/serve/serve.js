@@ -46,6 +46,11 @@ class RunsPage {
   }
 
   async update() {
+    if (!this.shown.preview) {
+      await this.curves.preview();
+      this.shown.preview = true;
+      requestAnimationFrame(() => this.showSections());
+    }
     await Promise.all([this.curves.update(), this.runs.length === 1 ? this.one() : this.several()]);
     this.showSections();
   }
@@ -155,7 +160,7 @@ async function route() {
     shownRuns = JSON.stringify(runs);
     page?.close();
     page = runs.length ? new RunsPage(runs) : new ListPage();
-    title(runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "Runs", "Reading the folder…", runs.length > 0);
+    title(runs[0] === "." ? "Run" : runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "Runs", "Reading the folder…", runs.length > 0 && runs[0] !== ".");
     nav.replaceChildren();
     nav.hidden = true;
     window.scrollTo(0, 0);

@@ -162,6 +162,20 @@ def test_a_thinned_curve_keeps_its_peaks_and_ends(path: Path) -> None:
     assert series.update(Window(points=50), names=["peak"]).series.keys() == {"peak"}
 
 
+def test_a_large_file_has_a_preview_until_it_is_read(path: Path) -> None:
+    path.write_bytes(lines(*(train(s) for s in range(1, 60_000))))
+    series = MetricSeries(path)
+    rough = series.preview(100)
+    assert rough is not None
+    steps = rough.series["loss"].steps
+    assert (len(steps), steps, steps[0], steps[-1]) == (101, sorted(set(steps)), 2, 59_999)
+    assert rough.series["loss"].values == [1 / (1 + step) for step in steps]
+    assert series.update(ALL, rough.cursor).whole
+    assert series.preview(100) is None
+    path.write_bytes(lines(train(1)))
+    assert MetricSeries(path).preview(100) is None
+
+
 def test_the_newest_value_of_each_name_is_there_for_the_headline(path: Path) -> None:
     path.write_bytes(lines(evaluation(0), train(1), train(2)))
     series = MetricSeries(path)

@@ -3,13 +3,11 @@
 import socket
 import subprocess
 import sys
-import time
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from commands import Command, run
-from served_runs import write_run
+from served_runs import wait_for_server, write_run
 
 HEAVY = ("torch", "deepspeed", "cv2", "nvidia", "sklearn", "timm", "matplotlib")
 
@@ -19,29 +17,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def wait_for(port: int, command: Command) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        connection = HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/api/runs")
-            assert connection.getresponse().status == 200
-            return
-        except OSError:
-            assert command.poll() is None, command.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        finally:
-            connection.close()
-
-
 @pytest.mark.parametrize("number", [0, 1])
 def test_it_tells_where_the_page_is_and_ends_with_ctrl_c(tmp_path: Path, number: int) -> None:
     for name in range(number):
         write_run(tmp_path, f"run{name}")
     port = free_port()
     command = Command("serve", tmp_path, "--port", port)
-    wait_for(port, command)
+    wait_for_server(port, command)
     command.send_signal(2)
     out, _ = command.communicate(60)
     assert command.returncode == 0, out
