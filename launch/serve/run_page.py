@@ -24,6 +24,8 @@ from trainer.runs.run_folder import RunFolder
 
 _LOG_ENDS = (".log", ".log.1", ".txt", ".out", ".err")
 _LOG_FOLDERS = ("logs", "slurm")
+_MOST_LOGS = 500
+"""Maximum number of logs to choose from. A long run of many ranks has thousands."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def logs_of(run: RunFolder, folder: RunsOfFolder) -> dict[str, Path]:
         if path.name.endswith(_LOG_ENDS) and path.is_file() and folder.holds(path)
     ]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return {readable(path.relative_to(run.path).as_posix()): path for path in found}
+    return {readable(path.relative_to(run.path).as_posix()): path for path in found[:_MOST_LOGS]}
 
 
 def read_profile(run: RunFolder) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body is not read, and must not be taken for the next request
         status, answer = self._answer()
         body, headers = answer.body, {"Content-Type": answer.kind, "Content-Security-Policy": answer.policy}
         mark = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
@@ -147,8 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
             return HTTPStatus.MISDIRECTED_REQUEST, _error("open this page as localhost or 127.0.0.1")
         try:
             address = urlsplit(self.path)
-            query = parse_qs(address.query, keep_blank_values=True)
-            found = self.server.app.answer(unquote(address.path).removeprefix("/"), query)
+            place = unquote(address.path).removeprefix("/")
+            # A page of another site may link to this page, but must not make the server compute pictures.
+            if place and self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+                return HTTPStatus.FORBIDDEN, _error("a page of another site has asked for this")
+            found = self.server.app.answer(place, parse_qs(address.query, keep_blank_values=True))
         except UserError as error:
             return HTTPStatus.NOT_FOUND, _error(str(error))
         except ValueError as error:

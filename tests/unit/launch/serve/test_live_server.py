@@ -207,6 +207,25 @@ def test_another_name_of_this_address_is_refused(server: LiveServer, host: str) 
     assert b"one" not in found.body.replace(b"open this page", b"")
 
 
+def test_another_site_may_link_to_the_page_but_ask_for_nothing_more(server: LiveServer) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert ask(server, "/", headers=foreign).status == 200
+    for place in ("/api/runs", "/pictures?run=one", "/serve.js"):
+        assert ask(server, place, headers=foreign).status == 403
+    assert ask(server, "/api/runs", headers={"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+def test_a_body_is_not_taken_for_the_next_request(server: LiveServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        body = b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        head = f"GET /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        connection.sendall(head + body)
+        answers = b""
+        while part := connection.recv(1 << 16):
+            answers += part
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
 def test_it_listens_on_the_loopback_address_only(server: LiveServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
