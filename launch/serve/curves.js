@@ -94,6 +94,8 @@ export class Curves {
       this.series = new Map(runs.map(([run, found]) => [run, found.series]));
       this.added = 0;
       this.arrange(page.groups);
+    } else if (runs.every(([, found]) => !Object.keys(found.series).length)) {
+      return;
     } else if (!this.append(runs)) {
       this.cursors = [];
       return this.update();

@@ -80,7 +80,8 @@ class MetricSeries:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the values take."""
-        return 17 * len(self._steps) + sum(12 * len(one.values) for one in self._columns.values())
+        columns = list(self._columns.values())  # another thread may add one
+        return 17 * len(self._steps) + sum(12 * len(one.values) for one in columns)
 
     def update(self, window: Window, cursor: str = "", names: Collection[str] = ()) -> Update:
         """Read what was appended, and return the points of a window.

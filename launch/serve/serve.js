@@ -5,7 +5,7 @@ import { List, stateOf } from "./list.js";
 import { Logs } from "./logs.js";
 import { profileSection } from "./timeline.js";
 
-const EVERY_MS = 3000;
+const EVERY_MS = 3000, READING = "Reading the folder…";
 const [head, nav, content, foot, trouble] = ["head", "sections", "content", "foot", "trouble"].map((id) => document.getElementById(id));
 document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); content.focus(); });
 
@@ -160,7 +160,7 @@ async function route() {
     shownRuns = JSON.stringify(runs);
     page?.close();
     page = runs.length ? new RunsPage(runs) : new ListPage();
-    title(runs[0] === "." ? "Run" : runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "Runs", "Reading the folder…", runs.length > 0 && runs[0] !== ".");
+    title(runs[0] === "." ? "Run" : runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "Runs", READING, runs.length > 0 && runs[0] !== ".");
     nav.replaceChildren();
     nav.hidden = true;
     window.scrollTo(0, 0);
@@ -185,6 +185,7 @@ async function tick() {
     if (now !== page) return;
     const isRefused = error instanceof Refused;
     if (!isRefused && !(error instanceof TypeError)) console.error(error);
+    if (isRefused && head.textContent.includes(READING)) head.lastElementChild.textContent = "This page cannot be shown.";
     trouble.textContent = isRefused ? error.message : "The server does not answer. The page tries again every few seconds.";
     trouble.hidden = false;
   }

@@ -26,6 +26,7 @@ function timeline(spans) {
   const color = (name) => `#${COLORS[names.indexOf(name) % COLORS.length]}`;
   const height = TOP + ROW * (1 + Math.max(0, ...bars.map((bar) => bar.depth)));
   const svg = draw("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${height}`, "aria-hidden": "true", preserveAspectRatio: "none" });
+  svg.style.height = `${height}px`; // bars stay as high on a narrow screen
   const readout = make("p", { "aria-live": "polite" }, "Hover over a bar, or use the left and right keys, to read it.");
   const shapes = bars.map((bar) => {
     const shape = draw("rect", { class: "span", x: WIDTH * bar.start / whole, y: TOP + ROW * bar.depth, height: ROW - 3,
