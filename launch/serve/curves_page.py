@@ -45,7 +45,10 @@ def _with_tau(update: Update, facts: RunFacts | None) -> Update:
 
 def _groups(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for update in updates.values() for name in update.series))
-    gaps = list(missing(list(several.values()), names)) if several else []
+    try:
+        gaps = list(missing(list(several.values()), names)) if several else []
+    except AttributeError:  # settings of an earlier version
+        gaps = []
     groups, found = grouped(names), []
     for title in ORDER:
         lines, charts, flat = [line for group, line in gaps if group == title], [], {}

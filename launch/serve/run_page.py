@@ -1,7 +1,7 @@
 """What the page of one run, or of several runs side by side, shows. It consists of the parts of `all4one report`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ _LOG_ENDS = (".log", ".log.1", ".txt", ".out", ".err")
 _LOG_FOLDERS = ("logs", "slurm")
 _MOST_LOGS = 500
 """Maximum number of logs to choose from. A long run of many ranks has thousands."""
+
+_DAMAGED_RESULTS = [
+    Section("Results", words="The results cannot be read. Evaluate the run again with `all4one eval`.")
+]
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ def run_page(records: RunRecords, folder: RunsOfFolder) -> dict[str, Any]:
         "subtitle": ", ".join(filter(None, words)),
         "why": masked(found.why or ""),
         "left": duration(found.seconds_left) if found.seconds_left is not None else "",
-        "figures": [figure._asdict() for figure in key_figures(facts)],
-        "results": [as_json(section) for section in result_sections(facts)],
+        "figures": [figure._asdict() for figure in _sound(lambda: key_figures(facts), [])],
+        "results": [as_json(one) for one in _sound(lambda: [*result_sections(facts)], _DAMAGED_RESULTS)],
         "sections": [as_json(section) for section in _sections(facts)],
         "settings": [[key, tables.shown(value)] for key, value in values.items()],
         "logs": [
@@ -84,12 +88,21 @@ def run_page(records: RunRecords, folder: RunsOfFolder) -> dict[str, Any]:
     }
 
 
+def _sound(make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+    """Return a part of the page. A damaged file of the run replaces this part, and no other one."""
+    try:
+        return make()
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return otherwise
+
+
 def compared(several: Sequence[RunRecords]) -> dict[str, Any]:
     """Return the tables of runs side by side, as JSON."""
     facts = [records.facts for records in several]
     different = tables.differing({one.facts.name: one.settings for one in several})
+    names = tables.Table(("run", "state"), [[one.name, one.status.state] for one in facts])
     sections = [
-        Section("Runs", table=tables.side_by_side(facts)),
+        *_sound(lambda: [Section("Runs", table=tables.side_by_side(facts))], [Section("Runs", table=names)]),
         Section(
             "Settings that differ",
             words="" if different.rows else "All settings of these runs are the same.",

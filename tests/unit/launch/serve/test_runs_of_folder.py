@@ -1,12 +1,14 @@
 """The list of runs: what it tells, what it leaves out, and that one broken run takes nothing down."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 from served_runs import append, copy_run, train_record, write_run
 
 from data_pipelines.errors import UserError
+from launch.serve.app import App
 from launch.serve.runs_of_folder import BROKEN, PROFILE, RunsOfFolder, RunSummary
 from launch.status.run_status import overview
 from trainer.runs.run_folder import RunFolder
@@ -112,3 +114,16 @@ def test_an_id_is_never_a_path(written: RunFolder, tmp_path: Path, name: str) ->
     assert folder.run("one").path == tmp_path / "inside" / "one"
     with pytest.raises(UserError, match="there is no such run"):
         folder.run(name)
+
+
+def test_a_run_of_version_0_1_is_shown(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[3] / "fixtures" / "version_0_1" / "run.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = by_id(tmp_path / "runs")["interrupted"]
+    assert (found.state, found.method, found.problem) == ("terminated", "all4one", None)
+    app = App(RunsOfFolder(tmp_path / "runs"))
+    pages = {place: app.answer(f"api/{place}", {"run": ["interrupted"]}) for place in ("run", "metrics")}
+    page, metrics = (json.loads(found.body) for found in pages.values() if found is not None)
+    assert page["figures"][0]["value"] == "terminated"
+    names = {chart["name"] for group in metrics["groups"] for chart in group["charts"]}
+    assert {"loss", "neighbor", "τ"} <= names
