@@ -121,10 +121,12 @@ class MetricSeries:
                 blocks.append(os.pread(file.fileno(), _LINE, max(0, size - _LINE)))
         except OSError:
             return None
+        whole = [
+            block.split(b"\n")[1:-1] for block in blocks
+        ]  # the first and the last line of a block are cut
+        chosen = [lines[0] for lines in whole[:-1] if lines] + whole[-1][-1:]
         sample = MetricSeries(self._path)
-        for block in blocks:
-            lines = block.split(b"\n")[1:-1]  # the first and the last line of a block are cut
-            sample._add_lines(b"\n".join(lines[-1:] if block is blocks[-1] else lines[:1]))
+        sample._add_lines(b"\n".join(dict.fromkeys(chosen)))
         return Update("", True, sample._series({n: range(len(c.values)) for n, c in sample._columns.items()}))
 
     def speeds(self) -> list[Speed]:
