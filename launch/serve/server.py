@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import amount, quoted
 from launch.serve.app import JSON, PAGE_POLICY, Answer, App
 from launch.serve.runs_of_folder import RunsOfFolder
 
@@ -26,10 +27,6 @@ _LEAST_GZIP = 1 << 10
 """Size below which an answer is not compressed, bytes."""
 _IDLE_S = 60
 """Time after which an idle connection is closed, seconds."""
-_HOW_RUNS_COME = (
-    "there are no runs here yet. `all4one train RECIPE run.folder={folder}` makes one, and the page shows it as soon "
-    "as it begins"
-)
 
 
 class LiveServer(ThreadingHTTPServer):
@@ -75,25 +72,23 @@ def serve(folder: Path, port: int) -> None:
     """
     with LiveServer(folder, port) as server:
         threading.Thread(target=server.app.warm, daemon=True).start()
-        print(f"{_what(server.runs, folder)}: http://{LOOPBACK}:{server.port}/  (stop with Ctrl-C)")
+        count = len(server.runs.runs())
+        address = f"http://{LOOPBACK}:{server.port}/"
+        print(f"{amount(count, 'run', 'runs')} in {folder}: {address}  (stop with Ctrl-C)")
         print(
             f"from another machine: ssh -L {server.port}:{LOOPBACK}:{server.port} USER@{socket.gethostname()}"
-            f"  and open http://{LOOPBACK}:{server.port}/ there",
+            f"  and open {address} there",
             flush=True,
         )
+        if not count:
+            made = f"all4one train RECIPE run.folder={quoted(folder)}"
+            print(f"`{made}` makes a run, and the page shows it as soon as it begins", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             print("\nstopped", flush=True)
         finally:
             server.app.pictures.close()
-
-
-def _what(runs: RunsOfFolder, folder: Path) -> str:
-    found = runs.runs()
-    if not found:
-        return _HOW_RUNS_COME.format(folder=folder)
-    return f"{len(found)} run{'s' * (len(found) > 1)} of {folder}"
 
 
 def _port_error(error: OSError, port: int) -> Exception:

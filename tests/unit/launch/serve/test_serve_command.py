@@ -27,13 +27,16 @@ def test_it_tells_where_the_page_is_and_ends_with_ctrl_c(tmp_path: Path, number:
     command.send_signal(2)
     out, _ = command.communicate(60)
     assert command.returncode == 0, out
-    first, second, *end = out.splitlines()
-    assert first.endswith(f": http://127.0.0.1:{port}/  (stop with Ctrl-C)")
-    assert first.startswith(
-        f"1 run of {tmp_path}" if number else "there are no runs here yet. `all4one train RECIPE"
+    first, second, *end = (line for line in out.splitlines() if line)
+    assert (
+        first
+        == f"{number} run{'s' * (number == 0)} in {tmp_path}: http://127.0.0.1:{port}/  (stop with Ctrl-C)"
     )
     assert f"ssh -L {port}:127.0.0.1:{port} USER@{socket.gethostname()}" in second
-    assert [line for line in end if line] == ["stopped"]
+    how = [
+        f"`all4one train RECIPE run.folder={tmp_path}` makes a run, and the page shows it as soon as it begins"
+    ]
+    assert end == [*(how if number == 0 else []), "stopped"]
 
 
 def test_what_cannot_be_served_is_said_in_one_message(tmp_path: Path) -> None:
