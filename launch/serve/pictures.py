@@ -47,6 +47,7 @@ class Pictures:
             self._is_closed = True
             if self._process is not None:
                 self._process.kill()
+                self._process.wait()
 
     def _make(self, run: RunFolder) -> bytes:
         command = [*module_command("launch.serve.picture_page", str(run.path.resolve()))]

@@ -194,6 +194,27 @@ def test_a_chart_is_read_zoomed_and_smoothed_through_a_forwarded_port(port: int,
         page.locator("#losses .plot").first.get_by_text("300", exact=True).wait_for()
 
 
+def test_a_chart_comes_when_a_value_changes_and_goes_back_when_a_run_resumes(
+    tmp_path: Path, browser: Any
+) -> None:
+    run = write_run(tmp_path, "one")
+    with serving(tmp_path) as server, opened(browser, server.port, "#run=one") as page:
+        flat = page.get_by_text("Training speed (images_per_second): 100 throughout.")
+        flat.wait_for()
+        loss = page.locator("#losses figure").first
+        loss.get_by_text("0.075 at epoch 4, first 3").wait_for()
+        with page.expect_response(lambda answer: "cursor=" in answer.url):
+            append(run, train_record(41))
+        loss.get_by_text("at epoch 4.1, first 3").wait_for()
+        assert flat.is_visible()  # it has come again, and is still the same
+        append(run, train_record(42, loss=9.0) | {"time": {"images_per_second": 50.0}})
+        page.locator("#speed .line").wait_for()
+        loss.get_by_text("9 at epoch 4.2, first 3").wait_for()
+        assert flat.count() == 0
+        append(run, train_record(20, loss=5.0))
+        loss.get_by_text("5 at epoch 2, first 3").wait_for()
+
+
 def test_a_zoom_fetches_finer_points(tmp_path: Path, browser: Any) -> None:
     run = write_run(tmp_path, "long", steps=30_000)
     append(run, train_record(30_001))
