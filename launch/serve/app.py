@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from data_pipelines.errors import UserError
+from data_pipelines.formatting import quoted, readable
 from data_pipelines.masking import masked
 from launch.report.curves import POINTS
 from launch.serve.curves_page import curves_page
@@ -108,6 +109,7 @@ class App:
     def _runs(self, query: Query) -> dict[str, Any]:
         return {
             "folder": self._folder.name,
+            "path": quoted(readable(self._folder.folder)),
             "single": list(self._folder.runs()) == ["."],
             "runs": [asdict(one) for one in self._folder.summaries()],
             "most_compared": MOST_COMPARED,

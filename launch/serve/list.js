@@ -26,8 +26,8 @@ export class List {
     this.heads = COLUMNS.map(([name]) => make("th", { scope: "col", class: COLUMNS.findIndex(([column]) => column === name) > 2 ? "number" : null }, make("button", { type: "button", click: () => this.sort(name) }, name)));
     this.empty = make("div", { class: "empty", hidden: true });
     this.table = make("table", { class: "runs stacked many", role: "table" }, make("thead", {}, make("tr", { role: "row" }, this.heads)), this.body);
-    this.element = make("div", {}, make("div", { class: "bar" }, make("label", {}, "Filter", this.filter), this.compare, this.count),
-      this.empty, make("div", { class: "scroll" }, this.table));
+    this.bar = make("div", { class: "bar" }, make("label", {}, "Filter", this.filter), this.compare, this.count);
+    this.element = make("div", {}, this.bar, this.empty, make("div", { class: "scroll" }, this.table));
     this.showChosen();
   }
 
@@ -44,10 +44,10 @@ export class List {
     for (const run of found.runs) this.fill(run);
     this.arrange();
     this.empty.hidden = this.runs.length > 0;
-    this.table.hidden = !this.runs.length;
+    this.table.hidden = this.bar.hidden = !this.runs.length;
     if (!this.runs.length && !this.empty.hasChildNodes()) {
       this.empty.append(make("p", {}, `There are no runs in ${found.folder} yet. A run begins with, for example:`),
-        make("p", {}, make("code", {}, `all4one train digits_demo run.folder=${found.folder}`)),
+        make("p", {}, make("code", {}, `all4one train digits_demo run.folder=${found.path}`)),
         make("p", {}, "It appears here by itself. A folder of runs has folders with a config.yaml, at most two levels down."));
     }
     this.showChosen();

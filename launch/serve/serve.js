@@ -162,6 +162,7 @@ async function route() {
     page = runs.length ? new RunsPage(runs) : new ListPage();
     title(runs[0] === "." ? "Run" : runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "Runs", READING, runs.length > 0 && runs[0] !== ".");
     nav.replaceChildren();
+    content.hidden = false;
     nav.hidden = true;
     window.scrollTo(0, 0);
     await page.open();
@@ -181,11 +182,15 @@ async function tick() {
   try {
     if (!document.hidden) await now.update();
     trouble.hidden = true;
+    content.hidden = false;
   } catch (error) {
     if (now !== page) return;
     const isRefused = error instanceof Refused;
     if (!isRefused && !(error instanceof TypeError)) console.error(error);
-    if (isRefused && head.textContent.includes(READING)) head.lastElementChild.textContent = "This page cannot be shown.";
+    if (isRefused && head.textContent.includes(READING)) {
+      head.lastElementChild.textContent = "This page cannot be shown.";
+      content.hidden = true;
+    }
     trouble.textContent = isRefused ? error.message : "The server does not answer. The page tries again every few seconds.";
     trouble.hidden = false;
   }

@@ -103,6 +103,15 @@ def forwarded(port: int) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+def settled_plot(page: Any) -> tuple[Any, dict[str, float]]:
+    """The chart of the loss and its place, once nothing that comes later can move it."""
+    page.locator("#sections a", has_text="Settings").wait_for()
+    page.get_by_text("EMA momentum τ").wait_for()  # it is not in a rough picture
+    plot = page.locator("#losses .plot").first
+    plot.scroll_into_view_if_needed()
+    return plot, plot.bounding_box()
+
+
 def newest(chart: Any) -> str:
     return str(chart.locator("figcaption span").inner_text())
 
@@ -169,10 +178,7 @@ def test_the_list_tells_of_every_run_and_leads_to_each(port: int, browser: Any) 
 
 def test_a_chart_is_read_zoomed_and_smoothed_through_a_forwarded_port(port: int, browser: Any) -> None:
     with forwarded(port) as near, opened(browser, near, "#run=first&run=real") as page:
-        plot = page.locator("#losses .plot").first
-        plot.locator(".line").nth(1).wait_for()
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
+        plot, box = settled_plot(page)
         page.mouse.move(box["x"] + 150, box["y"] + 60)
         assert "first: " in plot.locator(".readout").inner_text()
         whole = plot.locator("svg text").all_text_contents()
@@ -219,10 +225,7 @@ def test_a_zoom_fetches_finer_points(tmp_path: Path, browser: Any) -> None:
     run = write_run(tmp_path, "long", steps=30_000)
     append(run, train_record(30_001))
     with serving(tmp_path) as server, opened(browser, server.port, "#run=long") as page:
-        plot = page.locator("#losses .plot").first
-        plot.locator(".line").wait_for()
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
+        _, box = settled_plot(page)
         with page.expect_response(lambda answer: "low=" in answer.url) as fine:
             page.mouse.move(box["x"] + 200, box["y"] + 60)
             page.mouse.down()
