@@ -1,5 +1,6 @@
 """The runs of a folder, and a line about each. What has not changed is not read again."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -183,6 +184,7 @@ def _summarize(name: str, run: RunFolder) -> RunSummary:
 
 def _described(name: str, state: str, values: Mapping[str, Any], newest: Path, **facts: Any) -> RunSummary:
     mark = _mark(newest)
+    finite = {name: v if not isinstance(v, float) or math.isfinite(v) else None for name, v in facts.items()}
     return RunSummary(
         name,
         state,
@@ -190,7 +192,7 @@ def _described(name: str, state: str, values: Mapping[str, Any], newest: Path, *
         method=_name_of(values, "method"),
         backbone=_name_of(values, "backbone"),
         updated=mark[0] / 1e9 if mark else None,
-        **facts,
+        **finite,
     )
 
 

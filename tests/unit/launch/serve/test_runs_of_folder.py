@@ -78,6 +78,17 @@ def test_broken_runs_are_named_and_hide_no_other(written: RunFolder, tmp_path: P
         assert (found[name].problem, found[name].loss) == (None, None), name
 
 
+def test_a_speed_of_nearly_nothing_leaves_the_time_left_open(written: RunFolder, tmp_path: Path) -> None:
+    run = copy_run(written, tmp_path / "slow")
+    with RunLock(run.path, attempt=2):
+        run.note("start", attempt=2, world_size=1, last_recorded=None)
+        run.note("ready", attempt=2, step=40, total_steps=1000, replayed=0)
+        append(run, train_record(41) | {"time": {"images_per_second": 5e-324}})
+        [found] = RunsOfFolder(tmp_path).summaries()
+        assert (found.state, found.seconds_left) == ("running", None)
+        assert App(RunsOfFolder(tmp_path)).answer("api/runs", {}) is not None
+
+
 def test_a_folder_without_runs_and_the_folder_of_one_run(written: RunFolder, tmp_path: Path) -> None:
     assert RunsOfFolder(tmp_path).summaries() == []
     assert list(RunsOfFolder(written.path).runs()) == ["."]
