@@ -38,13 +38,16 @@ def load_backbone(source: str | Path, backbone: str | None = None) -> "Pretraine
     Args:
         source: a run's folder (its newest checkpoint that passes verification), a checkpoint's folder, or a file that
             `all4one export` wrote as safetensors. `RUN@STEP` and `RUN@best` name a checkpoint of a run.
+            `hf://ORG/NAME` and `hf://ORG/NAME@REVISION` name a model on the Hugging Face hub that
+            `all4one export --push` uploaded.
         backbone: `online` is the trained network, `momentum` its EMA. None: the trained network.
 
     Returns:
         A module in evaluation mode, on the GPU if there is one.
 
     Raises:
-        UserError: there is no such source, checkpoint or backbone.
+        UserError: there is no such source, checkpoint or backbone, or the hub cannot be reached and the model is not
+            in its cache.
     """
     from all4one.pretrained import PretrainedBackbone
     from trainer.inference.loaded_backbones import load_backbones

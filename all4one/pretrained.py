@@ -1,10 +1,11 @@
 """A trained backbone as a module that also prepares its images."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from data_pipelines.imaging.images import UnusableImage
 from data_pipelines.loading.image_file_loader import PictureLoader
 from data_pipelines.settings import DataSettings
 from data_pipelines.sources.image_files import Picture, image_file, require_source
+from trainer.inference.dense_features import feature_map, intermediate_layers, is_vit, vit_tokens
 from trainer.networks.backbones import Backbone
 
 BATCH = 256
@@ -57,6 +59,76 @@ class PretrainedBackbone(nn.Module):
         """Compute features `[B, F]` of images `[B, 3, S, S]` that `preprocess` returned."""
         features: Tensor = self.network(images)
         return features
+
+    def forward_features(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """Compute features before they are pooled, of images `[B, 3, S, S]` that `preprocess` returned.
+
+        Returns:
+            Of a ViT a dictionary, as DINOv2 returns it: `x_norm_clstoken` `[B, D]`, `x_norm_regtokens` `[B, R, D]`,
+                `x_norm_patchtokens` `[B, h * w, D]` row by row, and all tokens before the last norm, `x_prenorm`. A
+                network without a class token or registers has no such key. Of any other network the last feature map
+                `[B, C, h, w]`, as timm returns it.
+
+        Raises:
+            UserError: the network has no grid of features.
+        """
+        return vit_tokens(self.network, images) if is_vit(self.network) else feature_map(self.network, images)
+
+    @overload
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: Literal[False] = False,
+        norm: bool = True,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        *,
+        return_class_token: Literal[True],
+        norm: bool = True,
+    ) -> tuple[tuple[Tensor, Tensor], ...]: ...
+
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
+        """Compute the patch tokens after several blocks of a ViT, as DINOv2 does.
+
+        Args:
+            images: `[B, 3, S, S]` that `preprocess` returned.
+            n: how many of the last blocks, or the numbers of blocks from 0.
+            reshape: whether each result is a map `[B, D, h, w]` instead of `[B, h * w, D]`.
+            return_class_token: whether each result is a pair of patch tokens and class token `[B, D]`.
+            norm: whether the last norm of the network is applied.
+
+        Returns:
+            A result for each block, in the order of the blocks.
+
+        Raises:
+            UserError: the network is no ViT, it has no such block, or no class token although that is asked for.
+        """
+        layers = intermediate_layers(self.network, images, n, reshape=reshape, norm=norm)
+        if not return_class_token:
+            return tuple(patches for patches, _ in layers)
+        pairs = tuple((patches, token) for patches, token in layers if token is not None)
+        if len(pairs) < len(layers):
+            raise UserError(
+                "the network has no class token",
+                where="get_intermediate_layers",
+                fix="leave return_class_token out",
+            )
+        return pairs
 
     def preprocess(self, images: Iterable[str | Path | Image.Image | NDArray[np.uint8]]) -> Tensor:
         """Size and normalize images exactly as an evaluation does.

@@ -128,7 +128,7 @@ def evaluate(
 
     Args:
         run: a run's folder, a checkpoint's folder, or a file that `all4one export` wrote as safetensors. `RUN@STEP` and
-            `RUN@best` name a checkpoint of a run.
+            `RUN@best` name a checkpoint of a run, and `hf://ORG/NAME` a model on the Hugging Face hub.
         knn: weighted vote of 20 nearest neighbors.
         retrieval: mAP and recall of validation images among each other.
         linear_fast: logistic regression on features that are computed once.
@@ -178,7 +178,7 @@ def evaluate(
     if code:
         raise UserError(
             f"the evaluation ended with exit code {code}",
-            where=job.source,
+            where=job.source_name,
             fix=f"see its output and the logs in {job.place.parent / 'logs'}",
         )
     found: dict[str, Any] = json.loads(job.place.read_text())

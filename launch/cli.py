@@ -34,6 +34,7 @@ from launch.commands.slurm import (
 )
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 from launch.commands.study import study
+from launch.commands.tune import trials, tune
 from launch.foreign_launcher import refuse_foreign_launcher
 from launch.local.imports import collector_paused
 from launch.local.rank_processes import allow_forks
@@ -49,7 +50,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 for command in (
     *(submit, status, logs, cancel, doctor, plan, profile),
-    *(export, embed, patches, segment, study, report, serve),
+    *(export, embed, patches, segment, study, tune, trials, report, serve),
 ):
     app.command()(command)
 app.command(name="eval")(evaluate)

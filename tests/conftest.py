@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import HubServer
 from hypothesis import settings
 from rank_processes import run_as_ranks
 
@@ -62,3 +63,35 @@ def run_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
         return run_as_ranks(function, world_size, folder, args)
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A stand-in for the Hugging Face hub, which the library uses in this process and in new ones, without a token."""
+    server = HubServer()
+    home = tmp_path / "hugging_face"
+    settings = {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": home,
+        "HF_HUB_CACHE": home / "hub",
+        "HF_TOKEN_PATH": home / "token",
+        "HF_HUB_DISABLE_XET": "1",  # the hub's own protocol of large files, which is not public
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    # the library has read the environment of this process already
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", server.url)
+    monkeypatch.setattr(
+        f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    yield server
+    server.close()

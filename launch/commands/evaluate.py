@@ -17,8 +17,8 @@ def evaluate(
         typer.Argument(
             metavar="RUN|FOLDER",
             show_default=False,
-            help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, or RUN@STEP or "
-            "RUN@best. Or a folder of several runs, such as a sweep.",
+            help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, RUN@STEP or "
+            "RUN@best, or hf://ORG/NAME on the Hugging Face hub. Or a folder of several runs, such as a sweep.",
         ),
     ],
     knn: Annotated[bool, typer.Option("--knn", help="Weighted k-nearest-neighbor classifier.")] = False,

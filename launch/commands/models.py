@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from data_pipelines.errors import UserError
 from launch.commands.renamed_options import earlier_name, value_of
 from launch.local.imports import collector_paused
 
@@ -14,7 +15,8 @@ Source = Annotated[
     typer.Argument(
         metavar="RUN",
         show_default=False,
-        help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, or RUN@STEP or RUN@best.",
+        help="Folder of a run or of one checkpoint, a safetensors file from `all4one export`, RUN@STEP or RUN@best, or "
+        "hf://ORG/NAME or hf://ORG/NAME@REVISION on the Hugging Face hub.",
     ),
 ]
 
@@ -63,19 +65,20 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output file, or folder for hf. Default: `backbone` with the suffix of the format."
+            help="Output file, or folder for hf. Default: `backbone` with the suffix of the format, or NAME of --push."
         ),
     ] = None,
     format_: Annotated[
-        ExportFormat,
+        ExportFormat | None,
         typer.Option(
             "--format",
+            show_default=False,
             help="safetensors: for `all4one eval`, with the weight names of torchvision or timm. torchvision: a .pth "
             "that loads strictly into torchvision's ResNet with fc = nn.Identity(). timm: loads strictly into "
             "timm.create_model(NAME, num_classes=0). torchscript, onnx: include the input normalization. hf: a folder "
-            "with config.json, model.safetensors and a model card.",
+            "with config.json, model.safetensors and a model card. Default: safetensors, or hf with --push.",
         ),
-    ] = ExportFormat.SAFETENSORS,
+    ] = None,
     backbone: Annotated[
         BackboneName | None,
         typer.Option(help="Trained network of a run, or its momentum (EMA) encoder. Default: online."),
@@ -88,19 +91,48 @@ def export(
             help="License in the model card of hf, such as mit. Default: a placeholder to fill in.",
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME",
+            help="Upload the folder of hf to this model on the Hugging Face hub, as one commit. A missing repository "
+            "is created. The token is that of `hf auth login` or HF_TOKEN.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository of --push as a private one.")
+    ] = False,
 ) -> None:
     """Export the backbone of a run, and check that the exported file gives the same features.
 
     Example: all4one export runs/cifar10 --format onnx --out cifar10.onnx
     """
+    if private and push is None:
+        raise UserError("has no effect without --push", where="--private", fix="add --push ORG/NAME")
+    if push is not None and format_ not in (None, ExportFormat.HF):
+        raise UserError("uploads the format hf", where="--push", fix="leave --format out")
     with collector_paused():
         from trainer.exports.export import export_backbone
+        from trainer.exports.hub_upload import require_target, upload_folder
+    if push is not None:
+        require_target(push)
+        out = out or Path(push.partition("/")[2])
     earlier = BackboneName.MOMENTUM if momentum else None
     which = value_of(backbone, earlier, was="--momentum", now="--backbone momentum")
     written, loads_into = export_backbone(
-        run, out, format_name=format_, momentum=which == BackboneName.MOMENTUM, license=license_
+        run,
+        out,
+        format_name=format_ or (ExportFormat.HF if push else ExportFormat.SAFETENSORS),
+        momentum=which == BackboneName.MOMENTUM,
+        license=license_,
+        repository=push,
     )
     typer.echo(f"wrote {written}: {loads_into}")
+    if push is not None:
+        upload = upload_folder(written, push, private=private)
+        typer.echo(
+            f"uploaded to {upload.url}: all4one.load_backbone({str(upload.address)!r}) loads this commit"
+        )
 
 
 def embed(

@@ -47,7 +47,8 @@ def submit(
 ) -> None:
     """Train a new run on a SLURM cluster. It resumes after time limits, preemptions and node failures.
 
-    With --sweep, each combination of the values is one run, and all runs form one job array.
+    With --sweep, each combination of the values is one run, and all runs form one job array. To let a sampler choose
+    the values, use `all4one tune`.
 
     Options that are not given come from the recipe's `slurm:` section, and then from ~/.config/all4one/slurm.yaml.
 

@@ -44,6 +44,13 @@ _SETTINGS: Mapping[str, Any] = {
             help="Additional sbatch option (--slurm mail-type=END). May be repeated.",
         ),
     ],
+    "container": Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Image in which the processes run. The setting slurm.container_runtime names what runs it.",
+        ),
+    ],
     "spares": Annotated[
         int | None,
         typer.Option(

@@ -19,6 +19,7 @@ from launch.messages import print_error
 from launch.node_check.comparison import LinkVerdict, Pair, first_round, judge_links, slow_nodes
 from launch.node_check.rates import NodeRates, Rate, written
 from launch.slurm import slurm_commands
+from launch.slurm.containers.container import Container
 from launch.slurm.queueing import JobsQueuedTogether, cancel_all
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submitit_executor import NOT_TAKEN, executor, not_taken, script
@@ -107,7 +108,11 @@ def evaluate(folder: Path, nodes: Sequence[str], tolerance: float) -> NodesFound
 def _run(settings: SlurmSettings, folder: Path, data: Path | None, tolerance: float) -> list[str]:
     """Run the job to its end. Returns its nodes."""
     # As with agents, one process has all cores of its node, and the job outlives nodes that are lost.
-    submitter = executor(settings, folder / "slurm", requeues=0, requeue=False, agents=True)
+    mounts = (folder,) if data is None else (folder, data)
+    container = Container(settings, folder, mounts) if settings.container else None
+    submitter = executor(
+        settings, folder / "slurm", requeues=0, requeue=False, agents=True, container=container
+    )
     with JobsQueuedTogether() as queued, submission_environment(script(submitter)):
         try:
             job = submitter.submit(NodeCheckJob(folder, data, tolerance)).job_id

@@ -13,6 +13,7 @@ from data_pipelines.files import require_writable
 from data_pipelines.settings import Settings
 from launch.local.preflight import require_devices
 from launch.local.processes import launch
+from trainer.networks.hub_weights import download_weights, hub_address
 from trainer.runs.named_checkpoint import checkpoint_path
 
 
@@ -27,23 +28,35 @@ class BackboneJob(Settings):
     """Module that each process runs. Its argument is the job as JSON."""
 
     source: Path
-    """Folder of a run or of a checkpoint, or an exported file. `RUN@STEP` and `RUN@best` name a checkpoint of a run."""
+    """Folder of a run or of a checkpoint, or an exported file. `RUN@STEP` and `RUN@best` name a checkpoint of a run,
+    and `hf://ORG/NAME` an exported file on the Hugging Face hub."""
     backbone: str | None = None
     """The backbone to evaluate. None: all backbones."""
     out: Path | None = None
-    """File for the results. None: `RESULTS.json` in a run's folder, or `NAME.RESULTS.json` beside a file or
-    checkpoint."""
+    """File for the results. None: `RESULTS.json` in a run's folder, `NAME.RESULTS.json` beside a file or checkpoint, or
+    `NAME.RESULTS.json` in the working folder for a model on the hub."""
 
     @field_validator("source")
     @classmethod
     def _named(cls, source: Path) -> Path:
-        return checkpoint_path(source)
+        address = hub_address(source)
+        if address is None:
+            return checkpoint_path(source)
+        # All processes of the job then read one commit from the cache, without a network.
+        return Path(str(download_weights(address).address))
+
+    @property
+    def source_name(self) -> str:
+        """The source as the user writes it. A model on the hub has its commit."""
+        return str(hub_address(self.source) or self.source)
 
     @property
     def place(self) -> Path:
         """File for the results."""
         if self.out is not None:
             return self.out
+        if address := hub_address(self.source):
+            return Path(f"{address.name}.{self.results}.json")
         if (self.source / "config.yaml").is_file():
             return self.source / f"{self.results}.json"
         # the full name, because step_00000014.1 and step_00000014 are two checkpoints

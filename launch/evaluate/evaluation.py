@@ -86,7 +86,7 @@ def evaluate_backbone(job: EvalJob) -> None:
     require_enough(job.evaluators, train_labels, train_set.classes)
     use_own_cores()
     facts: dict[str, Any] = {
-        "source": str(job.source),
+        "source": job.source_name,
         "checkpoint": trained.recipe.source,
         "weights": fingerprint(trained.backbones),
         "train": str(train_set.folder),

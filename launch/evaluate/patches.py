@@ -13,9 +13,7 @@ from trainer.inference.loaded_backbones import load_backbones
 from trainer.inference.patch_features import (
     accept_size,
     at_size,
-    class_attention,
-    patch_features,
-    shows_attention,
+    patches_and_attention,
 )
 from trainer.inference.patch_pictures import (
     PatchPictures,
@@ -66,9 +64,10 @@ def draw_patches(
             chosen = batch[: limit - len(keys)]
             keys += names[: len(chosen)]
             shown.append(chosen)
-            features.append(patch_features(network, chosen))
-            if shows_attention(network):
-                attention.append(class_attention(network, chosen))
+            patches, weights = patches_and_attention(network, chosen)
+            features.append(patches)
+            if weights is not None:
+                attention.append(weights)
             if len(keys) == limit:
                 break
     if not keys:

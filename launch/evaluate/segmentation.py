@@ -66,7 +66,7 @@ def segment_backbones(job: SegmentationJob) -> None:
         data = at_size(data, job.size)
     use_own_cores()
     found: dict[str, Any] = {
-        "source": str(job.source),
+        "source": job.source_name,
         "checkpoint": trained.recipe.source,
         "weights": fingerprint(trained.backbones),
         "train": str(job.train),

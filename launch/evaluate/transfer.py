@@ -106,7 +106,7 @@ def evaluate_transfer(job: EvalJob, file: Path, nproc: int) -> int:
     require_writable(place)
     trained = load_backbones(job.source)
     facts: dict[str, Any] = {
-        "source": str(job.source),
+        "source": job.source_name,
         "weights": fingerprint(trained.backbones),
         "backbone": job.backbone,
         "evaluators": job.evaluators.model_dump(mode="json"),

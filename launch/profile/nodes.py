@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import submitit
 from rich.table import Table
 
 from data_pipelines.console import plain_console
@@ -17,6 +18,7 @@ from launch.profile import profile_run
 from launch.profile.job import ProfileJob
 from launch.profile.plot import plot, plot_scaling
 from launch.slurm import slurm_commands
+from launch.slurm.containers.mounts import container_of
 from launch.slurm.queueing import JobsQueuedTogether, cancel_all
 from launch.slurm.submission_environment import submission_environment
 from launch.slurm.submit import refused_by_slurm
@@ -111,10 +113,17 @@ def _configs(recipe: str, overrides: Sequence[str], nodes: Sequence[int]) -> dic
 def _refuse_what_fails(configs: dict[int, Config], folder: Path) -> None:
     found = [e for c in configs.values() for e in problems(c, c.slurm.ranks, new_runs=0)]
     for config in configs.values():
-        submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False)
+        submitter = _executor(config, folder)
         if refused := refused_by_slurm(script(submitter)):
             found.append(refused)
     refuse(found)
+
+
+def _executor(config: Config, folder: Path, after: str | None = None) -> submitit.SlurmExecutor:
+    container = container_of([config], folder, has_relay=False)
+    return executor(
+        config.slurm, folder / "slurm", requeues=0, requeue=False, after=after, container=container
+    )
 
 
 def _queue(
@@ -125,7 +134,7 @@ def _queue(
     with JobsQueuedTogether() as queued:
         for n, config in configs.items():
             after = queued.numbers[-1] if queued.numbers else None
-            submitter = executor(config.slurm, folder / "slurm", requeues=0, requeue=False, after=after)
+            submitter = _executor(config, folder, after)
             with submission_environment(script(submitter)):
                 try:
                     job = submitter.submit(ProfileJob(runs[n].path, steps, trace=trace))

@@ -23,6 +23,7 @@ from data_pipelines.formatting import quoted
 from data_pipelines.log import LOGGER
 from launch.local.worker import End, run_with_error_report
 from launch.slurm import slurm_commands
+from launch.slurm.containers.relayed_command import use_relay
 from launch.slurm.forwarded_signals import forwarded_signals
 from launch.slurm.job_start import Start
 from launch.slurm.rank_of_job import begin_task, is_cancelled, train_as_rank
@@ -57,6 +58,14 @@ class TrainJob:
         """Train as the rank or the node that the environment names, and end in the way that SLURM needs."""
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit has just installed its handler
         assert callable(requeue)
+        relay = use_relay(self.run / "slurm" / "commands")  # it ends when this is closed
+        try:
+            self._work(requeue)
+        finally:
+            if relay is not None:
+                relay.close()
+
+    def _work(self, requeue: Callable[..., Any]) -> None:
         if self.tasks:
             from launch.slurm.node_job import run_node
 

@@ -11,6 +11,8 @@ import submitit
 
 from data_pipelines.errors import UserError
 from launch.local.rank_processes import module_command
+from launch.slurm.containers.container import Container, runtime_warning
+from launch.slurm.containers.mounts import container_of
 from launch.slurm.job import TrainJob
 from launch.slurm.queueing import JobsQueuedTogether
 from launch.slurm.submission_environment import submission_environment
@@ -22,6 +24,10 @@ from trainer.runs.run_folder import RunFolder
 
 _BY_TASK = {"--gpus-per-task", "--tres-per-task", "--ntasks", "-n", "--ntasks-per-gpu", "--ntasks-per-socket"}
 """Options of sbatch and srun that give resources to each task, or set the number of tasks."""
+NOTHING_TO_DO = 99
+"""Exit code of a module that runs before the processes of a job, if these need not start."""
+_RUN = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+"""Shell word for the run of a job."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,10 @@ class SlurmSubmission:
         then: module with its arguments. After its processes ended without an error, each job runs it on its first node
             with its run's folder.
         tells_end: whether each job tells people how its run has ended.
+        container: the container of the processes. None: they run on the nodes themselves.
+        before: module. Each start of a job runs it on its first node with its run's folder, before the processes.
+            Its code `NOTHING_TO_DO` ends the job without an error, and any other one above 0 with this code.
+        beside: module that runs on the first node beside the processes, with the run's folder and 0.
     """
 
     runs: Sequence[RunFolder]
@@ -44,11 +54,20 @@ class SlurmSubmission:
     parallel: int = 256
     then: str | None = None
     tells_end: bool = False
+    container: Container | None = None
+    before: str | None = None
+    beside: str | None = None
 
     @classmethod
     def of(cls, run: RunFolder, config: Config) -> "SlurmSubmission":
         """Return the submission of a single run."""
-        return cls([run], config.slurm, Submissions(run).folder, tells_end=bool(config.notify.to))
+        return cls(
+            [run],
+            config.slurm,
+            Submissions(run).folder,
+            tells_end=bool(config.notify.to),
+            container=container_of([config], run.path),
+        )
 
     def script(self) -> str:
         """Return the sbatch script that submitit would write.
@@ -66,7 +85,8 @@ class SlurmSubmission:
             UserError: SLURM does not take the jobs. After this and any other exception, Ctrl-C included, nothing is
                 queued.
         """
-        for warning in (cpu_warning(self.settings), agents_warning(self.settings)):
+        warnings = (cpu_warning(self.settings), agents_warning(self.settings), runtime_warning(self.settings))
+        for warning in warnings:
             if warning:
                 print(f"warning: {warning}", file=sys.stderr)
         for run in self.runs:
@@ -133,6 +153,8 @@ class SlurmSubmission:
             parallel=self.parallel,
             teardown=self._teardown(),
             agents=self._has_agents,
+            container=self.container,
+            setup=self._setup(),
         )
 
     @property
@@ -140,24 +162,41 @@ class SlurmSubmission:
         """Whether an agent on each node starts its ranks."""
         return self.settings.recovery == "in_place" and not _counted_by_task(self.settings)
 
+    @property
+    def _name_runs(self) -> str:
+        """Shell line that lists the runs. Each element of an array handles its own one, which is `_RUN`."""
+        return f"runs=({' '.join(shlex.quote(str(run.path.absolute())) for run in self.runs)})"
+
+    def _setup(self) -> list[str]:
+        """Return the shell lines that run before the processes."""
+        lines = [self._name_runs] if self.before or self.beside else []
+        if self.before is not None:
+            lines += [
+                f"{shlex.join(module_command(self.before))} {_RUN}",
+                f"code=$?; [ $code -ne {NOTHING_TO_DO} ] || exit 0; [ $code -eq 0 ] || exit $code",
+            ]
+        if self.beside is not None:
+            lines.append(f"{shlex.join(module_command(self.beside))} {_RUN} 0 &")
+        return lines
+
     def _teardown(self) -> list[str]:
-        """Return the shell lines that run after the processes. Each element of an array handles its own run."""
-        runs = " ".join(shlex.quote(str(run.path.absolute())) for run in self.runs)
-        run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+        """Return the shell lines that run after the processes."""
         record = shlex.join(module_command("launch.slurm.record_failure"))
         lines = [
             "code=$?",
-            f"runs=({runs})",
-            f"[ $code -eq 0 ] || {{ {record} {run} $code; code=$?; }}",
+            *(self.container.teardown if self.container is not None else []),
+            self._name_runs,
+            f"[ $code -eq 0 ] || {{ {record} {_RUN} $code; code=$?; }}",
         ]
         if self.then is not None:
-            lines.append(
-                f"[ $code -ne 0 ] || {shlex.join(module_command(*self.then.split()))} {run} || code=$?"
-            )
+            then = shlex.join(module_command(*self.then.split()))
+            if self.container is not None:
+                then = self.container.on_first_node(self.then)
+            lines.append(f"[ $code -ne 0 ] || {then} {_RUN} || code=$?")
         if self.settings.chain > 1:
-            lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {run}")
+            lines.append(f"{shlex.join(module_command('launch.slurm.cancel_waiting_jobs'))} {_RUN}")
         if self.tells_end:
-            lines.append(f"{shlex.join(module_command('launch.slurm.end_notice'))} {run} $code")
+            lines.append(f"{shlex.join(module_command('launch.slurm.end_notice'))} {_RUN} $code")
         return [*lines, "exit $code"]
 
 

@@ -35,7 +35,7 @@ _OF_A_JOB = re.compile(
     r"MV2_COMM_WORLD_|PALS_|"
     # torchrun, the launcher of DeepSpeed, and ours
     r"TORCHELASTIC_|((GROUP|ROLE|LOCAL|CROSS)_)?(RANK|WORLD_SIZE)$|ROLE_NAME$|(LOCAL|CROSS)_SIZE$|NODE_RANK$|"
-    r"MASTER_(ADDR|PORT)$|ALL4ONE_(PARENT|STORE_SOCKET)$"
+    r"MASTER_(ADDR|PORT)$|ALL4ONE_(PARENT|STORE_SOCKET|QUEUED_BY)$"
 )
 """Variables that identify a job, a step or a process, or describe it."""
 _OPTIONS = {"TIMELIMIT": "time", "ARRAY_INX": "array", "MEM_PER_NODE": "mem", "ACCTG_FREQ": "acctg-freq"}

@@ -22,6 +22,7 @@ from launch.local.runs import (
 )
 from launch.local.taken_state import FirstState
 from launch.slurm import slurm_commands
+from launch.slurm.containers.mounts import container_of
 from launch.slurm.queueing import JobsLeftQueued
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submission_environment import submission_environment
@@ -158,7 +159,14 @@ def submit_sweep(
     }
     runs = [run_of(config, name) for name, config in configs.items()]
     tells_end = any(config.notify.to for config in configs.values())
-    batch = SlurmSubmission(runs, common.slurm, folder.path / "slurm", parallel, tells_end=tells_end)
+    batch = SlurmSubmission(
+        runs,
+        common.slurm,
+        folder.path / "slurm",
+        parallel,
+        tells_end=tells_end,
+        container=container_of(list(configs.values()), folder.path),
+    )
     if preflight:
         _refuse_what_fails(batch, list(configs.values()), new_runs=len(runs))
     if dry_run:

@@ -10,6 +10,7 @@ from typing import Any
 import submitit
 
 from data_pipelines.errors import UserError
+from launch.slurm.containers.container import Container
 from launch.slurm.job_start import start_line
 from trainer.config.slurm_settings import SlurmSettings
 
@@ -30,6 +31,8 @@ def executor(
     parallel: int = 1,
     teardown: Sequence[str] = (),
     agents: bool = False,
+    container: Container | None = None,
+    setup: Sequence[str] = (),
 ) -> submitit.SlurmExecutor:
     """Return the executor that submits jobs.
 
@@ -43,13 +46,19 @@ def executor(
         parallel: maximum number of array elements that run at a time.
         teardown: shell lines that run after the processes.
         agents: whether each node has one task, which starts the processes of the node.
+        container: the container of the processes. None: they run on the node itself.
+        setup: shell lines that run before the processes, after those of the user.
 
     Raises:
-        UserError: there is no SLURM on this machine.
+        UserError: there is no SLURM on this machine, or the container cannot be started.
     """
+    if container is not None:
+        container.refuse_unusable()
     try:
         found = submitit.SlurmExecutor(
-            folder, max_num_timeout=requeues, python=f"{shlex.quote(sys.executable)} -P"
+            folder,
+            max_num_timeout=requeues,
+            python=f"{shlex.quote(sys.executable)} -P" if container is None else container.python,
         )
     except RuntimeError:  # submitit found no srun
         raise UserError(
@@ -97,12 +106,20 @@ def executor(
         },
         # submitit reads its signal from this environment variable, and it must be the signal above
         # With --export=NONE, srun would start the processes without the environment that these lines make.
-        setup=["unset SLURM_EXPORT_ENV", "export SUBMITIT_PREEMPT_SIGNAL=USR2", _SAY_START, *settings.setup],
+        setup=[
+            "unset SLURM_EXPORT_ENV",
+            "export SUBMITIT_PREEMPT_SIGNAL=USR2",
+            _SAY_START,
+            *settings.setup,
+            *setup,
+            *(container.setup if container is not None else []),
+        ],
         # Agents outlive the loss of one of them. Ranks wait for a lost one.
         srun_args=[
             *(_OUTLIVE if agents else ["--kill-on-bad-exit=1"]),
             *one_each,
             *cores,
+            *(container.srun_args if container is not None else []),
             *settings.srun_args,
         ],
         teardown=list(teardown),

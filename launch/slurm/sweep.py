@@ -23,7 +23,7 @@ def grid_points(sweeps: Sequence[str]) -> list[list[str]]:
     axes: dict[str, list[str]] = {}
     for sweep in sweeps:
         key, separator, text = sweep.partition("=")
-        values = _values(text)
+        values = listed_values(text)
         if not separator or not key or not all(values):
             raise UserError(
                 f"--sweep {sweep!r} is not of the form key=value,value", fix="for example optim.lr=0.3,1.0"
@@ -57,7 +57,8 @@ def names(grid_points: Sequence[Sequence[str]]) -> list[str]:
     return found if len(set(found)) == len(found) else [f"{n:03d},{name}" for n, name in enumerate(found)]
 
 
-def _values(text: str) -> list[str]:
+def listed_values(text: str) -> list[str]:
+    """Return the values in a list with commas. Commas inside brackets or quotes do not separate them."""
     values, open_until = [""], list[str]()
     for character in text:
         if open_until and character == open_until[-1]:

@@ -34,6 +34,9 @@ from trainer.runs.run_lock import is_held
 UNFINISHED = "unfinished"
 """State of a run whose job ended well in SLURM's eyes, and whose ledger lacks the end."""
 
+PRUNED = "pruned"
+"""State of a run that a search has stopped, because it had fallen behind."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -156,6 +159,8 @@ def status(
     last_step, speed = speeds[-1] if speeds else (0, None)
     step = max([last_step, *(r["step"] for r in records[-1:] if "step" in r)])
     state, why = _state(job, history, records)
+    if run.pruned.exists() and state in (EndReason.INTERRUPTED, EndReason.CANCELLED):
+        state, why = PRUNED, None
     return Status(
         run=str(run.path),
         state=state,

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from data_pipelines.console import plain_console
@@ -10,10 +9,10 @@ from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
-from launch.slurm import slurm_commands
+from launch.slurm.containers.mounts import container_of
+from launch.slurm.live_jobs import refuse_live_jobs
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
-from launch.slurm.submitted_jobs import Submissions
 from launch.slurm.user_settings import slurm_defaults
 from launch.status.suspect_nodes import excluded_by_runs
 from launch.studies.plan import RENAMED_STUDIES, Cell, find_study, read_study, with_budget
@@ -71,7 +70,7 @@ def study(
     if show:
         report(asked, runs.runs, folder, out=plain_console())
         return 0
-    _refuse_live(runs)
+    refuse_live_jobs(runs.folder, runs.runs.values(), "this study")
     cells = runs.next_cells()
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:
@@ -141,7 +140,10 @@ def _queue(runs: StudyRuns, cells: Sequence[Cell], parallel: int) -> None:
     then = f"{EVALUATE_RUN} {asked.backbone}" if asked.evaluator == "linear_fast" else None
     folders = [runs.runs[cell] for cell in cells]
     tells_end = any(runs.configs[cell].notify.to for cell in cells)
-    batch = SlurmSubmission(folders, settings, runs.folder / "slurm", parallel, then, tells_end)
+    container = container_of([runs.configs[cell] for cell in cells], runs.folder)
+    batch = SlurmSubmission(
+        folders, settings, runs.folder / "slurm", parallel, then, tells_end, container=container
+    )
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell in cells:
@@ -162,17 +164,4 @@ def _queue(runs: StudyRuns, cells: Sequence[Cell], parallel: int) -> None:
             f"{len(waiting)} of {len(runs.runs)} runs are trained but not evaluated, such as "
             f"{waiting[0].path}. "
             "Run the same command without --submit to evaluate them when these jobs have ended"
-        )
-
-
-def _refuse_live(runs: StudyRuns) -> None:
-    """Refuse to train or evaluate runs that a SLURM job is working on."""
-    chains = [Submissions(run).newest_chain() for run in runs.runs.values() if run.config.exists()]
-    over = {number: job.over for number, job in slurm_commands.jobs(chain.from_iterable(chains)).items()}
-    if live := [numbers for numbers in chains if not all(over.get(number, True) for number in numbers)]:
-        raise UserError(
-            f"SLURM jobs of {len(live)} run{'s' * (len(live) > 1)} of this study are queued or running",
-            where=runs.folder,
-            fix=f"see their progress with `all4one status {quoted(runs.folder)}`, end one with "
-            "`all4one cancel RUN`, or print results with --show",
         )

@@ -1,6 +1,7 @@
 """Settings of SLURM jobs: the `slurm:` section of a recipe."""
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from data_pipelines.settings import Settings
 
 _UNITS = {"": 1, "m": 1, "h": 60, "d": 24 * 60}
+_MOUNT = re.compile(r"/[^:,]*(:/[^:,]*(:(ro|rw))?)?")
 _OWN_OPTIONS = {
     "nodes",
     "gpus-per-node",
@@ -64,6 +66,15 @@ class SlurmSettings(Settings):
     """Additional arguments of srun."""
     extra: dict[str, str | int | bool] = Field(default_factory=dict)
     """Additional sbatch options by name, without leading dashes (`mail-type: END`)."""
+    container: str = ""
+    """Image in which the processes run: a file (`images/all4one.sif`), a folder, or the address of an image that the
+    runtime understands (`docker://…` for Apptainer). It must hold this package. Empty: no container."""
+    container_runtime: Literal["pyxis", "apptainer", "none"] = "none"
+    """What runs the container: the command `apptainer` on the nodes, or Pyxis, a plugin that gives srun the option
+    `--container-image`. `none`: the cluster has neither, and `container` must be empty."""
+    container_mounts: tuple[str, ...] = ()
+    """Additional folders of the host that the processes see, as `FOLDER` or `FOLDER:TARGET[:ro]`. The folders of the
+    run, of the sets and of the cache, and files that settings name, are mounted anyway."""
     signal_lead_seconds: int = Field(120, ge=10, le=65535)
     """Seconds before the time limit at which the run saves a checkpoint and requests its own requeue."""
     max_requeues: int = Field(100, ge=0)
@@ -98,11 +109,27 @@ class SlurmSettings(Settings):
             raise ValueError(f"needs a unit, such as {value}m or 12h, or a format of sbatch, such as 1:30:00")
         return value
 
+    @field_validator("container")
+    @classmethod
+    def _at_one_place(cls, image: str) -> str:
+        """Return an image that is a file under a path that means the same in every working directory."""
+        if not image or "://" in image or not (image.startswith(("/", ".", "~")) or Path(image).exists()):
+            return image
+        return str(Path(image).expanduser().absolute())
+
     @model_validator(mode="after")
     def _fits(self) -> "SlurmSettings":
         if self.signal_lead_seconds >= 60 * self.minutes:
             raise ValueError(
                 f"signal_lead_seconds ({self.signal_lead_seconds} s) must be below the time limit ({self.time})"
+            )
+        if self.container and self.container_runtime == "none":
+            raise ValueError(
+                "container needs container_runtime: apptainer or pyxis, whichever the cluster has"
+            )
+        if odd := next((one for one in self.container_mounts if not _MOUNT.fullmatch(one)), None):
+            raise ValueError(
+                f"container_mounts must have absolute paths, as /data or /data:/mnt:ro, not {odd!r}"
             )
         if 0 < self.gpus_per_node < self.tasks_per_node:
             raise ValueError(

@@ -34,15 +34,17 @@ def export_backbone(
     format_name: str = "safetensors",
     momentum: bool = False,
     license: str | None = None,
+    repository: str | None = None,
 ) -> tuple[Path, str]:
     """Export one backbone of a run.
 
     Args:
-        source: folder of a run or of a checkpoint, or an exported file.
+        source: folder of a run or of a checkpoint, an exported file, or a model on the hub.
         out: file or folder to write. None: `backbone` with the suffix of the format, in the working directory.
         format_name: a key of `FORMATS`.
         momentum: whether to export the momentum (EMA) encoder instead of the trained network.
         license: license for the model card.
+        repository: `ORG/NAME` on the Hugging Face hub that the model card names.
 
     Returns:
         The written path, and one sentence about what loads it.
@@ -58,7 +60,7 @@ def export_backbone(
     trained = load_backbones(source)
     which, backbone = trained.choose("momentum" if momentum else None)
     backbone = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
-    subject = Subject(backbone, trained.recipe, which, trained.run, trained.step, license)
+    subject = Subject(backbone, trained.recipe, which, trained.run, trained.step, license, repository)
     try:
         with (replacing if form.suffixes else _new_folder)(out) as temporary:
             form.write(subject, temporary)

@@ -31,6 +31,8 @@ class Subject:
     """Step of its checkpoint, if it has one."""
     license: str | None = None
     """License chosen by the user."""
+    repository: str | None = None
+    """`ORG/NAME` on the Hugging Face hub, if the user uploads the export there."""
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from data_pipelines.formatting import percent
 from data_pipelines.shards.index import read_record
 from data_pipelines.yaml_writer import dump_yaml
 from trainer.exports.format import Subject
-from trainer.exports.snippets import snippet
+from trainer.exports.snippets import hub_snippet, snippet
 from trainer.networks.backbones import BackboneSettings
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
@@ -49,6 +49,7 @@ def model_card(subject: Subject) -> str:
         "",
         "## How to load it",
         "",
+        *_from_hub(subject),
         "Run this in the folder, with an image `image.jpg` in it:",
         "",
         "```python",
@@ -61,6 +62,19 @@ def model_card(subject: Subject) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _from_hub(subject: Subject) -> list[str]:
+    if subject.repository is None:
+        return []
+    return [
+        "From the hub, a backbone that also prepares its images:",
+        "",
+        "```python",
+        hub_snippet(subject),
+        "```",
+        "",
+    ]
 
 
 def _recipe(subject: Subject) -> list[str]:
@@ -92,7 +106,8 @@ def _which(name: str) -> str:
 
 def _start(settings: BackboneSettings) -> str:
     if settings.init is not None:
-        return f"the weights of {settings.init.name}"
+        name = settings.init.name if isinstance(settings.init, Path) else settings.init
+        return f"the weights of {name}"
     return "the library's pretrained weights" if settings.pretrained else "random weights"
 
 

@@ -45,6 +45,14 @@ model = load_backbones(Path("model.safetensors")).backbones["exported"].cpu()
 with torch.no_grad():
     features = model(image[None])  # [1, {features}]"""
 
+_HUB = """\
+import all4one
+import torch
+
+model = all4one.load_backbone("hf://{repository}")
+with torch.no_grad():
+    features = model(model.preprocess(["image.jpg"]))  # [1, {features}]"""
+
 _IMAGE = """\
 transform = v2.Compose(
     [
@@ -56,6 +64,11 @@ transform = v2.Compose(
     ]
 )
 image = transform(Image.open("image.jpg").convert("RGB"))  # [3, {size}, {size}]"""
+
+
+def hub_snippet(subject: Subject) -> str:
+    """Return Python code that loads the backbone from the hub and computes `features` `[1, F]` of `image.jpg`."""
+    return _HUB.format(repository=subject.repository, features=subject.backbone.feature_dim)
 
 
 def snippet(subject: Subject) -> str:

@@ -24,6 +24,7 @@ from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.objects import broadcast_object
 from trainer.engine.deepspeed_engine import load_model
 from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.networks.hub_weights import local_weights
 from trainer.runs.named_checkpoint import checkpoint_path
 from trainer.runs.run_folder import open_run
 
@@ -88,14 +89,17 @@ class LoadedBackbones:
 def load_backbones(source: Path) -> LoadedBackbones:
     """Load the backbones of a run's newest valid checkpoint, of one checkpoint's folder, or of an exported file.
 
-    `RUN@STEP` and `RUN@best` name a checkpoint of a run.
+    `RUN@STEP` and `RUN@best` name a checkpoint of a run. `hf://ORG/NAME` and `hf://ORG/NAME@REVISION` name an exported
+    file on the Hugging Face hub, which is downloaded.
 
     Raises:
-        UserError: there is no such run, no checkpoint, or `all4one export` did not write the file.
+        UserError: there is no such run, no checkpoint or no such model on the hub, or `all4one export` did not write
+            the file.
     """
-    source = checkpoint_path(source)
+    file, shown = local_weights(source)
+    source = checkpoint_path(file)
     if source.is_file():
-        tensors, recipe = _read_exported(source)
+        tensors, recipe = _read_exported(source, shown)
         return LoadedBackbones({"exported": _build(recipe, tensors)}, recipe)
     snapshot, config, path = _read_checkpoint(source)
     recipe = Recipe(backbone=config.backbone, data=_as_here(config.data), source=str(path))
@@ -160,7 +164,7 @@ def _read_checkpoint(source: Path) -> tuple[Snapshot, Config, Path]:
     return loaded.snapshot, run.read_config(), loaded.path
 
 
-def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
+def _read_exported(path: Path, shown: str) -> tuple[dict[str, Tensor], Recipe]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata: Any = json.loads((file.metadata() or {})[METADATA_KEY])
@@ -168,8 +172,8 @@ def _read_exported(path: Path) -> tuple[dict[str, Tensor], Recipe]:
     except (OSError, SafetensorError, KeyError, ValueError, ValidationError):
         raise UserError(
             "is not a file of `all4one export` in the format safetensors or hf",
-            where=path,
-            fix="give the folder of a run, or export its backbone",
+            where=shown,
+            fix="give the folder of a run, or export its backbone. backbone.init also takes weights of other projects",
         ) from None
 
 

@@ -4,17 +4,17 @@ from typing import Any, cast
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.settings import DataSettings
+from trainer.inference.dense_features import feature_map
 from trainer.networks.backbones import Backbone
 
 
 @torch.no_grad()
 def patch_features(backbone: Backbone, images: Tensor) -> Tensor:
-    """Return the features of patches `[B, h, w, F]` before they are pooled: the last feature map of a convolutional
-    network, or the patch tokens of a transformer after the last norm.
+    """Return the features of patches `[B, h, w, F]` before they are pooled, those of `feature_map`.
 
     Args:
         backbone: the backbone in evaluation mode.
@@ -23,35 +23,7 @@ def patch_features(backbone: Backbone, images: Tensor) -> Tensor:
     Raises:
         UserError: the model has no grid of patches.
     """
-    if isinstance(backbone, torchvision.models.ResNet):
-        return _last_map(backbone, images)
-    model = cast(Any, backbone)
-    features: Tensor = model.forward_features(images)
-    width = model.num_features
-    if features.ndim == 4:
-        channels_last = features.shape[-1] == width
-        return features if channels_last else features.permute(0, 2, 3, 1)
-    patch_embed = getattr(model, "patch_embed", None)
-    if features.ndim == 3 and patch_embed is not None:
-        height, width_ = patch_embed.dynamic_feat_size(images.shape[-2:])
-        tokens = features[:, getattr(model, "num_prefix_tokens", 0) :]  # [B, h * w, F]
-        if tokens.shape[1] == height * width_:
-            return tokens.unflatten(1, (height, width_))
-    raise UserError(
-        f"{type(model).__name__} has no grid of patches",
-        where="backbone.name",
-        fix="give a run with a ResNet, another convolutional network or a ViT",
-    )
-
-
-def _last_map(network: nn.Module, images: Tensor) -> Tensor:
-    maps: list[Tensor] = []
-    handle = cast(Any, network).layer4.register_forward_hook(lambda *call: maps.append(call[-1]))
-    try:
-        network(images)
-    finally:
-        handle.remove()
-    return maps[0].permute(0, 2, 3, 1)
+    return feature_map(backbone, images).permute(0, 2, 3, 1)
 
 
 def shows_attention(backbone: Backbone) -> bool:
@@ -69,22 +41,30 @@ def shows_attention(backbone: Backbone) -> bool:
 
 
 @torch.no_grad()
-def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
-    """Return how much the class token of a ViT attends to each patch in the last block, `[B, heads, h, w]`.
+def patches_and_attention(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return `patch_features`, and how much the class token of a ViT attends to each patch in the last block.
 
-    The weights of a head are a softmax over all tokens. They sum up to less than 1 over patches, because class and
-    register tokens have a share (Caron et al. 2021, arXiv 2104.14294, figure 1).
+    The network runs once. The weights `[B, heads, h, w]` of a head are a softmax over all tokens. They sum up to less
+    than 1 over patches, because class and register tokens have a share (Caron et al. 2021, arXiv 2104.14294, figure 1).
 
     Args:
-        backbone: a ViT for which `shows_attention` is true, in evaluation mode.
+        backbone: the backbone in evaluation mode.
         images: `[B, 3, S, S]`, normalized.
+
+    Returns:
+        The features, and the weights or None if `shows_attention` is false.
+
+    Raises:
+        UserError: the model has no grid of patches.
     """
+    if not shows_attention(backbone):
+        return patch_features(backbone, images), None
     model = cast(Any, backbone)
     attention = model.blocks[-1].attn
     inputs: list[Tensor] = []
     handle = attention.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
-        model.forward_features(images)
+        features = patch_features(backbone, images)
     finally:
         handle.remove()
     tokens = inputs[0]  # [B, N, F]
@@ -93,7 +73,7 @@ def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
     queries, keys = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])  # [B, heads, N, d]
     scores = queries[:, :, :1] @ keys.transpose(-2, -1) * attention.scale  # [B, heads, 1, N]
     weights: Tensor = scores.softmax(-1)[:, :, 0, model.num_prefix_tokens :]
-    return weights.unflatten(2, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    return features, weights.unflatten(2, features.shape[1:3])
 
 
 def accept_size(backbone: Backbone, size: int) -> None:

@@ -1,7 +1,6 @@
 """Backbones by name: torchvision's ResNets and every timm model, without their classifiers."""
 
 import difflib
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError, first_line
 from data_pipelines.settings import Settings
+from data_pipelines.urls import Place, Url
 
 CIFAR_STEM_UP_TO = 64
 """Largest image side, in pixels, for which the `auto` stem is `cifar`."""
@@ -32,10 +32,10 @@ class BackboneSettings(Settings):
     """Channels of the first stage, for resnet18 to resnet152. Each later stage doubles them."""
     pretrained: bool = False
     """Whether to start from the library's pretrained weights, which are downloaded."""
-    init: Path | None = None
+    init: Place | None = None
     """File of weights to start from: a state_dict of torchvision or timm, a checkpoint of solo-learn or lightly, or a
-    file that `all4one export` wrote as safetensors, timm or torchvision. Only a new run reads it. No code in the file
-    is run."""
+    file that `all4one export` wrote as safetensors, timm or torchvision. Or a model on the Hugging Face hub, as
+    `hf://ORG/NAME` or `hf://ORG/NAME@REVISION`. Only a new run reads it. No code in the file is run."""
     init_partial: bool = False
     """Whether to start from `init` even if some backbone weights are missing or have another shape. Those weights are
     initialized randomly."""
@@ -56,6 +56,8 @@ class BackboneSettings(Settings):
             raise ValueError("pretrained and init cannot be combined")
         if self.init_partial and self.init is None:
             raise ValueError("init_partial needs init, the file of weights")
+        if isinstance(self.init, Url) and not self.init.startswith("hf://"):
+            raise ValueError("init must be a file, or hf://ORG/NAME on the Hugging Face hub")
         return self
 
 

@@ -7,7 +7,6 @@ matching names and shapes is used.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import UserError
 from trainer.networks.backbones import Backbone, BackboneSettings, build_backbone
+from trainer.networks.hub_weights import local_weights
 from trainer.networks.weight_files import read_weights
 
 SHOWN = 5
@@ -56,18 +56,19 @@ class Place:
 
 
 def read_initial_weights(settings: BackboneSettings, image_size: int) -> InitialWeights:
-    """Find the backbone's weights in the file `settings.init`.
+    """Find the backbone's weights in `settings.init`: a file, or a repository on the hub, which is downloaded.
 
     Args:
         settings: settings of the backbone, with `init`.
         image_size: side of its images, in pixels.
 
     Raises:
-        UserError: the file cannot be read without running code from it, it has less than half of the backbone's
-            tensors, or it has less than all of them and `settings.init_partial` is not set.
+        UserError: the repository cannot be downloaded, the file cannot be read without running code from it, it has
+            less than half of the backbone's tensors, or it has less than all of them and `settings.init_partial` is
+            not set.
     """
     assert settings.init is not None
-    path = settings.init
+    path, shown = local_weights(settings.init)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = build_backbone(settings.drawn(), image_size)
     own = backbone.state_dict()
@@ -75,10 +76,10 @@ def read_initial_weights(settings: BackboneSettings, image_size: int) -> Initial
     places = [place for group, tensors in groups.items() for place in _places(backbone, own, group, tensors)]
     best = max(places, key=lambda place: place.matched, default=None)  # the first in the file wins a tie
     if best is None or 2 * best.matched < len(_needed(own)):
-        raise _another_network(path, own, groups, best.matched if best else 0)
+        raise _another_network(shown, own, groups, best.matched if best else 0)
     tensors = {n: best.tensors[best.name(n)] for n in own if _fits(best, n, own)}
     report, whole = _report(
-        path, own, best, [p for p in places if p.matched == best.matched and p is not best]
+        shown, own, best, [p for p in places if p.matched == best.matched and p is not best]
     )
     if not whole and not settings.init_partial:
         raise UserError(
@@ -133,7 +134,7 @@ def _fits(place: Place, name: str, own: Mapping[str, Tensor]) -> bool:
     return found is not None and found.shape == own[name].shape
 
 
-def _report(path: Path, own: Mapping[str, Tensor], best: Place, others: list[Place]) -> tuple[str, bool]:
+def _report(shown: str, own: Mapping[str, Tensor], best: Place, others: list[Place]) -> tuple[str, bool]:
     """Describe which tensors match and which do not, and return whether all match."""
     needed = _needed(own)
     shapes = {n: best.tensors[best.name(n)].shape for n in needed if best.name(n) in best.tensors}
@@ -151,7 +152,7 @@ def _report(path: Path, own: Mapping[str, Tensor], best: Place, others: list[Pla
         for name in best.tensors
         if name not in used and not _is_counter(name)
     )
-    lines = [f"{best.matched} of {len(needed)} tensors of the backbone match those of {path} {best}"]
+    lines = [f"{best.matched} of {len(needed)} tensors of the backbone match those of {shown} {best}"]
     lines += [f"  missing in the file: {_some(missing)}"] if missing else []
     lines += [f"  different shape in the file: {_some(other)}"] if other else []
     lines += (
@@ -167,7 +168,7 @@ def _some(names: list[str]) -> str:
 
 
 def _another_network(
-    path: Path, own: Mapping[str, Tensor], groups: Mapping[str, Mapping[str, Tensor]], matched: int
+    shown: str, own: Mapping[str, Tensor], groups: Mapping[str, Mapping[str, Tensor]], matched: int
 ) -> UserError:
     largest = max(groups.values(), key=len, default={})
     theirs = (
@@ -178,6 +179,6 @@ def _another_network(
     return UserError(
         f"contains another network: {matched} of {len(_needed(own))} tensors of the backbone match; {theirs}; the "
         f"backbone's have names such as {_some(list(own))}",
-        where=path,
+        where=shown,
         fix="set backbone.name and backbone.width to those of the file",
     )

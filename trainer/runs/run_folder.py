@@ -97,6 +97,11 @@ class RunFolder:
         """Folder of the processes' output."""
         return self.path / "logs"
 
+    @property
+    def pruned(self) -> Path:
+        """File that tells where a search has stopped this run, because it had fallen behind."""
+        return self.path / "pruned.json"
+
     def stall_dump(self, attempt: int, rank: int) -> Path:
         """File with the stacks of a rank that stalled in an attempt."""
         return self.logs / f"stall_{attempt}_rank_{rank}.txt"

@@ -123,6 +123,8 @@ def test_every_resource_of_a_job_has_an_option() -> None:
         "shrink",
         "check_nodes",
         "check_tolerance",
+        "container_runtime",  # of the cluster rather than of a job
+        "container_mounts",
     }
     assert set(_NAMES) <= set(_SETTINGS)
 

@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from data_pipelines.errors import UserError
-from trainer.inference.patch_features import accept_size, class_attention, patch_features, shows_attention
+from trainer.inference.patch_features import (
+    accept_size,
+    patch_features,
+    patches_and_attention,
+    shows_attention,
+)
 from trainer.inference.patch_pictures import component_colors
 from trainer.networks.backbones import BackboneSettings, build_backbone
 
@@ -71,9 +76,18 @@ def test_attention_is_what_the_last_block_weighs_values_by(vit):
     finally:
         attention.fused_attn = fused
         handle.remove()
-    found = class_attention(vit, images(48))
+    features, found = patches_and_attention(vit, images(48))
+    assert torch.equal(features, patch_features(vit, images(48)))
     assert found.shape == (2, 3, 3, 3)
     torch.testing.assert_close(found.flatten(2), weights[0][:, :, 0, 1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "size", "layer"), [(VIT, 48, "blocks"), ("convnext_atto", 64, "stages")])
+def test_features_and_attention_are_of_one_forward_pass(name, size, layer):
+    backbone, runs = network(name, size), []
+    getattr(backbone, layer)[-1].register_forward_hook(lambda *call: runs.append(1))
+    patches_and_attention(backbone, images(size))
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize(
@@ -93,7 +107,7 @@ def test_a_vit_accepts_another_size_and_refuses_one_that_its_patches_do_not_divi
     backbone = network(VIT, 48)
     accept_size(backbone, 96)
     assert patch_features(backbone, images(96)).shape[1:3] == (6, 6)
-    assert class_attention(backbone, images(96)).shape[2:] == (6, 6)
+    assert patches_and_attention(backbone, images(96))[1].shape[2:] == (6, 6)
     with pytest.raises(
         UserError, match=r"does not accept images of 100 x 100 pixels \(its patches have 16 x 16 pixels\)"
     ):
