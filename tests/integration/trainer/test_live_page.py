@@ -1,23 +1,21 @@
-"""`all4one serve` in a real browser: with real runs, through a forwarded port, on a phone, and with keys only."""
+"""`all4one serve` in a real browser: with a real run, on a phone, and with keys only."""
 
 import json
 import shutil
 import signal
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Command
-from served_runs import append, copy_run, serving, train_record, wait_for_server, write_run
+from live_pages import DESK, PHONE, opened
+from served_runs import copy_run, serving, wait_for_server, write_run
 from tiny_runs import Runs
 
 from trainer.runs.run_folder import RunFolder
 
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 EVIL = "<img src=x onerror=window.hacked=1>"
 UNNAMED = """() => [...document.querySelectorAll('[tabindex="0"], input, select, button, iframe')].filter(
     e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.title)
@@ -54,99 +52,6 @@ def port(folder: Path) -> Iterator[int]:
         yield server.port
 
 
-@contextmanager
-def opened(
-    browser: Any, port: int, place: str = "", size: dict[str, int] = DESK, scheme: str = "light"
-) -> Iterator[Any]:
-    """A page of which nothing goes wrong: no message, no error, and no request to another origin."""
-    wrong: list[str] = []
-    page = browser.new_page(viewport=size, color_scheme=scheme)
-    origin = f"http://127.0.0.1:{port}/"
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "request",
-        lambda asked: wrong.append(asked.url) if not asked.url.startswith((origin, "data:")) else None,
-    )
-    page.goto(origin + place)
-    yield page
-    assert wrong == []
-    assert page.evaluate("window.hacked") is None
-    page.close()
-
-
-@contextmanager
-def forwarded(port: int) -> Iterator[int]:
-    """Another port from which connections are passed on, as `ssh -L` does."""
-
-    def copy(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while part := source.recv(1 << 16):
-                target.sendall(part)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def accept() -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", port))
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=copy, args=pair, daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def settled_plot(page: Any) -> tuple[Any, dict[str, float]]:
-    """The chart of the loss and its place, once nothing that comes later can move it."""
-    page.locator("#sections a", has_text="Settings").wait_for()
-    page.get_by_text("EMA momentum τ").wait_for()  # it is not in a rough picture
-    plot = page.locator("#losses .plot").first
-    plot.scroll_into_view_if_needed()
-    return plot, plot.bounding_box()
-
-
-def newest(chart: Any) -> str:
-    return str(chart.locator("figcaption span").inner_text())
-
-
-def test_the_curves_of_a_real_run_grow_while_it_trains(runs: Runs, browser: Any) -> None:
-    command = runs.start(
-        *runs.arguments("growing", "train.max_steps=80", "eval.every_epochs=0"), "--nproc", 1
-    )
-    try:
-        runs.wait_for_step("growing", 2, command)
-        with serving(runs.folder) as server, opened(browser, server.port) as page:
-            row = page.locator(".runs tr", has=page.get_by_role("link", name="growing", exact=True))
-            row.locator(".state.running").wait_for()
-            row.get_by_role("link").click()
-            chart = page.locator("#losses figure").first
-            chart.locator(".line").first.wait_for()
-            before = newest(chart)
-            page.get_by_text(before, exact=True).first.wait_for(
-                state="hidden"
-            )  # the words of this chart change
-            assert newest(chart) != before
-            out, _ = command.communicate(300)
-            assert command.returncode == 0, out
-            page.locator(".state.finished").wait_for(timeout=60_000)
-            recorded = runs.metrics("growing")[-1]
-            page.wait_for_timeout(100)
-            chart.get_by_text(
-                f"at epoch {recorded['epoch']:.4g}".rstrip("0").rstrip("."), exact=False
-            ).wait_for()
-            assert "step 80" in page.locator(".log").inner_text()
-    finally:
-        if command.poll() is None:
-            runs.kill(command)
-
-
 def test_the_list_tells_of_every_run_and_leads_to_each(port: int, browser: Any) -> None:
     with opened(browser, port) as page:
         page.locator(".runs tbody tr").nth(4).wait_for()
@@ -174,66 +79,6 @@ def test_the_list_tells_of_every_run_and_leads_to_each(port: int, browser: Any) 
         page.locator("h1", has_text="first").wait_for()
         page.go_back()
         page.locator("h1", has_text="2 runs").wait_for()
-
-
-def test_a_chart_is_read_zoomed_and_smoothed_through_a_forwarded_port(port: int, browser: Any) -> None:
-    with forwarded(port) as near, opened(browser, near, "#run=first&run=real") as page:
-        plot, box = settled_plot(page)
-        page.mouse.move(box["x"] + 150, box["y"] + 60)
-        assert "first: " in plot.locator(".readout").inner_text()
-        whole = plot.locator("svg text").all_text_contents()
-        page.mouse.down()
-        page.mouse.move(box["x"] + 250, box["y"] + 60, steps=3)
-        page.mouse.up()
-        reset = page.get_by_role("button", name="Reset zoom")
-        assert reset.is_enabled()
-        assert plot.locator("svg text").all_text_contents() != whole
-        reset.click()
-        page.mouse.move(0, 0)
-        page.locator("#losses .plot").first.get_by_text("30", exact=True).wait_for()
-        assert plot.locator("svg text").all_text_contents() == whole
-        page.get_by_label("Smoothing").fill("0.9")
-        assert plot.locator(".line.faint").count() == 2
-        page.get_by_label("Logarithmic").check()
-        assert "logarithmic" in plot.locator("svg text").all_text_contents()
-        page.get_by_label("Axis").select_option("steps")
-        page.locator("#losses .plot").first.get_by_text("300", exact=True).wait_for()
-
-
-def test_a_chart_comes_when_a_value_changes_and_goes_back_when_a_run_resumes(
-    tmp_path: Path, browser: Any
-) -> None:
-    run = write_run(tmp_path, "one")
-    with serving(tmp_path) as server, opened(browser, server.port, "#run=one") as page:
-        flat = page.get_by_text("Training speed (images_per_second): 100 throughout.")
-        flat.wait_for()
-        loss = page.locator("#losses figure").first
-        loss.get_by_text("0.075 at epoch 4, first 3").wait_for()
-        with page.expect_response(lambda answer: "cursor=" in answer.url):
-            append(run, train_record(41))
-        loss.get_by_text("at epoch 4.1, first 3").wait_for()
-        assert flat.is_visible()  # it has come again, and is still the same
-        append(run, train_record(42, loss=9.0) | {"time": {"images_per_second": 50.0}})
-        page.locator("#speed .line").wait_for()
-        loss.get_by_text("9 at epoch 4.2, first 3").wait_for()
-        assert flat.count() == 0
-        append(run, train_record(20, loss=5.0))
-        loss.get_by_text("5 at epoch 2, first 3").wait_for()
-
-
-def test_a_zoom_fetches_finer_points(tmp_path: Path, browser: Any) -> None:
-    run = write_run(tmp_path, "long", steps=30_000)
-    append(run, train_record(30_001))
-    with serving(tmp_path) as server, opened(browser, server.port, "#run=long") as page:
-        _, box = settled_plot(page)
-        with page.expect_response(lambda answer: "low=" in answer.url) as fine:
-            page.mouse.move(box["x"] + 200, box["y"] + 60)
-            page.mouse.down()
-            page.mouse.move(box["x"] + 210, box["y"] + 60, steps=3)
-            page.mouse.up()
-        series = fine.value.json()["runs"]["long"]["series"]["loss"]["steps"]
-        assert series == list(range(series[0], series[-1] + 1))  # every step
-        assert 100 < len(series) <= 2000
 
 
 def test_the_keyboard_reaches_runs_charts_and_sections(port: int, browser: Any) -> None:
