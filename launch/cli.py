@@ -20,6 +20,7 @@ from launch.commands.plan import plan
 from launch.commands.profile import profile
 from launch.commands.renamed_options import value_of
 from launch.commands.report import report
+from launch.commands.serve import serve
 from launch.commands.slurm import (
     DryRun,
     Follow,
@@ -49,7 +50,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 for command in (
     *(submit, status, logs, cancel, doctor, plan, profile),
-    *(export, embed, patches, segment, study, tune, trials, report),
+    *(export, embed, patches, segment, study, tune, trials, report, serve),
 ):
     app.command()(command)
 app.command(name="eval")(evaluate)

@@ -13,8 +13,8 @@ from launch.commands.output_format import OutputFormat
 from trainer.config.descriptions import written
 from trainer.config.overrides import apply, parse_override
 from trainer.config.problems import current_key
-from trainer.config.recipes import COMPONENTS, read_chain, with_component_names
-from trainer.config.schema import Config, dump, flat, given_settings, load_config
+from trainer.config.recipes import COMPONENTS, flat, read_chain, with_component_names
+from trainer.config.schema import Config, dump, given_settings, load_config
 
 
 def show(recipe: str, overrides: Sequence[str], output: OutputFormat) -> None:

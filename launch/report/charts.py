@@ -5,14 +5,14 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-from matplotlib.colors import to_hex
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.figures import drawn_into
 from launch.report.curves import Curve
 from launch.report.metrics import TAU, axis_limits, describe, formatted, is_count, is_percent
-from trainer.visualization.feature_map import FeatureMap
+
+if TYPE_CHECKING:
+    from trainer.visualization.feature_map import FeatureMap
 
 LEGEND = 20
 """Maximum number of classes or labels in a legend."""
@@ -130,9 +130,10 @@ def _inline(document: str, name: str) -> tuple[str, str]:
     return opening[1], re.sub(r"\n\s*", "\n", content).strip()
 
 
-def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
+def map_chart(found: "FeatureMap") -> tuple[Figure, dict[str, str]]:
     """Draw a feature map, colored by class if classes are known. Also return the color of each class for a legend."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     labels = sorted({label for label in found.labels.tolist() if label >= 0})
     if len(labels) <= LEGEND:
@@ -161,6 +162,7 @@ def map_chart(found: FeatureMap) -> tuple[Figure, dict[str, str]]:
 def colors_of(labels: Sequence[str]) -> dict[str, str]:
     """Return a color for each label, in order. Colors repeat if there are more labels than colors."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     distinct = list(dict.fromkeys(labels))
     palette = colormaps["tab10" if len(distinct) <= 10 else "tab20"]

@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from launch.report.facts import RunFacts
 from launch.report.metrics import TAU
-from trainer.networks.ema import momentum_at
+from trainer.networks.ema_schedule import momentum_at
 
 POINTS = 400
 """Maximum number of points of a drawn curve, more than a chart has pixels."""
@@ -35,17 +37,23 @@ def curves(facts: RunFacts) -> dict[str, Curve]:
     """Return every recorded value by name, over epochs, and τ from its schedule."""
     found: dict[str, Curve] = {}
     for record in facts.records:
-        for name, value in _values(record):
+        for name, value in values_of(record):
             curve = found.setdefault(name, Curve([], []))
             curve.epochs.append(float(record["epoch"]))
             curve.values.append(value)
-    method, total = facts.config.method, facts.status.total_steps
-    start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", 1.0)
     steps = [(r["epoch"], r["step"]) for r in facts.records if r.get("kind") == "train"]
-    if start is not None and total and steps:
-        taus = [momentum_at(step - 1, total, float(start), float(end)) for _, step in steps]
+    if taus := tau_at(facts, [step for _, step in steps]):
         found[TAU] = Curve([float(epoch) for epoch, _ in steps], taus)
     return found
+
+
+def tau_at(facts: RunFacts, steps: Sequence[int]) -> list[float]:
+    """Return the momentum of the EMA encoder at steps, from its schedule. Empty: it has none, or is not known yet."""
+    method, total = facts.config.method, facts.status.total_steps
+    start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", 1.0)
+    if start is None or not total:
+        return []
+    return [momentum_at(step - 1, total, float(start), float(end)) for step in steps]
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[str]]:
@@ -64,18 +72,32 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
 
     The first and the last value stay, and the lowest and the highest of each stretch, so that no peak is lost.
     """
-    count = len(curve.values)
-    if count <= points:
+    if len(curve.values) <= points:
         return curve
-    stretches, kept = points // 2 - 1, {0, count - 1}
-    for stretch in range(stretches):
-        places = range(stretch * count // stretches, (stretch + 1) * count // stretches)
-        kept |= {min(places, key=curve.values.__getitem__), max(places, key=curve.values.__getitem__)}
-    chosen = sorted(kept)
+    chosen = thinned_places(np.array(curve.values), points)
     return Curve([curve.epochs[i] for i in chosen], [curve.values[i] for i in chosen])
 
 
-def _values(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def thinned_places(values: np.ndarray, points: int = POINTS) -> list[int]:
+    """Return the places of the values that `thinned` keeps, in order.
+
+    Args:
+        values: the values [n] of a curve.
+        points: maximum number of places, at least 4.
+    """
+    count = len(values)
+    if count <= points:
+        return list(range(count))
+    stretches, kept = points // 2 - 1, {0, count - 1}
+    for stretch in range(stretches):
+        begin, end = stretch * count // stretches, (stretch + 1) * count // stretches
+        part = values[begin:end]
+        kept |= {begin + int(part.argmin()), begin + int(part.argmax())}
+    return sorted(kept)
+
+
+def values_of(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield each value of a record that is drawn, with its name."""
     for name, value in (record | record.get("time", {})).items():
         if (
             name not in ("step", "epoch", "kind", "time")

@@ -1,11 +1,15 @@
-"""The facts of a run for the report, read once from its folder. Loads no torch beyond the settings."""
+"""The facts of a run for the report, read once from its folder.
+
+Loading this module loads no torch, because `all4one serve` shows the same tables. The schema of the settings, and so
+everything that reads them, does load it.
+"""
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yaml import YAMLError
 
@@ -13,11 +17,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.masking import masked_values
 from launch.evaluate.results import merged, mismatches
 from launch.status.run_status import Status, status
-from trainer.checkpoints.store import CheckpointStore
-from trainer.config.recipes import merge, read_recipe
-from trainer.config.schema import Config, dump, flat, parse
+from trainer.config.recipes import flat, merge, read_recipe
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder, open_run
+
+if TYPE_CHECKING:
+    from trainer.config.schema import Config
 
 BASE_RECIPE = "base"
 """The recipe that a run's settings are compared with."""
@@ -34,7 +39,7 @@ class RunFacts:
     run: RunFolder
     name: str
     """Name of its folder, with parent folders if several runs share the name."""
-    config: Config
+    config: "Config"
     status: Status
     records: Sequence[Mapping[str, Any]]
     """All records of metrics.jsonl, in the order of steps."""
@@ -85,31 +90,40 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(above)) for path in resolved]
 
 
-def differences_from_base(config: Config) -> list[tuple[str, Any, Any]]:
+def differences_from_base(config: "Config") -> list[tuple[str, Any, Any]]:
     """Return settings that differ from the base recipe, with the value of the base and of the run.
 
     A method, optimizer or backbone with another name is compared with its own defaults.
     """
+    from trainer.config.schema import dump
+
     values, recipe = masked_values(dump(config)), read_recipe(BASE_RECIPE)
     named = {part: {"name": values[part]["name"]} for part in ("method", "optim", "backbone")}
-    before, found = dict(_settings(_resolved(merge(recipe, named)))), dict(_settings(values))
+    resolved = _resolved(merge(recipe, named))
+    before, found = dict(settings_by_key(resolved)), dict(settings_by_key(values))
     before |= {f"{part}.name": by["name"] for part, by in _resolved(recipe).items() if part in named}
     return [(key, before.get(key), value) for key, value in found.items() if before.get(key) != value]
 
 
-def differences_between(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
-    """Return settings that differ between runs, with the value of each run. None: the run has no such setting."""
-    each = [dict(_settings(masked_values(dump(config)))) for config in configs]
+def differences_between(several: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Return settings that differ between runs, with the value of each run. None: the run has no such setting.
+
+    Args:
+        several: the nested settings of each run.
+    """
+    each = [dict(settings_by_key(masked_values(values))) for values in several]
     keys = dict.fromkeys(key for values in each for key in values)
     rows = [(key, [values.get(key) for values in each]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 
 
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    from trainer.config.schema import dump, parse
+
     return dump(parse(values, where=BASE_RECIPE))
 
 
-def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def settings_by_key(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield settings by dotted key, including those of list items, without settings that only name a run."""
     for key, value in flat(values):
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
@@ -128,7 +142,7 @@ def _read(run: RunFolder, name: str) -> RunFacts:
             config=run.read_config(),
             status=status(run, None, None),
             records=read_records(run.metrics),
-            evaluated=_evaluated(run),
+            evaluated=read_evaluated(run),
             versions=_versions(run),
         )
     except (OSError, YAMLError, KeyError, TypeError) as error:
@@ -140,6 +154,8 @@ def _read(run: RunFolder, name: str) -> RunFacts:
 
 
 def _versions(run: RunFolder) -> Mapping[str, str]:
+    from trainer.checkpoints.store import CheckpointStore
+
     try:
         state = CheckpointStore(run.checkpoints).newest_state()
     except ValueError:  # the checkpoint was not verified and may be damaged
@@ -147,7 +163,7 @@ def _versions(run: RunFolder) -> Mapping[str, str]:
     return state["versions"] if state and "versions" in state else {}
 
 
-def _evaluated(run: RunFolder) -> Mapping[str, Any] | None:
+def read_evaluated(run: RunFolder) -> Mapping[str, Any] | None:
     """Return the results of a study's own evaluator, which are those in its table.
 
     Results of `all4one eval` are included if they have the same weights and datasets, or are the only ones.

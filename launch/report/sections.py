@@ -15,6 +15,7 @@ from launch.report.facts import RunFacts, read_facts, try_read_facts
 from launch.report.gaps import in_one_line, missing
 from launch.report.headline import key_figures
 from launch.report.page import Page, Section, render
+from launch.report.record_sections import record_sections, result_sections, section_of
 from launch.status.run_status import runs_at
 from trainer.runs.run_folder import RunFolder
 from trainer.visualization.projection import choose_way
@@ -59,28 +60,40 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
     return target
 
 
+def picture_page(path: Path) -> str:
+    """Return the part of a run's page that needs images or weights as a page of its own, as HTML.
+
+    Raises:
+        UserError: the folder is not a run, or its settings or records cannot be read.
+    """
+    from launch.report.pictures import picture_sections
+
+    facts = read_facts([RunFolder(path)])[0]
+    sections = [*picture_sections(facts, None), *_setting_sections(facts)]
+    return render(Page(f"Pictures of {facts.name}", "", sections))
+
+
 def _of_one(facts: RunFacts, pictures: bool, how: str | None) -> Page:
     from launch.report.pictures import picture_sections
 
     sections = [
-        *_table("Results", tables.results(facts), tables.evaluated_of(facts)),
+        *result_sections(facts),
         *_chart_sections([(OWN, facts)]),
         *(picture_sections(facts, how) if pictures else ()),
-        *_table("Goodput", tables.goodput(facts), "Where the time of the run went."),
-        *_table("Ranks", tables.ranks(facts), "Time in which each rank computes, without messages and data."),
-        *_table("Attempts", tables.attempts(facts)),
-        *_table(
-            "Node checks", tables.node_checks(facts), "Checks of the nodes of a job before its ranks started."
-        ),
-        *_table("Settings", tables.settings(facts), "Settings that differ from the base recipe."),
-        *_table(
-            "Versions", tables.versions(facts), "Versions of the packages that wrote the newest checkpoint."
-        ),
+        *record_sections(facts),
+        *_setting_sections(facts),
     ]
     config = facts.config
     about = f"{config.description or 'A run'}: {config.method.name}, {config.backbone.name}"
     subtitle = f"{about}, {config.data.train_names}"
     return Page(facts.name, subtitle, sections, key_figures(facts), _footer(facts.run.path))
+
+
+def _setting_sections(facts: RunFacts) -> Iterator[Section]:
+    yield from section_of("Settings", tables.settings(facts), "Settings that differ from the base recipe.")
+    yield from section_of(
+        "Versions", tables.versions(facts), "Versions of the packages that wrote the newest checkpoint."
+    )
 
 
 def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
@@ -89,10 +102,10 @@ def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: 
         raise UserError(f"none of the {len(runs)} runs can be read:\n" + "\n".join(unread), where=paths[0])
     sections = [
         *(_of_study(study, paths[0]) if study else ()),
-        *_table("Runs", tables.side_by_side(found)),
+        *section_of("Runs", tables.side_by_side(found)),
         *([Section("Skipped", points=unread)] if unread else ()),
         *_chart_sections(list(zip(_labels(found, study), found, strict=True))),
-        *_table("Settings that differ", tables.other_settings(found)),
+        *section_of("Settings that differ", tables.other_settings(found)),
     ]
     names = [path.resolve().name for path in paths]
     title = " and ".join(names) if len(names) < 4 else f"{len(found)} runs"
@@ -166,10 +179,6 @@ def _study(folder: Path) -> dict[str, Any] | None:
             fix="run the study's command with --show to write the file again",
         ) from None
     return dict(found)
-
-
-def _table(title: str, table: tables.Table, words: str = "") -> list[Section]:
-    return [Section(title, words=words, table=table)] if table.rows else []
 
 
 def _footer(*paths: Path) -> str:

@@ -1,7 +1,7 @@
 """Tables and text of the report, as rows of strings."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,8 +156,15 @@ def side_by_side(several: Sequence[RunFacts]) -> Table:
 
 def other_settings(several: Sequence[RunFacts]) -> Table:
     """Return the settings that differ between runs, with a column for each run."""
-    rows = [[key, *map(shown, values)] for key, values in differences_between([f.config for f in several])]
-    return Table(("setting", *(facts.name for facts in several)), rows)
+    from trainer.config.schema import dump
+
+    return differing({facts.name: dump(facts.config) for facts in several})
+
+
+def differing(several: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the settings that differ between runs, given the nested settings of each run by its name."""
+    rows = [[key, *map(shown, values)] for key, values in differences_between(list(several.values()))]
+    return Table(("setting", *several), rows)
 
 
 def shown(value: Any) -> str:

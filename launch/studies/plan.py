@@ -16,8 +16,8 @@ from data_pipelines.settings import Settings
 from data_pipelines.yaml_reader import read_yaml
 from trainer.config.overrides import parse_override
 from trainer.config.problems import current_key, problem_of
-from trainer.config.recipes import COMPONENTS, SHIPPED, merge, read_recipe, with_component_names
-from trainer.config.schema import Config, flat, given_settings, override, parse, tell_old_names
+from trainer.config.recipes import COMPONENTS, SHIPPED, flat, merge, read_recipe, with_component_names
+from trainer.config.schema import Config, given_settings, override, parse, tell_old_names
 
 SHIPPED_STUDIES = SHIPPED / "studies"
 RENAMED_STUDIES = {"neighbours": "num_neighbors", "imagenet100_neighbours": "imagenet100_num_neighbors"}

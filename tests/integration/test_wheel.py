@@ -86,6 +86,11 @@ def test_it_holds_code_recipes_pages_types_and_the_license(wheel: Path) -> None:
     data = {
         "launch/report/page.css",
         "launch/report/page.html.jinja",
+        *(
+            str(p.relative_to(ROOT))
+            for p in (ROOT / "launch/serve").iterdir()
+            if p.suffix in (".css", ".html", ".js")
+        ),
         "trainer/profiling/dry_run/fake_cuda.c",
     }
     about = {name for name in names if ".dist-info/" in name}

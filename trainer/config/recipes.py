@@ -5,7 +5,7 @@ The command line imports this module to list recipes, so it loads no heavy packa
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +138,12 @@ def _names_another(old: Any, new: Any) -> bool:
     if not (isinstance(old, Mapping) and isinstance(new, Mapping) and "name" in new):
         return False
     return bool(new["name"] != old.get("name", new["name"]))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

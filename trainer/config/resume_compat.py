@@ -7,7 +7,8 @@ from typing import Any
 
 from data_pipelines.errors import UserError
 from data_pipelines.settings import Settings
-from trainer.config.schema import Config, dump, flat
+from trainer.config.recipes import flat
+from trainer.config.schema import Config, dump
 
 MUTABLE_ON_RESUME = (
     "description",

@@ -4,7 +4,7 @@ A recipe is a YAML file. Its `base:` names another recipe to start from. `key=va
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +25,7 @@ from trainer.config.monitoring_settings import EvalSettings, MetricsSettings, No
 from trainer.config.overrides import Override, apply, parse_override, reset_settings
 from trainer.config.parallel_settings import ParallelSettings
 from trainer.config.problems import current_key, explain, old_names
-from trainer.config.recipes import merge, read_recipe
+from trainer.config.recipes import flat, merge, read_recipe
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.engine.divergence_guard import GuardSettings
 from trainer.engine.optimizers import OptimSettings
@@ -280,12 +280,3 @@ def _validated(model: type[Part], values: Mapping[str, Any], where: str, *prefix
 def dump(config: Config) -> dict[str, Any]:
     """Plain nested values, as YAML and JSON take them; `parse` is the inverse."""
     return config.model_dump(mode="json")
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -14,8 +14,9 @@ from typing import Any
 
 from data_pipelines.files import write_whole
 from data_pipelines.masking import masked_values
+from trainer.config.recipes import flat
 from trainer.config.resume_compat import training_config
-from trainer.config.schema import Config, dump, flat
+from trainer.config.schema import Config, dump
 from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.mlflow import MLflow

@@ -1,7 +1,6 @@
 """Momentum (EMA) encoders: networks that follow others as an exponential moving average."""
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.distributed.batch_norm import forward_per_view
-
-
-def momentum_at(step: int, total_steps: int, start: float, end: float = 1.0) -> float:
-    """Return the momentum: a cosine from `start` at step 0 to `end` at the last step (Grill et al. 2020, appendix)."""
-    return end - (end - start) * (math.cos(math.pi * min(step, total_steps) / total_steps) + 1) / 2
+from trainer.networks.ema_schedule import momentum_at
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -32,7 +32,7 @@ def read_records(path: Path) -> list[Record]:
 
     If the file does not exist, there are no records.
     """
-    return [record for line in _lines(path) if (record := _parse(line)) is not None]
+    return [record for line in _lines(path) if (record := parse_record(line)) is not None]
 
 
 def count_damaged(path: Path) -> int:
@@ -52,7 +52,7 @@ def read_ledger(path: Path) -> list[Record]:
 def read_evaluations(path: Path) -> list[Record]:
     """Return the records of evaluations in the metrics. This is faster than `read_records`, because they are few."""
     lines = (line for line in _lines(path) if b'"eval"' in line)
-    return [r for line in lines if (r := _parse(line)) is not None and r.get("kind") == "eval"]
+    return [r for line in lines if (r := parse_record(line)) is not None and r.get("kind") == "eval"]
 
 
 def read_speeds(path: Path) -> list[Speed]:
@@ -112,7 +112,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from (line for line in file if not line.isspace())
 
 
-def _parse(line: bytes) -> Record | None:
+def parse_record(line: bytes) -> Record | None:
     """Return the record in a line with the names of today. None: the line is damaged."""
     found = _load(line)
     if found is None:

@@ -1,7 +1,10 @@
 """Real runs of the command on digits: small, of two processes, shared by the tests of a session."""
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Result, run
@@ -39,3 +42,19 @@ def straight(runs: Runs) -> str:
 @pytest.fixture
 def poisoned(runs: Runs) -> Poisoned:
     return Poisoned(runs)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser without a window."""
+    if (path := shutil.which("chromium")) is None:
+        why = "chromium is missing: make test-packages (apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -1,15 +1,12 @@
 """`all4one report` on real runs, opened in a real browser: nothing fails, nothing is fetched, every figure is drawn."""
 
 import io
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pytest
 from commands import run
 from PIL import Image
 from tiny_runs import Runs
@@ -30,21 +27,6 @@ DRAWN = """() => [...document.querySelectorAll('svg.chart')].map(s => ({
     label: s.getAttribute('aria-label')}))"""
 LOADED = """() => [...document.images].map(i => ({
     drawn: i.complete && i.naturalWidth > 1 && i.getBoundingClientRect().width > 1, alt: i.alt}))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if (path := shutil.which("chromium")) is None:
-        why = "chromium is missing: make test-packages (apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def open_page(browser: Any, path: Path, size: dict[str, int]) -> tuple[Any, list[str]]:

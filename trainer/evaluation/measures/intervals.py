@@ -2,8 +2,6 @@
 
 import math
 
-import torch
-
 COVERAGE = 0.95
 
 
@@ -22,6 +20,8 @@ def bootstrap_interval(share: float, images: int) -> tuple[float, float]:
 
     Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979).
     """
+    import torch  # not needed by pages that show a Wilson interval
+
     counts = torch.arange(images + 1, dtype=torch.float64)
     p, most = torch.tensor(share, dtype=torch.float64), torch.tensor(images, dtype=torch.float64)
     ways = (most + 1).lgamma() - (counts + 1).lgamma() - (most - counts + 1).lgamma()

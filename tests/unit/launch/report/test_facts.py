@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from launch.report.facts import differences_between, differences_from_base, read_facts, short_names
-from trainer.config.schema import load_config
+from trainer.config.schema import dump, load_config
 from trainer.runs.run_folder import RunFolder, create_run
 
 
@@ -37,7 +37,7 @@ def test_another_method_is_compared_with_its_own_defaults() -> None:
 def test_settings_in_which_runs_disagree_have_a_value_for_each() -> None:
     one = load_config("base", ["run.name=one"])
     two = load_config("base", ["run.name=two", "optim.lr=2.0", "method.name=barlow_twins"])
-    found = dict(differences_between([one, two]))
+    found = dict(differences_between([dump(one), dump(two)]))
     assert found["optim.lr"] == [1.0, 2.0]
     assert found["method.name"] == ["all4one", "barlow_twins"]
     assert found["method.num_neighbors"] == [5, None]

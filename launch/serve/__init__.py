@@ -1,0 +1,1 @@
+"""`all4one serve`: show the runs of a folder live in a browser. Loads no torch."""
