@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run from their first cell to their last."""
+"""The notebooks of `examples` run from their first cell to their last."""
 
 import os
 import sys
@@ -7,9 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-QUICK = (
+SHORT = (
     "train.max_steps=3",
     "optim.warmup_epochs=0",
     "method.projector_hidden=32",
@@ -17,29 +18,59 @@ QUICK = (
     "method.embedding_dim=16",
     "method.queue.size=256",
     "parallel.torch_threads=1",
-    "eval.every_epochs=0",
     "metrics.tensorboard=false",
 )
 LAST_SETTING = '    "run.name=notebook",\n'
+PICTURE = "image/png"
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebook(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is but for a training of seconds, in an empty folder."""
+def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, NotebookNode]:
+    """Run a notebook in an empty folder, as it is but for a training of seconds. Returns its cells by their ids."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several threads that share few cores wait for each other
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     cells = {cell.id: cell for cell in notebook.cells}
     assert not [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.outputs], (
         "outputs are not stored"
     )
     assert LAST_SETTING in cells["config"].source
     cells["config"].source = cells["config"].source.replace(
-        LAST_SETTING, LAST_SETTING + "".join(f"    {setting!r},\n" for setting in QUICK)
+        LAST_SETTING, LAST_SETTING + "".join(f"    {setting!r},\n" for setting in SHORT)
     )
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
     ).execute()
+    return cells
+
+
+def printed(cell: NotebookNode) -> str:
+    """What a cell prints, and the value of its last line."""
+    return "".join(one.get("text", "") or one.get("data", {}).get("text/plain", "") for one in cell.outputs)
+
+
+def test_every_notebook_has_a_test() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == {"digits", "metrics", "own_images"}
+
+
+def test_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = execute("digits", tmp_path, monkeypatch)
     assert (tmp_path / "runs" / "notebook" / "eval.json").is_file()
-    assert "image/png" in cells["similar"].outputs[-1].data
-    assert cells["agreement"].outputs[0].text.startswith("the nearest neighbor shows the same digit for ")
+    assert PICTURE in cells["similar"].outputs[-1].data
+    assert printed(cells["agreement"]).startswith("the nearest neighbor shows the same digit for ")
+
+
+def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = execute("metrics", tmp_path, monkeypatch)
+    assert "'loss'" in printed(cells["read"])
+    assert "count    3.0" in printed(cells["once"])
+    assert PICTURE in cells["curves"].outputs[-1].data
+    assert "time.images_per_second" in printed(cells["time"])
+    assert "notebook" in printed(cells["runs"])
+
+
+def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = execute("own_images", tmp_path, monkeypatch)
+    assert "quarantined" in printed(cells["build"])
+    assert PICTURE in cells["look"].outputs[-1].data
+    assert printed(cells["outliers"]).count("(") == 8
+    assert "images have ten neighbors of one other class" in printed(cells["mislabeled"])

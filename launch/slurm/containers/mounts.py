@@ -9,6 +9,8 @@ from data_pipelines.urls import Url
 from launch.slurm.containers.container import Container
 from trainer.config.schema import Config
 
+_DATABASE = "sqlite:///"
+
 
 def container_of(configs: Sequence[Config], folder: Path, *, has_relay: bool = True) -> Container | None:
     """Return the container of a job's processes. None: they run on the nodes themselves.
@@ -41,7 +43,13 @@ def paths_of(config: Config) -> tuple[list[Path], list[Path]]:
         made.add(config.data.cache_folder.absolute())
     elif config.data.cache is not None:
         used.discard(config.data.cache.absolute())  # which only shards from URLs fill
-    targets = {target for path in used if path.is_dir() for target in _targets(path)}
+    if (tracker := config.metrics.mlflow) is not None:
+        if isinstance(tracker, Path):
+            made.add(tracker.absolute())
+        elif tracker.startswith(_DATABASE):
+            made.add(Path(tracker.removeprefix(_DATABASE)).absolute().parent)
+    sets = [place.absolute() for place in places if isinstance(place, Path)]
+    targets = {target for folder in sets for target in _targets(folder)}
     there = {path for path in used if path.exists()}
     return sorted(there | targets | made), sorted(made)
 
@@ -65,7 +73,7 @@ def _paths_in(value: Any) -> Iterator[Path]:
 def _targets(folder: Path) -> Iterator[Path]:
     """Yield the folders outside of a set that its symbolic links lead to."""
     inside = folder.resolve()
-    for entry in folder.iterdir():
+    for entry in folder.rglob("*"):
         if entry.is_symlink():
             target = entry.resolve()
             if target.exists() and not target.is_relative_to(inside):

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from data_pipelines.settings import DataSettings
 from launch.slurm.containers.mounts import container_of, paths_of
 from trainer.config.schema import load_config
@@ -10,7 +12,8 @@ def test_sets_weights_and_targets_of_links_are_mounted(tmp_path: Path) -> None:
     for folder in (train, other, elsewhere):
         folder.mkdir()
     (elsewhere / "a.tar").touch()
-    (train / "shard.tar").symlink_to(elsewhere / "a.tar")
+    (train / "part").mkdir()
+    (train / "part" / "shard.tar").symlink_to(elsewhere / "a.tar")
     (train / "again.tar").symlink_to(train / "b.tar")
     weights = tmp_path / "weights.pt"
     weights.touch()
@@ -35,6 +38,17 @@ def test_the_cache_of_shards_from_urls_is_made_on_each_node(tmp_path: Path) -> N
     assert made == [cache]
     default = load_config("digits_demo", ["data.train=s3://bucket/train"])
     assert paths_of(default)[1] == [DataSettings().cache_folder]
+
+
+@pytest.mark.parametrize(
+    ("tracker", "made"),
+    [("{0}/mlruns", ["mlruns"]), ("sqlite:///{0}/log/runs.db", ["log"]), ("http://host:5000", [])],
+)
+def test_the_records_of_a_tracker_do_not_stay_inside(tmp_path: Path, tracker: str, made: list[str]) -> None:
+    config = load_config("digits_demo", [f"metrics.mlflow={tracker.format(tmp_path)}"])
+    used, found = paths_of(config)
+    assert found == [tmp_path / name for name in made]
+    assert set(found) <= set(used)
 
 
 def test_a_container_holds_the_paths_of_all_runs_of_an_array(tmp_path: Path) -> None:
