@@ -25,7 +25,7 @@ from launch.tuning.trials import Trials, has_ended, require_optuna
 from trainer.config.recipes import find_recipe
 from trainer.config.schema import Config
 from trainer.runs.end_reasons import STOPPED
-from trainer.runs.run_folder import RunFolder, create_run
+from trainer.runs.run_folder import RunFolder
 
 BEGIN, WATCH = "launch.tuning.begin_trial", "launch.tuning.watch_trial"
 
@@ -111,8 +111,9 @@ def _train(search: Search, left: Sequence[RunFolder], nproc: int) -> int:
         trials.settle()
         overrides = trials.ask(number, space)
         print(f"{run.path.name} of {search.asked.trials} trials: {' '.join(overrides)}", flush=True)
-        if not run.config.exists():
-            create_run(config_of_trial(search, run, overrides), run.path.name)
+        if not run.attempts():  # a trial that was only queued has no settings of its own
+            run.logs.mkdir(parents=True, exist_ok=True)
+            run.write_config(config_of_trial(search, run, overrides).with_absolute_paths())
         code = _train_one(search, run, nproc)
         if code in STOPPED and not run.pruned.exists():
             print("continue the search with the same command")

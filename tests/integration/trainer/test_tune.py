@@ -64,7 +64,8 @@ def test_a_trial_that_falls_behind_is_stopped_and_saved(settings: list[str], tmp
         trial = RunFolder(Path(str(one["run"])))
         assert not trial.is_finished()
         assert (trial.checkpoints / "latest").exists()
-        assert one["step"] == json.loads(trial.pruned.read_text())["step"]
+        # Further evaluations may come before the signal is obeyed.
+        assert json.loads(trial.pruned.read_text())["step"] <= int(str(one["step"])) < 60
     states = {one["run"]: one["state"] for one in json.loads(run("status", folder, "--json").out)["runs"]}
     assert {states[str(one["run"])] for one in pruned} == {"pruned"}
 
