@@ -31,6 +31,7 @@ class RandomStream(IntEnum):
     CORRUPTIONS = 7
     MIXING = 8
     TRIAL = 9
+    VALIDATION = 10
 
 
 def philox(

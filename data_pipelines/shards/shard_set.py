@@ -192,13 +192,24 @@ class ShardSet:
         if not _lies_inside(self.record, shard, offset, int(row["size"])):
             return f"{INDEX}@{sample}"
         try:
-            block = self.files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
-            name = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
+            name = self.member_name(sample)
         except (OSError, tarfile.HeaderError):
             return f"{self._name(shard)}@{offset}"
         folder, _, base = readable(name).rpartition("/")
         key = base.partition(".")[0]
         return f"{self._name(shard)}/{folder}/{key}" if folder else f"{self._name(shard)}/{key}"
+
+    def member_name(self, sample: int) -> str:
+        """Return the name of a sample's image in its shard, read from its tar header. Only its first 100 bytes are
+        certain.
+
+        Raises:
+            OSError: the shard cannot be read.
+            tarfile.HeaderError: there is no header before the image.
+        """
+        shard, offset = self.index[["shard", "offset"]][sample].item()
+        block = self.files.read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
 
     def folder_of(self, sample: int) -> Path | Url:
         """Return the folder that holds a sample."""

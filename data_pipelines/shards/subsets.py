@@ -88,11 +88,22 @@ def balanced_sample(
         stream: purpose of the choice.
     """
     drawn = permutation(seed, stream, epoch=0, items=np.arange(len(labels)))
+    turn = turns_in_class(labels, drawn)
+    return np.sort(drawn[turn[drawn].argsort(kind="stable")][:count])
+
+
+def turns_in_class(labels: NDArray[np.integer], drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place `[N]` of each sample among those of its class, from 0.
+
+    Args:
+        labels: `[N]` classes. -1 means unlabeled and counts as a class.
+        drawn: `[N]` all samples in the order in which they are drawn.
+    """
     by_class = drawn[labels[drawn].argsort(kind="stable")]  # in drawn order inside each class
     _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    turn = np.empty(len(labels), np.int64)
-    turn[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
-    return np.sort(drawn[turn[drawn].argsort(kind="stable")][:count])
+    turns = np.empty(len(labels), np.int64)
+    turns[by_class] = np.arange(len(labels)) - np.repeat(first, sizes)
+    return turns
 
 
 def _places(

@@ -11,7 +11,8 @@ _MAX_KEY = 90
 class Content(Protocol):
     """An encoded image that is read, or made, only when a shard needs it.
 
-    Its `repr` must be unique, because an interrupted build recognizes its source by it.
+    Its `repr` must be unique, because an interrupted build recognizes its source by it. An attribute `size_is_exact`
+    that is true says that `size` is no estimate.
     """
 
     @property
@@ -34,6 +35,11 @@ class Place(NamedTuple):
     offset: int
     size: int
 
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether `size` is no estimate."""
+        return True
+
     def read(self) -> bytes:
         """Read the bytes; fewer if the file has become shorter."""
         with self.file.open("rb") as file:
@@ -44,12 +50,17 @@ class Place(NamedTuple):
 class OtherFormat(Place):
     """A range of bytes with an image of another format than shards hold. It is stored as PNG, so its size changes."""
 
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether `size` is no estimate."""
+        return False
+
 
 class Item(NamedTuple):
     """One image of a source."""
 
     key: str
-    """Unique in the source. Consists of letters, digits, `-` and `_`."""
+    """Unique in the source. Consists of letters, digits, `-` and `_`, and of `/` between folders."""
     content: Content | bytes
     """The encoded image, or an object that reads it."""
     label: int
@@ -67,7 +78,7 @@ class Item(NamedTuple):
     @property
     def size_is_exact(self) -> bool:
         """Whether `size` is exact."""
-        return isinstance(self.content, bytes) or type(self.content) is Place
+        return isinstance(self.content, bytes) or getattr(self.content, "size_is_exact", False)
 
 
 class Source(NamedTuple):
@@ -82,15 +93,24 @@ class Source(NamedTuple):
     """What the user should know: what is left out, and doubts about the classes."""
 
 
-def make_keys(names: Iterable[str]) -> Iterator[str]:
+def make_keys(names: Iterable[str], *, folders: bool = False) -> Iterator[str]:
     """Yield a unique short key for each name. WebDataset ends a key at its first dot, and tar limits names to 100
-    bytes."""
+    bytes.
+
+    Args:
+        names: names of the images, without suffix.
+        folders: whether keys keep the folders of their names.
+    """
+    other = re.compile(r"[^A-Za-z0-9_/-]" if folders else r"[^A-Za-z0-9_-]")
     keys: set[str] = set()
+    copies: dict[str, int] = {}
     for name in names:
-        first = key = re.sub(r"[^A-Za-z0-9_-]", "_", name)[-_MAX_KEY:]
-        copy = 1
+        first = key = other.sub("_", name)[-_MAX_KEY:].lstrip("/")
+        copy = copies.get(first, 1)
         while key in keys:
             copy += 1
             key = f"{first}-{copy}"
+        if copy > 1:
+            copies[first] = copy
         keys.add(key)
         yield key

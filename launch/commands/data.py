@@ -1,24 +1,34 @@
 """`all4one data`: build indexed shards from raw images, verify them and inspect them."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from data_pipelines.cores import usable_cores
 from launch.commands.data_inspect import duplicates, show, stats
-
-if TYPE_CHECKING:
-    from data_pipelines.shards.index import DatasetRecord
+from launch.commands.data_output import (
+    Overwrite,
+    ShardBytes,
+    ShardSamples,
+    Workers,
+    progress,
+    summary,
+    warn,
+    write_parts,
+)
+from launch.commands.data_rewrite import merge, reshard, split
 
 app = typer.Typer(
-    help="Build, index, verify and inspect datasets in shards.\n\n"
+    help="Build, index, rewrite, verify and inspect datasets in shards.\n\n"
     "Example: all4one data build torchvision:cifar10 data/cifar10",
     no_args_is_help=True,
 )
+app.command()(reshard)
+app.command()(merge)
+app.command()(split)
 app.command()(show)
 app.command()(stats)
 app.command()(duplicates)
@@ -38,7 +48,6 @@ LabelColumn = Annotated[
         "names, such as `label`."
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes. 0: one for each core.")]
 
 
 @app.command()
@@ -55,10 +64,8 @@ def build(
     out: Annotated[
         Path, typer.Argument(help="Folder for the shards. It must be new or empty.", show_default=False)
     ],
-    shard_bytes: Annotated[
-        int, typer.Option(min=1_000, help="Maximum size of a shard in bytes.")
-    ] = 256_000_000,
-    shard_samples: Annotated[int, typer.Option(min=1, help="Maximum number of samples in a shard.")] = 10_000,
+    shard_bytes: ShardBytes = 256_000_000,
+    shard_samples: ShardSamples = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random assignment of images to shards.")] = 0,
     labels: Annotated[
         Path | None,
@@ -106,14 +113,13 @@ def build(
         bool, typer.Option(help="Decode each image. Otherwise only its header and end marker are checked.")
     ] = True,
     workers: Workers = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing dataset that all4one built.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write images as WebDataset shards with an index. If it is interrupted, run the same command again to resume.
 
     Example: all4one data build photos data/photos --resize-shorter 256
     """
-    from data_pipelines.build.builder import BuildOptions, drop_notes
-    from data_pipelines.build.builder import build as build_shards
+    from data_pipelines.build.builder import BuildOptions
     from data_pipelines.imaging.recode import Recoding
     from data_pipelines.sources.image_sources import LabelOptions
     from data_pipelines.sources.kinds import Torchvision, open_parts
@@ -124,25 +130,7 @@ def build(
     )
     with _readable_in_place(source, out) as readable_source:
         parts = open_parts(readable_source, label_options, Torchvision(root, download))
-        for part in parts.values():
-            for note in part.notes:
-                _warn(note)
-        for name, part in parts.items():
-            folder = out / name
-            with _progress(f"images to {folder}", len(part.items)) as report:
-                record = build_shards(
-                    part,
-                    folder,
-                    options,
-                    workers=workers or usable_cores(),
-                    overwrite=overwrite,
-                    keep_notes=True,
-                    report=report,
-                    warn=_warn,
-                )
-            _summary(folder, record)
-        for name in parts:
-            drop_notes(out / name)
+        write_parts(parts, out, options, workers=workers, overwrite=overwrite)
 
 
 @app.command()
@@ -162,7 +150,7 @@ def index(
     """
     from data_pipelines.sources.existing_shards import index_folder
 
-    with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+    with progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
         record = index_folder(
             folder,
             decode=decode,
@@ -171,9 +159,9 @@ def index(
             labels=not no_labels,
             label_field=label_column,
             report=report,
-            warn=_warn,
+            warn=warn,
         )
-    _summary(folder, record)
+    summary(folder, record)
 
 
 @app.command()
@@ -191,7 +179,7 @@ def verify(
     from data_pipelines.console import plain_console
     from data_pipelines.inspect.verify import verify as verify_shards
 
-    with _progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+    with progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
         shards = verify_shards(folder, decode=decode, workers=workers or usable_cores(), report=report)
     table = Table("shard", "samples", "bad")
     for shard in shards:
@@ -234,39 +222,3 @@ def _range(text: str | None) -> tuple[int, int] | None:
             fix="give two numbers, such as --range 0,4095",
         )
     return int(low), int(high)
-
-
-def _warn(text: str) -> None:
-    typer.echo(f"warning: {text}", err=True)
-
-
-def _progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show a progress bar on a terminal, and nothing elsewhere."""
-    from data_pipelines.progress import ProgressBars
-
-    return ProgressBars(visible=True).counter(what, total)
-
-
-def _summary(folder: Path, record: "DatasetRecord") -> None:
-    import numpy as np
-    from rich.table import Table
-
-    from data_pipelines.console import plain_console
-    from data_pipelines.formatting import readable
-    from data_pipelines.shards.index import read_index, read_quarantine
-
-    unlabeled = int(np.count_nonzero(read_index(folder, record)["label"] < 0))
-    table = Table(show_header=False, title=readable(folder), title_justify="left")
-    rows: Iterable[tuple[str, str]] = (
-        ("samples", f"{record.samples:,}"),
-        ("classes", f"{len(record.classes):,}"),
-        ("shards", f"{len(record.shards):,}"),
-        ("bytes", f"{sum(shard.size for shard in record.shards):,}"),
-        ("unlabeled", f"{unlabeled:,}"),
-        ("quarantined", f"{record.quarantined:,}"),
-    )
-    for row in rows:
-        table.add_row(*row)
-    for reason, count in Counter(entry["reason"] for entry in read_quarantine(folder)).most_common():
-        table.add_row(f"  {reason}", f"{count:,}")
-    plain_console().print(table)
