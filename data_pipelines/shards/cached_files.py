@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from threading import Condition, Event, Thread
+from urllib.parse import quote
 
 from data_pipelines.shards.cache import Cache, CacheFull, Descriptor, Read, ReadCancelled
 from data_pipelines.shards.index import DatasetRecord
@@ -221,5 +222,8 @@ def download(remote: Remote, name: str, size: int) -> Read:
 
 
 def name_in_cache(record: DatasetRecord, name: str) -> str:
-    """Return the name of a dataset's file in the cache. Datasets with different content have different names."""
-    return f"{record.fingerprint[:16]}/{name}"
+    """Return the name of a dataset's file in the cache. Datasets with different content have different names.
+
+    The cache has one folder per dataset without subfolders, so the path of a shard in a subfolder is quoted.
+    """
+    return f"{record.fingerprint[:16]}/{quote(name, safe='') if '/' in name else name}"

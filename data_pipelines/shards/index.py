@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +22,15 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, sync
 from data_pipelines.formatting import quoted, readable
 from data_pipelines.urls import Url
-from data_pipelines.walk import is_hidden
+from data_pipelines.walk import files_below
 
 VERSION = 2
 INDEX, DATASET, QUARANTINE, CLASSES = "index.npy", "dataset.json", "quarantine.jsonl", "classes.txt"
 BUILDING = ".building"
 """Folder of notes that a build keeps in its output until the dataset is complete."""
-_SHARD = re.compile(r"(?!\.)[^/\\\0]+\.tar")
-"""Names of shards. They become names of local files, so they must not lead elsewhere."""
+_SHARD = re.compile(r"(?:(?!\.)[^/\\\0]+/)*(?!\.)[^/\\\0]+\.tar")
+"""Names of shards: paths in the folder of the dataset, such as `part-00/shard-000.tar`. They become names of local
+files, so they must not lead elsewhere."""
 _HASHED = 1 << 20
 """Number of rows that are hashed at a time."""
 ROW = np.dtype(
@@ -52,6 +53,7 @@ class ShardRecord(NamedTuple):
     shards."""
 
     name: str
+    """Path in the folder of the dataset, with `/` between folders."""
     size: int
     """Length of the file in bytes."""
     samples: int
@@ -90,7 +92,7 @@ def write_index(
         folder: folder of the shards.
         rows: `[N]` of `ROW`, sorted by shard and offset.
         classes: names of the classes in the order of the labels.
-        shards: name and length in bytes of each shard.
+        shards: name (see `ShardRecord`) and length in bytes of each shard.
         quarantined: key, shard and reason of each skipped sample.
 
     Raises:
@@ -173,7 +175,13 @@ def read_record(folder: Path) -> DatasetRecord:
                 where=folder,
                 fix="run the same build command again",
             ) from None
-        if any(not is_hidden(path.name) for path in folder.glob("*.tar")):
+        if (shard := _first_shard(folder)) is not None:
+            if (shard.parent / DATASET).exists():
+                raise UserError(
+                    "the folder is not a set, but its subfolders are",
+                    where=folder,
+                    fix=f"give {shard.parent}",
+                ) from None
             raise UserError("the shards have no index", where=folder, fix=index_fix(folder)) from None
         raise UserError(
             "the folder contains no shards", where=folder, fix="build some: all4one data build SOURCE OUT"
@@ -204,7 +212,7 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
         ) from error
     if wrong := next((shard.name for shard in record.shards if not _SHARD.fullmatch(shard.name)), None):
         raise UserError(
-            f"the file is not an index of all4one: {wrong!r} is not the name of a shard in its folder",
+            f"the file is not an index of all4one: {wrong!r} is not the path of a shard in its folder",
             where=where,
             fix=fix,
         )
@@ -215,6 +223,13 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
             fix=fix,
         )
     return record
+
+
+def _first_shard(folder: Path) -> Path | None:
+    """Return a shard in a folder or in its subfolders."""
+    with suppress(UserError):  # a folder that cannot be read
+        return next((path for path in files_below(folder) if path.suffix == ".tar"), None)
+    return None
 
 
 def _instead(content: bytes) -> str:

@@ -48,6 +48,7 @@ _MAX_DEEP = 8
 
 
 class _Task(NamedTuple):
+    folder: Path
     path: Path
     decode: bool
     names: ClassNames | None
@@ -83,7 +84,7 @@ def index_folder(
     report: Callable[[int], object] = lambda _: None,
     warn: Warn = lambda _: None,
 ) -> DatasetRecord:
-    """Index all `*.tar` of a folder.
+    """Index the `*.tar` of a folder, or of its subfolders if the folder itself has none.
 
     Class names are the lines of `classes`, or of `classes.txt` in the folder. Without these they are the numbers up to
     the highest label, or the sorted labels if these are names.
@@ -105,12 +106,12 @@ def index_folder(
     if not labels and (classes is not None or label_field is not None):
         option = "--classes" if classes is not None else "--label-column"
         raise UserError(f"{option} and --no-labels exclude each other", fix="leave out one of them")
-    paths = shard_paths(folder)
+    paths = shard_paths(folder, warn)
     _require_indexable(folder, paths)
     names = read_classes(folder / CLASSES, missing_ok=True) if classes is None else read_classes(classes)
     known = ClassNames(names, CLASSES if classes is None else str(classes)) if names else None
     fields = LABEL_FIELDS if label_field is None else (label_field,)
-    task = _Task(folder, decode, known, labels, fields, endings=False)
+    task = _Task(folder, folder, decode, known, labels, fields, endings=False)
     scans = _scan_all(task, paths, workers, report)
     if not any(len(scan.rows) for scan in scans):  # perhaps all images have names such as KEY.input.jpg
         scans = _scan_all(task._replace(endings=True), paths, workers, report)
@@ -119,7 +120,9 @@ def index_folder(
     found = set_labels([scan.labels for scan in scans], known, labels=labels, warn=warn)
     rows = _finish_rows(scans, found.numbers)
     _warn_of_left_out(folder, scans, warn)
-    shards = [(path.name, scan.size) for path, scan in zip(paths, scans, strict=True)]
+    shards = [
+        (path.relative_to(folder).as_posix(), scan.size) for path, scan in zip(paths, scans, strict=True)
+    ]
     quarantined = [entry for scan in scans for entry in scan.quarantined]
     return write_index(folder, rows, classes=found.classes, shards=shards, quarantined=quarantined)
 
@@ -136,8 +139,13 @@ def _require_indexable(folder: Path, paths: Sequence[Path]) -> None:
             fix="make the folder writable, or link the shards into another folder and index that folder",
         )
     for path in paths:
-        if readable(path.name) != os.fsdecode(os.fsencode(path.name)):
+        name = path.relative_to(folder)
+        if readable(name) != os.fsdecode(os.fsencode(name)):
             raise UserError("the name of the shard is not UTF-8", where=readable(path), fix="rename the file")
+        if "\\" in str(name):
+            raise UserError(
+                "the name of the shard has a backslash", where=readable(path), fix="rename the file"
+            )
 
 
 def _scan_all(
@@ -170,7 +178,8 @@ def _scan(task: _Task) -> _Scan:
             header = check(data, decode=task.decode)
         except UnusableImage as error:
             key = readable(sample.key)
-            quarantined.append({"key": key, "shard": task.path.name, "reason": str(error)})
+            shard = task.path.relative_to(task.folder).as_posix()
+            quarantined.append({"key": key, "shard": shard, "reason": str(error)})
             continue
         if deep < _MAX_DEEP and is_deep(data):
             deep, top = deep + 1, max(top, highest(data))

@@ -4,15 +4,19 @@ The key is the name up to the first dot of its last part, and the rest is the ex
 Members of a sample may lie apart. Hidden members, such as `._NAME` of macOS, are skipped.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import amount, readable
+from data_pipelines.formatting import amount, quoted, readable
+from data_pipelines.shards.index import BUILDING, DATASET
 from data_pipelines.shards.tars import Member, Warn, members
-from data_pipelines.walk import is_hidden_member
+from data_pipelines.sources.layout_doubts import SPLITS
+from data_pipelines.walk import files_below, is_hidden_member
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions of the images that training reads. The first that exists is used."""
@@ -41,11 +45,15 @@ class ShardSamples(NamedTuple):
     """Number of hidden members."""
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """Return the tars of a folder, without hidden ones, sorted by name.
+def shard_paths(folder: Path, warn: Warn = lambda _: None) -> list[Path]:
+    """Return the tars of a folder, without hidden ones, sorted by name. If it has none, return those of its subfolders.
+
+    Args:
+        folder: the folder.
+        warn: called with each doubt about the tars.
 
     Raises:
-        UserError: there are none, or compressed tars would be left out.
+        UserError: there are none, compressed tars would be left out, or subfolders are sets of their own.
     """
     if not folder.is_dir():
         raise UserError(
@@ -55,17 +63,58 @@ def shard_paths(folder: Path) -> list[Path]:
         )
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     paths = [path for path in found if path.suffix == ".tar"]
+    if not paths:
+        found = sorted(files_below(folder), key=lambda path: path.relative_to(folder).as_posix())
+        paths = [path for path in found if path.suffix == ".tar"]
+        _require_one_set(folder, paths, warn)
+    elif below := _tars_of_subfolders(folder):
+        warn(
+            f"{amount(below, 'tar in subfolders was', 'tars in subfolders were')} left out, because the folder itself "
+            "has tars"
+        )
     refuse_compressed([path for path in found if is_compressed_tar(path)], folder)
     if not paths:
-        below = next((path.parent for path in sorted(folder.glob("*/*.tar")) if path.name[0] != "."), None)
         raise UserError(
-            "the folder contains no .tar files",
-            where=readable(folder),
-            fix=f"give the folder of the shards, such as {readable(below)}"
-            if below
-            else "give the folder of the shards",
+            "the folder contains no .tar files", where=readable(folder), fix="give the folder of the shards"
         )
     return paths
+
+
+def _tars_of_subfolders(folder: Path) -> int:
+    with suppress(UserError):  # a subfolder that cannot be read has nothing to do with these shards
+        return sum(path.suffix == ".tar" and path.parent != folder for path in files_below(folder))
+    return 0
+
+
+def _require_one_set(folder: Path, paths: Sequence[Path], warn: Warn) -> None:
+    """Refuse subfolders that are sets of their own, and doubt those that have different names."""
+    parents = list(dict.fromkeys(path.parent for path in paths))
+    for parent in parents:
+        names = parent.relative_to(folder).parts
+        if own := next((name for name in names if name.lower() in SPLITS), None):
+            raise UserError(
+                f"its subfolder {readable(own)!r} looks like a part of a data set, which is a set of its own",
+                where=readable(folder),
+                fix=f"give the folder of one set, such as {readable(parent)}",
+            )
+        above = [parent, *parent.parents[: len(names) - 1]]
+        if built := next(
+            (path for path in above if (path / DATASET).exists() or (path / BUILDING).exists()), None
+        ):
+            raise UserError(
+                f"its subfolder {readable(built.relative_to(folder))!r} is a set of its own",
+                where=readable(folder),
+                fix="train on several sets with a list in data.train, or write them as one: "
+                "all4one data merge SET SET... OUT",
+            )
+    kinds = {re.sub(r"\d+", "", parent.relative_to(folder).as_posix()): parent for parent in parents}
+    if len(kinds) > 1:
+        one, other = (readable(parent.relative_to(folder)) for parent in list(kinds.values())[:2])
+        warn(
+            f"the folders {one} and {other} become parts of one set. The names of folders are no labels. If they are "
+            "separate sets, index each. If they are classes, build a set: "
+            f"all4one data build {quoted(folder)} OUT"
+        )
 
 
 def is_compressed_tar(path: Path) -> bool:

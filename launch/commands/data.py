@@ -144,13 +144,14 @@ def index(
     classes: Classes = None,
     workers: Workers = 0,
 ) -> None:
-    """Index shards that were built elsewhere, or index shards of all4one again.
+    """Index shards that were built elsewhere, or index shards of all4one again. They may lie in subfolders.
 
     Example: all4one data index data/photos --classes classes.txt
     """
     from data_pipelines.sources.existing_shards import index_folder
+    from data_pipelines.sources.shard_samples import shard_paths
 
-    with progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+    with progress(f"shards of {folder}", len(shard_paths(folder))) as report:
         record = index_folder(
             folder,
             decode=decode,
@@ -178,8 +179,9 @@ def verify(
 
     from data_pipelines.console import plain_console
     from data_pipelines.inspect.verify import verify as verify_shards
+    from data_pipelines.shards.index import read_record
 
-    with progress(f"shards of {folder}", len(list(folder.glob("*.tar")))) as report:
+    with progress(f"shards of {folder}", len(read_record(folder).shards)) as report:
         shards = verify_shards(folder, decode=decode, workers=workers or usable_cores(), report=report)
     table = Table("shard", "samples", "bad")
     for shard in shards:
