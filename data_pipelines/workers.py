@@ -1,5 +1,6 @@
 """Work distributed over processes that end with their parent, with ordered results."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -50,6 +51,8 @@ def spread(work: Callable[[Task], Result], tasks: Sequence[Task], *, workers: in
 
 def _end_with_parent() -> None:
     """End this worker when its parent ends, even if the parent is killed. Ctrl-C is left to the parent."""
+    # A garbage collection writes to every object that the parent has made, and so copies all of its memory.
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -42,40 +42,46 @@ def open_different(places: Sequence[str]) -> list[ShardSet]:
     return sets
 
 
-def output_folder(out: str, sets: Sequence[str], parts: Sequence[str] = ("",)) -> Path:
+def output_folder(out: str, sets: Sequence[ShardSet], parts: Sequence[str] = ("",)) -> Path:
     """Return the folder of the output.
 
     Args:
         out: the folder as the user gives it.
-        sets: folders or URLs of the datasets that are read.
+        sets: the datasets that are read.
         parts: subfolders of `out` that are written. An empty name is `out` itself.
 
     Raises:
-        UserError: it is a URL or a file, it lies in a folder that is read, or such a folder lies in it.
+        UserError: it is a URL or a file, it lies in a folder that is read, or something that is read lies in it.
     """
     folder = place(out)
     if isinstance(folder, Url):
         raise UserError(
-            "shards are written to local folders only",
-            where="OUT",
-            fix="give a local folder, then upload it",
+            "shards are written to local folders only", where="OUT", fix="give a local folder, then upload it"
         )
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file, not a folder", where=folder, fix="choose a new or empty folder for OUT")
-    real = folder.resolve()
+    written = [(folder / part).resolve() for part in parts]
     for one in sets:
-        read = place(one)
-        if isinstance(read, Url):
+        if not isinstance(one.folder, Path):
             continue
-        read = read.resolve()
-        touched = (real / part for part in parts)
-        if real.is_relative_to(read) or any(read.is_relative_to(path) for path in touched):
+        read = one.folder.resolve()
+        lies_inside = any(path.is_relative_to(read) for path in [folder.resolve(), *written])
+        if lies_inside or any(_holds(path, one.folder, one) for path in written):
             raise UserError(
-                f"the output would lie in the folder of {one}, which is read, or around it",
+                f"the output would lie in the folder of {one.folder}, which is read, or around it",
                 where=folder,
                 fix="choose a folder for OUT that is apart from the sets",
             )
     return folder
+
+
+def _holds(path: Path, folder: Path, shards: ShardSet) -> bool:
+    """Return whether a folder holds a dataset, or a shard that a dataset links to."""
+    if folder.resolve().is_relative_to(path):
+        return True
+    return path.exists() and any(
+        (folder / shard.name).resolve().is_relative_to(path) for shard in shards.record.shards
+    )
 
 
 def split(

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ BUILDING = ".building"
 _SHARD = re.compile(r"(?:(?!\.)[^/\\\0]+/)*(?!\.)[^/\\\0]+\.tar")
 """Names of shards: paths in the folder of the dataset, such as `part-00/shard-000.tar`. They become names of local
 files, so they must not lead elsewhere."""
+_LOOKED_AT = 100_000
+"""Number of files that are looked at for a hint. A folder of images may have millions."""
 _HASHED = 1 << 20
 """Number of rows that are hashed at a time."""
 ROW = np.dtype(
@@ -228,7 +231,7 @@ def parse_record(content: bytes, *, where: Path | Url, fix: str) -> DatasetRecor
 def _first_shard(folder: Path) -> Path | None:
     """Return a shard in a folder or in its subfolders."""
     with suppress(UserError):  # a folder that cannot be read
-        return next((path for path in files_below(folder) if path.suffix == ".tar"), None)
+        return next((path for path in islice(files_below(folder), _LOOKED_AT) if path.suffix == ".tar"), None)
     return None
 
 

@@ -41,8 +41,9 @@ def reshard(
     from data_pipelines.build.rewrite import output_folder
     from data_pipelines.shards.shard_set import ShardSet
 
-    folder = output_folder(out, [shards])
-    source = _listed([ShardSet.open(shards)], workers)
+    opened = [ShardSet.open(shards)]
+    folder = output_folder(out, opened)
+    source = _listed(opened, workers)
     options = _options(shard_bytes, shard_samples, seed)
     write_parts({"": source}, folder, options, workers=workers, overwrite=overwrite)
 
@@ -51,7 +52,7 @@ def merge(
     sets: Annotated[
         list[str],
         typer.Argument(
-            metavar="SET", help="Folders or URLs of two or more indexed sets.", show_default=False
+            metavar="SETS", help="Folders or URLs of two or more indexed sets.", show_default=False
         ),
     ],
     out: Out,
@@ -71,8 +72,9 @@ def merge(
     """
     from data_pipelines.build.rewrite import open_different, output_folder
 
-    folder = output_folder(out, sets)
-    source = _listed(open_different(sets), workers)
+    opened = open_different(sets)
+    folder = output_folder(out, opened)
+    source = _listed(opened, workers)
     options = _options(shard_bytes, shard_samples, seed)
     write_parts({"": source}, folder, options, workers=workers, overwrite=overwrite)
 
@@ -121,8 +123,8 @@ def split(
     from data_pipelines.shards.shard_set import ShardSet
 
     wanted = _fraction(fraction, per_class)
-    folder = output_folder(out, [shards], (TRAIN, VALIDATION))
     opened = ShardSet.open(shards)
+    folder = output_folder(out, [opened], (TRAIN, VALIDATION))
     parts = split_source(
         _listed([opened], workers), fraction=wanted, per_class=per_class, seed=seed, where=opened.folder
     )
@@ -153,7 +155,7 @@ def _fraction(text: str | None, per_class: int | None) -> Fraction | None:
         return None
     try:
         # The text is the decimal number that the user gave: 0.1 is a tenth.
-        fraction = Fraction(text or _FRACTION)
+        fraction = Fraction(_FRACTION if text is None else text)
     except (ValueError, ZeroDivisionError):
         fraction = Fraction(0)
     if not 0 < fraction < 1:

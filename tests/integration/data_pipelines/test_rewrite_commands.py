@@ -154,6 +154,7 @@ def test_changed_samples_are_counted_in_the_summary(small: Path, tmp_path: Path)
         (("split", "set", "out", "--fraction", "1"), "'1' is not a fraction between 0 and 1"),
         (("split", "set", "out", "--fraction", "1/0"), "'1/0' is not a fraction between 0 and 1"),
         (("split", "set", "out", "--fraction", "a tenth"), "'a tenth' is not a fraction"),
+        (("split", "set", "out", "--fraction", ""), "'' is not a fraction"),
         (("split", "set", "out", "--fraction", "0.1", "--per-class", "2"), "exclude each other"),
         (("split", "set", "out", "--per-class", "15"), "leaves no training sample of class"),
         (("split", "set", "."), ".: the output would lie"),

@@ -16,6 +16,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.inspect.verify import verify
 from data_pipelines.shards.index import read_quarantine
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.existing_shards import index_folder
 from data_pipelines.sources.indexed_sets import list_sets
 
 OPTIONS = BuildOptions(shard_samples=7, decode=False)
@@ -164,8 +165,11 @@ def test_a_merge_needs_different_sets(tmp_path: Path) -> None:
 
 def test_the_output_lies_apart_from_what_is_read(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "sets" / "train")
+    shards = ShardSet.open(folder)
     link = tmp_path / "link"
     link.symlink_to(folder)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "validation").symlink_to(folder)
     for out, parts in (
         (folder, [""]),
         (link, [""]),
@@ -173,16 +177,27 @@ def test_the_output_lies_apart_from_what_is_read(tmp_path: Path) -> None:
         (link / "deep" / "new", [""]),
         (tmp_path / "sets", [""]),
         (tmp_path / "sets", ["train", "validation"]),
+        (tmp_path / "linked", ["train", "validation"]),
         (folder / "new", ["train", "validation"]),
     ):
         with pytest.raises(UserError, match="the output would lie"):
-            output_folder(str(out), [str(folder)], parts)
-    assert output_folder(str(tmp_path / "sets"), [str(folder)], ["new"]) == tmp_path / "sets"
-    assert output_folder(str(tmp_path / "sets" / "train2"), [str(folder), "s3://bucket/set"])
+            output_folder(str(out), [shards], parts)
+    assert output_folder(str(tmp_path / "sets"), [shards], ["new"]) == tmp_path / "sets"
+    assert output_folder(str(tmp_path / "sets" / "train2"), [shards])
     with pytest.raises(UserError, match="local folders only"):
-        output_folder("s3://bucket/out", [str(folder)])
+        output_folder("s3://bucket/out", [shards])
     with pytest.raises(UserError, match="is a file"):
-        output_folder(str(folder / "dataset.json"), [str(folder)])
+        output_folder(str(folder / "dataset.json"), [shards])
+
+
+def test_the_output_is_not_where_the_shards_are_linked_from(tmp_path: Path) -> None:
+    stored, links = make_set(tmp_path / "stored"), tmp_path / "links"
+    links.mkdir()
+    for path in stored.glob("*.tar"):
+        (links / path.name).symlink_to(path)
+    index_folder(links)
+    with pytest.raises(UserError, match="the output would lie"):
+        output_folder(str(stored), [ShardSet.open(links)])
 
 
 def test_the_record_of_a_reshard_is_that_of_its_shards(tmp_path: Path) -> None:
