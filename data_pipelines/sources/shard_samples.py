@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import amount, quoted, readable
+from data_pipelines.formatting import amount, readable
 from data_pipelines.shards.index import BUILDING, DATASET
 from data_pipelines.shards.tars import Member, Warn, members
 from data_pipelines.sources.layout_doubts import SPLITS
@@ -105,15 +105,14 @@ def _require_one_set(folder: Path, paths: Sequence[Path], warn: Warn) -> None:
                 f"its subfolder {readable(built.relative_to(folder))!r} is a set of its own",
                 where=readable(folder),
                 fix="train on several sets with a list in data.train, or write them as one: "
-                "all4one data merge SET SET... OUT",
+                "all4one data merge SETS OUT",
             )
     kinds = {re.sub(r"\d+", "", parent.relative_to(folder).as_posix()): parent for parent in parents}
     if len(kinds) > 1:
         one, other = (readable(parent.relative_to(folder)) for parent in list(kinds.values())[:2])
         warn(
             f"the folders {one} and {other} become parts of one set. The names of folders are no labels. If they are "
-            "separate sets, index each. If they are classes, build a set: "
-            f"all4one data build {quoted(folder)} OUT"
+            "separate sets, index each"
         )
 
 
