@@ -143,8 +143,10 @@ def test_an_index_of_another_set_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.tar", "a/../x.tar", "a//x.tar", "./x.tar", ".a/x.tar", "a/.x.tar"]
-    + ["/x.tar", "x\\y.tar", ".x.tar", "x.txt", "x\0.tar"],
+    [
+        *("../x.tar", "a/../x.tar", "a//x.tar", "./x.tar", ".a/x.tar", "a/.x.tar"),
+        *("/x.tar", "x\\y.tar", ".x.tar", "x.txt", "x\0.tar"),
+    ],
 )
 def test_names_that_lead_out_of_the_folder_are_refused(folder: Path, name: str) -> None:
     record = json.loads((folder / "dataset.json").read_text())
