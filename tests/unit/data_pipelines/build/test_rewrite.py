@@ -83,7 +83,7 @@ def test_a_merge_has_every_sample_of_all_sets_once(
 
 @settings(deadline=None, max_examples=15)
 @given(
-    count=st.integers(2, 40),
+    count=st.integers(3, 40),
     classes=names_of_classes,
     fraction=st.fractions(Fraction(1, 4), Fraction(3, 4), max_denominator=50),
     seed=st.integers(0, 99),
