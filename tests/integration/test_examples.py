@@ -13,18 +13,22 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHORT = (
     "train.max_steps=3",
     "optim.warmup_epochs=0",
+    "parallel.torch_threads=1",
+    "metrics.tensorboard=false",
+)
+NARROW = (
     "method.projector_hidden=32",
     "method.predictor_hidden=32",
     "method.embedding_dim=16",
     "method.queue.size=256",
-    "parallel.torch_threads=1",
-    "metrics.tensorboard=false",
 )
 LAST_SETTING = '    "run.name=notebook",\n'
 PICTURE = "image/png"
 
 
-def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, NotebookNode]:
+def execute(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...] = SHORT + NARROW
+) -> dict[str, NotebookNode]:
     """Run a notebook in an empty folder, as it is but for a training of seconds. Returns its cells by their ids."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several threads that share few cores wait for each other
@@ -35,7 +39,7 @@ def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     )
     assert LAST_SETTING in cells["config"].source
     cells["config"].source = cells["config"].source.replace(
-        LAST_SETTING, LAST_SETTING + "".join(f"    {setting!r},\n" for setting in SHORT)
+        LAST_SETTING, LAST_SETTING + "".join(f"    {setting!r},\n" for setting in settings)
     )
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
@@ -49,7 +53,12 @@ def printed(cell: NotebookNode) -> str:
 
 
 def test_every_notebook_has_a_test() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == {"digits", "metrics", "own_images"}
+    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == {
+        "digits",
+        "metrics",
+        "new_method",
+        "own_images",
+    }
 
 
 def test_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +83,10 @@ def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert PICTURE in cells["look"].outputs[-1].data
     assert printed(cells["outliers"]).count("(") == 8
     assert "images have ten neighbors of one other class" in printed(cells["mislabeled"])
+
+
+def test_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = execute("new_method", tmp_path, monkeypatch, SHORT)
+    assert "the last one" in printed(cells["check"])
+    assert 0 < float(cells["evaluate"].outputs[-1].data["text/plain"]) <= 1
+    assert "rotnet" in (tmp_path / "runs" / "notebook" / "config.yaml").read_text()
