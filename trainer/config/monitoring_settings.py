@@ -1,12 +1,13 @@
 """Settings of evaluations during training, of the metrics that a run writes, and of messages to people."""
 
+import re
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_pipelines.settings import Settings
-from data_pipelines.urls import Place
+from data_pipelines.urls import Place, Url
 
 
 class EvalSettings(Settings):
@@ -43,6 +44,20 @@ class MetricsSettings(Settings):
     (`sqlite:///FILE`). None: nowhere."""
     mlflow_experiment: str = Field("all4one", min_length=1)
     """MLflow experiment of the run."""
+    trackio: Place | None = None
+    """Where to log to Trackio: a folder, the URL of a Trackio server (`http://HOST:7860`), or a Space on the Hugging
+    Face hub (`hf://spaces/ORG/NAME`). None: nowhere."""
+    trackio_project: str = Field("all4one", pattern=r"^[\w.-]+$")
+    """Trackio project of the run."""
+
+    @field_validator("trackio")
+    @classmethod
+    def _is_served(cls, place: Path | Url | None) -> Path | Url | None:
+        if isinstance(place, Url) and not re.match(r"https?://|hf://spaces/[^/]+/[^/]+$", place):
+            raise ValueError(
+                f"must be a folder, http://HOST:7860 or hf://spaces/ORG/NAME, not {str(place)!r}"
+            )
+        return place
 
 
 NotifyEvent = Literal["finished", "failed", "collapsed", "requeues_used_up"]

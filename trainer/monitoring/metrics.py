@@ -21,6 +21,7 @@ from trainer.monitoring.writers.base import Background
 from trainer.monitoring.writers.csv_table import CsvTable
 from trainer.monitoring.writers.mlflow import MLflow
 from trainer.monitoring.writers.tensorboard import TensorBoard
+from trainer.monitoring.writers.trackio import Trackio
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
 from trainer.runs.best_checkpoint import values_by_step
 from trainer.runs.records import read_records
@@ -56,6 +57,16 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
             settings=dict(flat(values)),
         )
         writers.append(Background("MLflow", server))
+    if wanted.trackio is not None:
+        tracker = Trackio(
+            run.trackio,
+            place=wanted.trackio,
+            project=wanted.trackio_project,
+            name=name,
+            tags=config.run.tags,
+            settings=dict(flat(values)),
+        )
+        writers.append(Background("Trackio", tracker))
     return MetricsWriter(run.metrics, resume_step, writers, keep_best=config.checkpoint.keep_best)
 
 

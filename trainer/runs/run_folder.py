@@ -10,6 +10,7 @@ checkpoints/     see trainer/checkpoints/format.py
 tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
 mlflow.json      record of what was sent to MLflow, if the settings ask for it
+trackio.json     record of what was sent to Trackio, if the settings ask for it
 logs/            output of each attempt's ranks, and stacks of ranks that stalled
 slurm/           scripts and jobs, if the run was submitted
 lock             held by the attempt that trains, see trainer/runs/run_lock.py
@@ -91,6 +92,11 @@ class RunFolder:
     def mlflow(self) -> Path:
         """Record of what was sent to MLflow."""
         return self.path / "mlflow.json"
+
+    @property
+    def trackio(self) -> Path:
+        """Record of what was sent to Trackio."""
+        return self.path / "trackio.json"
 
     @property
     def logs(self) -> Path:

@@ -43,10 +43,10 @@ def paths_of(config: Config) -> tuple[list[Path], list[Path]]:
         made.add(config.data.cache_folder.absolute())
     elif config.data.cache is not None:
         used.discard(config.data.cache.absolute())  # which only shards from URLs fill
-    if (tracker := config.metrics.mlflow) is not None:
+    for tracker in (config.metrics.mlflow, config.metrics.trackio):
         if isinstance(tracker, Path):
             made.add(tracker.absolute())
-        elif tracker.startswith(_DATABASE):
+        elif tracker is not None and tracker.startswith(_DATABASE):
             made.add(Path(tracker.removeprefix(_DATABASE)).absolute().parent)
     sets = [place.absolute() for place in places if isinstance(place, Path)]
     targets = {target for folder in sets for target in _targets(folder)}

@@ -31,6 +31,11 @@ class SentSteps:
         self.id = run_id
         self._write()
 
+    def replace(self, steps: dict[str, int]) -> None:
+        """Take over the last step of each kind that the service itself tells."""
+        self._steps = dict(steps)
+        self._write()
+
     def is_new(self, kind: str, step: int) -> bool:
         """Whether no values of this step, and of none after it, were sent."""
         return step > self._steps.get(kind, -1)
