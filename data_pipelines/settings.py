@@ -186,6 +186,8 @@ class DataSettings(Settings):
     mixes several sets by weight: `[{path: data/a, weight: 2}, {path: data/b, weight: 1}]`."""
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     """Names of the classes to train on. Other samples are left out, also of the validation set. None: all."""
+    min_side: int = Field(0, ge=0)
+    """Shorter side, in pixels as stored, that a training image needs. Smaller images are left out. 0: none."""
     max_samples: int = Field(0, ge=0)
     """Most training samples, for trials. They are spread over the classes as evenly as possible. 0: all."""
     validation: Place | None = None
@@ -276,10 +278,8 @@ class DataSettings(Settings):
             raise ValueError(
                 "train must be one text: streams cannot be mixed; use indexed sets, or join URLs with ::"
             )
-        if self.reader == "stream" and (self.classes or self.max_samples):
-            raise ValueError(
-                "classes and max_samples need reader: index; set stream.samples for a shorter epoch"
-            )
+        if self.reader == "stream" and (self.classes or self.min_side or self.max_samples):
+            raise ValueError("classes, min_side and max_samples need reader: index")
         if len(self.views) < 2:
             raise ValueError(f"views must list at least two views, not {len(self.views)}")
         if self.eval_resize < self.views[0].size:

@@ -14,15 +14,15 @@ from data_pipelines.shards.class_union import join_classes, renumbered
 from data_pipelines.shards.index import VERSION, DatasetRecord, ShardRecord
 from data_pipelines.shards.joined_files import JoinedFiles
 from data_pipelines.shards.shard_set import Mix, ShardSet
-from data_pipelines.shards.trial_sets import at_most, only_classes, require_known
+from data_pipelines.shards.trial_sets import at_least, at_most, only_classes, require_known
 from data_pipelines.urls import Url, shown
 
 
 def open_train_shards(settings: DataSettings) -> ShardSet:
     """Open the set that `data.train` names, or the mix of several sets.
 
-    `data.classes` and `data.max_samples` leave samples out. In a mix, each set keeps at most its fraction of
-    `data.max_samples`.
+    `data.classes`, `data.min_side` and `data.max_samples` leave samples out. In a mix, each set keeps at most its
+    fraction of `data.max_samples`.
 
     A mix is one dataset. Its samples and shards count through the sets in their order. Its classes are the union of all
     classes by name. Sets without labels add samples with the label -1. Names of shards begin with the folder of their
@@ -38,6 +38,8 @@ def open_train_shards(settings: DataSettings) -> ShardSet:
     if settings.classes is not None:
         require_known(settings.classes, [(one.folder, one.classes) for one in sets])
         sets = [only_classes(one, settings.classes) for one in sets]
+    if settings.min_side:
+        sets = [at_least(one, settings.min_side) for one in sets]
     if len(sets) == 1:
         return at_most(sets[0], settings.max_samples) if settings.max_samples else sets[0]
     for number, one in enumerate(sets):

@@ -1,4 +1,5 @@
-"""Parts of a dataset: some of its classes (`data.classes`), or a number of its samples (`data.max_samples`)."""
+"""Parts of a dataset: some of its classes (`data.classes`), its larger images (`data.min_side`), or a number of its
+samples (`data.max_samples`)."""
 
 import difflib
 from collections.abc import Sequence
@@ -60,6 +61,26 @@ def only_classes(shards: ShardSet, names: Sequence[str]) -> ShardSet:
             fix="name classes of this set too, or use another set",
         )
     return _part(shards, ids, classes)
+
+
+def at_least(shards: ShardSet, pixels: int) -> ShardSet:
+    """Return the samples whose shorter side has at least so many pixels as stored.
+
+    Raises:
+        UserError: all images are smaller.
+    """
+    sides = np.minimum(shards.index["width"], shards.index["height"])
+    ids = np.flatnonzero(sides >= pixels)
+    if len(ids) == len(shards):
+        return shards
+    if not len(ids):
+        raise UserError(
+            f"data.min_side={pixels} leaves no samples of this set, whose largest image has a shorter side of "
+            f"{sides.max()} pixels",
+            where=shards.folder,
+            fix="set a smaller data.min_side, or remove it",
+        )
+    return _part(shards, ids, shards.classes)
 
 
 def at_most(shards: ShardSet, count: int) -> ShardSet:

@@ -64,6 +64,7 @@ DEFAULTS_BEFORE_ADDITION = [
     ("data.gpu_decoder.hybrid_huffman_threshold", 1_000_000),
     ("data.classes", None),
     ("data.max_samples", 0),
+    ("data.min_side", 0),
 ]
 """Settings that the first checkpoints did not have, with the values that those checkpoints were trained with."""
 

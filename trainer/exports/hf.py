@@ -92,7 +92,7 @@ def crop_share(size: int, resize: int) -> float:
 def _shared(subject: Subject) -> Recipe:
     """Return the recipe without the datasets and the executor of this machine, which should not be published."""
     fields = DataSettings.model_fields
-    names = ("train", "classes", "max_samples", "validation", "cache", "executor")
+    names = ("train", "classes", "min_side", "max_samples", "validation", "cache", "executor")
     unset = {name: fields[name].default for name in names}
     data = subject.recipe.data.model_copy(update=unset)
     checkpoint = Path(subject.recipe.source).name

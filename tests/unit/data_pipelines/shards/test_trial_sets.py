@@ -4,11 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 from noise_sets import make_set
+from PIL import Image
 
+from data_pipelines.build.builder import build
 from data_pipelines.errors import UserError
 from data_pipelines.settings import DataSettings
 from data_pipelines.shards.mixed_set import open_train_shards, with_classes_of
 from data_pipelines.shards.shard_set import ShardSet
+from data_pipelines.sources.image_sources import open_source
 
 
 @pytest.fixture
@@ -62,6 +65,26 @@ def test_a_number_of_samples_is_balanced_over_the_classes(
 def test_more_samples_than_there_are_is_the_whole_set(whole_set: Path, shards: ShardSet) -> None:
     assert opened(whole_set, max_samples=90).fingerprint == shards.fingerprint
     assert len(opened(whole_set, max_samples=1000)) == 90
+
+
+def test_smaller_images_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "sizes"
+    sizes = [(20, 90), (64, 64), (90, 63), (300, 200)]
+    images = tmp_path / "images" / "a"
+    images.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size, (number, 0, 0)).save(images / f"{number}.png")
+    build(open_source(images.parent), folder)
+    whole = ShardSet.open(folder)
+    part = opened(folder, min_side=64)
+    assert sorted(part.sizes(np.arange(2)).tolist()) == [[64, 64], [200, 300]]
+    kept = {part.key(sample): part.read(sample) for sample in range(2)}
+    assert kept.items() <= {whole.key(sample): whole.read(sample) for sample in range(4)}.items()
+    assert opened(folder, min_side=20).fingerprint == whole.fingerprint
+    assert len(opened(folder, min_side=64, max_samples=1)) == 1
+    said = refused(folder, min_side=201)
+    assert "data.min_side=201 leaves no samples" in said
+    assert "200 pixels" in said
 
 
 def test_classes_and_a_number_go_together(whole_set: Path) -> None:

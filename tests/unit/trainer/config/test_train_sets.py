@@ -72,15 +72,15 @@ def test_wrong_settings_of_sets_are_refused(override: str, said: str) -> None:
     assert said in problems[0]
 
 
-@pytest.mark.parametrize("override", ["data.classes=[a]", "data.max_samples=9"])
+@pytest.mark.parametrize("override", ["data.classes=[a]", "data.min_side=9", "data.max_samples=9"])
 def test_streams_have_no_parts(override: str) -> None:
-    with pytest.raises(UserError, match="classes and max_samples need reader: index"):
+    with pytest.raises(UserError, match="classes, min_side and max_samples need reader: index"):
         data_settings("digits_demo", [override, "data.reader=stream", "data.stream.samples=5"])
 
 
 def test_a_part_of_a_set_is_another_training() -> None:
     before = load_config("digits_demo")
-    for override in ("data.classes=[3, 7]", "data.max_samples=100"):
+    for override in ("data.classes=[3, 7]", "data.min_side=64", "data.max_samples=100"):
         assert fingerprint(load_config("digits_demo", [override])) != fingerprint(before)
         with pytest.raises(UserError, match=override.partition("=")[0]):
             refuse_changed_training(before, load_config("digits_demo", [override]))
