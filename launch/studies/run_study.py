@@ -70,7 +70,7 @@ def study(
     if show:
         report(asked, runs.runs, folder, out=plain_console())
         return 0
-    refuse_live_jobs(runs.folder, runs.runs.values(), "this study")
+    refuse_live_jobs(runs.folder, runs.runs.values(), "this study", "--show")
     cells = runs.next_cells()
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:

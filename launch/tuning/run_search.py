@@ -63,7 +63,7 @@ def tune(
     else:
         check(checked, nproc, new_runs=asked.trials)
     search = Search.begin(folder, asked)
-    refuse_live_jobs(folder, search.all_trials, "this search")
+    refuse_live_jobs(folder, search.all_trials, "this search", f"`all4one trials {quoted(folder)}`")
     left = [run for run in search.all_trials if not has_ended(run)]
     if submit and left:
         _queue(search, left, config, parallel)
