@@ -1,5 +1,6 @@
 """The curves of one or several runs, as JSON for the charts of the page."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from launch.report.curves import ORDER, Curve, grouped, tau_at
 from launch.report.facts import RunFacts
 from launch.report.gaps import in_one_line, missing
 from launch.report.metrics import TAU, axis_limits, describe, is_count, is_percent
+from launch.serve.damage import unless_damaged
 from launch.serve.metric_series import Series, Update
 
 _DIGITS = 7
@@ -38,17 +40,18 @@ def curves_page(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) 
 
 def _with_tau(update: Update, facts: RunFacts | None) -> Update:
     """Add the momentum of the EMA encoder, which is not recorded, at the steps of the learning rate."""
-    if facts is None or (lr := update.series.get("lr")) is None or not (taus := tau_at(facts, lr.steps)):
+    if facts is None or (lr := update.series.get("lr")) is None:
+        return update
+    taus = unless_damaged(lambda: tau_at(facts, lr.steps), [])
+    if not taus or not all(map(math.isfinite, taus)):
         return update
     return update._replace(series=update.series | {TAU: lr._replace(values=taus)})
 
 
 def _groups(updates: Mapping[str, Update], several: Mapping[str, RunFacts]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for update in updates.values() for name in update.series))
-    try:
-        gaps = list(missing(list(several.values()), names)) if several else []
-    except AttributeError:  # settings of an earlier version
-        gaps = []
+    # Settings of an earlier version lack some of these.
+    gaps = unless_damaged(lambda: list(missing(list(several.values()), names)) if several else [], [])
     groups, found = grouped(names), []
     for title in ORDER:
         lines, charts, flat = [line for group, line in gaps if group == title], [], {}

@@ -1,7 +1,8 @@
 """What the page of one run, or of several runs side by side, shows. It consists of the parts of `all4one report`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from launch.report.facts import RunFacts, read_evaluated, settings_by_key
 from launch.report.headline import key_figures
 from launch.report.page import Section
 from launch.report.record_sections import record_sections, result_sections
+from launch.serve.damage import DAMAGE, unless_damaged
 from launch.serve.metric_series import MetricSeries
 from launch.serve.plain_settings import as_config, read_settings
 from launch.serve.runs_of_folder import PROFILE_FILE, RunsOfFolder
@@ -59,7 +61,7 @@ def read_run(run: RunFolder, name: str, series: MetricSeries) -> RunRecords:
             versions={},
         )
         return RunRecords(facts, masked_values(values))
-    except (OSError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise UserError(f"the records of this run cannot be read: {error}", where=name) from None
 
 
@@ -76,8 +78,10 @@ def run_page(records: RunRecords, folder: RunsOfFolder) -> dict[str, Any]:
         "subtitle": ", ".join(filter(None, words)),
         "why": masked(found.why or ""),
         "left": duration(found.seconds_left) if found.seconds_left is not None else "",
-        "figures": [figure._asdict() for figure in _sound(lambda: key_figures(facts), [])],
-        "results": [as_json(one) for one in _sound(lambda: [*result_sections(facts)], _DAMAGED_RESULTS)],
+        "figures": [figure._asdict() for figure in unless_damaged(lambda: key_figures(facts), [])],
+        "results": [
+            as_json(one) for one in unless_damaged(lambda: [*result_sections(facts)], _DAMAGED_RESULTS)
+        ],
         "sections": [as_json(section) for section in _sections(facts)],
         "settings": [[key, tables.shown(value)] for key, value in values.items()],
         "logs": [
@@ -88,21 +92,15 @@ def run_page(records: RunRecords, folder: RunsOfFolder) -> dict[str, Any]:
     }
 
 
-def _sound(make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
-    """Return a part of the page. A damaged file of the run replaces this part, and no other one."""
-    try:
-        return make()
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return otherwise
-
-
 def compared(several: Sequence[RunRecords]) -> dict[str, Any]:
     """Return the tables of runs side by side, as JSON."""
     facts = [records.facts for records in several]
     different = tables.differing({one.facts.name: one.settings for one in several})
     names = tables.Table(("run", "state"), [[one.name, one.status.state] for one in facts])
     sections = [
-        *_sound(lambda: [Section("Runs", table=tables.side_by_side(facts))], [Section("Runs", table=names)]),
+        *unless_damaged(
+            lambda: [Section("Runs", table=tables.side_by_side(facts))], [Section("Runs", table=names)]
+        ),
         Section(
             "Settings that differ",
             words="" if different.rows else "All settings of these runs are the same.",
@@ -120,7 +118,7 @@ def as_json(section: Section) -> dict[str, Any]:
         "words": section.words,
         "points": list(section.points),
         "header": list(table.header) if table else [],
-        "rows": [[masked(cell) for cell in row] for row in table.rows] if table else [],
+        "rows": [[masked(str(cell)) for cell in row] for row in table.rows] if table else [],
     }
 
 
@@ -148,10 +146,10 @@ def read_profile(run: RunFolder) -> dict[str, Any]:
     try:
         found = json.loads((run.path / PROFILE_FILE).read_bytes())
         return {
-            "spans": [[str(name), float(start), float(end)] for name, start, end in found["spans"]],
-            "parts": {str(name): float(seconds) for name, seconds in found["parts"].items()},
+            "spans": [[str(name), _finite(start), _finite(end)] for name, start, end in found["spans"]],
+            "parts": {str(name): _finite(seconds) for name, seconds in found["parts"].items()},
             "words": str(found["verdict"]["words"]),
-            "step": float(found["step"]),
+            "step": _finite(found["step"]),
             "about": ", ".join(
                 [
                     amount(found["world_size"], "process", "processes"),
@@ -160,10 +158,17 @@ def read_profile(run: RunFolder) -> dict[str, Any]:
                 ]
             ),
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, *DAMAGE):
         raise UserError(
             "there is no profile here", where=PROFILE_FILE, fix="run `all4one profile` again with this --out"
         ) from None
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not a finite number")
+    return number
 
 
 def _sections(facts: RunFacts) -> Iterator[Section]:

@@ -11,6 +11,7 @@ from typing import Any
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import readable
 from data_pipelines.masking import masked
+from launch.serve.damage import DAMAGE
 from launch.serve.plain_settings import read_settings
 from launch.status.run_status import status
 from trainer.runs.records import parse_record
@@ -163,7 +164,7 @@ def _summarize(name: str, run: RunFolder) -> RunSummary:
         found = status(run, None, None, speeds)
     except UserError as error:
         return RunSummary(name, BROKEN, f"{error.where}: {error.what}" if error.where else error.what)
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, *DAMAGE) as error:
         return RunSummary(name, BROKEN, masked(f"its records cannot be read: {error}"))
     return _described(
         name,

@@ -17,6 +17,9 @@ Check = Callable[[Any], bool]
 Speed = tuple[int, float | None]
 """Step and images per second of a training record."""
 
+_YEAR_10000 = 253_402_300_800
+"""The first time that no calendar of Python shows, seconds since 1970."""
+
 RENAMED_VALUES = {
     "neighbour": "neighbor",
     "neighbour_agreement": "neighbor_agreement",
@@ -153,6 +156,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < _YEAR_10000
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -163,6 +170,10 @@ def _is_optional_text(value: Any) -> bool:
 
 def _is_optional_number(value: Any) -> bool:
     return value is None or _is_number(value)
+
+
+def _is_optional_time(value: Any) -> bool:
+    return value is None or _is_time(value)
 
 
 def _are_times(value: Any) -> bool:
@@ -210,7 +221,7 @@ _NEEDED = {
 """What the readers of the ledger rely on, by event."""
 _LEDGER: dict[str, Check] = {
     "event": _is_text,
-    "time": _is_number,
+    "time": _is_time,
     "attempt": _is_count,
     "world_size": _is_count,
     "step": _is_count,
@@ -230,8 +241,8 @@ _LEDGER: dict[str, Check] = {
     "job": _is_optional_text,
     "nodes": _is_optional_text,
     "last_recorded": _is_optional_number,
-    "submitted": _is_optional_number,
-    "allocated": _is_optional_number,
+    "submitted": _is_optional_time,
+    "allocated": _is_optional_time,
     "seconds": _is_number,
     "saving": _is_number,
     "count": _is_count,
