@@ -21,7 +21,9 @@ def replacing(path: Path, *, several: bool = False) -> Iterator[Path]:
         several: whether several processes may replace it at once. Each then uses its own temporary name, and the last
             one wins.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if several else f".{path.name}.tmp")
+    # Containers of several nodes may have the same process IDs.
+    by = f".{os.uname().nodename}.{os.getpid()}" if several else ""
+    temporary = path.with_name(f".{path.name}{by}.tmp")
     try:
         yield temporary
         sync(temporary)

@@ -64,7 +64,7 @@ class Trainer:
         self._cleanup.callback(self.progress.close)
         self.metrics: MetricsWriter | None = None
         if process.is_first:
-            self.metrics = open_metrics(run, config, self.step)
+            self.metrics = open_metrics(run, config, self.step, self.checkpoints.require_lock)
             self.metrics.add_missing(self.checkpoints.record)
             self.checkpoints.values = self.metrics.kept_values
             self._cleanup.callback(self._say_messages)  # runs after close, which may warn

@@ -6,14 +6,12 @@ interrupted.
 
 import json
 import math
-import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.files import write_whole
 from data_pipelines.masking import masked_values
+from data_pipelines.prefetch import nothing
 from trainer.config.recipes import flat
 from trainer.config.resume_compat import training_config
 from trainer.config.schema import Config, dump
@@ -24,16 +22,26 @@ from trainer.monitoring.writers.tensorboard import TensorBoard
 from trainer.monitoring.writers.trackio import Trackio
 from trainer.monitoring.writers.weights_and_biases import WeightsAndBiases
 from trainer.runs.best_checkpoint import values_by_step
+from trainer.runs.owned_file import OwnedFile
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
 
 
-def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWriter":
-    """Open the metrics of a run on rank 0, with every writer that the settings enable."""
+def open_metrics(
+    run: RunFolder, config: Config, resume_step: int, require_lock: Callable[[], None] = nothing
+) -> "MetricsWriter":
+    """Open the metrics of a run on rank 0, with every writer that the settings enable.
+
+    Args:
+        run: the run's folder.
+        config: the run's settings.
+        resume_step: number of steps that are done.
+        require_lock: raises a UserError if another process has taken over the run.
+    """
     wanted, name, values = config.metrics, config.run.name or run.path.name, masked_values(dump(config))
     writers = []
     if wanted.csv:
-        writers.append(Background("metrics.csv", CsvTable(run.csv)))
+        writers.append(Background("metrics.csv", CsvTable(OwnedFile(run.csv, require_lock))))
     if wanted.tensorboard:
         board = TensorBoard(run.tensorboard, name, values, training_config(config))
         writers.append(Background("TensorBoard", board))
@@ -67,7 +75,8 @@ def open_metrics(run: RunFolder, config: Config, resume_step: int) -> "MetricsWr
             settings=dict(flat(values)),
         )
         writers.append(Background("Trackio", tracker))
-    return MetricsWriter(run.metrics, resume_step, writers, keep_best=config.checkpoint.keep_best)
+    file = OwnedFile(run.metrics, require_lock)
+    return MetricsWriter(file, resume_step, writers, keep_best=config.checkpoint.keep_best)
 
 
 def make_record(
@@ -83,18 +92,28 @@ class MetricsWriter:
     """Rank 0's writer. Records of steps beyond `resume_step` are dropped, because these steps will be repeated.
 
     If a record cannot be written to metrics.jsonl because the disk is full or not available, it is kept and written
-    with the next record.
+    with the next record. If another program changes or removes the file, it is written anew with all records.
+
+    Raises:
+        OSError: metrics.jsonl cannot be made.
+        UserError: another process has taken over the run. Every method that writes raises this.
     """
 
     def __init__(
-        self, path: Path, resume_step: int, writers: Sequence[Background] = (), *, keep_best: str = ""
+        self, file: OwnedFile, resume_step: int, writers: Sequence[Background] = (), *, keep_best: str = ""
     ) -> None:
-        self.path, self._keep_best = path, keep_best
+        self._file, self._keep_best = file, keep_best
         self._writers = writers
         self._warnings: list[str] = []
-        self._unwritten = ""
-        self.records = read_records(path)
+        self._unwritten: list[dict[str, Any]] = []
+        self._fails = False
+        self.records = read_records(file.path)
         self.go_back(resume_step)
+
+    @property
+    def path(self) -> Path:
+        """The file metrics.jsonl."""
+        return self._file.path
 
     def go_back(self, step: int) -> None:
         """Drop the records of steps beyond this one.
@@ -103,8 +122,8 @@ class MetricsWriter:
             OSError: metrics.jsonl cannot be replaced.
         """
         self.records = [r for r in self.records if r["step"] <= step]
-        write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
-        self._unwritten = ""
+        self._file.replace(_lines(self.records))
+        self._unwritten = []
         for writer in self._writers:
             writer.restart(step, self.records)
 
@@ -138,7 +157,8 @@ class MetricsWriter:
     def add(self, record: dict[str, Any]) -> None:
         """Write a record."""
         self.records.append(record)
-        self._append(json.dumps(record) + "\n")
+        self._unwritten.append(record)
+        self._write_out()
         for writer in self._writers:
             writer.write(record)
 
@@ -149,25 +169,28 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Write the records that are left, and let all writers finish."""
-        if self._unwritten:
-            self._append("")
-        for writer in self._writers:
-            writer.close()
-
-    def _append(self, line: str) -> None:
-        text = self._unwritten + line
-        size: int | None = None
         try:
-            size = self.path.stat().st_size
-            with self.path.open("a") as file:
-                file.write(text)
-            self._unwritten = ""
+            if self._unwritten:
+                self._write_out()
+        finally:
+            for writer in self._writers:
+                writer.close()
+
+    def _write_out(self) -> None:
+        try:
+            if not self._file.append(_lines(self._unwritten)):
+                self._file.replace(_lines(self.records))
+                self._warnings.append(
+                    f"another program has changed or removed {self.path}. It is written anew with all records"
+                )
+            self._unwritten, self._fails = [], False
         except OSError as error:
-            if size is not None:
-                with suppress(OSError):
-                    os.truncate(self.path, size)  # the next record would be lost in a torn line
-            if not self._unwritten:
+            if not self._fails:
                 self._warnings.append(
                     f"{self.path} cannot be written: {error.strerror}. The write is repeated with the next record"
                 )
-            self._unwritten = text
+            self._fails = True
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()

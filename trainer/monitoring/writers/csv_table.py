@@ -3,24 +3,24 @@
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-from data_pipelines.files import write_whole
 from trainer.monitoring.writers.base import Record, numbers
+from trainer.runs.owned_file import OwnedFile
 
 
 class CsvTable:
     """`metrics.csv`: columns `kind` and `step`, then all values in the order of their first appearance.
 
     All rows always have all columns. If a record has a new value, the file is replaced by one with a wider header. If
-    a record lacks a value, its cell is empty. A failed write is repeated with the next record.
+    a record lacks a value, its cell is empty. A failed write is repeated with the next record. If another program
+    changes or removes the file, it is replaced too.
     """
 
     recovers: ClassVar[bool] = True
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: OwnedFile) -> None:
+        self._file = file
         self._records: list[Record] = []
         self._columns: list[str] = []
         self._whole = False  # whether the file has all records
@@ -37,9 +37,9 @@ class CsvTable:
             self._replace()
             return
         self._whole = False
-        with self._path.open("a", newline="") as file:
-            file.write(_text([self._row(record)]))
-        self._whole = True
+        self._whole = self._file.append(_text([self._row(record)]))
+        if not self._whole:
+            self._replace()
 
     def close(self) -> None:
         """Replace the file if it lacks records."""
@@ -50,7 +50,7 @@ class CsvTable:
         self._whole = False
         self._columns = list(dict.fromkeys(name for r in self._records for name in _row(r)))
         rows = [self._columns, *(self._row(record) for record in self._records)]
-        write_whole(self._path, _text(rows).encode())
+        self._file.replace(_text(rows))
         self._whole = True
 
     def _row(self, record: Record) -> list[Any]:
@@ -66,7 +66,7 @@ def _columns(records: Sequence[Record]) -> set[str]:
     return {name for record in records for name in _row(record)}
 
 
-def _text(rows: Sequence[Sequence[Any]]) -> str:
+def _text(rows: Sequence[Sequence[Any]]) -> bytes:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
+    return out.getvalue().encode()

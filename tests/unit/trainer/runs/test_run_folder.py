@@ -12,6 +12,7 @@ from trainer.config.schema import load_config
 from trainer.distributed.collectives import rank
 from trainer.engine.value_means import mean_over_ranks
 from trainer.monitoring.metrics import MetricsWriter
+from trainer.runs.owned_file import OwnedFile
 from trainer.runs.records import append_record, read_records
 from trainer.runs.run_folder import RunFolder, create_run, open_run
 
@@ -55,7 +56,7 @@ def test_attempts_are_counted(tmp_path: Path) -> None:
 
 def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    writer = MetricsWriter(path, resume_step=0)
+    writer = MetricsWriter(OwnedFile(path), resume_step=0)
     for step in (1, 2, 3):
         writer.write("train", step, {"loss": 1.0 / step}, {"images_per_second": 5.0}, epoch=step / 10)
     writer.write("eval", 2, {"knn_online": 0.5})
@@ -63,7 +64,7 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
     writer.close()
     with path.open("a") as file:
         file.write('{"cut sho')
-    again = MetricsWriter(path, resume_step=2)
+    again = MetricsWriter(OwnedFile(path), resume_step=2)
     assert again.evaluated(2)
     assert not again.evaluated(3)
     again.write("train", 3, {"loss": 9.0})
@@ -86,7 +87,7 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("small_disk", ["64k"], indirect=True)
 def test_records_that_a_full_disk_refuses_are_written_later(small_disk: Path) -> None:
-    writer = MetricsWriter(small_disk / "metrics.jsonl", resume_step=0)
+    writer = MetricsWriter(OwnedFile(small_disk / "metrics.jsonl"), resume_step=0)
     writer.write("train", 1, {"loss": 1.0})
     with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while filler.write(bytes(512)):
@@ -102,17 +103,30 @@ def test_records_that_a_full_disk_refuses_are_written_later(small_disk: Path) ->
 
 
 def test_a_file_system_that_is_away_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", resume_step=0)
+    writer = MetricsWriter(OwnedFile(tmp_path / "metrics.jsonl"), resume_step=0)
     writer.write("train", 1, {"loss": 1.0})
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "stat", _stale)
+        patched.setattr("trainer.runs.owned_file.os.open", _stale)
         writer.write("train", 2, {"loss": 1.0})
     assert [r["step"] for r in read_records(writer.path)] == [1]
     writer.write("train", 3, {"loss": 1.0})
     assert [r["step"] for r in read_records(writer.path)] == [1, 2, 3]
 
 
-def _stale(path: Path, **_: object) -> None:
+def test_records_that_another_program_removes_are_written_anew(tmp_path: Path) -> None:
+    writer = MetricsWriter(OwnedFile(tmp_path / "metrics.jsonl"), resume_step=0)
+    writer.write("train", 1, {"loss": 1.0})
+    writer.path.unlink()
+    writer.write("train", 2, {"loss": 0.5})
+    assert [r["step"] for r in read_records(writer.path)] == [1, 2]
+    (warning,) = writer.warnings()
+    assert "another program has changed or removed" in warning
+    writer.write("train", 3, {"loss": 0.5})
+    assert [r["step"] for r in read_records(writer.path)] == [1, 2, 3]
+    assert not writer.warnings()
+
+
+def _stale(path: Path, *_: object) -> None:
     raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from trainer.monitoring.metrics import MetricsWriter
 from trainer.monitoring.writers.base import Background, Record
+from trainer.runs.owned_file import OwnedFile
 from trainer.runs.records import read_records
 
 
@@ -44,7 +45,7 @@ class Patient(Notebook):
 
 def test_a_writer_sees_all_in_order_and_never_in_the_step(tmp_path: Path) -> None:
     notebook = Notebook()
-    metrics = MetricsWriter(tmp_path / "metrics.jsonl", 0, [Background("notebook", notebook)])
+    metrics = MetricsWriter(OwnedFile(tmp_path / "metrics.jsonl"), 0, [Background("notebook", notebook)])
     for step in (1, 2, 3):
         metrics.write("train", step, {"loss": 1.0})
     metrics.go_back(1)
@@ -70,7 +71,7 @@ def test_a_failure_is_said_once_and_stops_nothing(
     tmp_path: Path, kind: type[Notebook], said: list[str]
 ) -> None:
     notebook = kind(fails_at=1)
-    metrics = MetricsWriter(tmp_path / "metrics.jsonl", 0, [Background("notebook", notebook)])
+    metrics = MetricsWriter(OwnedFile(tmp_path / "metrics.jsonl"), 0, [Background("notebook", notebook)])
     for step in (1, 1, 2):
         metrics.write("train", step, {"loss": 1.0})
     metrics.close()
@@ -85,7 +86,7 @@ def test_one_that_hangs_is_left_behind(tmp_path: Path) -> None:
     gate = threading.Event()
     slow = Background("slow", Notebook(gate=gate), patience=0.05)
     quick = Notebook()
-    metrics = MetricsWriter(tmp_path / "metrics.jsonl", 0, [slow, Background("quick", quick)])
+    metrics = MetricsWriter(OwnedFile(tmp_path / "metrics.jsonl"), 0, [slow, Background("quick", quick)])
     metrics.write("train", 1, {"loss": 1.0})
     metrics.close()
     assert quick.said == ["restart 0 with 0", "step 1", "close"]
