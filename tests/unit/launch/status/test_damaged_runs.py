@@ -15,6 +15,7 @@ from launch.status.tables import print_status
 from trainer.checkpoints.store import CheckpointStore
 from trainer.monitoring.metrics import MetricsWriter
 from trainer.runs import records
+from trainer.runs.owned_file import OwnedFile
 from trainer.runs.records import (
     append_record,
     count_damaged,
@@ -69,7 +70,7 @@ def test_no_flipped_bit_ends_in_a_traceback(
             lambda: overview(run.path),
             lambda: resume_run(run.path, [], 1),
             lambda: CheckpointStore(run.checkpoints).load_newest(),
-            lambda: MetricsWriter(run.metrics, 3).close(),
+            lambda: MetricsWriter(OwnedFile(run.metrics), 3).close(),
         ):
             with suppress(UserError):
                 act()
