@@ -113,10 +113,10 @@ def global_batch(run: RunFolder) -> int:
     try:
         # `status` of many runs reads nothing else of the settings, and parsing them would take most of its time.
         if found := _GLOBAL_BATCH.search(run.config.read_text()):
-            return int(found[1])
+            return _count(found[1])
         # libyaml reads many runs several times faster than Python does, and one decimal number is the same to both.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return int(yaml.load(run.config.read_bytes(), loader)["train"]["global_batch"])
+        return _count(yaml.load(run.config.read_bytes(), loader)["train"]["global_batch"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError):
         raise UserError(
             "is not the configuration of a run",
@@ -247,3 +247,10 @@ def _reason(start: Record, noted: Record | None, alive: bool, successor: Record 
     if successor is not None and start.get("job") and successor.get("job") == start["job"]:
         return EndReason.NO_END, "SLURM restarted the job because a node failed or all processes were killed"
     return EndReason.NO_END, "the processes were killed, or their node failed"
+
+
+def _count(value: Any) -> int:
+    """Return a value as a whole number from 1. Raise a ValueError if it is none, or if no program can count so far."""
+    if not 0 < (number := int(value)) < 1 << 63:
+        raise ValueError(f"{number} is not a number of images")
+    return number

@@ -1,16 +1,13 @@
 """Files of a run are damaged at random: every page of it is shown, or refused in words."""
 
-import copy
 import json
-import math
 import random
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from damage import with_flipped_bits, with_wrong_value
 from served_runs import write_run
 
 from data_pipelines.errors import UserError
@@ -44,8 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FILES = ("config.yaml", "metrics.jsonl", "ledger.jsonl", "eval.json", "profile.json", "rank_times.json")
-WRONG = (None, True, "x", -1, 10**400, 1e308, math.nan, math.inf, [], [1, "a"], {}, {"a": 1}, {1: {"b": []}})
-"""Values that a setting or record may have after an edit by hand, a bad disk, or another program's version."""
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -53,10 +48,7 @@ def test_a_flipped_bit_ends_in_a_page_or_in_words(folder: Path, name: str) -> No
     path, chooser = folder / "one" / name, random.Random(name)
     whole = path.read_bytes()
     for _ in range(FLIPS):
-        damaged = bytearray(whole)
-        for _ in range(chooser.choice([1, 3, 30])):
-            damaged[chooser.randrange(len(whole))] ^= 1 << chooser.randrange(8)
-        path.write_bytes(damaged)
+        path.write_bytes(with_flipped_bits(whole, chooser.choice([1, 3, 30]), chooser))
         look_at_every_page(folder)
     path.write_bytes(whole)
     page = App(RunsOfFolder(folder)).answer("api/run", {"run": ["one"]})
@@ -69,12 +61,7 @@ def test_a_value_of_a_wrong_kind_ends_in_a_page_or_in_words(folder: Path, name: 
     path, chooser = folder / "one" / name, random.Random(name)
     whole = path.read_bytes()
     for _ in range(FLIPS):
-        lines = whole.splitlines() if name.endswith(".jsonl") else [whole]
-        line = chooser.randrange(len(lines))
-        values = yaml.safe_load(lines[line])  # JSON is YAML
-        replace_one(values, chooser)
-        lines[line] = (yaml.safe_dump(values) if name.endswith(".yaml") else json.dumps(values)).encode()
-        path.write_bytes(b"\n".join(lines) + b"\n")
+        path.write_bytes(with_wrong_value(path, whole, chooser))
         look_at_every_page(folder)
     path.write_bytes(whole)
 
@@ -92,21 +79,6 @@ def test_a_momentum_that_is_no_number_costs_only_its_own_curve(folder: Path, mom
     series = json.loads(answer.body)["runs"]["one"]["series"]
     assert "loss" in series
     assert TAU not in series
-
-
-def replace_one(values: Any, chooser: random.Random) -> None:
-    """Replace a value at any depth by one of a wrong kind."""
-    places = list(places_in(values))
-    container, key = chooser.choice(places)
-    container[key] = copy.deepcopy(chooser.choice(WRONG))
-
-
-def places_in(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Each container of nested values with each of its keys."""
-    keys = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
-    for key in list(keys):
-        yield values, key
-        yield from places_in(values[key])
 
 
 def look_at_every_page(folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""Bytes of a run's text files are changed at random: `status` shows the rest, and `resume` says what is damaged."""
+"""A run's text files are damaged at random: `status` shows the rest, and `resume` says what is damaged."""
 
 import random
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from damage import with_flipped_bits, with_wrong_value
 from trained_runs import make_run
 
 import launch.local.runs
@@ -27,7 +28,7 @@ from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
 
 FLIPS = 100
-"""Flipped bits for each of the five files."""
+"""Damages of each kind for each of the five files."""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flipped bit", "wrong value"])
 @pytest.mark.parametrize("file", ["metrics.jsonl", "ledger.jsonl", "config.yaml", "lock", "manifest.json"])
-def test_no_flipped_bit_ends_in_a_traceback(
-    runs: Path, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_no_damage_ends_in_a_traceback(
+    runs: Path, file: str, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(launch.local.runs, "check", lambda *args, **options: None)
     monkeypatch.setattr(launch.local.runs, "refuse_other_train_set", lambda *args: None)
@@ -60,9 +62,10 @@ def test_no_flipped_bit_ends_in_a_traceback(
     whole, before = path.read_bytes(), {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
     chooser = random.Random(file)
     for _ in range(FLIPS):
-        damaged = bytearray(whole)
-        damaged[chooser.randrange(len(whole))] ^= 1 << chooser.randrange(8)
-        path.write_bytes(damaged)
+        if kind == "flipped bit":
+            path.write_bytes(with_flipped_bits(whole, 1, chooser))
+        else:
+            path.write_bytes(with_wrong_value(path, whole, chooser))
         found = overview(runs)
         print_status(runs, as_json=chooser.random() < 0.5)
         assert "healthy" in {Path(one.run).name for one in found.runs}
@@ -75,7 +78,7 @@ def test_no_flipped_bit_ends_in_a_traceback(
             with suppress(UserError):
                 act()
         for other, content in before.items():  # `resume` and the writer of metrics may replace files
-            if other.read_bytes() != content:
+            if not other.exists() or other.read_bytes() != content:
                 other.write_bytes(content)
     capsys.readouterr()
 
