@@ -10,8 +10,8 @@ from tiny_runs import Runs
 
 from trainer.runs.saved_progress import OF_COPIES
 
-EVERY = 5
-EXCHANGE = 20  # a step after which shards are exchanged
+EVERY = 3
+EXCHANGE = 12  # a step after which shards are exchanged
 CHECKPOINT = "checkpoint"
 
 
@@ -44,8 +44,8 @@ def test_a_lost_rank_costs_at_most_the_steps_since_the_last_copies(
     digits: Path, tmp_path: Path, zero: int, nproc: int, optimizer: str
 ) -> None:
     plan = [
-        kill(7, "after wait for data", rank=0),
-        kill(12, "before all_gather_into_tensor", rank=1, number=3),  # in the update, which then is torn
+        kill(4, "after wait for data", rank=0),
+        kill(8, "before all_gather_into_tensor", rank=1, number=3),  # in the update, which then is torn
         kill(EXCHANGE - 1, "after exchange", rank=nproc - 1),
         kill(EXCHANGE + 2 * EVERY - 1, "before exchange", rank=0),
     ]
