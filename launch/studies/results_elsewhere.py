@@ -1,7 +1,7 @@
 """Results of a study's runs from other places: the `study.json` that lists them, and whether they fit the study."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from trainer.runs.components import open_train_set
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 
+REPORT = "study.json"
+"""File with the results in the folder of a study."""
 FACTS = ("device_hours", "settings", "data")
 """What `study.json` lists for each run besides its choices, its seed and its score."""
 _SET = ("train", "classes", "min_side", "max_samples")
@@ -142,6 +144,31 @@ def _cell(asked: Study, entry: _Entry, file: Path) -> Cell:
             fix=f"add the seed to the study, {_LEAVE_OUT}. A study with --device-hours takes all larger seeds",
         )
     return Cell(tuple((axis, choices[axis]) for axis in asked.grid), entry.seed)
+
+
+def lost_runs(asked: Study, folder: Path, scored: Iterable[Cell]) -> list[str]:
+    """Return the names of runs that the last report of a folder gives a score, and that would leave the next report.
+
+    Args:
+        asked: the study.
+        folder: folder of the study. A report that cannot be read lists no runs.
+        scored: runs that have a score now. Runs with a folder are not lost either.
+    """
+    try:
+        entries = _read(folder / REPORT).runs
+    except UserError:
+        return []
+    if asked.grid.keys() & set(FACTS):
+        return []
+    listed = [
+        ",".join(
+            f"{axis}={choice}" for axis, choice in [*(one.model_extra or {}).items(), ("seed", one.seed)]
+        )
+        for one in entries
+        if one.score is not None
+    ]
+    known = {cell.name for cell in scored}
+    return [name for name in listed if name not in known and not RunFolder(folder / name).config.exists()]
 
 
 def trained_with(run: RunFolder) -> str | None:

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import quoted
+from data_pipelines.files import write_whole
+from data_pipelines.formatting import amount, quoted
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm.containers.mounts import container_of
@@ -16,7 +18,7 @@ from launch.slurm.submit import refused_by_slurm
 from launch.slurm.user_settings import slurm_defaults
 from launch.status.suspect_nodes import excluded_by_runs
 from launch.studies.plan import RENAMED_STUDIES, Cell, find_study, read_study, with_budget
-from launch.studies.results_elsewhere import refuse_other_sets
+from launch.studies.results_elsewhere import REPORT, lost_runs, refuse_other_sets
 from launch.studies.scores import (
     EVALUATE_RUN,
     evaluate_finished,
@@ -73,7 +75,7 @@ def study(
     for config in runs.configs.values():
         require_evaluator(asked, config)
     if show:
-        _tell_other_scores(runs)
+        _warn(runs)
         report(runs, out=plain_console())
         return 0
     refuse_live_jobs(runs.folder, runs.runs.values(), "this study", "--show")
@@ -81,11 +83,11 @@ def study(
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:
         _queue(runs, cells, parallel)
-        _tell_other_scores(runs)
+        _warn(runs)
         report(runs)
         return 0
     failed, done = [cell for cell, run in runs.runs.items() if not evaluate_finished(asked, run)], 0
-    _tell_other_scores(runs)
+    _warn(runs)
     while cells := [cell for cell in runs.next_cells() if cell not in failed]:
         print(f"run {done + 1} of {done + len(cells)}: {cells[0].name}", flush=True)
         code = _train(runs, cells[0], nproc)
@@ -120,8 +122,9 @@ def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, subm
         refuse_other_sets(runs.elsewhere, runs.configs)
 
 
-def _tell_other_scores(runs: StudyRuns) -> None:
-    """Print a warning for each run that has another score here than in a file. The score of this place counts."""
+def _warn(runs: StudyRuns) -> None:
+    """Print what the next report leaves out: scores of files that differ from those of this place, which count, and
+    runs of which only the last report is left. That report is kept."""
     for cell, score in scores_of(runs.asked, runs.runs).items():
         result = runs.elsewhere.get(cell)
         if result is not None and result.score != score:
@@ -130,6 +133,26 @@ def _tell_other_scores(runs: StudyRuns) -> None:
                 "The run that was trained here counts",
                 file=sys.stderr,
             )
+    if lost := lost_runs(runs.asked, runs.folder, runs.scores()):
+        kept = _keep_report(runs.folder)
+        print(
+            f"warning: {runs.folder / REPORT} lists {amount(len(lost), 'run', 'runs')} without a folder, such as "
+            f"{lost[0]}. The new report leaves them out. The old one is kept. To count them again, add "
+            f"--results {quoted(kept)}",
+            file=sys.stderr,
+        )
+
+
+def _keep_report(folder: Path) -> Path:
+    """Copy the report of a folder to the first free name, unless there is such a copy. Return the copy."""
+    content = (folder / REPORT).read_bytes()
+    for number in count(1):
+        path = folder / f"study.{number}.json"
+        if not path.exists():
+            write_whole(path, content)
+        if path.read_bytes() == content:
+            break
+    return path
 
 
 def _folder_name(name: str) -> str:

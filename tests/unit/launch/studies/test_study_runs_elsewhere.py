@@ -1,12 +1,13 @@
 """Runs of a study that were trained in other places count as if they were here."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from studied_runs import SETS, changed_report, finish, report_of, score_of, sit, study
+from studied_runs import OTHER_SETS, SETS, changed_report, finish, report_of, score_of, sit, study
 
 from launch.studies.plan import Cell, Study, with_budget
 from launch.studies.run_study import study as run_study
@@ -91,6 +92,37 @@ def test_the_report_stands_in_for_runs_that_were_removed(there: Path) -> None:
     )
 
 
+def test_a_report_whose_runs_are_gone_is_kept_when_it_is_replaced(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(asked: Study, *results: Path) -> str:
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump(asked.model_dump(mode="json", exclude_defaults=True)))
+        options: dict[str, Any] = {"nproc": 1, "submit": False, "parallel": 1, "show": True}
+        run_study(str(file), OTHER_SETS, out=there, results=results, **options)
+        return capsys.readouterr().err
+
+    assert show(study(), there / "study.json") == ""
+    assert show(study(seeds=[0, 1])) == ""  # the other runs still have their folders
+    assert show(study()) == ""
+    before = report_of(there)
+    shutil.rmtree(there / "method=b,seed=1")
+    warning = show(study())
+    assert "study.json lists 1 run without a folder, such as method=b,seed=1." in warning
+    assert f"--results {there}/study.1.json" in warning
+    assert json.loads((there / "study.1.json").read_text()) == before
+    assert show(study()) == ""
+    assert show(study(), there / "study.1.json") == ""
+    assert report_of(there)["runs"] == before["runs"]
+    newer = report_of(there)
+    assert f"--results {there}/study.2.json" in show(study())
+    assert json.loads((there / "study.1.json").read_text()) == before
+    assert json.loads((there / "study.2.json").read_text()) == newer
+    (there / "study.json").write_bytes((there / "study.2.json").read_bytes())  # as if the command was stopped
+    assert f"--results {there}/study.2.json" in show(study())
+    assert len(list(there.glob("study.*.json"))) == 2
+
+
 def test_seeds_may_lack_between_those_of_another_place(there: Path, tmp_path: Path) -> None:
     def without_seed_2(found: dict[str, Any]) -> None:
         found["runs"] = [one for one in found["runs"] if one["seed"] != 2]
@@ -110,7 +142,7 @@ def test_a_run_that_is_finished_here_counts(
     there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, file = tmp_path / "here", tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(dump_of(study())))
+    file.write_text(yaml.safe_dump(study().model_dump(mode="json", exclude_defaults=True)))
     runs = StudyRuns(study(), here, SETS)
     first, second = list(runs.runs)[:2]
     finish(runs, first, score_of(first), 7200)
@@ -127,10 +159,6 @@ def test_a_run_that_is_finished_here_counts(
     assert [one["score"] for one in found["runs"][:2]] == [pytest.approx(score_of(first)), 12.5]
     assert found["runs"][0]["device_hours"] == 2.0
     assert "The results of 9 of 11 runs come from files: 9 from" in found["table"]["words"]
-
-
-def dump_of(asked: Study) -> dict[str, Any]:
-    return asked.model_dump(mode="json", exclude_defaults=True)
 
 
 def test_hours_of_a_run_that_was_begun_here_and_finished_elsewhere_are_spent(
