@@ -27,6 +27,14 @@ def study(
     show: Annotated[
         bool, typer.Option("--show", help="Train nothing, and only print the results of the evaluated runs.")
     ] = False,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The study.json of this study from another place. Runs whose scores it lists count as finished. May "
+            "be repeated.",
+        ),
+    ] = None,
     device_hours: Annotated[
         float | None,
         typer.Option(
@@ -77,5 +85,6 @@ def study(
             parallel=array_parallelism,
             show=show,
             device_hours=device_hours,
+            results=results or (),
         )
     )

@@ -117,6 +117,7 @@ def train_run(
                     replayed=max(0, logged - trainer.step),
                     torch_threads=torch.get_num_threads(),
                     bitwise_resume=resumes_bitwise(config, process.device),
+                    data=trainer.parts.train_set.fingerprint,
                 )
                 code = trainer.train()
             except Exception as error:

@@ -6,7 +6,6 @@ from dataclasses import astuple
 
 from launch.status.ledger import read_attempts, total
 from launch.studies.plan import Cell, Choices
-from launch.studies.scores import is_finished
 from trainer.runs.run_folder import RunFolder
 
 
@@ -18,15 +17,9 @@ def hours(run: RunFolder) -> float:
     return float(sum(astuple(total(attempts))))
 
 
-def mean_hours(runs: Mapping[Cell, RunFolder], spent: Mapping[Cell, float]) -> dict[Choices, float]:
-    """Return the device-hours of one run of each combination of which a run is finished.
-
-    Args:
-        runs: the runs.
-        spent: `hours` of each of them.
-    """
+def mean_hours(finished: Mapping[Cell, float]) -> dict[Choices, float]:
+    """Return the device-hours of one run of each combination, from those of the finished runs."""
     known: dict[Choices, list[float]] = {}
-    for cell, run in runs.items():
-        if is_finished(run):
-            known.setdefault(cell.choices, []).append(spent[cell])
+    for cell, spent in finished.items():
+        known.setdefault(cell.choices, []).append(spent)
     return {choices: statistics.fmean(of_seeds) for choices, of_seeds in known.items()}

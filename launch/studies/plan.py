@@ -157,23 +157,27 @@ def read_study(study: str | Path) -> Study:
         ) from None
 
 
-def with_budget(study: Study, device_hours: float | None, folder: Path) -> Study:
-    """Return the study with the budget that counts: the given one, that of the study, or that of its last report.
+def with_budget(
+    study: Study, device_hours: float | None, folder: Path, results: Iterable[Path] = ()
+) -> Study:
+    """Return the study with the budget that counts: the given one, that of the study, or that of an earlier report.
 
-    The last report counts because intervals for a fixed number of seeds would be wrong after seeds were added until a
+    Earlier reports count because intervals for a fixed number of seeds would be wrong after seeds were added until a
     claim was decided.
 
     Args:
         study: the study.
         device_hours: budget of this command. None: none is given.
         folder: folder of the study, with its last report if there is one.
+        results: reports of other places. They count after that of the folder.
 
     Raises:
         UserError: there are no claims that further seeds could decide.
     """
     if device_hours is None:
-        recorded = None if study.is_sequential else _recorded_budget(folder)
-        return study if recorded is None else study.model_copy(update={"device_hours": recorded})
+        recorded = map(_recorded_budget, (folder / "study.json", *results))
+        found = None if study.is_sequential else next((one for one in recorded if one is not None), None)
+        return study if found is None else study.model_copy(update={"device_hours": found})
     if not study.claims:
         raise UserError(
             "--device-hours pays for seeds until all claims are decided, but the study has no claims",
@@ -182,10 +186,10 @@ def with_budget(study: Study, device_hours: float | None, folder: Path) -> Study
     return study.model_copy(update={"device_hours": device_hours})
 
 
-def _recorded_budget(folder: Path) -> float | None:
-    """Return the budget in the last report of a study. None: there is no report, or the study was not sequential."""
+def _recorded_budget(report: Path) -> float | None:
+    """Return the budget in a report. None: there is no report, or the study was not sequential."""
     try:
-        budget = json.loads((folder / "study.json").read_text())["device_hours"]["budget"]
+        budget = json.loads(report.read_text())["device_hours"]["budget"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return None if budget is None else float(budget)

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
-from data_pipelines.formatting import quoted
+from data_pipelines.files import write_whole
+from data_pipelines.formatting import amount, quoted
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm.containers.mounts import container_of
@@ -16,6 +18,7 @@ from launch.slurm.submit import refused_by_slurm
 from launch.slurm.user_settings import slurm_defaults
 from launch.status.suspect_nodes import excluded_by_runs
 from launch.studies.plan import RENAMED_STUDIES, Cell, find_study, read_study, with_budget
+from launch.studies.results_elsewhere import REPORT, lost_runs, refuse_other_sets
 from launch.studies.scores import (
     EVALUATE_RUN,
     evaluate_finished,
@@ -23,6 +26,7 @@ from launch.studies.scores import (
     is_finished,
     require_evaluator,
     require_labels,
+    scores_of,
 )
 from launch.studies.study_report import report
 from launch.studies.study_runs import StudyRuns
@@ -41,6 +45,7 @@ def study(
     show: bool,
     exclude_suspects: bool = False,
     device_hours: float | None = None,
+    results: Sequence[Path] = (),
 ) -> int:
     """Train the unfinished runs, evaluate them, and report. Return the exit code.
 
@@ -53,31 +58,36 @@ def study(
         parallel: maximum number of array runs at the same time.
         show: whether to report only what is there.
         exclude_suspects: whether submitted runs exclude the nodes that are suspect by the failures of the study's runs.
-        device_hours: budget of a sequential study. None: that of the study or of its last report, if it has one.
+        device_hours: budget of a sequential study. None: that of the study or of an earlier report, if there is one.
+        results: files `study.json` of other places. Runs whose scores they list count as finished.
 
     Raises:
-        UserError: the study is not valid, jobs are running on it, or a problem would stop a run.
+        UserError: the study is not valid, a file does not fit it, jobs are running on it, or a problem would stop a
+            run.
     """
     folder = out or Path("studies") / _folder_name(name)
-    asked = with_budget(read_study(name), device_hours, folder)
+    asked = with_budget(read_study(name), device_hours, folder, results)
     defaults = slurm_defaults() if submit else None
-    runs = StudyRuns(asked, folder, overrides, defaults)
+    runs = StudyRuns(asked, folder, overrides, defaults, results)
     if exclude_suspects:
         excluded = excluded_by_runs(folder, next(iter(runs.configs.values())).slurm.exclude)
-        runs = StudyRuns(asked, folder, [*overrides, *excluded], defaults)
+        runs = StudyRuns(asked, folder, [*overrides, *excluded], defaults, results)
     for config in runs.configs.values():
         require_evaluator(asked, config)
     if show:
-        report(asked, runs.runs, folder, out=plain_console())
+        _warn(runs)
+        report(runs, out=plain_console())
         return 0
     refuse_live_jobs(runs.folder, runs.runs.values(), "this study", "--show")
     cells = runs.next_cells()
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:
         _queue(runs, cells, parallel)
-        report(asked, runs.runs, folder)
+        _warn(runs)
+        report(runs)
         return 0
     failed, done = [cell for cell, run in runs.runs.items() if not evaluate_finished(asked, run)], 0
+    _warn(runs)
     while cells := [cell for cell in runs.next_cells() if cell not in failed]:
         print(f"run {done + 1} of {done + len(cells)}: {cells[0].name}", flush=True)
         code = _train(runs, cells[0], nproc)
@@ -86,8 +96,8 @@ def study(
             return code
         done += 1
         failed += [cells[0]] if code or not evaluate_finished(asked, runs.runs[cells[0]]) else []
-        report(asked, runs.runs, folder)
-    report(asked, runs.runs, folder, out=plain_console())
+        report(runs)
+    report(runs, out=plain_console())
     if failed:
         names = "\n".join(f"  - {runs.runs[cell].path}" for cell in failed)
         raise UserError(
@@ -99,7 +109,7 @@ def study(
 
 
 def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, submit: bool) -> None:
-    """Raise a UserError if something would stop one of these runs."""
+    """Raise a UserError if something would stop one of these runs, or make it unlike those of other places."""
     one_of_each = {cell.choices: runs.configs[cell] for cell in cells}  # all seeds have the same problems
     for config in {c.data.train_names: c for c in one_of_each.values()}.values():  # open each dataset once
         require_labels(config)
@@ -108,6 +118,41 @@ def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, subm
         ranks = config.slurm.ranks if submit else nproc
         found += problems(config, ranks, new_runs=len(cells))
     refuse(found)
+    if cells:
+        refuse_other_sets(runs.elsewhere, runs.configs)
+
+
+def _warn(runs: StudyRuns) -> None:
+    """Print what the next report leaves out: scores of files that differ from those of this place, which count, and
+    runs of which only the last report is left. That report is kept."""
+    for cell, score in scores_of(runs.asked, runs.runs).items():
+        result = runs.elsewhere.get(cell)
+        if result is not None and result.score != score:
+            print(
+                f"warning: {runs.runs[cell].path} has the score {score}, but {result.file} lists {result.score}. "
+                "The run that was trained here counts",
+                file=sys.stderr,
+            )
+    if lost := lost_runs(runs.asked, runs.folder, runs.scores()):
+        kept = _keep_report(runs.folder)
+        print(
+            f"warning: {runs.folder / REPORT} lists {amount(len(lost), 'run', 'runs')} without a folder, such as "
+            f"{lost[0]}. The new report leaves them out. The old one is kept. To count them again, add "
+            f"--results {quoted(kept)}",
+            file=sys.stderr,
+        )
+
+
+def _keep_report(folder: Path) -> Path:
+    """Copy the report of a folder to the first free name, unless there is such a copy. Return the copy."""
+    content = (folder / REPORT).read_bytes()
+    for number in count(1):
+        path = folder / f"study.{number}.json"
+        if not path.exists():
+            write_whole(path, content)
+        if path.read_bytes() == content:
+            break
+    return path
 
 
 def _folder_name(name: str) -> str:

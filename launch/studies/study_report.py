@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +10,11 @@ from rich.table import Table
 
 from data_pipelines.files import write_whole
 from launch.studies.claims import Verdict, decide_claim
-from launch.studies.costs import hours, mean_hours
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
-from launch.studies.scores import scores_of
+from launch.studies.results_elsewhere import FACTS
 from launch.studies.statistics import Estimate, Row, table
-from trainer.runs.run_folder import RunFolder
+from launch.studies.study_runs import StudyRuns
 
 WORDS = "Means over seeds with 95 % intervals. Differences are paired by seed."
 """The note under the table."""
@@ -25,19 +23,19 @@ SEQUENTIAL_WORDS = (
 )
 
 
-def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Console | None = None) -> None:
+def report(runs: StudyRuns, out: Console | None = None) -> None:
     """Write the results of the finished runs as `study.json`, `study.md` and `study.png`, and print them."""
-    scores, by_run = scores_of(asked, runs), {cell: hours(run) for cell, run in runs.items()}
-    rows, costs, spent = table(asked, list(runs), scores), mean_hours(runs, by_run), sum(by_run.values())
+    asked, folder, scores, spent = runs.asked, runs.folder, runs.scores(), runs.spent()
+    rows, costs = table(asked, list(runs.runs), scores), runs.mean_hours()
     verdicts = [decide_claim(asked, claim, scores, costs) for claim in asked.claims]
-    words = _words(asked, spent)
+    words = _words(runs, spent)
     found = {
         "description": asked.description,
         "evaluator": asked.evaluator,
         "backbone": asked.backbone,
         "compare": asked.compare,
         "table": {"header": _header(asked), "rows": _lines(asked, rows), "words": words},
-        "runs": [{**dict(c.choices), "seed": c.seed, "score": scores.get(c)} for c in runs],
+        "runs": _runs_as_json(runs, scores),
         "device_hours": {"budget": asked.device_hours, "spent": spent},
         "rows": [_as_json(row) for row in rows],
         "claims": [_claim_as_json(one) for one in verdicts],
@@ -48,19 +46,35 @@ def report(asked: Study, runs: Mapping[Cell, RunFolder], folder: Path, out: Cons
     if scores:
         plot(asked, rows, scores, folder / "study.png")
     if out is not None:
-        _print(out, asked, rows, verdicts, len(scores), len(runs))
+        _print(out, asked, rows, verdicts, len(scores), len(runs.runs))
         out.print(words, soft_wrap=True)
         out.print(f"wrote {folder}/study.json, study.md" + (" and study.png" if scores else ""))
 
 
-def _words(asked: Study, spent: float) -> str:
-    """Return the note under the table: what the intervals mean, and what a sequential study has cost."""
-    if asked.device_hours is None:
-        return WORDS
-    return (
-        f"{SEQUENTIAL_WORDS} {spent:.2f} of {asked.device_hours:g} device-hours are used. "
-        "A claim gets further seeds until it is decided or the rest does not pay for another seed."
-    )
+def _words(runs: StudyRuns, spent: float) -> str:
+    """Return the note under the table: what the intervals mean, what a sequential study has cost, and which
+    results come from files."""
+    budget, words = runs.asked.device_hours, WORDS
+    if budget is not None:
+        words = (
+            f"{SEQUENTIAL_WORDS} {spent:.2f} of {budget:g} device-hours are used. "
+            "A claim gets further seeds until it is decided or the rest does not pay for another seed."
+        )
+    if counts := runs.counts_by_file():
+        each = ", ".join(f"{count} from {file}" for file, count in counts.items())
+        words += f" The results of {sum(counts.values())} of {len(runs.runs)} runs come from files: {each}."
+    return words
+
+
+def _runs_as_json(runs: StudyRuns, scores: Mapping[Cell, float]) -> list[dict[str, Any]]:
+    """Return the runs with what `--results` needs of them. An axis with the name of a fact hides the fact."""
+    spent = runs.hours()
+    found = []
+    for cell in runs.runs:
+        facts = zip(FACTS, (spent[cell], runs.settings[cell], runs.train_set(cell)), strict=True)
+        named = {**dict(cell.choices), "seed": cell.seed, "score": scores.get(cell)}
+        found.append({**named, **dict(facts), **named})
+    return found
 
 
 def _claim_as_json(found: Verdict) -> dict[str, Any]:

@@ -67,3 +67,14 @@ def test_a_study_is_queued_as_an_array_and_reported(jobs, tmp_path) -> None:
     ).is_file()  # where `status` looks for SLURM's words on how the job ended
     assert jobs.all4one(*command).code == 0
     assert all(one["score"] > 0 for one in json.loads((out / "study.json").read_text())["runs"])
+
+    study.write_text(study.read_text().replace("- 0\n", "- 0\n- 1\n"))
+    there = tmp_path / "there"
+    further = jobs.all4one(*command[:-1], there, "--submit", "--results", out / "study.json")
+    assert further.code == 0, further.out
+    assert "2 runs of" in further.words
+    assert sorted(path.name for path in there.glob("k=*")) == ["k=2,seed=1", "k=5,seed=1"]
+    listed = json.loads((there / "study.json").read_text())["runs"]
+    assert listed[:2] == json.loads((out / "study.json").read_text())["runs"]
+    for path in there.glob("k=*"):
+        assert jobs.all4one("cancel", path).code == 0

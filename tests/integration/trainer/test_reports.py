@@ -13,8 +13,9 @@ from tiny_runs import Runs
 
 from launch.figures import drawn_into
 from launch.report.charts import data_uri
-from launch.studies.plan import Cell, Study
+from launch.studies.plan import Study
 from launch.studies.study_report import report as write_study_report
+from launch.studies.study_runs import StudyRuns
 from trainer.runs.records import read_records
 from trainer.runs.run_folder import RunFolder
 
@@ -191,7 +192,6 @@ def test_a_study_comes_with_its_table_and_its_claims(
     runs: Runs, straight: str, browser: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    shutil.copytree(runs.path(straight).path, folder / "method=all4one,seed=0")
     claim = {"better": "all4one", "than": "barlow_twins"}
     grid = {"method": {"all4one": {}, "barlow_twins": {"method": {"name": "barlow_twins"}}}}
     asked = Study.model_validate(
@@ -204,8 +204,10 @@ def test_a_study_comes_with_its_table_and_its_claims(
             "claims": [claim],
         }
     )
-    cells = [Cell((("method", name),), 0) for name in grid["method"]]
-    write_study_report(asked, {cell: RunFolder(folder / cell.name) for cell in cells}, folder)
+    of_study = StudyRuns(asked, folder, [])
+    # The run has other settings than the study, so it comes after the check of the settings.
+    shutil.copytree(runs.path(straight).path, folder / "method=all4one,seed=0")
+    write_study_report(of_study)
     done = run("report", folder)
     assert done.code == 0, done.out
     page = require_whole(browser, folder / "report.html")

@@ -132,3 +132,43 @@ def test_a_study_of_another_set_is_refused(runs: Runs, tmp_path: Path) -> None:
     other = run("study", study, *settings(runs), "train.max_steps=1", "data.eval_resize=40", "--out", out)
     assert other.code == 2
     assert "started with settings that differ" in other.words
+
+
+def test_parts_that_were_trained_in_two_folders_are_combined(runs: Runs, tmp_path: Path) -> None:
+    files = []
+    for seed in range(SEEDS):
+        place = tmp_path / f"place_{seed}"
+        part = write_study(tmp_path / f"part_{seed}.yaml", runs, seeds=[seed])
+        done = run("study", part, *settings(runs), "--out", place)
+        assert done.code == 0, done.out
+        files.append(place / "study.json")
+    parts = [json.loads(file.read_text())["runs"] for file in files]
+    study, both = write_study(tmp_path / "study.yaml", runs), tmp_path / "both"
+    command = ("study", study, *settings(runs), "--out", both)
+    given = ("--results", files[0], "--results", files[1])
+    shown = run(*command, *given, "--show")
+    assert shown.code == 0, shown.out
+    assert "4 of 4 runs are evaluated" in shown.words
+    assert f"The results of 4 of 4 runs come from files: 2 from {files[0]}, 2 from {files[1]}." in shown.words
+    found = json.loads((both / "study.json").read_text())
+    assert found["runs"] == parts[0] + parts[1]
+    assert all(one["score"] > 0 and one["device_hours"] > 0 for one in found["runs"])
+    record = json.loads((runs.digits / "train" / "dataset.json").read_text())
+    assert {one["data"] for one in found["runs"]} == {record["fingerprint"]}
+    assert found["claims"][0]["difference"]["samples"] == SEEDS
+    shutil.rmtree(files[0].parent)
+    newest = ("--results", both / "study.json")  # the report alone is enough to go on, in its own folder too
+    whole = run(*command, *newest)
+    assert whole.code == 0, whole.out
+    assert "run 1 of" not in whole.out
+    assert json.loads((both / "study.json").read_text())["runs"] == found["runs"]
+    other_set = [*settings(runs), f"data.train={runs.digits}/validation"]
+    more = write_study(tmp_path / "more.yaml", runs, seeds=[*range(SEEDS), 7])
+    refused = run("study", more, *other_set, "--out", tmp_path / "third", *newest)
+    assert refused.code == 2
+    assert "the training set is not the one that the run method=all4one,seed=0 in" in refused.words
+    assert not (tmp_path / "third").exists()
+    assert "Traceback" not in refused.out
+    changed = run(*command, *newest, "--show", "optim.lr=0.5")
+    assert changed.code == 2
+    assert "undo the changes to the study, or leave the file out" in changed.words

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from studied_runs import finish, study
 
 from data_pipelines.errors import UserError
 from launch.studies.costs import hours
@@ -13,27 +13,8 @@ from launch.studies.study_report import report
 from launch.studies.study_runs import StudyRuns
 from trainer.runs.run_folder import create_run
 
-CLOSE, CLEAR = {"better": "a", "than": "b"}, {"better": "a", "than": "c"}
-GRID: dict[str, Any] = {"method": {"a": {}, "b": {"optim": {"lr": 1.0}}, "c": {"optim": {"lr": 2.0}}}}
 OF_SEED = {"a": [60.0, 61.0, 62.0], "b": [59.9, 61.2, 62.0], "c": [40.0, 41.0, 42.2]}
-"""Claims on these scores: CLEAR is decided, and CLOSE is not."""
-
-
-def study(**changed: Any) -> Study:
-    values = {"description": "a", "recipe": "digits_demo", "grid": GRID, "compare": "method"}
-    return Study.model_validate({**values, "claims": [CLOSE, CLEAR], "device_hours": 100, **changed})
-
-
-def finish(runs: StudyRuns, cell: Cell, score: float, seconds: float = 3600) -> None:
-    """Write the records of a run that has taken so long."""
-    run = create_run(runs.configs[cell], cell.name)
-    ledger = [
-        {"event": "start", "time": 1000.0, "attempt": 1, "world_size": 1},
-        {"event": "ready", "time": 1010.0, "attempt": 1, "step": 0},
-        {"event": "end", "time": 1000 + seconds, "attempt": 1, "reason": "finished", "step": 9},
-    ]
-    run.ledger.write_text("".join(json.dumps(record) + "\n" for record in ledger))
-    run.metrics.write_text(json.dumps({"kind": "eval", "step": 9, "knn_online": score / 100}) + "\n")
+"""Scores on which the claim of `a` and `c` is decided, and that of `a` and `b` is not."""
 
 
 def first_seeds(asked: Study, folder: Path, **seconds: float) -> StudyRuns:
@@ -109,7 +90,7 @@ def test_device_hours_are_those_of_status(tmp_path: Path) -> None:
 def test_the_report_tells_what_was_spent_and_what_an_open_claim_needs(tmp_path: Path) -> None:
     asked = study()
     runs = first_seeds(asked, tmp_path)
-    report(asked, runs.runs, tmp_path)
+    report(runs)
     found = json.loads((tmp_path / "study.json").read_text())
     assert found["device_hours"] == {"budget": 100, "spent": pytest.approx(9.0)}
     close, clear = found["claims"]
@@ -119,8 +100,7 @@ def test_the_report_tells_what_was_spent_and_what_an_open_claim_needs(tmp_path: 
     words = (tmp_path / "study.md").read_text()
     assert "9.00 of 100 device-hours are used" in words
     assert "for all numbers of seeds at once" in words
-    fixed = study(device_hours=None)
-    report(fixed, runs.runs, tmp_path)
+    report(StudyRuns(study(device_hours=None), tmp_path, []))
     assert "at once" not in (tmp_path / "study.md").read_text()
 
 
@@ -136,10 +116,10 @@ def test_a_budget_without_claims_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_that_was_sequential_stays_so_unless_it_gets_another_budget(tmp_path: Path) -> None:
     fixed = study(device_hours=None)
-    report(fixed, first_seeds(fixed, tmp_path).runs, tmp_path)
+    report(first_seeds(fixed, tmp_path))
     assert with_budget(fixed, None, tmp_path) is fixed
     asked = with_budget(fixed, 40.0, tmp_path)
-    report(asked, StudyRuns(asked, tmp_path, []).runs, tmp_path)
+    report(StudyRuns(asked, tmp_path, []))
     assert with_budget(fixed, None, tmp_path).device_hours == 40
     assert with_budget(fixed, 3.0, tmp_path).device_hours == 3
     assert with_budget(study(), None, tmp_path).device_hours == 100

@@ -9,7 +9,8 @@ from data_pipelines.errors import UserError
 from launch.studies.plan import Study, runs_of
 from launch.studies.scores import require_evaluator, require_labels, score
 from launch.studies.study_report import report
-from trainer.config.schema import parse
+from launch.studies.study_runs import StudyRuns
+from trainer.config.schema import Config, parse
 from trainer.runs.run_folder import RunFolder, create_run
 
 GRID = {"method": {"all4one": {}, "nnclr": {"method": {"name": "nnclr"}}}}
@@ -23,6 +24,10 @@ def study(**changed: Any) -> Study:
 def finished(folder: Path, **knn: float) -> RunFolder:
     """A run at its end, with such records of two evaluations."""
     (config,) = runs_of(study(grid={"method": {"all4one": {}}}), folder, []).values()
+    return finish(config, **knn)
+
+
+def finish(config: Config, **knn: float) -> RunFolder:
     run = create_run(config, "run")
     run.ledger.write_text(json.dumps({"event": "end", "reason": "finished"}) + "\n")
     records = [{"kind": "eval", "step": 0, "knn_online": 0.1}, {"kind": "eval", "step": 9, **knn}]
@@ -83,12 +88,10 @@ def test_a_training_set_without_labels_is_refused_before_hours_of_training(
 
 
 def test_half_a_study_is_json_that_everybody_reads(tmp_path: Path) -> None:
-    asked = study()
-    runs = {
-        cell: finished(tmp_path / dict(cell.choices)["method"], knn_online=0.5)
-        for cell in runs_of(asked, tmp_path / "out", [])
-    }
-    report(asked, runs, tmp_path / "out")
+    runs = StudyRuns(study(), tmp_path / "out", [])
+    for config in runs.configs.values():
+        finish(config, knn_online=0.5)
+    report(runs)
     text = (tmp_path / "out" / "study.json").read_text()
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert found["rows"][0]["score"] == {"mean": 50.0, "half": None, "samples": 1}
