@@ -19,7 +19,8 @@ class ParallelSettings(Settings):
     """Dtype in which gradients are averaged over the processes. bf16 halves the communication volume and rounds each
     gradient to 8 bits of precision. With `train.precision` fp64, gradients stay float64."""
     batch_norm: Literal["global", "rank"] = "global"
-    """Rows over which batch norm computes its batch statistics: those of the `global` batch, or of each `rank`."""
+    """Rows over which batch norm computes its batch statistics: those of the `global` batch, or of each `rank`.
+    The running statistics for evaluation are averaged over all processes in either case."""
     batch_norm_group: int = Field(0, ge=0)
     """Number of consecutive processes that share the batch statistics of a global batch norm. It must divide the number
     of processes. 0: all processes."""

@@ -171,6 +171,16 @@ class CrossRankBatchNormAct(CrossRankBatchNorm):
         return out
 
 
+def spans_all_ranks(norm: nn.Module) -> bool:
+    """Return whether a batch norm computes its statistics over the rows of all ranks."""
+    if world_size() == 1:
+        return True
+    if not isinstance(norm, CrossRankBatchNorm | nn.SyncBatchNorm):
+        return False
+    group: Any = norm.process_group
+    return dist.get_world_size(group) == world_size()
+
+
 def require_group(size: int, ranks: int) -> None:
     """Raise a UserError if `ranks` is not a multiple of the group size `size`. A size of 0 means one group of all
     ranks."""

@@ -12,11 +12,12 @@ GRADIENTS, KEYS, PREDICTIONS, BATCH_STATISTICS, SUMS, OTHER_MESSAGES = (
 )
 """Content of messages: predictions of all ranks with their gradients, batch statistics, and sums of losses over the
 batch."""
-STOP_CODES, VALUES, OBJECTS, DEEPSPEED = (
+STOP_CODES, VALUES, OBJECTS, DEEPSPEED, RUNNING_STATISTICS = (
     "stop codes",
     "recorded values",
     "small objects",
     "DeepSpeed's shards",
+    "running statistics",
 )
 """Content of further messages that a step may have. `profile` counts them as other messages."""
 KINDS = (
@@ -30,6 +31,7 @@ KINDS = (
     VALUES,
     OBJECTS,
     DEEPSPEED,
+    RUNNING_STATISTICS,
 )
 """All kinds. The number of a kind is its place here."""
 _SENDERS = {
@@ -47,6 +49,7 @@ _OTHER_SENDERS = {
     "trainer.distributed.process_group": STOP_CODES,
     "trainer.distributed.objects": OBJECTS,
     "trainer.engine.value_means": VALUES,
+    "trainer.engine.batch_statistics": RUNNING_STATISTICS,
 }
 _numbers: dict[int, tuple[CodeType, int]] = {}
 

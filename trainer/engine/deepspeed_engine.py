@@ -16,8 +16,9 @@ from trainer.distributed.gradient_buckets import GradientBuckets
 from trainer.distributed.loss_flag import LossFlag
 from trainer.distributed.rank_record import own_record
 from trainer.distributed.record_layout import Phase
+from trainer.engine.batch_statistics import BatchStatistics
 from trainer.engine.deepspeed_setup import deepspeed_config, initialize_deepspeed
-from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
+from trainer.engine.divergence_guard import Guard, GuardSettings
 from trainer.engine.lr_schedule import Schedule
 from trainer.engine.optimizers import freeze
 from trainer.engine.replicas import Comparison, StateKind, replicas_of
@@ -148,9 +149,11 @@ class Engine:
             if index == self.accumulation - 1:
                 values = {name: _mean(name, [p[name].float() for p in outputs]) for name in outputs[0]}
                 means = PendingMeans(values) if over_ranks else None
+                statistics = self._statistics.start_mean()
                 # The gradient is complete: clip it, and let the guard check it on the device.
                 norm = self._clip()
                 values = means.result() if means is not None else values
+                self._statistics.finish_mean(statistics)
                 before_update()
                 # That was the last message. If a peer is lost, what the messages brought may be wrong.
                 lost = self.loss_flag.read()

@@ -10,21 +10,18 @@ What is compared depends on the layout:
   lasts only until the next update, which sends the weights of each shard's owner to all ranks.
 - The optimizer's state is compared at stage 0. At stages 1 and 2 each part of it is on one rank, so there is nothing to
   compare it with.
-- Buffers are compared, except the running statistics of a batch norm that does not span all ranks
-  (`parallel.batch_norm=rank`, or `parallel.batch_norm_group`). Those differ by design.
+- Buffers are compared. Those with the running statistics of batch norms are equal too, because they are averaged
+  where a batch norm does not span all ranks.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.distributed.batch_norm import CrossRankBatchNorm
 from trainer.distributed.collectives import start_gather, world_size
 from trainer.distributed.digests import combined, digests
 from trainer.distributed.host_reading import HostReading
@@ -68,29 +65,9 @@ def replicas_of(method: Method, optimizer_state: Mapping[str, Tensor]) -> Replic
     found[StateKind.OPTIMIZER] = dict(optimizer_state)
     for name, parameter in method.named_parameters():
         found[StateKind.EMA if name.startswith("momentum.") else StateKind.WEIGHTS][name] = parameter
-    local = _statistics_of_some_ranks(method)
     for name, buffer in method.named_buffers():
-        if name not in local:
-            found[StateKind.QUEUE if name.startswith("queue.") else StateKind.BUFFERS][name] = buffer
+        found[StateKind.QUEUE if name.startswith("queue.") else StateKind.BUFFERS][name] = buffer
     return found
-
-
-def _statistics_of_some_ranks(module: nn.Module) -> set[str]:
-    """Return the names of running statistics that may differ between ranks, because no batch norm of all ranks updates
-    them."""
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, norm in module.named_modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not _spans_all_ranks(norm)
-        for name in ("running_mean", "running_var")
-    }
-
-
-def _spans_all_ranks(norm: nn.Module) -> bool:
-    if not isinstance(norm, CrossRankBatchNorm | nn.SyncBatchNorm):
-        return world_size() == 1
-    group: Any = norm.process_group
-    return world_size() == 1 or dist.get_world_size(group) == world_size()
 
 
 class Comparison:

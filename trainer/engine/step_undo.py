@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.engine.divergence_guard import BatchStatistics, Guard
+from trainer.engine.batch_statistics import BatchStatistics
+from trainer.engine.divergence_guard import Guard
 from trainer.methods import Method
 
 

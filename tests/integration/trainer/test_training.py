@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from tiny_runs import NO_EVALUATION
+from tiny_runs import NO_EVALUATION, ON_ANY_NUMBER_OF_RANKS
 
 
 def test_a_run_learns_records_and_finishes(runs, straight, command) -> None:
@@ -169,9 +169,11 @@ def test_a_flipped_byte_is_passed_over_and_said(runs, straight) -> None:
     runs.assert_same("flipped", straight)
 
 
-def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs, straight, digits) -> None:
-    name = "elastic"
-    shutil.copytree(runs.path(straight).path, runs.path(name).path)
+def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs, digits) -> None:
+    whole, name = "rigid", "elastic"
+    result = runs.train(whole, ON_ANY_NUMBER_OF_RANKS)
+    assert result.code == 0, result.out
+    shutil.copytree(runs.path(whole).path, runs.path(name).path)
     (runs.path(name).path / "ledger.jsonl").unlink()
     shutil.rmtree(runs.path(name).checkpoints / "step_00000014")
     (runs.path(name).checkpoints / "latest").write_text("step_00000012\n")
@@ -187,5 +189,5 @@ def test_resume_takes_another_world_size_and_refuses_another_meaning_or_set(runs
         json.loads((runs.path(name).checkpoints / "step_00000014" / "state.json").read_text())["world_size"]
         == 1
     )
-    losses = [[r["loss"] for r in runs.metrics(n) if r["kind"] == "train"] for n in (name, straight)]
+    losses = [[r["loss"] for r in runs.metrics(n) if r["kind"] == "train"] for n in (name, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -1,11 +1,9 @@
-import copy
 import math
 
 import pytest
 import torch
-from torch import nn
 
-from trainer.engine.divergence_guard import SETTLED, BatchStatistics, Guard, GuardSettings
+from trainer.engine.divergence_guard import SETTLED, Guard, GuardSettings
 
 CPU = torch.device("cpu")
 
@@ -60,41 +58,3 @@ def test_a_guard_goes_on_from_its_state_as_one_that_never_stopped() -> None:
     assert checked(whole, *norms)[split:] == checked(second, *norms[split:])
     assert second.state_dict() == whole.state_dict()
     assert second.skipped == 2
-
-
-def test_running_moments_are_put_back_only_after_a_broken_step() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5)
-    )
-    twin = copy.deepcopy(net)
-    statistics = BatchStatistics(net)
-    x = torch.randn(8, 3, 2, 2)
-    for broken in (False, True, False):
-        statistics.keep()
-        net(x * math.nan if broken else x)
-        statistics.restore(torch.tensor(float(broken)))
-        if not broken:
-            twin(x)
-    for name, buffer in twin.named_buffers():
-        if "num_batches" not in name:
-            assert torch.equal(dict(net.named_buffers())[name], buffer), name
-
-
-def test_running_moments_keep_their_names_and_can_be_loaded() -> None:
-    net = nn.Sequential(
-        nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False, track_running_stats=False)
-    )
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    statistics = BatchStatistics(net)
-    assert net.state_dict().keys() == before.keys()
-    net.load_state_dict({**before, "0.running_mean": torch.ones(3)})
-    statistics.keep()
-    net(torch.full((4, 3), math.inf))
-    statistics.restore(torch.tensor(1.0))
-    assert torch.equal(net.state_dict()["0.running_mean"], torch.ones(3))
-
-
-def test_a_network_without_batch_norm_has_nothing_to_put_back() -> None:
-    statistics = BatchStatistics(nn.Linear(2, 2))
-    statistics.keep()
-    statistics.restore(torch.ones((), device="meta"))  # copying it to the host, which would wait, is an error

@@ -9,8 +9,9 @@ from rank_processes import run_as_ranks
 from small_methods import SMALL
 from torch import Tensor
 
+from trainer.engine.batch_statistics import BatchStatistics
 from trainer.engine.deepspeed_engine import Engine
-from trainer.engine.divergence_guard import BatchStatistics, Guard, GuardSettings
+from trainer.engine.divergence_guard import Guard, GuardSettings
 from trainer.engine.step_undo import StepUndo
 from trainer.methods import Method
 from trainer.networks.backbones import BackboneSettings, build_backbone
