@@ -17,7 +17,7 @@ from launch.report.headline import key_figures
 from launch.report.page import Page, Section, render
 from launch.report.record_sections import record_sections, result_sections, section_of
 from launch.status.run_status import runs_at
-from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_folder import RunFolder, runs_below
 from trainer.visualization.projection import choose_way
 
 STUDY = "study.json"
@@ -41,8 +41,10 @@ def write_report(paths: Sequence[Path], out: Path | None, *, pictures: bool, how
     Raises:
         UserError: a folder contains no run, a study's file cannot be read, or the page cannot be written.
     """
-    runs = list({run.path.resolve(): run for path in paths for run in runs_at(path)}.values())
     study = _study(paths[0]) if len(paths) == 1 else None
+    # The results of a study may come from other places, and then it has no runs here.
+    folders = paths if study is None or runs_below(paths[0]) else ()
+    runs = list({run.path.resolve(): run for path in folders for run in runs_at(path)}.values())
     single = study is None and len(runs) == 1
     if how is not None:
         if not (single and pictures):
@@ -98,15 +100,16 @@ def _setting_sections(facts: RunFacts) -> Iterator[Section]:
 
 def _of_several(runs: Sequence[RunFolder], study: dict[str, Any] | None, paths: Sequence[Path]) -> Page:
     found, unread = try_read_facts(runs)
-    if not found:
+    if runs and not found:
         raise UserError(f"none of the {len(runs)} runs can be read:\n" + "\n".join(unread), where=paths[0])
-    sections = [
-        *(_of_study(study, paths[0]) if study else ()),
-        *section_of("Runs", tables.side_by_side(found)),
-        *([Section("Skipped", points=unread)] if unread else ()),
-        *_chart_sections(list(zip(_labels(found, study), found, strict=True))),
-        *section_of("Settings that differ", tables.other_settings(found)),
-    ]
+    sections = [*(_of_study(study, paths[0]) if study else ())]
+    if runs:
+        sections += [
+            *section_of("Runs", tables.side_by_side(found)),
+            *([Section("Skipped", points=unread)] if unread else ()),
+            *_chart_sections(list(zip(_labels(found, study), found, strict=True))),
+            *section_of("Settings that differ", tables.other_settings(found)),
+        ]
     names = [path.resolve().name for path in paths]
     title = " and ".join(names) if len(names) < 4 else f"{len(found)} runs"
     subtitle = study["description"] if study else f"{len(found)} runs side by side"

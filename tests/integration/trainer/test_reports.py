@@ -226,6 +226,14 @@ def test_a_study_comes_with_its_table_and_its_claims(
         "",
     ]
     assert titles(page, "#study > ul > li")[0].startswith("all4one is better than barlow_twins: not decided")
+    alone = tmp_path / "results_alone"  # its runs are in other places
+    alone.mkdir()
+    for name in ("study.json", "study.png"):
+        shutil.copy(folder / name, alone)
+    done = run("report", alone)
+    assert done.code == 0, done.out
+    page = require_whole(browser, alone / "report.html")
+    assert titles(page, "section > h2") == ["Study"]
     (folder / "study.json").write_text("{}")
     broken = run("report", folder)
     assert broken.code == 2

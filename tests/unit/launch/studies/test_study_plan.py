@@ -80,7 +80,9 @@ def test_every_kind_of_study_is_shipped() -> None:
         "positional_encoding",
         "batch_size",
     }
-    assert set(shipped_studies()) == {*kinds, "neighbor_variants"} | {f"imagenet100_{kind}" for kind in kinds}
+    long = {"low_dimension_10_epochs", "weak_augmentation_10_epochs"}
+    imagenet = {f"imagenet100_{kind}" for kind in kinds}
+    assert set(shipped_studies()) == {*kinds, "neighbor_variants"} | long | imagenet
 
 
 @pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here", "run={seed: 7}"])
