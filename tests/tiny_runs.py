@@ -31,13 +31,10 @@ TINY = (
     "metrics.health_every=7",
     "metrics.tensorboard=false",
     "train.precision=fp32",
-    "parallel.batch_norm=rank",
     "parallel.torch_threads=1",
     "method.feature_scope=global",
     "method.transformer_dropout=0",
 )
-ON_ANY_NUMBER_OF_RANKS = "parallel.batch_norm=global"
-"""For runs that learn the same on any number of ranks. It sends a hundred messages a step, half of a step's time."""
 NO_EVALUATION = "eval.every_epochs=0"
 """For runs whose metrics no test reads: an evaluation costs as much as several steps."""
 

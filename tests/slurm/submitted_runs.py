@@ -9,7 +9,7 @@ from typing import Any
 
 from commands import Result, run
 from slurm_cluster import Cluster
-from tiny_runs import ON_ANY_NUMBER_OF_RANKS, Runs
+from tiny_runs import Runs
 
 from launch.local.process_name import name_of_check, name_of_rank
 from trainer.runs.records import read_records
@@ -23,7 +23,6 @@ SHORT = (
     "parallel.torch_threads=1",
     "data.decode_threads=1",
     "data.executor=opencv",
-    ON_ANY_NUMBER_OF_RANKS,
 )
 
 BRIEF = "train.max_steps=24"

@@ -26,6 +26,22 @@ def test_ranks_killed_in_every_phase_redo_no_step_and_change_nothing(digits: Pat
     assert result["steps_redone"] == 0
 
 
+def test_running_statistics_that_a_survivor_saves_are_those_of_an_undisturbed_run(
+    digits: Path, tmp_path: Path
+) -> None:
+    """Each rank computes batch statistics of its own rows. The first rank, which writes checkpoints, is lost."""
+    results, plan = tmp_path / "results.json", [{"step": 7, "point": "after forward", "number": 0, "rank": 0}]
+    done = run_program(
+        ROOT / "benchmarks" / "lost_ranks.py",
+        *("--nproc", 2, "--steps", 12, "--data", digits, "--plan", json.dumps(plan), "--json", results),
+        *("--settings", "parallel.batch_norm=rank"),
+    )
+    assert results.exists(), done.out[-3000:]
+    result = json.loads(results.read_text())
+    assert result["bitwise"], done.out[-3000:]
+    assert (result["kills"], result["steps_redone"]) == (1, 0)
+
+
 def test_ranks_that_die_in_the_same_step_again_and_again_end_the_run(runs: Runs, tmp_path: Path) -> None:
     code, out = poisoned(runs, tmp_path, "lost_again", "os.kill(os.getpid(), signal.SIGKILL)", NO_EVALUATION)
     assert code == 128 + signal.SIGKILL, out

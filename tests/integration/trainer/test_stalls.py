@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 from file_server import FileServer, Request
-from tiny_runs import ON_ANY_NUMBER_OF_RANKS, STEPS, Runs
+from tiny_runs import STEPS, Runs
 
 from data_pipelines.loading.sample_order import SampleOrder
 from data_pipelines.settings import DataSettings
@@ -51,7 +51,6 @@ def test_a_rank_without_data_and_the_one_that_waits_for_it_say_so_and_the_run_go
             "data.shuffle_block=1",
             "run.seed=0",
             "eval.every_epochs=0",
-            ON_ANY_NUMBER_OF_RANKS,  # a rank waits for the other within its forward pass
             f"guard.stall_seconds={STALL_SECONDS}",
         )
         assert result.code == ExitCode.STALLED, result.out

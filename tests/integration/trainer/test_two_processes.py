@@ -3,13 +3,13 @@ from pathlib import Path
 
 import psutil
 import torch
-from tiny_runs import NO_EVALUATION, ON_ANY_NUMBER_OF_RANKS
+from tiny_runs import NO_EVALUATION
 
 
 def test_without_rounding_the_number_of_processes_changes_nothing(runs) -> None:
     names = {1: "alone", 2: "together"}
     for nproc, name in names.items():
-        result = runs.train(name, "train.precision=fp64", NO_EVALUATION, ON_ANY_NUMBER_OF_RANKS, nproc=nproc)
+        result = runs.train(name, "train.precision=fp64", NO_EVALUATION, nproc=nproc)
         assert result.code == 0, result.out
     one, two = (runs.tensors(name) for name in names.values())
     assert one["backbone.conv1.weight"].dtype == torch.float64

@@ -4,21 +4,18 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import ON_ANY_NUMBER_OF_RANKS
-
-STAGE_1 = ("parallel.zero_stage=1", ON_ANY_NUMBER_OF_RANKS)
 
 
 @pytest.fixture(scope="module")
 def shares(runs) -> str:
     """Name of a run at stage 1 that nothing disturbed."""
-    result = runs.train("shares", *STAGE_1)
+    result = runs.train("shares", "parallel.zero_stage=1")
     assert result.code == 0, result.out
     return "shares"
 
 
 def test_a_killed_run_at_stage_1_ends_bitwise_where_an_undisturbed_one_does(runs, shares) -> None:
-    process = runs.start(*runs.arguments("killed_shares", *STAGE_1), "--nproc", 2)
+    process = runs.start(*runs.arguments("killed_shares", "parallel.zero_stage=1"), "--nproc", 2)
     runs.wait_for_step("killed_shares", 6, process)
     runs.kill(process)
     assert (runs.path("killed_shares").checkpoints / "step_00000004").is_dir()
