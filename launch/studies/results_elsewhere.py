@@ -160,13 +160,8 @@ def lost_runs(asked: Study, folder: Path, scored: Iterable[Cell]) -> list[str]:
         return []
     if asked.grid.keys() & set(FACTS):
         return []
-    listed = [
-        ",".join(
-            f"{axis}={choice}" for axis, choice in [*(one.model_extra or {}).items(), ("seed", one.seed)]
-        )
-        for one in entries
-        if one.score is not None
-    ]
+    evaluated = [one for one in entries if one.score is not None]
+    listed = [Cell(tuple((one.model_extra or {}).items()), one.seed).name for one in evaluated]
     known = {cell.name for cell in scored}
     return [name for name in listed if name not in known and not RunFolder(folder / name).config.exists()]
 

@@ -12,7 +12,7 @@ from data_pipelines.files import write_whole
 from launch.studies.claims import Verdict, decide_claim
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
-from launch.studies.results_elsewhere import FACTS
+from launch.studies.results_elsewhere import FACTS, REPORT
 from launch.studies.statistics import Estimate, Row, table
 from launch.studies.study_runs import StudyRuns
 
@@ -41,7 +41,7 @@ def report(runs: StudyRuns, out: Console | None = None) -> None:
         "claims": [_claim_as_json(one) for one in verdicts],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "study.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / REPORT, (json.dumps(found, indent=1) + "\n").encode())
     write_whole(folder / "study.md", _markdown(asked, rows, verdicts, words).encode())
     if scores:
         plot(asked, rows, scores, folder / "study.png")
