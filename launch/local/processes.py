@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from data_pipelines.errors import UserError
+from launch.local.last_words import last_lines
 from launch.local.memory_kills import memory_kills, why_killed
 from launch.local.rank_processes import RankProcess, prepare, start_rank
 from launch.local.rank_records import RankRecords
@@ -24,7 +25,6 @@ from launch.local.watched_ranks import WatchedRanks, nodes_here
 from trainer.distributed.rendezvous import STORE_SOCKET
 from trainer.runs.end_reasons import ExitCode
 
-TAIL_LINES = 25
 HANDED_ON = {  # a closed terminal stops a run like SIGTERM
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
@@ -256,6 +256,6 @@ def _explain(process: RankProcess, rank: int, log: Path, kills: int | None) -> s
     if name:
         lines.append(f"rank {rank} was ended by {name}" + (why_killed(kills) if name == "SIGKILL" else ""))
     if rank and name != "SIGKILL":  # which leaves no last words
-        tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
+        tail = last_lines(log)
         lines += [f"rank {rank} failed. The last lines of {log}:", *(f"  {line}" for line in tail)]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
+from launch.local.last_words import last_words
 from launch.local.processes import Failure
 from launch.local.run_watch import RunWatch
 from trainer.checkpoints.store import CheckpointStore
@@ -20,7 +21,7 @@ MOST_RESTARTS = 3
 KILLS = {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 """Signals that end a rank without its will. Others ask it to stop."""
 _EXCEPTION = 1
-"""Exit code of Python after an exception that nobody caught."""
+"""Exit code of Python after an exception that nobody caught. Only after this error a restart may help."""
 
 
 class RunRecovery:
@@ -28,7 +29,7 @@ class RunRecovery:
 
     Ranks of which a signal has killed one start again until `MOST_RESTARTS` restarts in a row have saved no new step.
     After an exception they start again only if the attempt has saved a new step, because an exception usually comes
-    again in the same place.
+    again in the same place. After an error that the user must fix, they never start again.
 
     Args:
         run: the run that is trained.
@@ -60,10 +61,8 @@ class RunRecovery:
         saved, attempts = self._newest_step(), self._run.attempts()
         has_new_step = saved > self._saved
         if attempts > self._attempts and not self._has_end(attempts):
-            self._run.note(
-                "end", attempt=attempts, reason=reason, message=_short(failure.message), saved=saved
-            )
-        if reason == EndReason.ERROR and not has_new_step:
+            self._run.note("end", attempt=attempts, reason=reason, message=_short(failure), saved=saved)
+        if reason == EndReason.ERROR and not (failure.code == _EXCEPTION and has_new_step):
             return False
         self._in_vain = 0 if has_new_step else self._in_vain
         self._saved, self._attempts = saved, attempts
@@ -92,14 +91,16 @@ class RunRecovery:
         return CheckpointStore(self._run.checkpoints).newest_step()
 
 
-def _short(message: str) -> str:
-    """Return the first line of a message, and the last one if the first one announces it."""
-    first, *others = message.splitlines() or [""]
-    return f"{first} {others[-1].strip()}" if first.endswith(":") and others else first
+def _short(failure: Failure) -> str:
+    """Return the first line of the message on a failure. If it announces a rank's output, also the error in that."""
+    first, *output = failure.message.splitlines() or [""]
+    return f"{first} {last_words(output, failure.code)}".rstrip() if first.endswith(":") else first
 
 
 def _reason(code: int) -> EndReason | None:
-    """Return the reason in the ledger for the exit code of a failed rank. None: no restart helps."""
-    if code > 128 and code - 128 in KILLS:
-        return EndReason.KILLED
-    return {_EXCEPTION: EndReason.ERROR, ExitCode.LOST_PEER: EndReason.LOST_RANK}.get(code)
+    """Return the reason in the ledger for the exit code of a failed rank. None: the rank or SLURM records it."""
+    if code > 128:
+        return EndReason.KILLED if code - 128 in KILLS else None
+    if code == ExitCode.STALLED:
+        return None
+    return EndReason.LOST_RANK if code == ExitCode.LOST_PEER else EndReason.ERROR

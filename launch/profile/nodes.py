@@ -12,6 +12,7 @@ from rich.table import Table
 from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
+from launch.local.last_words import last_lines
 from launch.local.preflight import problems, refuse
 from launch.messages import print_error
 from launch.profile import profile_run
@@ -174,7 +175,7 @@ def _wait(job: str, nodes: int, run: RunFolder) -> None:
         time.sleep(LOOK_SECONDS)
     if not (run.path / "profile.json").exists():
         log = run.logs / "rank_0.log"
-        end = log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if log.exists() else []
+        end = last_lines(log, TAIL_LINES)
         raise UserError(
             "\n  ".join([f"job {job} on {nodes} nodes wrote no profile. Its state: {said}", *end]),
             where=run.logs,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from data_pipelines.log import LOGGER
+from launch.local.last_words import last_lines, last_words
 from launch.local.processes import Failure, Recovery
 from launch.local.run_watch import RunWatch
 from launch.local.supervision import Supervision
@@ -250,4 +251,5 @@ class Lead:
             return f"rank {rank} on {host} {LOST_NODE}: {self._others.lost[node]}"
         if code < 0:
             return f"rank {rank} on {host} was ended by {signal.Signals(-code).name}{seen.whys[rank]}"
-        return f"rank {rank} on {host} ended with code {code}: see rank_{rank}.log"
+        said = last_words(last_lines(self._agent.log_of(rank)), code)
+        return f"rank {rank} on {host} ended with code {code}: {said or f'see rank_{rank}.log'}"

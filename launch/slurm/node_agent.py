@@ -128,6 +128,10 @@ class NodeAgent:
         """Whether a signal has asked to stop."""
         return bool(self._forwarding.received)
 
+    def log_of(self, rank: int) -> Path:
+        """Return the file with a rank's output, which all nodes can read."""
+        return self._logs / f"rank_{rank}.log"
+
     def prepare(self) -> None:
         """Import what the ranks need, which takes seconds, unless that is done."""
         if not self.is_prepared:
@@ -165,8 +169,7 @@ class NodeAgent:
                 **named,
             }
             with theirs:
-                log = self._logs / f"rank_{rank}.log"
-                record = self._ranks.records.add(rank)
+                record, log = self._ranks.records.add(rank), self.log_of(rank)
                 process = start_rank(
                     self._module, self._arguments, variables, sockets=[theirs], record=record, log=log
                 )

@@ -68,8 +68,32 @@ def test_an_exception_starts_again_only_after_a_new_step(run: RunFolder) -> None
     ]
 
 
-@pytest.mark.parametrize("code", [ExitCode.USER_ERROR, ExitCode.STALLED, ExitCode.TERMINATED, 7])
-def test_other_ends_are_final(run: RunFolder, code: int) -> None:
+def test_an_error_of_another_rank_than_the_first_is_recorded_and_final(run: RunFolder) -> None:
+    message = (
+        "rank 1 failed. The last lines of rank_1.log:\n  loading\n  error: 9 samples are bad\n  verify them"
+    )
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        run.note("end", attempt=1, reason="lost a rank", message="Connection closed by peer")
+        assert not recovery.restarts(Failure(ExitCode.USER_ERROR, message))
+    end = read_ledger(run.ledger)[-1]
+    assert (end["reason"], end["saved"]) == ("error", 5)
+    assert end["message"] == "rank 1 failed. The last lines of rank_1.log: error: 9 samples are bad"
+
+
+def test_a_code_that_nobody_knows_is_an_error_and_final(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        assert not recovery.restarts(Failure(7, "rank 1 failed. The last lines of rank_1.log:"))
+    assert read_ledger(run.ledger)[-1]["reason"] == "error"
+
+
+@pytest.mark.parametrize("code", [ExitCode.STALLED, ExitCode.TERMINATED])
+def test_ends_that_others_record_are_final(run: RunFolder, code: int) -> None:
     with RunLock(run.path) as lock:
         recovery = RunRecovery(run, lock)
         begin(run)
