@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+MOST_CORES = "ALL4ONE_CORES"
+"""Variable with the most cores that a process may use, where several runs share this machine."""
 OWN_SHARE = 0.8
 """Share of a core's time that a thread must get for the core to count as its own."""
 LOOK_S = 0.15
@@ -16,12 +18,12 @@ LOOKS = 3
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use: by its affinity, and by the quotas of its cgroups."""
+    """Return the number of cores that this process may use: by its affinity, by the quotas of its cgroups, and by the
+    part that its starter has given it."""
     allowed = len(os.sched_getaffinity(0))
-    return max(
-        1,
-        min([allowed, *(int(quota) for quota in _quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]),
-    )
+    part = int(os.environ.get(MOST_CORES, allowed))
+    quotas = _quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min([allowed, part, *map(int, quotas)]))
 
 
 def cores_per_process() -> int:

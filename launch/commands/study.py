@@ -20,6 +20,13 @@ def study(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes of each run on this machine. Default: 1.")
     ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs to train at the same time on this machine, each on its part of the cores and GPUs. Default: 1.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder for the runs and the report. Default: studies/STUDY."),
@@ -45,14 +52,14 @@ def study(
     ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit the runs as a SLURM job array.")] = False,
     array_parallelism: Annotated[
-        int, typer.Option(min=1, help="Maximum number of runs at the same time.")
+        int, typer.Option(min=1, help="Maximum number of submitted runs at the same time.")
     ] = 256,
     slurm_options: SlurmOptions = NONE,
 ) -> None:
     """Test claims with a grid of runs: train the unfinished runs, and print which claims hold.
 
-    Without STUDY, list the shipped studies. Runs are trained one after the other. If the study is stopped, run the same
-    command again to resume it. Overrides apply to every run.
+    Without STUDY, list the shipped studies. If the study is stopped, run the same command again to resume it. Overrides
+    apply to every run.
 
     Example: all4one study objectives --nproc 2
     """
@@ -74,6 +81,11 @@ def study(
             "--nproc is for this machine, but --submit is for a cluster",
             fix="leave it out, or leave --submit out",
         )
+    if parallel and submit:
+        raise UserError(
+            "--parallel is for this machine, but --submit is for a cluster",
+            fix="use --array-parallelism, or leave --submit out",
+        )
     raise typer.Exit(
         run_study(
             name,
@@ -82,8 +94,9 @@ def study(
             out=out,
             submit=submit,
             exclude_suspects=slurm_options.exclude_suspects,
-            parallel=array_parallelism,
+            array_parallelism=array_parallelism,
             show=show,
+            parallel=parallel or 1,
             device_hours=device_hours,
             results=results or (),
         )

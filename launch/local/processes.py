@@ -5,8 +5,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -96,16 +96,8 @@ def launch(
         raise UserError(f"--nproc must be at least 1, not {nproc}")
     logs.mkdir(parents=True, exist_ok=True)
     open_standard_files()
-    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
-    heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
     ranks: list[RankProcess] = []
-    forwarder = SignalForwarder(ranks, on_stop)
-    previous = {number: signal.signal(number, forwarder) for number in heeded}
-    if may_heed:
-        # If a parent process has set it to be ignored, the kernel forgets how the ranks ended.
-        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
+    with signals_forwarded(ranks, on_stop) as forwarder:
         while True:
             end = _run(module, arguments, nproc, logs, ranks, forwarder, recovery)
             if isinstance(end, int):
@@ -113,9 +105,6 @@ def launch(
             if recovery is None or not recovery.restarts(end):
                 print(end.message, file=sys.stderr)
                 return end.code
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _run(
@@ -216,17 +205,40 @@ def _start_one(
         )
 
 
-class SignalForwarder:
-    """Forwards a signal to every rank. The third signal kills the ranks at once, even in a hung collective."""
+@contextmanager
+def signals_forwarded(processes: Sequence[RankProcess], on_stop: str) -> Iterator["SignalForwarder"]:
+    """Return a context in which signals that ask to stop are forwarded to processes. Under nohup, SIGHUP is not.
 
-    def __init__(self, ranks: list[RankProcess], on_stop: str) -> None:
-        self._ranks, self._on_stop, self._times = ranks, on_stop, 0
+    Args:
+        processes: the processes. Their number may change meanwhile.
+        on_stop: message printed when the first signal asks to stop.
+    """
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    may_heed = threading.current_thread() is threading.main_thread()  # Python's rule for signal handlers
+    heeded = [number for number in HANDED_ON if may_heed and not (under_nohup and number == signal.SIGHUP)]
+    forwarder = SignalForwarder(processes, on_stop)
+    previous = {number: signal.signal(number, forwarder) for number in heeded}
+    if may_heed:
+        # If a parent process has set it to be ignored, the kernel forgets how the processes ended.
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield forwarder
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class SignalForwarder:
+    """Forwards a signal to every process. The third signal kills them at once, even in a hung collective."""
+
+    def __init__(self, processes: Sequence[RankProcess], on_stop: str) -> None:
+        self._processes, self._on_stop, self._times = processes, on_stop, 0
         self.first: int | None = None
         """The first signal that came."""
 
     @property
     def has_killed(self) -> bool:
-        """Whether the ranks were killed because the user asked three times."""
+        """Whether the processes were killed because the user asked three times."""
         return self._times >= 3
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -234,7 +246,7 @@ class SignalForwarder:
         self._times += 1
         self.first = self.first or number
         handed_on = HANDED_ON[signal.Signals(number)] if self._times < 3 else signal.SIGKILL
-        for process in self._ranks:
+        for process in self._processes:
             if process.poll() is None:
                 with suppress(ProcessLookupError):  # the signal came while its end was being noted
                     os.kill(process.pid, handed_on)

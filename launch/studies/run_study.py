@@ -9,6 +9,7 @@ from data_pipelines.console import plain_console
 from data_pipelines.errors import UserError
 from data_pipelines.files import write_whole
 from data_pipelines.formatting import amount, quoted
+from launch.local.machine_parts import machine_parts
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
 from launch.slurm.containers.mounts import container_of
@@ -28,6 +29,7 @@ from launch.studies.scores import (
     require_labels,
     scores_of,
 )
+from launch.studies.side_by_side import SideBySide
 from launch.studies.study_report import report
 from launch.studies.study_runs import StudyRuns
 from trainer.runs.end_reasons import STOPPED
@@ -41,8 +43,9 @@ def study(
     nproc: int,
     out: Path | None,
     submit: bool,
-    parallel: int,
+    array_parallelism: int,
     show: bool,
+    parallel: int = 1,
     exclude_suspects: bool = False,
     device_hours: float | None = None,
     results: Sequence[Path] = (),
@@ -55,8 +58,9 @@ def study(
         nproc: processes of each run on this machine.
         out: folder of the runs and of the report. None: `studies/NAME`.
         submit: whether to submit the unfinished runs as a job array instead of training them here.
-        parallel: maximum number of array runs at the same time.
+        array_parallelism: maximum number of runs of the job array at the same time.
         show: whether to report only what is there.
+        parallel: number of runs to train at the same time on this machine.
         exclude_suspects: whether submitted runs exclude the nodes that are suspect by the failures of the study's runs.
         device_hours: budget of a sequential study. None: that of the study or of an earlier report, if there is one.
         results: files `study.json` of other places. Runs whose scores they list count as finished.
@@ -79,24 +83,20 @@ def study(
         report(runs, out=plain_console())
         return 0
     refuse_live_jobs(runs.folder, runs.runs.values(), "this study", "--show")
+    parts = machine_parts(parallel, nproc) if parallel > 1 else []
     cells = runs.next_cells()
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:
-        _queue(runs, cells, parallel)
+        _queue(runs, cells, array_parallelism)
         _warn(runs)
         report(runs)
         return 0
-    failed, done = [cell for cell, run in runs.runs.items() if not evaluate_finished(asked, run)], 0
+    failed = [cell for cell, run in runs.runs.items() if not evaluate_finished(asked, run)]
     _warn(runs)
-    while cells := [cell for cell in runs.next_cells() if cell not in failed]:
-        print(f"run {done + 1} of {done + len(cells)}: {cells[0].name}", flush=True)
-        code = _train(runs, cells[0], nproc)
-        if code in STOPPED:
-            print("resume the study with the same command")
-            return code
-        done += 1
-        failed += [cells[0]] if code or not evaluate_finished(asked, runs.runs[cells[0]]) else []
-        report(runs)
+    failed, code = SideBySide(runs, nproc, parts).train(failed) if parts else _one_by_one(runs, nproc, failed)
+    if code:
+        print("resume the study with the same command")
+        return code
     report(runs, out=plain_console())
     if failed:
         names = "\n".join(f"  - {runs.runs[cell].path}" for cell in failed)
@@ -106,6 +106,23 @@ def study(
             fix="fix the problems and run the command again",
         )
     return 0
+
+
+def _one_by_one(runs: StudyRuns, nproc: int, failed: Sequence[Cell]) -> tuple[list[Cell], int]:
+    """Train and evaluate the unfinished runs one after the other. Those that failed are not started.
+
+    Returns the runs that failed, and the exit code if a signal asked to stop, otherwise 0.
+    """
+    failed, done = list(failed), 0
+    while cells := [cell for cell in runs.next_cells() if cell not in failed]:
+        print(f"run {done + 1} of {done + len(cells)}: {cells[0].name}", flush=True)
+        code = _train(runs, cells[0], nproc)
+        if code in STOPPED:
+            return failed, code
+        done += 1
+        failed += [cells[0]] if code or not evaluate_finished(runs.asked, runs.runs[cells[0]]) else []
+        report(runs)
+    return failed, 0
 
 
 def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, submit: bool) -> None:

@@ -2,12 +2,18 @@
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from commands import run
 from tiny_runs import TINY, Runs
+
+from trainer.runs.records import read_ledger
+from trainer.runs.run_folder import RunFolder
+from trainer.runs.run_lock import living_holder
 
 SEEDS = 2
 
@@ -70,6 +76,53 @@ def test_a_study_is_trained_and_half_of_it_can_be_read(runs: Runs, tmp_path: Pat
     assert (found["claims"][0]["verdict"], found["claims"][0]["difference"]["samples"]) == ("not held", 3)
     decided = run(*command, "--device-hours", 10)
     assert "run 1 of" not in decided.out
+
+
+def test_runs_at_the_same_time_are_those_of_one_after_the_other(runs: Runs, tmp_path: Path) -> None:
+    out, study = (
+        tmp_path / "out",
+        write_study(tmp_path / "study.yaml", runs, evaluator="linear_fast", seeds=[0]),
+    )
+    command = ("study", study, *settings(runs), "eval.every_epochs=0", "--out", out, "--parallel", 2)
+    refused = run(*command[:-1], 10_000)
+    assert refused.code == 2
+    assert "--parallel" in refused.words
+    process = runs.start(*command)
+    first = out / "method=all4one,seed=0"
+    while not any(r["event"] == "ready" for r in read_ledger(RunFolder(first).ledger)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "resume the study with the same command" in output
+    assert not any(living_holder(folder) for folder in out.glob("method=*"))
+    done = run(*command)
+    assert done.code == 0, done.out
+    assert f"all4one status {out}" in done.words
+    alone = tmp_path / "alone"
+    other = run("study", study, *settings(runs), "eval.every_epochs=0", "--out", alone)
+    assert other.code == 0, other.out
+    here, there = (json.loads((folder / "study.json").read_text()) for folder in (out, alone))
+    scores = [one["score"] for one in here["runs"]]
+    assert None not in scores
+    assert scores == [one["score"] for one in there["runs"]]
+
+
+def test_a_run_that_fails_beside_others_is_told_and_stops_none(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    bad = {"optim": {"lr": 1e30}, "guard": {"max_skips": 1, "max_rollbacks": 0}}
+    grid = {"method": {"all4one": {}, "bad": bad}}
+    claims = [{"better": "all4one", "than": "bad"}]
+    study = write_study(tmp_path / "study.yaml", runs, seeds=[0], grid=grid, claims=claims)
+    result = run("study", study, *settings(runs), "--out", out, "--parallel", 2)
+    assert result.code == 2, result.out
+    assert "method=bad,seed=0 failed. The last lines of" in result.words
+    assert "1 of 2 runs failed" in result.words
+    assert "method=all4one,seed=0: finished, " in result.words
+    found = {one["method"]: one["score"] for one in json.loads((out / "study.json").read_text())["runs"]}
+    assert found["bad"] is None
+    assert found["all4one"] > 0
 
 
 def test_what_would_compare_the_unequal_or_fail_says_so(runs: Runs, tmp_path: Path) -> None:
