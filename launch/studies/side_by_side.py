@@ -60,14 +60,14 @@ class SideBySide:
         self._failed = list(failed)
         print(f"progress of all runs: all4one status {quoted(self._runs.folder)}", flush=True)
         with signals_forwarded(self._processes, _ON_STOP) as forwarder:
-            while True:
-                if forwarder.first is None:
-                    self._fill()
-                if not self._training:
-                    break
+            self._fill()
+            while self._training:
                 time.sleep(LOOK_SECONDS)
-                for one in [one for one in self._training if one.process.poll() is not None]:
+                ended = [one for one in self._training if one.process.poll() is not None]
+                for one in ended:
                     self._ended(one, stopping=forwarder.first is not None)
+                if ended and forwarder.first is None:
+                    self._fill()
         asked = forwarder.first
         return self._failed, 0 if asked is None else 128 + HANDED_ON[signal.Signals(asked)]
 
@@ -75,16 +75,17 @@ class SideBySide:
         """Start runs on the parts of this machine that are free."""
         busy = {one.cell for one in self._training}
         waiting = [cell for cell in self._runs.next_cells() if cell not in busy and cell not in self._failed]
+        total = self._begun + len(waiting)
         for cell, part in zip(waiting, list(self._free), strict=False):
             self._free.remove(part)
-            self._start(cell, part, of=self._begun + len(waiting))
+            self._start(cell, part, total)
 
-    def _start(self, cell: Cell, part: Mapping[str, str], of: int) -> None:
+    def _start(self, cell: Cell, part: Mapping[str, str], total: int) -> None:
         run, asked = self._runs.runs[cell], self._runs.asked
         if not run.config.exists():
             create_run(self._runs.configs[cell], cell.name)
         self._begun += 1
-        print(f"run {self._begun} of {of}: {cell.name}", flush=True)
+        print(f"run {self._begun} of {total}: {cell.name}", flush=True)
         output = open_log(run.path / OUTPUT)
         try:
             process = subprocess.Popen(

@@ -119,6 +119,9 @@ def test_a_run_that_fails_beside_others_is_told_and_stops_none(runs: Runs, tmp_p
     assert result.code == 2, result.out
     assert "method=bad,seed=0 failed. The last lines of" in result.words
     assert "1 of 2 runs failed" in result.words
+    assert {"run 1 of 2: method=all4one,seed=0", "run 2 of 2: method=bad,seed=0"} <= set(
+        result.out.splitlines()
+    )
     assert "method=all4one,seed=0: finished, " in result.words
     found = {one["method"]: one["score"] for one in json.loads((out / "study.json").read_text())["runs"]}
     assert found["bad"] is None
