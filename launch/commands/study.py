@@ -24,7 +24,7 @@ def study(
         int | None,
         typer.Option(
             min=1,
-            help="Runs to train at the same time on this machine, each on its part of the cores and GPUs. Default: 1.",
+            help="Runs to train at once on this machine, each on its part of the cores and GPUs. Default: 1.",
         ),
     ] = None,
     out: Annotated[

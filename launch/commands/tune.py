@@ -50,19 +50,26 @@ def tune(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes of each trial on this machine. Default: 1.")
     ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials to train at once on this machine, each on its part of the cores and GPUs. Default: 1.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the search. Default: searches/CONFIG."),
     ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit the trials as a SLURM job array.")] = False,
     array_parallelism: Annotated[
-        int, typer.Option(min=1, help="Maximum number of trials at the same time.")
+        int, typer.Option(min=1, help="Maximum number of submitted trials at the same time.")
     ] = 4,
     slurm_options: SlurmOptions = NONE,
 ) -> None:
     """Search for good settings with Optuna. Each trial is a run, and the sampler learns from those before it.
 
-    Trials are trained one after the other, or as a job array that draws the settings of each trial when its job starts.
+    Trials are trained here, or as a job array that draws the settings of each trial when its job starts.
     If the search is stopped, run the same command again to continue it. A larger --trials adds trials.
 
     Example: all4one tune cifar10 --search optim.lr=0.1..3.0:log --search method.temperature=0.1,0.2 --trials 20
@@ -78,6 +85,11 @@ def tune(
         raise UserError(
             "--nproc is for this machine, but --submit is for a cluster",
             fix="leave it out, or leave --submit out",
+        )
+    if parallel and submit:
+        raise UserError(
+            "--parallel is for this machine, but --submit is for a cluster",
+            fix="use --array-parallelism, or leave --submit out",
         )
     with collector_paused():
         from launch.tuning.run_search import recipe_place
@@ -100,7 +112,8 @@ def tune(
             nproc=nproc or 1,
             submit=submit,
             slurm_overrides=slurm_options.overrides,
-            parallel=array_parallelism,
+            array_parallelism=array_parallelism,
+            parallel=parallel or 1,
         )
     )
 

@@ -1,7 +1,7 @@
 """`all4one study`: train the unfinished runs of a study, here or as a job array, and report the results."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from data_pipelines.formatting import amount, quoted
 from launch.local.machine_parts import machine_parts
 from launch.local.preflight import problems, refuse
 from launch.local.runs import resume_run
+from launch.local.side_by_side import SideBySide, print_failure
 from launch.slurm.containers.mounts import container_of
 from launch.slurm.live_jobs import refuse_live_jobs
 from launch.slurm.submission import SlurmSubmission
@@ -29,11 +30,13 @@ from launch.studies.scores import (
     require_labels,
     scores_of,
 )
-from launch.studies.side_by_side import SideBySide
 from launch.studies.study_report import report
 from launch.studies.study_runs import StudyRuns
 from trainer.runs.end_reasons import STOPPED
 from trainer.runs.run_folder import create_run
+
+TRAIN_RUN = "launch.studies.train_run"
+"""The module that trains and evaluates a run beside others."""
 
 
 def study(
@@ -93,7 +96,7 @@ def study(
         return 0
     failed = [cell for cell, run in runs.runs.items() if not evaluate_finished(asked, run)]
     _warn(runs)
-    failed, code = SideBySide(runs, nproc, parts).train(failed) if parts else _one_by_one(runs, nproc, failed)
+    failed, code = _side_by_side(runs, nproc, parts, failed) if parts else _one_by_one(runs, nproc, failed)
     if code:
         print("resume the study with the same command")
         return code
@@ -123,6 +126,44 @@ def _one_by_one(runs: StudyRuns, nproc: int, failed: Sequence[Cell]) -> tuple[li
         failed += [cells[0]] if code or not evaluate_finished(runs.asked, runs.runs[cells[0]]) else []
         report(runs)
     return failed, 0
+
+
+def _side_by_side(
+    runs: StudyRuns, nproc: int, parts: Sequence[Mapping[str, str]], failed: Sequence[Cell]
+) -> tuple[list[Cell], int]:
+    """Train and evaluate the unfinished runs, some at the same time. Arguments and result as for `_one_by_one`."""
+    failed, begun, asked = list(failed), 0, runs.asked
+    print(f"progress of all runs: all4one status {quoted(runs.folder)}", flush=True)
+    with SideBySide(parts) as beside:
+        while True:
+            training = [run.path for run in beside.runs]
+            waiting = [
+                cell
+                for cell in runs.next_cells()
+                if cell not in failed and runs.runs[cell].path not in training
+            ]
+            total = begun + len(waiting)
+            while waiting and beside.has_room:
+                cell = waiting.pop(0)
+                begun += 1
+                print(f"run {begun} of {total}: {cell.name}", flush=True)
+                run = runs.runs[cell]
+                if not run.config.exists():
+                    create_run(runs.configs[cell], cell.name)
+                beside.start(run, TRAIN_RUN, str(run.path), str(nproc), asked.evaluator, asked.backbone)
+            if not beside.runs:
+                return failed, beside.stop_code
+            for run, code in beside.wait():
+                cell = next(cell for cell, one in runs.runs.items() if one.path == run.path)
+                if code and not beside.stop_code:
+                    failed.append(cell)
+                    print_failure(run)
+                elif not code:
+                    found = runs.scores().get(cell)
+                    print(
+                        f"{cell.name}: finished" + ("" if found is None else f", {found:.2f} %"), flush=True
+                    )
+            report(runs)
 
 
 def _refuse_problems(runs: StudyRuns, cells: Sequence[Cell], nproc: int, *, submit: bool) -> None:

@@ -1,22 +1,21 @@
 """`all4one tune`: train the trials of a search, here or as a job array."""
 
-import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
 from data_pipelines.formatting import quoted
+from launch.local.machine_parts import machine_parts
 from launch.local.preflight import problems, refuse
-from launch.local.rank_processes import module_command
-from launch.local.runs import check, resume_run
-from launch.messages import print_error
+from launch.local.runs import check
+from launch.local.side_by_side import SideBySide, print_failure
 from launch.slurm.containers.mounts import container_of
 from launch.slurm.live_jobs import refuse_live_jobs
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.user_settings import slurm_defaults
+from launch.tuning.run_trial import WATCH, draw_settings, run_trial
 from launch.tuning.search import Asked, Search
 from launch.tuning.search_space import read_space
 from launch.tuning.trial_settings import config_of_trial, refuse_unfit
@@ -27,7 +26,7 @@ from trainer.config.schema import Config
 from trainer.runs.end_reasons import STOPPED
 from trainer.runs.run_folder import RunFolder
 
-BEGIN, WATCH = "launch.tuning.begin_trial", "launch.tuning.watch_trial"
+BEGIN, TRAIN = "launch.tuning.begin_trial", "launch.tuning.train_trial"
 
 
 def tune(
@@ -37,7 +36,8 @@ def tune(
     nproc: int,
     submit: bool,
     slurm_overrides: Sequence[str],
-    parallel: int,
+    array_parallelism: int,
+    parallel: int = 1,
 ) -> int:
     """Begin a search or go on with it. Returns the exit code.
 
@@ -45,9 +45,10 @@ def tune(
         asked: what the search varies, and what for.
         folder: folder of the search. None: `searches/RECIPE`.
         nproc: number of processes of each trial on this machine.
-        submit: whether the trials are elements of a job array. Otherwise they are trained here, one after the other.
+        submit: whether the trials are elements of a job array. Otherwise they are trained here.
         slurm_overrides: `key=value` settings of the job, which may differ whenever the search goes on.
-        parallel: maximum number of trials of the array at a time.
+        array_parallelism: maximum number of trials of the array at a time.
+        parallel: number of trials to train at the same time on this machine.
 
     Raises:
         UserError: something would stop a trial, or the trials have failed.
@@ -62,13 +63,19 @@ def tune(
         refuse(problems(checked, config.slurm.ranks, new_runs=asked.trials))
     else:
         check(checked, nproc, new_runs=asked.trials)
+    parts = machine_parts(parallel, nproc) if parallel > 1 else []
     search = Search.begin(folder, asked)
     refuse_live_jobs(folder, search.all_trials, "this search", f"`all4one trials {quoted(folder)}`")
     left = [run for run in search.all_trials if not has_ended(run)]
     if submit and left:
-        _queue(search, left, config, parallel)
+        _queue(search, left, config, array_parallelism)
         return 0
-    return _train(search, left, nproc)
+    failed, code = _side_by_side(search, left, nproc, parts) if parts else _one_by_one(search, left, nproc)
+    if code:
+        print("continue the search with the same command")
+        return code
+    _report(search, failed)
+    return 0
 
 
 def _queue(search: Search, left: Sequence[RunFolder], config: Config, parallel: int) -> None:
@@ -102,25 +109,51 @@ def _queue(search: Search, left: Sequence[RunFolder], config: Config, parallel: 
     )
 
 
-def _train(search: Search, left: Sequence[RunFolder], nproc: int) -> int:
-    """Train trials one after the other. Returns the exit code."""
-    space, failed = read_space(search.asked.space), list[RunFolder]()
+def _one_by_one(search: Search, left: Sequence[RunFolder], nproc: int) -> tuple[list[RunFolder], int]:
+    """Train trials one after the other. Returns those that failed, and the exit code if a signal asked to stop,
+    otherwise 0."""
+    failed = list[RunFolder]()
     for run in left:
-        number = search.number_of(run)
-        trials = Trials(search, number)
-        trials.settle()
-        overrides = trials.ask(number, space)
-        print(f"{run.path.name} of {search.asked.trials} trials: {' '.join(overrides)}", flush=True)
-        if not run.attempts():  # a trial that was only queued has no settings of its own
-            run.logs.mkdir(parents=True, exist_ok=True)
-            run.write_config(config_of_trial(search, run, overrides).with_absolute_paths())
-        code = _train_one(search, run, nproc)
+        draw_settings(search, run)
+        code = run_trial(search, run, nproc)
         if code in STOPPED and not run.pruned.exists():
-            print("continue the search with the same command")
-            return code
+            return failed, code
         if code and code not in STOPPED:
-            trials.fail(number)
             failed.append(run)
+            _tell_failure(search, run)
+    return failed, 0
+
+
+def _side_by_side(
+    search: Search, left: Sequence[RunFolder], nproc: int, parts: Sequence[Mapping[str, str]]
+) -> tuple[list[RunFolder], int]:
+    """Train trials, some at the same time. Returns those that failed, and the exit code if a signal asked to stop,
+    otherwise 0."""
+    waiting, failed = deque(left), list[RunFolder]()
+    print(f"progress of all trials: all4one status {quoted(search.folder)}", flush=True)
+    with SideBySide(parts) as beside:
+        while waiting or beside.runs:
+            while waiting and beside.has_room:
+                run = waiting.popleft()
+                draw_settings(search, run)
+                beside.start(run, TRAIN, str(run.path), str(nproc))
+            for run, code in beside.wait():
+                if code and not beside.stop_code and not run.pruned.exists():
+                    failed.append(run)
+                    _tell_failure(search, run)
+                    print_failure(run)
+            if beside.stop_code and not beside.runs:
+                break
+        return failed, beside.stop_code
+
+
+def _tell_failure(search: Search, run: RunFolder) -> None:
+    number = search.number_of(run)
+    Trials(search, number).fail(number)
+
+
+def _report(search: Search, failed: Sequence[RunFolder]) -> None:
+    """Print the trials. Raises a UserError if some have failed."""
     show(search, as_json=False)
     if failed:
         names = "\n".join(f"  - {run.path}" for run in failed)
@@ -129,42 +162,6 @@ def _train(search: Search, left: Sequence[RunFolder], nproc: int) -> int:
             where=search.folder,
             fix="read their output. The same command tries them again",
         )
-    return 0
-
-
-def _train_one(search: Search, run: RunFolder, nproc: int) -> int:
-    """Train one trial from its current state. Returns the exit code."""
-    try:
-        with _watched(search, run):
-            return resume_run(run.path, [], nproc)
-    except KeyboardInterrupt:
-        if not run.pruned.exists():
-            raise
-        return STOPPED[0]  # the watcher's signal came when the processes had just ended
-    except UserError as error:
-        print_error(error)
-        return 2
-
-
-@contextmanager
-def _watched(search: Search, run: RunFolder) -> Iterator[None]:
-    """Watch a trial from another process, if the search stops those that fall behind.
-
-    A thread would not do, because a process with threads cannot fork safely.
-    """
-    if not search.asked.prune:
-        yield
-        return
-    watcher = subprocess.Popen(
-        module_command(WATCH, str(run.path), str(os.getpid())),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        watcher.kill()
-        watcher.wait()
 
 
 def recipe_place(recipe: str) -> str:

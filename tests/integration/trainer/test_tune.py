@@ -1,6 +1,8 @@
 """Searches whose trials really train."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,35 @@ def test_a_search_that_is_stopped_goes_on_with_the_same_trials(settings: list[st
     other = run(*asked, "--trials", 3, "--seed", 1)
     assert other.code == 2
     assert "begun with other values of seed" in other.words
+
+
+def test_trials_train_at_the_same_time_and_a_stopped_search_goes_on(
+    runs: Runs, settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "search"
+    asked = (
+        *("tune", *settings, *QUICK, "--search", "optim.lr=0.01,0.1,1e30", "--sampler", "random"),
+        *("--out", folder, "--trials", 3, "--seed", 5, "--parallel", 2),
+        *("guard.max_skips=1", "guard.max_rollbacks=0"),
+    )
+    process = runs.start(*asked)
+    while not all((folder / f"trial_{number:03d}" / "output.log").exists() for number in range(2)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "continue the search with the same command" in output
+    drawn = [RunFolder(folder / f"trial_{number:03d}").read_config().optim.lr for number in range(2)]
+    done = run(*asked)
+    found = trials(folder)
+    assert {str(one["run"]) for one in found} == {str(folder / f"trial_{number:03d}") for number in range(3)}
+    rates = [RunFolder(folder / f"trial_{number:03d}").read_config().optim.lr for number in range(3)]
+    assert rates == [*drawn, 1e30]
+    assert done.code == 2, done.out
+    assert "trial_002 failed. The last lines of" in done.words
+    assert "1 of 3 trials failed" in done.words
+    assert [one["state"] for one in found].count("finished") == 2
 
 
 def test_a_trial_that_falls_behind_is_stopped_and_saved(settings: list[str], tmp_path: Path) -> None:

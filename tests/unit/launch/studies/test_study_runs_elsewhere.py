@@ -98,7 +98,7 @@ def test_a_report_whose_runs_are_gone_is_kept_when_it_is_replaced(
     def show(asked: Study, *results: Path) -> str:
         file = tmp_path / "study.yaml"
         file.write_text(yaml.safe_dump(asked.model_dump(mode="json", exclude_defaults=True)))
-        options: dict[str, Any] = {"nproc": 1, "submit": False, "parallel": 1, "show": True}
+        options: dict[str, Any] = {"nproc": 1, "submit": False, "array_parallelism": 1, "show": True}
         run_study(str(file), OTHER_SETS, out=there, results=results, **options)
         return capsys.readouterr().err
 
@@ -147,7 +147,7 @@ def test_a_run_that_is_finished_here_counts(
     first, second = list(runs.runs)[:2]
     finish(runs, first, score_of(first), 7200)
     finish(runs, second, 12.5)
-    options: dict[str, Any] = {"nproc": 1, "submit": False, "parallel": 1, "show": True}
+    options: dict[str, Any] = {"nproc": 1, "submit": False, "array_parallelism": 1, "show": True}
     run_study(str(file), SETS, out=here, results=[there / "study.json"], **options)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
