@@ -79,8 +79,6 @@ def tune(
         raise typer.Exit(2)
     if not submit:
         slurm_options.refuse("add --submit")
-    if slurm_options.exclude_suspects:
-        raise UserError("a search does not know suspect nodes yet", fix="name them with --exclude NODES")
     if nproc and submit:
         raise UserError(
             "--nproc is for this machine, but --submit is for a cluster",
@@ -114,6 +112,7 @@ def tune(
             slurm_overrides=slurm_options.overrides,
             array_parallelism=array_parallelism,
             parallel=parallel or 1,
+            exclude_suspects=slurm_options.exclude_suspects,
         )
     )
 

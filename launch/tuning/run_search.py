@@ -15,6 +15,7 @@ from launch.slurm.live_jobs import refuse_live_jobs
 from launch.slurm.submission import SlurmSubmission
 from launch.slurm.submit import refused_by_slurm
 from launch.slurm.user_settings import slurm_defaults
+from launch.status.suspect_nodes import excluded_by_runs
 from launch.tuning.run_trial import WATCH, draw_settings, run_trial
 from launch.tuning.search import Asked, Search
 from launch.tuning.search_space import read_space
@@ -38,6 +39,7 @@ def tune(
     slurm_overrides: Sequence[str],
     array_parallelism: int,
     parallel: int = 1,
+    exclude_suspects: bool = False,
 ) -> int:
     """Begin a search or go on with it. Returns the exit code.
 
@@ -49,6 +51,7 @@ def tune(
         slurm_overrides: `key=value` settings of the job, which may differ whenever the search goes on.
         array_parallelism: maximum number of trials of the array at a time.
         parallel: number of trials to train at the same time on this machine.
+        exclude_suspects: whether the job excludes the nodes that are suspect by the failures of the search's trials.
 
     Raises:
         UserError: something would stop a trial, or the trials have failed.
@@ -58,6 +61,9 @@ def tune(
     space, defaults = read_space(asked.space), slurm_defaults() if submit else None
     planned = Search(folder, asked)
     config = config_of_trial(planned, planned.trial(0), slurm_overrides, defaults)
+    if exclude_suspects:
+        excluded = excluded_by_runs(folder, config.slurm.exclude)
+        config = config_of_trial(planned, planned.trial(0), [*slurm_overrides, *excluded], defaults)
     checked = refuse_unfit(config, asked.metric, space)
     if submit:
         refuse(problems(checked, config.slurm.ranks, new_runs=asked.trials))

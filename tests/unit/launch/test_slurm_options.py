@@ -10,10 +10,12 @@ from data_pipelines.errors import UserError
 from launch import cli
 from launch.commands.slurm_options import _NAMES, _SETTINGS, SlurmOptions
 from launch.studies.plan import runs_of
+from launch.tuning.trial_settings import config_of_trial
 from trainer.config.schema import load_config
 from trainer.config.slurm_settings import SlurmSettings
 from trainer.runs.run_folder import create_run
 
+CONFIG_OF_TRIAL = "launch.tuning.run_search.config_of_trial"
 GIVEN = [
     *("--gpus-per-node", "8", "--tasks-per-node", "4", "--cpus-per-task", "2", "--time", "90m"),
     *(
@@ -84,6 +86,7 @@ def test_every_command_that_submits_takes_every_option(
         (["resume", "RUN"], "launch.slurm.submit.resume"),
         (["study", "objectives", "--submit", "--out", "FOLDER"], "launch.studies.study_runs.runs_of"),
         (["profile", "digits_demo", "--nodes", "2"], "launch.profile.nodes.profile_on"),
+        (["tune", "digits_demo", "--search", "optim.lr=1,2", "--submit", "--out", "FOLDER"], CONFIG_OF_TRIAL),
     ],
 )
 def test_every_command_that_submits_can_exclude_suspects(
@@ -94,20 +97,20 @@ def test_every_command_that_submits_can_exclude_suspects(
         run.note("start", attempt=attempt, world_size=1, nodes="node[1-2]")
         run.note("end", attempt=attempt, reason="killed", message="node2, task 1: Killed")
     found: list[list[str]] = []
-    as_it_is = runs_of
+    as_they_are = {"launch.studies.study_runs.runs_of": runs_of, CONFIG_OF_TRIAL: config_of_trial}
 
     def instead(*arguments: Any, **_: object) -> Any:
         found.append(next(one for one in arguments if isinstance(one, list)))
-        if function.endswith("runs_of"):
-            if len(found) == 2:
-                raise UserError("enough")
-            return as_it_is(*arguments)
-        return None
+        if function not in as_they_are:
+            return None
+        if len(found) == 2:
+            raise UserError("enough")
+        return as_they_are[function](*arguments)
 
     monkeypatch.setattr(function, instead)
     places = {"RUN": str(run.path), "FOLDER": str(tmp_path)}
     options = ["--exclude-suspects", "--exclude", "node7"]
-    if command[0] != "study":
+    if command[0] not in ("study", "tune"):
         options.append(f"run.folder={tmp_path}")
     if command[0] == "resume":
         options.pop()
