@@ -37,8 +37,11 @@ def own_cores(most: int) -> int:
     """Return the number of cores that this process has to itself now, from 1 to `most`.
 
     As many threads compute for a moment, and each compares its CPU time with the time that passed. A thread that shares
-    its core with another program slows every parallel loop down, because the other threads wait for it.
+    its core with another program slows every parallel loop down, because the other threads wait for it. Where several
+    runs share the machine, the part of this one is not measured while the others start.
     """
+    if MOST_CORES in os.environ:
+        return most
     best = 1
     for _ in range(LOOKS if most > 1 else 0):
         best = max(best, sum(share >= OWN_SHARE for share in _shares(most)))

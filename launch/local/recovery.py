@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from launch.local.last_words import last_words
 from launch.local.processes import Failure
@@ -56,12 +56,13 @@ class RunRecovery:
     def restarts(self, failure: Failure) -> bool:
         """Record a failure, and return whether the ranks start again."""
         reason = EndReason.STALLED if failure.hung else _reason(failure.code)
-        if reason is None:
+        if reason is None or self._lock.lost:  # the newest attempt may be that of another process
             return False
         saved, attempts = self._newest_step(), self._run.attempts()
         has_new_step = saved > self._saved
         if attempts > self._attempts and not self._has_end(attempts):
-            self._run.note("end", attempt=attempts, reason=reason, message=_short(failure), saved=saved)
+            with suppress(OSError):  # a full disk may be what the rank has failed of
+                self._run.note("end", attempt=attempts, reason=reason, message=_short(failure), saved=saved)
         if reason == EndReason.ERROR and not (failure.code == _EXCEPTION and has_new_step):
             return False
         self._in_vain = 0 if has_new_step else self._in_vain

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from data_pipelines.errors import UserError
 from launch.local.last_words import last_lines
 from launch.local.processes import HANDED_ON, SignalForwarder, signals_forwarded
 from launch.local.rank_processes import allow_forks, module_command
 from launch.local.standard_files import open_log
 from launch.local.worker import end_with_parent
+from launch.messages import disk_error_message, print_error
+from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
 OUTPUT = "output.log"
@@ -53,8 +56,9 @@ class SideBySide:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:  # there are some only after an exception
-            process.kill()
+        for process in self._processes:  # there are some only after an exception. They save a checkpoint
+            process.terminate()
+        for process in self._processes:
             process.wait()
         self._context.close()
 
@@ -79,7 +83,7 @@ class SideBySide:
 
         Args:
             run: the run, which has a folder.
-            module: the module to execute. It calls `begin_process` first.
+            module: the module to execute, which calls `run_process`.
             arguments: its arguments.
         """
         part, output = self._free.pop(0), open_log(run.path / OUTPUT)
@@ -96,6 +100,8 @@ class SideBySide:
             os.close(output)
         self._processes.append(process)
         self._training.append(_Training(run, part, process))
+        if self.stop_code:  # the signal may have come before this process could be told
+            process.terminate()
 
     def wait(self) -> list[tuple[RunFolder, int]]:
         """Wait until a process ends, or several. Return their runs and exit codes, -N if signal N ended one."""
@@ -110,11 +116,26 @@ class SideBySide:
         return []
 
 
-def begin_process() -> None:
-    """Begin a process of `SideBySide`: it ends with its parent, may fork ranks, and SIGTERM interrupts it."""
+def run_process(work: Callable[[], int]) -> int:
+    """Do the work of a process of `SideBySide`, and return the exit code.
+
+    The process ends with its parent and may fork ranks. SIGTERM interrupts it. Errors that the user can fix print one
+    message.
+    """
     end_with_parent()
     allow_forks()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except UserError as error:
+        print_error(error)
+    except OSError as error:
+        if (message := disk_error_message(error)) is None:
+            raise
+        print_error(message)
+    return ExitCode.USER_ERROR
 
 
 def print_failure(run: RunFolder) -> None:

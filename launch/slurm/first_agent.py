@@ -252,4 +252,4 @@ class Lead:
         if code < 0:
             return f"rank {rank} on {host} was ended by {signal.Signals(-code).name}{seen.whys[rank]}"
         said = last_words(last_lines(self._agent.log_of(rank)), code)
-        return f"rank {rank} on {host} ended with code {code}: {said or f'see rank_{rank}.log'}"
+        return f"rank {rank} on {host} ended with code {code}{said and f': {said}'}; see rank_{rank}.log"

@@ -86,8 +86,9 @@ def study(
         report(runs, out=plain_console())
         return 0
     refuse_live_jobs(runs.folder, runs.runs.values(), "this study", "--show")
-    parts = machine_parts(parallel, nproc) if parallel > 1 else []
     cells = runs.next_cells()
+    at_once = parallel if asked.is_sequential else min(parallel, len(cells))
+    parts = machine_parts(at_once, nproc) if at_once > 1 else []
     _refuse_problems(runs, cells, nproc, submit=submit)
     if submit and cells:
         _queue(runs, cells, array_parallelism)
@@ -148,8 +149,12 @@ def _side_by_side(
                 begun += 1
                 print(f"run {begun} of {total}: {cell.name}", flush=True)
                 run = runs.runs[cell]
-                if not run.config.exists():
-                    create_run(runs.configs[cell], cell.name)
+                try:
+                    _create(runs, cell)
+                except UserError as error:
+                    print(error, file=sys.stderr)
+                    failed.append(cell)
+                    continue
                 beside.start(run, TRAIN_RUN, str(run.path), str(nproc), asked.evaluator, asked.backbone)
             if not beside.runs:
                 return failed, beside.stop_code
@@ -222,11 +227,16 @@ def _folder_name(name: str) -> str:
     return name
 
 
+def _create(runs: StudyRuns, cell: Cell) -> None:
+    """Create the folder of a run that has not begun."""
+    if not runs.runs[cell].config.exists():
+        create_run(runs.configs[cell], cell.name)
+
+
 def _train(runs: StudyRuns, cell: Cell, nproc: int) -> int:
     """Train a run from its current state to the end. Return the exit code."""
     try:
-        if not runs.runs[cell].config.exists():
-            create_run(runs.configs[cell], cell.name)
+        _create(runs, cell)
         return resume_run(runs.runs[cell].path, [], nproc)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -250,8 +260,7 @@ def _queue(runs: StudyRuns, cells: Sequence[Cell], parallel: int) -> None:
     if refused := refused_by_slurm(batch.script()):
         raise refused
     for cell in cells:
-        if not runs.runs[cell].config.exists():
-            create_run(runs.configs[cell], cell.name)
+        _create(runs, cell)
     queued = batch.queue()
     print(
         f"jobs {queued[0]} to {queued[-1]}: {len(queued)} runs of {settings.ranks} processes\n"

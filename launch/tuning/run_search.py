@@ -69,10 +69,10 @@ def tune(
         refuse(problems(checked, config.slurm.ranks, new_runs=asked.trials))
     else:
         check(checked, nproc, new_runs=asked.trials)
-    parts = machine_parts(parallel, nproc) if parallel > 1 else []
     search = Search.begin(folder, asked)
     refuse_live_jobs(folder, search.all_trials, "this search", f"`all4one trials {quoted(folder)}`")
     left = [run for run in search.all_trials if not has_ended(run)]
+    parts = machine_parts(at_once, nproc) if (at_once := min(parallel, len(left))) > 1 else []
     if submit and left:
         _queue(search, left, config, array_parallelism)
         return 0
@@ -126,7 +126,7 @@ def _one_by_one(search: Search, left: Sequence[RunFolder], nproc: int) -> tuple[
             return failed, code
         if code and code not in STOPPED:
             failed.append(run)
-            _tell_failure(search, run)
+            _record_failure(search, run)
     return failed, 0
 
 
@@ -138,22 +138,27 @@ def _side_by_side(
     waiting, failed = deque(left), list[RunFolder]()
     print(f"progress of all trials: all4one status {quoted(search.folder)}", flush=True)
     with SideBySide(parts) as beside:
-        while waiting or beside.runs:
+        while True:
             while waiting and beside.has_room:
                 run = waiting.popleft()
                 draw_settings(search, run)
                 beside.start(run, TRAIN, str(run.path), str(nproc))
+            if not beside.runs:
+                return failed, beside.stop_code
             for run, code in beside.wait():
-                if code and not beside.stop_code and not run.pruned.exists():
+                if code == 0:
+                    print(f"{run.path.name}: finished", flush=True)
+                elif code in STOPPED and run.pruned.exists():
+                    print(f"{run.path.name}: stopped, because it has fallen behind", flush=True)
+                elif not beside.stop_code:
                     failed.append(run)
-                    _tell_failure(search, run)
                     print_failure(run)
-            if beside.stop_code and not beside.runs:
-                break
-        return failed, beside.stop_code
+                    if code not in STOPPED:
+                        _record_failure(search, run)
 
 
-def _tell_failure(search: Search, run: RunFolder) -> None:
+def _record_failure(search: Search, run: RunFolder) -> None:
+    """Tell the sampler that a trial has failed."""
     number = search.number_of(run)
     Trials(search, number).fail(number)
 

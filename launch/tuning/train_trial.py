@@ -6,22 +6,17 @@ The search that has started it has drawn its settings.
 import sys
 from pathlib import Path
 
-from launch.local.side_by_side import begin_process
+from launch.local.side_by_side import run_process
 from launch.tuning.run_trial import run_trial
 from launch.tuning.search import Search
-from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
 
-def main() -> int:
+def train() -> int:
     """Train a trial from its current state until it ends or has fallen behind. Return the exit code."""
-    begin_process()
     run = RunFolder(Path(sys.argv[1]))
-    try:
-        return run_trial(Search.open(run.path.parent), run, int(sys.argv[2]))
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    return run_trial(Search.open(run.path.parent), run, int(sys.argv[2]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_process(train))

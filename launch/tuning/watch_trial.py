@@ -2,7 +2,7 @@
 
 It reads the evaluations of the run from its metrics, so that the training knows nothing of the search. A trial is
 stopped as its user would stop it: by SIGINT on this machine, or by a cancellation of its job, after which the run saves
-a checkpoint. PROCESS is the number of the process that gets the signal, or 0 in a job of SLURM.
+a checkpoint. PROCESS is the process that has started this one and gets the signal, or 0 in a job of SLURM.
 
 It ends with the process that has started it.
 """
@@ -33,7 +33,7 @@ _ASK_SECONDS = 15.0
 
 def watch(run: RunFolder, process: int) -> None:
     """Report the evaluations of a trial until it ends, or until it has to stop."""
-    search, parent = Search.open(run.path.parent), os.getppid()
+    search, parent = Search.open(run.path.parent), process or os.getppid()
     number, seen = search.number_of(run), 0
     trials = Trials(search, number)
     while os.getppid() == parent and not run.is_finished():

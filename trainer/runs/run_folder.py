@@ -11,6 +11,7 @@ tensorboard/     event files
 wandb/           files of Weights & Biases and a record of what was sent, if the settings ask for it
 mlflow.json      record of what was sent to MLflow, if the settings ask for it
 trackio.json     record of what was sent to Trackio, if the settings ask for it
+output.log       output of the process that trained the run beside others, see launch/local/side_by_side.py
 logs/            output of each attempt's ranks, and stacks of ranks that stalled
 slurm/           scripts and jobs, if the run was submitted
 lock             held by the attempt that trains, see trainer/runs/run_lock.py

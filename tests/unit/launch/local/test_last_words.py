@@ -5,6 +5,7 @@ import pytest
 from launch.local.last_words import TAIL_BYTES, TAIL_LINES, last_lines, last_words
 from trainer.runs.end_reasons import ExitCode
 
+CUDA = "torch.AcceleratorError: CUDA error: assert"
 OUTPUT = ["loading", "error: 9 samples could not be used: verify the set", "KeyError: 'a'", "", "  "]
 
 
@@ -14,6 +15,17 @@ OUTPUT = ["loading", "error: 9 samples could not be used: verify the set", "KeyE
         (ExitCode.USER_ERROR, OUTPUT, OUTPUT[1]),
         (ExitCode.USER_ERROR, ["  killed by hand"], "killed by hand"),
         (1, OUTPUT, "KeyError: 'a'"),
+        (
+            1,
+            [
+                "  torch.AcceleratorError: CUDA error: assert",
+                "",
+                "Compile with `X` to debug.",
+                "[W] not called",
+            ],
+            CUDA,
+        ),
+        (7, ["gone", "for good"], "for good"),
         (1, ["", " "], ""),
         (1, [], ""),
     ],

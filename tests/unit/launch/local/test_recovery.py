@@ -9,6 +9,7 @@ from launch.local.recovery import MOST_RESTARTS, RunRecovery
 from trainer.checkpoints.store import CheckpointStore
 from trainer.config.schema import load_config
 from trainer.runs.end_reasons import ExitCode
+from trainer.runs.lock_holder import lock_file
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 from trainer.runs.run_lock import RunLock
@@ -81,6 +82,18 @@ def test_an_error_of_another_rank_than_the_first_is_recorded_and_final(run: RunF
     end = read_ledger(run.ledger)[-1]
     assert (end["reason"], end["saved"]) == ("error", 5)
     assert end["message"] == "rank 1 failed. The last lines of rank_1.log: error: 9 samples are bad"
+
+
+def test_nothing_is_recorded_in_the_attempt_of_a_process_that_has_taken_over(run: RunFolder) -> None:
+    with RunLock(run.path) as lock:
+        recovery = RunRecovery(run, lock)
+        begin(run)
+        save(run, 5)
+        lock_file(run.path, lock.number + 1).write_text("{}")
+        begin(run)
+        assert not recovery.restarts(Failure(ExitCode.USER_ERROR, "rank 0 lost the run"))
+        assert not recovery.restarts(KILLED)
+    assert [r["event"] for r in read_ledger(run.ledger)] == ["start", "start"]
 
 
 def test_a_code_that_nobody_knows_is_an_error_and_final(run: RunFolder) -> None:

@@ -82,7 +82,10 @@ def test_every_kind_of_study_is_shipped() -> None:
     }
     long = {"low_dimension_10_epochs", "weak_augmentation_10_epochs"}
     imagenet = {f"imagenet100_{kind}" for kind in kinds}
-    assert set(shipped_studies()) == {*kinds, "neighbor_variants", "neighbor_variants_equal_time"} | long | imagenet
+    assert (
+        set(shipped_studies())
+        == {*kinds, "neighbor_variants", "neighbor_variants_equal_time"} | long | imagenet
+    )
 
 
 @pytest.mark.parametrize("override", ["run.name=first", "run.seed=7", "run.folder=here", "run={seed: 7}"])
