@@ -80,12 +80,16 @@ def test_trials_train_at_the_same_time_and_a_stopped_search_goes_on(
     assert [one["state"] for one in found].count("finished") == 2
 
 
-def test_a_trial_that_falls_behind_is_stopped_and_saved(settings: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_trial_that_falls_behind_is_stopped_and_saved(
+    settings: list[str], tmp_path: Path, parallel: int
+) -> None:
     folder = tmp_path / "search"
     long = ("train.max_steps=60", "optim.warmup_epochs=0", "data.executor=opencv", "data.max_samples=128")
     result = run(
         *("tune", *settings, *long, "--out", folder),
         *("--search", "optim.lr=0.01..1.0:log", "--sampler", "random", "--trials", 3, "--prune"),
+        *("--parallel", parallel),
     )
     assert result.code == 0, result.out
     found = trials(folder)
