@@ -110,7 +110,7 @@ def _lines(asked: Study, rows: Sequence[Row]) -> list[list[str]]:
     for row in rows:
         count = row.score.samples if row.score else 0
         difference = f"{row.difference.mean:+.2f}" if row.difference else ""
-        if row.difference and row.difference.samples > 1:
+        if row.difference and math.isfinite(row.difference.half):
             difference += f" ± {row.difference.half:.2f}"
         lines.append(
             [

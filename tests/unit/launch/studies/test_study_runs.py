@@ -38,6 +38,11 @@ def test_an_open_claim_gets_the_next_seed_and_a_decided_one_does_not(tmp_path: P
     assert named(runs.next_cells()) == ["method=a,seed=4", "method=b,seed=4"]
 
 
+def test_a_difference_without_an_interval_is_shown_alone(tmp_path: Path) -> None:
+    report(first_seeds(study(seeds=[0, 1]), tmp_path))
+    assert "| -0.05 to b |" in (tmp_path / "study.md").read_text()
+
+
 def test_another_sitting_finds_the_further_seeds(tmp_path: Path) -> None:
     runs = first_seeds(study(), tmp_path)
     one, other = runs.next_cells()
