@@ -38,7 +38,7 @@ from launch.commands.tune import trials, tune
 from launch.foreign_launcher import refuse_foreign_launcher
 from launch.local.imports import collector_paused
 from launch.local.rank_processes import allow_forks
-from launch.messages import disk_error_message, print_error
+from launch.messages import print_or_raise
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,13 +183,8 @@ def main() -> None:
         # A shell expands `~` only at the beginning of a word.
         sys.argv[1:] = [re.sub(r"^(--[\w-]+=)(~[^/]*)", _expand, argument) for argument in sys.argv[1:]]
         app()
-    except UserError as error:
-        print_error(error)
-        sys.exit(2)
-    except OSError as error:
-        if (message := disk_error_message(error)) is None:
-            raise
-        print_error(message)
+    except (UserError, OSError) as error:
+        print_or_raise(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

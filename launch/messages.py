@@ -22,6 +22,14 @@ def print_error(error: UserError) -> None:
     PRINTED.error("error: %s", readable(str(error)))
 
 
+def print_or_raise(error: UserError | OSError) -> None:
+    """Print the message of an error that the user can fix. Any other OSError is raised again."""
+    message = error if isinstance(error, UserError) else disk_error_message(error)
+    if message is None:
+        raise error
+    print_error(message)
+
+
 def disk_error_message(error: OSError) -> UserError | None:
     """Return the message for a disk error: full, read-only, not permitted or unreachable.
 

@@ -20,22 +20,16 @@ def machine_parts(count: int, nproc: int) -> list[dict[str, str]]:
         nproc: processes of each run.
 
     Raises:
-        UserError: this machine has too few cores or GPUs.
+        UserError: this machine has GPUs, but too few.
     """
     cores, gpus = usable_cores(), count_gpus()
-    if count > cores:
-        raise UserError(
-            f"{count} runs at the same time need as many cores, and this machine has {cores}",
-            where="--parallel",
-            fix=f"use --parallel {cores} or less",
-        )
     if 0 < gpus < count * nproc:
         raise UserError(
             f"{count} runs with {nproc} processes each need {count * nproc} GPUs, and this machine has {gpus}",
             where="--parallel",
             fix=f"use --parallel {gpus // nproc} or less" if gpus >= nproc else f"use --nproc {gpus} or less",
         )
-    share = {MOST_CORES: str(cores // count)}
+    share = {MOST_CORES: str(max(1, cores // count))}
     if not gpus:
         return [share] * count
     visible = os.environ.get(_DEVICES, ",".join(map(str, range(gpus)))).split(",")

@@ -15,7 +15,7 @@ from launch.local.processes import HANDED_ON, SignalForwarder, signals_forwarded
 from launch.local.rank_processes import allow_forks, module_command
 from launch.local.standard_files import open_log
 from launch.local.worker import end_with_parent
-from launch.messages import disk_error_message, print_error
+from launch.messages import print_or_raise
 from trainer.runs.end_reasons import ExitCode
 from trainer.runs.run_folder import RunFolder
 
@@ -129,12 +129,8 @@ def run_process(work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except UserError as error:
-        print_error(error)
-    except OSError as error:
-        if (message := disk_error_message(error)) is None:
-            raise
-        print_error(message)
+    except (UserError, OSError) as error:
+        print_or_raise(error)
     return ExitCode.USER_ERROR
 
 

@@ -15,7 +15,7 @@ from data_pipelines.log import LOGGER
 from launch.local.imports import collector_paused
 from launch.local.kept_output import keep_output
 from launch.local.rank_processes import heed_signals
-from launch.messages import disk_error_message, print_error
+from launch.messages import print_or_raise
 from trainer.distributed.lost_peer import is_lost_peer
 from trainer.distributed.record_layout import Phase
 from trainer.runs.end_reasons import REASONS, EndReason, ExitCode
@@ -147,12 +147,8 @@ def run_with_error_report(work: Callable[[], Result]) -> Result:
     code 2. A lost peer ends it with code 3."""
     try:
         return work()
-    except UserError as error:
-        print_error(error)
-    except OSError as error:
-        if (message := disk_error_message(error)) is None:
-            raise
-        print_error(message)
+    except (UserError, OSError) as error:
+        print_or_raise(error)
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise

@@ -58,3 +58,9 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide GPUs, of which a machine may have fewer than runs at the same time."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

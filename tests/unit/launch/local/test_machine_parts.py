@@ -24,6 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 def test_without_gpus_each_run_gets_a_number_of_cores(machine) -> None:
     machine(9, 0)
     assert machine_parts(4, 3) == [{MOST_CORES: "2"}] * 4
+    assert machine_parts(10, 1) == [{MOST_CORES: "1"}] * 10  # they share cores
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,6 @@ def test_each_run_gets_its_own_gpus(machine, visible: str | None, devices: list[
 @pytest.mark.parametrize(
     ("cores", "gpus", "count", "nproc", "fix"),
     [
-        (2, 0, 3, 1, "use --parallel 2 or less"),
         (64, 7, 4, 2, "use --parallel 3 or less"),
         (64, 3, 2, 4, "use --nproc 3 or less"),
     ],
