@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from data_pipelines.errors import UserError
+
 Recipe = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="Path of a recipe, or the name of a shipped recipe.")
 ]
@@ -23,3 +25,14 @@ Nproc = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe.")
 ]
+
+
+def refuse_local_options(*, nproc: int | None, parallel: int | None) -> None:
+    """Raise a UserError if a command that submits got an option for this machine."""
+    fixes = {"--nproc": (nproc, "leave it out"), "--parallel": (parallel, "use --array-parallelism")}
+    for option, (given, fix) in fixes.items():
+        if given:
+            raise UserError(
+                f"{option} is for this machine, but --submit is for a cluster",
+                fix=f"{fix}, or leave --submit out",
+            )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from data_pipelines.errors import UserError
-from launch.commands.arguments import Overrides
+from launch.commands.arguments import Overrides, refuse_local_options
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
 from launch.local.imports import collector_paused
 
@@ -76,16 +76,8 @@ def study(
         )
     if not submit:
         slurm_options.refuse("add --submit")
-    if nproc and submit:
-        raise UserError(
-            "--nproc is for this machine, but --submit is for a cluster",
-            fix="leave it out, or leave --submit out",
-        )
-    if parallel and submit:
-        raise UserError(
-            "--parallel is for this machine, but --submit is for a cluster",
-            fix="use --array-parallelism, or leave --submit out",
-        )
+    if submit:
+        refuse_local_options(nproc=nproc, parallel=parallel)
     raise typer.Exit(
         run_study(
             name,

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from data_pipelines.errors import UserError
-from launch.commands.arguments import Overrides, Recipe
+from launch.commands.arguments import Overrides, Recipe, refuse_local_options
 from launch.commands.config import list_recipes
 from launch.commands.output_format import Json
 from launch.commands.slurm_options import NONE, SlurmOptions, with_slurm_options
@@ -79,16 +78,8 @@ def tune(
         raise typer.Exit(2)
     if not submit:
         slurm_options.refuse("add --submit")
-    if nproc and submit:
-        raise UserError(
-            "--nproc is for this machine, but --submit is for a cluster",
-            fix="leave it out, or leave --submit out",
-        )
-    if parallel and submit:
-        raise UserError(
-            "--parallel is for this machine, but --submit is for a cluster",
-            fix="use --array-parallelism, or leave --submit out",
-        )
+    if submit:
+        refuse_local_options(nproc=nproc, parallel=parallel)
     with collector_paused():
         from launch.tuning.run_search import recipe_place
         from launch.tuning.run_search import tune as run_search

@@ -33,6 +33,16 @@ class _Training:
     part: Mapping[str, str]
     process: "subprocess.Popen[bytes]"
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def wait(self) -> object:
+        return self.process.wait()
+
 
 class SideBySide:
     """Processes that train runs at the same time. Used as a context, in which signals are forwarded to all of them.
@@ -47,19 +57,18 @@ class SideBySide:
     def __init__(self, parts: Sequence[Mapping[str, str]]) -> None:
         self._free = list(parts)
         self._training: list[_Training] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
         self._context = ExitStack()
         self._forwarder: SignalForwarder | None = None
 
     def __enter__(self) -> "SideBySide":
-        self._forwarder = self._context.enter_context(signals_forwarded(self._processes, _ON_STOP))
+        self._forwarder = self._context.enter_context(signals_forwarded(self._training, _ON_STOP))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in self._processes:  # there are some only after an exception. They save a checkpoint
-            process.terminate()
-        for process in self._processes:
-            process.wait()
+        for one in self._training:  # there are some only after an exception. They save a checkpoint
+            one.process.terminate()
+        for one in self._training:
+            one.wait()
         self._context.close()
 
     @property
@@ -98,7 +107,6 @@ class SideBySide:
             )
         finally:
             os.close(output)
-        self._processes.append(process)
         self._training.append(_Training(run, part, process))
         if self.stop_code:  # the signal may have come before this process could be told
             process.terminate()
@@ -106,10 +114,9 @@ class SideBySide:
     def wait(self) -> list[tuple[RunFolder, int]]:
         """Wait until a process ends, or several. Return their runs and exit codes, -N if signal N ended one."""
         while self._training:
-            if ended := [one for one in self._training if one.process.poll() is not None]:
+            if ended := [one for one in self._training if one.poll() is not None]:
                 for one in ended:
                     self._training.remove(one)
-                    self._processes.remove(one.process)
                     self._free.append(one.part)
                 return [(one.run, one.process.returncode) for one in ended]
             time.sleep(LOOK_SECONDS)
