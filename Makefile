@@ -104,6 +104,7 @@ bench: setup test-packages  ## the figures of the README
 	$(BIN)/python benchmarks/chaos.py --baseline
 	$(BIN)/python benchmarks/cifar10_short.py
 	$(BIN)/python benchmarks/study_forecasts.py
+	-$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/tune.py
 	test -d runs/digits_demo || $(MAKE) demo
