@@ -14,10 +14,14 @@ READ_AGAINST = "0.19"
 
 
 def skip_shared_memory_collective() -> None:
-    """Keep `init_distributed` from compiling a collective for CPUs, which takes half a minute and is not used."""
+    """Keep `init_distributed` from compiling a collective for CPUs, which takes half a minute and is not used.
+
+    DeepSpeed looks for it in a list of everything that it can compile here. If there is no list, each rank makes one
+    with compilers. Nothing else looks into the list, so it may be this short.
+    """
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
 
 
 def allow_float64() -> None:

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+import deepspeed.ops
 import pytest
 import torch
 from deepspeed_ranks import engine_of, tiny
@@ -27,6 +28,18 @@ def shards_of_one_rank() -> list[tuple[int, int, bool]]:
         internals.forget_linked_states(zero)
         assert internals.shard_gradients(zero).keys() <= set(range(len(groups)))
         return found
+
+
+def compilable_parts_listed() -> set[str]:
+    """What DeepSpeed has listed of the parts that it could compile, after it has made an engine."""
+    vars(deepspeed.ops).pop("__compatible_ops__", None)  # which an earlier test of this process has made
+    with engine_of(tiny("parallel.zero_stage=0")):
+        return set(deepspeed.ops.__compatible_ops__)
+
+
+@pytest.mark.slow
+def test_no_rank_runs_compilers_to_list_what_could_be_compiled(run_ranks) -> None:
+    assert run_ranks(compilable_parts_listed, 1) == [{"deepspeed_shm_comm"}]
 
 
 @pytest.mark.slow
