@@ -12,6 +12,7 @@ with collector_paused():
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
     import timm  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
 
     import trainer.checkpoints.store
     import trainer.contrast.losses

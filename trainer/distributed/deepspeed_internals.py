@@ -3,6 +3,7 @@
 This file was checked against the source of the version `READ_AGAINST`. A test compares that with the installed version.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,22 @@ def skip_shared_memory_collective() -> None:
     import deepspeed.ops
 
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
+
+
+def import_muon_without_compiler() -> None:
+    """Import DeepSpeed's Muon optimizer as if this torch could not compile.
+
+    An engine of stage 1 or 2 imports it, only to see that its optimizer is another one. The import alone would give
+    Muon's functions to `torch.compile`, which loads the whole compiler: seconds of CPU time and over 100 MB of memory
+    in each rank. Nothing here calls these functions.
+    """
+    compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
+    decorator = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = decorator
 
 
 def allow_float64() -> None:

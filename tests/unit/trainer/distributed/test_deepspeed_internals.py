@@ -1,5 +1,6 @@
 """What is used of DeepSpeed's inside is there, in the version that this was read against."""
 
+import sys
 from importlib.metadata import version
 
 import deepspeed.ops
@@ -40,6 +41,17 @@ def compilable_parts_listed() -> set[str]:
 @pytest.mark.slow
 def test_no_rank_runs_compilers_to_list_what_could_be_compiled(run_ranks) -> None:
     assert run_ranks(compilable_parts_listed, 1) == [{"deepspeed_shm_comm"}]
+
+
+def has_loaded_compiler() -> bool:
+    """Whether this rank has loaded torch's compiler after it has made an engine that shards."""
+    with engine_of(tiny("parallel.zero_stage=1")):
+        return "torch._inductor.compile_fx" in sys.modules
+
+
+@pytest.mark.slow
+def test_no_rank_loads_the_compiler_for_an_optimizer_that_it_does_not_use(run_ranks) -> None:
+    assert run_ranks(has_loaded_compiler, 1) == [False]
 
 
 @pytest.mark.slow
