@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -158,7 +158,9 @@ def _check_schedule(config: Config, samples: int) -> None:
 
 def _check_backbone(config: Config, new_runs: int) -> None:
     backbone = config.backbone if new_runs else config.backbone.drawn()
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    # Whether the network can be built does not depend on its random weights, which take up to seconds to draw.
+    without_weights = nullcontext() if backbone.pretrained else torch.device("meta")
+    with torch.random.fork_rng(devices=[]), _one_thread(), without_weights:
         build_backbone(backbone, *config.data.sizes)
     if backbone.init is not None:
         read_initial_weights(config.backbone, config.data.views[0].size)
