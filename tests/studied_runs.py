@@ -23,13 +23,12 @@ def study(**changed: Any) -> Study:
     return Study.model_validate({**values, "claims": [CLOSE, CLEAR], "device_hours": 100, **changed})
 
 
-def finish(runs: StudyRuns, cell: Cell, score: float, seconds: float = 3600, data: str | None = None) -> None:
+def finish(runs: StudyRuns, cell: Cell, score: float, seconds: float = 3600, **sets: str) -> None:
     """Write the records of a run that has taken so long, with a training set of such a fingerprint."""
     run = create_run(runs.configs[cell], cell.name)
-    of_set = {} if data is None else {"data": data}
     ledger = [
         {"event": "start", "time": 1000.0, "attempt": 1, "world_size": 1},
-        {"event": "ready", "time": 1010.0, "attempt": 1, "step": 0, "total_steps": 9, **of_set},
+        {"event": "ready", "time": 1010.0, "attempt": 1, "step": 0, "total_steps": 9, **sets},
         {"event": "end", "time": 1000 + seconds, "attempt": 1, "reason": "finished", "step": 9},
     ]
     run.ledger.write_text("".join(json.dumps(record) + "\n" for record in ledger))
@@ -48,12 +47,12 @@ def sit(
     results: list[Path],
     most: int,
     settings: list[str] = SETS,
-    data: str | None = None,
+    **sets: str,
 ) -> list[str]:
     """Train at most so many runs in a folder, one after the other, and report. Return their names."""
     runs, trained = StudyRuns(asked, folder, settings, None, results), list[str]()
     while len(trained) < most and (cells := runs.next_cells()):
-        finish(runs, cells[0], score_of(cells[0]), 3600 + 100 * cells[0].seed, data)
+        finish(runs, cells[0], score_of(cells[0]), 3600 + 100 * cells[0].seed, **sets)
         trained.append(cells[0].name)
     report(runs)
     return trained

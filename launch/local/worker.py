@@ -109,6 +109,7 @@ def train_run(
                 logged = _last_step(run)
                 watch.doing("opening data, model and checkpoint", Phase.START)
                 trainer = Trainer(AttemptContext(run, config, process, number, passed or own), stop, watch)
+                validation = trainer.parts.validation_set
                 note(
                     "ready",
                     attempt=number,
@@ -118,6 +119,7 @@ def train_run(
                     torch_threads=torch.get_num_threads(),
                     bitwise_resume=resumes_bitwise(config, process.device),
                     data=trainer.parts.train_set.fingerprint,
+                    validation=None if validation is None else validation.fingerprint,
                 )
                 code = trainer.train()
             except Exception as error:

@@ -10,16 +10,23 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from data_pipelines.errors import UserError
 from launch.studies.plan import Cell, Study
 from trainer.config.schema import Config, dump
-from trainer.runs.components import open_train_set
+from trainer.runs.components import TrainSet, open_train_set, open_validation_set
 from trainer.runs.records import read_ledger
 from trainer.runs.run_folder import RunFolder
 
 REPORT = "study.json"
 """File with the results in the folder of a study."""
-FACTS = ("device_hours", "settings", "data")
+SETS = ("data", "validation")
+"""Names in `study.json` and in the ledger for the fingerprints of a run's training and validation set."""
+FACTS = ("device_hours", "settings", *SETS)
 """What `study.json` lists for each run besides its choices, its seed and its score."""
-_SET = ("train", "classes", "min_side", "max_samples")
-"""Settings of the data that decide the samples of the training set."""
+_WORDS = {"data": "training", "validation": "validation"}
+_NAMED_BY = {"data": "data.train", "validation": "data.validation"}
+_DECIDED_BY = {
+    "data": ("train", "classes", "min_side", "max_samples"),
+    "validation": ("validation", "classes"),
+}
+"""Settings of the data that decide the samples of each set."""
 _LEAVE_OUT = "or leave the file out"
 
 
@@ -33,6 +40,7 @@ class _Entry(BaseModel):
     device_hours: float | None = Field(None, ge=0)
     settings: str | None = None
     data: str | None = None
+    validation: str | None = None
 
 
 class _Report(BaseModel):
@@ -55,8 +63,8 @@ class Result:
     device_hours: float
     settings: str
     """Hash of the settings that it was trained and evaluated with."""
-    data: str | None
-    """Fingerprint of its training set. None: it is not known."""
+    sets: Mapping[str, str | None]
+    """Fingerprints of its training and its validation set, by their names in `SETS`. None: it is not known."""
     file: Path
     """The `study.json` that lists it."""
 
@@ -107,7 +115,8 @@ def _results_in(asked: Study, file: Path) -> Iterator[tuple[Cell, Result]]:
                 where=file,
                 fix="run the study with --show in its own place with this version, which writes the file again",
             )
-        yield cell, Result(entry.score, entry.device_hours, entry.settings, entry.data, file)
+        sets = {name: getattr(entry, name) for name in SETS}
+        yield cell, Result(entry.score, entry.device_hours, entry.settings, sets, file)
 
 
 def _read(file: Path) -> _Report:
@@ -166,10 +175,11 @@ def lost_runs(asked: Study, folder: Path, scored: Iterable[Cell]) -> list[str]:
     return [name for name in listed if name not in known and not RunFolder(folder / name).config.exists()]
 
 
-def trained_with(run: RunFolder) -> str | None:
-    """Return the fingerprint of the training set of a run. None: its ledger does not have it."""
-    records = [r for r in read_ledger(run.ledger) if r["event"] == "ready" and "data" in r]
-    return records[-1]["data"] if records else None
+def sets_of(run: RunFolder) -> dict[str, str | None]:
+    """Return the fingerprints of the sets of a run, by their names in `SETS`. None: its ledger does not have it."""
+    records = [record for record in read_ledger(run.ledger) if record["event"] == "ready"]
+    newest = records[-1] if records else {}
+    return {name: newest.get(name) for name in SETS}
 
 
 def refuse_other_settings(results: Mapping[Cell, Result], settings: Mapping[Cell, str]) -> None:
@@ -191,7 +201,7 @@ def refuse_other_settings(results: Mapping[Cell, Result], settings: Mapping[Cell
 def refuse_mixed_sets(
     results: Mapping[Cell, Result], here: Mapping[Cell, RunFolder], configs: Mapping[Cell, Config]
 ) -> None:
-    """Raise a UserError if runs for which the study names one training set had different ones in two places.
+    """Raise a UserError if runs for which the study names one set had different ones in two places.
 
     Args:
         results: runs elsewhere.
@@ -200,47 +210,55 @@ def refuse_mixed_sets(
     """
     first: dict[str, Result] = {}
     for cell, result in results.items():
-        if result.data is not None:
-            known = first.setdefault(_set_of(configs[cell]), result)
-            if known.data != result.data:
-                raise _mixed(known.file, result.file)
-    for cell, run in here.items():
-        elsewhere = first.get(_set_of(configs[cell])) if first else None
-        if elsewhere is not None and trained_with(run) not in (None, elsewhere.data):
-            raise _mixed(elsewhere.file, run.path)
+        for name, found in result.sets.items():
+            if found is not None:
+                known = first.setdefault(_named(configs[cell], name), result)
+                if known.sets[name] != found:
+                    raise _mixed(name, known.file, result.file)
+    for cell, run in here.items() if first else ():
+        for name, found in sets_of(run).items():
+            elsewhere = first.get(_named(configs[cell], name))
+            if elsewhere is not None and found not in (None, elsewhere.sets[name]):
+                raise _mixed(name, elsewhere.file, run.path)
 
 
-def _mixed(one: Path, other: Path) -> UserError:
+def _mixed(name: str, one: Path, other: Path) -> UserError:
     return UserError(
-        f"the runs of {one} and of {other} were trained with different training sets",
+        f"the runs of {one} and of {other} had different {_WORDS[name]} sets",
         fix="leave out the file whose runs should not count",
     )
 
 
 def refuse_other_sets(results: Mapping[Cell, Result], configs: Mapping[Cell, Config]) -> None:
-    """Raise a UserError if a training set is not the one that runs elsewhere were trained with.
+    """Raise a UserError if a set is not the one that runs elsewhere had.
 
     A set that cannot be opened is not compared, because the checks of the runs that need it report it.
     """
     checked = set()
     for cell, result in results.items():
-        named = _set_of(configs[cell])
-        if result.data is None or named in checked:
-            continue
-        checked.add(named)
-        try:
-            train_set = open_train_set(configs[cell].data)
-        except UserError:
-            continue
-        if train_set.fingerprint != result.data:
-            raise UserError(
-                f"the training set is not the one that the run {cell.name} in {result.file} was trained with",
-                where=train_set.folder,
-                fix=f"set data.train to the same set, {_LEAVE_OUT}",
-            )
+        for name, known in result.sets.items():
+            named = _named(configs[cell], name)
+            if known is None or named in checked:
+                continue
+            checked.add(named)
+            try:
+                own = _open(configs[cell], name)
+            except UserError:
+                continue
+            if own is not None and own.fingerprint != known:
+                raise UserError(
+                    f"the {_WORDS[name]} set is not the one of the run {cell.name} in {result.file}",
+                    where=own.folder,
+                    fix=f"set {_NAMED_BY[name]} to the same set, {_LEAVE_OUT}",
+                )
 
 
-def _set_of(config: Config) -> str:
-    """Return the settings that name the training set."""
+def _open(config: Config, name: str) -> TrainSet | None:
+    train_set = open_train_set(config.data)
+    return train_set if name == "data" else open_validation_set(config.data, train_set)
+
+
+def _named(config: Config, name: str) -> str:
+    """Return the settings that name a set."""
     data = dump(config)["data"]
-    return json.dumps([data[key] for key in _SET])
+    return json.dumps([name, *(data[key] for key in _DECIDED_BY[name])])

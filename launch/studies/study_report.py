@@ -12,7 +12,7 @@ from data_pipelines.files import write_whole
 from launch.studies.claims import Verdict, decide_claim
 from launch.studies.plan import Cell, Study
 from launch.studies.plot import plot
-from launch.studies.results_elsewhere import FACTS, REPORT
+from launch.studies.results_elsewhere import REPORT
 from launch.studies.statistics import Estimate, Row, table
 from launch.studies.study_runs import StudyRuns
 
@@ -71,9 +71,9 @@ def _runs_as_json(runs: StudyRuns, scores: Mapping[Cell, float]) -> list[dict[st
     spent = runs.hours()
     found = []
     for cell in runs.runs:
-        facts = zip(FACTS, (spent[cell], runs.settings[cell], runs.train_set(cell)), strict=True)
+        facts = {"device_hours": spent[cell], "settings": runs.settings[cell], **runs.sets(cell)}
         named = {**dict(cell.choices), "seed": cell.seed, "score": scores.get(cell)}
-        found.append({**named, **dict(facts), **named})
+        found.append({**named, **facts, **named})
     return found
 
 

@@ -16,7 +16,7 @@ from launch.studies.results_elsewhere import (
     read_results,
     refuse_mixed_sets,
     refuse_other_settings,
-    trained_with,
+    sets_of,
 )
 from launch.studies.scores import is_finished, scores_of
 from trainer.config.resume_compat import fingerprint, training_config
@@ -107,9 +107,9 @@ class StudyRuns:
         """Return the device-hours of one run of each combination of which a run is finished."""
         return mean_hours({cell: spent for cell, spent in self.hours().items() if self.is_finished(cell)})
 
-    def train_set(self, cell: Cell) -> str | None:
-        """Return the fingerprint of the training set of a run. None: it is not known."""
-        return self.elsewhere[cell].data if self._is_only_elsewhere(cell) else trained_with(self.runs[cell])
+    def sets(self, cell: Cell) -> Mapping[str, str | None]:
+        """Return the fingerprints of a run's training and validation set. None: it is not known."""
+        return self.elsewhere[cell].sets if self._is_only_elsewhere(cell) else sets_of(self.runs[cell])
 
     def _is_only_elsewhere(self, cell: Cell) -> bool:
         return cell in self.elsewhere and not is_finished(self.runs[cell])

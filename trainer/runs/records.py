@@ -239,6 +239,7 @@ _LEDGER: dict[str, Check] = {
     "reason": _is_text,
     "message": _is_text,
     "data": _is_text,
+    "validation": _is_optional_text,
     "job": _is_optional_text,
     "nodes": _is_optional_text,
     "last_recorded": _is_optional_number,

@@ -210,8 +210,9 @@ def test_parts_that_were_trained_in_two_folders_are_combined(runs: Runs, tmp_pat
     found = json.loads((both / "study.json").read_text())
     assert found["runs"] == parts[0] + parts[1]
     assert all(one["score"] > 0 and one["device_hours"] > 0 for one in found["runs"])
-    record = json.loads((runs.digits / "train" / "dataset.json").read_text())
-    assert {one["data"] for one in found["runs"]} == {record["fingerprint"]}
+    for name, part in (("data", "train"), ("validation", "validation")):
+        record = json.loads((runs.digits / part / "dataset.json").read_text())
+        assert {one[name] for one in found["runs"]} == {record["fingerprint"]}
     assert found["claims"][0]["difference"]["samples"] == SEEDS
     shutil.rmtree(files[0].parent)
     newest = ("--results", both / "study.json")  # the report alone is enough to go on, in its own folder too
@@ -219,13 +220,15 @@ def test_parts_that_were_trained_in_two_folders_are_combined(runs: Runs, tmp_pat
     assert whole.code == 0, whole.out
     assert "run 1 of" not in whole.out
     assert json.loads((both / "study.json").read_text())["runs"] == found["runs"]
-    other_set = [*settings(runs), f"data.train={runs.digits}/validation"]
     more = write_study(tmp_path / "more.yaml", runs, seeds=[*range(SEEDS), 7])
-    refused = run("study", more, *other_set, "--out", tmp_path / "third", *newest)
-    assert refused.code == 2
-    assert "the training set is not the one that the run method=all4one,seed=0 in" in refused.words
-    assert not (tmp_path / "third").exists()
-    assert "Traceback" not in refused.out
+    for own, other in (("train", "validation"), ("validation", "train")):
+        other_set = [*settings(runs), f"data.{own}={runs.digits}/{other}"]
+        refused = run("study", more, *other_set, "--out", tmp_path / "third", *newest)
+        assert refused.code == 2
+        words = "training" if own == "train" else own
+        assert f"the {words} set is not the one of the run method=all4one,seed=0 in" in refused.words
+        assert not (tmp_path / "third").exists()
+        assert "Traceback" not in refused.out
     changed = run(*command, *newest, "--show", "optim.lr=0.5")
     assert changed.code == 2
     assert "undo the changes to the study, or leave the file out" in changed.words

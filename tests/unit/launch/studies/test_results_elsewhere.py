@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from noise_sets import make_set
-from studied_runs import CLEAR, CLOSE, GRID, SETS, changed_report, report_of, sit, study
+from studied_runs import CLEAR, CLOSE, GRID, OTHER_SETS, SETS, changed_report, report_of, sit, study
 
 from data_pipelines.errors import UserError
 from data_pipelines.shards.shard_set import ShardSet
@@ -137,35 +137,55 @@ def test_an_axis_with_the_name_of_a_fact_keeps_its_choice_in_the_report(tmp_path
         StudyRuns(asked, tmp_path, SETS, None, [tmp_path / "study.json"])
 
 
-def test_a_training_set_with_other_samples_is_refused(there: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "words"), [("data", "training"), ("validation", "validation")])
+def test_a_set_with_other_samples_is_refused(there: Path, tmp_path: Path, name: str, words: str) -> None:
     own = make_set(tmp_path / "set")
-    sets, file = [f"data.train={own}", f"data.validation={own}"], there / "study.json"
+    sets = [f"data.train={own}", f"data.validation={own}"]
+
+    def listing(file: str, fingerprint: str | None) -> Path:
+        def change(found: dict[str, Any]) -> None:
+            for run in found["runs"]:
+                run.update({"data": None, "validation": None, name: fingerprint})
+
+        return changed_report(there, file, change)
+
+    file = listing("other.json", "f" * 64)
     runs = StudyRuns(study(), tmp_path / "here", sets, None, [file])
-    with pytest.raises(UserError, match=f"method=a,seed=0 in {file} was trained with") as refused:
+    with pytest.raises(
+        UserError, match=f"the {words} set is not the one of the run method=a,seed=0 in {file}"
+    ) as refused:
         refuse_other_sets(runs.elsewhere, runs.configs)
     assert refused.value.where == own
     nowhere = StudyRuns(study(), tmp_path / "here", SETS, None, [file])
     refuse_other_sets(nowhere.elsewhere, nowhere.configs)  # the set cannot be opened
     fingerprint = ShardSet.open(own, runs.configs[next(iter(runs.runs))].data).fingerprint
-    for name, data in (("equal.json", fingerprint), ("unknown.json", None)):
-        file = changed_report(
-            there, name, lambda found, data=data: [r.update(data=data) for r in found["runs"]]
-        )
+    for file in (listing("equal.json", fingerprint), listing("unknown.json", None)):
         runs = StudyRuns(study(), tmp_path / "here", sets, None, [file])
         refuse_other_sets(runs.elsewhere, runs.configs)
 
 
-def test_runs_of_two_training_sets_are_not_compared(there: Path, tmp_path: Path) -> None:
-    sit(study(), tmp_path / "here", [], 1, data="f" * 64)
-    sit(study(), tmp_path / "here", [there / "study.json"], 1, data="0" * 64)
-    with pytest.raises(UserError, match="were trained with different training sets") as refused:
+def test_the_report_lists_the_sets_of_each_run(tmp_path: Path) -> None:
+    sit(study(), tmp_path, [], 1, data="a", validation="b")
+    one, *_ = report_of(tmp_path)["runs"]
+    assert (one["data"], one["validation"]) == ("a", "b")
+
+
+@pytest.mark.parametrize(("name", "words"), [("data", "training"), ("validation", "validation")])
+def test_runs_with_two_sets_of_one_name_are_not_compared(tmp_path: Path, name: str, words: str) -> None:
+    there = tmp_path / "there"
+    sit(study(), there, [], 11, OTHER_SETS, **{name: "f" * 64})
+    sit(study(), tmp_path / "here", [], 1, **{name: "f" * 64})
+    sit(study(), tmp_path / "here", [there / "study.json"], 1, **{name: "0" * 64})
+    with pytest.raises(UserError, match=f"had different {words} sets") as refused:
         StudyRuns(study(), tmp_path / "here", SETS, None, [there / "study.json"])
     assert str(there / "study.json") in str(refused.value)
     assert str(tmp_path / "here" / "method=a,seed=4") in str(refused.value)
-    sit(study(), tmp_path / "other", [], 1, data="0" * 64)
+    sit(study(), tmp_path / "other", [], 1, **{name: "0" * 64})
     part = changed_report(there, "part.json", lambda found: found["runs"].pop(0))
-    with pytest.raises(UserError, match=f"{part} and of {tmp_path}/other/study.json were trained with"):
+    with pytest.raises(
+        UserError, match=f"{part} and of {tmp_path}/other/study.json had different {words} sets"
+    ):
         StudyRuns(study(), tmp_path / "third", SETS, None, [part, tmp_path / "other" / "study.json"])
     alone = study(claims=[CLEAR])
-    sit(alone, tmp_path / "sets", [], 1, data="a")
-    sit(alone, tmp_path / "sets", [], 1, data="b")  # without files, a study compares what it trained
+    sit(alone, tmp_path / "sets", [], 1, **{name: "a"})
+    sit(alone, tmp_path / "sets", [], 1, **{name: "b"})  # without files, a study compares what it trained

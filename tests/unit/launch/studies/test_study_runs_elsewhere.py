@@ -30,6 +30,7 @@ def test_runs_of_another_place_count_and_are_kept(there: Path, tmp_path: Path) -
         "device_hours": 1.0,
         "settings": theirs["runs"][0]["settings"],
         "data": "f" * 64,
+        "validation": None,
     }
     assert len({one["settings"] for one in ours["runs"]}) == 13  # each has another seed or another method
     for part in ("claims", "device_hours"):
@@ -41,7 +42,7 @@ def test_runs_of_another_place_count_and_are_kept(there: Path, tmp_path: Path) -
     assert words in ours["table"]["words"]
     third = StudyRuns(asked, tmp_path / "third", SETS, None, [here / "study.json"])
     assert third.spent() == pytest.approx(theirs["device_hours"]["spent"])
-    assert third.train_set(next(iter(third.runs))) == "f" * 64
+    assert third.sets(next(iter(third.runs))) == {"data": "f" * 64, "validation": None}
 
 
 def test_a_chain_of_three_folders_is_one_study(tmp_path: Path) -> None:
