@@ -4,7 +4,8 @@ This file was checked against the source of the version `READ_AGAINST`. A test c
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,20 +26,23 @@ def skip_shared_memory_collective() -> None:
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
 
 
-def import_muon_without_compiler() -> None:
-    """Import DeepSpeed's Muon optimizer as if this torch could not compile.
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Return a context in which DeepSpeed makes an engine as if this torch could not compile.
 
-    An engine of stage 1 or 2 imports it, only to see that its optimizer is another one. The import alone would give
-    Muon's functions to `torch.compile`, which loads the whole compiler: seconds of CPU time and over 100 MB of memory
-    in each rank. Nothing here calls these functions.
+    Otherwise it loads torch's whole compiler for two things that nothing here uses: seconds of CPU time and over 50 MB
+    of memory in each rank. At stages 1 and 2 it imports its Muon optimizer, only to see that the optimizer is another
+    one. On CUDA it registers the passes of DeepCompile.
     """
     compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
-    decorator = compiler.compile
+    engine: Any = importlib.import_module("deepspeed.runtime.engine")
+    decorator, is_supported = compiler.compile, engine.is_deepcompile_supported
     compiler.compile = lambda: compiler.dummy_decorator
+    engine.is_deepcompile_supported = lambda: False
     try:
-        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+        yield
     finally:
-        compiler.compile = decorator
+        compiler.compile, engine.is_deepcompile_supported = decorator, is_supported
 
 
 def allow_float64() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainer.distributed.deepspeed_internals import allow_float64, import_muon_without_compiler
+from trainer.distributed.deepspeed_internals import allow_float64, without_compiler
 from trainer.distributed.gradient_buckets import BUCKET
 from trainer.methods import Method
 
@@ -55,9 +55,8 @@ def initialize_deepspeed(method: Method, optimizer: torch.optim.Optimizer, confi
     )  # DeepSpeed calls it
     if next(method.parameters()).dtype == torch.float64:
         allow_float64()
-    if config["zero_optimization"]["stage"]:
-        import_muon_without_compiler()
-    engine, *_ = deepspeed.initialize(
-        model=method, optimizer=optimizer, config=config, dist_init_required=False
-    )
+    with without_compiler():
+        engine, *_ = deepspeed.initialize(
+            model=method, optimizer=optimizer, config=config, dist_init_required=False
+        )
     return engine

@@ -2,8 +2,10 @@
 
 import sys
 from importlib.metadata import version
+from unittest.mock import patch
 
 import deepspeed.ops
+import deepspeed.runtime.engine
 import pytest
 import torch
 from deepspeed_ranks import engine_of, tiny
@@ -43,15 +45,18 @@ def test_no_rank_runs_compilers_to_list_what_could_be_compiled(run_ranks) -> Non
     assert run_ranks(compilable_parts_listed, 1) == [{"deepspeed_shm_comm"}]
 
 
-def has_loaded_compiler() -> bool:
-    """Whether this rank has loaded torch's compiler after it has made an engine that shards."""
-    with engine_of(tiny("parallel.zero_stage=1")):
-        return "torch._inductor.compile_fx" in sys.modules
+def has_loaded_compiler(stage: int) -> bool:
+    """Whether this rank has loaded torch's compiler after DeepSpeed has made an engine as for a GPU."""
+    as_for_a_gpu = patch("deepspeed.runtime.engine.is_deepcompile_supported", lambda: True)
+    with as_for_a_gpu, engine_of(tiny(f"parallel.zero_stage={stage}")):
+        assert deepspeed.runtime.engine.is_deepcompile_supported()  # what was changed is as before
+        return "torch._inductor.lowering" in sys.modules
 
 
 @pytest.mark.slow
-def test_no_rank_loads_the_compiler_for_an_optimizer_that_it_does_not_use(run_ranks) -> None:
-    assert run_ranks(has_loaded_compiler, 1) == [False]
+@pytest.mark.parametrize("stage", [0, 1])
+def test_no_rank_loads_the_compiler_for_what_it_does_not_use(run_ranks, stage: int) -> None:
+    assert run_ranks(has_loaded_compiler, 1, stage) == [False]
 
 
 @pytest.mark.slow
