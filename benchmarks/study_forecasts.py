@@ -3,7 +3,8 @@
     python benchmarks/study_forecasts.py [--results FOLDER]
 
 Reads the scores in `study_NAME.json` and decides the claims of the shipped study again. Prints a line for each claim
-that is open. A forecast assumes that mean and spread of the differences stay as they are: it is an estimate.
+that is open and has scores. A forecast assumes that mean and spread of the differences stay as they are: it is an
+estimate.
 """
 
 import argparse
@@ -29,11 +30,11 @@ def verdicts(study: Study, report: Path) -> list[Verdict]:
 
 
 def open_claims(results: Path) -> Iterator[tuple[str, Verdict]]:
-    """Yield the open claims of all reports in a folder, with the name of the study."""
+    """Yield the open claims of all reports in a folder that have scores, with the name of the study."""
     for report in sorted(results.glob("study_*.json")):
         name = report.stem.removeprefix("study_")
         found = verdicts(read_study(name), report)
-        yield from ((name, one) for one in found if one.verdict == UNDECIDED)
+        yield from ((name, one) for one in found if one.verdict == UNDECIDED and one.difference is not None)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from trainer.evaluation.online_classifier import online_accuracy
 from trainer.evaluation.robustness import Robustness
 from trainer.inference.loaded_backbones import load_same_on_all_ranks
 from trainer.networks.backbones import Backbone
+from trainer.runs.components import open_validation_set
 
 ONLINE_CLASSIFIER = "online_classifier"
 """Name of the evaluator that applies the classifier that trained beside the backbone."""
@@ -68,9 +69,11 @@ def evaluate_backbone(job: EvalJob) -> None:
     trained = load_same_on_all_ranks(job.source)
     backbones = trained.select(job.backbone)
     settings = trained.recipe.data
-    train_set = _labeled(job.train, settings, "--train") if job.train else _labeled_train_set(settings)
+    train_set = open_labeled_set(job.train, lambda: open_train_shards(settings), settings, "--train")
     validation_set = with_classes_of(
-        _labeled(job.validation or settings.validation, settings, "--validation"),
+        open_labeled_set(
+            job.validation, lambda: open_validation_set(settings, None), settings, "--validation"
+        ),
         train_set,
         None if job.train else settings.classes,
     )
@@ -194,18 +197,34 @@ def fingerprint(backbones: Mapping[str, Backbone]) -> str:
     return digest.hexdigest()
 
 
-def _labeled(folder: Path | str | None, settings: DataSettings, option: str) -> ShardSet:
-    if folder is None:
+def open_labeled_set(
+    given: Path | str | None, of_recipe: Callable[[], ShardSet | None], settings: DataSettings, option: str
+) -> ShardSet:
+    """Open the labeled set that an option gives, or else the one of the evaluated backbone's recipe.
+
+    Args:
+        given: folder or URL of the option. None: it is not given.
+        of_recipe: opens the recipe's set. It returns None if the recipe has none.
+        settings: settings of the data, for the given set.
+        option: the option's name.
+
+    Raises:
+        UserError: the set cannot be opened or has no labels.
+    """
+    if given is not None:
+        return _with_labels(ShardSet.open(given, settings), option)
+    fix = f"give a labeled dataset with {option} SHARDS"
+    try:
+        found = of_recipe()
+    except UserError as error:  # an exported file may have come here without its sets
         raise UserError(
-            "the recipe names no labeled dataset for this option",
-            where=option,
-            fix=f"give a labeled dataset with {option} SHARDS",
-        )
-    return _with_labels(ShardSet.open(folder, settings), option)
-
-
-def _labeled_train_set(settings: DataSettings) -> ShardSet:
-    return _with_labels(open_train_shards(settings), "--train")
+            f"{error.what}. The recipe of the evaluated backbone names this set",
+            where=error.where,
+            fix=fix if error.fix is None else f"{fix}. To use the set of the recipe: {error.fix}",
+        ) from None
+    if found is None:
+        raise UserError("the recipe names no labeled dataset for this option", where=option, fix=fix)
+    return _with_labels(found, option)
 
 
 def _with_labels(shards: ShardSet, option: str) -> ShardSet:
