@@ -23,11 +23,19 @@ def main() -> int:
 
 
 def run_as_rank(work: Callable[[], int]) -> int:
-    """Do the work of one rank. Ctrl-C ends it. Returns the exit code."""
+    """Do the work of one rank, and leave the process group with the others. Ctrl-C ends it. Returns the exit code."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # heads are saved each epoch, so Ctrl-C may end the process
     heed_signals()
-    return run_with_error_report(work)
+    return run_with_error_report(lambda: _to_the_end(work))
+
+
+def _to_the_end(work: Callable[[], int]) -> int:
+    code = work()
+    from trainer.distributed.process_group import leave_together
+
+    leave_together()
+    return code
 
 
 def _evaluate() -> int:

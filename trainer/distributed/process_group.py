@@ -86,6 +86,17 @@ def initialize() -> Process:
     )
 
 
+def leave_together() -> None:
+    """Wait for all ranks, and leave the process group. Without a group, do nothing.
+
+    A rank that left early would abort the others' last collective. One that ends inside the group may be aborted by the
+    threads of its group, after its work is done.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 class AsyncFlagReduce:
     """An asynchronous maximum of all ranks' flags. It runs on the CPU, so nothing waits for a device.
 

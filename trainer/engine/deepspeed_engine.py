@@ -14,6 +14,7 @@ from trainer.distributed.collectives import rank, world_size
 from trainer.distributed.deepspeed_internals import leave_gradients_alone
 from trainer.distributed.gradient_buckets import GradientBuckets
 from trainer.distributed.loss_flag import LossFlag
+from trainer.distributed.process_group import leave_together
 from trainer.distributed.rank_record import own_record
 from trainer.distributed.record_layout import Phase
 from trainer.engine.batch_statistics import BatchStatistics
@@ -244,11 +245,9 @@ class Engine:
         self._undo.forget()
 
     def close(self) -> None:
-        """Wait for all ranks and end together. A rank that left early would abort the others' last collective."""
+        """Wait for all ranks and end together."""
         self._deepspeed.destroy()
-        if dist.is_initialized():
-            dist.barrier()
-            dist.destroy_process_group()
+        leave_together()
 
 
 def load_model(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
