@@ -177,9 +177,11 @@ def lost_runs(asked: Study, folder: Path, scored: Iterable[Cell]) -> list[str]:
 
 def sets_of(run: RunFolder) -> dict[str, str | None]:
     """Return the fingerprints of the sets of a run, by their names in `SETS`. None: its ledger does not have it."""
-    records = [record for record in read_ledger(run.ledger) if record["event"] == "ready"]
-    newest = records[-1] if records else {}
-    return {name: newest.get(name) for name in SETS}
+    newest: dict[str, str | None] = dict.fromkeys(SETS)
+    for record in read_ledger(run.ledger):
+        if record["event"] == "ready":  # those of earlier versions lack a name
+            newest |= {name: record[name] for name in SETS if name in record}
+    return newest
 
 
 def refuse_other_settings(results: Mapping[Cell, Result], settings: Mapping[Cell, str]) -> None:
