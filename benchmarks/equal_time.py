@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from cifar10_short import find_cifar10, shards
+from loop import ALONE
 
 from launch.local.imports import collector_paused
 
@@ -37,7 +38,6 @@ with collector_paused():
 STUDY = "neighbor_variants_equal_time"
 FIRST = "published"
 MOST = 0.1
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     source = find_cifar10(parser, args.data)
-    os.environ |= {**ALONE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    os.environ |= ALONE
     with tempfile.TemporaryDirectory() as folder:
         choices = configs(shards(source, Path(folder)), Path(folder))
         seconds = measure(choices, args.rounds, args.steps)

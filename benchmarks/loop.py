@@ -34,7 +34,15 @@ with collector_paused():
     from trainer.setup import build
 
 MOST = 1.05
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+"""The environment of a process that is a process group of its own."""
 
 
 def main() -> int:
@@ -50,7 +58,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings over the recipe's")
     args = parser.parse_args()
     source = find_cifar10(parser, args.data)
-    os.environ |= {**ALONE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    os.environ |= ALONE
     with tempfile.TemporaryDirectory() as folder:
         settings = [*shards(source, Path(folder)), f"run.folder={folder}", *args.overrides]
         found = measure(settings, args.rounds, args.steps)
